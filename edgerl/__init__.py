@@ -1,0 +1,33 @@
+"""edgerl: sparse reinforcement-learning policies, from training to the board.
+
+The public names are resolved on first use (PEP 562), so that importing one part never loads another:
+`import edgerl.edge` on a board loads neither torch nor onnx.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "train": ("edgerl.training.loop", "train"),
+    "prune": ("edgerl.training.compaction", "prune"),
+    "profile": ("edgerl.profiling.report", "profile"),
+    "load": ("edgerl.compact.file", "load"),
+    "export_policy": ("edgerl.export", "export_policy"),
+}
+
+__all__ = ["__version__", *_PUBLIC]  # resolved by __getattr__
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'edgerl' has no attribute {name!r}")
+    module, attribute = _PUBLIC[name]
+    return getattr(importlib.import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

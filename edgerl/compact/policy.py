@@ -1,0 +1,194 @@
+"""CompactPolicy: a deterministic policy as plain arrays, and its reference evaluation in numpy.
+
+A policy is a chain of affine layers with ReLU between them and tanh at the end. The result lies in [−1, 1] and is
+scaled to the environment's own units, per dimension:
+
+    normalised = (observation − mean) · scale                (where the policy was trained with normalisation)
+    action     = centre + half_range · tanh(W_L ReLU(… ReLU(W_1 normalised + b_1) …) + b_L)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+Precision = Literal["fp32", "fp16", "int8"]
+
+PRECISIONS: dict[Precision, type[np.generic]] = {"fp32": np.float32, "fp16": np.float16, "int8": np.int8}
+
+MAXIMUM_UNITS = 1 << 16
+"""Column indices have 16 bits: no layer is wider."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One affine layer, dense or sparse.
+
+    Dense: `values` [n_outputs, n_inputs], and no index.
+    Sparse (block CSR): `values` [n_blocks, block]; block i holds the weights from input `columns[i]` to `block`
+    consecutive outputs; block row r (outputs block·r …) owns blocks `row_starts[r]` up to `row_starts[r + 1]`. Where
+    n_outputs is no multiple of `block`, the last block row is narrower and its blocks are padded by zeros.
+    """
+
+    n_inputs: int
+    n_outputs: int
+    block: int
+    values: Array  # float32, float16 or int8
+    bias: Array  # float32 [n_outputs]
+    columns: Array | None = None  # uint16 [n_blocks], strictly increasing inside a block row
+    row_starts: Array | None = None  # uint32 [ceil(n_outputs / block) + 1]
+    scale: Array | None = None  # float32 [n_outputs], int8 only: weight = scale · value
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether the weights are stored as block CSR."""
+        return self.columns is not None
+
+    @property
+    def precision(self) -> Precision:
+        """How one weight is stored."""
+        return next(name for name, dtype in PRECISIONS.items() if self.values.dtype == dtype)
+
+    @property
+    def connections(self) -> int:
+        """Weights that are not zero."""
+        return int(np.count_nonzero(self.values))
+
+    @property
+    def stored_weights(self) -> int:
+        """Weights in the file, zeros that pad a block or fill a dense matrix included."""
+        return int(self.values.size)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of weights, indices, scales and biases."""
+        arrays = (self.values, self.bias, self.columns, self.row_starts, self.scale)
+        return sum(array.nbytes for array in arrays if array is not None)
+
+    def stored_matrix(self) -> Array:
+        """The weights as stored (not multiplied by `scale`), as a dense matrix [n_outputs, n_inputs]."""
+        if self.columns is None or self.row_starts is None:
+            return self.values
+        n_block_rows = len(self.row_starts) - 1
+        counts = self.row_starts[1:].astype(np.int64) - self.row_starts[:-1]
+        block_rows = np.repeat(np.arange(n_block_rows), counts)
+        blocks = np.zeros((n_block_rows, self.n_inputs, self.block), self.values.dtype)
+        blocks[block_rows, self.columns] = self.values
+        return blocks.transpose(0, 2, 1).reshape(n_block_rows * self.block, self.n_inputs)[: self.n_outputs]
+
+    def matrix(self, dtype: npt.DTypeLike = np.float32) -> Array:
+        """The weights as the network uses them, as a dense matrix [n_outputs, n_inputs]."""
+        matrix = self.stored_matrix().astype(dtype)
+        return matrix if self.scale is None else matrix * self.scale.astype(dtype)[:, None]
+
+
+@dataclass(frozen=True)
+class CompactPolicy:
+    """A policy in compact form; observations [batch, n] in, actions [batch, m] in the environment's units out."""
+
+    layers: tuple[Layer, ...]
+    action_low: Array  # float32 [m]
+    action_high: Array  # float32 [m]
+    observation_mean: Array | None = None  # float32 [n]
+    observation_scale: Array | None = None  # float32 [n], 1 / standard deviation
+    example_observation: Array = field(default_factory=lambda: np.zeros(0, np.float32))  # float32 [n]
+    example_action: Array = field(default_factory=lambda: np.zeros(0, np.float32))  # float32 [m]
+    metadata: Mapping[str, Any] = field(default_factory=dict)  # JSON: environment, seed, sparsity, returns, versions
+
+    @property
+    def n_observations(self) -> int:
+        """Length of an observation."""
+        return self.layers[0].n_inputs
+
+    @property
+    def n_actions(self) -> int:
+        """Length of an action."""
+        return self.layers[-1].n_outputs
+
+    @property
+    def connections(self) -> int:
+        """Weights of the whole network that are not zero."""
+        return sum(layer.connections for layer in self.layers)
+
+    @property
+    def architecture(self) -> str:
+        """Layer widths, as in 17-256-256-6."""
+        return "-".join(str(n) for n in (self.n_observations, *(layer.n_outputs for layer in self.layers)))
+
+    @cached_property
+    def action_scaling(self) -> tuple[Array, Array]:
+        """(centre, half_range), float32 [m] each."""
+        return action_scaling(self.action_low, self.action_high)
+
+    @cached_property
+    def _matrices(self) -> dict[str, list[tuple[Array, Array]]]:
+        return {}
+
+    def __call__(self, observation: npt.ArrayLike, dtype: npt.DTypeLike = np.float32) -> Array:
+        """Actions [batch, m] for observations [batch, n] (or [m] for [n]), computed in `dtype`.
+
+        The readable reference that exports are compared with; an exported file is what runs fast.
+        """
+        key = np.dtype(dtype).str
+        if key not in self._matrices:
+            self._matrices[key] = [(layer.matrix(dtype).T, layer.bias.astype(dtype)) for layer in self.layers]
+        x = np.asarray(observation, dtype)
+        if self.observation_mean is not None and self.observation_scale is not None:
+            x = (x - self.observation_mean.astype(dtype)) * self.observation_scale.astype(dtype)
+        *hidden, (weight, bias) = self._matrices[key]
+        for hidden_weight, hidden_bias in hidden:
+            x = np.maximum(x @ hidden_weight + hidden_bias, 0)
+        centre, half_range = self.action_scaling
+        action: Array = centre.astype(dtype) + half_range.astype(dtype) * np.tanh(x @ weight + bias)
+        return action
+
+    def with_example(self, observation: Array) -> CompactPolicy:
+        """The same policy with an example pair made from `observation` [n]."""
+        observation = np.asarray(observation, np.float32)
+        return replace(self, example_observation=observation, example_action=self(observation).astype(np.float32))
+
+
+def action_scaling(low: Array, high: Array) -> tuple[Array, Array]:
+    """(centre, half_range), float32 [m] each, that map [−1, 1] into [low, high] and never a rounding beyond.
+
+    float32 multiplication and addition are monotonic, so the bounds hold everywhere when they hold at ±1; half_range
+    gives up the last bit where rounding would cross one.
+    """
+    low32, high32 = np.asarray(low, np.float32), np.asarray(high, np.float32)
+    centre = (low32.astype(np.float64) / 2 + high32.astype(np.float64) / 2).astype(np.float32)
+    half_range = (high32.astype(np.float64) / 2 - low32.astype(np.float64) / 2).astype(np.float32)
+    while np.any(outside := (centre + half_range > high32) | (centre - half_range < low32)):
+        half_range = np.where(outside, np.nextafter(half_range, np.float32(0)), half_range)
+    return centre, half_range
+
+
+def make_layer(weight: Array, bias: Array, block: int, scale: Array | None = None) -> Layer:
+    """A layer from its stored matrix [n_outputs, n_inputs], dense or sparse, whichever has fewer bytes.
+
+    `weight` is float32, float16 or int8 and decides how values are stored; exact zeros are no connections.
+    """
+    n_outputs, n_inputs = weight.shape
+    n_block_rows = -(-n_outputs // block)
+    padded = np.zeros((n_block_rows * block, n_inputs), weight.dtype)
+    padded[:n_outputs] = weight
+    blocks = padded.reshape(n_block_rows, block, n_inputs).transpose(0, 2, 1)  # [block row, input, block]
+    block_rows, columns = np.nonzero(blocks.any(axis=2))
+    row_starts = np.concatenate([[0], np.cumsum(np.bincount(block_rows, minlength=n_block_rows))]).astype(np.uint32)
+    sparse = Layer(
+        n_inputs=n_inputs,
+        n_outputs=n_outputs,
+        block=block,
+        values=np.ascontiguousarray(blocks[block_rows, columns]),
+        bias=bias.astype(np.float32),
+        columns=columns.astype(np.uint16),
+        row_starts=row_starts,
+        scale=scale,
+    )
+    dense = replace(sparse, values=np.ascontiguousarray(weight), columns=None, row_starts=None)
+    return min(dense, sparse, key=lambda layer: layer.n_bytes)

@@ -1,0 +1,77 @@
+"""Every error a user can cause, one tree:
+
+    EdgerlError                 exit code 2
+    ├── ConfigError             an option or a configuration value is out of its range
+    ├── EnvironmentError        an environment is unknown, unsuitable, or returned something impossible
+    ├── FileFormatError         a file is truncated, altered, or not what it was taken for
+    ├── OutputError             an output path exists already, or cannot be written
+    ├── MissingExtraError       a part of edgerl is not installed; the message names the `pip install`
+    ├── DeviceError             a device is unknown, or its profile is not valid
+    ├── UnsupportedModelError   a model is valid, but not one that this operation can handle
+    └── CheckFailed             exit code 1: everything worked and the answer is no (over budget, mismatch)
+
+A message is one line: what, what was found, what was expected, how to fix it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable
+from types import ModuleType
+
+
+class EdgerlError(Exception):
+    """Base of all errors that a user can cause; `str(error)` is one complete line."""
+
+    exit_code = 2
+
+
+class ConfigError(EdgerlError):
+    """An option or a configuration value is out of its range."""
+
+
+class EnvironmentError(EdgerlError):
+    """An environment is unknown, unsuitable, or returned something impossible."""
+
+
+class FileFormatError(EdgerlError):
+    """A file is truncated, altered, or not what it was taken for."""
+
+
+class OutputError(EdgerlError):
+    """An output path exists already, or cannot be written."""
+
+
+class MissingExtraError(EdgerlError):
+    """An optional part of edgerl is not installed."""
+
+
+class DeviceError(EdgerlError):
+    """A device is unknown, or its profile is not valid."""
+
+
+class UnsupportedModelError(EdgerlError):
+    """A model is valid, but not one that this operation can handle."""
+
+
+class CheckFailed(EdgerlError):  # noqa: N818 — a verdict, not a fault
+    """Everything worked and the answer is no: over budget, or two results that must agree do not."""
+
+    exit_code = 1
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import `module`, or raise MissingExtraError that names the extra which brings it."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] != module.split(".")[0]:
+            raise
+        raise MissingExtraError(f"{module} is not installed; run: pip install 'edgerl[{extra}]'") from error
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A clause that suggests what `name` may have meant, or nothing: '; did you mean Hopper-v5?'."""
+    matches = difflib.get_close_matches(name.lower(), lower := {k.lower(): k for k in known}, n=1, cutoff=0.5)
+    return f"; did you mean {lower[matches[0]]}?" if matches else ""
