@@ -115,7 +115,7 @@ def pack_tensors(
     packed: bytes = safetensors.numpy.save(contiguous, metadata={"edgerl": _canonical(described)})
     (length,) = struct.unpack_from("<Q", packed)
     padding = -(8 + length) % HEADER_ALIGNMENT
-    return struct.pack("<Q", length + padding) + packed[8 : 8 + length] + b" " * padding + packed[8 + length :]
+    return b"".join((struct.pack("<Q", length + padding), packed[8 : 8 + length], b" " * padding, packed[8 + length :]))
 
 
 def unpack_tensors(data: bytes, source: Path, kind: str, version: int) -> tuple[dict[str, Any], Tensors]:

@@ -1,0 +1,71 @@
+"""The command line: one thin file per command, which parses, calls the library and prints.
+
+A module here imports nothing heavy at its top: `edgerl --help` answers at once, and each command loads what it needs.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from edgerl import __version__
+from edgerl.cli import cost, devices, export, info, profile, prune, run, train
+from edgerl.errors import EdgerlError
+
+app = typer.Typer(
+    name="edgerl",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for _module in (train, cost, prune, export, profile, run, info):
+    app.command(_module.__name__.rpartition(".")[2])(_module.command)
+app.add_typer(devices.app, name="devices")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"edgerl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Sparse reinforcement-learning policies, from training to the board.
+
+    Example, in an empty folder: edgerl train --preset quick && edgerl export --format onnx && edgerl profile --device
+    jetson-nano
+    """
+
+
+def main() -> None:
+    """Run the command line: 0 done, 1 a check failed, 2 a usage or input error, 130 interrupted (128 + SIGINT)."""
+    try:
+        code = app(standalone_mode=False)
+    except EdgerlError as error:
+        code = error.exit_code
+        _complain(str(error))
+    except KeyboardInterrupt:
+        code = 130
+        _complain("interrupted")
+    except BrokenPipeError:  # the reader of our output has left, as `edgerl … | head` does
+        code = 0
+        sys.stderr.close()
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # the parser's own complaints have it; anything else is our bug
+            raise
+        code = 2
+        _complain(error.format_message())
+    sys.exit(code)
+
+
+def _complain(message: str) -> None:
+    print(f"edgerl: {' '.join(message.split())}", file=sys.stderr)

@@ -1,0 +1,61 @@
+"""What commands share for printing: JSON for programs, tables and numbers for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace an output file that exists.")]
+
+
+def print_json(report: dict[str, Any]) -> None:
+    """One JSON object on stdout."""
+    print(json.dumps(report, indent=2, allow_nan=False))
+
+
+def note(text: str) -> None:
+    """A line for people that is no part of the result (stderr)."""
+    typer.echo(text, err=True)
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None) -> None:
+    """A plain table: the first column to the left, the others to the right."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=index == 0)
+    for row in rows:
+        table.add_row(*row)
+    Console(highlight=False, markup=False, soft_wrap=True).print(table)
+
+
+def human_bytes(count: float) -> str:
+    """Bytes in binary units: 512 B, 41.2 KiB, 1.1 MiB."""
+    if count < 1024:
+        return f"{count:.0f} B"
+    for unit in ("KiB", "MiB"):
+        count /= 1024
+        if count < 1024:
+            return f"{count:.1f} {unit}"
+    return f"{count / 1024:.2f} GiB"
+
+
+def human_seconds(seconds: float) -> str:
+    """A duration: 41.3 µs, 2.1 ms, 3.2 s, 4 min 10 s, 2 h 05 min."""
+    if seconds < 1e-3:
+        return f"{seconds * 1e6:.1f} µs"
+    if seconds < 1:
+        return f"{seconds * 1e3:.1f} ms"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
