@@ -8,7 +8,8 @@
     ├── MissingExtraError       a part of edgerl is not installed; the message names the `pip install`
     ├── DeviceError             a device is unknown, or its profile is not valid
     ├── UnsupportedModelError   a model is valid, but not one that this operation can handle
-    └── CheckFailed             exit code 1: everything worked and the answer is no (over budget, mismatch)
+    ├── CheckFailed             exit code 1: everything worked and the answer is no (over budget, mismatch)
+    └── Interrupted             exit code 128 + signal: stopped from outside, with the state saved
 
 A message is one line: what, what was found, what was expected, how to fix it.
 """
@@ -59,6 +60,14 @@ class CheckFailed(EdgerlError):  # noqa: N818 — a verdict, not a fault
     """Everything worked and the answer is no: over budget, or two results that must agree do not."""
 
     exit_code = 1
+
+
+class Interrupted(EdgerlError):  # noqa: N818 — asked for, not a fault
+    """A signal stopped the work, and its state was saved."""
+
+    def __init__(self, message: str, signal: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal
 
 
 def require(module: str, extra: str) -> ModuleType:

@@ -111,7 +111,7 @@ def pack_tensors(
     """The bytes of a tensor file; the same input gives the same bytes."""
     described = {**metadata, "kind": kind, "version": version}
     described["sha256"] = _checksum(described, tensors)
-    contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    contiguous = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
     packed: bytes = safetensors.numpy.save(contiguous, metadata={"edgerl": _canonical(described)})
     (length,) = struct.unpack_from("<Q", packed)
     padding = -(8 + length) % HEADER_ALIGNMENT
@@ -171,7 +171,7 @@ def _checksum(metadata: Mapping[str, Any], tensors: Mapping[str, npt.NDArray[Any
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"\n{name} {tensor.dtype.str} {tensor.shape}\n".encode())
-        digest.update(np.ascontiguousarray(tensor).tobytes())
+        digest.update(tensor.tobytes())
     return digest.hexdigest()
 
 

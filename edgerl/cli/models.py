@@ -6,10 +6,7 @@ from pathlib import Path
 
 from edgerl.cli.output import note
 from edgerl.errors import FileFormatError
-
-LATEST = Path("runs/latest")
-POLICY = "policy.safetensors"
-ONNX = "policy.onnx"
+from edgerl.run_folder import LATEST, ONNX, POLICY
 
 
 def find_run(run: Path | None) -> Path:

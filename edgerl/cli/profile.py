@@ -1,0 +1,122 @@
+"""edgerl profile: does a model fit a device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+from edgerl.cli.models import find_model
+from edgerl.cli.output import Json, human_bytes, human_seconds, print_json, print_table
+from edgerl.errors import CheckFailed
+
+if TYPE_CHECKING:
+    from edgerl.profiling.report import ProfileReport, Unit, Verdict
+
+Number = TypeVar("Number", int, float)
+
+LABELS = {"memory": "memory", "flash": "flash", "flops": "FLOPs per inference", "latency": "latency"}
+
+
+def command(
+    device: Annotated[str, typer.Option("--device", metavar="ID|FILE.toml", help="As `edgerl devices list` names it.")],
+    model: Annotated[
+        Path | None, typer.Argument(help="A policy, an ONNX perceptron or a run folder; else the newest policy.")
+    ] = None,
+    runtime: Annotated[
+        str | None, typer.Option("--runtime", help="onnxruntime, native or c; else the device's default.")
+    ] = None,
+    budget_memory: Annotated[
+        str | None, typer.Option("--budget-memory", metavar="BYTES", help="As in 64KiB; else the device's.")
+    ] = None,
+    budget_flash: Annotated[
+        str | None, typer.Option("--budget-flash", metavar="BYTES", help="As in 1MiB; else the device's.")
+    ] = None,
+    budget_flops: Annotated[
+        str | None, typer.Option("--budget-flops", metavar="FLOPS", help="Per inference, as in 1e6; else the device's.")
+    ] = None,
+    budget_latency: Annotated[
+        str | None, typer.Option("--budget-latency", metavar="TIME", help="As in 500us; else the device's.")
+    ] = None,
+    rate: Annotated[float | None, typer.Option("--rate", metavar="HZ", help="Control rate; else the device's.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare a model's memory, flash, FLOPs and estimated latency with a device's budgets; exit 1 if it exceeds one.
+
+    Example: edgerl profile --device stm32f405 --rate 200 --budget-memory 64KiB
+    """
+    from edgerl.profiling.device import find_device
+    from edgerl.profiling.report import profile
+    from edgerl.profiling.units import parse_bytes, parse_count, parse_seconds
+
+    found = find_device(device)
+    report = profile(
+        find_model(model),
+        found,
+        runtime=runtime,
+        budget_memory_bytes=_parsed(parse_bytes, budget_memory, "--budget-memory"),
+        budget_flash_bytes=_parsed(parse_bytes, budget_flash, "--budget-flash"),
+        budget_flops=_parsed(parse_count, budget_flops, "--budget-flops"),
+        budget_latency_seconds=_parsed(parse_seconds, budget_latency, "--budget-latency"),
+        rate_hz=rate,
+    )
+    if as_json:
+        print_json(report.as_dict())
+    else:
+        _print_report(report)
+    if not report.fits:
+        excess = ", ".join(_excess(LABELS[name], report.verdicts[name]) for name in report.exceeded)
+        raise CheckFailed(f"{report.model} does not fit {report.device}: {excess}")
+
+
+def _parsed(parse: Callable[[str, str], Number], text: str | None, name: str) -> Number | None:
+    return None if text is None else parse(text, name)
+
+
+def _print_report(report: ProfileReport) -> None:
+    default = ", the default there" if report.is_default_runtime else ""
+    executes = "executes dense matrices" if report.execution == "dense" else "executes what is stored"
+    print(f"{report.model} ({report.architecture}) on {report.device_name}")
+    print(f"runtime {report.runtime}{default}: {executes}; control rate {report.rate_hz:g} Hz\n")
+    layers = [
+        (
+            f"{index}: {layer.inputs} → {layer.outputs}",
+            f"{layer.connections}",
+            f"{layer.macs}",
+            f"{layer.flops}",
+            f"{layer.bytes}",
+        )
+        for index, layer in enumerate(report.layers)
+    ]
+    total = [f"{sum(int(row[column]) for row in layers)}" for column in range(1, 5)]
+    print_table(("layer", "connections", "MACs", "FLOPs", "bytes"), [*layers, ("total", *total)])
+    rows = [
+        (LABELS[name], _used(verdict), _amount(verdict.budget, verdict.unit), _judged(verdict))
+        for name, verdict in report.verdicts.items()
+    ]
+    print_table(("", "used", "budget", "verdict"), rows)
+    for name, verdict in report.verdicts.items():
+        print(f"{LABELS[name]}: {verdict.source}")
+    for note in report.notes:
+        print(f"note: {note}")
+
+
+def _used(verdict: Verdict) -> str:
+    label = " (estimate, unvalidated)" if verdict.unit == "us" else ""
+    return f"{'≈ ' if label else ''}{_amount(verdict.used, verdict.unit)}{label}"
+
+
+def _amount(amount: float, unit: Unit) -> str:
+    if unit == "bytes":
+        return human_bytes(amount)
+    return f"{amount:.0f}" if unit == "FLOP" else human_seconds(amount * 1e-6)
+
+
+def _judged(verdict: Verdict) -> str:
+    return "fits" if verdict.fits else "EXCEEDED"
+
+
+def _excess(label: str, verdict: Verdict) -> str:
+    return f"{label} {_used(verdict)} of {_amount(verdict.budget, verdict.unit)}"

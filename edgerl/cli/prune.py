@@ -1,0 +1,79 @@
+"""`edgerl prune`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgerl.cli.models import find_run
+from edgerl.cli.output import Force, Json, human_bytes, print_json, print_table
+
+if TYPE_CHECKING:
+    from edgerl.training.compaction import PruneResult
+
+
+def command(
+    run: Annotated[Path | None, typer.Argument(help="Run folder.", show_default="runs/latest")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="File to write.", show_default="the run's policy.safetensors")
+    ] = None,
+    sparsity: Annotated[
+        float | None, typer.Option(help="Prune further by magnitude, to this share of absent weights.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="How weights are stored: fp32, fp16 or int8.")] = "fp32",
+    episodes: Annotated[int, typer.Option(min=0, help="Evaluation episodes before and after; 0 for none.")] = 10,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Turn a run's masked policy into its compact form: no masked weight, no dead unit.
+
+    Example: edgerl prune --sparsity 0.9 --dtype fp16 -o small.safetensors
+    """
+    from edgerl.compact.policy import PRECISIONS
+    from edgerl.errors import ConfigError
+    from edgerl.training.compaction import prune
+
+    if dtype not in PRECISIONS:
+        raise ConfigError(f"--dtype is {dtype!r}; expected {', '.join(PRECISIONS)}")
+    result = prune(find_run(run), output, sparsity=sparsity, precision=dtype, episodes=episodes, force=force)
+    if as_json:
+        print_json(_as_json(result))
+    else:
+        _print(result)
+
+
+def _as_json(result: PruneResult) -> dict[str, object]:
+    from dataclasses import asdict
+
+    return {
+        "policy": str(result.path),
+        "architecture": result.policy.architecture,
+        "layers": [asdict(layer) for layer in result.layers],
+        "file_bytes": result.file_bytes,
+        "observations": result.observations,
+        "largest_action_difference": result.largest_action_difference,
+        "episodes": result.episodes,
+        "returns": None if result.returns is None else [asdict(returns) for returns in result.returns],
+    }
+
+
+def _print(result: PruneResult) -> None:
+    rows = [
+        (
+            str(index + 1),
+            f"{layer.inputs[0]}×{layer.outputs[0]} → {layer.inputs[1]}×{layer.outputs[1]}",
+            f"{layer.connections[0]} → {layer.connections[1]}",
+            f"{human_bytes(layer.bytes[0])} → {human_bytes(layer.bytes[1])}",
+        )
+        for index, layer in enumerate(result.layers)
+    ]
+    print_table(("layer", "inputs × outputs", "connections", "stored"), rows)
+    before, after = (human_bytes(count) for count in result.file_bytes)
+    print(f"file {before} → {after}: {result.path}")
+    difference = f"{result.largest_action_difference:.2g} of the action range"
+    print(f"largest action difference over {result.observations} recorded observations: {difference}")
+    if result.returns is not None:
+        described = (f"{r.mean:.1f} [{r.low:.1f}, {r.high:.1f}]" for r in result.returns)
+        print(f"return over {result.episodes} episodes, 95 % bootstrap interval: {' → '.join(described)}")

@@ -1,0 +1,147 @@
+"""`edgerl run`: an exported policy at a fixed rate in its environment."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgerl.cli.models import ONNX, POLICY, find_model
+from edgerl.cli.output import Json, human_seconds, note, print_json
+from edgerl.errors import ConfigError, UnsupportedModelError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from edgerl.edge.control import ControlStatistics, Spread
+    from edgerl.edge.onnx_policy import OnnxPolicy
+    from edgerl.training.environments import Environment
+
+
+def command(
+    model: Annotated[
+        Path | None, typer.Argument(help="policy.onnx or run folder; default: runs/latest.", show_default=False)
+    ] = None,
+    env: Annotated[
+        str | None, typer.Option("--env", help="Environment; default: the one the file names.", show_default=False)
+    ] = None,
+    rate: Annotated[float, typer.Option("--rate", help="Control rate in Hz.")] = 100.0,
+    seconds: Annotated[float, typer.Option("--seconds", help="How long to run.")] = 5.0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the first episode; each next one adds 1.")] = 0,
+    json: Json = False,
+) -> None:
+    """Run an exported policy at a fixed rate in its environment: latency, jitter, missed deadlines, return.
+
+    An environment stands for the robot here: it makes one step per action, however long that step lasts in it. A
+    missed deadline sends the fallback, zero within the action's bounds.
+
+    Example: edgerl run --rate 100 --seconds 5
+    """
+    import numpy as np
+
+    from edgerl.edge.control import ControlLoop
+    from edgerl.edge.onnx_policy import OnnxPolicy
+    from edgerl.training.environments import make
+
+    path = find_model(model, (ONNX,))
+    if path.suffix == ".safetensors":
+        raise UnsupportedModelError(f"{path} is a policy in compact form; export it first: edgerl export {path}")
+    policy = OnnxPolicy(path)
+    _note_if_outdated(path, policy)
+    environment = make(env or _environment_of(policy, path))
+    try:
+        _refuse_misfit(policy, path, environment)
+        simulation = _Simulation(environment, seed)
+        fallback = np.clip(0, environment.action_low, environment.action_high)
+        loop = ControlLoop(policy, simulation.observe, simulation.act, rate, fallback)
+        statistics = loop.run(seconds)
+    finally:
+        environment.close()
+    if json:
+        print_json(_report(path, environment.name, statistics, simulation))
+    else:
+        _print(path, environment.name, statistics, simulation)
+
+
+class _Simulation:
+    """The environment as a robot: it is observed and acted on, and begins the next episode by itself."""
+
+    def __init__(self, environment: Environment, seed: int) -> None:
+        self._environment = environment
+        self._seed = seed
+        self._observation = environment.reset(seed)
+        self.finished: list[dict[str, float]] = []
+        self.unfinished = {"return": 0.0, "steps": 0}
+
+    def observe(self) -> npt.NDArray[np.float32]:
+        """The present observation [n]."""
+        return self._observation
+
+    def act(self, action: npt.NDArray[np.float32]) -> None:
+        """Make one step, and begin the next episode where this one ends."""
+        self._observation, reward, terminated, truncated = self._environment.step(action)
+        self.unfinished["return"] += reward
+        self.unfinished["steps"] += 1
+        if terminated or truncated:
+            self.finished.append(self.unfinished)
+            self.unfinished = {"return": 0.0, "steps": 0}
+            self._observation = self._environment.reset(self._seed + len(self.finished))
+
+
+def _environment_of(policy: OnnxPolicy, path: Path) -> str:
+    name = policy.metadata.get("about", {}).get("environment")
+    if not isinstance(name, str):
+        raise ConfigError(f"{path} does not name its environment; name one: --env HalfCheetah-v5")
+    return name
+
+
+def _note_if_outdated(path: Path, policy: OnnxPolicy) -> None:
+    from hashlib import sha256
+
+    source = path.with_name(POLICY)
+    made_from = policy.metadata.get("policy_sha256")
+    if path.name == ONNX and made_from and source.is_file() and sha256(source.read_bytes()).hexdigest() != made_from:
+        note(f"{path} was not made from the {POLICY} beside it; export again: edgerl export {source}")
+
+
+def _refuse_misfit(policy: OnnxPolicy, path: Path, environment: Environment) -> None:
+    has, needs = (policy.n_observations, policy.n_actions), (environment.n_observations, environment.n_actions)
+    if has != needs:
+        raise UnsupportedModelError(
+            f"{path} maps {has[0]} observations to {has[1]} actions; {environment.name} has {needs[0]} and {needs[1]}"
+        )
+
+
+def _report(path: Path, environment: str, statistics: ControlStatistics, simulation: _Simulation) -> dict[str, Any]:
+    return {
+        "model": str(path),
+        "environment": environment,
+        **asdict(statistics),
+        "episodes": simulation.finished,
+        "unfinished_episode": simulation.unfinished,
+    }
+
+
+def _print(path: Path, environment: str, statistics: ControlStatistics, simulation: _Simulation) -> None:
+    print(f"{path} in {environment}: {statistics.cycles} actions in {human_seconds(statistics.seconds)}")
+    print(f"latency of the policy      {_spread(statistics.latency)}")
+    print(f"jitter (lateness of cycle) {_spread(statistics.jitter)}")
+    print(f"missed deadlines           {statistics.missed_deadlines} of {statistics.cycles} at {statistics.rate_hz:g} Hz")
+    print(f"skipped ticks              {statistics.skipped_ticks}")
+    for cause, count in statistics.fallbacks.items():
+        if count:
+            print(f"fallback, {cause.replace('_', ' ')}: {count}")
+    if statistics.last_error:
+        print(f"last error of the policy: {statistics.last_error}")
+    for index, episode in enumerate(simulation.finished, 1):
+        print(f"episode {index}: return {episode['return']:.1f} in {episode['steps']} steps")
+    if simulation.unfinished["steps"]:
+        print(f"unfinished episode: return {simulation.unfinished['return']:.1f} in {simulation.unfinished['steps']} steps")
+
+
+def _spread(spread: Spread) -> str:
+    values = (("median", spread.median), ("p99", spread.p99), ("max", spread.maximum))
+    return ", ".join(f"{name} {human_seconds(seconds)}" for name, seconds in values)

@@ -1,0 +1,138 @@
+"""`edgerl train`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgerl.cli.output import Json, human_seconds, note, print_json
+
+if TYPE_CHECKING:
+    from edgerl.training.loop import Report, RunResult, Status
+
+
+def command(
+    env: Annotated[
+        str | None, typer.Option(help="Gymnasium id, or module:factory.", show_default="HalfCheetah-v5")
+    ] = None,
+    preset: Annotated[str, typer.Option(help="paper: its hyper-parameters for the task; quick: minutes.")] = "paper",
+    method: Annotated[str | None, typer.Option(help="td3, static-td3 or ds-td3.", show_default="ds-td3")] = None,
+    sparsity: Annotated[
+        float | None, typer.Option(help="1 − connections / dense weights of each network; instead of λ1 and λ2.")
+    ] = None,
+    lambda1: Annotated[float | None, typer.Option(help="Erdős–Rényi factor of the first layer.")] = None,
+    lambda2: Annotated[float | None, typer.Option(help="Erdős–Rényi factor of further hidden layers.")] = None,
+    block: Annotated[
+        int | None, typer.Option(help="Unit of topology: 1 (the paper's) or 4 outputs.", show_default="1")
+    ] = None,
+    growth: Annotated[str | None, typer.Option(help="random (SET) or gradient (RigL).", show_default="random")] = None,
+    hidden: Annotated[str | None, typer.Option(help="Units of the hidden layers.", show_default="256,256")] = None,
+    normalize: Annotated[
+        bool | None, typer.Option("--normalize", help="Standardise observations by their running mean and variance.")
+    ] = None,
+    n_step: Annotated[int | None, typer.Option(help="Rewards per return.", show_default="1")] = None,
+    steps: Annotated[int | None, typer.Option(help="Environment steps.", show_default="1000000, quick 20000")] = None,
+    seed: Annotated[int | None, typer.Option(help="Every random draw follows from it.", show_default="0")] = None,
+    policy: Annotated[
+        str | None, typer.Option(help="Keep the last or the best evaluated policy for export.", show_default="last")
+    ] = None,
+    checkpoint_interval: Annotated[
+        int | None, typer.Option(help="Steps from checkpoint to checkpoint.", show_default="10000, quick 5000")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda.", show_default="cpu")] = None,
+    threads: Annotated[int | None, typer.Option(help="PyTorch's threads; part of the run.", show_default="1")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder to make.", show_default="runs/<env>-<method>-seed<seed>")
+    ] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with this run folder, to bit-identical results.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Train a policy, sparse from the first step.
+
+    Ctrl-C finishes the episode and saves; a second Ctrl-C leaves at once, with the last checkpoint.
+
+    Example: edgerl train --preset quick --sparsity 0.9
+    """
+    from edgerl.errors import require
+
+    for module in ("torch", "gymnasium", "tensorboard"):
+        require(module, "train")
+    from edgerl.training.loop import train
+
+    options: dict[str, Any] = {
+        "method": method,
+        "sparsity": sparsity,
+        "lambda1": lambda1,
+        "lambda2": lambda2,
+        "block": block,
+        "growth": growth,
+        "hidden": None if hidden is None else parse_hidden(hidden),
+        "normalize": normalize,
+        "n_step": n_step,
+        "steps": steps,
+        "seed": seed,
+        "policy": policy,
+        "checkpoint_interval": checkpoint_interval,
+        "device": device,
+        "threads": threads,
+    }
+    with _Progress() as report:
+        result = train(env, preset=preset, out=out, resume=resume, report=report, notice=note, **options)  # type: ignore[arg-type]
+    _print(result, as_json)
+
+
+def parse_hidden(text: str) -> tuple[int, ...]:
+    """'256,256' → (256, 256). Raises ConfigError."""
+    from edgerl.errors import ConfigError
+
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise ConfigError(f"--hidden is {text!r}; expected whole numbers with commas, as in 256,256") from error
+
+
+class _Progress:
+    """A progress bar with steps/s, ETA and the last return; nothing where stderr is no terminal."""
+
+    def __enter__(self) -> Report:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[numbers]}")
+        self._progress = Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty())
+        self._task = self._progress.add_task("training", total=None, numbers="")
+        self._progress.start()
+        return self._report
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def _report(self, status: Status) -> None:
+        rate = status.session_steps / max(status.session_seconds, 1e-9)
+        numbers = [f"{status.step}/{status.steps}", f"{rate:.0f} steps/s"]
+        numbers.append(f"ETA {human_seconds((status.steps - status.step) / max(rate, 1e-9))}")
+        if status.evaluation_return is not None:
+            numbers.append(f"return {status.evaluation_return:.1f}")
+        self._progress.update(self._task, completed=status.step, total=status.steps, numbers="  ".join(numbers))
+
+
+def _print(result: RunResult, as_json: bool) -> None:
+    if as_json:
+        print_json(
+            {
+                "run": str(result.folder),
+                "policy": str(result.policy),
+                "steps": result.steps,
+                "final_return": result.final_return,
+                "best_return": result.best_return,
+                "elapsed_seconds": result.elapsed_seconds,
+            }
+        )
+        return
+    print(f"{result.steps} steps in {human_seconds(result.elapsed_seconds)}")
+    if result.final_return is not None and result.best_return is not None:
+        print(f"return of the last evaluation {result.final_return:.1f}, of the best {result.best_return:.1f}")
+    print(f"policy {result.policy}")

@@ -1,0 +1,27 @@
+"""What runs on the device: acting at a fixed rate. Needs numpy and safetensors, and onnxruntime for .onnx files.
+
+The public names are resolved on first use (PEP 562): importing this package loads none of the three.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_PUBLIC = {
+    "ControlLoop": "edgerl.edge.control",
+    "ControlStatistics": "edgerl.edge.control",
+    "OnnxPolicy": "edgerl.edge.onnx_policy",
+}
+
+__all__ = [*_PUBLIC]  # resolved by __getattr__
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'edgerl.edge' has no attribute {name!r}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,199 @@
+"""The replay memory: one format, in a mapped file or in RAM, for every engine.
+
+A file is a page of header and then rows of float32: observation [n], action [m] in [−1, 1], next observation [n],
+reward, boundary. Rows are only ever appended, in a ring with `slack` rows of room beyond its capacity, so that a
+checkpoint finds all rows it counts on although up to `slack` more were written after it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import mmap
+import os
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgerl.errors import FileFormatError, OutputError
+
+Array = npt.NDArray[Any]
+
+HEADER_BYTES = 4096
+MAGIC = b"edgerl replay 1\n"
+MAXIMUM_BYTES = 1 << 40
+
+
+class Boundary(IntEnum):
+    """What comes after a transition; n-step sums stop at everything but CONTINUES."""
+
+    CONTINUES = 0
+    TERMINATED = 1  # the task ended: nothing to bootstrap from
+    TRUNCATED = 2  # the episode was cut: bootstrap from the next observation
+    GAP = 3  # a transition is missing, as after a restart: bootstrap likewise
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Transitions, or n-step windows of them; all float32."""
+
+    observations: Array  # [batch, n]
+    actions: Array  # [batch, m], in [−1, 1]
+    returns: Array  # [batch], Σ γ^i r_i over the window
+    next_observations: Array  # [batch, n], at the window's end
+    discounts: Array  # [batch], γ^k for a window of k steps, 0 where it terminated
+
+
+_SIZES = ("observations", "actions", "capacity", "slack")
+
+
+def _read_header(header: bytes) -> tuple[int, int, int, int]:
+    """The sizes in a header, which is not trusted; ValueError says what is wrong."""
+    if not header.startswith(MAGIC):
+        raise ValueError(f"it does not begin with {MAGIC!r}")
+    described = json.loads(header[len(MAGIC) :].rstrip(b"\0"))
+    if not isinstance(described, dict) or set(described) != set(_SIZES):
+        raise ValueError(f"its header has not the keys {', '.join(_SIZES)}")
+    n, m, capacity, slack = (described[name] for name in _SIZES)
+    if not all(
+        type(value) is int and low <= value <= 1 << 40 for value, low in ((n, 1), (m, 1), (capacity, 1), (slack, 0))
+    ):
+        raise ValueError("its header holds a size that is out of range")
+    return n, m, capacity, slack
+
+
+class Replay:
+    """The last `capacity` transitions. Not thread-safe; one process at a time holds a file."""
+
+    def __init__(
+        self, path: Path | None, n_observations: int, n_actions: int, capacity: int, *, slack: int = 0, count: int = 0
+    ) -> None:
+        """Create the file, or open it when it exists (in RAM where path is None).
+
+        count: transitions ever appended that this memory starts with, a checkpoint's word.
+
+        Raises FileFormatError for another memory's file or a shortened one, OutputError where it cannot be written or
+        another process holds it.
+        """
+        self._set_sizes(n_observations, n_actions, capacity, slack, count)
+        size = self._file_bytes
+        if size > MAXIMUM_BYTES:
+            raise OutputError(f"a replay of {capacity} transitions has {size} bytes; expected at most {MAXIMUM_BYTES}")
+        self._map = mmap.mmap(-1, size) if path is None else self._map_file(path, size)
+        self._view_rows()
+
+    def _set_sizes(self, n_observations: int, n_actions: int, capacity: int, slack: int, count: int) -> None:
+        self.n_observations, self.n_actions = n_observations, n_actions
+        self.capacity, self.slack, self.count = capacity, slack, count
+        self._room = capacity + slack
+        self._width = 2 * n_observations + n_actions + 2
+        self._file_bytes = HEADER_BYTES + self._room * self._width * 4
+
+    def _view_rows(self) -> None:
+        self._rows = np.frombuffer(self._map, np.float32, offset=HEADER_BYTES).reshape(self._room, self._width)
+
+    @classmethod
+    def open_recorded(cls, path: Path, count: int) -> Replay:
+        """A file opened for reading, also while a run appends to it; count as in the constructor.
+
+        Raises FileFormatError unless the file is a whole replay memory.
+        """
+        try:
+            with path.open("rb") as file:
+                header, size = file.read(HEADER_BYTES), os.fstat(file.fileno()).st_size
+                replay = cls.__new__(cls)
+                replay._set_sizes(*_read_header(header), count)
+                if replay._file_bytes != size:
+                    raise ValueError(f"it has {size} bytes, expected {replay._file_bytes}")
+                replay._map = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:
+            raise FileFormatError(f"{path} is no replay memory, or is truncated: {error}") from error
+        replay._view_rows()
+        return replay
+
+    @property
+    def size(self) -> int:
+        """Transitions that can be sampled."""
+        return min(self.count, self.capacity)
+
+    def append(
+        self, observation: Array, action: Array, reward: float, next_observation: Array, boundary: Boundary
+    ) -> None:
+        """Add one transition; the oldest leaves when the memory is full."""
+        row = self._rows[self.count % self._room]
+        n, m = self.n_observations, self.n_actions
+        row[:n] = observation
+        row[n : n + m] = action
+        row[n + m : 2 * n + m] = next_observation
+        row[-2] = reward
+        row[-1] = boundary
+        self.count += 1
+
+    def observations(self, indices: npt.NDArray[np.int64]) -> Array:
+        """Observations [len(indices), n] of transitions numbered from the oldest, 0 ≤ index < size."""
+        return self._rows[self._slots(indices)][:, : self.n_observations].copy()
+
+    def sample(self, indices: npt.NDArray[np.int64], discount: float, n_step: int = 1) -> Batch:
+        """The transitions numbered `indices` from the oldest, each the start of a window of up to `n_step` steps.
+
+        A window ends at a boundary and at the newest transition; γ^k is for the k steps it has.
+        """
+        rows = self._rows[self._slots(indices)]
+        n, m = self.n_observations, self.n_actions
+        returns, boundary = rows[:, -2].copy(), rows[:, -1]
+        discounts = np.full(len(rows), discount, np.float32)
+        next_observations = rows[:, n + m : 2 * n + m]
+        for step in range(1, n_step):
+            goes_on = (boundary == Boundary.CONTINUES) & (indices + step < self.size)
+            if not goes_on.any():
+                break
+            later = self._rows[self._slots(np.minimum(indices + step, self.size - 1))]
+            returns += np.where(goes_on, discounts * later[:, -2], np.float32(0))
+            boundary = np.where(goes_on, later[:, -1], np.where(boundary == 0, Boundary.GAP, boundary))
+            discounts = np.where(goes_on, discounts * np.float32(discount), discounts)
+            next_observations = np.where(goes_on[:, None], later[:, n + m : 2 * n + m], next_observations)
+        discounts = np.where(boundary == Boundary.TERMINATED, np.float32(0), discounts)
+        return Batch(rows[:, :n], rows[:, n : n + m], returns, next_observations, discounts)
+
+    def sync(self) -> None:
+        """Return once every row appended so far is on the disk."""
+        self._map.flush()
+
+    def close(self) -> None:
+        """Unmap the memory and let go of its file."""
+        del self._rows
+        self._map.close()
+        if hasattr(self, "_file"):
+            self._file.close()
+
+    def _slots(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        return (self.count - self.size + indices) % self._room
+
+    def _header(self) -> bytes:
+        described = dict(zip(_SIZES, (self.n_observations, self.n_actions, self.capacity, self.slack), strict=True))
+        return (MAGIC + json.dumps(described).encode()).ljust(HEADER_BYTES, b"\0")
+
+    def _map_file(self, path: Path, size: int) -> mmap.mmap:
+        try:
+            self._file = path.open("r+b" if path.exists() else "w+b")
+        except OSError as error:
+            raise OutputError(f"cannot open {path}: {error.strerror}") from error
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._file.close()
+            raise OutputError(f"{path} is in use by another process; stop that one first") from error
+        found = os.fstat(self._file.fileno()).st_size
+        if found == 0 and self.count == 0:
+            self._file.write(self._header())
+            self._file.truncate(size)
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        elif found != size or self._file.read(HEADER_BYTES) != self._header():
+            self._file.close()
+            raise FileFormatError(f"{path} is not this run's replay memory, or is truncated ({found} bytes of {size})")
+        return mmap.mmap(self._file.fileno(), size)

@@ -1,0 +1,414 @@
+"""Device profiles: data in TOML, one strict reader. device_profiles/README.md documents every key.
+
+A number is written as `{ value = …, source = "…" }` under a key that ends in its unit. Nothing is optional unless the
+README says so, and nothing unknown is passed over: a profile is what a person buys a board by.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import resources
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from edgerl.errors import DeviceError, FileFormatError, nearest
+from edgerl.files import read_bytes
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+Kind = Literal["linux", "microcontroller"]
+RuntimeName = Literal["onnxruntime", "native", "c"]
+
+KINDS: tuple[Kind, ...] = ("linux", "microcontroller")
+RUNTIMES: tuple[RuntimeName, ...] = ("onnxruntime", "native", "c")
+
+MAXIMUM_BYTES = 1 << 16
+"""A profile is a page of text; a larger file is something else."""
+
+LARGEST_NUMBER = 1e15
+
+_Choice = TypeVar("_Choice", bound=str)
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A number and where it comes from: a citation, `derived: formula`, or `assumed: reasoning`."""
+
+    value: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Cpu:
+    """What computes; exactly one of the two rates is given, by the device's kind."""
+
+    core: str
+    architecture: str
+    core_count: Quantity
+    clock_mhz: Quantity
+    fp32_flop_per_cycle: Quantity | None  # linux: peak of one core
+    fp32_cycles_per_multiply_add: Quantity | None  # microcontroller: best published, loads included
+
+    @property
+    def peak_flops(self) -> float:
+        """FLOP/s of one core in fp32, reached by tuned code."""
+        if self.fp32_flop_per_cycle is not None:
+            return self.clock_mhz.value * 1e6 * self.fp32_flop_per_cycle.value
+        assert self.fp32_cycles_per_multiply_add is not None
+        return self.clock_mhz.value * 1e6 * 2 / self.fp32_cycles_per_multiply_add.value
+
+
+@dataclass(frozen=True)
+class Cache:
+    """One cache level as one core sees it."""
+
+    level: str
+    size_bytes: Quantity
+    bandwidth_gb_per_s: Quantity
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What holds data and programs; `bandwidth_gb_per_s` only where caches lie before the memory (linux)."""
+
+    ram_bytes: Quantity
+    usable_bytes: Quantity
+    flash_bytes: Quantity
+    bandwidth_gb_per_s: Quantity | None
+
+
+@dataclass(frozen=True)
+class RuntimeFigures:
+    """What a runtime costs on this device, and how much of the core it reaches for one observation at a time."""
+
+    sustained_share: Quantity
+    call_overhead_us: Quantity
+    layer_overhead_us: Quantity
+    base_memory_bytes: Quantity
+    installed_bytes: Quantity
+    sparse_block_1_cost_ratio: Quantity | None  # time of a sparse multiply-add over that of a dense one
+    sparse_block_4_cost_ratio: Quantity | None
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """One way to execute a policy; `reason` and `instead` are texts where it is not available on the stock device."""
+
+    name: RuntimeName
+    available: bool
+    reason: str | None
+    instead: str | None
+    figures: RuntimeFigures | None  # None: it can never run there
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """What a policy may use by default; shares are of the sustained FLOP/s and of the control period."""
+
+    memory_bytes: Quantity
+    flash_bytes: Quantity
+    rate_hz: Quantity
+    flops_share: Quantity
+    latency_share: Quantity
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device profile, valid in every respect that can be checked without the device."""
+
+    id: str
+    name: str
+    kind: Kind
+    aliases: tuple[str, ...]
+    cpu: Cpu
+    caches: tuple[Cache, ...]  # nearest to the core first
+    memory: Memory
+    runtimes: tuple[Runtime, ...]
+    default_runtime: RuntimeName
+    budgets: Budgets
+
+    def runtime(self, name: str) -> Runtime:
+        """The runtime called `name`; DeviceError when there is none such."""
+        for runtime in self.runtimes:
+            if runtime.name == name:
+                return runtime
+        raise DeviceError(
+            f"there is no runtime {name[:40]!r}; choose one of {', '.join(RUNTIMES)}{nearest(name, RUNTIMES)}"
+        )
+
+
+def device_ids() -> list[str]:
+    """The ids of the devices that come with edgerl, sorted."""
+    files = resources.files("edgerl.device_profiles").iterdir()
+    return sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
+
+
+def find_device(name: str | Path) -> Device:
+    """The device that `name` means: an id, an alias, or the path of a .toml file.
+
+    Raises DeviceError: unknown (the nearest is suggested), or not valid.
+    """
+    if str(name).endswith(".toml"):
+        return load_device(Path(name))
+    wanted, ids = str(name).lower(), device_ids()
+    if wanted in ids:
+        return _load_shipped(wanted)
+    devices = [_load_shipped(device_id) for device_id in ids]
+    for device in devices:
+        if wanted in device.aliases:
+            return device
+    known = [*ids, *(alias for device in devices for alias in device.aliases)]
+    help_ = nearest(wanted, known) or "; list them: edgerl devices list, or name a .toml file of your own"
+    raise DeviceError(f"there is no device {str(name)[:40]!r}{help_}")
+
+
+def load_device(path: Path) -> Device:
+    """The profile in a TOML file. Raises DeviceError, saying what is wrong, unless all of it is valid."""
+    try:
+        data = read_bytes(path)
+    except FileFormatError as error:
+        raise DeviceError(str(error)) from error
+    return parse_device(data, path.stem, str(path))
+
+
+def parse_device(data: bytes, device_id: str, source: str) -> Device:
+    """The profile in the bytes of a TOML file; `source` names them in messages. Raises DeviceError."""
+    if len(data) > MAXIMUM_BYTES:
+        raise DeviceError(f"{source} has {len(data)} bytes; expected a device profile of at most {MAXIMUM_BYTES}")
+    try:
+        document = tomllib.loads(data.decode())
+    except (ValueError, RecursionError) as error:
+        raise DeviceError(f"{source} is no TOML file ({' '.join(str(error).split())[:120]})") from error
+    return _device(_Table(source, "", document), device_id)
+
+
+def _load_shipped(device_id: str) -> Device:
+    file = resources.files("edgerl.device_profiles") / f"{device_id}.toml"
+    return parse_device(file.read_bytes(), device_id, f"{device_id}.toml")
+
+
+class _Table:
+    """A TOML table of which keys are taken one by one, each checked; what is left over at the end is unknown."""
+
+    def __init__(self, source: str, name: str, content: dict[str, Any]) -> None:
+        self.source = source
+        self.name = name
+        self.content = dict(content)
+        self.taken: list[str] = []
+
+    def fail(self, key: str, problem: str) -> DeviceError:
+        return DeviceError(f"{self.source}: {self.name}{key} {problem}")
+
+    def take(self, key: str) -> Any:
+        self.taken.append(key)
+        if key in self.content:
+            return self.content.pop(key)
+        for present in self.content:
+            if key.startswith(f"{present}_"):
+                raise self.fail(present[:60], f"has no unit; expected the key {key}")
+        raise self.fail(key, "is missing; see device_profiles/README.md")
+
+    def text(self, key: str) -> str:
+        value = self.take(key)
+        if not isinstance(value, str) or not value.strip() or not value.isprintable():
+            raise self.fail(key, f"is {_quoted(value)}; expected one line of text")
+        return value
+
+    def choice(self, key: str, choices: tuple[_Choice, ...]) -> _Choice:
+        value = self.take(key)
+        for choice in choices:
+            if value == choice:
+                return choice
+        raise self.fail(key, f"is {_quoted(value)}; expected one of {', '.join(choices)}")
+
+    def flag(self, key: str) -> bool:
+        value = self.take(key)
+        if not isinstance(value, bool):
+            raise self.fail(key, f"is {_quoted(value)}; expected true or false")
+        return value
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        value = self.take(key)
+        if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
+            raise self.fail(key, f"is {_quoted(value)}; expected a list of texts")
+        return tuple(value)
+
+    def table(self, key: str) -> _Table:
+        return self.as_table(key, self.take(key))
+
+    def tables(self, key: str) -> list[_Table]:
+        value = self.take(key)
+        if not isinstance(value, list) or not value:
+            raise self.fail(key, f"is {_quoted(value)}; expected at least one [[{self.name}{key}]]")
+        return [self.as_table(f"{key}[{index}]", item) for index, item in enumerate(value)]
+
+    def as_table(self, key: str, value: Any) -> _Table:
+        if not isinstance(value, dict):
+            raise self.fail(key, f"is {_quoted(value)}; expected a table")
+        return _Table(self.source, f"{self.name}{key}.", value)
+
+    def number(self, key: str, *, zero: bool = False, at_most: float = LARGEST_NUMBER, whole: bool = False) -> Quantity:
+        entry = self.take(key)
+        if not isinstance(entry, dict) or "source" not in entry:
+            raise self.fail(key, f'has no source; expected {key} = {{ value = …, source = "…" }}')
+        inner = self.as_table(key, entry)
+        value, source = inner.take("value"), inner.text("source")
+        inner.finish()
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self.fail(key, f"is {_quoted(value)}; expected a number")
+        if not math.isfinite(value) if isinstance(value, float) else abs(value) > LARGEST_NUMBER:
+            raise self.fail(key, f"is {_quoted(value)}; expected a finite number up to {LARGEST_NUMBER:.0e}")
+        if value < 0:
+            raise self.fail(key, f"is {_quoted(value)}; a negative number is impossible here")
+        if (value == 0 and not zero) or value > at_most:
+            raise self.fail(key, f"is {_quoted(value)}; expected more than 0 and at most {at_most:g}")
+        if whole and value != int(value):
+            raise self.fail(key, f"is {_quoted(value)}; expected a whole number")
+        return Quantity(value, source)
+
+    def finish(self) -> None:
+        for key in self.content:
+            for taken in self.taken:
+                if taken.startswith(f"{key}_"):
+                    raise self.fail(key[:60], f"has no unit; expected the key {taken}")
+            raise self.fail(f"{key!r}"[:60], f"is an unknown key{nearest(key, self.taken)}")
+
+
+def _device(table: _Table, device_id: str) -> Device:
+    kind = table.choice("kind", KINDS)
+    device = Device(
+        id=device_id,
+        name=table.text("name"),
+        kind=kind,
+        aliases=table.texts("aliases"),
+        cpu=_cpu(table.table("cpu"), kind),
+        caches=tuple(_cache(entry) for entry in table.tables("caches")) if kind == "linux" else (),
+        memory=_memory(table.table("memory"), kind),
+        default_runtime=table.choice("default_runtime", RUNTIMES),
+        runtimes=_runtimes(table.table("runtimes")),
+        budgets=_budgets(table.table("budgets")),
+    )
+    table.finish()
+    _check_together(device, table)
+    return device
+
+
+def _cpu(table: _Table, kind: Kind) -> Cpu:
+    on_linux = kind == "linux"
+    cpu = Cpu(
+        core=table.text("core"),
+        architecture=table.text("architecture"),
+        core_count=table.number("core_count", whole=True),
+        clock_mhz=table.number("clock_mhz"),
+        fp32_flop_per_cycle=table.number("fp32_flop_per_cycle") if on_linux else None,
+        fp32_cycles_per_multiply_add=None if on_linux else table.number("fp32_cycles_per_multiply_add"),
+    )
+    table.finish()
+    return cpu
+
+
+def _cache(table: _Table) -> Cache:
+    cache = Cache(
+        level=table.text("level"),
+        size_bytes=table.number("size_bytes", whole=True),
+        bandwidth_gb_per_s=table.number("bandwidth_gb_per_s"),
+    )
+    table.finish()
+    return cache
+
+
+def _memory(table: _Table, kind: Kind) -> Memory:
+    memory = Memory(
+        ram_bytes=table.number("ram_bytes", whole=True),
+        usable_bytes=table.number("usable_bytes", whole=True),
+        flash_bytes=table.number("flash_bytes", whole=True),
+        bandwidth_gb_per_s=table.number("bandwidth_gb_per_s") if kind == "linux" else None,
+    )
+    table.finish()
+    return memory
+
+
+def _runtimes(table: _Table) -> tuple[Runtime, ...]:
+    runtimes = tuple(_runtime(name, table.table(name)) for name in RUNTIMES)
+    table.finish()
+    return runtimes
+
+
+def _runtime(name: RuntimeName, table: _Table) -> Runtime:
+    available = table.flag("available")
+    runtime = Runtime(
+        name=name,
+        available=available,
+        reason=None if available else table.text("reason"),
+        instead=None if available else table.text("instead"),
+        figures=_figures(name, table) if available or "call_overhead_us" in table.content else None,
+    )
+    table.finish()
+    return runtime
+
+
+def _figures(name: RuntimeName, table: _Table) -> RuntimeFigures:
+    executes_sparse = name != "onnxruntime"
+    return RuntimeFigures(
+        sustained_share=table.number("sustained_share", at_most=1),
+        call_overhead_us=table.number("call_overhead_us", zero=True),
+        layer_overhead_us=table.number("layer_overhead_us", zero=True),
+        base_memory_bytes=table.number("base_memory_bytes", zero=True, whole=True),
+        installed_bytes=table.number("installed_bytes", zero=True, whole=True),
+        sparse_block_1_cost_ratio=table.number("sparse_block_1_cost_ratio") if executes_sparse else None,
+        sparse_block_4_cost_ratio=table.number("sparse_block_4_cost_ratio") if executes_sparse else None,
+    )
+
+
+def _budgets(table: _Table) -> Budgets:
+    budgets = Budgets(
+        memory_bytes=table.number("memory_bytes", whole=True),
+        flash_bytes=table.number("flash_bytes", whole=True),
+        rate_hz=table.number("rate_hz"),
+        flops_share=table.number("flops_share", at_most=1),
+        latency_share=table.number("latency_share", at_most=1),
+    )
+    table.finish()
+    return budgets
+
+
+def _check_together(device: Device, table: _Table) -> None:
+    """What no single key can show: limits that contradict each other."""
+    memory, budgets = device.memory, device.budgets
+    limits = (
+        ("memory.usable_bytes", memory.usable_bytes, "memory.ram_bytes", memory.ram_bytes),
+        ("budgets.memory_bytes", budgets.memory_bytes, "memory.usable_bytes", memory.usable_bytes),
+        ("budgets.flash_bytes", budgets.flash_bytes, "memory.flash_bytes", memory.flash_bytes),
+    )
+    for key, quantity, limit_key, limit in limits:
+        if quantity.value > limit.value:
+            raise table.fail(key, f"is {quantity.value}; expected at most {limit_key}, {limit.value}")
+    for nearer, farther in pairwise(device.caches):
+        if nearer.size_bytes.value >= farther.size_bytes.value:
+            raise table.fail("caches", f"list {nearer.level} before {farther.level}; expected the smallest first")
+    if device.runtime(device.default_runtime).figures is None:
+        raise table.fail("default_runtime", f"is {device.default_runtime}, which has no figures; choose another")
+
+
+def check_distinct(devices: Iterable[Device]) -> None:
+    """Raise DeviceError where two devices answer to one name."""
+    owners: dict[str, str] = {}
+    for device in devices:
+        for name in (device.id, *device.aliases):
+            if name in owners:
+                raise DeviceError(f"{owners[name]} and {device.id} both answer to {name!r}; rename one")
+            owners[name] = device.id
+
+
+def _quoted(value: object) -> str:
+    try:
+        return repr(value)[:40]
+    except ValueError:  # Python refuses to print integers of thousands of digits
+        return "a number of thousands of digits"

@@ -1,0 +1,280 @@
+"""Does a policy fit a device: what it uses, what the device allows, and the verdict."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from edgerl.compact.policy import CompactPolicy
+from edgerl.errors import ConfigError, DeviceError
+from edgerl.profiling.costs import FLOPS_PER_MULTIPLY_ADD
+from edgerl.profiling.device import Device, Quantity, Runtime, RuntimeFigures, RuntimeName, find_device
+from edgerl.profiling.latency import LayerWork, estimate_latency, sustained_flops
+from edgerl.profiling.model import LayerRow, ModelRows, policy_rows, read_model
+
+Unit = Literal["bytes", "FLOP", "us"]
+
+BUDGETS = ("memory", "flash", "flops", "latency")
+
+FLOAT_BYTES = 4
+
+UNPACKED_INT8_COST_RATIO = 4.6
+"""Time of a multiply-add whose int8 weight onnxruntime unpacks at every call, over one with a float weight. Measured
+with onnxruntime 1.31 on one x86-64 core, 17-256-256-6: 19.7 µs against 8.9 µs, of which 6.0 µs are overhead. 16-bit
+weights are unpacked once, when the model is loaded."""
+
+NOT_SHIPPED: dict[RuntimeName, str] = {
+    "native": "this version of edgerl does not contain the native engine yet; the figures are for when it does",
+    "c": "this version of edgerl does not write C yet; the figures are for C code that stores the compact form",
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One budget: what the model uses of it, and where both numbers come from."""
+
+    used: float
+    budget: float
+    unit: Unit
+    source: str
+
+    @property
+    def fits(self) -> bool:
+        """Whether the budget is kept; exactly the budget is."""
+        return self.used <= self.budget
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One layer as the runtime executes it; `bytes` is what its weights occupy there."""
+
+    inputs: int
+    outputs: int
+    connections: int
+    macs: int
+    flops: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class ProfileReport:
+    """What `profile` returns and the command prints."""
+
+    model: str
+    architecture: str
+    device: str
+    device_name: str
+    runtime: RuntimeName
+    is_default_runtime: bool
+    execution: Literal["dense", "connections"]
+    rate_hz: float
+    layers: tuple[LayerReport, ...]
+    memory: Verdict
+    flash: Verdict
+    flops: Verdict
+    latency: Verdict
+    notes: tuple[str, ...]
+
+    @property
+    def verdicts(self) -> dict[str, Verdict]:
+        """The four budgets by name."""
+        return {name: getattr(self, name) for name in BUDGETS}
+
+    @property
+    def exceeded(self) -> tuple[str, ...]:
+        """Names of the budgets that are exceeded."""
+        return tuple(name for name, verdict in self.verdicts.items() if not verdict.fits)
+
+    @property
+    def fits(self) -> bool:
+        """Whether every budget is kept."""
+        return not self.exceeded
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as plain data, for JSON."""
+        verdicts = {name: {**asdict(verdict), "fits": verdict.fits} for name, verdict in self.verdicts.items()}
+        return {**asdict(self), **verdicts, "layers": [asdict(layer) for layer in self.layers], "fits": self.fits}
+
+
+def profile(
+    model: CompactPolicy | str | Path,
+    device: Device | str | Path,
+    *,
+    runtime: str | None = None,
+    budget_memory_bytes: int | None = None,
+    budget_flash_bytes: int | None = None,
+    budget_flops: float | None = None,
+    budget_latency_seconds: float | None = None,
+    rate_hz: float | None = None,
+) -> ProfileReport:
+    """Compare a model (a policy, or the path of a .safetensors or .onnx file) with a device's budgets.
+
+    `device` is an id, the path of a .toml file, or a Device. Budgets and rate default to the device's. Latency is an
+    estimate; everything else follows from the model and the profile by arithmetic.
+    """
+    rows = policy_rows(model) if isinstance(model, CompactPolicy) else read_model(Path(model))
+    device = device if isinstance(device, Device) else find_device(device)
+    chosen = device.runtime(runtime or device.default_runtime)
+    figures = _figures(device, chosen)
+    works = [_work(layer, chosen, figures) for layer in rows.layers]
+    rate = _given("the rate", rate_hz, device.budgets.rate_hz)
+    budget_latency_us = None if budget_latency_seconds is None else budget_latency_seconds * 1e6
+    return ProfileReport(
+        model=rows.name,
+        architecture=rows.architecture,
+        device=device.id,
+        device_name=device.name,
+        runtime=chosen.name,
+        is_default_runtime=chosen.name == device.default_runtime,
+        execution="dense" if chosen.name == "onnxruntime" else "connections",
+        rate_hz=rate.value,
+        layers=tuple(_layer_report(layer, chosen, work) for layer, work in zip(rows.layers, works, strict=True)),
+        memory=_memory(rows, device, chosen, figures, budget_memory_bytes),
+        flash=_flash(rows, device, chosen, figures, budget_flash_bytes),
+        flops=_flops(works, device, chosen, figures, rate, budget_flops),
+        latency=_latency(works, device, figures, rate, budget_latency_us),
+        notes=tuple(_notes(rows, device, chosen)),
+    )
+
+
+def _figures(device: Device, runtime: Runtime) -> RuntimeFigures:
+    if runtime.figures is None:
+        raise DeviceError(f"{runtime.name} cannot run on {device.id}: {runtime.reason}; use {runtime.instead}")
+    return runtime.figures
+
+
+def _work(layer: LayerRow, runtime: Runtime, figures: RuntimeFigures) -> LayerWork:
+    """What one execution of the layer takes: onnxruntime makes every matrix dense, the others read what is stored."""
+    if runtime.name == "onnxruntime":
+        resident = _onnxruntime_bytes(layer)
+        is_unpacked = layer.precision == "int8"
+        return LayerWork(layer.positions, resident, UNPACKED_INT8_COST_RATIO if is_unpacked else 1.0)
+    if not layer.is_sparse:
+        return LayerWork(layer.stored_weights, layer.stored_bytes, 1.0)
+    ratio = figures.sparse_block_1_cost_ratio if layer.block == 1 else figures.sparse_block_4_cost_ratio
+    assert ratio is not None
+    return LayerWork(layer.stored_weights, layer.stored_bytes, ratio.value)
+
+
+def _onnxruntime_bytes(layer: LayerRow) -> int:
+    """Bytes that onnxruntime holds: floats for every position; beside them the integers, unpacked at every call."""
+    if layer.precision == "int8":
+        return layer.dense_bytes + FLOAT_BYTES * layer.positions
+    return FLOAT_BYTES * (layer.positions + layer.n_outputs)
+
+
+def _layer_report(layer: LayerRow, runtime: Runtime, work: LayerWork) -> LayerReport:
+    return LayerReport(
+        inputs=layer.n_inputs,
+        outputs=layer.n_outputs,
+        connections=layer.connections,
+        macs=work.multiply_adds,
+        flops=FLOPS_PER_MULTIPLY_ADD * work.multiply_adds,
+        bytes=_onnxruntime_bytes(layer) if runtime.name == "onnxruntime" else layer.stored_bytes,
+    )
+
+
+def _memory(rows: ModelRows, device: Device, runtime: Runtime, figures: RuntimeFigures, given: float | None) -> Verdict:
+    """Constant weights lie in flash on a microcontroller and in memory elsewhere."""
+    activations = FLOAT_BYTES * max(layer.n_inputs + layer.n_outputs for layer in rows.layers)
+    weights = 0 if device.kind == "microcontroller" else _weight_bytes(rows, runtime)
+    base = int(figures.base_memory_bytes.value)
+    source = (
+        f"{runtime.name} {base} ({figures.base_memory_bytes.source}) + weights {weights} + activations {activations}"
+    )
+    budget = _limited("memory", given, device.budgets.memory_bytes, device.memory.usable_bytes)
+    return _verdict(base + weights + activations, budget, "bytes", source)
+
+
+def _weight_bytes(rows: ModelRows, runtime: Runtime) -> int:
+    if runtime.name == "onnxruntime":
+        return rows.constant_bytes + sum(_onnxruntime_bytes(layer) for layer in rows.layers)
+    return rows.constant_bytes + sum(layer.stored_bytes for layer in rows.layers)
+
+
+def _flash(rows: ModelRows, device: Device, runtime: Runtime, figures: RuntimeFigures, given: float | None) -> Verdict:
+    """What runs the policy, and the policy in the form that it reads."""
+    installed, stored = int(figures.installed_bytes.value), _stored_bytes(rows, runtime)
+    source = f"{runtime.name} {installed} ({figures.installed_bytes.source}) + model {stored}"
+    budget = _limited("flash", given, device.budgets.flash_bytes, device.memory.flash_bytes)
+    return _verdict(installed + stored, budget, "bytes", source)
+
+
+def _stored_bytes(rows: ModelRows, runtime: Runtime) -> int:
+    """Bytes of the file where the runtime reads it, else of the weights that its own form would hold."""
+    if rows.file_bytes is not None and {"onnxruntime": "onnx", "native": "policy"}.get(runtime.name) == rows.kind:
+        return rows.file_bytes
+    if runtime.name == "onnxruntime":
+        return rows.constant_bytes + sum(layer.dense_bytes for layer in rows.layers)
+    return _weight_bytes(rows, runtime)
+
+
+def _flops(
+    works: Sequence[LayerWork],
+    device: Device,
+    runtime: Runtime,
+    figures: RuntimeFigures,
+    rate: Quantity,
+    given: float | None,
+) -> Verdict:
+    share, sustained = device.budgets.flops_share, sustained_flops(device, figures)
+    default = Quantity(
+        share.value * sustained / rate.value,
+        f"{share.value:g} of {sustained / 1e9:.3g} GFLOP/s sustained by one core / {rate.value:g} Hz ({share.source})",
+    )
+    used = FLOPS_PER_MULTIPLY_ADD * sum(work.multiply_adds for work in works)
+    source = f"exact, {FLOPS_PER_MULTIPLY_ADD} per multiply-add that {runtime.name} executes"
+    return _verdict(used, _given("the FLOP budget", given, default), "FLOP", source)
+
+
+def _latency(
+    works: Sequence[LayerWork], device: Device, figures: RuntimeFigures, rate: Quantity, given_us: float | None
+) -> Verdict:
+    share, estimate = device.budgets.latency_share, estimate_latency(device, figures, works)
+    default = Quantity(
+        share.value * 1e6 / rate.value, f"{share.value:g} of the period at {rate.value:g} Hz ({share.source})"
+    )
+    return _verdict(estimate.seconds * 1e6, _given("the latency budget", given_us, default), "us", estimate.source)
+
+
+def _given(name: str, value: float | None, default: Quantity) -> Quantity:
+    if value is None:
+        return default
+    if not (math.isfinite(value) and value > 0):
+        raise ConfigError(f"{name} is {value}; expected a finite number above zero")
+    return Quantity(value, "given")
+
+
+def _limited(name: str, value: float | None, default: Quantity, limit: Quantity) -> Quantity:
+    budget = _given(f"the {name} budget", value, default)
+    if budget.value > limit.value:
+        raise ConfigError(
+            f"the {name} budget is {budget.value:.0f} bytes; the device has {limit.value:.0f}; choose a smaller one"
+        )
+    return budget
+
+
+def _verdict(used: float, budget: Quantity, unit: Unit, source: str) -> Verdict:
+    return Verdict(used=used, budget=budget.value, unit=unit, source=f"used: {source}; budget: {budget.source}")
+
+
+def _notes(rows: ModelRows, device: Device, runtime: Runtime) -> Sequence[str]:
+    notes = []
+    if not runtime.available:
+        notes.append(f"{runtime.name} cannot be installed on {device.id} as it is: {runtime.reason}")
+        notes.append(f"what can run there: {runtime.instead}")
+    if runtime.name in NOT_SHIPPED:
+        notes.append(NOT_SHIPPED[runtime.name])
+    is_sparse = any(layer.connections < layer.positions for layer in rows.layers)
+    if runtime.name == "onnxruntime" and is_sparse:
+        notes.append("onnxruntime makes sparse weights dense: absent connections save neither time nor memory")
+    if runtime.name == "onnxruntime" and any(layer.precision == "int8" for layer in rows.layers):
+        notes.append("onnxruntime unpacks int8 weights at every call: the file shrinks, the latency grows")
+    if runtime.name != "onnxruntime" and any(layer.precision != "fp32" for layer in rows.layers):
+        notes.append("the estimate prices arithmetic in fp32: smaller weights save bytes only")
+    if runtime.name != "onnxruntime" and rows.kind == "onnx" and any(layer.is_sparse for layer in rows.layers):
+        notes.append("an ONNX file does not say its block: priced as single connections; profile the .safetensors")
+    return notes

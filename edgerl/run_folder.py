@@ -1,0 +1,16 @@
+"""The files of a run folder, by name, and where run folders are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+RUNS = Path("runs")
+LATEST = RUNS / "latest"
+"""A link to the newest run that holds a policy."""
+
+CONFIG = "config.json"
+CHECKPOINT = "checkpoint.safetensors"
+REPLAY = "replay.bin"
+METRICS = "metrics.csv"
+POLICY = "policy.safetensors"
+ONNX = "policy.onnx"

@@ -1,0 +1,106 @@
+"""checkpoint.safetensors: everything that a resumed run needs, in one file (docs/format.md).
+
+Reading one needs no torch: `edgerl prune` and `edgerl info` work without it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgerl.compact import file as policy_file
+from edgerl.compact.policy import CompactPolicy
+from edgerl.errors import ConfigError, FileFormatError
+from edgerl.files import Tensors, pack_tensors, read_bytes, unpack_tensors, write_atomically
+from edgerl.training.config import Config, from_json
+
+KIND = "checkpoint"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Counters:
+    """Where a run stands, at an episode's end."""
+
+    step: int = 0
+    episode: int = 0
+    replay_count: int = 0  # transitions ever appended, all of them synced before the checkpoint was written
+    metrics_rows: int = 0
+    elapsed_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Returns:
+    """Mean returns of evaluations; None before the first."""
+
+    last: float | None = None
+    best: float | None = None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A run at one moment."""
+
+    config: Config
+    counters: Counters
+    policy: CompactPolicy  # the masked actor that `--policy` chose, dead units and all
+    returns: Returns
+    tensors: Tensors  # of the agent and, where there is one, the normaliser
+
+
+def write(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint atomically."""
+    metadata = {
+        "config": dataclasses.asdict(checkpoint.config),
+        "counters": dataclasses.asdict(checkpoint.counters),
+        "returns": dataclasses.asdict(checkpoint.returns),
+    }
+    policy = np.frombuffer(policy_file.to_bytes(checkpoint.policy), np.uint8)
+    write_atomically(path, pack_tensors(KIND, VERSION, metadata, {**checkpoint.tensors, "policy": policy}))
+
+
+def read(path: Path) -> Checkpoint:
+    """Read a checkpoint; nothing in it is trusted. The agent checks its own tensors when it takes them.
+
+    Raises FileFormatError.
+    """
+    metadata, tensors = unpack_tensors(read_bytes(path), path, KIND, VERSION)
+    policy = tensors.pop("policy", np.zeros(0, np.uint8))
+    try:
+        return Checkpoint(
+            config=from_json(_object(metadata, "config"), str(path)),
+            counters=_counters(_object(metadata, "counters")),
+            policy=policy_file.from_bytes(policy.tobytes(), path),
+            returns=_returns(_object(metadata, "returns")),
+            tensors=tensors,
+        )
+    except (ConfigError, ValueError, TypeError) as error:
+        raise FileFormatError(f"{path} is not valid: {error}; resume from another run, or train anew") from error
+
+
+def _object(metadata: dict[str, Any], name: str) -> dict[str, Any]:
+    value = metadata.get(name)
+    if not isinstance(value, dict):
+        raise ValueError(f"its {name} is no JSON object")
+    return value
+
+
+def _counters(data: dict[str, Any]) -> Counters:
+    counters = Counters(**data)
+    for known in dataclasses.fields(Counters):
+        value = getattr(counters, known.name)
+        if isinstance(value, bool) or not isinstance(value, int if known.type == "int" else int | float) or value < 0:
+            raise ValueError(f"{known.name} is {str(value)[:40]}, expected a number from 0 on")
+    return counters
+
+
+def _returns(data: dict[str, Any]) -> Returns:
+    returns = Returns(**data)
+    for value in (returns.last, returns.best):
+        if value is not None and not isinstance(value, float):
+            raise ValueError(f"a return is {str(value)[:40]}, expected a number")
+    return returns

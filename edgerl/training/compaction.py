@@ -1,0 +1,125 @@
+"""`edgerl prune`: a run's masked policy to its compact form, with what that changes, measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgerl import run_folder
+from edgerl.compact import file as policy_file
+from edgerl.compact.policy import CompactPolicy, Precision
+from edgerl.compact.pruning import compact
+from edgerl.edge.replay import Replay
+from edgerl.files import refuse_existing
+from edgerl.training import checkpoint as checkpoint_file
+from edgerl.training.checkpoint import Checkpoint
+from edgerl.training.environments import make
+from edgerl.training.evaluate import evaluate, evaluation_seeds, mean_interval
+
+Array = npt.NDArray[Any]
+
+RECORDED_OBSERVATIONS = 1000
+
+
+@dataclass(frozen=True)
+class LayerChange:
+    """One layer before and after: inputs × outputs, weights that are not zero, stored bytes."""
+
+    inputs: tuple[int, int]
+    outputs: tuple[int, int]
+    connections: tuple[int, int]
+    bytes: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class MeanReturn:
+    """Mean return over evaluation episodes with its 95 % bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class PruneResult:
+    """What `prune` wrote and what it changed; pairs are (before, after)."""
+
+    path: Path
+    policy: CompactPolicy
+    layers: tuple[LayerChange, ...]
+    file_bytes: tuple[int, int]
+    observations: int  # recorded ones that the difference was measured on
+    largest_action_difference: float  # in shares of the action range
+    episodes: int
+    returns: tuple[MeanReturn, MeanReturn] | None  # None where no episode was asked for
+
+
+def prune(
+    run: str | Path,
+    path: str | Path | None = None,
+    *,
+    sparsity: float | None = None,
+    precision: Precision = "fp32",
+    episodes: int = 10,
+    force: bool = False,
+) -> PruneResult:
+    """Write the compact policy of a run folder's checkpoint to `path` (default: its policy.safetensors, replaced).
+
+    sparsity: prune further by magnitude, to 1 − connections / weights of the trained network if it were dense.
+    precision: how weights are stored. episodes: evaluation episodes before and after; 0 for none.
+
+    Raises ConfigError, FileFormatError, OutputError, UnsupportedModelError.
+    """
+    folder = Path(run)
+    checkpoint = checkpoint_file.read(folder / run_folder.CHECKPOINT)
+    if path is not None:
+        refuse_existing(Path(path), force=force)
+    before = checkpoint.policy
+    after = compact(before, sparsity=sparsity, precision=precision)
+    observations = recorded_observations(folder, checkpoint, RECORDED_OBSERVATIONS)
+    result = PruneResult(
+        path=folder / run_folder.POLICY if path is None else Path(path),
+        policy=after,
+        layers=tuple(
+            LayerChange(
+                inputs=(old.n_inputs, new.n_inputs),
+                outputs=(old.n_outputs, new.n_outputs),
+                connections=(old.connections, new.connections),
+                bytes=(old.n_bytes, new.n_bytes),
+            )
+            for old, new in zip(before.layers, after.layers, strict=True)
+        ),
+        file_bytes=(len(policy_file.to_bytes(before)), len(policy_file.to_bytes(after))),
+        observations=len(observations),
+        largest_action_difference=_largest_difference(before, after, observations),
+        episodes=episodes,
+        returns=_returns(checkpoint, (before, after), episodes) if episodes else None,
+    )
+    policy_file.save(after, result.path)
+    return result
+
+
+def recorded_observations(folder: Path, checkpoint: Checkpoint, count: int) -> Array:
+    """Up to `count` observations [≤ count, n] of the run's replay memory, evenly spread from oldest to newest."""
+    replay = Replay.open_recorded(folder / run_folder.REPLAY, checkpoint.counters.replay_count)
+    return replay.observations(np.linspace(0, replay.size - 1, min(count, replay.size)).astype(np.int64))
+
+
+def _largest_difference(before: CompactPolicy, after: CompactPolicy, observations: Array) -> float:
+    difference = np.abs(before(observations).astype(np.float64) - after(observations))
+    return float((difference / (before.action_high - before.action_low)).max())
+
+
+def _returns(checkpoint: Checkpoint, policies: Sequence[CompactPolicy], episodes: int) -> tuple[MeanReturn, MeanReturn]:
+    environment = make(checkpoint.config.environment)
+    try:
+        seeds = evaluation_seeds(checkpoint.config.seed, episodes)
+        before, after = (MeanReturn(*mean_interval(evaluate(environment, policy, seeds))) for policy in policies)
+        return before, after
+    finally:
+        environment.close()

@@ -1,0 +1,169 @@
+"""Gymnasium environments as training sees them: flat float32 vectors, checked, with nothing written to the folder."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgerl.compact.policy import action_scaling
+from edgerl.errors import EnvironmentError, nearest, require
+
+Vector = npt.NDArray[np.float32]
+
+PROBE_STEPS = 20
+PROBE_SEED = 20220526
+
+_log = logging.getLogger("edgerl")
+
+
+class Environment:
+    """One environment: observations [n] float32, actions [m] float32 in the environment's own units."""
+
+    def __init__(self, name: str, environment: Any) -> None:
+        """Raises EnvironmentError unless observations are a Box and actions a bounded Box."""
+        gymnasium = require("gymnasium", "train")
+        self.name = name
+        self._environment = environment
+        observations, actions = environment.observation_space, environment.action_space
+        for what, space in (("observation", observations), ("action", actions)):
+            if not isinstance(space, gymnasium.spaces.Box):
+                kind = type(space).__name__
+                raise EnvironmentError(
+                    f"{name} has {kind} {what}s; expected Box (use an environment or wrapper with one)"
+                )
+        if not (
+            np.isfinite(actions.low).all() and np.isfinite(actions.high).all() and (actions.low < actions.high).all()
+        ):
+            raise EnvironmentError(f"{name} has unbounded actions; expected a Box with finite low < high")
+        self._action_shape = actions.shape
+        specification = getattr(environment, "spec", None)
+        self.maximum_episode_steps: int | None = getattr(specification, "max_episode_steps", None)
+        self.n_observations = int(np.prod(observations.shape))
+        self.n_actions = int(np.prod(actions.shape))
+        if not self.n_observations or not self.n_actions:
+            raise EnvironmentError(f"{name} has an empty observation or action; expected at least one number each")
+        self.action_low: Vector = actions.low.reshape(-1).astype(np.float32)
+        self.action_high: Vector = actions.high.reshape(-1).astype(np.float32)
+        self._centre, self._half_range = action_scaling(self.action_low, self.action_high)
+        self._steps = 0
+
+    def reset(self, seed: int) -> Vector:
+        """Start an episode that `seed` determines; the first observation [n]."""
+        observation, _ = self._environment.reset(seed=seed)
+        self._steps = 0
+        return self._observation(observation)
+
+    def step(self, action: Vector) -> tuple[Vector, float, bool, bool]:
+        """(observation [n], reward, terminated, truncated) after `action` [m], in the environment's units.
+
+        Raises EnvironmentError where an observation or the reward is not finite.
+        """
+        observation, reward, terminated, truncated, _ = self._environment.step(action.reshape(self._action_shape))
+        self._steps += 1
+        reward = float(reward)
+        if not np.isfinite(reward):
+            raise EnvironmentError(
+                f"{self.name} returned reward {reward} at step {self._steps}; expected a finite number"
+            )
+        return self._observation(observation), reward, bool(terminated), bool(truncated)
+
+    def scale(self, action: Vector) -> Vector:
+        """Actions in [−1, 1] in the environment's units, per dimension."""
+        scaled: Vector = self._centre + self._half_range * action
+        return scaled
+
+    def close(self) -> None:
+        """Release what the environment holds."""
+        self._environment.close()
+
+    def _observation(self, observation: Any) -> Vector:
+        flat = np.asarray(observation, np.float32).reshape(-1)
+        if not np.isfinite(flat).all():
+            where = int(np.flatnonzero(~np.isfinite(flat))[0])
+            raise EnvironmentError(
+                f"{self.name} returned {flat[where]} in observation {where} at step {self._steps}; "
+                "expected finite numbers"
+            )
+        return flat
+
+
+def make(name: str) -> Environment:
+    """The gymnasium environment of that id, or what `module:factory` makes.
+
+    Raises EnvironmentError, with the nearest known name, where there is none or it does not suit.
+    """
+    _silence_mujoco()
+    module, _, factory = name.partition(":")
+    made = _from_factory(name, module, factory) if factory else _from_registry(name)
+    return Environment(name, made)
+
+
+def resumes_bit_for_bit(name: str) -> bool:
+    """Whether an episode follows from its seed alone: two with one seed and the same actions must give the same bits.
+
+    A run is resumed at an episode's start, so that is all a resumed run needs.
+    """
+    environment = make(name)
+    try:
+        return _probe(environment) == _probe(environment)
+    finally:
+        environment.close()
+
+
+def _probe(environment: Environment) -> bytes:
+    actions = np.random.default_rng(PROBE_SEED).uniform(-1, 1, (PROBE_STEPS, environment.n_actions)).astype(np.float32)
+    seen = [environment.reset(PROBE_SEED).tobytes()]
+    for action in actions:
+        observation, reward, terminated, truncated = environment.step(environment.scale(action))
+        seen += [observation.tobytes(), np.float64(reward).tobytes()]
+        if terminated or truncated:
+            break
+    return b"".join(seen)
+
+
+def _from_registry(name: str) -> Any:
+    gymnasium = require("gymnasium", "train")
+    try:
+        return gymnasium.make(name)
+    except gymnasium.error.Error as error:
+        known = list(gymnasium.registry)
+        raise EnvironmentError(f"environment {name!r} is unknown{_suggestion(name, known, error)}") from error
+    except ImportError as error:
+        raise EnvironmentError(f"environment {name!r} needs a package that is not installed: {error}") from error
+
+
+def _suggestion(name: str, known: list[str], error: Exception) -> str:
+    return nearest(name, known) or f" ({' '.join(str(error).split())[:100]})"
+
+
+def _from_factory(name: str, module: str, factory: str) -> Any:
+    folder = str(Path.cwd())
+    if folder not in sys.path:  # a robot is one Python file in the folder where the command runs
+        sys.path.insert(0, folder)
+    try:
+        made = getattr(importlib.import_module(module), factory, None)
+    except ImportError as error:
+        raise EnvironmentError(f"environment {name!r}: cannot import {module!r} ({error})") from error
+    if not callable(made):
+        raise EnvironmentError(f"environment {name!r}: {module} has no function {factory!r}; expected module:factory")
+    environment = made()
+    if not all(hasattr(environment, part) for part in ("reset", "step", "observation_space", "action_space")):
+        raise EnvironmentError(
+            f"environment {name!r}: {factory}() made a {type(environment).__name__}; expected a gymnasium.Env"
+        )
+    return environment
+
+
+def _silence_mujoco() -> None:
+    """Send MuJoCo's warnings to our log: by itself it prints them and writes MUJOCO_LOG.TXT into the user's folder."""
+    try:
+        import mujoco
+    except ImportError:
+        return
+    mujoco.set_mju_user_warning(_log.debug)

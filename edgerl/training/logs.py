@@ -1,0 +1,92 @@
+"""metrics.csv, one row per evaluation, and the same numbers as TensorBoard events.
+
+metrics.csv is the truth: a resumed run cuts it back to what its checkpoint counts, and writes the events anew from it.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from torch.utils.tensorboard import SummaryWriter
+
+from edgerl import run_folder
+from edgerl.errors import FileFormatError
+from edgerl.files import write_atomically
+
+EVENTS = "events.out.tfevents.*"
+
+Row = Mapping[str, float | int]
+
+
+class MetricsLog:
+    """The metrics of one run folder."""
+
+    def __init__(self, folder: Path, columns: Sequence[str], rows: int = 0) -> None:
+        """Open the log with the first `rows` rows of what is there. Raises FileFormatError where there are fewer."""
+        self.path, self.columns = folder / run_folder.METRICS, list(columns)
+        kept = _read(self.path, self.columns)[:rows] if rows else []
+        if len(kept) < rows:
+            raise FileFormatError(f"{self.path} has {len(kept)} rows; the checkpoint counts on {rows}")
+        write_atomically(self.path, _format([self.columns, *kept]).encode())
+        for events in folder.glob(EVENTS):
+            events.unlink()
+        self._events = SummaryWriter(str(folder))
+        for values in kept:
+            self._add_events(dict(zip(self.columns, map(float, values), strict=True)))
+        self.rows = rows
+
+    def append(self, row: Row) -> None:
+        """Add one row; on the disk, apart from a power cut, when this returns."""
+        with self.path.open("a", newline="") as file:
+            file.write(_format([[f"{row[column]:.9g}" for column in self.columns]]))
+        self._add_events(row)
+        self.rows += 1
+
+    def sync(self) -> None:
+        """Return once every row is on the disk: a checkpoint counts on them."""
+        with self.path.open("rb") as file:
+            os.fsync(file.fileno())
+
+    def close(self) -> None:
+        """Finish the event file."""
+        self._events.close()
+
+    def _add_events(self, row: Row) -> None:
+        for column in self.columns[1:]:
+            self._events.add_scalar(column.replace(".", "/"), row[column], int(row["step"]))
+        self._events.flush()
+
+
+def read_metrics(folder: Path) -> list[dict[str, float]]:
+    """The rows of a run's metrics.csv. Raises FileFormatError."""
+    path = folder / run_folder.METRICS
+    header, *rows = _parse(path)
+    try:
+        return [dict(zip(header, map(float, row), strict=True)) for row in rows]
+    except ValueError as error:
+        raise FileFormatError(f"{path} holds something that is no number ({error})") from error
+
+
+def _read(path: Path, columns: list[str]) -> list[list[str]]:
+    header, *rows = _parse(path)
+    if header != columns:
+        raise FileFormatError(f"{path} has other columns than this run; restore the file, or train anew")
+    return [row for row in rows if len(row) == len(columns)]
+
+
+def _parse(path: Path) -> list[list[str]]:
+    try:
+        with path.open(newline="") as file:
+            return list(csv.reader(file)) or [[]]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise FileFormatError(f"cannot read {path}: {error}") from error
+
+
+def _format(rows: Sequence[Sequence[str]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()

@@ -1,0 +1,411 @@
+"""The training loop: steps, updates, evaluations and checkpoints of one run, and its folder."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from edgerl import __version__, run_folder
+from edgerl.compact import file as policy_file
+from edgerl.compact.policy import CompactPolicy, make_layer
+from edgerl.compact.pruning import compact
+from edgerl.edge.replay import Batch, Boundary, Replay
+from edgerl.errors import ConfigError, FileFormatError, Interrupted, OutputError
+from edgerl.files import write_atomically
+from edgerl.training import checkpoint as checkpoint_file
+from edgerl.training.agent import Agent
+from edgerl.training.checkpoint import Checkpoint, Counters, Returns
+from edgerl.training.config import Config, Preset, from_json, make_config, to_json
+from edgerl.training.environments import Environment, Vector, make, resumes_bit_for_bit
+from edgerl.training.evaluate import evaluate, evaluation_seeds
+from edgerl.training.logs import MetricsLog
+from edgerl.training.normalizer import Normalizer
+from edgerl.training.random import Purpose, below, normal, uniform
+
+REPORT_INTERVAL = 100  # steps between two calls of a progress report
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where a run stands, for a progress display."""
+
+    step: int
+    steps: int
+    session_steps: int  # since this process took the run up
+    session_seconds: float
+    evaluation_return: float | None  # mean of the last evaluation
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A run that is complete."""
+
+    folder: Path
+    policy: Path
+    steps: int
+    final_return: float | None  # mean of the last evaluation; None where there was none
+    best_return: float | None
+    elapsed_seconds: float
+
+
+Report = Callable[[Status], None]
+Notice = Callable[[str], None]
+
+
+def train(
+    env: str | None = None,
+    *,
+    preset: Preset = "paper",
+    out: str | Path | None = None,
+    resume: str | Path | None = None,
+    report: Report = lambda _: None,
+    notice: Notice = lambda _: None,
+    **options: Any,
+) -> RunResult:
+    """Train a policy, or go on with the run folder `resume`.
+
+    env: a gymnasium id or `module:factory` (default HalfCheetah-v5). out: the run folder, which must not exist (default
+    runs/<env>-<method>-seed<n>). options: every field of edgerl.training.config by name, such as steps, seed, sparsity.
+    report: called every 100 steps. notice: called with lines that a person should read.
+
+    Raises ConfigError, EnvironmentError, OutputError, FileFormatError; Interrupted, with the state saved, after SIGINT
+    or SIGTERM (the running episode is finished first; a second signal raises KeyboardInterrupt at once).
+    """
+    if resume is not None:
+        if env is not None or out is not None or preset != "paper" or any(v is not None for v in options.values()):
+            raise ConfigError("--resume takes everything from the run; leave out all other options")
+        config = _read_config(Path(resume))
+    else:
+        config = make_config(preset, environment=env, **options)
+    environment, evaluation_environment = make(config.environment), make(config.environment)
+    if not resumes_bit_for_bit(config.environment):
+        notice(f"{config.environment} does not restart from its seed alone: a resumed run will not be bit-identical")
+    try:
+        with _numerics(config), _stop_signals() as stop:
+            agent = Agent(config, environment.n_observations, environment.n_actions)
+            folder = _create_folder(out, config) if resume is None else Path(resume)
+            with contextlib.closing(Trainer(agent, environment, evaluation_environment, folder)) as trainer:
+                notice(f"run folder {folder}; live curves: tensorboard --logdir {folder}")
+                return trainer.run(report, stop)
+    finally:
+        environment.close()
+        evaluation_environment.close()
+
+
+class Trainer:
+    """One run in one process: the agent, its environments, and the files of the run folder."""
+
+    def __init__(self, agent: Agent, environment: Environment, evaluation: Environment, folder: Path) -> None:
+        """Take up the run in `folder` from its checkpoint, or start it where there is none."""
+        self.config, self.agent, self.folder = agent.config, agent, folder
+        self.environment, self.evaluation_environment = environment, evaluation
+        schedule = self.config.schedule
+        self.normalizer = Normalizer(environment.n_observations) if self.config.normalize else None
+        self.evaluation_seeds = evaluation_seeds(self.config.seed, schedule.evaluation_episodes)
+        self.returns = Returns()
+        self.best_policy: CompactPolicy | None = None
+        self.counters = Counters()
+        self._load_checkpoint()
+        # An episode longer than the checkpoint interval is cut there: so no more than the interval and one episode lie
+        # between two checkpoints, and the replay keeps every row that the last one counts on.
+        self.longest_episode = max(schedule.checkpoint_interval, environment.maximum_episode_steps or 0)
+        self.replay = Replay(
+            folder / run_folder.REPLAY,
+            environment.n_observations,
+            environment.n_actions,
+            schedule.replay_capacity,
+            slack=schedule.checkpoint_interval + self.longest_episode,
+            count=self.counters.replay_count,
+        )
+        self.step, self.episode = self.counters.step, self.counters.episode
+        self.log = MetricsLog(folder, self._metrics_columns(), self.counters.metrics_rows)
+        self._started, self._first_step = time.monotonic(), self.step
+        self._elapsed_before = self.counters.elapsed_seconds
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self.log.close()
+        self.replay.close()
+
+    def run(self, report: Report, stop: StopFlag) -> RunResult:
+        """Train to the last step. Raises Interrupted, with a checkpoint taken, once `stop` was set."""
+        interval = self.config.schedule.checkpoint_interval
+        while self.step < self.config.schedule.steps:
+            self._run_episode(report)
+            if self.step - self.counters.step >= interval or stop.signal or self._is_complete:
+                self._save_checkpoint()
+            if stop.signal and not self._is_complete:
+                raise Interrupted(
+                    f"stopped at step {self.step}; go on with: edgerl train --resume {self.folder}", stop.signal
+                )
+        return RunResult(
+            folder=self.folder,
+            policy=self.folder / run_folder.POLICY,
+            steps=self.step,
+            final_return=self.returns.last,
+            best_return=self.returns.best,
+            elapsed_seconds=self._elapsed(),
+        )
+
+    @property
+    def _is_complete(self) -> bool:
+        return self.step >= self.config.schedule.steps
+
+    def _run_episode(self, report: Report) -> None:
+        seed = int(self.agent.draws.words(Purpose.EPISODE, self.episode, 1)[0])
+        observation = self.environment.reset(seed)
+        self._observe(observation)
+        self.episode += 1
+        for length in itertools.count(1):
+            action = self._action(observation)
+            next_observation, reward, terminated, truncated = self.environment.step(self.environment.scale(action))
+            self.step += 1
+            cut = truncated or self._is_complete or length == self.longest_episode
+            boundary = Boundary.TERMINATED if terminated else Boundary.TRUNCATED if cut else Boundary.CONTINUES
+            self.replay.append(observation, action, reward, next_observation, boundary)
+            self._observe(next_observation)
+            if self.step > self.config.schedule.start_steps:
+                self.agent.update(self._batch())
+            if self.step % self.config.schedule.evaluation_interval == 0 or self._is_complete:
+                self._evaluate()
+            if self.step % REPORT_INTERVAL == 0:
+                report(self._status())
+            if boundary is not Boundary.CONTINUES:
+                return
+            observation = next_observation
+
+    def _observe(self, observation: Vector) -> None:
+        if self.normalizer is not None:
+            self.normalizer.observe(observation)
+
+    def _normalized(self, observations: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return observations if self.normalizer is None else self.normalizer(observations)
+
+    def _action(self, observation: Vector) -> Vector:
+        """Line 7 of Algorithm 1, in [−1, 1]: the policy with exploration noise; before learning starts, uniform."""
+        draws, n_actions = self.agent.draws, self.environment.n_actions
+        if self.step < self.config.schedule.start_steps:
+            words = draws.stream(Purpose.RANDOM_ACTION, self.step, n_actions)
+            return (2 * uniform(words) - 1).astype(np.float32)
+        noise = normal(draws.stream(Purpose.EXPLORATION, self.step, n_actions + n_actions % 2))[:n_actions]
+        action = self.agent.act(self._normalized(observation)) + self.config.td3.exploration_noise * noise
+        return np.clip(action, -1, 1).astype(np.float32)
+
+    def _batch(self) -> Batch:
+        """Line 9 of Algorithm 1."""
+        td3 = self.config.td3
+        words = self.agent.draws.stream(Purpose.REPLAY, self.agent.updates + 1, td3.batch_size)
+        batch = self.replay.sample(below(words, self.replay.size), td3.discount, td3.n_step)
+        if self.normalizer is None:
+            return batch
+        return replace(
+            batch,
+            observations=self.normalizer(batch.observations),
+            next_observations=self.normalizer(batch.next_observations),
+        )
+
+    def _evaluate(self) -> None:
+        def act(observation: Vector) -> Vector:
+            return self.evaluation_environment.scale(self.agent.act(self._normalized(observation)))
+
+        returns = evaluate(self.evaluation_environment, act, self.evaluation_seeds)
+        last, best = float(returns.mean()), self.returns.best
+        self.returns = Returns(last, last if best is None else max(last, best))
+        if self.returns.best == last and self.config.policy == "best":
+            self.best_policy = self._masked_policy()
+        self.log.append(self._metrics(returns))
+
+    def _masked_policy(self) -> CompactPolicy:
+        """The actor as it is: masked weights stored at their connections, no unit removed."""
+        network, block = self.agent.actor, self.config.network.block
+        layers = [
+            make_layer(weight.detach().cpu().numpy(), bias.detach().cpu().numpy(), block)
+            for weight, bias in zip(network.online.weights, network.online.biases, strict=True)
+        ]
+        shapes = [plan.shape for plan in network.plans]
+        about = {
+            "edgerl": __version__,
+            "environment": self.config.environment,
+            "method": self.config.network.method,
+            "seed": self.config.seed,
+            "step": self.step,
+            "sparsity": 1 - sum(s.connections for s in shapes) / sum(s.positions for s in shapes),
+            "trained_connections": [shape.connections for shape in shapes],
+            "trained_architecture": "-".join(map(str, [shapes[0].n_inputs, *(s.n_outputs for s in shapes)])),
+            "evaluation_return": self.returns.last,
+        }
+        policy = CompactPolicy(
+            layers=tuple(layers),
+            action_low=self.environment.action_low,
+            action_high=self.environment.action_high,
+            observation_mean=None if self.normalizer is None else self.normalizer.mean,
+            observation_scale=None if self.normalizer is None else self.normalizer.scale,
+            metadata=about,
+        )
+        return policy.with_example(self.replay.observations(np.array([self.replay.size - 1]))[0])
+
+    def _metrics_columns(self) -> list[str]:
+        columns = ["step", "updates", "return_mean", "return_deviation", "critic_loss", "actor_loss"]
+        for kind in ("connections", "target_connections"):
+            for name, network in self.agent.networks:
+                columns += [f"{kind}.{name}.{layer}" for layer in range(len(network.plans))]
+        columns += [f"share_ever_active.{name}" for name, _ in self.agent.networks]
+        return [*columns, "elapsed_seconds"]
+
+    def _metrics(self, returns: npt.NDArray[np.float64]) -> dict[str, float | int]:
+        critic_loss, actor_loss = self.agent.take_losses()
+        row: dict[str, float | int] = {
+            "step": self.step,
+            "updates": self.agent.updates,
+            "return_mean": float(returns.mean()),
+            "return_deviation": float(returns.std()),
+            "critic_loss": critic_loss,
+            "actor_loss": actor_loss,
+            "elapsed_seconds": self._elapsed(),
+        }
+        for name, network in self.agent.networks:
+            row |= {f"connections.{name}.{layer}": n for layer, n in enumerate(network.connections())}
+            row |= {f"target_connections.{name}.{layer}": n for layer, n in enumerate(network.target_connections())}
+            row[f"share_ever_active.{name}"] = network.share_ever_active()
+        return row
+
+    def _status(self) -> Status:
+        return Status(
+            step=self.step,
+            steps=self.config.schedule.steps,
+            session_steps=self.step - self._first_step,
+            session_seconds=time.monotonic() - self._started,
+            evaluation_return=self.returns.last,
+        )
+
+    def _elapsed(self) -> float:
+        return self._elapsed_before + time.monotonic() - self._started
+
+    def _save_checkpoint(self) -> None:
+        self.replay.sync()
+        self.log.sync()
+        policy = self.best_policy or self._masked_policy()
+        tensors = self.agent.state()
+        if self.normalizer is not None:
+            tensors |= {f"normalizer.{name}": array for name, array in self.normalizer.state().items()}
+        self.counters = Counters(self.step, self.episode, self.replay.count, self.log.rows, self._elapsed())
+        checkpoint = Checkpoint(self.config, self.counters, policy, self.returns, tensors)
+        checkpoint_file.write(self.folder / run_folder.CHECKPOINT, checkpoint)
+        policy_file.save(compact(policy), self.folder / run_folder.POLICY)
+        _point_latest_to(self.folder)
+
+    def _load_checkpoint(self) -> None:
+        path = self.folder / run_folder.CHECKPOINT
+        if not path.exists():
+            return
+        checkpoint = checkpoint_file.read(path)
+        if checkpoint.config != self.config:
+            raise FileFormatError(
+                f"{path} is of another configuration than {self.folder / run_folder.CONFIG}; restore that file"
+            )
+        own = {n: a for n, a in checkpoint.tensors.items() if not n.startswith("normalizer.")}
+        rest = {n.removeprefix("normalizer."): a for n, a in checkpoint.tensors.items() if n not in own}
+        try:
+            self.agent.load_state(own)
+            if self.normalizer is not None:
+                self.normalizer.load_state(rest)
+        except ValueError as error:
+            raise FileFormatError(f"{path} is not valid: {error}; train anew") from error
+        self.counters, self.returns = checkpoint.counters, checkpoint.returns
+        if self.config.policy == "best" and self.returns.best is not None:
+            self.best_policy = checkpoint.policy
+
+
+@dataclass
+class StopFlag:
+    """The signal that asked a run to stop; 0 where none did."""
+
+    signal: int = 0
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[StopFlag]:
+    """The first SIGINT or SIGTERM sets the flag, the second leaves at once. Only the main thread can catch signals."""
+    flag = StopFlag()
+
+    def request(number: int, _: FrameType | None) -> None:
+        if flag.signal:
+            raise KeyboardInterrupt
+        flag.signal = number
+
+    if threading.current_thread() is not threading.main_thread():
+        yield flag
+        return
+    previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield flag
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _numerics(config: Config) -> Iterator[None]:
+    """The run's thread count; denormals flushed, since with weight decay dead weights decay into them, at twice the
+    time of an update."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(config.threads)
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+        torch.set_num_threads(threads)
+
+
+def _create_folder(out: str | Path | None, config: Config) -> Path:
+    """Make the run folder with its config.json: `out`, or the first free name under runs/."""
+    if out is not None:
+        folder = Path(out)
+    else:
+        stem = f"{config.environment.replace(':', '-').replace('/', '-')}-{config.network.method}-seed{config.seed}"
+        names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
+        folder = next(path for name in names if not (path := run_folder.RUNS / name).exists())
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError as error:
+        raise OutputError(f"{folder} exists already; go on with --resume {folder}, or choose another --out") from error
+    except OSError as error:
+        raise OutputError(f"cannot make {folder}: {error.strerror}; choose another --out") from error
+    write_atomically(folder / run_folder.CONFIG, to_json(config).encode())
+    return folder
+
+
+def _read_config(folder: Path) -> Config:
+    path = folder / run_folder.CONFIG
+    try:
+        data = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise FileFormatError(f"{folder} is no run folder ({path.name}: {error}); name one that train made") from error
+    if not isinstance(data, dict):
+        raise FileFormatError(f"{path} holds no JSON object; restore the file")
+    return from_json(data, str(path))
+
+
+def _point_latest_to(folder: Path) -> None:
+    """Let runs/latest name the newest run that holds a policy; runs elsewhere are named by their path."""
+    if folder.parent.resolve() != run_folder.RUNS.resolve():
+        return
+    temporary = run_folder.RUNS / f".latest-{os.getpid()}"
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(folder.name)
+    temporary.replace(run_folder.LATEST)

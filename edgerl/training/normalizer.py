@@ -1,0 +1,59 @@
+"""Running mean and variance of observations, for `--normalize`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+SMALLEST_DEVIATION = 1e-6
+"""A sensor that never moved farther keeps its unit: dividing by next to nothing would blow up its first movement."""
+
+
+class Normalizer:
+    """Mean and scale of all observations seen, by Welford's recurrence in float64."""
+
+    def __init__(self, n_observations: int) -> None:
+        self.count = 0
+        self._mean = np.zeros(n_observations)
+        self._squares = np.zeros(n_observations)  # Σ (x − mean)²
+
+    def observe(self, observation: Array) -> None:
+        """Count one observation [n]."""
+        self.count += 1
+        difference = observation - self._mean
+        self._mean += difference / self.count
+        self._squares += difference * (observation - self._mean)
+
+    @property
+    def mean(self) -> Array:
+        """float32 [n]."""
+        return self._mean.astype(np.float32)
+
+    @property
+    def scale(self) -> Array:
+        """1 / standard deviation, float32 [n]."""
+        deviation = np.sqrt(self._squares / max(self.count, 1))
+        return np.where(deviation > SMALLEST_DEVIATION, 1 / np.maximum(deviation, SMALLEST_DEVIATION), 1).astype(
+            np.float32
+        )
+
+    def __call__(self, observations: Array) -> Array:
+        """(observations − mean) · scale, float32 [..., n]."""
+        normalised: Array = (observations - self.mean) * self.scale
+        return normalised
+
+    def state(self) -> dict[str, Array]:
+        """What a resumed run needs, as arrays."""
+        return {"count": np.array(self.count, np.int64), "mean": self._mean.copy(), "squares": self._squares.copy()}
+
+    def load_state(self, arrays: dict[str, Array]) -> None:
+        """Undo `state`. Raises ValueError where the arrays do not fit."""
+        shapes = {"count": (), "mean": self._mean.shape, "squares": self._mean.shape}
+        if {name: array.shape for name, array in arrays.items()} != shapes or arrays["count"] < 0:
+            raise ValueError("the normaliser's arrays do not fit the observations")
+        self.count = int(arrays["count"])
+        self._mean, self._squares = arrays["mean"].astype(np.float64), arrays["squares"].astype(np.float64)

@@ -1,0 +1,255 @@
+"""policy.onnx: one graph from an observation to an action in the environment's own units (docs/onnx.md).
+
+    observation ▸ [Sub mean] ▸ [Mul scale] ▸ Gemm ▸ Relu ▸ … ▸ Gemm
+    ▸ Tanh ▸ Clip ▸ [Mul half_range] ▸ [Add centre] ▸ action
+
+Nodes in brackets are there only where they change something. Clip is not redundant: onnxruntime's Tanh reaches
+1.0000002, and an action must not leave its bounds. Weights stored as fp16 or int8 stand behind a Cast or a
+DequantizeLinear.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.checker
+import onnx.helper
+import onnx.numpy_helper
+import onnx.shape_inference
+from edgerl.export import ExportReport
+
+from edgerl import __version__
+from edgerl.compact.policy import Array, CompactPolicy, Layer
+from edgerl.edge.onnx_policy import METADATA_KEY, OnnxPolicy
+from edgerl.errors import CheckFailed, EdgerlError, UnsupportedModelError
+from edgerl.files import MAXIMUM_BYTES, write_atomically
+
+OPSET = 17
+IR_VERSION = 8
+"""Both old enough for the runtimes that boards have."""
+
+TOLERANCE = 1e-5
+"""Largest difference to the reference, of the action range."""
+
+EXCLUDED_BY_SPARSE = ("onnx.reference", "strict shape inference (onnx.checker with full_check)", "onnx2c")
+
+SPARSE_BYTES = 8
+"""Of the index of each connection in a sparse initialiser: onnx.checker wants INT64."""
+
+MAGNITUDES = {"ordinary": (1.0, 10.0), "extreme": (1e3, 1e6), "limit": (1e39,)}
+"""Standard deviations of the observations that a file is checked with, in the policy's own normalised units. At the
+limit of float32 sums overflow, an action may be NaN, and only its bounds are checked."""
+
+PER_MAGNITUDE = 80
+
+
+def export(policy: CompactPolicy, source_sha256: str, path: Path, sparse_initializers: bool) -> ExportReport:
+    """Write `policy` to `path`; CheckFailed, and no file, where the written file does not act like it."""
+    if sum(layer.n_inputs * layer.n_outputs for layer in policy.layers) * 4 > MAXIMUM_BYTES // 2:
+        raise UnsupportedModelError(
+            f"a dense {policy.architecture[:60]} is too large for one ONNX file; expected at most 1 GiB of weights"
+        )
+    if not policy.example_observation.size:
+        policy = policy.with_example(np.zeros(policy.n_observations, np.float32))
+    model = build_model(policy, source_sha256, sparse_initializers=sparse_initializers)
+    data: bytes = model.SerializeToString(deterministic=True)
+    n_sparse = len(model.graph.sparse_initializer)
+    differences: dict[str, float] = {}
+
+    def check(temporary: Path) -> None:
+        differences.update(verify(temporary, policy, path, shapes=n_sparse == 0))
+
+    write_atomically(path, data, check=check)
+    return ExportReport(
+        path=path,
+        format="onnx",
+        n_bytes=len(data),
+        architecture=policy.architecture,
+        opset=OPSET,
+        largest_difference=differences["ordinary"],
+        largest_difference_extreme=differences["extreme"],
+        sparse_layers=n_sparse,
+        excluded_readers=EXCLUDED_BY_SPARSE if n_sparse else (),
+    )
+
+
+@dataclass
+class _Graph:
+    """Nodes in order, each of which takes the value before it."""
+
+    sparse_initializers: bool
+    value: str = "observation"
+    nodes: list[Any] = field(default_factory=list)
+    dense: list[Any] = field(default_factory=list)
+    sparse: list[Any] = field(default_factory=list)
+
+    def constant(self, name: str, array: Array) -> str:
+        self.dense.append(onnx.numpy_helper.from_array(np.ascontiguousarray(array), name))
+        return name
+
+    def matrix(self, name: str, matrix: Array) -> str:
+        """`matrix` as a constant, in whichever form takes fewer bytes where sparse ones are wanted."""
+        positions = np.flatnonzero(matrix).astype(np.int64)
+        if not self.sparse_initializers or positions.size * (matrix.itemsize + SPARSE_BYTES) >= matrix.nbytes:
+            return self.constant(name, matrix)
+        values = onnx.numpy_helper.from_array(matrix.ravel()[positions], name)
+        indices = onnx.numpy_helper.from_array(positions, f"{name}.positions")
+        self.sparse.append(onnx.helper.make_sparse_tensor(values, indices, matrix.shape))
+        return name
+
+    def weight(self, name: str, layer: Layer) -> str:
+        """The float32 weight [n_outputs, n_inputs] of `layer`, stored in its own precision."""
+        stored = layer.stored_matrix()
+        if layer.precision == "fp32":
+            return self.matrix(name, stored)
+        inputs = [self.matrix(f"{name}.{layer.precision}", stored)]
+        if layer.scale is None:
+            node = onnx.helper.make_node("Cast", inputs, [name], name=f"{name}.cast", to=onnx.TensorProto.FLOAT)
+        else:
+            inputs.append(self.constant(f"{name}.scale", layer.scale))
+            node = onnx.helper.make_node("DequantizeLinear", inputs, [name], name=f"{name}.dequantize", axis=0)
+        self.nodes.append(node)
+        return name
+
+    def apply(self, operator: str, name: str, *constants: str, **attributes: Any) -> None:
+        node = onnx.helper.make_node(operator, [self.value, *constants], [name], name=f"{name}.node", **attributes)
+        self.nodes.append(node)
+        self.value = name
+
+
+def build_model(policy: CompactPolicy, source_sha256: str, *, sparse_initializers: bool = False) -> Any:
+    """The onnx.ModelProto of `policy`; the same policy gives the same model."""
+    graph = _Graph(sparse_initializers)
+    if policy.observation_mean is not None and policy.observation_scale is not None:
+        if np.any(policy.observation_mean != 0):
+            graph.apply("Sub", "centred", graph.constant("observation.mean", policy.observation_mean))
+        if np.any(policy.observation_scale != 1):
+            graph.apply("Mul", "normalised", graph.constant("observation.scale", policy.observation_scale))
+    for index, layer in enumerate(policy.layers):
+        if index:
+            graph.apply("Relu", f"layers.{index - 1}.active")
+        name = f"layers.{index}"
+        weight, bias = graph.weight(f"{name}.weight", layer), graph.constant(f"{name}.bias", layer.bias)
+        graph.apply("Gemm", f"{name}.sum", weight, bias, transB=1)
+    graph.apply("Tanh", "tanh")
+    bounds = (
+        graph.constant("minus_one", np.array(-1, np.float32)),
+        graph.constant("plus_one", np.array(1, np.float32)),
+    )
+    graph.apply("Clip", "bounded", *bounds)
+    centre, half_range = policy.action_scaling
+    if np.any(half_range != 1):
+        graph.apply("Mul", "scaled", graph.constant("action.half_range", half_range))
+    if np.any(centre != 0):
+        graph.apply("Add", "shifted", graph.constant("action.centre", centre))
+    graph.nodes[-1].output[0] = "action"
+    floats = onnx.TensorProto.FLOAT
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph(
+            graph.nodes,
+            "policy",
+            [onnx.helper.make_tensor_value_info("observation", floats, ["batch", policy.n_observations])],
+            [onnx.helper.make_tensor_value_info("action", floats, ["batch", policy.n_actions])],
+            graph.dense,
+            sparse_initializer=graph.sparse,
+        ),
+        producer_name="edgerl",
+        producer_version=__version__,
+        opset_imports=[onnx.helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+    )
+    onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(_metadata(policy, source_sha256), sort_keys=True)})
+    return model
+
+
+def _metadata(policy: CompactPolicy, source_sha256: str) -> dict[str, Any]:
+    """Every float32 is printed with all its digits, so that it is read back as the same number."""
+    return {
+        "version": __version__,
+        "policy_sha256": source_sha256,
+        "about": dict(policy.metadata),
+        "action": {"low": policy.action_low.tolist(), "high": policy.action_high.tolist()},
+        "example": {
+            "observation": policy.example_observation.tolist(),
+            "action": policy.example_action.tolist(),
+        },
+    }
+
+
+def verify(written: Path, policy: CompactPolicy, final: Path, *, shapes: bool) -> dict[str, float]:
+    """Largest difference between the file and `policy` per kind of observation, in shares of the action range.
+
+    Raises CheckFailed, which names the file as `final`, where the file is invalid, a difference is larger than
+    TOLERANCE and than what float32 resolves there, or an action leaves its bounds. `shapes` says whether strict shape
+    inference can read the file.
+    """
+    try:
+        onnx.checker.check_model(written.read_bytes(), full_check=shapes)
+        exported = OnnxPolicy(written)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, EdgerlError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckFailed(f"{final} was not written: the exported file is not valid ({reason})") from error
+    largest = {}
+    for kind, magnitudes in MAGNITUDES.items():
+        observations = np.concatenate([check_observations(policy, magnitude) for magnitude in magnitudes])
+        actions = np.stack([exported(observation) for observation in observations])
+        if np.any((actions < policy.action_low) | (actions > policy.action_high)):
+            raise CheckFailed(f"{final} was not written: for {kind} observations, an action leaves its bounds")
+        if kind != "limit":
+            largest[kind] = _largest_difference(policy, observations, actions, final)
+    return largest
+
+
+def check_observations(policy: CompactPolicy, magnitude: float) -> Array:
+    """Observations [PER_MAGNITUDE + 1, n], `magnitude` standard deviations wide, the policy's example among them."""
+    deviations = np.random.default_rng(0).normal(size=(PER_MAGNITUDE, policy.n_observations)) * magnitude
+    if policy.observation_mean is not None and policy.observation_scale is not None:
+        scale = policy.observation_scale.astype(np.float64)
+        deviations = policy.observation_mean + deviations / np.where(scale == 0, 1, scale)
+    largest = np.finfo(np.float32).max
+    observations = np.clip(deviations, -largest, largest).astype(np.float32)
+    return np.concatenate([policy.example_observation[None], observations])
+
+
+def _largest_difference(policy: CompactPolicy, observations: Array, actions: Array, final: Path) -> float:
+    """Of `actions` from the policy in float64, in shares of the range; CheckFailed where one is too large."""
+    span = policy.action_high.astype(np.float64) - policy.action_low
+    difference = np.abs(actions - policy(observations, np.float64)) / span
+    allowed = np.maximum(TOLERANCE, _resolution(policy, observations))
+    if not np.all(difference <= allowed):  # a NaN is no less than anything
+        worst = np.unravel_index(np.argmax(np.nan_to_num(difference, nan=np.inf) / allowed), difference.shape)
+        raise CheckFailed(
+            f"{final} was not written: its actions differ from the policy's by {difference[worst]:.2g} of the range, "
+            f"expected at most {allowed[worst]:.2g}; please report this with the policy"
+        )
+    return float(difference.max())
+
+
+def _resolution(policy: CompactPolicy, observations: Array) -> Array:
+    """What float32 rounding can change in each action [batch, m], as a share of its range.
+
+    Four standard deviations of the rounding errors before tanh, each operation's taken as independent; below TOLERANCE
+    for ordinary observations, and up to 1 where huge terms cancel.
+    """
+    unit = float(np.finfo(np.float32).eps) / 2
+    x = observations.astype(np.float64)
+    variance = np.square(unit * x)
+    if policy.observation_mean is not None and policy.observation_scale is not None:
+        mean, scale = policy.observation_mean.astype(np.float64), policy.observation_scale.astype(np.float64)
+        variance = np.square(2 * unit * (np.abs(x) + np.abs(mean)) * scale)
+        x = (x - mean) * scale
+    for index, layer in enumerate(policy.layers):
+        if index:
+            x = np.maximum(x, 0)
+        weight = layer.matrix(np.float64).T
+        terms = np.square(x) @ np.square(weight) + np.square(layer.bias.astype(np.float64))
+        variance = variance @ np.square(weight) + np.square(unit) * layer.n_inputs * terms
+        x = x @ weight + layer.bias
+    deviation = 4 * np.sqrt(variance)
+    share: Array = (np.tanh(x + deviation) - np.tanh(x - deviation)) / 2
+    return share
