@@ -12,8 +12,7 @@ from edgerl.compact.file import from_bytes, to_bytes
 from edgerl.compact.policy import CompactPolicy
 from edgerl.errors import ConfigError, nearest, require
 from edgerl.files import read_bytes, refuse_existing
-
-POLICY = "policy.safetensors"
+from edgerl.run_folder import POLICY
 
 
 @dataclass(frozen=True)
@@ -52,9 +51,8 @@ def export_policy(
     for a damaged policy, MissingExtraError, and CheckFailed, leaving no file, where the written file acts differently.
     """
     if format not in FORMATS:
-        raise ConfigError(
-            f"{format[:40]!r} is no export format; expected {', '.join(FORMATS)}{nearest(format, FORMATS)}"
-        )
+        suggestion = nearest(format, FORMATS) or f"; expected {', '.join(FORMATS)}"
+        raise ConfigError(f"{format[:40]!r} is no export format{suggestion}")
     module, requirements = FORMATS[format]
     refuse_existing(Path(path), force=force)
     for requirement in requirements:

@@ -16,7 +16,6 @@ from edgerl.errors import EdgerlError
 
 app = typer.Typer(
     name="edgerl",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -49,7 +48,7 @@ def root(
 def main() -> None:
     """Run the command line: 0 done, 1 a check failed, 2 a usage or input error, 130 interrupted (128 + SIGINT)."""
     try:
-        code = app(standalone_mode=False)
+        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except EdgerlError as error:
         code = error.exit_code
         _complain(str(error))

@@ -108,15 +108,10 @@ def _file_bytes(actor: tuple[LayerPlan, ...]) -> int:
 
 def _print(report: dict[str, Any]) -> None:
     layers = [
-        (
-            f"{name} {index + 1}",
-            f"{layer['n_inputs']}×{layer['n_outputs']}",
-            str(layer["connections"]),
-            f"{density:.1%}",
-        )
+        (f"{name} {index + 1}", f"{n_inputs}×{n_outputs}", str(count), f"{count / (n_inputs * n_outputs):.1%}")
         for name in ("actor", "critic")
         for index, layer in enumerate(report["layers"][name])
-        for density in (layer["connections"] / (layer["n_inputs"] * layer["n_outputs"]),)
+        for n_inputs, n_outputs, count in (layer.values(),)
     ]
     print_table(("layer", "inputs × outputs", "connections", "density"), layers)
     dense, sparse = report["training_flops_paper_dense"], report["training_flops_paper"]
@@ -124,6 +119,5 @@ def _print(report: dict[str, Any]) -> None:
     print(f"training FLOPs as the paper counts: {sparse:.3g}, {sparse / dense:.2f}× of dense TD3's {dense:.3g}")
     print(f"training FLOPs with targets, acting, optimiser and topology: {report['training_flops_full']:.3g}")
     print(f"inference FLOPs: {report['inference_flops']} of {report['inference_flops_dense']}")
-    print(
-        f"compact fp32 file of the actor, while no unit is dead: {human_bytes(report['bytes'])} ({report['bytes']} bytes)"
-    )
+    size = report["bytes"]
+    print(f"compact fp32 file of the actor, while no unit is dead: {human_bytes(size)} ({size} bytes)")

@@ -19,7 +19,7 @@ app = typer.Typer(
 
 @app.command("list")
 def list_devices(as_json: Json = False) -> None:
-    """List the devices that come with edgerl, with their usable memory.
+    """List the devices that come with edgerl.
 
     Example: edgerl devices list
     """
@@ -71,7 +71,7 @@ def show(
 def validate(
     files: Annotated[list[Path], typer.Argument(metavar="FILE.toml...", help="Device profiles to check.")],
 ) -> None:
-    """Check device profiles; the first problem is named, with exit code 2.
+    """Check device profiles of your own.
 
     Example: edgerl devices validate my-board.toml
     """

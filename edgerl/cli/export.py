@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from edgerl.cli.models import POLICY, find_model
+from edgerl.cli.models import find_model
 from edgerl.cli.output import Force, Json, human_bytes, note, print_json
+from edgerl.run_folder import POLICY
 
 
 def command(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgerl.cli.models import POLICY
 from edgerl.cli.output import Json, human_bytes, print_json, print_table
 from edgerl.errors import FileFormatError, UnsupportedModelError
 
@@ -22,14 +21,12 @@ Description = dict[str, Any]
 
 
 def command(
-    file: Annotated[
-        Path, typer.Argument(help="A policy, checkpoint, ONNX model, replay, device profile or run folder.")
-    ],
+    file: Annotated[Path, typer.Argument(help="Policy, checkpoint, ONNX model, replay, device profile or run folder.")],
     json: Json = False,
 ) -> None:
     """Say what a file is: kind, environment, sizes, sparsity, action contract, hash, versions.
 
-    The whole file is checked on the way; a damaged one is named as such.
+    The whole file is checked on the way, and a damaged one is named as such.
 
     Example: edgerl info runs/latest/policy.safetensors
     """
@@ -37,31 +34,206 @@ def command(
     if json:
         print_json(description)
         return
-    layers = description.pop("layers", None)
-    for name, value in _flat(description):
-        print(f"{name:<24} {value}")
+    layers = description.pop("layers", [])
+    lines = list(_lines(description))
+    width = max(len(name) for name, _ in lines)
+    for name, value in lines:
+        print(f"{name:<{width}}  {value}")
     if layers:
-        columns = ("layer", "connections", "density", "precision", "block", "stored", "bytes")
-        print_table(columns, (_row(index, layer) for index, layer in enumerate(layers)))
+        print_table(
+            [name.replace("_", " ") for name in layers[0]], ([_text(v) for v in row.values()] for row in layers)
+        )
 
 
 def describe(path: Path) -> Description:
-    """What `path` is, as a JSON object. Raises an EdgerlError where it is nothing known, or damaged."""
+    """What `path` is, as a JSON object. Raises FileFormatError where it is nothing known, or damaged."""
     if path.is_dir():
         return _run_folder(path)
-    readers: dict[str, Callable[[Path, bytes], Description]] = {
-        ".safetensors": _tensor_file,
-        ".onnx": _onnx,
-        ".toml": _device,
-        ".bin": _replay,
+    if path.suffix not in _READERS:
+        problem = f"has the suffix {path.suffix!r}" if path.exists() else "is not there"
+        raise FileFormatError(f"{path} {problem}; expected a run folder or a file of {', '.join(_READERS)}")
+    return {"file": str(path), **_READERS[path.suffix](path)}
+
+
+def _run_folder(path: Path) -> Description:
+    from edgerl import run_folder
+
+    models = (run_folder.CHECKPOINT, run_folder.POLICY, run_folder.ONNX)
+    names = (run_folder.CONFIG, run_folder.METRICS, run_folder.REPLAY, *models)
+    found = [path / name for name in names if (path / name).is_file()]
+    if not found:
+        raise FileFormatError(f"{path} holds none of {', '.join(names)}; expected a run folder")
+    return {
+        "file": str(path),
+        "kind": "run folder",
+        "files": {file.name: human_bytes(file.stat().st_size) for file in found},
+        **{file.name: describe(file) for file in found if file.name in models},
     }
-    if path.suffix not in readers:
-        what = f"has the suffix {path.suffix!r}" if path.exists() else "is not there"
-        raise FileFormatError(f"{path} {what}; expected a run folder or a file of {', '.join(readers)}")
-    if path.suffix == ".bin":  # a replay may be larger than memory
-        return _replay(path, b"")
-    from edgerl.files import read_bytes
+
+
+def _tensor_file(path: Path) -> Description:
+    from edgerl.compact.file import KIND, VERSION, from_bytes
+    from edgerl.files import read_bytes, tensor_file_kind
 
     data = read_bytes(path)
-    file = {"file": str(path), "bytes": len(data), "sha256": sha256(data).hexdigest()}
-    return readers[path.suffix](path, data) | file
+    kind = tensor_file_kind(data, path)
+    if kind == "checkpoint":
+        return _checkpoint(path, data)
+    policy = from_bytes(data, path)  # names the kind that it found where this is none either
+    return {"kind": KIND, "format_version": VERSION, **_size(data), **_policy(policy)}
+
+
+def _policy(policy: CompactPolicy) -> Description:
+    from edgerl.profiling.model import policy_rows
+
+    return {
+        "environment": policy.metadata.get("environment"),
+        **_network(policy_rows(policy).layers),
+        "normalized_observations": policy.observation_mean is not None,
+        "action": {"low": policy.action_low.tolist(), "high": policy.action_high.tolist()},
+        "about": dict(policy.metadata),
+        "layers": [
+            {
+                **_layer(index, layer.n_inputs, layer.n_outputs, layer.connections, layer.precision),
+                "block": layer.block,
+                "layout": "sparse" if layer.is_sparse else "dense",
+                "bytes": layer.n_bytes,
+            }
+            for index, layer in enumerate(policy.layers)
+        ],
+    }
+
+
+def _checkpoint(path: Path, data: bytes) -> Description:
+    from edgerl.training import checkpoint
+
+    state = checkpoint.read(path)
+    return {
+        "kind": checkpoint.KIND,
+        "format_version": checkpoint.VERSION,
+        **_size(data),
+        "environment": state.config.environment,
+        "tensors": len(state.tensors),
+        "tensor_bytes": sum(tensor.nbytes for tensor in state.tensors.values()),
+        "counters": asdict(state.counters),
+        "returns": asdict(state.returns),
+        "policy": _policy(state.policy),
+        "config": asdict(state.config),
+    }
+
+
+def _onnx(path: Path) -> Description:
+    from edgerl.edge.onnx_policy import OnnxPolicy
+    from edgerl.errors import require
+    from edgerl.files import read_bytes
+
+    policy, data = OnnxPolicy(path), read_bytes(path)
+    model = require("onnx", "export").load_model_from_string(data)
+    metadata = policy.metadata
+    return {
+        "kind": "onnx",
+        **_size(data),
+        "environment": metadata.get("about", {}).get("environment"),
+        "producer": f"{model.producer_name} {model.producer_version}".strip(),
+        "ir_version": model.ir_version,
+        "opset": {opset.domain or "ai.onnx": opset.version for opset in model.opset_import},
+        "n_observations": policy.n_observations,
+        "n_actions": policy.n_actions,
+        "sparse_initializers": len(model.graph.sparse_initializer),
+        "operators": " ".join(node.op_type for node in model.graph.node),
+        **_perceptron(path),
+        **{key: metadata[key] for key in ("action", "policy_sha256", "about") if key in metadata},
+    }
+
+
+def _perceptron(path: Path) -> Description:
+    """The layers of an ONNX model, where it is a perceptron."""
+    from edgerl.profiling.onnx_graph import read_onnx
+
+    try:
+        rows = read_onnx(path).layers
+    except UnsupportedModelError:
+        return {"architecture": None}
+    layers = [_layer(index, r.n_inputs, r.n_outputs, r.connections, r.precision) for index, r in enumerate(rows)]
+    return {**_network(rows), "layers": layers}
+
+
+def _device(path: Path) -> Description:
+    from edgerl.profiling.device import load_device
+
+    device = load_device(path)
+    return {
+        "kind": "device profile",
+        "id": device.id,
+        "name": device.name,
+        "device_kind": device.kind,
+        "core": f"{device.cpu.core_count.value:g} × {device.cpu.core}, {device.cpu.clock_mhz.value:g} MHz",
+        "runtimes": [runtime.name for runtime in device.runtimes if runtime.available],
+        "budgets": {name: budget["value"] for name, budget in asdict(device.budgets).items()},
+    }
+
+
+def _replay(path: Path) -> Description:
+    from edgerl.edge.replay import Replay
+
+    replay = Replay.open_recorded(path, 0)
+    try:
+        return {
+            "kind": "replay",
+            "bytes": path.stat().st_size,
+            "n_observations": replay.n_observations,
+            "n_actions": replay.n_actions,
+            "capacity": replay.capacity,
+            "slack": replay.slack,
+        }
+    finally:
+        replay.close()
+
+
+_READERS: dict[str, Callable[[Path], Description]] = {
+    ".safetensors": _tensor_file,
+    ".onnx": _onnx,
+    ".toml": _device,
+    ".bin": _replay,
+}
+
+
+def _size(data: bytes) -> Description:
+    return {"bytes": len(data), "sha256": sha256(data).hexdigest()}
+
+
+def _network(layers: tuple[LayerRow, ...]) -> Description:
+    connections, positions = sum(r.connections for r in layers), sum(r.positions for r in layers)
+    return {
+        "architecture": "-".join(map(str, [layers[0].n_inputs, *(r.n_outputs for r in layers)])),
+        "connections": connections,
+        "sparsity": 1 - connections / positions,
+    }
+
+
+def _layer(index: int, n_inputs: int, n_outputs: int, connections: int, precision: str) -> Description:
+    return {
+        "layer": index,
+        "inputs": n_inputs,
+        "outputs": n_outputs,
+        "connections": connections,
+        "density": connections / (n_inputs * n_outputs),
+        "precision": precision,
+    }
+
+
+def _lines(description: Description, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """(name, text) of every value, those of inner objects under a dotted name."""
+    for name, value in description.items():
+        if isinstance(value, dict):
+            yield from _lines(value, f"{prefix}{name}.")
+        elif name != "layers":
+            yield f"{prefix}{name}", _text(value)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list):
+        return ", ".join(map(_text, value))
+    return "–" if value is None else str(value)

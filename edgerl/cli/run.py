@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgerl.cli.models import ONNX, POLICY, find_model
+from edgerl.cli.models import find_model
 from edgerl.cli.output import Json, human_seconds, note, print_json
 from edgerl.errors import ConfigError, UnsupportedModelError
+from edgerl.run_folder import ONNX, POLICY
 
 if TYPE_CHECKING:
     import numpy as np
@@ -129,7 +130,9 @@ def _print(path: Path, environment: str, statistics: ControlStatistics, simulati
     print(f"{path} in {environment}: {statistics.cycles} actions in {human_seconds(statistics.seconds)}")
     print(f"latency of the policy      {_spread(statistics.latency)}")
     print(f"jitter (lateness of cycle) {_spread(statistics.jitter)}")
-    print(f"missed deadlines           {statistics.missed_deadlines} of {statistics.cycles} at {statistics.rate_hz:g} Hz")
+    print(
+        f"missed deadlines           {statistics.missed_deadlines} of {statistics.cycles} at {statistics.rate_hz:g} Hz"
+    )
     print(f"skipped ticks              {statistics.skipped_ticks}")
     for cause, count in statistics.fallbacks.items():
         if count:
@@ -138,8 +141,8 @@ def _print(path: Path, environment: str, statistics: ControlStatistics, simulati
         print(f"last error of the policy: {statistics.last_error}")
     for index, episode in enumerate(simulation.finished, 1):
         print(f"episode {index}: return {episode['return']:.1f} in {episode['steps']} steps")
-    if simulation.unfinished["steps"]:
-        print(f"unfinished episode: return {simulation.unfinished['return']:.1f} in {simulation.unfinished['steps']} steps")
+    if rest := simulation.unfinished["steps"]:
+        print(f"unfinished episode: return {simulation.unfinished['return']:.1f} in {rest} steps")
 
 
 def _spread(spread: Spread) -> str:

@@ -117,7 +117,7 @@ def profile(
     """
     rows = policy_rows(model) if isinstance(model, CompactPolicy) else read_model(Path(model))
     device = device if isinstance(device, Device) else find_device(device)
-    chosen = device.runtime(runtime or device.default_runtime)
+    chosen = device.runtime(device.default_runtime if runtime is None else runtime)
     figures = _figures(device, chosen)
     works = [_work(layer, chosen, figures) for layer in rows.layers]
     rate = _given("the rate", rate_hz, device.budgets.rate_hz)
@@ -131,7 +131,7 @@ def profile(
         is_default_runtime=chosen.name == device.default_runtime,
         execution="dense" if chosen.name == "onnxruntime" else "connections",
         rate_hz=rate.value,
-        layers=tuple(_layer_report(layer, chosen, work) for layer, work in zip(rows.layers, works, strict=True)),
+        layers=tuple(_layer_report(layer, work) for layer, work in zip(rows.layers, works, strict=True)),
         memory=_memory(rows, device, chosen, figures, budget_memory_bytes),
         flash=_flash(rows, device, chosen, figures, budget_flash_bytes),
         flops=_flops(works, device, chosen, figures, rate, budget_flops),
@@ -149,14 +149,13 @@ def _figures(device: Device, runtime: Runtime) -> RuntimeFigures:
 def _work(layer: LayerRow, runtime: Runtime, figures: RuntimeFigures) -> LayerWork:
     """What one execution of the layer takes: onnxruntime makes every matrix dense, the others read what is stored."""
     if runtime.name == "onnxruntime":
-        resident = _onnxruntime_bytes(layer)
-        is_unpacked = layer.precision == "int8"
-        return LayerWork(layer.positions, resident, UNPACKED_INT8_COST_RATIO if is_unpacked else 1.0)
+        ratio = UNPACKED_INT8_COST_RATIO if layer.precision == "int8" else 1.0
+        return LayerWork(layer.positions, _onnxruntime_bytes(layer), ratio)
     if not layer.is_sparse:
         return LayerWork(layer.stored_weights, layer.stored_bytes, 1.0)
-    ratio = figures.sparse_block_1_cost_ratio if layer.block == 1 else figures.sparse_block_4_cost_ratio
-    assert ratio is not None
-    return LayerWork(layer.stored_weights, layer.stored_bytes, ratio.value)
+    sparse_ratio = figures.sparse_block_1_cost_ratio if layer.block == 1 else figures.sparse_block_4_cost_ratio
+    assert sparse_ratio is not None
+    return LayerWork(layer.stored_weights, layer.stored_bytes, sparse_ratio.value)
 
 
 def _onnxruntime_bytes(layer: LayerRow) -> int:
@@ -166,14 +165,14 @@ def _onnxruntime_bytes(layer: LayerRow) -> int:
     return FLOAT_BYTES * (layer.positions + layer.n_outputs)
 
 
-def _layer_report(layer: LayerRow, runtime: Runtime, work: LayerWork) -> LayerReport:
+def _layer_report(layer: LayerRow, work: LayerWork) -> LayerReport:
     return LayerReport(
         inputs=layer.n_inputs,
         outputs=layer.n_outputs,
         connections=layer.connections,
         macs=work.multiply_adds,
         flops=FLOPS_PER_MULTIPLY_ADD * work.multiply_adds,
-        bytes=_onnxruntime_bytes(layer) if runtime.name == "onnxruntime" else layer.stored_bytes,
+        bytes=work.bytes_read,
     )
 
 

@@ -142,6 +142,7 @@ class SparseNetwork:
                 tensor.masked_fill_(changed, 0)
         self._update_gradient_masks()
 
+    @torch.no_grad()
     def soft_update(self, fraction: float) -> None:
         """The moving average of Algorithm 1, then TargetSparsityMaintenance: no target has more than its online net."""
         torch._foreach_lerp_(list(self.target.parameters()), list(self.online.parameters()), fraction)

@@ -1,0 +1,357 @@
+"""ControlLoop on a clock that the tests own: when each action is sent, and which."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from edgerl.edge import ControlLoop
+from edgerl.edge.control import Histogram
+from edgerl.errors import ConfigError
+
+Array = npt.NDArray[Any]
+
+FALLBACK = np.array([9.0, -9.0], np.float32)
+PERIOD = 10_000_000  # ns, at 100 Hz
+READING = 1_000  # ns that each look at the clock takes
+
+
+class FakeClock:
+    """Time that passes only when someone looks, sleeps or works."""
+
+    def __init__(self, oversleeps: int = 0) -> None:
+        self.now = 5_000_000_000_000
+        self.oversleeps = oversleeps
+
+    def __call__(self) -> int:
+        self.now += READING
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        assert seconds > 0
+        self.now += round(seconds * 1e9) + self.oversleeps
+
+    def work(self, nanoseconds: int) -> None:
+        self.now += nanoseconds
+
+
+class Robot:
+    """Records what was sent and when; each part can be made to misbehave in one cycle."""
+
+    def __init__(self, clock: FakeClock, inference: int = 100_000) -> None:
+        self.clock = clock
+        self.inference = inference  # ns
+        self.sent: list[tuple[int, Array]] = []
+        self.reads = 0
+        self.calls = 0
+        self.on_read: dict[int, Callable[[], Any]] = {}
+        self.on_call: dict[int, Callable[[], Any]] = {}
+        self.on_send: dict[int, Callable[[], Any]] = {}
+
+    def read(self) -> Any:
+        self.reads += 1
+        return self.on_read.get(self.reads - 1, lambda: [0.0, 1.0, 2.0])()
+
+    def policy(self, observation: Array) -> Any:
+        assert observation.dtype == np.float32
+        self.calls += 1
+        self.clock.work(self.inference)
+        return self.on_call.get(self.calls - 1, lambda: np.array([self.calls - 1, 0.5], np.float32))()
+
+    def send(self, action: Array) -> None:
+        self.sent.append((self.clock.now, action))
+        self.on_send.get(len(self.sent) - 1, lambda: None)()
+
+    def loop(self, rate_hz: float = 100.0) -> ControlLoop:
+        return ControlLoop(
+            self.policy, self.read, self.send, rate_hz, FALLBACK, clock=self.clock, sleep=self.clock.sleep
+        )
+
+    def fallbacks(self) -> list[int]:
+        """Which of the sent actions were the fallback."""
+        return [index for index, (_, action) in enumerate(self.sent) if np.array_equal(action, FALLBACK)]
+
+
+@pytest.fixture
+def robot() -> Robot:
+    return Robot(FakeClock())
+
+
+def later(robot: Robot, nanoseconds: int, then: Any = None) -> Callable[[], Any]:
+    def work() -> Any:
+        robot.clock.work(nanoseconds)
+        return np.zeros(2, np.float32) if then is None else then
+
+    return work
+
+
+def raising(error: BaseException) -> Callable[[], Any]:
+    def fail() -> Any:
+        raise error
+
+    return fail
+
+
+def test_every_tick_gets_its_action(robot: Robot) -> None:
+    statistics = robot.loop().run(1.0)
+    assert statistics.cycles == len(robot.sent) == 100
+    assert [action[0] for _, action in robot.sent] == list(range(100))
+    assert (statistics.missed_deadlines, statistics.skipped_ticks) == (0, 0)
+    assert set(statistics.fallbacks.values()) == {0}
+    assert statistics.seconds == pytest.approx(1.0, abs=1e-4)
+
+
+@pytest.mark.parametrize("rate_hz", [100.0, 300.0, 7.0, 333.3])
+def test_ticks_do_not_drift(rate_hz: float) -> None:
+    clock = FakeClock(oversleeps=30_000)
+    robot = Robot(clock)
+    start = clock.now
+    robot.loop(rate_hz).run(1000 / rate_hz)
+    moments = np.array([moment for moment, _ in robot.sent])
+    ideal = start + np.arange(1000) * 1e9 / rate_hz + robot.inference
+    assert len(moments) == 1000
+    assert np.ptp(moments - ideal) < 30_000  # constant lateness within a few looks at the clock, no slope
+    assert abs(moments - ideal).max() < 50_000
+
+
+def test_sleep_ends_before_the_tick_and_the_rest_is_waited_awake() -> None:
+    clock = FakeClock(oversleeps=150_000)  # as Linux does; less than the final wait of 200 µs
+    robot = Robot(clock)
+    assert robot.loop().run(1.0).jitter.maximum < 10e-6
+    late = FakeClock(oversleeps=400_000)
+    assert Robot(late).loop().run(1.0).jitter.median == pytest.approx(200e-6, rel=0.05)
+
+
+def test_a_late_action_is_discarded_for_the_fallback(robot: Robot) -> None:
+    robot.on_call[3] = later(robot, int(1.2 * PERIOD))
+    statistics = robot.loop().run(0.1)
+    assert robot.fallbacks() == [3]
+    assert statistics.fallbacks["missed_deadline"] == statistics.missed_deadlines == 1
+    # It goes out as soon as the policy returns; the tick that is due then runs at once, none is skipped.
+    start = robot.sent[0][0]
+    assert robot.sent[3][0] - start == pytest.approx(4.2 * PERIOD, abs=0.02 * PERIOD)
+    assert robot.sent[4][0] - start == pytest.approx(4.2 * PERIOD, abs=0.05 * PERIOD)
+    assert robot.sent[5][0] - start == pytest.approx(5.0 * PERIOD, abs=0.02 * PERIOD)
+    assert (statistics.cycles, statistics.skipped_ticks) == (10, 0)
+
+
+def test_ticks_that_passed_wholly_are_skipped_not_made_up_for(robot: Robot) -> None:
+    robot.on_call[3] = later(robot, int(3.5 * PERIOD))  # from tick 3 to 6.5: ticks 4 and 5 passed, 6 is due
+    statistics = robot.loop().run(0.1)
+    assert (statistics.cycles, statistics.skipped_ticks, statistics.missed_deadlines) == (8, 2, 1)
+    start = robot.sent[0][0]
+    assert robot.sent[4][0] - start == pytest.approx(6.5 * PERIOD, abs=0.05 * PERIOD)
+    assert robot.sent[5][0] - start == pytest.approx(7 * PERIOD, abs=0.02 * PERIOD)
+    assert statistics.jitter.maximum == pytest.approx(0.5 * PERIOD / 1e9, rel=0.05)
+
+
+def test_a_policy_that_is_always_late_only_ever_sends_the_fallback(robot: Robot) -> None:
+    robot.inference = int(1.5 * PERIOD)
+    statistics = robot.loop().run(0.3)
+    assert robot.fallbacks() == list(range(len(robot.sent)))
+    assert statistics.missed_deadlines == statistics.cycles
+    assert statistics.cycles + statistics.skipped_ticks == 30
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e300])
+def test_an_observation_that_is_not_finite_never_reaches_the_policy(robot: Robot, value: float) -> None:
+    robot.on_read[2] = lambda: [0.0, value, 0.0]
+    statistics = robot.loop().run(0.05)
+    assert robot.fallbacks() == [2]
+    assert robot.calls == 4
+    assert statistics.fallbacks["observation_not_finite"] == 1
+    assert statistics.latency.count == 4
+
+
+def test_a_failed_inference_sends_the_fallback_and_is_named(robot: Robot) -> None:
+    robot.on_call[1] = raising(RuntimeError("no memory"))
+    statistics = robot.loop().run(0.05)
+    assert robot.fallbacks() == [1]
+    assert statistics.fallbacks["inference_failed"] == 1
+    assert statistics.last_error == "RuntimeError: no memory"
+
+
+@pytest.mark.parametrize("answer", [np.zeros(3), np.float32(0), [[0.0, 0.0]], None, "left"])
+def test_an_action_of_another_shape_is_a_failed_inference(robot: Robot, answer: Any) -> None:
+    robot.on_call[1] = lambda: answer
+    statistics = robot.loop().run(0.05)
+    assert robot.fallbacks() == [1]
+    assert statistics.fallbacks["inference_failed"] == 1
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1e300])
+def test_an_action_that_is_not_finite_is_not_sent(robot: Robot, value: float) -> None:
+    robot.on_call[4] = lambda: np.array([0.0, value])
+    statistics = robot.loop().run(0.05)
+    assert robot.fallbacks() == [4]
+    assert statistics.fallbacks["action_not_finite"] == 1
+
+
+def test_a_fallback_has_one_cause_and_a_deadline_counts_whatever_was_sent(robot: Robot) -> None:
+    robot.on_call[1] = later(robot, int(1.2 * PERIOD), then=np.array([math.nan, 0]))
+    statistics = robot.loop().run(0.05)
+    assert statistics.fallbacks["action_not_finite"] == 1
+    assert statistics.fallbacks["missed_deadline"] == 0
+    assert statistics.missed_deadlines == 1
+
+
+def test_the_fallback_cannot_be_changed_by_who_receives_it(robot: Robot) -> None:
+    for cycle in (1, 2):
+        robot.on_call[cycle] = raising(ValueError())
+    robot.on_send[1] = lambda: robot.sent[1][1].fill(0)
+    robot.loop().run(0.05)
+    assert np.array_equal(robot.sent[2][1], FALLBACK)
+
+
+def test_latency_is_that_of_the_policy_alone(robot: Robot) -> None:
+    robot.on_call[7] = later(robot, 2_000_000)
+    statistics = robot.loop().run(0.5)
+    assert statistics.latency.median == pytest.approx(100e-6, rel=0.03)
+    assert statistics.latency.maximum == pytest.approx(2.1e-3, rel=0.01)
+    assert statistics.latency.count == 50
+
+
+@pytest.mark.parametrize("error", [OSError("sensor"), KeyboardInterrupt()])
+def test_where_a_sensor_fails_the_fallback_is_sent_last(robot: Robot, error: BaseException) -> None:
+    robot.on_read[3] = raising(error)
+    loop = robot.loop()
+    with pytest.raises(type(error), match=str(error)):
+        loop.run(1.0)
+    assert robot.fallbacks() == [3]
+    assert loop.statistics().cycles == 3
+
+
+def test_where_the_actuator_fails_its_own_error_is_reported(robot: Robot) -> None:
+    robot.on_send[2] = raising(OSError("bus off"))
+    robot.on_send[3] = raising(OSError("bus still off"))
+    with pytest.raises(OSError, match="bus off"):
+        robot.loop().run(1.0)
+    assert robot.fallbacks() == [3]
+
+
+def test_stop_ends_the_run_after_the_cycle(robot: Robot) -> None:
+    loop = robot.loop()
+    robot.on_send[4] = loop.stop
+    assert loop.run().cycles == 5
+    assert robot.fallbacks() == []
+
+
+def test_a_stop_before_the_run_counts_once(robot: Robot) -> None:
+    loop = robot.loop()
+    loop.stop()
+    assert loop.run().cycles == 0
+    assert loop.run(0.05).cycles == 5
+
+
+def test_a_second_run_begins_its_statistics_anew(robot: Robot) -> None:
+    loop = robot.loop()
+    robot.on_call[0] = raising(ValueError("once"))
+    assert loop.run(0.1).fallbacks["inference_failed"] == 1
+    again = loop.run(0.1)
+    assert (again.cycles, again.fallbacks["inference_failed"], again.last_error) == (10, 0, "")
+
+
+def test_statistics_are_frozen(robot: Robot) -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError, match="cannot assign"):
+        robot.loop().run(0.05).cycles = 0  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+@pytest.mark.parametrize("fails", [True, False])
+def test_the_garbage_collector_is_left_as_found(robot: Robot, enabled: bool, fails: bool) -> None:
+    seen = []
+    robot.on_send[1] = lambda: seen.append((gc.isenabled(), gc.get_freeze_count() > 0))
+    if fails:
+        robot.on_send[2] = raising(OSError("stop here"))
+    was_enabled, frozen_before = gc.isenabled(), gc.get_freeze_count()
+    (gc.enable if enabled else gc.disable)()
+    try:
+        try:
+            robot.loop().run(0.05)
+        except OSError:
+            assert fails
+        assert seen == [(False, True)]
+        assert gc.isenabled() == enabled
+        assert gc.get_freeze_count() == frozen_before
+    finally:
+        (gc.enable if was_enabled else gc.disable)()
+
+
+def test_cycles_of_references_do_not_pile_up(robot: Robot) -> None:
+    class Node:
+        alive = 0
+
+        def __init__(self) -> None:
+            self.me = self
+            Node.alive += 1
+
+        def __del__(self) -> None:
+            Node.alive -= 1
+
+    largest = []
+
+    def litter() -> list[float]:
+        Node()
+        largest.append(Node.alive)
+        return [0.0]
+
+    ControlLoop(robot.policy, litter, robot.send, 100.0, FALLBACK, clock=robot.clock, sleep=robot.clock.sleep).run(20)
+    assert max(largest) <= 256 + 1
+
+
+@pytest.mark.parametrize("rate", [0, -1, math.nan, math.inf, 1e7])
+def test_an_impossible_rate_is_refused(robot: Robot, rate: float) -> None:
+    with pytest.raises(ConfigError, match=r"the rate is .* Hz; expected above 0"):
+        robot.loop(rate)
+
+
+@pytest.mark.parametrize("seconds", [0, -1, math.nan, math.inf])
+def test_an_impossible_duration_is_refused(robot: Robot, seconds: float) -> None:
+    with pytest.raises(ConfigError, match=r"the loop is to run for .* s; expected above 0"):
+        robot.loop().run(seconds)
+
+
+@pytest.mark.parametrize("fallback", [[math.nan], 0.0, [[0.0]]])
+def test_an_impossible_fallback_is_refused(robot: Robot, fallback: Any) -> None:
+    with pytest.raises(ConfigError, match=r"the fallback action is .*; expected a vector of finite numbers"):
+        ControlLoop(robot.policy, robot.read, robot.send, 100.0, fallback)
+
+
+def test_a_histogram_agrees_with_sorting() -> None:
+    values = np.random.default_rng(0).lognormal(10, 3, 20_000).astype(np.int64)
+    histogram = Histogram()
+    for value in values.tolist():
+        histogram.add(value)
+    for share in (0.001, 0.1, 0.5, 0.99, 0.999, 1.0):
+        exact = int(np.sort(values)[math.ceil(share * len(values)) - 1])
+        assert exact <= histogram.quantile(share) <= exact * (1 + 1 / 64)
+    assert histogram.spread().maximum == values.max() / 1e9
+
+
+def test_a_histogram_takes_every_number_without_growing() -> None:
+    histogram = Histogram()
+    assert histogram.spread() == (empty := type(histogram.spread())(0, 0.0, 0.0, 0.0)), empty
+    size = len(histogram._counts)
+    for value in (-1, 0, 1, 63, 64, 65, 127, 128, (1 << 62) - 1, 1 << 62, (1 << 63) - 1, 1 << 80):
+        histogram.add(value)
+    assert len(histogram._counts) == size
+    assert histogram.quantile(1.0) == (1 << 63) - 1
+    assert histogram.quantile(0.25) == 1
+
+
+def test_in_real_time(robot: Robot) -> None:
+    begin = time.monotonic()
+    loop = ControlLoop(lambda _: np.zeros(2, np.float32), lambda: np.zeros(3), robot.send, 200.0, FALLBACK)
+    statistics = loop.run(0.2)
+    assert time.monotonic() - begin >= 0.2
+    assert statistics.cycles + statistics.skipped_ticks == 40
+    assert statistics.cycles == len(robot.sent)
+    assert statistics.latency.median <= statistics.latency.p99 <= statistics.latency.maximum < 0.2

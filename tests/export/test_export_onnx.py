@@ -1,0 +1,356 @@
+"""The exported graph, against torch in float64 and against onnx's own interpreter."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx.reference
+import onnxruntime
+import pytest
+import torch
+from edgerl.export import export_policy
+from edgerl.export import onnx as onnx_export
+
+import edgerl
+from edgerl.compact.file import save, to_bytes
+from edgerl.compact.policy import CompactPolicy, make_layer
+from edgerl.errors import CheckFailed, ConfigError, FileFormatError, MissingExtraError, OutputError
+
+Array = npt.NDArray[Any]
+
+
+def run(path: Path, observations: Array) -> Array:
+    """Actions [batch, m] by onnxruntime with its default options."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+    actions: Array = session.run(["action"], {"observation": observations})[0]
+    return actions
+
+
+def reference(path: Path, observations: Array) -> Array:
+    """Actions [batch, m] by onnx's own interpreter, which shares no code with onnxruntime."""
+    model = onnx.load(path)
+    # onnx 1.23 has no DequantizeLinear below opset 19 there; for int8 the operator is the same in both.
+    model.opset_import[0].version = 19
+    actions: Array = onnx.reference.ReferenceEvaluator(model).run(None, {"observation": observations})[0]
+    return actions
+
+
+def torch_actions(made: Any, observations: Array) -> Array:
+    """What the graph must compute, in torch and float64, from the numbers the policy was made from."""
+    x = (torch.from_numpy(observations.astype(np.float64)) - torch.from_numpy(made.mean)) * torch.from_numpy(made.scale)
+    for index, (weight, bias) in enumerate(zip(made.weights, made.biases, strict=True)):
+        x = torch.nn.functional.linear(torch.relu(x) if index else x, torch.from_numpy(weight), torch.from_numpy(bias))
+    low, high = (torch.from_numpy(b.astype(np.float64)) for b in (made.policy.action_low, made.policy.action_high))
+    actions: Array = (low + (high - low) * (torch.tanh(x) + 1) / 2).numpy()
+    return actions
+
+
+def observations_of(made: Any, count: int, magnitude: float = 1.0) -> Array:
+    deviations = np.random.default_rng(7).normal(size=(count, len(made.mean))) * magnitude
+    return (made.mean + deviations / made.scale).astype(np.float32)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "policy.onnx"
+
+
+@pytest.mark.parametrize("widths", [(17, 32, 32, 6), (3, 5, 7, 1), (1, 1), (11, 6)], ids=str)
+@pytest.mark.parametrize("normalize", [False, True], ids=["raw", "normalized"])
+@pytest.mark.parametrize("block", [1, 4])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_actions_are_those_of_torch(
+    make_policy: Any, path: Path, precision: str, block: int, normalize: bool, widths: tuple[int, ...]
+) -> None:
+    made = make_policy(widths, precision, block, normalize)
+    export_policy(made.policy, "onnx", path)
+    observations = observations_of(made, 1000)
+    expected = torch_actions(made, observations)
+    span = made.policy.action_high.astype(np.float64) - made.policy.action_low
+    assert np.max(np.abs(run(path, observations) - expected) / span) < 1e-5
+    independent = reference(path, observations[:50])
+    assert np.max(np.abs(independent - expected[:50]) / span) < 1e-5
+
+
+@pytest.mark.parametrize("magnitude", [1e2, 1e4, 1e6])
+def test_extreme_observations_saturate_as_in_torch(make_policy: Any, path: Path, magnitude: float) -> None:
+    made = make_policy()
+    export_policy(made.policy, "onnx", path)
+    observations = observations_of(made, 1000, magnitude)
+    expected, actions = torch_actions(made, observations), run(path, observations)
+    low, high = made.policy.action_low.astype(np.float64), made.policy.action_high.astype(np.float64)
+    unit = 2 * (expected - low) / (high - low) - 1
+    saturated = np.abs(unit) > 1 - 1e-6  # in between, float32 sums of large terms resolve no 1e-5
+    assert saturated.mean() > 0.5
+    assert np.max(np.abs(actions - expected)[saturated] / np.broadcast_to(high - low, expected.shape)[saturated]) < 1e-5
+    assert np.all((actions >= made.policy.action_low) & (actions <= made.policy.action_high))
+
+
+def test_actions_stay_within_bounds_where_a_runtime_overshoots_tanh(path: Path) -> None:
+    rng = np.random.default_rng(3)
+    low = -np.exp(rng.normal(size=64) * 3).astype(np.float32)
+    high = np.exp(rng.normal(size=64) * 3).astype(np.float32)
+    layer = make_layer(np.ones((64, 1), np.float32), np.zeros(64, np.float32), 1)
+    export_policy(CompactPolicy((layer,), low, high), "onnx", path)
+    ascending = np.linspace(7, 10, 40_000, dtype=np.float32)[:, None]
+    for observations in (ascending, -ascending):
+        actions = run(path, observations)
+        assert np.all(actions >= low)
+        assert np.all(actions <= high)
+
+
+def test_overflow_gives_nan_or_an_action_within_bounds(make_policy: Any, path: Path) -> None:
+    made = make_policy()
+    export_policy(made.policy, "onnx", path)
+    largest = np.finfo(np.float32).max
+    observations = np.where(np.random.default_rng(0).random((256, 17)) < 0.5, -largest, largest).astype(np.float32)
+    actions = run(path, observations)
+    within = (actions >= made.policy.action_low) & (actions <= made.policy.action_high)
+    assert np.all(within | np.isnan(actions))
+    assert np.isnan(actions).any()  # the premise: sums do overflow
+
+
+def operators(path: Path) -> list[str]:
+    return [node.op_type for node in onnx.load(path).graph.node]
+
+
+def test_the_graph_is_as_documented(make_policy: Any, path: Path) -> None:
+    report = export_policy(make_policy().policy, "onnx", path)
+    model = onnx.load(path)
+    assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", 17)]
+    assert (model.ir_version, report.opset) == (8, 17)
+    assert (model.producer_name, model.producer_version) == ("edgerl", edgerl.__version__)
+    (observation,), (action,) = model.graph.input, model.graph.output
+    for value, name, width in ((observation, "observation", 17), (action, "action", 6)):
+        batch, n = value.type.tensor_type.shape.dim
+        assert (value.name, batch.dim_param, n.dim_value) == (name, "batch", width)
+        assert value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    hidden = ["Gemm", "Relu", "Gemm", "Relu", "Gemm"]
+    assert operators(path) == ["Sub", "Mul", *hidden, "Tanh", "Clip", "Mul", "Add"]
+    assert report.n_bytes == path.stat().st_size
+    assert report.architecture == "17-32-32-6"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(-1, 1, []), (-2, 2, ["Mul"]), (0, 2, ["Add"]), (0, 1, ["Mul", "Add"])],
+)
+def test_scaling_that_changes_nothing_is_left_out(path: Path, low: float, high: float, expected: list[str]) -> None:
+    layer = make_layer(np.ones((2, 3), np.float32), np.zeros(2, np.float32), 1)
+    bounds = np.full(2, low, np.float32), np.full(2, high, np.float32)
+    identity = np.zeros(3, np.float32), np.ones(3, np.float32)
+    export_policy(CompactPolicy((layer,), *bounds, *identity), "onnx", path)
+    assert operators(path) == ["Gemm", "Tanh", "Clip", *expected]
+
+
+def test_weights_are_stored_in_their_own_precision(make_policy: Any, path: Path) -> None:
+    for precision, dtype, operator in (
+        ("fp16", onnx.TensorProto.FLOAT16, "Cast"),
+        ("int8", onnx.TensorProto.INT8, "DequantizeLinear"),
+    ):
+        export_policy(make_policy(precision=precision).policy, "onnx", path, force=True)
+        graph = onnx.load(path).graph
+        assert {tensor.data_type for tensor in graph.initializer if len(tensor.dims) == 2} == {dtype}
+        unfolding = [node for node in graph.node if node.op_type == operator]
+        assert len(unfolding) == 3
+        axes = [attribute.i for node in unfolding for attribute in node.attribute if attribute.name == "axis"]
+        assert axes == ([0, 0, 0] if precision == "int8" else [])
+
+
+def test_metadata_is_complete_and_exact(make_policy: Any, path: Path, tmp_path: Path) -> None:
+    policy = make_policy().policy
+    save(policy, tmp_path / "policy.safetensors")
+    export_policy(tmp_path / "policy.safetensors", "onnx", path)
+    (entry,) = onnx.load(path).metadata_props
+    metadata = json.loads(entry.value)
+    assert entry.key == "edgerl"
+    assert metadata["version"] == edgerl.__version__
+    assert metadata["about"] == {"environment": "Anything-v0", "seed": 0}
+    assert metadata["policy_sha256"] == sha256((tmp_path / "policy.safetensors").read_bytes()).hexdigest()
+    for name, array in (("low", policy.action_low), ("high", policy.action_high)):
+        assert np.array_equal(np.array(metadata["action"][name], np.float32), array)
+    observation = np.array(metadata["example"]["observation"], np.float32)
+    assert np.array_equal(observation, policy.example_observation)
+    assert np.allclose(run(path, observation[None])[0], metadata["example"]["action"], rtol=0, atol=1e-4)
+
+
+def test_a_policy_a_file_and_a_run_folder_give_the_same_bytes(make_policy: Any, tmp_path: Path) -> None:
+    policy = make_policy().policy
+    save(policy, tmp_path / "policy.safetensors")
+    for name, source in (("a", policy), ("b", tmp_path / "policy.safetensors"), ("c", str(tmp_path))):
+        export_policy(source, "onnx", tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes() == (tmp_path / "c").read_bytes()
+
+
+def test_the_public_name_is_this_function() -> None:
+    assert edgerl.export_policy is export_policy
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_sparse_initializers_only_where_they_are_smaller(make_policy: Any, path: Path, precision: str) -> None:
+    # An index takes 8 bytes: 12 per connection against 4 per position in fp32, 10 against 2, 9 against 1.
+    made = make_policy((16, 64, 64, 4), precision, density=0.05)
+    report = export_policy(made.policy, "onnx", path, sparse_initializers=True)
+    dense_bytes = export_policy(made.policy, "onnx", path.with_name("dense.onnx")).n_bytes
+    graph = onnx.load(path).graph
+    item = {"fp32": 4, "fp16": 2, "int8": 1}[precision]
+    smaller = [np.count_nonzero(w) * (item + 8) < w.size * item for w in made.weights]
+    assert any(smaller)
+    assert len(graph.sparse_initializer) == report.sparse_layers == sum(smaller)
+    assert report.n_bytes < dense_bytes
+    assert {tensor.indices.data_type for tensor in graph.sparse_initializer} == {onnx.TensorProto.INT64}
+    observations = observations_of(made, 200)
+    assert np.array_equal(run(path, observations), run(path.with_name("dense.onnx"), observations))
+
+
+def test_dense_layers_stay_dense_whatever_is_wanted(make_policy: Any, path: Path) -> None:
+    report = export_policy(make_policy(density=0.5).policy, "onnx", path, sparse_initializers=True)
+    assert (report.sparse_layers, report.excluded_readers) == (0, ())
+    onnx.checker.check_model(onnx.load(path), full_check=True)
+
+
+def test_a_layer_without_connections_can_be_sparse(path: Path) -> None:
+    layers = (
+        make_layer(np.zeros((6, 5), np.float32), np.arange(6, dtype=np.float32) / 9, 4),
+        make_layer(np.eye(2, 6, dtype=np.float32), np.zeros(2, np.float32), 1),
+    )
+    policy = CompactPolicy(layers, np.full(2, -1, np.float32), np.ones(2, np.float32))
+    assert export_policy(policy, "onnx", path, sparse_initializers=True).sparse_layers == 2
+    assert np.allclose(run(path, np.ones((1, 5), np.float32))[0], np.tanh([0, 1 / 9]), atol=1e-6)
+
+
+def test_the_readers_named_as_excluded_are(make_policy: Any, path: Path) -> None:
+    report = export_policy(make_policy(density=0.05).policy, "onnx", path, sparse_initializers=True)
+    assert report.excluded_readers[0] == "onnx.reference"
+    with pytest.raises(onnx.shape_inference.InferenceError, match="sparse_tensor"):
+        onnx.checker.check_model(onnx.load(path), full_check=True)
+    with pytest.raises(Exception, match=r"(?s).+"):  # whatever type: it cannot be read
+        onnx.reference.ReferenceEvaluator(str(path)).run(None, {"observation": np.zeros((1, 17), np.float32)})
+
+
+def test_an_unknown_format_is_refused(make_policy: Any, path: Path) -> None:
+    with pytest.raises(ConfigError, match="'onx' is no export format; did you mean onnx"):
+        export_policy(make_policy().policy, "onx", path)
+    with pytest.raises(ConfigError, match="'tflite' is no export format; expected onnx"):
+        export_policy(make_policy().policy, "tflite", path)
+
+
+def test_an_existing_output_needs_force(make_policy: Any, path: Path) -> None:
+    path.write_text("precious")
+    with pytest.raises(OutputError, match=r"exists already; pass --force"):
+        export_policy(make_policy().policy, "onnx", path)
+    assert path.read_text() == "precious"
+    export_policy(make_policy().policy, "onnx", path, force=True)
+    onnx.checker.check_model(onnx.load(path), full_check=True)
+
+
+def test_a_missing_folder_is_named(make_policy: Any, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"cannot write .*no/policy\.onnx: No such file"):
+        export_policy(make_policy().policy, "onnx", tmp_path / "no" / "policy.onnx")
+
+
+def test_a_damaged_policy_is_refused(make_policy: Any, tmp_path: Path, path: Path) -> None:
+    (tmp_path / "policy.safetensors").write_bytes(to_bytes(make_policy().policy)[:-1])
+    with pytest.raises(FileFormatError, match="truncated"):
+        export_policy(tmp_path, "onnx", path)
+    assert not path.exists()
+
+
+def test_a_folder_without_a_policy_is_refused(tmp_path: Path, path: Path) -> None:
+    with pytest.raises(FileFormatError, match=r"policy\.safetensors is not there"):
+        export_policy(tmp_path, "onnx", path)
+
+
+@pytest.mark.parametrize("missing", ["onnx", "onnxruntime"])
+def test_a_missing_extra_is_named(make_policy: Any, path: Path, monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+    def without(module: str, extra: str) -> None:
+        if module == missing:
+            raise MissingExtraError(f"{module} is not installed; run: pip install 'edgerl[{extra}]'")
+
+    monkeypatch.setattr("edgerl.export.require", without)
+    with pytest.raises(MissingExtraError, match=rf"{missing} is not installed; run: pip install 'edgerl\[export\]'"):
+        export_policy(make_policy().policy, "onnx", path)
+
+
+def test_a_network_that_unfolds_to_gigabytes_is_refused(path: Path) -> None:
+    wide = make_layer(np.zeros((4096, 4096), np.int8), np.zeros(4096, np.float32), 1, np.ones(4096, np.float32))
+    bounds = np.full(4096, -1, np.float32), np.ones(4096, np.float32)
+    with pytest.raises(edgerl.errors.UnsupportedModelError, match="too large for one ONNX file"):
+        export_policy(CompactPolicy((wide,) * 17, *bounds), "onnx", path)
+
+
+def altered(change: Callable[[Any], None]) -> Callable[..., Any]:
+    original = onnx_export.build_model
+
+    def build(*arguments: Any, **options: Any) -> Any:
+        model = original(*arguments, **options)
+        change(model)
+        return model
+
+    return build
+
+
+def a_weight(model: Any) -> None:
+    tensor = next(t for t in model.graph.initializer if t.name == "layers.1.weight")
+    weights = onnx.numpy_helper.to_array(tensor).copy()
+    weights.flat[np.flatnonzero(weights)[0]] += 1e-3
+    tensor.CopyFrom(onnx.numpy_helper.from_array(weights, tensor.name))
+
+
+def the_bounds(model: Any) -> None:
+    tensor = next(t for t in model.graph.initializer if t.name == "action.half_range")
+    doubled = np.nextafter(onnx.numpy_helper.to_array(tensor), np.float32(np.inf)) + np.float32(1e-6)
+    tensor.CopyFrom(onnx.numpy_helper.from_array(doubled, tensor.name))
+
+
+def the_graph(model: Any) -> None:
+    model.graph.node[2].op_type = "Gem"
+
+
+def the_interface(model: Any) -> None:
+    model.graph.output[0].name = "elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (a_weight, r"its actions differ from the policy's by .* of the range, expected at most"),
+        (the_bounds, "an action leaves its bounds"),
+        (the_graph, "the exported file is not valid"),
+        (the_interface, "the exported file is not valid"),
+    ],
+)
+def test_a_file_that_acts_differently_is_never_seen(
+    make_policy: Any, path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Any], None], message: str
+) -> None:
+    monkeypatch.setattr(onnx_export, "build_model", altered(change))
+    with pytest.raises(CheckFailed, match=message) as caught:
+        export_policy(make_policy().policy, "onnx", path)
+    assert caught.value.exit_code == 1
+    assert "\n" not in str(caught.value)
+    assert list(path.parent.iterdir()) == []
+
+
+def test_a_failed_check_keeps_the_file_that_was_there(
+    make_policy: Any, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export_policy(make_policy().policy, "onnx", path)
+    before = path.read_bytes()
+    monkeypatch.setattr(onnx_export, "build_model", altered(a_weight))
+    with pytest.raises(CheckFailed, match="was not written"):
+        export_policy(make_policy().policy, "onnx", path, force=True)
+    assert path.read_bytes() == before
+
+
+def test_nothing_is_printed(make_policy: Any, path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    export_policy(make_policy(density=0.05).policy, "onnx", path, sparse_initializers=True)
+    assert capfd.readouterr() == ("", "")

@@ -1,0 +1,69 @@
+"""Costs against the paper's table and against sums done by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from edgerl.compact.shape import LayerShape, connections, dense
+from edgerl.profiling.costs import inference_flops, training_cost
+
+ACTOR = (LayerShape(17, 256, 1911), LayerShape(256, 256, 32768), LayerShape(256, 6, 1536))
+CRITIC = (LayerShape(23, 256, 1953), LayerShape(256, 256, 32768), LayerShape(256, 1, 256))
+PAPER = {"batch_size": 100, "steps": 1_000_000, "start_steps": 25_000, "policy_delay": 2}
+
+
+def test_half_cheetah_has_the_papers_connections_and_flops() -> None:
+    assert connections(ACTOR) + 2 * connections(CRITIC) == 106169
+    assert connections(dense(ACTOR)) + 2 * connections(dense(CRITIC)) == 214784
+    assert inference_flops(ACTOR) == 72430
+    assert inference_flops(dense(ACTOR)) == 142848
+
+
+def test_half_cheetah_has_the_papers_training_flops() -> None:
+    sparse = training_cost(ACTOR, CRITIC, **PAPER, evolution_interval=1000).training_flops_paper
+    full = training_cost(dense(ACTOR), dense(CRITIC), **PAPER).training_flops_paper
+    assert f"{full:.2e}" == "1.07e+14"
+    assert f"{sparse / full:.2f}" == "0.49"
+
+
+def test_papers_count_by_hand() -> None:
+    # 2 FLOPs · 3 passes · batch 10 · (100 steps · 2 critics · 7 + 50 steps · 5)
+    actor, critic = (LayerShape(2, 3, 5),), (LayerShape(3, 3, 7),)
+    cost = training_cost(actor, critic, batch_size=10, steps=100, start_steps=40, policy_delay=2)
+    assert cost.training_flops_paper == 2 * 3 * 10 * (100 * 2 * 7 + 50 * 5) == 99_000
+    assert cost.updates == 60
+
+
+def test_full_count_by_hand() -> None:
+    actor = (LayerShape(2, 4, 6), LayerShape(4, 1, 3))  # 9 connections, 3 behind the first layer
+    critic = (LayerShape(3, 4, 8), LayerShape(4, 1, 4))  # 12 connections, 4 behind the first layer
+    cost = training_cost(actor, critic, batch_size=10, steps=7, start_steps=2, policy_delay=2, evolution_interval=2)
+    critic_update = 9 + 24 + 24 + 24 + 8  # target actor and critics, critics forward, weight and input gradients
+    actor_update = 9 + 12 + 12 + 9 + 3  # actor and Q1 forward, back through Q1, actor's weight and input gradients
+    passes = 2 * 10 * (5 * critic_update + 2 * actor_update)  # 5 updates, 2 of them delayed
+    adam = 15 * (5 * 24 + 2 * 9)
+    targets = 2 * (3 + 4) * (9 + 24)
+    evolution = 2 * 4 * (9 + 24)
+    acting = 5 * 2 * 9
+    assert cost.training_flops_full == passes + adam + targets + evolution + acting
+
+
+def test_a_fixed_topology_neither_evolves_nor_prunes_targets() -> None:
+    layer = (LayerShape(2, 2, 3),)
+    settings = {"batch_size": 1, "steps": 4, "start_steps": 0, "policy_delay": 2}
+    fixed = training_cost(layer, layer, **settings)
+    evolving = training_cost(layer, layer, **settings, evolution_interval=2)
+    assert evolving.training_flops_full - fixed.training_flops_full == 2 * 4 * 9 + 2 * 4 * 9
+
+
+def test_a_run_shorter_than_its_random_start_trains_nothing() -> None:
+    cost = training_cost(ACTOR, CRITIC, batch_size=100, steps=10, start_steps=25, policy_delay=2)
+    assert cost.updates == 0
+    assert cost.training_flops_full == 0
+
+
+@pytest.mark.parametrize("delay", [1, 2, 3])
+def test_the_actor_learns_at_every_delayed_update(delay: int) -> None:
+    settings = {"batch_size": 1, "steps": 12, "start_steps": 0}
+    cost = training_cost((LayerShape(1, 1, 1),), (LayerShape(2, 1, 2),), **settings, policy_delay=delay)
+    assert cost.training_flops_paper == 6 * (12 * 4 + 12 // delay)

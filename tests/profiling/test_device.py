@@ -1,0 +1,185 @@
+"""Every shipped profile is valid, and every way of being invalid has its own line."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from edgerl.errors import DeviceError
+from edgerl.profiling.device import Quantity, check_distinct, device_ids, find_device, load_device, parse_device
+
+SHIPPED = Path(__file__).parents[2] / "device_profiles"
+EXPECTED = {
+    "esp32",
+    "jetson-nano",
+    "jetson-orin-nano",
+    "raspberry-pi-4b",
+    "raspberry-pi-5",
+    "raspberry-pi-zero-2w",
+    "stm32f405",
+    "stm32h743",
+}
+NANO = (SHIPPED / "jetson-nano.toml").read_text(encoding="utf-8")
+STM32 = (SHIPPED / "stm32f405.toml").read_text(encoding="utf-8")
+UNITS = ("_count", "_mhz", "_hz", "_bytes", "_gb_per_s", "_us", "_share", "_ratio", "_per_cycle", "_per_multiply_add")
+
+
+def changed(text: str, old: str, new: str) -> bytes:
+    """`text` with the one line that begins with `old` replaced."""
+    replaced, count = re.subn(rf"^{re.escape(old)}.*$", lambda _: new, text, count=1, flags=re.MULTILINE)
+    assert count == 1
+    return replaced.encode()
+
+
+def test_the_devices_of_this_version_are_there() -> None:
+    assert set(device_ids()) >= EXPECTED
+
+
+@pytest.mark.parametrize("device_id", device_ids())
+def test_shipped_profiles_are_valid(device_id: str) -> None:
+    assert load_device(SHIPPED / f"{device_id}.toml").id == device_id
+
+
+def test_shipped_names_and_aliases_are_distinct() -> None:
+    check_distinct(find_device(device_id) for device_id in device_ids())
+
+
+def test_two_devices_with_one_name_are_refused() -> None:
+    nano = find_device("jetson-nano")
+    with pytest.raises(DeviceError, match="jetson-nano and jetson-nano both answer to 'jetson-nano'; rename one"):
+        check_distinct([nano, nano])
+
+
+@pytest.mark.parametrize("device_id", device_ids())
+def test_every_number_has_its_unit_in_its_key_and_a_source(device_id: str) -> None:
+    text = (SHIPPED / f"{device_id}.toml").read_text(encoding="utf-8")
+    keys = re.findall(r"^(\w+) = \{ value = [^,]+, source = \"[^\"]+\" \}$", text, flags=re.MULTILINE)
+    numbers = re.findall(r"^(\w+) = .*\d.*$", re.sub(r'"[^"]*"', "", text), flags=re.MULTILINE)
+    assert set(numbers) <= set(keys)
+    assert all(key.endswith(UNITS) for key in keys)
+
+
+def test_known_figures() -> None:
+    nano, stm32 = find_device("jetson-nano"), find_device("stm32f405")
+    assert nano.cpu.peak_flops * nano.cpu.core_count.value == pytest.approx(47.3e9, rel=1e-3)  # FACTS.md, derived
+    assert stm32.memory.ram_bytes == Quantity(192 * 1024, "vendor datasheet: 128 KiB SRAM and 64 KiB CCM")
+    assert not nano.runtime("onnxruntime").available
+
+
+def test_a_device_is_found_by_alias_and_by_file(tmp_path: Path) -> None:
+    assert find_device("Pi5").id == "raspberry-pi-5"
+    (tmp_path / "my-board.toml").write_text(STM32, encoding="utf-8")
+    assert find_device(tmp_path / "my-board.toml").id == "my-board"
+
+
+def test_an_unknown_device_suggests_the_nearest() -> None:
+    with pytest.raises(DeviceError, match="there is no device 'jetson-nanno'; did you mean jetson-nano"):
+        find_device("jetson-nanno")
+    with pytest.raises(DeviceError, match="there is no device 'zzz'; list them: edgerl devices list"):
+        find_device("zzz")
+    with pytest.raises(DeviceError, match=r"missing\.toml is not there"):
+        find_device("missing.toml")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("clock_mhz", 'clock_mhz = { value = 1, source = "x" }\nbogomips = 7', "cpu.'bogomips' is an unknown key"),
+        ("kind", 'kind = "linux"\naliasses = []', "'aliasses' is an unknown key; did you mean aliases"),
+        ("clock_mhz", 'clock = { value = 1479, source = "x" }', "cpu.clock has no unit; expected the key clock_mhz"),
+        ("clock_mhz", "", "cpu.clock_mhz is missing"),
+        ("clock_mhz", "clock_mhz = 1479", "cpu.clock_mhz has no source; expected clock_mhz = "),
+        ("clock_mhz", "clock_mhz = { value = 1479 }", "cpu.clock_mhz has no source"),
+        ("clock_mhz", 'clock_mhz = { value = 1479, source = "" }', "cpu.clock_mhz.source is ''; expected one line"),
+        ("clock_mhz", 'clock_mhz = { value = 1, source = "x", sauce = 1 }', "clock_mhz.'sauce' is an unknown key"),
+        ("clock_mhz", 'clock_mhz = { value = "1479", source = "x" }', "cpu.clock_mhz is '1479'; expected a number"),
+        ("clock_mhz", 'clock_mhz = { value = true, source = "x" }', "cpu.clock_mhz is True; expected a number"),
+        ("clock_mhz", 'clock_mhz = { value = -1479, source = "x" }', "clock_mhz is -1479; a negative number is imposs"),
+        ("clock_mhz", 'clock_mhz = { value = 0, source = "x" }', "cpu.clock_mhz is 0; expected more than 0"),
+        ("clock_mhz", 'clock_mhz = { value = nan, source = "x" }', "cpu.clock_mhz is nan; expected a finite number"),
+        ("clock_mhz", 'clock_mhz = { value = inf, source = "x" }', "cpu.clock_mhz is inf; expected a finite number"),
+        ("clock_mhz", f'clock_mhz = {{ value = 1{"0" * 400}, source = "x" }}', "expected a finite number up to 1e.15"),
+        ("core_count", 'core_count = { value = 1.5, source = "x" }', "cpu.core_count is 1.5; expected a whole number"),
+        ("flops_share", 'flops_share = { value = 1.1, source = "x" }', "budgets.flops_share is 1.1; .* at most 1"),
+        ("kind", 'kind = "phone"', "kind is 'phone'; expected one of linux, microcontroller"),
+        ("aliases", 'aliases = "nano"', "aliases is 'nano'; expected a list of texts"),
+        ("name", 'name = "two\\nlines"', "name is .*; expected one line of text"),
+        ("available", 'available = "no"', "runtimes.onnxruntime.available is 'no'; expected true or false"),
+        ("reason", "", "runtimes.onnxruntime.reason is missing"),
+        (
+            "default_runtime",
+            'default_runtime = "tensorrt"',
+            "default_runtime is 'tensorrt'; expected one of onnxruntime",
+        ),
+        (
+            "usable_bytes",
+            'usable_bytes = { value = 5_000_000_000, source = "x" }',
+            "memory.usable_bytes is 5000000000; expected at most memory.ram_bytes, 4187593113",
+        ),
+        (
+            "memory_bytes",
+            'memory_bytes = { value = 8_000_000_000, source = "x" }',
+            "budgets.memory_bytes is 8000000000; expected at most memory.usable_bytes",
+        ),
+        (
+            "flash_bytes = { value = 1_000",
+            'flash_bytes = { value = 17_000_000_000, source = "x" }',
+            "budgets.flash_bytes is 17000000000; expected at most memory.flash_bytes",
+        ),
+        (
+            "size_bytes",
+            'size_bytes = { value = 9_000_000, source = "x" }',
+            "caches list L1D before L2; expected the smal",
+        ),
+        ("[cpu]", "[processor]", "cpu is missing"),
+    ],
+)
+def test_an_invalid_profile_is_one_clear_line(old: str, new: str, message: str) -> None:
+    with pytest.raises(DeviceError, match=message) as caught:
+        parse_device(changed(NANO, old, new), "board", "board.toml")
+    assert str(caught.value).startswith("board.toml: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_table_must_be_a_table_and_caches_a_list_of_them() -> None:
+    with pytest.raises(DeviceError, match=r"budgets is 5; expected a table"):
+        parse_device(
+            (NANO[: NANO.index("[budgets]")]).replace("[cpu]", "budgets = 5\n[cpu]", 1).encode(), "b", "b.toml"
+        )
+    with pytest.raises(DeviceError, match=r"caches is \[\]; expected at least one \[\[caches\]\]"):
+        parse_device(
+            re.sub(r"\[\[caches\]\][^\[]*", "", NANO).replace("[cpu]", "caches = []\n[cpu]", 1).encode(), "b", "b"
+        )
+
+
+def test_the_default_runtime_must_have_figures() -> None:
+    with pytest.raises(DeviceError, match="default_runtime is native, which has no figures; choose another"):
+        parse_device(changed(STM32, "default_runtime", 'default_runtime = "native"'), "board", "board.toml")
+
+
+def test_a_microcontroller_has_no_linux_figures() -> None:
+    line = 'flash_bytes = { value = 1_048_576, source = "x" }\nbandwidth_gb_per_s = { value = 1, source = "x" }'
+    with pytest.raises(DeviceError, match=r"memory\.'bandwidth_gb_per_s' is an unknown key"):
+        parse_device(changed(STM32, "flash_bytes", line), "board", "board.toml")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"\xff\xfe", "board.toml is no TOML file"),
+        (b"name = ", "board.toml is no TOML file"),
+        (b"a = " + b"[" * 5000, "board.toml is no TOML file"),
+        (b"", "board.toml: kind is missing"),
+        (b"#" * 70_000, "board.toml has 70000 bytes; expected a device profile of at most 65536"),
+    ],
+)
+def test_hostile_files_are_refused(data: bytes, message: str) -> None:
+    with pytest.raises(DeviceError, match=message):
+        parse_device(data, "board", "board.toml")
+
+
+def test_an_unknown_runtime_suggests_the_nearest() -> None:
+    with pytest.raises(DeviceError, match=r"there is no runtime 'onnxruntim'; choose .*; did you mean onnxruntime"):
+        find_device("jetson-nano").runtime("onnxruntim")

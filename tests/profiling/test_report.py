@@ -1,0 +1,139 @@
+"""The report against sums done by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import edgerl
+from edgerl.compact.policy import CompactPolicy, Layer, make_layer
+from edgerl.errors import ConfigError, DeviceError
+from edgerl.profiling.report import profile
+
+HALF_CHEETAH = ((17, 256, 1911), (256, 256, 32768), (256, 6, 1536))
+
+
+def layer(n_inputs: int, n_outputs: int, connections: int, block: int = 1) -> Layer:
+    """The first inputs of each output are connected, as evenly as `connections` allows."""
+    weight = np.zeros((n_outputs, n_inputs), np.float32)
+    positions = np.arange(connections)
+    weight[positions % n_outputs, positions // n_outputs] = 1
+    return make_layer(weight, np.zeros(n_outputs, np.float32), block)
+
+
+def policy(*shapes: tuple[int, int, int], block: int = 1) -> CompactPolicy:
+    layers = tuple(layer(*shape, block) for shape in shapes)
+    bound = np.ones(shapes[-1][1], np.float32)
+    return CompactPolicy(layers, -bound, bound).with_example(np.zeros(shapes[0][0], np.float32))
+
+
+def test_half_cheetah_fits_a_jetson_nano() -> None:
+    report = edgerl.profile(policy(*HALF_CHEETAH), "jetson-nano")
+    assert report.fits
+    assert (report.runtime, report.execution, report.architecture) == ("onnxruntime", "dense", "17-256-256-6")
+    assert report.flops.used == 142848
+    assert [layer.connections for layer in report.layers] == [1911, 32768, 1536]
+    assert [layer.macs for layer in report.layers] == [4352, 65536, 1536]
+    assert report.memory.used == 56_000_000 + 4 * (71424 + 518) + 2 * 6 * 4 + 4 * 512
+    assert report.flash.used == 146_000_000 + 4 * (71424 + 518) + 2 * 6 * 4
+    assert report.latency.budget == 2500  # a quarter of the period at 100 Hz
+    assert report.latency.source.startswith("used: estimate, unvalidated")
+    assert report.notes[0].startswith("onnxruntime cannot be installed on jetson-nano as it is: the stock image")
+    assert report.notes[1].startswith("what can run there: an Ubuntu 22.04 container")
+
+
+def test_a_microcontroller_keeps_weights_in_flash_and_executes_connections() -> None:
+    report = profile(policy(*HALF_CHEETAH), "stm32f405")
+    sparse_bytes = [6 * n + 4 * 257 + 4 * 256 for n in (1911, 32768)]  # weight and column, row starts, biases
+    assert (report.runtime, report.execution) == ("c", "connections")
+    assert report.flops.used == 72430
+    assert [layer.bytes for layer in report.layers] == [*sparse_bytes, 4 * (1536 + 6)]
+    assert report.memory.used == 1024 + 4 * 512
+    assert report.flash.used == 4096 + sum(sparse_bytes) + 4 * (1536 + 6) + 2 * 6 * 4
+    cycles = (1.5 * (1911 + 32768) + 1536) * 24.079
+    assert report.latency.used == pytest.approx(cycles / 168, rel=1e-2)
+    assert report.exceeded == ("flops", "latency")
+
+
+def test_stored_blocks_are_executed_whole() -> None:
+    report = profile(policy((8, 8, 3), (8, 2, 16), block=4), "stm32f405")
+    assert [layer.connections for layer in report.layers] == [3, 16]
+    assert [layer.macs for layer in report.layers] == [4, 16]
+
+
+def test_budgets_follow_the_rate() -> None:
+    report = profile(policy((4, 4, 16)), "stm32f405", rate_hz=400)
+    sustained = 168e6 * 2 / 24.079
+    assert report.latency.budget == pytest.approx(0.5 / 400 * 1e6)
+    assert report.flops.budget == pytest.approx(0.5 * sustained / 400, rel=1e-2)
+
+
+def test_budgets_can_be_given_and_exactly_kept() -> None:
+    model = policy((4, 4, 16))
+    used = profile(model, "stm32f405")
+    limits = {
+        "budget_memory_bytes": int(used.memory.used),
+        "budget_flash_bytes": int(used.flash.used),
+        "budget_flops": used.flops.used,
+    }
+    assert profile(model, "stm32f405", **limits).fits
+    for name, limit in limits.items():
+        report = profile(model, "stm32f405", **{name: limit - 1})
+        assert report.exceeded == (name.split("_")[1],)
+        assert report.verdicts[report.exceeded[0]].source.endswith("budget: given")
+    assert profile(model, "stm32f405", budget_latency_seconds=1e-9).exceeded == ("latency",)
+
+
+def test_a_runtime_can_be_chosen() -> None:
+    model = policy(*HALF_CHEETAH)
+    native = profile(model, "raspberry-pi-5", runtime="native")
+    assert native.flops.used == 72430
+    assert not native.is_default_runtime
+    assert any("does not contain the native engine yet" in note for note in native.notes)
+    with pytest.raises(DeviceError, match=r"onnxruntime cannot run on esp32: it needs Linux.*; use C code"):
+        profile(model, "esp32", runtime="onnxruntime")
+
+
+def test_the_exported_file_is_profiled_like_the_policy(tmp_path: Path) -> None:
+    model = policy(*HALF_CHEETAH)
+    path = tmp_path / "policy.onnx"
+    edgerl.export_policy(model, "onnx", path)
+    from_file, from_policy = profile(path, "jetson-nano"), profile(model, "jetson-nano")
+    assert from_file.layers == from_policy.layers
+    assert from_file.latency.used == from_policy.latency.used
+    assert from_file.flash.used == 146_000_000 + path.stat().st_size
+    on_chip = profile(path, "stm32f405")
+    assert on_chip.flops.used == 72430
+    assert any("an ONNX file does not say its block" in note for note in on_chip.notes)
+
+
+def test_int8_in_onnxruntime_saves_no_time() -> None:
+    weight = np.ones((256, 256), np.int8)
+    scale = np.ones(256, np.float32)
+    layers = (make_layer(weight, np.zeros(256, np.float32), 1, scale),)
+    bound = np.ones(256, np.float32)
+    report = profile(CompactPolicy(layers, -bound, bound), "jetson-nano")
+    assert report.layers[0].bytes == 256 * 256 * (1 + 4) + 256 * (4 + 4)
+    assert report.latency.used > profile(policy((256, 256, 65536)), "jetson-nano").latency.used
+    assert any("unpacks int8 weights at every call" in note for note in report.notes)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"rate_hz": 0}, "the rate is 0; expected a finite number above zero"),
+        ({"rate_hz": float("nan")}, "the rate is nan; expected a finite number above zero"),
+        ({"budget_flops": -1}, "the FLOP budget is -1; expected a finite number above zero"),
+        ({"budget_latency_seconds": float("inf")}, "the latency budget is inf; expected a finite number"),
+        (
+            {"budget_memory_bytes": 1 << 20},
+            "the memory budget is 1048576 bytes; the device has 131072; choose a smaller",
+        ),
+        ({"budget_flash_bytes": 1 << 30}, "the flash budget is 1073741824 bytes; the device has 1048576"),
+    ],
+)
+def test_impossible_budgets(option: dict[str, float], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        profile(policy((4, 4, 16)), "stm32f405", **option)

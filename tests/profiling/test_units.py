@@ -1,0 +1,47 @@
+"""Quantities as people type them."""
+
+from __future__ import annotations
+
+import pytest
+
+from edgerl.errors import ConfigError
+from edgerl.profiling.units import parse_bytes, parse_count, parse_seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("64KiB", 65536), ("1.5MB", 1_500_000), ("2 MiB", 2097152), ("65536", 65536), ("1GiB", 1 << 30), ("3kB", 3000)],
+)
+def test_bytes(text: str, expected: int) -> None:
+    assert parse_bytes(text, "--budget-memory") == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("500us", 5e-4), ("500µs", 5e-4), ("500μs", 5e-4), ("2ms", 2e-3), ("0.1s", 0.1), ("1e3ns", 1e-6)],
+)
+def test_seconds(text: str, expected: float) -> None:
+    assert parse_seconds(text, "--budget-latency") == pytest.approx(expected, rel=1e-12)
+
+
+def test_counts() -> None:
+    assert parse_count("1e6", "--budget-flops") == 1_000_000
+    assert parse_count("250000", "--budget-flops") == 250_000
+
+
+@pytest.mark.parametrize("text", ["", "KiB", "64Kib", "-1KiB", "0", "nan", "inf", "1e999", "1.2.3MB", "64 K iB"])
+def test_bad_bytes(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"--budget-memory is .*; expected a number of bytes, such as 64KiB"):
+        parse_bytes(text, "--budget-memory")
+
+
+@pytest.mark.parametrize("text", ["500", "500 hours", "-1us", "0us"])
+def test_bad_seconds(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"--budget-latency is .*; expected a time with its unit, such as 500us"):
+        parse_seconds(text, "--budget-latency")
+
+
+@pytest.mark.parametrize("text", ["1M", "many", "-1e6"])
+def test_bad_counts(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"--budget-flops is .*; expected a number, such as 1e6"):
+        parse_count(text, "--budget-flops")

@@ -1,0 +1,121 @@
+"""Small environments for tests: made by `module:factory`, fast, with every trap an environment can set."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+
+class Robot(gymnasium.Env[Any, Any]):
+    """A point in a plane that is rewarded for reaching the middle; 4 observations, 2 actions with unequal bounds."""
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (4,))
+    action_space = gymnasium.spaces.Box(np.array([-1, -3], np.float32), np.array([2, 0.5], np.float32))
+
+    def __init__(self, length: int = 37, terminates: bool = False) -> None:
+        self.length, self.terminates = length, terminates
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed, options=options)
+        self.state, self.age = self.np_random.normal(size=4), 0
+        return self.state.copy(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.age += 1
+        self.state[:2] += 0.1 * self.state[2:]
+        self.state[2:] = (
+            0.9 * self.state[2:] + 0.1 * np.asarray(action, np.float64) + 0.01 * self.np_random.normal(size=2)
+        )
+        done = self.age >= self.length
+        return self.state.copy(), -float(np.abs(self.state[:2]).sum()), done and self.terminates, done, {}
+
+
+def robot() -> Robot:
+    return Robot()
+
+
+def terminating_robot() -> Robot:
+    return Robot(length=11, terminates=True)
+
+
+def endless_robot() -> Robot:
+    return Robot(length=1 << 60)
+
+
+class SlowRobot(Robot):
+    """Takes a millisecond a step, so that a test can signal the process in the middle."""
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        import time
+
+        time.sleep(1e-3)
+        return super().step(action)
+
+
+def slow_robot() -> SlowRobot:
+    return SlowRobot()
+
+
+class ForgetfulRobot(Robot):
+    """Its episodes depend on how many there were: not on their seed alone."""
+
+    episodes = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        observation, info = super().reset(seed=seed, options=options)
+        self.episodes += 1
+        self.state += self.episodes
+        return observation + self.episodes, info
+
+
+def forgetful_robot() -> ForgetfulRobot:
+    return ForgetfulRobot()
+
+
+class BrokenRobot(Robot):
+    """Returns a given value as its reward, or in observation 2, from step 5 on."""
+
+    def __init__(self, reward: float | None = None, observation: float | None = None) -> None:
+        super().__init__()
+        self.broken_reward, self.broken_observation = reward, observation
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = super().step(action)
+        if self.age >= 5 and self.broken_observation is not None:
+            observation[2] = self.broken_observation
+        if self.age >= 5 and self.broken_reward is not None:
+            reward = self.broken_reward
+        return observation, reward, terminated, truncated, info
+
+
+def nan_reward_robot() -> BrokenRobot:
+    return BrokenRobot(reward=float("nan"))
+
+
+def infinite_observation_robot() -> BrokenRobot:
+    return BrokenRobot(observation=float("inf"))
+
+
+class DictRobot(Robot):
+    observation_space = gymnasium.spaces.Dict({"a": gymnasium.spaces.Box(-1, 1, (2,))})  # type: ignore[assignment]
+
+
+class UnboundedRobot(Robot):
+    action_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,))
+
+
+def dict_robot() -> DictRobot:
+    return DictRobot()
+
+
+def unbounded_robot() -> UnboundedRobot:
+    return UnboundedRobot()
+
+
+def no_environment() -> int:
+    return 3
+
+
+not_callable = 3

@@ -1,0 +1,205 @@
+"""The PyTorch engine against a float64 oracle written without it, and what must hold after any number of updates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from edgerl.edge.replay import Batch
+from edgerl.errors import ConfigError
+from edgerl.training.agent import Agent
+from edgerl.training.config import Config, make_config
+from edgerl.training.topology import expand
+
+from .oracle import Oracle
+
+N, M = 5, 3
+
+
+def _config(**options: Any) -> Config:
+    options = {"hidden": (17, 19), "sparsity": 0.5, "batch_size": 16, "evolution_interval": 7, "seed": 11} | options
+    if options.get("method") == "td3":
+        options["sparsity"] = None
+    return make_config(environment="none", **options)
+
+
+def _batch(generator: np.random.Generator, size: int, scale: float = 1.0) -> Batch:
+    return Batch(
+        observations=(scale * generator.normal(size=(size, N))).astype(np.float32),
+        actions=generator.uniform(-1, 1, (size, M)).astype(np.float32),
+        returns=generator.normal(size=size).astype(np.float32),
+        next_observations=(scale * generator.normal(size=(size, N))).astype(np.float32),
+        discounts=np.where(generator.random(size) < 0.2, 0, 0.99).astype(np.float32),
+    )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"method": "td3"},
+        {"method": "static-td3"},
+        {"method": "ds-td3"},
+        {"method": "ds-td3", "growth": "gradient"},
+        {"method": "ds-td3", "block": 4},
+        {"method": "ds-td3", "block": 4, "growth": "gradient"},
+        {"method": "ds-td3", "policy_delay": 3, "evolution_interval": 4},
+        {"method": "ds-td3", "sparsity": 0.8, "drop_fraction": 0.5, "hidden": (33, 7, 9)},
+    ],
+    ids=lambda options: "-".join(map(str, options.values())),
+)
+def test_sixty_updates_equal_the_oracle(options: dict[str, Any]) -> None:
+    agent = Agent(_config(**options), N, M, dtype=torch.float64)
+    oracle, generator = Oracle(agent), np.random.default_rng(1)
+    for _ in range(60):
+        batch, noise = _batch(generator, 16), agent.target_noise()
+        agent.update(batch)
+        oracle.update(batch, noise)
+    for (name, network), expected in zip(agent.networks, (oracle.actor, *oracle.critics), strict=True):
+        for layer, parameter in enumerate(expected.weights):
+            where = f"{name} layer {layer}"
+            weight, target = network.online.weights[layer].detach().numpy(), network.target.weights[layer].numpy()
+            plan = network.plans[layer]
+            if layer in network.masks:
+                assert np.array_equal(expand(network.masks[layer], plan), parameter.mask), where
+                assert np.array_equal(expand(network.target_masks[layer], plan), parameter.support), where
+            np.testing.assert_allclose(weight, parameter.value, rtol=0, atol=1e-9, err_msg=where)
+            np.testing.assert_allclose(target, parameter.target, rtol=0, atol=1e-9, err_msg=where)
+            bias, target_bias = network.online.biases[layer].detach().numpy(), network.target.biases[layer].numpy()
+            np.testing.assert_allclose(bias, expected.biases[layer].value, rtol=0, atol=1e-9)
+            np.testing.assert_allclose(target_bias, expected.biases[layer].target, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("block", [1, 4])
+@pytest.mark.parametrize("growth", ["random", "gradient"])
+def test_counts_stay_and_everything_absent_is_zero(block: int, growth: str) -> None:
+    agent = Agent(_config(block=block, growth=growth, drop_fraction=0.3), N, M)
+    generator = np.random.default_rng(2)
+    planned = {name: network.connections() for name, network in agent.networks}
+    for _ in range(50):
+        agent.update(_batch(generator, 16))
+        for name, network in agent.networks:
+            assert network.connections() == planned[name]
+            assert all(t <= o for t, o in zip(network.target_connections(), network.connections(), strict=True))
+            for layer, mask in network.masks.items():
+                weight = network.online.weights[layer]
+                moments = agent._optimiser_of(network).state[weight]
+                absent = ~expand(mask, network.plans[layer])
+                for tensor in (weight.detach(), moments["exp_avg"], moments["exp_avg_sq"]):
+                    assert not tensor.numpy()[absent].any()
+                support = expand(network.target_masks[layer], network.plans[layer])
+                assert not network.target.weights[layer].numpy()[~support].any()
+    assert agent.actor.share_ever_active() > 0.5
+
+
+def test_a_grown_connection_starts_at_zero_with_zero_moments() -> None:
+    agent, generator = Agent(_config(), N, M), np.random.default_rng(3)
+    for _ in range(6):
+        agent.update(_batch(generator, 16))
+    before = {layer: mask.copy() for layer, mask in agent.critics[0].masks.items()}
+    agent.update(_batch(generator, 16))  # the seventh evolves
+    for layer, mask in agent.critics[0].masks.items():
+        grown = mask & ~before[layer]
+        assert grown.any()
+        weight = agent.critics[0].online.weights[layer]
+        moments = agent.critic_optimiser.state[weight]
+        for tensor in (weight.detach(), moments["exp_avg"], moments["exp_avg_sq"]):
+            assert not tensor.numpy()[grown].any()
+
+
+def test_the_actor_evolves_at_its_own_next_update() -> None:
+    agent, generator = Agent(_config(evolution_interval=3), N, M), np.random.default_rng(4)
+    masks = []
+    for _ in range(4):
+        agent.update(_batch(generator, 16))
+        masks.append((agent.critics[0].masks[1].copy(), agent.actor.masks[1].copy()))
+    assert not np.array_equal(masks[1][0], masks[2][0]), "critics evolve at update 3"
+    assert np.array_equal(masks[1][1], masks[2][1]), "the actor is not updated at 3"
+    assert not np.array_equal(masks[2][1], masks[3][1]), "the actor evolves at update 4"
+
+
+def test_static_masks_never_change_and_dense_layers_have_none() -> None:
+    static, dense = Agent(_config(method="static-td3"), N, M), Agent(_config(method="td3"), N, M)
+    before = {layer: mask.copy() for layer, mask in static.actor.masks.items()}
+    generator = np.random.default_rng(5)
+    for _ in range(20):
+        batch = _batch(generator, 16)
+        static.update(batch)
+        dense.update(batch)
+    assert all(np.array_equal(before[layer], mask) for layer, mask in static.actor.masks.items())
+    assert dense.actor.sparse_layers == []
+
+
+def test_initial_weights_are_pytorchs_uniform_distribution() -> None:
+    agent = Agent(_config(hidden=(256, 256), sparsity=0.5), N, M)
+    weights = agent.actor.online.weights[1].detach().numpy()
+    values = weights[expand(agent.actor.masks[1], agent.actor.plans[1])] * np.sqrt(256)
+    assert np.abs(values).max() <= 1
+    assert abs(values.mean()) < 4 * np.sqrt(1 / 3 / len(values))
+    assert abs(values.var() - 1 / 3) < 0.01
+    assert torch.equal(agent.actor.online.weights[1], agent.actor.target.weights[1])
+
+
+def test_a_terminated_transition_does_not_bootstrap_and_a_truncated_one_does() -> None:
+    agent = Agent(_config(), N, M)
+    batch = _batch(np.random.default_rng(6), 16)
+    noise = torch.zeros(16, M)
+    target = agent._target(batch, noise).numpy()
+    ended = batch.discounts == 0
+    assert ended.any()
+    assert np.array_equal(target[ended], batch.returns[ended])
+    assert (target[~ended] != batch.returns[~ended]).all()
+
+
+def test_a_state_goes_through_arrays_unchanged() -> None:
+    generator = np.random.default_rng(7)
+    agent, other = Agent(_config(), N, M), Agent(_config(), N, M)
+    for _ in range(10):
+        agent.update(_batch(generator, 16))
+    other.load_state(agent.state())
+    for _ in range(10):
+        batch = _batch(generator, 16)
+        agent.update(batch)
+        other.update(batch)
+    left, right = agent.state(), other.state()
+    assert left.keys() == right.keys()
+    assert all(left[name].tobytes() == right[name].tobytes() for name in left)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda arrays: arrays.pop("actor.0.weight"), r"0\.weight is missing"),
+        (lambda arrays: arrays.update({"actor.9.weight": np.zeros(3)}), r"'9\.weight' does not belong"),
+        (lambda arrays: arrays.update({"more": np.zeros(3)}), r"'more' does not belong"),
+        (lambda arrays: arrays["actor.0.mask"].fill(255), r"connections are \["),
+        (lambda arrays: arrays["critic_1.1.bias"].fill(np.nan), r"1\.bias holds a value that is not finite"),
+        (lambda arrays: arrays.update({"critic_2.1.bias": np.zeros(3, np.float32)}), r"1\.bias is float32\[3\]"),
+        (lambda arrays: arrays["agent.counters"].fill(-1), "agent.counters"),
+    ],
+)
+def test_a_state_that_does_not_fit_is_refused(spoil: Any, message: str) -> None:
+    agent = Agent(_config(), N, M)
+    arrays = agent.state()
+    spoil(arrays)
+    with pytest.raises(ValueError, match=message):
+        Agent(_config(), N, M).load_state(arrays)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_cuda_without_a_gpu_is_refused() -> None:
+    with pytest.raises(ConfigError, match="device is cuda, but this PyTorch sees none; use --device cpu"):
+        Agent(_config(device="cuda"), N, M)
+
+
+def test_losses_are_means_since_they_were_last_taken() -> None:
+    agent, generator = Agent(_config(), N, M), np.random.default_rng(8)
+    assert agent.take_losses() == (0.0, 0.0)
+    for _ in range(4):
+        agent.update(_batch(generator, 16))
+    critic, actor = agent.take_losses()
+    assert critic > 0
+    assert actor != 0
+    assert agent.take_losses() == (0.0, 0.0)

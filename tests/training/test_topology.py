@@ -1,0 +1,217 @@
+"""Counts against the paper's, drop and grow against hand-written tables, and what must hold for any layer."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgerl.errors import ConfigError
+from edgerl.training.random import Draws, Network
+from edgerl.training.topology import (
+    LayerPlan,
+    block_magnitude,
+    draw_mask,
+    expand,
+    plan_by_lambdas,
+    plan_by_sparsity,
+    plan_dense,
+    plan_layer,
+    select_drop,
+    select_gradient_growth,
+    select_random_growth,
+    select_target_pruning,
+)
+
+DRAWS = Draws(0)
+
+
+def _bits(*rows: str) -> np.ndarray:
+    return np.array([[character == "1" for character in row] for row in rows])
+
+
+@pytest.mark.parametrize(
+    ("n", "m", "lambda1", "total"),
+    [(17, 6, 7, 106169), (11, 3, 7, 105233), (105, 8, 40, 144824), (348, 17, 61, 215774)],
+)
+def test_connections_are_the_papers(n: int, m: int, lambda1: float, total: int) -> None:
+    actor = plan_by_lambdas((n, 256, 256, m), (lambda1, 64), 1)
+    critic = plan_by_lambdas((n + m, 256, 256, 1), (lambda1, 64), 1)
+    assert sum(p.connections for p in actor) + 2 * sum(p.connections for p in critic) == total
+
+
+def test_halfcheetah_layer_by_layer() -> None:
+    assert [p.connections for p in plan_by_lambdas((17, 256, 256, 6), (7, 64), 1)] == [1911, 32768, 1536]
+    assert [p.connections for p in plan_dense((17, 256, 256, 6))] == [4352, 65536, 1536]
+
+
+def test_lambda_that_is_too_large_is_refused_with_the_largest() -> None:
+    with pytest.raises(ConfigError, match=r"--lambda1 16 asks for 100% .* expected at most 15.94"):
+        plan_by_lambdas((17, 256, 256, 6), (16, 64), 1)
+    with pytest.raises(ConfigError, match=r"--lambda2 200 .* layer 2 \(256×256\); expected at most 128"):
+        plan_by_lambdas((17, 256, 256, 6), (7, 200), 1)
+
+
+@given(
+    st.lists(st.integers(1, 70), min_size=3, max_size=5),
+    st.floats(0, 0.999),
+    st.sampled_from([1, 4]),
+)
+def test_sparsity_is_reached_or_refused(widths: list[int], sparsity: float, block: int) -> None:
+    sizes = [n * m for n, m in pairwise(widths)]
+    total = sum(sizes)
+    least = sum(min(block, m) for m in widths[1:-1])
+    if (1 - sparsity) * total - sizes[-1] < least:
+        with pytest.raises(ConfigError, match="expected at most"):
+            plan_by_sparsity(widths, sparsity, block)
+        return
+    plans = plan_by_sparsity(widths, sparsity, block)
+    rounding = sum(p.block for p in plans)
+    assert abs(sum(p.connections for p in plans) - (1 - sparsity) * total) <= rounding
+    assert plans[-1].is_dense
+    assert all(0 <= p.connections <= p.n_inputs * p.n_outputs for p in plans)
+
+
+def test_one_epsilon_with_a_layer_that_is_capped() -> None:
+    # 3×8 and 8×8 at 72 of 96 weights, 8 of them dense: ε = 64 / (11 + 16). Layer 1 would get 26 of 24: it is dense.
+    plans = plan_by_sparsity((3, 8, 8, 1), 1 - 72 / 96, 1)
+    assert [p.connections for p in plans] == [24, 40, 8]
+
+
+def test_impossible_sparsity_names_the_highest() -> None:
+    with pytest.raises(ConfigError, match=r"alone has 1536 of 71424 weights; expected at most 0.9784"):
+        plan_by_sparsity((17, 256, 256, 6), 0.99, 1)
+    assert plan_by_sparsity((17, 256, 256, 6), 0.9784, 1)
+
+
+def test_blocks_of_a_layer_that_is_no_multiple_of_four() -> None:
+    plan = plan_layer(10, 7, 0.5, 4)  # one full block row, and one of width 3
+    assert (plan.full_blocks, plan.narrow_blocks, plan.connections) == (5, 5, 5 * 4 + 5 * 3)
+    mask = draw_mask(plan, DRAWS, Network.ACTOR, 0)
+    assert mask.sum(axis=1).tolist() == [5, 5]
+    weights = expand(mask, plan)
+    assert weights.shape == (7, 10)
+    assert weights.sum() == plan.connections
+    assert (weights[0] == weights[3]).all()
+    assert (weights[4] == weights[6]).all()
+
+
+def test_expanding_narrow_blocks_keeps_the_width_of_the_full_ones() -> None:
+    plan = plan_layer(2, 5, 1.0, 4)
+    assert expand(_bits("10", "01"), plan).astype(int).tolist() == [[1, 0], [1, 0], [1, 0], [1, 0], [0, 1]]
+
+
+def _plan(weight: np.ndarray, mask: np.ndarray, block: int = 1) -> LayerPlan:
+    n_outputs, n_inputs = weight.shape
+    full = n_outputs // block
+    return LayerPlan(n_inputs, n_outputs, block, int(mask[:full].sum()), int(mask[full:].sum()))
+
+
+def test_drop_takes_zeros_then_the_smallest_of_each_sign() -> None:
+    mask = _bits("11111111", "00001111")
+    weight = np.array([[0, 0.1, 0.2, -0.1, -0.5, 0.3, 0.4, -0.2], [0, 0, 0, 0, 0.5, 0.6, -0.3, -0.4]]) * mask
+    # One exact zero; 6 positive and 5 negative ones: a quarter of each, rounded, is 2 and 1.
+    drop = select_drop(weight, mask, _plan(weight, mask), 0.25)
+    assert np.array_equal(drop, _bits("11110000", "00000000"))
+
+
+def test_drop_breaks_ties_by_lower_position() -> None:
+    mask = _bits("11110000")
+    weight = np.array([[0.5, 0.2, 0.2, 0.2, 0, 0, 0, 0]])
+    drop = select_drop(weight, mask, _plan(weight, mask), 0.5)
+    assert np.array_equal(drop, _bits("01100000"))
+
+
+def test_drop_never_exceeds_the_absent_positions() -> None:
+    mask = _bits("11111110")
+    weight = np.array([[0.0, 0.0, 0.0, 0.4, 0.1, -0.1, 0.6, 0.0]])
+    drop = select_drop(weight, mask, _plan(weight, mask), 0.5)
+    assert np.array_equal(drop, _bits("10000000"))
+
+
+def test_a_layer_full_of_exact_zeros_still_evolves() -> None:
+    mask = _bits("11110000", "00001111")
+    weight = np.zeros((2, 8))
+    plan = _plan(weight, mask)
+    drop = select_drop(weight, mask, plan, 0.05)
+    grow = select_random_growth(mask, drop, plan, DRAWS, update=1000, network=Network.ACTOR, layer=1)
+    assert np.array_equal(drop, mask)
+    assert np.array_equal(grow, ~mask)
+
+
+def test_blocks_are_dropped_by_their_mean_magnitude() -> None:
+    mask = _bits("111000")
+    weight = np.zeros((4, 6))
+    weight[:, 0], weight[:, 1], weight[0, 2] = 1, -0.5, 2.2  # means 1, 0.5, 0.55
+    drop = select_drop(weight, mask, _plan(weight, mask, 4), 0.34)
+    assert np.array_equal(drop, _bits("010000"))
+
+
+def test_a_narrow_blocks_mean_is_over_its_own_width() -> None:
+    weight = np.array([[1.0, 0]] * 4 + [[3.0, 0]] * 2)
+    assert block_magnitude(weight, 4).tolist() == [[1, 0], [3, 0]]
+
+
+def test_gradient_growth_takes_the_largest_absent_gradients() -> None:
+    mask = _bits("11000000")
+    drop = _bits("11000000")
+    gradient = np.array([[9.0, 9, 0.1, -3, 2, 0, -2, 1]])
+    grow = select_gradient_growth(mask, drop, _plan(gradient, mask), gradient)
+    assert np.array_equal(grow, _bits("00011000"))
+
+
+def test_target_pruning_keeps_the_largest_of_the_union() -> None:
+    plan = LayerPlan(8, 1, 1, 4, 0)
+    support = _bits("11111100")
+    weight = np.array([[0.0, 0.3, -0.1, 0.0, 0.2, -0.4, 0, 0]])
+    # Six positions, four planned: the two exact zeros go; the absent zeros at the end are no part of it.
+    assert np.array_equal(select_target_pruning(weight, support, plan), _bits("10010000"))
+
+
+def test_target_pruning_breaks_ties_by_lower_position_and_never_prunes_below_the_plan() -> None:
+    plan = LayerPlan(4, 1, 1, 3, 0)
+    assert np.array_equal(select_target_pruning(np.zeros((1, 4)), _bits("1111"), plan), _bits("1000"))
+    assert not select_target_pruning(np.zeros((1, 4)), _bits("1110"), plan).any()
+
+
+@given(
+    st.integers(1, 20),
+    st.integers(1, 20),
+    st.floats(0, 1),
+    st.floats(0, 1),
+    st.sampled_from([1, 4]),
+    st.integers(0, 2**32),
+    st.booleans(),
+)
+def test_evolution_keeps_every_invariant(
+    n_inputs: int, n_outputs: int, density: float, fraction: float, block: int, seed: int, gradient: bool
+) -> None:
+    generator, draws = np.random.default_rng(seed), Draws(seed)
+    plan = plan_layer(n_inputs, n_outputs, density, block)
+    mask = draw_mask(plan, draws, Network.CRITIC_1, 0)
+    weight = generator.normal(size=(n_outputs, n_inputs)).astype(np.float32) * expand(mask, plan)
+    weight[generator.random(weight.shape) < 0.2] = 0
+    drop = select_drop(weight, mask, plan, fraction)
+    if gradient:
+        grow = select_gradient_growth(mask, drop, plan, generator.normal(size=weight.shape))
+    else:
+        grow = select_random_growth(mask, drop, plan, draws, update=7, network=Network.CRITIC_1, layer=0)
+    assert not (drop & ~mask).any(), "only what exists is dropped"
+    assert not (grow & mask).any(), "only what was absent, and not dropped just now, is grown"
+    evolved = (mask & ~drop) | grow
+    assert expand(evolved, plan).sum() == plan.connections, "the connection count stays"
+    for rows, count, _ in plan.classes():
+        assert evolved[rows].sum() == count
+
+
+def test_random_growth_is_uniform_over_the_absent_positions() -> None:
+    mask, drop = _bits("1100000000"), _bits("1000000000")
+    plan = LayerPlan(10, 1, 1, 2, 0)
+    counts = np.zeros(10)
+    for update in range(8000):
+        counts += select_random_growth(mask, drop, plan, DRAWS, update=update, network=Network.ACTOR, layer=0)[0]
+    assert counts[:2].sum() == 0
+    assert ((counts[2:] - 1000) ** 2 / 1000).sum() < 24.3  # 99.9 % quantile for 7 degrees of freedom
