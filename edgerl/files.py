@@ -34,6 +34,9 @@ HEADER_ALIGNMENT = 4096
 MAXIMUM_BYTES = 1 << 31
 """A larger file is refused before it is read."""
 
+MAXIMUM_NESTING = 32
+"""Objects and lists of metadata inside each other: more would exhaust the stack of whoever prints them."""
+
 _DTYPES = {
     "F64": np.float64,
     "F32": np.float32,
@@ -59,8 +62,12 @@ def sync_directory(path: Path) -> None:
 
 
 def refuse_existing(path: Path, *, force: bool) -> None:
-    """Raise OutputError where an explicit output path exists and may not be replaced."""
-    if path.exists() and not force:
+    """Raise OutputError where an explicit output path exists and may not be replaced, or cannot be looked at."""
+    try:
+        exists = path.exists()
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror}") from error
+    if exists and not force:
         raise OutputError(f"{path} exists already; pass --force to replace it, or another -o")
 
 
@@ -127,10 +134,9 @@ def unpack_tensors(data: bytes, source: Path, kind: str, version: int) -> tuple[
     metadata, tensors = _parse(data, source)
     if metadata.get("kind") != kind:
         raise FileFormatError(f"{source} holds {_quoted(metadata.get('kind'))}; expected {kind!r}")
-    if metadata.get("version") != version:
-        raise FileFormatError(
-            f"{source} has format version {_quoted(metadata.get('version'))}; this edgerl reads version {version}"
-        )
+    found = metadata.get("version")
+    if type(found) is not int or found != version:
+        raise FileFormatError(f"{source} has format version {_quoted(found)}; this edgerl reads version {version}")
     claimed = metadata.pop("sha256", None)
     if claimed != _checksum(metadata, tensors):
         raise FileFormatError(f"{source} has been altered: its SHA-256 does not match its content; make the file again")
@@ -146,13 +152,30 @@ def _parse(data: bytes, source: Path) -> tuple[dict[str, Any], Tensors]:
     try:
         entries = safetensors.deserialize(data)  # type: ignore[no-untyped-call]
         (length,) = struct.unpack_from("<Q", data)
-        metadata = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["edgerl"])
+        metadata = _read_canonical(json.loads(data[8 : 8 + length])["__metadata__"]["edgerl"])
         tensors = {name: _tensor(entry) for name, entry in entries}
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise FileFormatError(f"{source} is no edgerl tensor file, or is truncated ({_one_line(error)})") from error
-    if not isinstance(metadata, dict):
-        raise FileFormatError(f"{source} is no edgerl tensor file (its metadata is no JSON object)")
     return metadata, tensors
+
+
+def _read_canonical(text: str) -> dict[str, Any]:
+    """The JSON object in `text`, which must be written the one way that `_canonical` does: no altered byte passes."""
+    metadata = json.loads(text)
+    if not isinstance(metadata, dict):
+        raise ValueError("its metadata is no JSON object")
+    if _nests_deeper(metadata, MAXIMUM_NESTING):
+        raise ValueError(f"its metadata nests deeper than {MAXIMUM_NESTING} levels")
+    if _canonical(metadata) != text:
+        raise ValueError("its metadata is no canonical JSON")
+    return metadata
+
+
+def _nests_deeper(value: object, levels: int) -> bool:
+    if not isinstance(value, dict | list):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_nests_deeper(part, levels - 1) for part in inner)
 
 
 def _tensor(entry: Mapping[str, Any]) -> npt.NDArray[Any]:
@@ -164,10 +187,7 @@ def _canonical(metadata: Mapping[str, Any]) -> str:
 
 
 def _checksum(metadata: Mapping[str, Any], tensors: Mapping[str, npt.NDArray[Any]]) -> str:
-    try:
-        digest = hashlib.sha256(_canonical(metadata).encode())
-    except ValueError:  # NaN and Infinity are no JSON: a file that holds them was not written by us
-        return ""
+    digest = hashlib.sha256(_canonical(metadata).encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"\n{name} {tensor.dtype.str} {tensor.shape}\n".encode())

@@ -21,12 +21,12 @@ import onnx.checker
 import onnx.helper
 import onnx.numpy_helper
 import onnx.shape_inference
-from edgerl.export import ExportReport
 
 from edgerl import __version__
 from edgerl.compact.policy import Array, CompactPolicy, Layer
 from edgerl.edge.onnx_policy import METADATA_KEY, OnnxPolicy
 from edgerl.errors import CheckFailed, EdgerlError, UnsupportedModelError
+from edgerl.export import ExportReport
 from edgerl.files import MAXIMUM_BYTES, write_atomically
 
 OPSET = 17

@@ -35,7 +35,7 @@ def command(
 
     Example: edgerl export --format onnx
     """
-    from edgerl.export import export_policy
+    from edgerl import export_policy
 
     source = find_model(policy, (POLICY,))
     goal = output or source.with_suffix(f".{format}")

@@ -14,8 +14,8 @@ def find_run(run: Path | None) -> Path:
     if run is None:
         if not LATEST.exists():
             raise FileFormatError(f"there is no {LATEST} here; name a run folder, or train one: edgerl train")
-        run = LATEST.resolve()
-        note(f"using {_short(run)}")
+        run = _short(LATEST.resolve())
+        note(f"using {run}")
     if not run.is_dir():
         raise FileFormatError(f"{run} is {'a file' if run.exists() else 'not there'}; expected a run folder")
     return run
@@ -39,7 +39,7 @@ def find_model(model: Path | None, names: tuple[str, ...] = (POLICY, ONNX)) -> P
         raise FileFormatError(f"{_short(folder)} holds no {' or '.join(names)}; {wanted}")
     newest = max(found, key=lambda path: path.stat().st_mtime_ns)
     note(f"using {_short(newest)}")
-    return newest
+    return _short(newest)
 
 
 def _short(path: Path) -> Path:

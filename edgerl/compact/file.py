@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from edgerl.compact.policy import MAXIMUM_UNITS, PRECISIONS, Array, CompactPolicy, Layer
+from edgerl.compact.policy import MAXIMUM_POSITIONS, MAXIMUM_UNITS, PRECISIONS, Array, CompactPolicy, Layer
 from edgerl.errors import FileFormatError
 from edgerl.files import Tensors, pack_tensors, read_bytes, unpack_tensors, write_atomically
 
 KIND = "policy"
 VERSION = 1
 MAXIMUM_LAYERS = 64
-MAXIMUM_POSITIONS = 1 << 24
-"""A layer's inputs × outputs: what a small sparse file may unfold to."""
+MAXIMUM_NETWORK_POSITIONS = 1 << 26
+"""The same over all layers."""
 BLOCKS = (1, 4)
 
 
@@ -103,6 +103,8 @@ class _Reader:
         for index, (before, after) in enumerate(pairwise(layers)):
             if before.n_outputs != after.n_inputs:
                 raise self.fail(f"layer {index} has {before.n_outputs} outputs, the next {after.n_inputs} inputs")
+        if sum(layer.n_inputs * layer.n_outputs for layer in layers) > MAXIMUM_NETWORK_POSITIONS:
+            raise self.fail(f"its layers have more than {MAXIMUM_NETWORK_POSITIONS} positions")
         n, m = layers[0].n_inputs, layers[-1].n_outputs
         low, high = self.take("action.low", np.float32, (m,)), self.take("action.high", np.float32, (m,))
         if not np.all(low < high):
@@ -126,15 +128,15 @@ class _Reader:
         n_inputs, n_outputs, block, layout, precision = (entry[key] for key in keys)
         for name, count in (("inputs", n_inputs), ("outputs", n_outputs)):
             if type(count) is not int or not 1 <= count <= MAXIMUM_UNITS:
-                raise self.fail(f"layer {index} has {str(count)[:20]} {name}, expected 1 to {MAXIMUM_UNITS}")
+                raise self.fail(f"layer {index} has {_quoted(count)} {name}, expected 1 to {MAXIMUM_UNITS}")
         if n_inputs * n_outputs > MAXIMUM_POSITIONS:
             raise self.fail(
                 f"layer {index} is {n_outputs} × {n_inputs}, expected at most {MAXIMUM_POSITIONS} positions"
             )
         if type(block) is not int or block not in BLOCKS or layout not in ("dense", "sparse"):
-            raise self.fail(f"layer {index} has block {str(block)[:20]} and layout {str(layout)[:20]}")
+            raise self.fail(f"layer {index} has block {_quoted(block)} and layout {_quoted(layout)}")
         if not isinstance(precision, str) or precision not in PRECISIONS:
-            raise self.fail(f"layer {index} has precision {str(precision)[:20]}, expected {', '.join(PRECISIONS)}")
+            raise self.fail(f"layer {index} has precision {_quoted(precision)}, expected {', '.join(PRECISIONS)}")
         name, dtype = f"layers.{index}.", PRECISIONS[precision]
         columns = row_starts = None
         if layout == "dense":
@@ -164,3 +166,7 @@ class _Reader:
         width = n_outputs % block
         if width and np.any(values[int(row_starts[-2]) :, width:]):
             raise self.fail(f"layer {index} has weights beyond its {n_outputs} outputs")
+
+
+def _quoted(value: object) -> str:
+    return repr(value)[:20]

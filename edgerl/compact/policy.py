@@ -17,6 +17,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from edgerl.errors import UnsupportedModelError
+
 Array = npt.NDArray[Any]
 Precision = Literal["fp32", "fp16", "int8"]
 
@@ -24,6 +26,9 @@ PRECISIONS: dict[Precision, type[np.generic]] = {"fp32": np.float32, "fp16": np.
 
 MAXIMUM_UNITS = 1 << 16
 """Column indices have 16 bits: no layer is wider."""
+
+MAXIMUM_POSITIONS = 1 << 24
+"""A layer's inputs × outputs: what a small sparse file may unfold to."""
 
 
 @dataclass(frozen=True)
@@ -158,13 +163,16 @@ def action_scaling(low: Array, high: Array) -> tuple[Array, Array]:
     """(centre, half_range), float32 [m] each, that map [−1, 1] into [low, high] and never a rounding beyond.
 
     float32 multiplication and addition are monotonic, so the bounds hold everywhere when they hold at ±1; half_range
-    gives up the last bit where rounding would cross one.
+    gives up as little as keeps rounding from crossing one: its last bit, then twice as much each time.
     """
     low32, high32 = np.asarray(low, np.float32), np.asarray(high, np.float32)
     centre = (low32.astype(np.float64) / 2 + high32.astype(np.float64) / 2).astype(np.float32)
     half_range = (high32.astype(np.float64) / 2 - low32.astype(np.float64) / 2).astype(np.float32)
-    while np.any(outside := (centre + half_range > high32) | (centre - half_range < low32)):
-        half_range = np.where(outside, np.nextafter(half_range, np.float32(0)), half_range)
+    step = half_range - np.nextafter(half_range, np.float32(0))
+    with np.errstate(over="ignore"):  # infinity is outside like any other value
+        while np.any(outside := (centre + half_range > high32) | (centre - half_range < low32)):
+            half_range = np.where(outside, np.maximum(half_range - step, 0), half_range)
+            step = step * 2
     return centre, half_range
 
 
@@ -172,8 +180,15 @@ def make_layer(weight: Array, bias: Array, block: int, scale: Array | None = Non
     """A layer from its stored matrix [n_outputs, n_inputs], dense or sparse, whichever has fewer bytes.
 
     `weight` is float32, float16 or int8 and decides how values are stored; exact zeros are no connections.
+
+    Raises UnsupportedModelError for a layer that the format cannot hold.
     """
     n_outputs, n_inputs = weight.shape
+    if max(weight.shape) > MAXIMUM_UNITS or weight.size > MAXIMUM_POSITIONS:
+        raise UnsupportedModelError(
+            f"a layer is {n_outputs} × {n_inputs}; expected at most {MAXIMUM_UNITS} units and "
+            f"{MAXIMUM_POSITIONS} weights"
+        )
     n_block_rows = -(-n_outputs // block)
     padded = np.zeros((n_block_rows * block, n_inputs), weight.dtype)
     padded[:n_outputs] = weight
@@ -190,5 +205,5 @@ def make_layer(weight: Array, bias: Array, block: int, scale: Array | None = Non
         row_starts=row_starts,
         scale=scale,
     )
-    dense = replace(sparse, values=np.ascontiguousarray(weight), columns=None, row_starts=None)
+    dense = replace(sparse, values=np.array(weight, order="C"), columns=None, row_starts=None)  # a copy: no alias
     return min(dense, sparse, key=lambda layer: layer.n_bytes)

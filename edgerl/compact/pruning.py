@@ -72,8 +72,9 @@ def prune_by_magnitude(network: Sequence[Affine], sparsity: float, block: int, d
     """
     present = sum(int(np.count_nonzero(weight)) for weight, _ in network)
     output = int(np.count_nonzero(network[-1][0]))
-    wanted = round(dense_weights * (1 - sparsity))
-    if not 0 <= sparsity < 1 or wanted > present:
+    valid = 0 <= sparsity < 1
+    wanted = round(dense_weights * (1 - sparsity)) if valid else 0
+    if not valid or wanted > present:
         own = 1 - present / dense_weights
         raise ConfigError(
             f"sparsity is {sparsity:g}; expected more than the {own:.4f} that the policy has, and below 1"
@@ -114,7 +115,8 @@ def quantise_layer(weight: Array, bias: Array, block: int, precision: Precision)
     """
     if precision == "int8":
         largest = np.abs(weight).max(axis=1)
-        scale = np.where(largest > 0, largest / INT8_LARGEST, 1).astype(np.float32)
+        smallest = np.finfo(np.float32).tiny  # a denormal scale has few bits, and devices flush it
+        scale = np.where(largest > 0, np.maximum(largest / INT8_LARGEST, smallest), 1).astype(np.float32)
         values = np.rint(weight / scale[:, None]).clip(-INT8_LARGEST, INT8_LARGEST).astype(np.int8)
         return make_layer(values, bias, block, scale)
     limit = np.finfo(np.float16 if precision == "fp16" else np.float32).max

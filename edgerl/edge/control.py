@@ -45,9 +45,9 @@ FINAL_WAIT_NS = 200_000
 FINAL_WAIT_SHARE = 20
 """A sleep ends this long before its tick, but at most a twentieth of a period; the rest is waited out awake.
 
-Linux wakes a sleeper late: a cycle began 102 µs after its tick in the median when sleeping all the way, 0 µs with this
-wait (100 Hz, x86-64 virtual machine; docs/onnx.md). It takes 1 % of a core at 100 Hz and never more than 5 %, which a
-board with one core can spare. Python has no clock_nanosleep that could wake at an absolute time.
+Linux wakes a sleeper late: at 100 Hz, a cycle began 152 µs after its tick in the median when sleeping all the way,
+3 µs with this wait (docs/onnx.md). It takes at most 5 % of a core, 2 % at 100 Hz, which a board with one core can
+spare. Python has no clock_nanosleep that could wake at an absolute time.
 """
 
 COLLECT_EVERY = 256
@@ -267,5 +267,5 @@ def _quiet_garbage_collector() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
-        if not was_frozen:
+        if not was_frozen:  # what the application froze itself cannot be told apart any more: all of it stays frozen
             gc.unfreeze()

@@ -55,7 +55,10 @@ def _read_header(header: bytes) -> tuple[int, int, int, int]:
     """The sizes in a header, which is not trusted; ValueError says what is wrong."""
     if not header.startswith(MAGIC):
         raise ValueError(f"it does not begin with {MAGIC!r}")
-    described = json.loads(header[len(MAGIC) :].rstrip(b"\0"))
+    try:
+        described = json.loads(header[len(MAGIC) :].rstrip(b"\0"))
+    except RecursionError as error:
+        raise ValueError("its header nests too deeply") from error
     if not isinstance(described, dict) or set(described) != set(_SIZES):
         raise ValueError(f"its header has not the keys {', '.join(_SIZES)}")
     n, m, capacity, slack = (described[name] for name in _SIZES)
@@ -83,7 +86,11 @@ class Replay:
         size = self._file_bytes
         if size > MAXIMUM_BYTES:
             raise OutputError(f"a replay of {capacity} transitions has {size} bytes; expected at most {MAXIMUM_BYTES}")
-        self._map = mmap.mmap(-1, size) if path is None else self._map_file(path, size)
+        try:
+            self._map = mmap.mmap(-1, size) if path is None else self._map_file(path, size)
+        except OSError as error:
+            where = "memory" if path is None else path
+            raise OutputError(f"cannot make room for {size} bytes in {where}: {error.strerror}") from error
         self._view_rows()
 
     def _set_sizes(self, n_observations: int, n_actions: int, capacity: int, slack: int, count: int) -> None:
@@ -178,22 +185,34 @@ class Replay:
         return (MAGIC + json.dumps(described).encode()).ljust(HEADER_BYTES, b"\0")
 
     def _map_file(self, path: Path, size: int) -> mmap.mmap:
+        exists = path.exists()
+        if self.count and not exists:
+            raise FileFormatError(f"{path} is not there; the checkpoint counts on {self.count} transitions in it")
         try:
-            self._file = path.open("r+b" if path.exists() else "w+b")
+            self._file = path.open("r+b" if exists else "w+b")
         except OSError as error:
             raise OutputError(f"cannot open {path}: {error.strerror}") from error
         try:
+            self._lock(path)
+            self._create_or_check(path, size)
+            return mmap.mmap(self._file.fileno(), size)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _lock(self, path: Path) -> None:
+        try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            self._file.close()
             raise OutputError(f"{path} is in use by another process; stop that one first") from error
-        found = os.fstat(self._file.fileno()).st_size
-        if found == 0 and self.count == 0:
-            self._file.write(self._header())
+
+    def _create_or_check(self, path: Path, size: int) -> None:
+        found, header = os.fstat(self._file.fileno()).st_size, self._header()
+        begins_with = self._file.read(HEADER_BYTES)
+        if self.count == 0 and found <= HEADER_BYTES and header.startswith(begins_with):  # new, or killed in its making
+            self._file.seek(0)
+            self._file.write(header)
             self._file.truncate(size)
-            self._file.flush()
             os.fsync(self._file.fileno())
-        elif found != size or self._file.read(HEADER_BYTES) != self._header():
-            self._file.close()
+        elif found != size or begins_with != header:
             raise FileFormatError(f"{path} is not this run's replay memory, or is truncated ({found} bytes of {size})")
-        return mmap.mmap(self._file.fileno(), size)

@@ -93,7 +93,7 @@ class SparseNetwork:
                 words = self._draws.words(purpose, 0, parameter.numel(), network=self.network, layer=index)
                 values = ((2 * uniform(words) - 1) / np.sqrt(plan.n_inputs)).reshape(parameter.shape)
                 if purpose == Purpose.WEIGHT and index in self.masks:
-                    values *= expand(self.masks[index], plan)
+                    values = np.where(expand(self.masks[index], plan), values, 0)  # a product would leave −0
                 parameter.data.copy_(torch.from_numpy(values))
 
     def _weight_mask(self, mask: Mask, plan: LayerPlan) -> Tensor:

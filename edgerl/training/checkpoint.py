@@ -20,6 +20,7 @@ from edgerl.training.config import Config, from_json
 
 KIND = "checkpoint"
 VERSION = 1
+LARGEST_COUNTER = 1 << 53
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,10 @@ def read(path: Path) -> Checkpoint:
     Raises FileFormatError.
     """
     metadata, tensors = unpack_tensors(read_bytes(path), path, KIND, VERSION)
-    policy = tensors.pop("policy", np.zeros(0, np.uint8))
+    policy = tensors.pop("policy", None)
     try:
+        if policy is None or policy.dtype != np.uint8 or policy.ndim != 1:
+            raise ValueError("its policy is no list of bytes")
         return Checkpoint(
             config=from_json(_object(metadata, "config"), str(path)),
             counters=_counters(_object(metadata, "counters")),
@@ -78,8 +81,9 @@ def read(path: Path) -> Checkpoint:
             returns=_returns(_object(metadata, "returns")),
             tensors=tensors,
         )
-    except (ConfigError, ValueError, TypeError) as error:
-        raise FileFormatError(f"{path} is not valid: {error}; resume from another run, or train anew") from error
+    except (ConfigError, ValueError, TypeError, OverflowError) as error:
+        problem = " ".join(str(error).split())[:300]
+        raise FileFormatError(f"{path} is not valid: {problem}; resume from another run, or train anew") from error
 
 
 def _object(metadata: dict[str, Any], name: str) -> dict[str, Any]:
@@ -93,8 +97,9 @@ def _counters(data: dict[str, Any]) -> Counters:
     counters = Counters(**data)
     for known in dataclasses.fields(Counters):
         value = getattr(counters, known.name)
-        if isinstance(value, bool) or not isinstance(value, int if known.type == "int" else int | float) or value < 0:
-            raise ValueError(f"{known.name} is {str(value)[:40]}, expected a number from 0 on")
+        kinds = (int,) if known.type == "int" else (int, float)
+        if type(value) not in kinds or not 0 <= value <= LARGEST_COUNTER:
+            raise ValueError(f"{known.name} is {repr(value)[:40]}, expected a number from 0 to {LARGEST_COUNTER}")
     return counters
 
 
@@ -102,5 +107,5 @@ def _returns(data: dict[str, Any]) -> Returns:
     returns = Returns(**data)
     for value in (returns.last, returns.best):
         if value is not None and not isinstance(value, float):
-            raise ValueError(f"a return is {str(value)[:40]}, expected a number")
+            raise ValueError(f"a return is {repr(value)[:40]}, expected a number")
     return returns

@@ -19,7 +19,7 @@ from edgerl.files import refuse_existing
 from edgerl.training import checkpoint as checkpoint_file
 from edgerl.training.checkpoint import Checkpoint
 from edgerl.training.environments import make
-from edgerl.training.evaluate import evaluate, evaluation_seeds, mean_interval
+from edgerl.training.evaluate import evaluate, evaluation_seeds, longest_episode, mean_interval
 
 Array = npt.NDArray[Any]
 
@@ -119,7 +119,10 @@ def _returns(checkpoint: Checkpoint, policies: Sequence[CompactPolicy], episodes
     environment = make(checkpoint.config.environment)
     try:
         seeds = evaluation_seeds(checkpoint.config.seed, episodes)
-        before, after = (MeanReturn(*mean_interval(evaluate(environment, policy, seeds))) for policy in policies)
+        longest = longest_episode(environment, checkpoint.config.schedule)
+        before, after = (
+            MeanReturn(*mean_interval(evaluate(environment, policy, seeds, longest))) for policy in policies
+        )
         return before, after
     finally:
         environment.close()

@@ -37,8 +37,11 @@ class Environment:
                 raise EnvironmentError(
                     f"{name} has {kind} {what}s; expected Box (use an environment or wrapper with one)"
                 )
+        self.action_low, self.action_high = _float32_inside(actions.low, actions.high)
         if not (
-            np.isfinite(actions.low).all() and np.isfinite(actions.high).all() and (actions.low < actions.high).all()
+            np.isfinite(self.action_low).all()
+            and np.isfinite(self.action_high).all()
+            and (self.action_low < self.action_high).all()
         ):
             raise EnvironmentError(f"{name} has unbounded actions; expected a Box with finite low < high")
         self._action_shape = actions.shape
@@ -48,8 +51,6 @@ class Environment:
         self.n_actions = int(np.prod(actions.shape))
         if not self.n_observations or not self.n_actions:
             raise EnvironmentError(f"{name} has an empty observation or action; expected at least one number each")
-        self.action_low: Vector = actions.low.reshape(-1).astype(np.float32)
-        self.action_high: Vector = actions.high.reshape(-1).astype(np.float32)
         self._centre, self._half_range = action_scaling(self.action_low, self.action_high)
         self._steps = 0
 
@@ -66,12 +67,12 @@ class Environment:
         """
         observation, reward, terminated, truncated, _ = self._environment.step(action.reshape(self._action_shape))
         self._steps += 1
-        reward = float(reward)
-        if not np.isfinite(reward):
+        number = self._floats(reward, "reward")
+        if number.size != 1 or not np.isfinite(number).all():
             raise EnvironmentError(
                 f"{self.name} returned reward {reward} at step {self._steps}; expected a finite number"
             )
-        return self._observation(observation), reward, bool(terminated), bool(truncated)
+        return self._observation(observation), float(np.asarray(reward).item()), bool(terminated), bool(truncated)
 
     def scale(self, action: Vector) -> Vector:
         """Actions in [−1, 1] in the environment's units, per dimension."""
@@ -83,7 +84,12 @@ class Environment:
         self._environment.close()
 
     def _observation(self, observation: Any) -> Vector:
-        flat = np.asarray(observation, np.float32).reshape(-1)
+        flat = self._floats(observation, "observation")
+        if flat.size != self.n_observations:
+            raise EnvironmentError(
+                f"{self.name} returned {flat.size} observations at step {self._steps}; "
+                f"its observation space has {self.n_observations}"
+            )
         if not np.isfinite(flat).all():
             where = int(np.flatnonzero(~np.isfinite(flat))[0])
             raise EnvironmentError(
@@ -92,6 +98,25 @@ class Environment:
             )
         return flat
 
+    def _floats(self, value: Any, what: str) -> Vector:
+        """Flat float32 numbers; infinite where one is too large for float32."""
+        try:
+            with np.errstate(over="ignore"):
+                return np.asarray(value).astype(np.float32).reshape(-1)
+        except (TypeError, ValueError) as error:
+            raise EnvironmentError(
+                f"{self.name} returned a {type(value).__name__} as {what} at step {self._steps}; expected numbers"
+            ) from error
+
+
+def _float32_inside(low: npt.NDArray[Any], high: npt.NDArray[Any]) -> tuple[Vector, Vector]:
+    """(low, high), flat: the widest float32 bounds that are nowhere outside the given ones."""
+    low, high = low.reshape(-1), high.reshape(-1)
+    with np.errstate(over="ignore"):
+        low32, high32 = low.astype(np.float32), high.astype(np.float32)
+    low32 = np.where(low32 < low, np.nextafter(low32, np.float32(np.inf)), low32)
+    return low32, np.where(high32 > high, np.nextafter(high32, np.float32(-np.inf)), high32)
+
 
 def make(name: str) -> Environment:
     """The gymnasium environment of that id, or what `module:factory` makes.
@@ -99,8 +124,8 @@ def make(name: str) -> Environment:
     Raises EnvironmentError, with the nearest known name, where there is none or it does not suit.
     """
     _silence_mujoco()
-    module, _, factory = name.partition(":")
-    made = _from_factory(name, module, factory) if factory else _from_registry(name)
+    module, colon, factory = name.partition(":")
+    made = _from_factory(name, module, factory) if colon else _from_registry(name)
     return Environment(name, made)
 
 
@@ -131,11 +156,12 @@ def _from_registry(name: str) -> Any:
     gymnasium = require("gymnasium", "train")
     try:
         return gymnasium.make(name)
+    except (ImportError, gymnasium.error.DependencyNotInstalled) as error:
+        needed = " ".join(str(error).split())[:200]
+        raise EnvironmentError(f"environment {name!r} needs a package that is not installed: {needed}") from error
     except gymnasium.error.Error as error:
         known = list(gymnasium.registry)
         raise EnvironmentError(f"environment {name!r} is unknown{_suggestion(name, known, error)}") from error
-    except ImportError as error:
-        raise EnvironmentError(f"environment {name!r} needs a package that is not installed: {error}") from error
 
 
 def _suggestion(name: str, known: list[str], error: Exception) -> str:
@@ -143,6 +169,8 @@ def _suggestion(name: str, known: list[str], error: Exception) -> str:
 
 
 def _from_factory(name: str, module: str, factory: str) -> Any:
+    if not all(part.isidentifier() for part in (*module.split("."), factory)):
+        raise EnvironmentError(f"environment {name!r} is no id and no module:factory; expected such as robots:walker")
     folder = str(Path.cwd())
     if folder not in sys.path:  # a robot is one Python file in the folder where the command runs
         sys.path.insert(0, folder)
@@ -152,7 +180,11 @@ def _from_factory(name: str, module: str, factory: str) -> Any:
         raise EnvironmentError(f"environment {name!r}: cannot import {module!r} ({error})") from error
     if not callable(made):
         raise EnvironmentError(f"environment {name!r}: {module} has no function {factory!r}; expected module:factory")
-    environment = made()
+    try:
+        environment = made()
+    except Exception as error:
+        problem = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise EnvironmentError(f"environment {name!r}: {factory}() failed ({problem})") from error
     if not all(hasattr(environment, part) for part in ("reset", "step", "observation_space", "action_space")):
         raise EnvironmentError(
             f"environment {name!r}: {factory}() made a {type(environment).__name__}; expected a gymnasium.Env"

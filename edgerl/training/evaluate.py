@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgerl.training.config import ScheduleConfig
 from edgerl.training.environments import Environment
 from edgerl.training.random import Draws, Purpose
 
@@ -21,20 +22,28 @@ def evaluation_seeds(seed: int, episodes: int) -> list[int]:
     return [int(word) for word in Draws(seed).words(Purpose.EVALUATION, 0, episodes)]
 
 
-def evaluate(environment: Environment, act: Callable[[Array], Array], seeds: Sequence[int]) -> Array:
+def evaluate(
+    environment: Environment, act: Callable[[Array], Array], seeds: Sequence[int], longest_episode: int
+) -> Array:
     """The undiscounted return of one episode per seed, float64 [episodes].
 
-    act: observation [n] → action [m] in the environment's units.
+    act: observation [n] → action [m] in the environment's units. longest_episode: steps after which one is cut.
     """
     returns = []
     for seed in seeds:
-        observation, total, done = environment.reset(seed), 0.0, False
-        while not done:
+        observation, total = environment.reset(seed), 0.0
+        for _ in range(longest_episode):
             observation, reward, terminated, truncated = environment.step(act(observation))
             total += reward
-            done = terminated or truncated
+            if terminated or truncated:
+                break
         returns.append(total)
     return np.array(returns)
+
+
+def longest_episode(environment: Environment, schedule: ScheduleConfig) -> int:
+    """Steps after which an episode is cut: the environment's own limit, and no less than the checkpoint interval."""
+    return max(schedule.checkpoint_interval, environment.maximum_episode_steps or 0)
 
 
 def mean_interval(values: Array, level: float = 0.95) -> tuple[float, float, float]:

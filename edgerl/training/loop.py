@@ -31,7 +31,7 @@ from edgerl.training.agent import Agent
 from edgerl.training.checkpoint import Checkpoint, Counters, Returns
 from edgerl.training.config import Config, Preset, from_json, make_config, to_json
 from edgerl.training.environments import Environment, Vector, make, resumes_bit_for_bit
-from edgerl.training.evaluate import evaluate, evaluation_seeds
+from edgerl.training.evaluate import evaluate, evaluation_seeds, longest_episode
 from edgerl.training.logs import MetricsLog
 from edgerl.training.normalizer import Normalizer
 from edgerl.training.random import Purpose, below, normal, uniform
@@ -120,26 +120,25 @@ class Trainer:
         self.best_policy: CompactPolicy | None = None
         self.counters = Counters()
         self._load_checkpoint()
-        # An episode longer than the checkpoint interval is cut there: so no more than the interval and one episode lie
-        # between two checkpoints, and the replay keeps every row that the last one counts on.
-        self.longest_episode = max(schedule.checkpoint_interval, environment.maximum_episode_steps or 0)
-        self.replay = Replay(
-            folder / run_folder.REPLAY,
-            environment.n_observations,
-            environment.n_actions,
-            schedule.replay_capacity,
-            slack=schedule.checkpoint_interval + self.longest_episode,
-            count=self.counters.replay_count,
-        )
+        # No more than the checkpoint interval and one episode lie between two checkpoints: with that much room, the
+        # replay keeps every row that the last one counts on.
+        self.longest_episode = longest_episode(environment, schedule)
+        with contextlib.ExitStack() as files:
+            self.replay = Replay(
+                folder / run_folder.REPLAY,
+                environment.n_observations,
+                environment.n_actions,
+                schedule.replay_capacity,
+                slack=schedule.checkpoint_interval + self.longest_episode,
+                count=self.counters.replay_count,
+            )
+            files.callback(self.replay.close)
+            self.log = MetricsLog(folder, self._metrics_columns(), self.counters.metrics_rows)
+            files.callback(self.log.close)
+            self.close = files.pop_all().close
         self.step, self.episode = self.counters.step, self.counters.episode
-        self.log = MetricsLog(folder, self._metrics_columns(), self.counters.metrics_rows)
         self._started, self._first_step = time.monotonic(), self.step
         self._elapsed_before = self.counters.elapsed_seconds
-
-    def close(self) -> None:
-        """Let go of the files."""
-        self.log.close()
-        self.replay.close()
 
     def run(self, report: Report, stop: StopFlag) -> RunResult:
         """Train to the last step. Raises Interrupted, with a checkpoint taken, once `stop` was set."""
@@ -222,7 +221,7 @@ class Trainer:
         def act(observation: Vector) -> Vector:
             return self.evaluation_environment.scale(self.agent.act(self._normalized(observation)))
 
-        returns = evaluate(self.evaluation_environment, act, self.evaluation_seeds)
+        returns = evaluate(self.evaluation_environment, act, self.evaluation_seeds, self.longest_episode)
         last, best = float(returns.mean()), self.returns.best
         self.returns = Returns(last, last if best is None else max(last, best))
         if self.returns.best == last and self.config.policy == "best":

@@ -52,8 +52,10 @@ class Normalizer:
 
     def load_state(self, arrays: dict[str, Array]) -> None:
         """Undo `state`. Raises ValueError where the arrays do not fit."""
-        shapes = {"count": (), "mean": self._mean.shape, "squares": self._mean.shape}
-        if {name: array.shape for name, array in arrays.items()} != shapes or arrays["count"] < 0:
+        expected = {name: (array.dtype, array.shape) for name, array in self.state().items()}
+        if {name: (array.dtype, array.shape) for name, array in arrays.items()} != expected:
             raise ValueError("the normaliser's arrays do not fit the observations")
-        self.count = int(arrays["count"])
-        self._mean, self._squares = arrays["mean"].astype(np.float64), arrays["squares"].astype(np.float64)
+        mean, squares = arrays["mean"].copy(), arrays["squares"].copy()
+        if arrays["count"] < 0 or not (np.isfinite(mean).all() and np.isfinite(squares).all() and (squares >= 0).all()):
+            raise ValueError("the normaliser's arrays hold a value that is out of range")
+        self.count, self._mean, self._squares = int(arrays["count"]), mean, squares

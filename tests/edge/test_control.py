@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pytest
 
 from edgerl.edge import ControlLoop
-from edgerl.edge.control import Histogram
+from edgerl.edge.control import Histogram, Spread
 from edgerl.errors import ConfigError
 
 Array = npt.NDArray[Any]
@@ -219,7 +219,7 @@ def test_latency_is_that_of_the_policy_alone(robot: Robot) -> None:
     assert statistics.latency.count == 50
 
 
-@pytest.mark.parametrize("error", [OSError("sensor"), KeyboardInterrupt()])
+@pytest.mark.parametrize("error", [OSError("sensor"), KeyboardInterrupt("signal")])
 def test_where_a_sensor_fails_the_fallback_is_sent_last(robot: Robot, error: BaseException) -> None:
     robot.on_read[3] = raising(error)
     loop = robot.loop()
@@ -338,7 +338,7 @@ def test_a_histogram_agrees_with_sorting() -> None:
 
 def test_a_histogram_takes_every_number_without_growing() -> None:
     histogram = Histogram()
-    assert histogram.spread() == (empty := type(histogram.spread())(0, 0.0, 0.0, 0.0)), empty
+    assert histogram.spread() == Spread(0, 0.0, 0.0, 0.0)
     size = len(histogram._counts)
     for value in (-1, 0, 1, 63, 64, 65, 127, 128, (1 << 62) - 1, 1 << 62, (1 << 63) - 1, 1 << 80):
         histogram.add(value)

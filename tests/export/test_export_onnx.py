@@ -15,13 +15,13 @@ import onnx.reference
 import onnxruntime
 import pytest
 import torch
-from edgerl.export import export_policy
-from edgerl.export import onnx as onnx_export
 
 import edgerl
 from edgerl.compact.file import save, to_bytes
 from edgerl.compact.policy import CompactPolicy, make_layer
 from edgerl.errors import CheckFailed, ConfigError, FileFormatError, MissingExtraError, OutputError
+from edgerl.export import export_policy
+from edgerl.export import onnx as onnx_export
 
 Array = npt.NDArray[Any]
 

@@ -1,0 +1,139 @@
+"""`edgerl export`, as a user types it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from edgerl import cli
+from edgerl.compact.file import save
+from edgerl.compact.policy import CompactPolicy, make_layer
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def edgerl(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Run `edgerl …` in an empty folder: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["edgerl", *arguments])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        out, err = capfd.readouterr()
+        return int(left.value.code or 0), out, err
+
+    return run
+
+
+@pytest.fixture
+def policy(tmp_path: Path) -> Path:
+    """The policy of a run folder, a tenth dense, that runs/latest points to."""
+    folder = tmp_path / "runs" / "first"
+    folder.mkdir(parents=True)
+    (tmp_path / "runs" / "latest").symlink_to("first")
+    rng = np.random.default_rng(0)
+    weights = [(rng.normal(size=s) * (rng.random(s) < 0.1)).astype(np.float32) for s in ((64, 17), (6, 64))]
+    layers = tuple(make_layer(weight, np.zeros(len(weight), np.float32), 1) for weight in weights)
+    one = np.ones(6, np.float32)
+    made = CompactPolicy(layers, -one, one, metadata={"environment": "HalfCheetah-v5"})
+    save(made.with_example(np.zeros(17, np.float32)), folder / "policy.safetensors")
+    return folder / "policy.safetensors"
+
+
+def test_without_arguments_the_latest_run_is_exported_again_and_again(edgerl: Run, policy: Path) -> None:
+    for _ in range(2):
+        code, out, err = edgerl("export", "--format", "onnx")
+        assert code == 0
+        assert err == f"using {Path('runs/first/policy.safetensors')}\n"
+        assert "17-64-6, opset 17" in out
+        assert "of the action range" in out
+    onnx.checker.check_model(onnx.load(policy.with_name("policy.onnx")), full_check=True)
+    assert sorted(os.listdir(policy.parent)) == ["policy.onnx", "policy.safetensors"]
+
+
+def test_json_has_the_facts(edgerl: Run, policy: Path) -> None:
+    code, out, _ = edgerl("export", str(policy), "-o", "a.onnx", "--json")
+    report = json.loads(out)
+    assert code == 0
+    assert (report["path"], report["opset"], report["architecture"]) == ("a.onnx", 17, "17-64-6")
+    assert report["n_bytes"] == Path("a.onnx").stat().st_size
+    assert 0 <= report["largest_difference"] < 1e-5
+
+
+def test_an_explicit_output_that_exists_needs_force(edgerl: Run, policy: Path) -> None:
+    Path("a.onnx").write_text("precious")
+    code, _, err = edgerl("export", str(policy), "-o", "a.onnx")
+    assert (code, err) == (2, "edgerl: a.onnx exists already; pass --force to replace it, or another -o\n")
+    assert Path("a.onnx").read_text() == "precious"
+    assert edgerl("export", str(policy), "-o", "a.onnx", "--force")[0] == 0
+
+
+def test_a_default_output_of_another_name_needs_force_as_well(edgerl: Run, policy: Path) -> None:
+    small = policy.rename(policy.with_name("small.safetensors"))
+    assert edgerl("export", str(small))[0] == 0
+    assert small.with_suffix(".onnx").is_file()
+    code, _, err = edgerl("export", str(small))
+    assert code == 2
+    assert "small.onnx exists already; pass --force" in err
+
+
+def test_sparse_initializers_say_whom_they_exclude(edgerl: Run, policy: Path) -> None:
+    code, out, err = edgerl("export", "--sparse-initializers")
+    assert code == 0
+    assert "sparse initialisers in 2 layers; checked with onnxruntime" in out
+    assert "not readable by: onnx.reference, strict shape inference" in err
+    assert len(onnx.load(policy.with_name("policy.onnx")).graph.sparse_initializer) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--format", "onx"], "'onx' is no export format; did you mean onnx?"),
+        (["no.safetensors"], "no.safetensors is not there; name a policy file or a run folder"),
+        (["empty"], "empty holds no policy.safetensors; train one: edgerl train"),
+        (["-o", "no/a.onnx"], "cannot write no/a.onnx: No such file or directory; choose an existing, writable folder"),
+        (["garbage.safetensors"], "garbage.safetensors is no edgerl tensor file, or is truncated"),
+    ],
+)
+def test_bad_input_is_one_line(edgerl: Run, policy: Path, arguments: list[str], message: str) -> None:
+    Path("empty").mkdir()
+    Path("garbage.safetensors").write_bytes(b"garbage")
+    code, out, err = edgerl("export", *arguments)
+    assert (code, out) == (2, "")
+    last = err.splitlines()[-1]
+    assert last.startswith(f"edgerl: {message}")
+    assert "Traceback" not in err
+    assert not policy.with_name("policy.onnx").exists()
+
+
+def test_without_any_run_the_next_command_is_named(edgerl: Run) -> None:
+    code, _, err = edgerl("export")
+    assert code == 2
+    assert "train one first: edgerl train" in err
+
+
+def test_a_mismatch_is_exit_1_and_leaves_no_file(edgerl: Run, policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgerl.export import onnx as exporter
+
+    build_model = exporter.build_model
+
+    def build_wrongly(*arguments: Any, **options: Any) -> Any:
+        model = build_model(*arguments, **options)
+        bias = next(tensor for tensor in model.graph.initializer if tensor.name == "layers.1.bias")
+        bias.CopyFrom(onnx.numpy_helper.from_array(np.full(6, 5e-5, np.float32), bias.name))
+        return model
+
+    monkeypatch.setattr(exporter, "build_model", build_wrongly)
+    code, _, err = edgerl("export")
+    assert code == 1
+    assert "was not written: its actions differ" in err
+    assert os.listdir(policy.parent) == ["policy.safetensors"]

@@ -1,0 +1,214 @@
+"""`edgerl info`, on every kind of file."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from edgerl import cli
+from edgerl.compact.file import save
+from edgerl.compact.policy import CompactPolicy, make_layer
+from edgerl.edge.replay import Replay
+from edgerl.export import export_policy
+from edgerl.training import checkpoint
+from edgerl.training.config import make_config
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def edgerl(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Run `edgerl …` in an empty folder: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["edgerl", *arguments])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        out, err = capfd.readouterr()
+        return int(left.value.code or 0), out, err
+
+    return run
+
+
+@pytest.fixture
+def policy() -> CompactPolicy:
+    """4-8-2 with 10 + 16 connections: 1 − 26 / 48 sparse."""
+    first = np.zeros((8, 4), np.float32)
+    first.flat[:10] = 1
+    layers = (
+        make_layer(first, np.zeros(8, np.float32), 1),
+        make_layer(np.ones((2, 8), np.float32), np.zeros(2, np.float32), 1),
+    )
+    low, high = np.array([-1, -2], np.float32), np.array([1, 3], np.float32)
+    about = {"environment": "Anything-v0", "seed": 7}
+    return CompactPolicy(layers, low, high, metadata=about).with_example(np.zeros(4, np.float32))
+
+
+def test_a_policy(edgerl: Run, policy: CompactPolicy, tmp_path: Path) -> None:
+    save(policy, tmp_path / "policy.safetensors")
+    code, out, err = edgerl("info", "policy.safetensors", "--json")
+    description = json.loads(out)
+    data = (tmp_path / "policy.safetensors").read_bytes()
+    assert (code, err) == (0, "")
+    assert description["kind"] == "policy"
+    assert description["environment"] == "Anything-v0"
+    assert (description["architecture"], description["connections"]) == ("4-8-2", 26)
+    assert description["sparsity"] == pytest.approx(1 - 26 / 48)
+    assert (description["bytes"], description["sha256"]) == (len(data), sha256(data).hexdigest())
+    assert description["action"] == {"low": [-1, -2], "high": [1, 3]}
+    assert description["about"] == {"environment": "Anything-v0", "seed": 7}
+    assert [layer["connections"] for layer in description["layers"]] == [10, 16]
+    assert description["normalized_observations"] is False
+
+
+def test_a_policy_for_people(edgerl: Run, policy: CompactPolicy, tmp_path: Path) -> None:
+    save(policy, tmp_path / "policy.safetensors")
+    code, out, _ = edgerl("info", "policy.safetensors")
+    lines = {line.split("  ")[0].strip(): line.split("  ")[-1].strip() for line in out.splitlines() if "  " in line}
+    assert code == 0
+    assert lines["kind"] == "policy"
+    assert lines["sparsity"] == "0.4583"
+    assert lines["action.low"] == "-1, -2"
+    assert lines["about.seed"] == "7"
+
+
+def test_an_export(edgerl: Run, policy: CompactPolicy, tmp_path: Path) -> None:
+    save(policy, tmp_path / "policy.safetensors")
+    export_policy(tmp_path, "onnx", tmp_path / "policy.onnx")
+    code, out, _ = edgerl("info", "policy.onnx", "--json")
+    description = json.loads(out)
+    assert code == 0
+    assert (description["kind"], description["environment"]) == ("onnx", "Anything-v0")
+    assert (description["ir_version"], description["opset"]) == (8, {"ai.onnx": 17})
+    assert description["producer"].startswith("edgerl ")
+    assert (description["architecture"], description["connections"]) == ("4-8-2", 26)
+    assert description["policy_sha256"] == sha256((tmp_path / "policy.safetensors").read_bytes()).hexdigest()
+    assert description["operators"] == "Gemm Relu Gemm Tanh Clip Mul Add"
+    assert description["action"] == {"low": [-1, -2], "high": [1, 3]}
+
+
+def test_an_onnx_model_that_is_no_perceptron(edgerl: Run, tmp_path: Path) -> None:
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["b", 4]) for name in ("x", "y")]
+    nodes = [helper.make_node("CumSum", ["x", "axis"], ["y"])]
+    axis = onnx.numpy_helper.from_array(np.array(1), "axis")
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:], [axis])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    code, out, _ = edgerl("info", "m.onnx", "--json")
+    description = json.loads(out)
+    assert code == 0
+    assert (description["n_observations"], description["n_actions"]) == (4, 4)
+    assert (description["operators"], description["architecture"], description["environment"]) == ("CumSum", None, None)
+
+
+def write_checkpoint(path: Path, policy: CompactPolicy) -> None:
+    config = make_config(environment="Hopper-v5")
+    tensors = {"a": np.zeros(10, np.float32), "b": np.zeros((2, 3), np.float64)}
+    counters = checkpoint.Counters(step=123)
+    checkpoint.write(path, checkpoint.Checkpoint(config, counters, policy, checkpoint.Returns(), tensors))
+
+
+def test_a_checkpoint(edgerl: Run, policy: CompactPolicy, tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "checkpoint.safetensors", policy)
+    code, out, _ = edgerl("info", "checkpoint.safetensors", "--json")
+    description = json.loads(out)
+    assert code == 0
+    assert (description["kind"], description["environment"]) == ("checkpoint", "Hopper-v5")
+    assert (description["tensors"], description["tensor_bytes"]) == (2, 10 * 4 + 6 * 8)
+    assert description["counters"]["step"] == 123
+    assert description["policy"]["architecture"] == "4-8-2"
+
+
+def test_info_needs_no_torch(policy: CompactPolicy, tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "checkpoint.safetensors", policy)
+    code = (
+        "import sys; from pathlib import Path; from edgerl.cli.info import describe;"
+        "describe(Path(sys.argv[1])); sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "checkpoint.safetensors")], check=True)
+
+
+def test_a_replay(edgerl: Run, tmp_path: Path) -> None:
+    Replay(tmp_path / "replay.bin", 4, 2, 100, slack=7).close()
+    code, out, _ = edgerl("info", "replay.bin", "--json")
+    description = json.loads(out)
+    assert code == 0
+    assert description == {
+        "file": "replay.bin",
+        "kind": "replay",
+        "bytes": (tmp_path / "replay.bin").stat().st_size,
+        "n_observations": 4,
+        "n_actions": 2,
+        "capacity": 100,
+        "slack": 7,
+    }
+
+
+def test_a_device_profile(edgerl: Run) -> None:
+    profile = Path(__file__).parents[2] / "device_profiles" / "esp32.toml"
+    code, out, _ = edgerl("info", str(profile), "--json")
+    description = json.loads(out)
+    assert code == 0
+    assert (description["kind"], description["id"]) == ("device profile", "esp32")
+
+
+def test_a_run_folder(edgerl: Run, policy: CompactPolicy, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    save(policy, folder / "policy.safetensors")
+    write_checkpoint(folder / "checkpoint.safetensors", policy)
+    (folder / "metrics.csv").write_text("step\n")
+    code, out, _ = edgerl("info", "run", "--json")
+    description = json.loads(out)
+    assert code == 0
+    assert description["kind"] == "run folder"
+    assert set(description["files"]) == {"policy.safetensors", "checkpoint.safetensors", "metrics.csv"}
+    assert description["policy.safetensors"]["architecture"] == "4-8-2"
+    assert edgerl("info", "run")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("no.onnx", None, "no.onnx is not there; expected a file"),
+        ("no.txt", None, "no.txt is not there; expected a run folder or a file of .safetensors"),
+        ("a.txt", b"", "a.txt has the suffix '.txt'; expected a run folder or a file of .safetensors"),
+        ("a.safetensors", b"garbage", "a.safetensors is no edgerl tensor file, or is truncated"),
+        ("a.onnx", b"garbage", "a.onnx is no ONNX model"),
+        ("a.toml", b"\xff", "a.toml is no TOML file"),
+        ("a.bin", b"garbage", "a.bin is no replay memory, or is truncated"),
+    ],
+)
+def test_bad_input_is_one_line(edgerl: Run, tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    code, out, err = edgerl("info", name)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"edgerl: {message}")
+    assert err.count("\n") == 1
+
+
+def test_a_folder_that_is_no_run(edgerl: Run, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    code, _, err = edgerl("info", "empty")
+    assert code == 2
+    assert "empty holds none of config.json" in err
+    assert "expected a run folder" in err
+
+
+def test_a_tensor_file_of_another_kind(edgerl: Run, tmp_path: Path) -> None:
+    from edgerl.files import pack_tensors
+
+    (tmp_path / "a.safetensors").write_bytes(pack_tensors("recipe", 1, {}, {"a": np.zeros(1)}))
+    code, _, err = edgerl("info", "a.safetensors")
+    assert (code, err) == (2, "edgerl: a.safetensors holds 'recipe'; expected 'policy'\n")

@@ -1,0 +1,145 @@
+"""`edgerl run`, as a user types it, in an environment that needs no more than numpy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgerl import cli
+from edgerl.compact.file import save
+from edgerl.compact.policy import CompactPolicy, make_layer
+from edgerl.export import export_policy
+
+pytest.importorskip("gymnasium")
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def edgerl(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Run `edgerl …` in an empty folder: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["edgerl", *arguments])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        out, err = capfd.readouterr()
+        return int(left.value.code or 0), out, err
+
+    return run
+
+
+def make(environment: str | None = "Pendulum-v1", seed: int = 0) -> CompactPolicy:
+    weight = np.random.default_rng(seed).normal(size=(1, 3)).astype(np.float32)
+    layer = make_layer(weight, np.zeros(1, np.float32), 1)
+    about = {} if environment is None else {"environment": environment}
+    policy = CompactPolicy((layer,), np.full(1, -2, np.float32), np.full(1, 2, np.float32), metadata=about)
+    return policy.with_example(np.ones(3, np.float32))
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """policy.onnx beside its policy.safetensors, in the run that runs/latest points to."""
+    folder = tmp_path / "runs" / "first"
+    folder.mkdir(parents=True)
+    (tmp_path / "runs" / "latest").symlink_to("first")
+    save(make(), folder / "policy.safetensors")
+    export_policy(folder, "onnx", folder / "policy.onnx")
+    return folder / "policy.onnx"
+
+
+@pytest.mark.usefixtures("model")
+def test_the_newest_export_runs_in_the_environment_it_names(edgerl: Run) -> None:
+    code, out, err = edgerl("run", "--rate", "500", "--seconds", "0.1")
+    assert code == 0
+    assert err == f"using {Path('runs/first/policy.onnx')}\n"
+    assert "in Pendulum-v1: " in out
+    for line in ("latency of the policy", "jitter", "missed deadlines", "skipped ticks", "unfinished episode: return"):
+        assert line in out
+
+
+def test_json_counts_every_step_and_every_episode(edgerl: Run, model: Path) -> None:
+    code, out, _ = edgerl("run", str(model), "--rate", "1000", "--seconds", "0.5", "--seed", "3", "--json")
+    report = json.loads(out)
+    assert code == 0
+    assert report["cycles"] + report["skipped_ticks"] == 500
+    episodes, unfinished = report["episodes"], report["unfinished_episode"]
+    assert [episode["steps"] for episode in episodes] == [200] * (report["cycles"] // 200)  # Pendulum's length
+    assert unfinished["steps"] == report["cycles"] % 200
+    assert all(episode["return"] < 0 for episode in episodes)  # every reward of Pendulum is negative
+    assert set(report["fallbacks"]) == {
+        "observation_not_finite",
+        "inference_failed",
+        "action_not_finite",
+        "missed_deadline",
+    }
+
+
+def test_an_episode_is_the_environments_own(edgerl: Run, model: Path) -> None:
+    import gymnasium
+
+    _, out, _ = edgerl("run", str(model), "--rate", "500", "--seconds", "0.1", "--seed", "3", "--json")
+    report = json.loads(out)
+    if report["missed_deadlines"]:
+        pytest.skip("this machine was too busy: a fallback was sent")
+    environment, policy = gymnasium.make("Pendulum-v1"), make()
+    observation, _ = environment.reset(seed=3)
+    total = 0.0
+    for _ in range(report["cycles"]):
+        observation, reward, *_ = environment.step(policy(observation))
+        total += float(reward)
+    environment.close()
+    assert report["unfinished_episode"]["return"] == pytest.approx(total, rel=1e-3)
+
+
+def test_an_outdated_export_is_noted(edgerl: Run, model: Path) -> None:
+    save(make(seed=1), model.with_name("policy.safetensors"))
+    code, _, err = edgerl("run", str(model), "--seconds", "0.02")
+    assert code == 0
+    assert err.count("\n") == 1
+    assert "was not made from the policy.safetensors beside it; export again: edgerl export" in err
+
+
+@pytest.mark.usefixtures("model")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--rate", "0"], "the rate is 0 Hz; expected above 0"),
+        (["--seconds", "-1"], "the loop is to run for -1 s; expected above 0"),
+        (["--env", "Pendulum-v9999"], "environment 'Pendulum-v9999' is unknown; did you mean Pendulum-v"),
+        (["--env", "CartPole-v1"], "CartPole-v1 has Discrete actions; expected Box"),
+        (
+            ["--env", "MountainCarContinuous-v0"],
+            "maps 3 observations to 1 actions; MountainCarContinuous-v0 has 2 and 1",
+        ),
+        (["runs/latest/policy.safetensors"], "is a policy in compact form; export it first: edgerl export"),
+        (["no.onnx"], "no.onnx is not there; name a policy file or a run folder"),
+        (["garbage.onnx"], "garbage.onnx is no ONNX model"),
+        (["--seed", "-1"], "Invalid value for '--seed'"),
+    ],
+)
+def test_bad_input_is_one_line(edgerl: Run, arguments: list[str], message: str) -> None:
+    Path("garbage.onnx").write_bytes(b"garbage")
+    code, out, err = edgerl("run", *arguments)
+    assert (code, out) == (2, "")
+    assert message in err.splitlines()[-1]
+    assert "Traceback" not in err
+
+
+def test_a_model_that_names_no_environment_needs_one(edgerl: Run, tmp_path: Path) -> None:
+    export_policy(make(None), "onnx", tmp_path / "m.onnx")
+    code, _, err = edgerl("run", "m.onnx")
+    assert (code, err) == (2, "edgerl: m.onnx does not name its environment; name one: --env HalfCheetah-v5\n")
+    assert edgerl("run", "m.onnx", "--env", "Pendulum-v1", "--seconds", "0.02")[0] == 0
+
+
+def test_a_run_without_an_export_names_the_command(edgerl: Run, model: Path) -> None:
+    model.unlink()
+    code, _, err = edgerl("run")
+    assert code == 2
+    assert "holds no policy.onnx; export one: edgerl export --format onnx" in err

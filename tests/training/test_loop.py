@@ -1,0 +1,324 @@
+"""Whole runs: what they leave behind, that they resume to the same bits, and how they refuse what they cannot do."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import edgerl
+from edgerl.compact import file as policy_file
+from edgerl.edge.replay import Replay
+from edgerl.errors import ConfigError, EnvironmentError, FileFormatError, OutputError
+from edgerl.training import checkpoint as checkpoint_file
+from edgerl.training.logs import read_metrics
+
+SMALL: dict[str, Any] = {
+    "hidden": (16, 16),
+    "batch_size": 8,
+    "steps": 400,
+    "start_steps": 30,
+    "evaluation_interval": 100,
+    "evaluation_episodes": 2,
+    "checkpoint_interval": 60,
+    "replay_capacity": 90,  # the replay wraps round four times
+    "evolution_interval": 20,
+}
+TIMES = {"elapsed_seconds"}
+
+
+def _train(out: str, env: str = "robots:robot", **options: Any) -> Path:
+    return edgerl.train(env, out=out, **(SMALL | options)).folder
+
+
+def _state(folder: Path) -> tuple[dict[str, bytes], dict[str, Any], bytes, list[dict[str, float]]]:
+    """Everything a run determines: tensors, counters, the policy file, metrics without times."""
+    checkpoint = checkpoint_file.read(folder / "checkpoint.safetensors")
+    tensors = {name: array.tobytes() for name, array in checkpoint.tensors.items()}
+    counters = {k: v for k, v in vars(checkpoint.counters).items() if k not in TIMES}
+    rows = [{k: v for k, v in row.items() if k not in TIMES} for row in read_metrics(folder)]
+    return tensors, counters, (folder / "policy.safetensors").read_bytes(), rows
+
+
+def _replay_rows(folder: Path) -> bytes:
+    count = checkpoint_file.read(folder / "checkpoint.safetensors").counters.replay_count
+    replay = Replay.open_recorded(folder / "replay.bin", count)
+    batch = replay.sample(np.arange(replay.size), 0.99)
+    return b"".join(np.ascontiguousarray(part).tobytes() for part in vars(batch).values())
+
+
+def test_a_run_leaves_what_its_folder_promises() -> None:
+    result = edgerl.train("robots:robot", **SMALL)
+    assert sorted(p.name for p in result.folder.iterdir() if "tfevents" not in p.name) == [
+        "checkpoint.safetensors",
+        "config.json",
+        "metrics.csv",
+        "policy.safetensors",
+        "replay.bin",
+    ]
+    assert Path("runs/latest").resolve() == result.folder.resolve()
+    assert result.steps == 400
+    assert len(list(result.folder.glob("events.out.tfevents.*"))) == 1
+    policy = policy_file.load(result.policy)
+    assert (policy.n_observations, policy.n_actions) == (4, 2)
+    assert policy.action_low.tolist() == [-1, -3]
+    assert policy.action_high.tolist() == [2, 0.5]
+    assert policy.metadata["environment"] == "robots:robot"
+    assert policy.metadata["step"] == 400
+    np.testing.assert_allclose(policy(policy.example_observation), policy.example_action, atol=1e-6)
+
+
+def test_metrics_have_the_connections_of_every_layer_and_they_stay_constant() -> None:
+    folder = _train("run")
+    with (folder / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["100", "200", "300", "400"]
+    assert [row["updates"] for row in rows] == ["70", "170", "270", "370"]
+    for name in ("actor", "critic_1", "critic_2"):
+        for layer in range(3):
+            online = {row[f"connections.{name}.{layer}"] for row in rows}
+            target = {row[f"target_connections.{name}.{layer}"] for row in rows}
+            assert len(online) == 1
+            assert online == target
+    shares = [float(row["share_ever_active.actor"]) for row in rows]
+    assert shares == sorted(shares)
+    assert shares[0] < shares[-1] <= 1
+
+
+def test_events_hold_the_numbers_of_metrics() -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = _train("run")
+    events = EventAccumulator(str(folder)).Reload()
+    expected = [(int(row["step"]), row["return_mean"]) for row in read_metrics(folder)]
+    found = [(event.step, event.value) for event in events.Scalars("return_mean")]
+    assert [step for step, _ in found] == [step for step, _ in expected]
+    np.testing.assert_allclose([v for _, v in found], [v for _, v in expected], rtol=1e-6)
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not() -> None:
+    first, second, other = _train("a"), _train("b"), _train("c", seed=1)
+    assert _state(first) == _state(second)
+    assert _state(first)[0] != _state(other)[0]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"normalize": True},
+        {"n_step": 3, "env": "robots:terminating_robot"},
+        {"block": 4, "growth": "gradient"},
+        {"policy": "best"},
+        {"method": "static-td3"},
+        {"method": "td3"},
+    ],
+    ids=lambda options: "-".join(map(str, options)) or "paper",
+)
+def test_a_stopped_run_resumes_to_the_same_bits(options: dict[str, Any]) -> None:
+    whole = _train("whole", **options)
+
+    def stop(status: Any) -> None:
+        if status.step == 200:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    environment = options.get("env", "robots:robot")
+    own = {k: v for k, v in options.items() if k != "env"}
+    with pytest.raises(edgerl.errors.Interrupted, match="go on with: edgerl train --resume stopped") as stopped:
+        edgerl.train(environment, out="stopped", report=stop, **(SMALL | own))
+    assert stopped.value.exit_code == 128 + signal.SIGTERM
+    edgerl.train(resume="stopped")
+    assert _state(Path("stopped")) == _state(whole)
+    assert _replay_rows(Path("stopped")) == _replay_rows(whole)
+
+
+def test_resuming_a_complete_run_changes_nothing() -> None:
+    folder = _train("run")
+    before = _state(folder)
+    assert edgerl.train(resume=folder).steps == 400
+    assert _state(folder) == before
+
+
+def test_a_run_without_a_checkpoint_resumes_from_its_start() -> None:
+    whole = _train("whole")
+    _train("early")
+    (Path("early") / "checkpoint.safetensors").unlink()
+    edgerl.train(resume="early")
+    assert _state(Path("early")) == _state(whole)
+
+
+def test_a_run_killed_outright_resumes_to_the_same_bits() -> None:
+    kill_and_resume(kills=2, seed=1)
+
+
+def kill_and_resume(kills: int, seed: int) -> None:
+    """SIGKILL a run at random moments, resume it each time, and compare it with the uninterrupted one."""
+    generator = np.random.default_rng(seed)
+    options = SMALL | {"steps": 900, "seed": seed}
+    script = "import sys, json, edgerl; edgerl.train(**json.loads(sys.argv[1]))"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+
+    def start(**arguments: Any) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, "-c", script, json.dumps(arguments)], env=environment)
+
+    whole = _train("whole", **options)
+    process = start(env="robots:slow_robot", out="killed", **{**options, "hidden": list(options["hidden"])})
+    for _ in range(kills):
+        while not Path("killed/config.json").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        time.sleep(generator.uniform(0, 1.5))
+        process.kill()
+        process.wait()
+        process = start(resume="killed")
+    assert process.wait() == 0
+    tensors, counters, _, rows = _state(whole)
+    killed_tensors, killed_counters, _, killed_rows = _state(Path("killed"))
+    assert killed_tensors == tensors
+    assert killed_counters == counters
+    assert killed_rows == rows
+    assert _replay_rows(Path("killed")) == _replay_rows(whole)
+
+
+def test_a_second_signal_leaves_at_once_with_the_last_checkpoint() -> None:
+    def stop_twice(status: Any) -> None:
+        if status.step == 300:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        edgerl.train("robots:robot", out="run", report=stop_twice, **SMALL)
+    assert 0 < checkpoint_file.read(Path("run/checkpoint.safetensors")).counters.step < 300
+
+
+def test_an_endless_episode_is_cut_at_the_checkpoint_interval() -> None:
+    folder = _train("run", env="robots:endless_robot", steps=200)
+    counters = checkpoint_file.read(folder / "checkpoint.safetensors").counters
+    assert counters.episode == 4  # 60 + 60 + 60 + 20
+
+
+def test_normalisation_is_part_of_the_policy() -> None:
+    policy = policy_file.load(_train("run", normalize=True) / "policy.safetensors")
+    assert policy.observation_mean is not None
+    assert policy.observation_scale is not None
+    assert (policy.observation_scale > 0).all()
+
+
+def test_the_best_policy_is_kept_when_asked_for() -> None:
+    folder = _train("run", policy="best")
+    rows = read_metrics(folder)
+    best = max(rows, key=lambda row: row["return_mean"])
+    policy = policy_file.load(folder / "policy.safetensors")
+    assert policy.metadata["step"] == best["step"]
+    assert policy.metadata["evaluation_return"] == pytest.approx(best["return_mean"], rel=1e-8)
+
+
+@pytest.mark.parametrize("task", ["HalfCheetah-v5", "Hopper-v5", "Walker2d-v5", "Ant-v5", "Humanoid-v5"])
+def test_the_five_tasks_train_at_the_papers_setting(task: str, capfd: pytest.CaptureFixture[str]) -> None:
+    expected = {
+        "HalfCheetah-v5": 106169,
+        "Hopper-v5": 105233,
+        "Walker2d-v5": 106169,
+        "Ant-v5": 144824,
+        "Humanoid-v5": 215774,
+    }
+    options = {"steps": 60, "start_steps": 50, "evaluation_episodes": 1, "replay_capacity": 1000}
+    result = edgerl.train(task, **options)
+    row = read_metrics(result.folder)[-1]
+    assert sum(value for name, value in row.items() if name.startswith("connections.")) == expected[task]
+    assert not Path("MUJOCO_LOG.TXT").exists()
+    assert capfd.readouterr().err == ""
+
+
+def test_an_environment_that_its_seed_does_not_determine_is_named() -> None:
+    notices: list[str] = []
+    edgerl.train("robots:forgetful_robot", notice=notices.append, **SMALL)
+    assert any("robots:forgetful_robot does not restart from its seed alone" in notice for notice in notices)
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ("robots:nan_reward_robot", r"robots:nan_reward_robot returned reward nan at step 5; expected a finite number"),
+        ("robots:infinite_observation_robot", r"returned inf in observation 2 at step 5; expected finite numbers"),
+    ],
+)
+def test_an_environment_that_breaks_is_named_and_leaves_no_run(environment: str, message: str) -> None:
+    with pytest.raises(EnvironmentError, match=message):
+        edgerl.train(environment, **SMALL)
+    assert not Path("runs").exists()
+
+
+def test_an_existing_folder_is_never_written_into() -> None:
+    Path("there").mkdir()
+    with pytest.raises(OutputError, match="there exists already; go on with --resume there, or choose another --out"):
+        _train("there")
+    assert list(Path("there").iterdir()) == []
+
+
+def test_default_folders_never_collide() -> None:
+    folders = [edgerl.train("robots:robot", **(SMALL | {"steps": 40})).folder for _ in range(2)]
+    assert [f.name for f in folders] == ["robots-robot-ds-td3-seed0", "robots-robot-ds-td3-seed0-2"]
+
+
+def test_resume_takes_no_other_option() -> None:
+    with pytest.raises(ConfigError, match="--resume takes everything from the run; leave out all other options"):
+        edgerl.train(resume="run", seed=3)
+
+
+def test_a_folder_that_is_no_run_cannot_be_resumed() -> None:
+    Path("run").mkdir()
+    with pytest.raises(FileFormatError, match=r"run is no run folder .*name one that train made"):
+        edgerl.train(resume="run")
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip"])
+def test_a_damaged_checkpoint_is_refused(damage: str) -> None:
+    path = _train("run") / "checkpoint.safetensors"
+    data = bytearray(path.read_bytes())
+    if damage == "flip":
+        data[-100] ^= 1
+    path.write_bytes(data[:-1] if damage == "truncate" else data)
+    with pytest.raises(FileFormatError, match=r"checkpoint\.safetensors (has been altered|is no edgerl tensor file)"):
+        edgerl.train(resume="run")
+
+
+def test_a_changed_configuration_is_refused() -> None:
+    path = _train("run") / "config.json"
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
+    with pytest.raises(FileFormatError, match=r"is of another configuration than .*config\.json; restore that file"):
+        edgerl.train(resume="run")
+
+
+def test_a_shortened_replay_is_refused() -> None:
+    path = _train("run", steps=200) / "replay.bin"
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size - 4)
+    with pytest.raises(FileFormatError, match=r"replay\.bin is not this run's replay memory, or is truncated"):
+        edgerl.train(resume="run")
+
+
+def test_lost_metrics_are_refused() -> None:
+    path = _train("run") / "metrics.csv"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
+    with pytest.raises(FileFormatError, match=r"metrics\.csv has 1 rows; the checkpoint counts on 4"):
+        edgerl.train(resume="run")
+
+
+def test_a_run_is_in_one_process_at_a_time() -> None:
+    folder = _train("run")
+    held = Replay(folder / "replay.bin", 4, 2, 90, slack=120, count=400)
+    try:
+        with pytest.raises(OutputError, match=r"replay\.bin is in use by another process"):
+            edgerl.train(resume="run")
+    finally:
+        held.close()
