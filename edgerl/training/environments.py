@@ -187,7 +187,7 @@ def _from_factory(name: str, module: str, factory: str) -> Any:
         raise EnvironmentError(f"environment {name!r}: {factory}() failed ({problem})") from error
     if not all(hasattr(environment, part) for part in ("reset", "step", "observation_space", "action_space")):
         raise EnvironmentError(
-            f"environment {name!r}: {factory}() made a {type(environment).__name__}; expected a gymnasium.Env"
+            f"environment {name!r}: {factory}() returned {type(environment).__name__}; expected a gymnasium.Env"
         )
     return environment
 

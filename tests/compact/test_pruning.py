@@ -117,7 +117,7 @@ def test_a_death_spreads_backwards() -> None:
 
 
 def test_a_death_spreads_forwards_as_a_constant() -> None:
-    """Unit 1 has no input: its relu(3) goes on as a bias, and its successor is a constant in turn: relu(3·2 + 1) = 7."""
+    """Unit 1 has no input: its relu(3) goes on as a bias, and its successor is a constant in turn: relu(3·2 + 1)."""
     network = _chain([[1], [0]], [[1, 0], [0, 2]], [[1, 5]], [[1]], biases=[[0, 3], [0, 1], [0.5], [0]])
     removed = remove_dead_units(network, 1)
     assert [weight.tolist() for weight, _ in removed] == [[[1]], [[1]], [[1]], [[1]]]
@@ -237,7 +237,7 @@ def test_sparsities_that_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"sparsity is 0\.25; expected more than the 0\.5000 that the policy has"):
         prune_by_magnitude(network, 0.25, 1, 96)
     with pytest.raises(
-        ConfigError, match=r"sparsity is 0\.9; expected at most 0\.6458, since the output layer is kept"
+        ConfigError, match=r"sparsity is 0\.9; expected at most 0\.6458, since the output layer"
     ):
         prune_by_magnitude(network, 0.9, 1, 48)
     assert prune_by_magnitude(network, 0.6458, 1, 48)

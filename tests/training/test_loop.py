@@ -206,6 +206,47 @@ def test_an_endless_episode_is_cut_at_the_checkpoint_interval() -> None:
     assert counters.episode == 4  # 60 + 60 + 60 + 20
 
 
+def test_actions_are_scaled_to_unequal_bounds_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    import robots
+
+    seen: list[np.ndarray] = []
+    step = robots.Robot.step
+    monkeypatch.setattr(robots.Robot, "step", lambda self, action: (seen.append(action), step(self, action))[1])
+    folder = _train("run", steps=300, start_steps=250, evaluation_interval=1000)
+    # 300 training steps; the probe and the final evaluation come before and after.
+    actions = np.array(seen)
+    low, high = np.array([-1, -3]), np.array([2, 0.5])
+    assert (actions >= low).all()
+    assert (actions <= high).all()
+    first_random = np.array(seen[40:290])  # after the probe's 2 × 20
+    assert (first_random.min(axis=0) < low + 0.05 * (high - low)).all()
+    assert (first_random.max(axis=0) > high - 0.05 * (high - low)).all()
+    replay = Replay.open_recorded(folder / "replay.bin", 300)
+    stored = replay.sample(np.arange(replay.size), 0.99).actions
+    assert np.abs(stored).max() <= 1
+    expected = (np.array(seen[40:340])[-replay.size :] - low) / (high - low) * 2 - 1
+    np.testing.assert_allclose(stored, expected, atol=1e-6)
+
+
+def test_denormals_are_flushed_while_a_run_lasts_and_not_after() -> None:
+    import torch
+
+    def product(_: Any = None) -> float:
+        return float(torch.tensor([1e-20]) * torch.tensor([1e-20]))
+
+    during: list[float] = []
+    edgerl.train("robots:robot", report=lambda status: during.append(product(status)), **SMALL)
+    assert during
+    assert set(during) == {0.0}
+    assert product() > 0
+
+
+def test_every_evaluation_uses_the_same_episodes() -> None:
+    """A policy that never learns is evaluated to the same return each time."""
+    rows = read_metrics(_train("run", start_steps=400))
+    assert len({row["return_mean"] for row in rows}) == 1
+
+
 def test_normalisation_is_part_of_the_policy() -> None:
     policy = policy_file.load(_train("run", normalize=True) / "policy.safetensors")
     assert policy.observation_mean is not None

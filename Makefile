@@ -1,0 +1,60 @@
+# make demo   a fresh machine to a trained, pruned, exported, profiled and running policy, in minutes
+# make test   everything CI checks: ruff, mypy, tests
+# make soak   the long proofs in full (the tests run a tenth of each)
+# make bench  the figures of the README and docs/results.md
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/pip install --quiet --constraint constraints.txt
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test lint soak bench clean
+.DEFAULT_GOAL := test
+
+$(BIN)/pip:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "edgerl trains on Python 3.11 or newer; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/pip
+	$(INSTALL) --editable '.[train,export]'
+	touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/pip
+	$(INSTALL) --editable '.[train,export,dev]'
+	touch $@
+
+$(VENV)/.bench: $(VENV)/.dev
+	$(INSTALL) --editable '.[benchmark]'
+	touch $@
+
+DEMO := build/demo
+demo: $(VENV)/.demo
+	rm -rf $(DEMO) && mkdir -p $(DEMO)
+	cd $(DEMO) && ../../$(BIN)/edgerl train --preset quick
+	cd $(DEMO) && ../../$(BIN)/edgerl prune
+	cd $(DEMO) && ../../$(BIN)/edgerl export --format onnx
+	cd $(DEMO) && ../../$(BIN)/edgerl profile --device jetson-nano
+	cd $(DEMO) && ../../$(BIN)/edgerl run --rate 100 --seconds 10
+	cd $(DEMO) && ../../$(BIN)/python ../../benchmarks/beats_random.py runs/latest/policy.onnx --by 500
+
+# mypy sees the packages export/ and device_profiles/ under their own names only where they are installed.
+TYPED := build/typed
+lint: $(VENV)/.dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	rm -rf $(TYPED) && $(INSTALL) --no-deps --target $(TYPED) .
+	cd $(TYPED) && MYPYPATH=. ../../$(BIN)/mypy --config-file ../../pyproject.toml --package edgerl
+
+test: lint
+	$(BIN)/python tests/needs.py --install
+	$(BIN)/pytest
+
+soak: $(VENV)/.dev
+	EDGERL_SOAK=1 $(BIN)/pytest -m soak
+
+bench: $(VENV)/.bench
+	taskset -c 0 $(BIN)/python benchmarks/update.py
+
+clean:
+	rm -rf $(VENV) build

@@ -1,0 +1,73 @@
+"""`edgerl cost`: the paper's figures, exactly, and equal to what a run has."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import edgerl as library
+from edgerl.training.logs import read_metrics
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+def _cost(edgerl: Run, *arguments: object) -> dict[str, float]:
+    code, out, _ = edgerl("cost", *arguments, "--json")
+    assert code == 0
+    report: dict[str, float] = json.loads(out)
+    return report
+
+
+def test_halfcheetah_at_the_papers_setting(edgerl: Run) -> None:
+    report = _cost(edgerl)
+    assert report["connections_dense"] == 214784
+    assert report["connections"] == 106169
+    # 2 FLOPs × 3 passes × batch 100 × 1e6 steps × (two critics + half an actor)
+    assert report["training_flops_paper_dense"] == 6 * 10**8 * (143360 + 71424 // 2)
+    assert f"{report['training_flops_paper_dense']:.2e}" == "1.07e+14"
+    assert f"{report['training_flops_paper'] / report['training_flops_paper_dense']:.2f}" == "0.49"
+    assert (report["inference_flops_dense"], report["inference_flops"]) == (142848, 72430)
+    assert report["training_flops_full"] > report["training_flops_paper"]
+
+
+@pytest.mark.parametrize(
+    ("task", "dense", "sparse"),
+    [("Hopper-v5", 207872, 105233), ("Ant-v5", 283904, 144824), ("Humanoid-v5", 477440, 215774)],
+)
+def test_connections_of_the_other_tasks(edgerl: Run, task: str, dense: int, sparse: int) -> None:
+    report = _cost(edgerl, "--env", task)
+    assert (report["connections_dense"], report["connections"]) == (dense, sparse)
+
+
+@pytest.mark.parametrize("block", [1, 4])
+@pytest.mark.parametrize("sparsity", [0.3, 0.8])
+def test_cost_is_what_a_run_really_has(edgerl: Run, block: int, sparsity: float) -> None:
+    options = {"hidden": (30, 21), "block": block, "sparsity": sparsity}
+    report = _cost(edgerl, "--env", "robots:robot", "--hidden", "30,21", "--block", block, "--sparsity", sparsity)
+    result = library.train("robots:robot", steps=5, start_steps=5, replay_capacity=50, **options)
+    row = read_metrics(result.folder)[-1]
+    assert report["connections"] == sum(value for name, value in row.items() if name.startswith("connections."))
+
+
+def test_bytes_are_those_of_the_file_that_a_run_writes(edgerl: Run) -> None:
+    report = _cost(edgerl, "--env", "HalfCheetah-v5")
+    result = library.train("HalfCheetah-v5", steps=5, start_steps=5, replay_capacity=50, evaluation_episodes=1)
+    assert report["bytes"] == result.policy.stat().st_size
+
+
+def test_cost_for_people(edgerl: Run) -> None:
+    code, out, _ = edgerl("cost")
+    assert code == 0
+    assert "connections, actor and both critics: 106169 of 214784" in out
+    assert "0.49× of dense TD3's 1.07e+14" in out
+    assert "inference FLOPs: 72430 of 142848" in out
+
+
+def test_cost_refuses_what_training_would(edgerl: Run) -> None:
+    code, out, err = edgerl("cost", "--sparsity", "0.99")
+    assert (code, out) == (2, "")
+    assert "expected at most 0.9784" in err
+    assert list(Path().iterdir()) == []

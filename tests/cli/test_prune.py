@@ -1,0 +1,100 @@
+"""`edgerl prune`: the compact form of a run, and what it says about it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import edgerl as library
+from edgerl.compact.file import load
+from edgerl.training import checkpoint as checkpoint_file
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run() -> Path:
+    options = {"hidden": (16, 16), "sparsity": 0.5, "steps": 150, "start_steps": 30, "replay_capacity": 500}
+    return library.train("robots:robot", batch_size=8, evaluation_episodes=1, **options).folder
+
+
+def test_prune_replaces_the_runs_policy_and_says_what_changed(edgerl: Run, run: Path) -> None:
+    code, out, err = edgerl("prune", "--episodes", 3)
+    assert code == 0
+    assert f"using {run}" in err
+    assert "largest action difference over 150 recorded observations: " in out
+    assert "return over 3 episodes, 95 % bootstrap interval: " in out
+    policy = load(run / "policy.safetensors")
+    masked = checkpoint_file.read(run / "checkpoint.safetensors").policy
+    observations = np.random.default_rng(0).normal(size=(100, 4))
+    np.testing.assert_allclose(policy(observations, np.float64), masked(observations, np.float64), atol=1e-6)
+
+
+def test_prune_as_json(edgerl: Run, run: Path) -> None:
+    code, out, _ = edgerl(
+        "prune", "--json", "--episodes", 0, "--sparsity", 0.7, "--dtype", "int8", "-o", "small.safetensors"
+    )
+    report = json.loads(out)
+    assert code == 0
+    assert report["policy"] == "small.safetensors"
+    assert report["returns"] is None
+    assert report["file_bytes"] == [len(_masked_bytes(run)), Path("small.safetensors").stat().st_size]
+    policy = load("small.safetensors")
+    # 4·16 + 16·16 + 16·2 weights if it were dense; a rounded int8 weight may vanish beyond the magnitude pruning.
+    assert policy.connections <= round(352 * 0.3)
+    assert {layer.precision for layer in policy.layers} == {"int8"}
+    assert sum(layer["connections"][1] for layer in report["layers"]) == policy.connections
+
+
+def _masked_bytes(run: Path) -> bytes:
+    from edgerl.compact.file import to_bytes
+
+    return to_bytes(checkpoint_file.read(run / "checkpoint.safetensors").policy)
+
+
+def test_pruning_twice_starts_from_the_run_each_time(edgerl: Run, run: Path) -> None:
+    edgerl("prune", "--episodes", 0)
+    first = (run / "policy.safetensors").read_bytes()
+    edgerl("prune", "--episodes", 0, "--dtype", "int8", "--sparsity", 0.8)
+    edgerl("prune", "--episodes", 0)
+    assert (run / "policy.safetensors").read_bytes() == first
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--sparsity", "0.2"], "sparsity is 0.2; expected more than the 0.5"),
+        (["--sparsity", "0.95"], "since the output layer is kept"),
+        (["--sparsity", "1"], "sparsity is 1; expected more than"),
+        (["--dtype", "fp8"], "--dtype is 'fp8'; expected fp32, fp16, int8"),
+        (["nowhere"], "nowhere is not there; expected a run folder"),
+        (["-o", "there"], "there exists already; pass --force to replace it, or another -o"),
+        (["-o", "no/folder/policy.safetensors"], "cannot write no/folder/policy.safetensors"),
+        (["--episodes", "-1"], "Invalid value for '--episodes'"),
+    ],
+)
+def test_bad_input_is_one_line_and_changes_nothing(edgerl: Run, run: Path, arguments: list[str], message: str) -> None:
+    Path("there").write_text("mine")
+    before = (run / "policy.safetensors").read_bytes()
+    code, out, err = edgerl("prune", *(["--episodes", "0"] if "--episodes" not in arguments else []), *arguments)
+    assert (code, out) == (2, "")
+    assert message in err.splitlines()[-1]
+    assert (run / "policy.safetensors").read_bytes() == before
+    assert Path("there").read_text() == "mine"
+    assert sorted(path.name for path in Path().iterdir()) == ["runs", "there"]
+
+
+def test_force_replaces_an_output(edgerl: Run, run: Path) -> None:
+    Path("there").write_text("mine")
+    assert edgerl("prune", run, "--episodes", 0, "-o", "there", "--force")[0] == 0
+    assert load("there").n_actions == 2
+
+
+def test_prune_without_any_run(edgerl: Run) -> None:
+    code, _, err = edgerl("prune")
+    assert code == 2
+    assert "there is no runs/latest here; name a run folder, or train one: edgerl train" in err

@@ -1,0 +1,129 @@
+"""`edgerl train`: what it prints, what it writes, and how it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Run = Callable[..., tuple[int, str, str]]
+
+SMALL = (
+    "--env",
+    "robots:robot",
+    "--hidden",
+    "16,16",
+    "--preset",
+    "quick",
+    "--steps",
+    "120",
+    "--checkpoint-interval",
+    "40",
+)
+
+
+def test_train_says_where_everything_is(edgerl: Run) -> None:
+    code, out, err = edgerl("train", *SMALL)
+    assert code == 0
+    assert "120 steps in " in out
+    assert "policy runs/robots-robot-ds-td3-seed0/policy.safetensors" in out
+    assert "live curves: tensorboard --logdir runs/robots-robot-ds-td3-seed0" in err
+
+
+def test_train_as_json(edgerl: Run) -> None:
+    code, out, _ = edgerl("train", *SMALL, "--json", "--out", "here")
+    report = json.loads(out)
+    assert code == 0
+    assert report.keys() == {"run", "policy", "steps", "final_return", "best_return", "elapsed_seconds"}
+    assert (report["run"], report["policy"], report["steps"]) == ("here", "here/policy.safetensors", 120)
+
+
+def test_every_option_reaches_the_run(edgerl: Run) -> None:
+    options = {
+        "--method": "static-td3",
+        "--sparsity": "0.3",
+        "--block": "4",
+        "--growth": "gradient",
+        "--n-step": "3",
+        "--seed": "7",
+        "--policy": "best",
+        "--threads": "1",
+        "--device": "cpu",
+    }
+    code, _, _ = edgerl("train", *SMALL, "--normalize", "--out", "here", *[w for o in options.items() for w in o])
+    config = json.loads(Path("here/config.json").read_text())
+    assert code == 0
+    assert config["environment"] == "robots:robot"
+    assert (config["seed"], config["normalize"], config["policy"]) == (7, True, "best")
+    network = config["network"]
+    assert (network["method"], network["sparsity"], network["block"]) == ("static-td3", 0.3, 4)
+    assert network["hidden"] == [16, 16]
+    assert (config["evolution"]["growth"], config["td3"]["n_step"]) == ("gradient", 3)
+    assert (config["schedule"]["steps"], config["schedule"]["checkpoint_interval"]) == (120, 40)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--env", "HalfCheetha-v5"], "environment 'HalfCheetha-v5' is unknown; did you mean HalfCheetah-v5?"),
+        (["--env", "CartPole-v1"], "CartPole-v1 has Discrete actions; expected Box"),
+        (["--env", "robots:dict_robot"], "robots:dict_robot has Dict observations; expected Box"),
+        (["--env", "robots:unbounded_robot"], "robots:unbounded_robot has unbounded actions; expected a Box"),
+        (["--env", "robots:no_environment"], "no_environment() returned int; expected a gymnasium.Env"),
+        (["--env", "robots:not_callable"], "robots has no function 'not_callable'; expected module:factory"),
+        (["--env", "nowhere:robot"], "cannot import 'nowhere'"),
+        (["--env", "robots:nan_reward_robot"], "returned reward nan at step 5; expected a finite number"),
+        (["--sparsity", "1"], "sparsity is 1.0; expected a number in [0, 1)"),
+        (["--sparsity", "0.99"], "sparsity 0.99 is impossible for 17-256-256-6"),
+        (["--lambda1", "300", "--lambda2", "64"], "--lambda1 300 asks for 1882% of the positions of layer 1"),
+        (["--steps", "0"], "steps is 0; expected a whole number in [1, inf)"),
+        (["--steps", "-3"], "steps is -3; expected a whole number in [1, inf)"),
+        (["--steps", "many"], "Invalid value for '--steps': "),
+        (["--hidden", "a,b"], "--hidden is 'a,b'; expected whole numbers with commas"),
+        (["--preset", "slow"], "preset 'slow' is unknown; expected paper or quick"),
+        (["--method", "ppo"], "method is 'ppo'; expected td3, static-td3, ds-td3"),
+        (["--device", "cuda"], "device is cuda, but this PyTorch sees none; use --device cpu"),
+        (["--resume", "nowhere"], "nowhere is no run folder"),
+        (["--resume", "run", "--seed", "3"], "--resume takes everything from the run; leave out all other options"),
+        (["--stesp", "3"], "No such option: --stesp"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(edgerl: Run, arguments: list[str], message: str) -> None:
+    code, out, err = edgerl("train", *arguments)
+    assert code == 2
+    assert out == ""
+    assert err.startswith("edgerl: ")
+    assert message in err
+    assert err.count("\n") == 1
+    assert list(Path().iterdir()) == []
+
+
+def test_an_out_folder_that_exists_is_refused(edgerl: Run) -> None:
+    Path("here").mkdir()
+    code, _, err = edgerl("train", *SMALL, "--out", "here")
+    assert code == 2
+    assert "here exists already; go on with --resume here, or choose another --out" in err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_the_run_and_resume_completes_it(edgerl: Run, number: signal.Signals, code: int) -> None:
+    command = [sys.executable, "-m", "edgerl", "train", "--env", "robots:slow_robot", "--hidden", "16,16"]
+    command += ["--preset", "quick", "--steps", "1500", "--checkpoint-interval", "100", "--out", "run"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    while not Path("run/checkpoint.safetensors").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "go on with: edgerl train --resume run" in err
+    assert edgerl("train", "--resume", "run")[0] == 0
+    assert json.loads(edgerl("train", "--resume", "run", "--json")[1])["steps"] == 1500

@@ -1,0 +1,37 @@
+"""Debian programs that tests need: `python tests/needs.py --install` installs the missing ones, as root.
+
+A test says so with @pytest.mark.needs("program"). Where a program stays absent, its tests are deselected in one printed
+list; with CI=true they fail instead.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+
+PACKAGES = {"shellcheck": "shellcheck"}
+"""Program → Debian package."""
+
+
+def missing() -> list[str]:
+    """Programs that are absent."""
+    return [program for program in PACKAGES if shutil.which(program) is None]
+
+
+def install() -> None:
+    """Install the packages of all missing programs, where we may."""
+    packages = sorted({PACKAGES[program] for program in missing()})
+    if not packages or os.geteuid() != 0 or shutil.which("apt-get") is None:
+        return
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    for command in (["apt-get", "update"], ["apt-get", "install", "--yes", "--no-install-recommends", *packages]):
+        subprocess.run([*command, "--quiet"], check=True, env=environment, stdout=subprocess.DEVNULL)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["--install"]:
+        install()
+    for program in missing():
+        print(f"{program} is absent (Debian package {PACKAGES[program]})")

@@ -1,0 +1,364 @@
+"""Environments of every unsuitable kind, each named in one line; and whether episodes follow from their seeds."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.spaces import Box, MultiDiscrete
+
+from edgerl.errors import EnvironmentError
+from edgerl.training.environments import Environment, make, resumes_bit_for_bit
+from tests.robots import Robot
+
+UNSUITABLE = ("CarRacing", "LunarLander", "BipedalWalker", "Taxi", "FrozenLake", "Blackjack", "GymV21Environment")
+"""Environments with other spaces, or of packages that the `train` extra does not install."""
+
+TASKS = ["HalfCheetah-v5", "Hopper-v5", "Walker2d-v5", "Ant-v5", "Humanoid-v5"]
+
+
+@pytest.fixture
+def robot() -> Iterator[Environment]:
+    environment = make("robots:robot")
+    yield environment
+    environment.close()
+
+
+def _refused(name: str, problem: str) -> None:
+    with pytest.raises(EnvironmentError, match=rf"^[^\n]*{problem}[^\n]*$"):
+        make(name)
+
+
+def test_a_robot_is_seen_as_flat_float32_vectors(robot: Environment) -> None:
+    assert (robot.n_observations, robot.n_actions) == (4, 2)
+    assert robot.action_low.tolist() == [-1, -3]
+    assert robot.action_high.tolist() == [2, 0.5]
+    observation = robot.reset(3)
+    assert (observation.dtype, observation.shape) == (np.float32, (4,))
+    observation, reward, terminated, truncated = robot.step(np.zeros(2, np.float32))
+    assert (observation.dtype, type(reward), terminated, truncated) == (np.float32, float, False, False)
+
+
+def test_actions_are_scaled_per_dimension(robot: Environment) -> None:
+    assert robot.scale(np.array([-1, -1], np.float32)).tolist() == [-1, -3]
+    assert robot.scale(np.array([1, 1], np.float32)).tolist() == [2, 0.5]
+    assert robot.scale(np.array([0, 0.5], np.float32)).tolist() == [0.5, -0.375]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("robots:robot", (False, True)), ("robots:terminating_robot", (True, True))]
+)
+def test_an_episodes_end(name: str, expected: tuple[bool, bool]) -> None:
+    environment = make(name)
+    environment.reset(0)
+    while not any(end := environment.step(np.zeros(2, np.float32))[2:]):
+        pass
+    assert end == expected
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("halfcheeta-v5", r"environment 'halfcheeta-v5' is unknown; did you mean HalfCheetah-v5\?"),
+        ("Hoper-v5", r"environment 'Hoper-v5' is unknown; did you mean Hopper-v5\?"),
+        ("HalfCheetah-v99", "environment 'HalfCheetah-v99' is unknown; did you mean HalfCheetah-v"),
+        ("zzzzzzzzzzzzzzzzzzz", r"environment 'z+' is unknown \(Environment `z+` doesn't exist"),
+        ("", r"environment '' is unknown \(Malformed environment ID"),
+        ("a\nb", r"environment 'a\\nb' is unknown"),
+        ("HalfCheetah-v3", "environment 'HalfCheetah-v3' needs a package that is not installed: The mujoco v2 and v3"),
+        ("BipedalWalker-v3", "environment 'BipedalWalker-v3' needs a package that is not installed: Box2D"),
+        ("CartPole-v1", r"CartPole-v1 has Discrete actions; expected Box"),
+        ("Taxi-v4", r"Taxi-v4 has Discrete observations; expected Box"),
+        ("robots:dict_robot", r"robots:dict_robot has Dict observations; expected Box \(use .* wrapper with one\)"),
+        ("robots:unbounded_robot", r"robots:unbounded_robot has unbounded actions; expected a Box with finite low"),
+        ("robots:", "'robots:' is no id and no module:factory; expected such as robots:walker"),
+        (":robot", "':robot' is no id and no module:factory"),
+        (".robots:robot", "'.robots:robot' is no id and no module:factory"),
+        ("robots:robot:x", "'robots:robot:x' is no id and no module:factory"),
+        ("robots/x:robot", "'robots/x:robot' is no id and no module:factory"),
+        ("absent_module:robot", r"'absent_module:robot': cannot import 'absent_module' \(No module named"),
+        ("robots:absent", "'robots:absent': robots has no function 'absent'; expected module:factory"),
+        ("robots:not_callable", "'robots:not_callable': robots has no function 'not_callable'; expected module"),
+        ("robots:no_environment", r"'robots:no_environment': no_environment\(\) returned int; expected a gymnasium"),
+        ("robots:BrokenRobot.__init__", "is no id and no module:factory"),
+    ],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore:.*is out of date:DeprecationWarning")
+def test_environments_that_are_refused(name: str, problem: str) -> None:
+    _refused(name, problem)
+
+
+def test_a_module_in_the_working_folder_is_found_and_its_faults_are_named(tmp_path: Path) -> None:
+    (tmp_path / "my_robot.py").write_text(
+        "from robots import Robot, robot\n"
+        "def needs(length): return Robot(length)\n"
+        "def breaks(): raise RuntimeError('no\\nserial port')\n"
+    )
+    assert make("my_robot:robot").n_observations == 4
+    _refused("my_robot:needs", r"'my_robot:needs': needs\(\) failed \(TypeError: needs\(\) missing 1 required")
+    _refused("my_robot:breaks", r"'my_robot:breaks': breaks\(\) failed \(RuntimeError: no serial port\)")
+
+
+def _with_spaces(observations: Any = Robot.observation_space, actions: Any = Robot.action_space) -> Robot:
+    robot = Robot()
+    robot.observation_space, robot.action_space = observations, actions
+    return robot
+
+
+@pytest.mark.parametrize(
+    ("actions", "problem"),
+    [
+        (Box(-1, np.inf, (2,)), "unbounded actions"),
+        (Box(-np.inf, 1, (2,)), "unbounded actions"),
+        (
+            Box(np.zeros(2, np.float32), np.array([1, 0], np.float32)),
+            "unbounded actions; expected a Box with finite low < high",
+        ),
+        (Box(np.array([1.0]), np.array([np.nextafter(1.0, 2)]), dtype=np.float64), "unbounded actions"),
+        (MultiDiscrete([2, 2]), "MultiDiscrete actions; expected Box"),
+        (Box(-1, 1, (0,)), "empty observation or action; expected at least one number each"),
+    ],
+)
+def test_action_spaces_that_are_refused(actions: Any, problem: str) -> None:
+    with pytest.raises(EnvironmentError, match=f"^robot has (an )?{problem}"):
+        Environment("robot", _with_spaces(actions=actions))
+
+
+def test_empty_observations_are_refused() -> None:
+    with pytest.raises(EnvironmentError, match=r"robot has an empty observation or action"):
+        Environment("robot", _with_spaces(observations=Box(-1, 1, (3, 0))))
+
+
+def test_bounds_in_float64_are_not_left_by_rounding() -> None:
+    low, high = np.array([-0.1, -0.3, -1]), np.array([0.1, 0.7, 1])
+    environment = Environment("robot", _with_spaces(actions=Box(low, high, dtype=np.float64)))
+    assert (environment.action_low >= low).all()
+    assert (environment.action_high <= high).all()
+    np.testing.assert_allclose([environment.action_low, environment.action_high], [low, high], rtol=2e-7)
+    for sign in (-1, 1):
+        scaled = environment.scale(np.full(3, sign, np.float32)).astype(np.float64)
+        assert environment._environment.action_space.contains(scaled)
+
+
+class _Shaped(Robot):
+    """Observations and actions that are matrices; the observation is one buffer that every step overwrites."""
+
+    observation_space = Box(-np.inf, np.inf, (2, 2), np.float32)
+    action_space = Box(-1, 1, (2, 1))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.buffer, self.actions = np.zeros((2, 2), np.float32), []
+
+    def reset(self, **options: Any) -> Any:
+        self.buffer[...] = super().reset(**options)[0].reshape(2, 2)
+        return self.buffer, {}
+
+    def step(self, action: Any) -> Any:
+        self.actions.append(action)
+        observation, *rest = super().step(action.reshape(-1))
+        self.buffer[...] = observation.reshape(2, 2)
+        return self.buffer, *rest
+
+
+def test_matrices_are_flattened_and_a_reused_buffer_is_copied() -> None:
+    shaped = _Shaped()
+    environment = Environment("shaped", shaped)
+    assert (environment.n_observations, environment.n_actions) == (4, 2)
+    first = environment.reset(0)
+    before = first.copy()
+    second = environment.step(np.array([1, -1], np.float32))[0]
+    assert first.tolist() == before.tolist() != second.tolist()
+    assert shaped.actions[0].tolist() == [[1], [-1]]
+
+
+# What an environment may not return.
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e39, -1e300, None, "a", [], [1, 2]])
+def test_rewards_that_are_refused(value: Any) -> None:
+    robot = Robot()
+    environment = Environment("robot", robot)
+    environment.reset(0)
+    environment.step(np.zeros(2, np.float32))
+    step = robot.step
+
+    def broken(action: Any) -> Any:
+        observation, _, *rest = step(action)
+        return observation, value, *rest
+
+    robot.step = broken  # type: ignore[method-assign]
+    expected = (
+        r"robot returned (reward .* at step 2; expected a finite number|a \w+ as reward at step 2; expected numbers)"
+    )
+    with pytest.raises(EnvironmentError, match=rf"^{expected}$"):
+        environment.step(np.zeros(2, np.float32))
+
+
+@pytest.mark.parametrize("value", [np.float32(2), np.array([2.0]), np.array(2), 2])
+def test_rewards_that_pass(value: Any) -> None:
+    robot = Robot()
+    environment = Environment("robot", robot)
+    observation, _ = robot.reset(seed=0)
+    robot.step = lambda _: (observation, value, False, False, {})  # type: ignore[method-assign]
+    reward = environment.step(np.zeros(2, np.float32))[1]
+    assert (type(reward), reward) == (float, 2)
+
+
+@pytest.mark.parametrize(
+    ("observation", "problem"),
+    [
+        ([0, 1, np.nan, 3], "returned nan in observation 2 at step 0; expected finite numbers"),
+        ([0, -np.inf, np.nan, 3], "returned -inf in observation 1 at step 0; expected finite numbers"),
+        ([0, 0, 0, 1e300], "returned inf in observation 3 at step 0; expected finite numbers"),
+        ([0, 0, 0], "returned 3 observations at step 0; its observation space has 4"),
+        (0.5, "returned 1 observations at step 0; its observation space has 4"),
+        ({"a": 1}, "returned a dict as observation at step 0; expected numbers"),
+        ("text", "returned a str as observation at step 0; expected numbers"),
+        ([[1, 2], [3]], "returned a list as observation at step 0; expected numbers"),
+        ([None] * 4, "returned nan in observation 0 at step 0; expected finite numbers"),
+    ],
+)
+def test_observations_that_are_refused(observation: Any, problem: str) -> None:
+    robot = Robot()
+    robot.reset = lambda **_: (observation, {})  # type: ignore[assignment]
+    with pytest.raises(EnvironmentError, match=f"^robot {problem}$"):
+        Environment("robot", robot).reset(0)
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("robots:nan_reward_robot", "returned reward nan at step 5; expected a finite number"),
+        ("robots:infinite_observation_robot", "returned inf in observation 2 at step 5; expected finite numbers"),
+    ],
+)
+def test_a_robot_that_breaks_in_the_middle(name: str, problem: str) -> None:
+    environment = make(name)
+    environment.reset(0)
+    for _ in range(4):
+        environment.step(np.zeros(2, np.float32))
+    with pytest.raises(EnvironmentError, match=f"^{name} {problem}$"):
+        environment.step(np.zeros(2, np.float32))
+    with pytest.raises(EnvironmentError, match=problem):
+        resumes_bit_for_bit(name)
+
+
+# Episodes and their seeds.
+
+
+@pytest.mark.parametrize("name", ["robots:robot", "robots:terminating_robot", *TASKS])
+def test_environments_that_resume_bit_for_bit(name: str) -> None:
+    assert resumes_bit_for_bit(name)
+
+
+@pytest.mark.parametrize("name", ["robots:forgetful_robot"])
+def test_environments_that_do_not(name: str) -> None:
+    assert not resumes_bit_for_bit(name)
+
+
+class _Hidden(Robot):
+    """Forgets nothing that an observation shows: only its rewards depend on what came before."""
+
+    total = 0
+
+    def step(self, action: Any) -> Any:
+        observation, reward, *rest = super().step(action)
+        self.total += 1
+        return observation, reward + self.total, *rest
+
+
+def test_rewards_count_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.robots.Robot", _Hidden)
+    monkeypatch.setattr("edgerl.training.environments._from_factory", lambda *_: _Hidden())
+    assert not resumes_bit_for_bit("robots:hidden")
+
+
+def _episode(environment: Environment, seed: int, steps: int) -> bytes:
+    rng = np.random.default_rng(seed)
+    seen = [environment.reset(seed).tobytes()]
+    for _ in range(steps):
+        action = environment.scale(rng.uniform(-1, 1, environment.n_actions).astype(np.float32))
+        observation, reward, terminated, truncated = environment.step(action)
+        seen += [observation.tobytes(), np.float64(reward).tobytes()]
+        if terminated or truncated:
+            break
+    return b"".join(seen)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_seed_determines_an_episode_whatever_came_before(name: str) -> None:
+    environment, other = make(name), make(name)
+    first = _episode(environment, 1, 200)
+    for seed in (2, 3, 4):
+        assert _episode(environment, seed, 150) != first
+    assert _episode(environment, 1, 200) == first
+    assert _episode(other, 1, 200) == first
+    environment.close()
+    other.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "bound"),
+    [
+        ("HalfCheetah-v5", (17, 6), 1),
+        ("Hopper-v5", (11, 3), 1),
+        ("Walker2d-v5", (17, 6), 1),
+        ("Ant-v5", (105, 8), 1),
+        ("Humanoid-v5", (348, 17), np.float32(0.4)),
+    ],
+)
+def test_the_five_tasks(name: str, sizes: tuple[int, int], bound: float) -> None:
+    environment = make(name)
+    assert (environment.n_observations, environment.n_actions) == sizes
+    assert environment.action_high.tolist() == [bound] * sizes[1]
+    assert environment.action_low.tolist() == [-bound] * sizes[1]
+    assert environment.maximum_episode_steps == 1000
+    environment.close()
+
+
+def test_mujoco_writes_nothing(tmp_path: Path) -> None:
+    """A fresh process: MuJoCo warns when a model is compiled, on stderr and into the working folder."""
+    program = (
+        "import numpy as np\n"
+        "from edgerl.training.environments import make\n"
+        "environment = make('HalfCheetah-v5')\n"
+        "environment.reset(0)\n"
+        "for _ in range(5): environment.step(np.zeros(6, np.float32))\n"
+        "environment.close()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert (done.stdout, done.stderr) == ("", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_mujoco_writes_nothing_in_this_process(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    environment = make("HalfCheetah-v5")
+    environment.reset(0)
+    environment.step(np.zeros(6, np.float32))
+    environment.step(np.full(6, 1e30, np.float32).clip(-1, 1))
+    environment.close()
+    assert capfd.readouterr() == ("", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_name_in_gymnasiums_registry_is_answered_by_another_exception() -> None:
+    for name in list(gymnasium.registry):
+        if gymnasium.spec(name).name in (
+            "CarRacing",
+            "LunarLander",
+            "Taxi",
+            "FrozenLake",
+            "Blackjack",
+            "GymV21Environment",
+        ):
+            _refused(name, "needs a package|expected Box")
