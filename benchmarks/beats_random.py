@@ -25,7 +25,7 @@ def main() -> int:
     parser.add_argument("--by", type=float, default=0.0)
     arguments = parser.parse_args()
     policy = OnnxPolicy(arguments.policy)
-    environment = make(policy.metadata["environment"])
+    environment = make(policy.metadata["about"]["environment"])
     generator = np.random.default_rng(0)
 
     def act_at_random(_: np.ndarray) -> np.ndarray:

@@ -152,7 +152,10 @@ def _parse(data: bytes, source: Path) -> tuple[dict[str, Any], Tensors]:
     try:
         entries = safetensors.deserialize(data)  # type: ignore[no-untyped-call]
         (length,) = struct.unpack_from("<Q", data)
-        metadata = _read_canonical(json.loads(data[8 : 8 + length])["__metadata__"]["edgerl"])
+        header = data[8 : 8 + length]
+        if not header.rstrip(b" ").endswith(b"}"):
+            raise ValueError("its header is padded by something else than spaces")
+        metadata = _read_canonical(json.loads(header)["__metadata__"]["edgerl"])
         tensors = {name: _tensor(entry) for name, entry in entries}
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise FileFormatError(f"{source} is no edgerl tensor file, or is truncated ({_one_line(error)})") from error

@@ -385,6 +385,13 @@ def test_headers_that_are_refused(header: bytes) -> None:
         _refused(struct.pack("<Q", len(header)) + header + tail)
 
 
+@pytest.mark.parametrize("padding", [b"\t", b"\n", b"\r", b"\0"])
+def test_a_header_is_padded_by_spaces_alone(padding: bytes) -> None:
+    data = _example()
+    for position in (HEADER_ALIGNMENT - 1, HEADER_ALIGNMENT - 100):
+        _refused(data[:position] + padding + data[position + 1 :])
+
+
 @pytest.mark.parametrize("length", [0, 1 << 31, 1 << 63, (1 << 64) - 1])
 def test_a_header_length_that_is_a_lie(length: int) -> None:
     _refused(struct.pack("<Q", length) + _example()[8:])

@@ -339,3 +339,12 @@ def test_a_file_of_another_kind() -> None:
         policy_file.from_bytes(pack_tensors("checkpoint", 1, {}, {}), SOURCE)
     with pytest.raises(FileFormatError, match=r"has format version 2; this edgerl reads version 1"):
         policy_file.from_bytes(pack_tensors("policy", 2, {}, {}), SOURCE)
+
+
+def test_the_specification_lists_as_many_refusals_as_the_reader_has() -> None:
+    specification = (Path(__file__).parents[2] / "docs" / "format.md").read_text()
+    _, _, section = specification.partition("### Refusals of a policy")
+    section, _, _ = section.partition("\n## ")
+    listed = [line for line in section.splitlines() if line.split(".")[0].isdecimal()]
+    source = Path(policy_file.__file__).read_text()
+    assert len(listed) == source.count("raise self.fail(")

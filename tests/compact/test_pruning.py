@@ -236,9 +236,7 @@ def test_sparsities_that_are_refused() -> None:
             prune_by_magnitude(network, sparsity, 1, 48)
     with pytest.raises(ConfigError, match=r"sparsity is 0\.25; expected more than the 0\.5000 that the policy has"):
         prune_by_magnitude(network, 0.25, 1, 96)
-    with pytest.raises(
-        ConfigError, match=r"sparsity is 0\.9; expected at most 0\.6458, since the output layer"
-    ):
+    with pytest.raises(ConfigError, match=r"sparsity is 0\.9; expected at most 0\.6458, since the output layer"):
         prune_by_magnitude(network, 0.9, 1, 48)
     assert prune_by_magnitude(network, 0.6458, 1, 48)
     with pytest.raises(ConfigError, match=r"sparsity is 0\.5; expected at most"):

@@ -164,19 +164,21 @@ def kill_and_resume(kills: int, seed: int) -> None:
     """SIGKILL a run at random moments, resume it each time, and compare it with the uninterrupted one."""
     generator = np.random.default_rng(seed)
     options = SMALL | {"steps": 900, "seed": seed}
-    script = "import sys, json, edgerl; edgerl.train(**json.loads(sys.argv[1]))"
+    script = "import sys, json, edgerl; edgerl.train(**json.loads(sys.argv[1]), notice=lambda t: print(t, flush=True))"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
 
-    def start(**arguments: Any) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([sys.executable, "-c", script, json.dumps(arguments)], env=environment)
+    def start(**arguments: Any) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", script, json.dumps(arguments)]
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("run folder killed"), "it runs now"
+        process.stdout.close()
+        return process
 
     whole = _train("whole", **options)
     process = start(env="robots:slow_robot", out="killed", **{**options, "hidden": list(options["hidden"])})
     for _ in range(kills):
-        while not Path("killed/config.json").exists():
-            assert process.poll() is None
-            time.sleep(0.01)
-        time.sleep(generator.uniform(0, 1.5))
+        time.sleep(generator.uniform(0, 1))
         process.kill()
         process.wait()
         process = start(resume="killed")
