@@ -43,7 +43,7 @@ TYPED := build/typed
 lint: $(VENV)/.dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	rm -rf $(TYPED) && $(INSTALL) --no-deps --target $(TYPED) .
+	rm -rf build/lib $(TYPED) && $(INSTALL) --no-deps --target $(TYPED) .
 	cd $(TYPED) && MYPYPATH=. ../../$(BIN)/mypy --config-file ../../pyproject.toml --package edgerl
 
 test: lint

@@ -49,9 +49,9 @@ def human_bytes(count: float) -> str:
 
 def human_seconds(seconds: float) -> str:
     """A duration: 41.3 µs, 2.1 ms, 3.2 s, 4 min 10 s, 2 h 05 min."""
-    if seconds < 1e-3:
+    if 0 < seconds < 1e-3:
         return f"{seconds * 1e6:.1f} µs"
-    if seconds < 1:
+    if 0 < seconds < 1:
         return f"{seconds * 1e3:.1f} ms"
     if seconds < 60:
         return f"{seconds:.1f} s"

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgerl.cli.output import Json, human_seconds, note, print_json
+from edgerl.cli.output import Json, human_seconds, print_json
 
 if TYPE_CHECKING:
-    from edgerl.training.loop import Report, RunResult, Status
+    from rich.progress import TaskID
+
+    from edgerl.training.loop import RunResult, Status
 
 
 def command(
@@ -34,7 +36,7 @@ def command(
         bool | None, typer.Option("--normalize", help="Standardise observations by their running mean and variance.")
     ] = None,
     n_step: Annotated[int | None, typer.Option(help="Rewards per return.", show_default="1")] = None,
-    steps: Annotated[int | None, typer.Option(help="Environment steps.", show_default="1000000, quick 20000")] = None,
+    steps: Annotated[int | None, typer.Option(help="Environment steps.", show_default="1000000, quick 30000")] = None,
     seed: Annotated[int | None, typer.Option(help="Every random draw follows from it.", show_default="0")] = None,
     policy: Annotated[
         str | None, typer.Option(help="Keep the last or the best evaluated policy for export.", show_default="last")
@@ -79,8 +81,16 @@ def command(
         "device": device,
         "threads": threads,
     }
-    with _Progress() as report:
-        result = train(env, preset=preset, out=out, resume=resume, report=report, notice=note, **options)  # type: ignore[arg-type]
+    with _Progress() as progress:
+        result = train(
+            env,
+            preset=preset,  # type: ignore[arg-type]
+            out=out,
+            resume=resume,
+            report=progress.report,
+            notice=progress.notice,
+            **options,
+        )
     _print(result, as_json)
 
 
@@ -97,26 +107,35 @@ def parse_hidden(text: str) -> tuple[int, ...]:
 class _Progress:
     """A progress bar with steps/s, ETA and the last return; nothing where stderr is no terminal."""
 
-    def __enter__(self) -> Report:
+    def __enter__(self) -> _Progress:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
 
-        columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[numbers]}")
-        self._progress = Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty())
-        self._task = self._progress.add_task("training", total=None, numbers="")
-        self._progress.start()
-        return self._report
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        columns = TextColumn("training"), BarColumn(), TextColumn("{task.fields[numbers]}")
+        self._progress = Progress(*columns, console=self._console, disable=not sys.stderr.isatty())
+        self._task: TaskID | None = None
+        return self
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def _report(self, status: Status) -> None:
+    def notice(self, text: str) -> None:
+        """A line above the bar."""
+        self._console.print(text, markup=False)
+
+    def report(self, status: Status) -> None:
+        """Move the bar."""
         rate = status.session_steps / max(status.session_seconds, 1e-9)
         numbers = [f"{status.step}/{status.steps}", f"{rate:.0f} steps/s"]
         numbers.append(f"ETA {human_seconds((status.steps - status.step) / max(rate, 1e-9))}")
         if status.evaluation_return is not None:
             numbers.append(f"return {status.evaluation_return:.1f}")
-        self._progress.update(self._task, completed=status.step, total=status.steps, numbers="  ".join(numbers))
+        shown = "  ".join(numbers)
+        if self._task is None:
+            self._task = self._progress.add_task("", total=status.steps, numbers=shown)
+            self._progress.start()
+        self._progress.update(self._task, completed=status.step, numbers=shown)
 
 
 def _print(result: RunResult, as_json: bool) -> None:

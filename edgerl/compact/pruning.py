@@ -1,7 +1,7 @@
 """From a masked network to its compact form: exact removal of dead units, optional magnitude pruning, quantisation.
 
-A network here is a list of (weight [outputs, inputs], bias [outputs]), ReLU between layers. Everything is computed in
-the arrays' own precision, so that exactness can be shown in float64.
+A network here is a list of (weight [outputs, inputs], bias [outputs]), ReLU between layers, in any precision, so that
+exactness can be shown in float64.
 """
 
 from __future__ import annotations
@@ -29,15 +29,17 @@ def remove_dead_units(network: Sequence[Affine], block: int) -> list[Affine]:
 
     A unit without outgoing weights is dropped. A unit without incoming ones is a constant, which is folded into the
     next layer's bias. With block > 1 units leave only in whole blocks; a dead unit in a living block is left as zeros.
+    Constants are summed in float64 and rounded to the biases' own precision once, at the end.
     """
-    network = [(weight.copy(), bias.copy()) for weight, bias in network]
+    precisions = [bias.dtype for _, bias in network]
+    network = [(weight.copy(), bias.astype(np.float64)) for weight, bias in network]
     while any(_quench(*pair) for pair in pairwise(network)):
         pass
     for index in range(len(network) - 1):
         (weight, bias), (next_weight, next_bias) = network[index : index + 2]
         kept = _living_blocks(weight.any(axis=1) | (bias != 0) | next_weight.any(axis=0), block)
         network[index : index + 2] = [(weight[kept], bias[kept]), (next_weight[:, kept], next_bias)]
-    return network
+    return [(weight, bias.astype(dtype)) for (weight, bias), dtype in zip(network, precisions, strict=True)]
 
 
 def _quench(layer: Affine, following: Affine) -> bool:
@@ -45,8 +47,7 @@ def _quench(layer: Affine, following: Affine) -> bool:
     (weight, bias), (next_weight, next_bias) = layer, following
     constant = ~weight.any(axis=1) & next_weight.any(axis=0)
     if constant.any():
-        activations = np.maximum(bias[constant], 0).astype(np.float64)
-        next_bias += (next_weight[:, constant].astype(np.float64) @ activations).astype(next_bias.dtype)
+        next_bias += next_weight[:, constant].astype(np.float64) @ np.maximum(bias[constant], 0)
         next_weight[:, constant] = 0
     unheard = ~next_weight.any(axis=0) & (weight.any(axis=1) | (bias != 0))
     weight[unheard], bias[unheard] = 0, 0

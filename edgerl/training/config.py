@@ -100,8 +100,8 @@ DEFAULT_SPARSITY = 0.5
 """What a task that the paper does not have gets, and about what the paper's λ give its own."""
 
 QUICK = ScheduleConfig(
-    steps=20_000,
-    start_steps=1000,
+    steps=30_000,
+    start_steps=10_000,
     replay_capacity=100_000,
     evaluation_interval=5000,
     evaluation_episodes=3,
