@@ -212,7 +212,8 @@ class Replay:
         if self.count == 0 and found <= HEADER_BYTES and header.startswith(begins_with):  # new, or killed in its making
             self._file.seek(0)
             self._file.write(header)
-            self._file.truncate(size)
+            self._file.flush()
+            os.posix_fallocate(self._file.fileno(), 0, size)  # a disk that is full now says so, not SIGBUS later
             os.fsync(self._file.fileno())
         elif found != size or begins_with != header:
             raise FileFormatError(f"{path} is not this run's replay memory, or is truncated ({found} bytes of {size})")

@@ -15,6 +15,7 @@ from edgerl.compact import file as policy_file
 from edgerl.compact.policy import CompactPolicy, Precision
 from edgerl.compact.pruning import compact
 from edgerl.edge.replay import Replay
+from edgerl.errors import EnvironmentError, FileFormatError
 from edgerl.files import refuse_existing
 from edgerl.training import checkpoint as checkpoint_file
 from edgerl.training.checkpoint import Checkpoint
@@ -107,6 +108,11 @@ def prune(
 def recorded_observations(folder: Path, checkpoint: Checkpoint, count: int) -> Array:
     """Up to `count` observations [≤ count, n] of the run's replay memory, evenly spread from oldest to newest."""
     replay = Replay.open_recorded(folder / run_folder.REPLAY, checkpoint.counters.replay_count)
+    if replay.n_observations != checkpoint.policy.n_observations:
+        raise FileFormatError(
+            f"{folder} holds a replay of {replay.n_observations} observations and a policy of "
+            f"{checkpoint.policy.n_observations}; they are not of one run"
+        )
     return replay.observations(np.linspace(0, replay.size - 1, min(count, replay.size)).astype(np.int64))
 
 
@@ -118,6 +124,12 @@ def _largest_difference(before: CompactPolicy, after: CompactPolicy, observation
 def _returns(checkpoint: Checkpoint, policies: Sequence[CompactPolicy], episodes: int) -> tuple[MeanReturn, MeanReturn]:
     environment = make(checkpoint.config.environment)
     try:
+        sizes = (environment.n_observations, environment.n_actions)
+        if sizes != (policies[0].n_observations, policies[0].n_actions):
+            raise EnvironmentError(
+                f"{environment.name} has {sizes[0]} observations and {sizes[1]} actions; expected those of the policy, "
+                f"{policies[0].n_observations} and {policies[0].n_actions} (--episodes 0 leaves it out)"
+            )
         seeds = evaluation_seeds(checkpoint.config.seed, episodes)
         longest = longest_episode(environment, checkpoint.config.schedule)
         before, after = (

@@ -12,8 +12,11 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any, Literal, get_args, get_type_hints
 
+from edgerl.compact.file import MAXIMUM_NETWORK_POSITIONS
+from edgerl.compact.policy import MAXIMUM_POSITIONS, MAXIMUM_UNITS
 from edgerl.errors import ConfigError, nearest
 from edgerl.training.topology import LayerPlan, plan_by_lambdas, plan_by_sparsity, plan_dense
 
@@ -45,7 +48,7 @@ class EvolutionConfig:
     """Drop and grow."""
 
     drop_fraction: float = _number(0.05, "share of a layer's blocks (ζ)", "[0, 1]", "paper")
-    evolution_interval: int = _number(1000, "critic updates (e)", "[1, inf)", "paper")
+    evolution_interval: int = _number(1000, "critic updates (e)", "[1, 1000000000000]", "paper")
     growth: Growth = "random"
 
 
@@ -69,12 +72,12 @@ class TD3Config:
 class ScheduleConfig:
     """When things happen, in environment steps."""
 
-    steps: int = _number(1_000_000, "steps", "[1, inf)", "paper")
-    start_steps: int = _number(25_000, "random steps before learning", "[1, inf)", "paper")
-    replay_capacity: int = _number(1_000_000, "transitions", "[1, inf)", "paper")
-    evaluation_interval: int = _number(5000, "steps", "[1, inf)", "paper")
-    evaluation_episodes: int = _number(10, "episodes", "[1, inf)", "paper")
-    checkpoint_interval: int = _number(10_000, "steps", "[1, inf)", "edgerl")
+    steps: int = _number(1_000_000, "steps", "[1, 1000000000000]", "paper")
+    start_steps: int = _number(25_000, "random steps before learning", "[1, 1000000000000]", "paper")
+    replay_capacity: int = _number(1_000_000, "transitions", "[1, 1000000000000]", "paper")
+    evaluation_interval: int = _number(5000, "steps", "[1, 1000000000000]", "paper")
+    evaluation_episodes: int = _number(10, "episodes", "[1, 1000000000000]", "paper")
+    checkpoint_interval: int = _number(10_000, "steps", "[1, 1000000000000]", "edgerl")
 
 
 @dataclass(frozen=True)
@@ -200,9 +203,9 @@ def _check(known: dataclasses.Field[Any], hint: Any, value: Any) -> None:
 def _inside(value: float, interval: str) -> bool:
     match = re.fullmatch(r"([\[(])(\S+), (\S+)([\])])", interval)
     assert match is not None, interval
-    low, high = float(match[2]), float(match[3])
+    low, high = (int(end) if re.fullmatch(r"-?\d+", end) else float(end) for end in (match[2], match[3]))
     above = value >= low if match[1] == "[" else value > low
-    return above and (value <= high if match[4] == "]" else value < high) and math.isfinite(value)
+    return above and (value <= high if match[4] == "]" else value < high) and value not in (math.inf, -math.inf)
 
 
 def plan_networks(
@@ -211,6 +214,8 @@ def plan_networks(
     """The layers of the actor and of each critic. Raises ConfigError where the sparsity asked for is impossible."""
     actor = (n_observations, *config.hidden, n_actions)
     critic = (n_observations + n_actions, *config.hidden, 1)
+    for widths in (actor, critic):
+        _check_size(widths)
     if config.method == "td3":
         return plan_dense(actor), plan_dense(critic)
     if config.lambda1 is not None and config.lambda2 is not None:
@@ -220,6 +225,16 @@ def plan_networks(
     return plan_by_sparsity(actor, config.sparsity, config.block), plan_by_sparsity(
         critic, config.sparsity, config.block
     )
+
+
+def _check_size(widths: tuple[int, ...]) -> None:
+    """Refuse at the start what no policy file could hold at the first checkpoint."""
+    sizes = [n * m for n, m in pairwise(widths)]
+    if max(widths) > MAXIMUM_UNITS or max(sizes) > MAXIMUM_POSITIONS or sum(sizes) > MAXIMUM_NETWORK_POSITIONS:
+        raise ConfigError(
+            f"a network {'-'.join(map(str, widths))} is too large; expected layers of at most {MAXIMUM_UNITS} units "
+            f"and {MAXIMUM_POSITIONS} weights, {MAXIMUM_NETWORK_POSITIONS} in all"
+        )
 
 
 def to_json(config: Config) -> str:

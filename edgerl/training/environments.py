@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -125,8 +126,10 @@ def make(name: str) -> Environment:
     """
     _silence_mujoco()
     module, colon, factory = name.partition(":")
-    made = _from_factory(name, module, factory) if colon else _from_registry(name)
-    return Environment(name, made)
+    if colon:
+        return Environment(name, _from_factory(name, module, factory))
+    made = _from_registry(name)
+    return Environment(made.spec.id, made)  # with its version, where the name had none
 
 
 def resumes_bit_for_bit(name: str) -> bool:
@@ -155,7 +158,8 @@ def _probe(environment: Environment) -> bytes:
 def _from_registry(name: str) -> Any:
     gymnasium = require("gymnasium", "train")
     try:
-        return gymnasium.make(name)
+        with warnings.catch_warnings(action="ignore"):  # that an id has no version, or a newer one
+            return gymnasium.make(name)
     except (ImportError, gymnasium.error.DependencyNotInstalled) as error:
         needed = " ".join(str(error).split())[:200]
         raise EnvironmentError(f"environment {name!r} needs a package that is not installed: {needed}") from error

@@ -92,6 +92,8 @@ def train(
     else:
         config = make_config(preset, environment=env, **options)
     environment, evaluation_environment = make(config.environment), make(config.environment)
+    if resume is None:
+        config = replace(config, environment=environment.name)
     if not resumes_bit_for_bit(config.environment):
         notice(f"{config.environment} does not restart from its seed alone: a resumed run will not be bit-identical")
     try:

@@ -98,3 +98,11 @@ def test_prune_without_any_run(edgerl: Run) -> None:
     code, _, err = edgerl("prune")
     assert code == 2
     assert "there is no runs/latest here; name a run folder, or train one: edgerl train" in err
+
+
+def test_a_run_put_together_from_two_is_refused(edgerl: Run, run: Path) -> None:
+    other = library.train("Pendulum-v1", steps=40, start_steps=40, replay_capacity=500, evaluation_episodes=1).folder
+    (run / "replay.bin").write_bytes((other / "replay.bin").read_bytes())
+    code, _, err = edgerl("prune", run, "--episodes", 0)
+    assert code == 2
+    assert "holds a replay of 3 observations and a policy of 4; they are not of one run" in err

@@ -63,10 +63,12 @@ def test_quick_is_at_most_thirty_thousand_steps_of_the_same_algorithm() -> None:
         ({"sparsity": 1.0}, r"sparsity is 1\.0; expected a number in \[0, 1\)"),
         ({"sparsity": -0.1}, r"sparsity is -0\.1; expected a number in \[0, 1\)"),
         ({"sparsity": float("nan")}, "sparsity is nan; expected a number"),
-        ({"steps": 0}, r"steps is 0; expected a whole number in \[1, inf\)"),
+        ({"steps": 0}, r"steps is 0; expected a whole number in \[1, 1000000000000\]"),
         ({"steps": -5}, "steps is -5; expected a whole number"),
         ({"steps": 2.5}, r"steps is 2\.5; expected a whole number"),
         ({"seed": -1}, "seed is -1; expected a whole number"),
+        ({"seed": 2**64}, "seed is 18446744073709551616; expected a whole number"),
+        ({"steps": 10**400}, "steps is 1000"),
         ({"hidden": (0,)}, "hidden is 0; expected a whole number"),
         ({"hidden": ()}, "hidden has 0 layers; expected 1 to 8"),
         ({"block": 2}, r"block is 2; expected 1 \(the paper's\) or 4"),
@@ -122,6 +124,12 @@ def test_a_hostile_configuration_is_refused(change: Any, message: str) -> None:
     change(data)
     with pytest.raises(ConfigError, match=message):
         from_json(data, "here")
+
+
+def test_a_network_that_no_file_could_hold_is_refused_at_the_start() -> None:
+    for hidden in ((60_000, 60_000), (4000,) * 6):
+        with pytest.raises(ConfigError, match=r"a network 17-.* is too large; expected layers of at most 65536 units"):
+            plan_networks(make_config(hidden=hidden).network, 17, 6)
 
 
 def test_option_names_are_distinct() -> None:

@@ -362,3 +362,10 @@ def test_no_name_in_gymnasiums_registry_is_answered_by_another_exception() -> No
             "GymV21Environment",
         ):
             _refused(name, "needs a package|expected Box")
+
+
+def test_an_id_without_a_version_is_given_one_without_a_word(capfd: pytest.CaptureFixture[str]) -> None:
+    environment = make("Pendulum")
+    assert environment.name == "Pendulum-v1"
+    environment.close()
+    assert capfd.readouterr().err == ""
