@@ -13,8 +13,8 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 import struct
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -62,11 +62,13 @@ def sync_directory(path: Path) -> None:
 
 
 def refuse_existing(path: Path, *, force: bool) -> None:
-    """Raise OutputError where an explicit output path exists and may not be replaced, or cannot be looked at."""
+    """Raise OutputError where an explicit output path exists and may not be replaced, or is no ordinary file."""
     try:
-        exists = path.exists()
+        exists, is_file = path.exists(), path.is_file()
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror}") from error
+    if exists and not is_file:
+        raise OutputError(f"{path} is no ordinary file; choose another -o")
     if exists and not force:
         raise OutputError(f"{path} exists already; pass --force to replace it, or another -o")
 
@@ -78,17 +80,16 @@ def write_atomically(path: Path, data: bytes, *, check: Callable[[Path], None] |
 
     Raises OutputError when the folder does not exist or cannot be written.
     """
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
     try:
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)  # less the user's umask
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror}; choose an existing, writable folder") from error
-    temporary = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o644)
         if check is not None:
             check(temporary)
         temporary.replace(path)

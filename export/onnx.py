@@ -233,8 +233,8 @@ def _largest_difference(policy: CompactPolicy, observations: Array, actions: Arr
 def _resolution(policy: CompactPolicy, observations: Array) -> Array:
     """What float32 rounding can change in each action [batch, m], as a share of its range.
 
-    Four standard deviations of the rounding errors before tanh, each operation's taken as independent; below TOLERANCE
-    for ordinary observations, and up to 1 where huge terms cancel.
+    Four standard deviations of the rounding errors before tanh, each operation's taken as independent, and the steps of
+    the action itself; below TOLERANCE for ordinary observations, and up to 1 where huge terms cancel.
     """
     unit = float(np.finfo(np.float32).eps) / 2
     x = observations.astype(np.float64)
@@ -252,4 +252,7 @@ def _resolution(policy: CompactPolicy, observations: Array) -> Array:
         x = x @ weight + layer.bias
     deviation = 4 * np.sqrt(variance)
     share: Array = (np.tanh(x + deviation) - np.tanh(x - deviation)) / 2
-    return share
+    # Bounds far from zero: an action in [400, 401] has steps of 3e-5, whatever is computed.
+    largest = np.maximum(np.abs(policy.action_low), np.abs(policy.action_high))
+    span = policy.action_high.astype(np.float64) - policy.action_low
+    return share + 2 * np.spacing(largest) / span

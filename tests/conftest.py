@@ -23,16 +23,16 @@ def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def edgerl(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str, str]]:
+def edgerl(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str, str]]:
     """Run the command line in this process: edgerl("train", "--steps", 10) → (exit code, stdout, stderr)."""
     from edgerl.cli import main
 
     def run(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["edgerl", *map(str, arguments)])
-        capsys.readouterr()
+        capfd.readouterr()
         with pytest.raises(SystemExit) as left:
             main()
-        captured = capsys.readouterr()
+        captured = capfd.readouterr()
         code = left.value.code
         return (code if isinstance(code, int) else 0), captured.out, captured.err
 

@@ -60,7 +60,7 @@ class _FullDisk:
 def _break(monkeypatch: pytest.MonkeyPatch, step: str, code: int) -> None:
     """Let one step of a write fail."""
     if step == "create":
-        monkeypatch.setattr("tempfile.mkstemp", _fail(code))
+        monkeypatch.setattr(os, "open", _fail(code))
     elif step == "write":
         monkeypatch.setattr(os, "fdopen", lambda descriptor, mode: _FullDisk(descriptor, mode, code))
     elif step == "sync":
@@ -70,7 +70,7 @@ def _break(monkeypatch: pytest.MonkeyPatch, step: str, code: int) -> None:
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EROFS])
-@pytest.mark.parametrize("step", ["create", "write", "sync", "chmod", "replace"])
+@pytest.mark.parametrize("step", ["create", "write", "sync", "replace"])
 @pytest.mark.parametrize("before", [None, b"old"])
 def test_a_failed_write_leaves_what_was_there(
     before: bytes | None, step: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -29,6 +29,8 @@ def command(
 ) -> None:
     """Say what a run would cost, exactly, before it exists.
 
+    FLOPs are counted on the connections, as a sparse engine executes them; PyTorch executes the dense matrices.
+
     Example: edgerl cost --env Humanoid-v5 --sparsity 0.9
     """
     from edgerl.cli.train import parse_hidden

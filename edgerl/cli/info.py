@@ -226,9 +226,9 @@ def _lines(description: Description, prefix: str = "") -> Iterator[tuple[str, st
     """(name, text) of every value, those of inner objects under a dotted name."""
     for name, value in description.items():
         if isinstance(value, dict):
-            yield from _lines(value, f"{prefix}{name}.")
+            yield from _lines(value, f"{prefix}{_text(name)}.")
         elif name != "layers":
-            yield f"{prefix}{name}", _text(value)
+            yield f"{prefix}{_text(name)}", _text(value)
 
 
 def _text(value: Any) -> str:
@@ -236,4 +236,5 @@ def _text(value: Any) -> str:
         return f"{value:.4g}"
     if isinstance(value, list):
         return ", ".join(map(_text, value))
-    return "–" if value is None else str(value)
+    text = "–" if value is None else str(value)
+    return text if text.isprintable() else repr(text)  # a file must not steer the terminal

@@ -96,6 +96,8 @@ def _environment_of(policy: OnnxPolicy, path: Path) -> str:
     name = policy.metadata.get("about", {}).get("environment")
     if not isinstance(name, str):
         raise ConfigError(f"{path} does not name its environment; name one: --env HalfCheetah-v5")
+    if ":" in name:  # a factory is code: a file may not choose what runs
+        raise ConfigError(f"{path} names the environment {name[:80]!r}, which is code; name it yourself: --env")
     return name
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from edgerl import run_folder
 from edgerl.compact.policy import MAXIMUM_POSITIONS, MAXIMUM_UNITS, PRECISIONS, Array, CompactPolicy, Layer
 from edgerl.errors import FileFormatError
 from edgerl.files import Tensors, pack_tensors, read_bytes, unpack_tensors, write_atomically
@@ -58,11 +59,14 @@ def save(policy: CompactPolicy, path: Path) -> None:
 
 
 def load(path: str | Path) -> CompactPolicy:
-    """Read a policy.safetensors.
+    """Read a policy.safetensors, or the one in a run folder.
 
     Raises FileFormatError, saying what is wrong, unless the file is entirely valid; nothing in it is trusted.
     """
-    return from_bytes(read_bytes(Path(path)), Path(path))
+    path = Path(path)
+    if path.is_dir():
+        path = path / run_folder.POLICY
+    return from_bytes(read_bytes(path), path)
 
 
 def from_bytes(data: bytes, source: Path) -> CompactPolicy:

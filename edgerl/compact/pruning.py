@@ -126,16 +126,10 @@ def quantise_layer(weight: Array, bias: Array, block: int, precision: Precision)
     return make_layer(weight.astype(np.float16 if precision == "fp16" else np.float32), bias, block)
 
 
-def compact(
-    policy: CompactPolicy,
-    *,
-    sparsity: float | None = None,
-    precision: Precision = "fp32",
-    dense_weights: int | None = None,
-) -> CompactPolicy:
+def compact(policy: CompactPolicy, *, sparsity: float | None = None, precision: Precision = "fp32") -> CompactPolicy:
     """The policy without dead units; pruned to `sparsity` and stored as `precision` where asked.
 
-    dense_weights: of the network that `sparsity` refers to; by default of the policy as it is.
+    sparsity: 1 − weights / weights of a dense network of `policy`'s own widths.
 
     Raises ConfigError and UnsupportedModelError as its parts do.
     """
@@ -143,7 +137,7 @@ def compact(
     network = remove_dead_units([(layer.matrix(), layer.bias) for layer in policy.layers], block)
     if sparsity is not None:
         positions = sum(layer.n_inputs * layer.n_outputs for layer in policy.layers)
-        network = prune_by_magnitude(network, sparsity, block, dense_weights or positions)
+        network = prune_by_magnitude(network, sparsity, block, positions)
         network = remove_dead_units(network, block)
     compacted = replace(policy, layers=tuple(quantise_layer(*affine, block, precision) for affine in network))
     return compacted.with_example(policy.example_observation)

@@ -48,7 +48,7 @@ class OnnxPolicy:
         """Raises FileFormatError unless `path` is a whole model, UnsupportedModelError unless it maps [n] to [m]."""
         source = Path(path)
         data = read_bytes(source)
-        refuse_external_data(data, source)
+        refuse_unsafe(data, source)
         self._session = _session(data, source)
         try:
             (input_name, self.n_observations), (output_name, self.n_actions) = _interface(self._session, source)
@@ -197,14 +197,20 @@ _MESSAGES = {
 }
 """Where tensors are in an ONNX file: message → field number → message (onnx.proto3)."""
 
-_EXTERNAL_DATA, _DATA_LOCATION = 13, 14
+_EXTERNAL_DATA, _DATA_LOCATION, _OPERATOR = 13, 14, 4
+
+FORBIDDEN_OPERATORS = frozenset(
+    {"Loop", "Scan", "If", "Expand", "Tile", "ConstantOfShape", "Range", "Resize", "Pad", "OneHot", "EyeLike"}
+    | {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
+)
+"""What a few bytes can make run for ever or fill the memory with, or what makes a policy a game of chance."""
 
 
-def refuse_external_data(data: bytes, source: Path) -> None:
-    """Raise UnsupportedModelError where a tensor of the model in `data` lies in another file.
+def refuse_unsafe(data: bytes, source: Path) -> None:
+    """Raise UnsupportedModelError where a tensor of the model in `data` lies in another file, or an operator is unsafe.
 
-    onnxruntime would read that file, relative to the current folder; and onnx, which could tell, is no part of a
-    device's installation. So the protobuf fields are walked here.
+    onnxruntime would read that file, relative to the current folder, and run that operator, some at loading already;
+    and onnx, which could tell, is no part of a device's installation. So the protobuf fields are walked here.
     """
     waiting = [("model", memoryview(data))]
     try:
@@ -216,6 +222,10 @@ def refuse_external_data(data: bytes, source: Path) -> None:
                         f"{source} keeps weights in another file; expected one file "
                         "(onnx.save with save_as_external_data=False makes one)"
                     )
+                if kind == "node" and field == _OPERATOR and isinstance(content, memoryview):
+                    operator = bytes(content).decode("ascii", "replace")
+                    if operator in FORBIDDEN_OPERATORS:
+                        raise UnsupportedModelError(f"{source} has the operator {operator}; a policy needs none such")
                 if field in _MESSAGES[kind] and isinstance(content, memoryview):
                     waiting.append((_MESSAGES[kind][field], content))
     except (IndexError, ValueError) as error:

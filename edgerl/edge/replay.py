@@ -209,7 +209,7 @@ class Replay:
     def _create_or_check(self, path: Path, size: int) -> None:
         found, header = os.fstat(self._file.fileno()).st_size, self._header()
         begins_with = self._file.read(HEADER_BYTES)
-        if self.count == 0 and found <= HEADER_BYTES and header.startswith(begins_with):  # new, or killed in its making
+        if self.count == 0 and found <= size and header.startswith(begins_with):  # new, or killed in its making
             self._file.seek(0)
             self._file.write(header)
             self._file.flush()

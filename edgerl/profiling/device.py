@@ -32,6 +32,7 @@ RUNTIMES: tuple[RuntimeName, ...] = ("onnxruntime", "native", "c")
 MAXIMUM_BYTES = 1 << 16
 """A profile is a page of text; a larger file is something else."""
 
+SMALLEST_NUMBER = 1e-9
 LARGEST_NUMBER = 1e15
 
 _Choice = TypeVar("_Choice", bound=str)
@@ -267,8 +268,8 @@ class _Table:
             raise self.fail(key, f"is {_quoted(value)}; expected a finite number up to {LARGEST_NUMBER:.0e}")
         if value < 0:
             raise self.fail(key, f"is {_quoted(value)}; a negative number is impossible here")
-        if (value == 0 and not zero) or value > at_most:
-            raise self.fail(key, f"is {_quoted(value)}; expected more than 0 and at most {at_most:g}")
+        if (value < SMALLEST_NUMBER and not (zero and value == 0)) or value > at_most:
+            raise self.fail(key, f"is {_quoted(value)}; expected {SMALLEST_NUMBER:g} to {at_most:g}")
         if whole and value != int(value):
             raise self.fail(key, f"is {_quoted(value)}; expected a whole number")
         return Quantity(value, source)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from edgerl import run_folder
 from edgerl.compact import file as policy_file
 from edgerl.compact.policy import PRECISIONS, CompactPolicy, Layer, Precision
 from edgerl.errors import FileFormatError
@@ -56,8 +57,11 @@ class ModelRows:
 def read_model(path: Path) -> ModelRows:
     """The rows of a policy.safetensors or of any ONNX multi-layer perceptron.
 
-    Raises FileFormatError or UnsupportedModelError; nothing in the file is trusted.
+    A run folder means its policy.safetensors. Raises FileFormatError or UnsupportedModelError; nothing in the file is
+    trusted.
     """
+    if path.is_dir():
+        path = path / run_folder.POLICY
     if path.suffix == ".onnx":
         from edgerl.profiling.onnx_graph import read_onnx
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +10,16 @@ from typing import Any, Literal
 from edgerl.compact.policy import CompactPolicy
 from edgerl.errors import ConfigError, DeviceError
 from edgerl.profiling.costs import FLOPS_PER_MULTIPLY_ADD
-from edgerl.profiling.device import Device, Quantity, Runtime, RuntimeFigures, RuntimeName, find_device
+from edgerl.profiling.device import (
+    LARGEST_NUMBER,
+    SMALLEST_NUMBER,
+    Device,
+    Quantity,
+    Runtime,
+    RuntimeFigures,
+    RuntimeName,
+    find_device,
+)
 from edgerl.profiling.latency import LayerWork, estimate_latency, sustained_flops
 from edgerl.profiling.model import LayerRow, ModelRows, policy_rows, read_model
 
@@ -110,7 +118,7 @@ def profile(
     budget_latency_seconds: float | None = None,
     rate_hz: float | None = None,
 ) -> ProfileReport:
-    """Compare a model (a policy, or the path of a .safetensors or .onnx file) with a device's budgets.
+    """Compare a model with a device's budgets: a policy, or the path of a .safetensors, an .onnx file or a run folder.
 
     `device` is an id, the path of a .toml file, or a Device. Budgets and rate default to the device's. Latency is an
     estimate; everything else follows from the model and the profile by arithmetic.
@@ -242,8 +250,8 @@ def _latency(
 def _given(name: str, value: float | None, default: Quantity) -> Quantity:
     if value is None:
         return default
-    if not (math.isfinite(value) and value > 0):
-        raise ConfigError(f"{name} is {value}; expected a finite number above zero")
+    if not SMALLEST_NUMBER <= value <= LARGEST_NUMBER:
+        raise ConfigError(f"{name} is {value}; expected {SMALLEST_NUMBER:g} to {LARGEST_NUMBER:g}")
     return Quantity(value, "given")
 
 

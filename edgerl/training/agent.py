@@ -269,6 +269,8 @@ class Agent:
         self.critic_optimiser = self._optimiser(self.critics)
         self.updates = 0
         self.actor_evolution_due = False
+        # What would grow at the very end could not learn any more: an evolution there would only lose connections.
+        self._last_update = config.schedule.steps - config.schedule.start_steps
         self._noise_shape = (config.td3.batch_size, n_actions)
         self.losses = self._no_losses()
 
@@ -369,7 +371,7 @@ class Agent:
         self.losses.actor_updates += 1
 
     def _evolves(self, due: bool) -> bool:
-        return due and self.config.network.method == "ds-td3"
+        return due and self.config.network.method == "ds-td3" and self.updates < self._last_update
 
     def _growth_gradients(self, network: SparseNetwork, evolves: bool) -> dict[int, npt.NDArray[Any]] | None:
         return network.dense_gradients() if evolves and self.config.evolution.growth == "gradient" else None

@@ -113,7 +113,11 @@ def recorded_observations(folder: Path, checkpoint: Checkpoint, count: int) -> A
             f"{folder} holds a replay of {replay.n_observations} observations and a policy of "
             f"{checkpoint.policy.n_observations}; they are not of one run"
         )
-    return replay.observations(np.linspace(0, replay.size - 1, min(count, replay.size)).astype(np.int64))
+    recorded = replay.observations(np.linspace(0, replay.size - 1, min(count, replay.size)).astype(np.int64))
+    replay.close()
+    if not np.isfinite(recorded).all():
+        raise FileFormatError(f"{folder / run_folder.REPLAY} holds an observation that is not finite; it was altered")
+    return recorded
 
 
 def _largest_difference(before: CompactPolicy, after: CompactPolicy, observations: Array) -> float:

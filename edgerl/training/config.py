@@ -145,14 +145,19 @@ def option_names() -> list[str]:
 
 
 def _with_paper_lambdas(config: Config) -> Config:
+    """Fill in what the user left open: the paper's λ for its tasks and widths, half density elsewhere."""
     network = config.network
-    if network.method == "td3" or network.sparsity is not None or network.lambda1 is not None:
+    if network.method == "td3" or network.sparsity is not None:
         return config
     lambdas = PAPER_LAMBDAS.get(config.environment.split("-v")[0])
     if lambdas is None or network.hidden != (256, 256):
-        return config if network.lambda2 is not None else _with_option(config, "sparsity", DEFAULT_SPARSITY)
-    network = replace(network, lambda1=float(lambdas[0]), lambda2=network.lambda2 or float(lambdas[1]))
-    return replace(config, network=network)
+        given = (network.lambda1, network.lambda2) != (None, None)
+        return config if given else _with_option(config, "sparsity", DEFAULT_SPARSITY)
+    lambda1, lambda2 = (
+        float(paper) if own is None else own
+        for own, paper in zip((network.lambda1, network.lambda2), lambdas, strict=True)
+    )
+    return replace(config, network=replace(network, lambda1=lambda1, lambda2=lambda2))
 
 
 def validated(config: Config) -> Config:

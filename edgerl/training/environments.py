@@ -6,6 +6,7 @@ import importlib
 import logging
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,23 +58,31 @@ class Environment:
 
     def reset(self, seed: int) -> Vector:
         """Start an episode that `seed` determines; the first observation [n]."""
-        observation, _ = self._environment.reset(seed=seed)
         self._steps = 0
+        observation, _ = self._ask(lambda: self._environment.reset(seed=seed))
         return self._observation(observation)
 
     def step(self, action: Vector) -> tuple[Vector, float, bool, bool]:
         """(observation [n], reward, terminated, truncated) after `action` [m], in the environment's units.
 
-        Raises EnvironmentError where an observation or the reward is not finite.
+        Raises EnvironmentError where an observation or the reward is not finite, or the environment itself fails.
         """
-        observation, reward, terminated, truncated, _ = self._environment.step(action.reshape(self._action_shape))
         self._steps += 1
+        shaped = action.reshape(self._action_shape)
+        observation, reward, terminated, truncated, _ = self._ask(lambda: self._environment.step(shaped))
         number = self._floats(reward, "reward")
         if number.size != 1 or not np.isfinite(number).all():
             raise EnvironmentError(
                 f"{self.name} returned reward {reward} at step {self._steps}; expected a finite number"
             )
         return self._observation(observation), float(np.asarray(reward).item()), bool(terminated), bool(truncated)
+
+    def _ask(self, call: Callable[[], Any]) -> tuple[Any, ...]:
+        """What the user's environment answers; its own errors become one line."""
+        try:
+            return tuple(call())
+        except Exception as error:
+            raise EnvironmentError(f"{self.name} failed at step {self._steps} ({_problem(error)})") from error
 
     def scale(self, action: Vector) -> Vector:
         """Actions in [−1, 1] in the environment's units, per dimension."""
@@ -180,20 +189,23 @@ def _from_factory(name: str, module: str, factory: str) -> Any:
         sys.path.insert(0, folder)
     try:
         made = getattr(importlib.import_module(module), factory, None)
-    except ImportError as error:
-        raise EnvironmentError(f"environment {name!r}: cannot import {module!r} ({error})") from error
+    except Exception as error:
+        raise EnvironmentError(f"environment {name!r}: cannot import {module!r} ({_problem(error)})") from error
     if not callable(made):
         raise EnvironmentError(f"environment {name!r}: {module} has no function {factory!r}; expected module:factory")
     try:
         environment = made()
     except Exception as error:
-        problem = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise EnvironmentError(f"environment {name!r}: {factory}() failed ({problem})") from error
+        raise EnvironmentError(f"environment {name!r}: {factory}() failed ({_problem(error)})") from error
     if not all(hasattr(environment, part) for part in ("reset", "step", "observation_space", "action_space")):
         raise EnvironmentError(
             f"environment {name!r}: {factory}() returned {type(environment).__name__}; expected a gymnasium.Env"
         )
     return environment
+
+
+def _problem(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
 def _silence_mujoco() -> None:

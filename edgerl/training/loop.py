@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -24,7 +25,7 @@ from edgerl.compact import file as policy_file
 from edgerl.compact.policy import CompactPolicy, make_layer
 from edgerl.compact.pruning import compact
 from edgerl.edge.replay import Batch, Boundary, Replay
-from edgerl.errors import ConfigError, FileFormatError, Interrupted, OutputError
+from edgerl.errors import CheckFailed, ConfigError, EdgerlError, FileFormatError, Interrupted, OutputError
 from edgerl.files import write_atomically
 from edgerl.training import checkpoint as checkpoint_file
 from edgerl.training.agent import Agent
@@ -88,7 +89,8 @@ def train(
     if resume is not None:
         if env is not None or out is not None or preset != "paper" or any(v is not None for v in options.values()):
             raise ConfigError("--resume takes everything from the run; leave out all other options")
-        config = _read_config(Path(resume))
+        resume = Path(resume).resolve()  # runs/latest is a link, which is about to be renewed
+        config = _read_config(resume)
     else:
         config = make_config(preset, environment=env, **options)
     environment, evaluation_environment = make(config.environment), make(config.environment)
@@ -99,10 +101,13 @@ def train(
     try:
         with _numerics(config), _stop_signals() as stop:
             agent = Agent(config, environment.n_observations, environment.n_actions)
-            folder = _create_folder(out, config) if resume is None else Path(resume)
-            with contextlib.closing(Trainer(agent, environment, evaluation_environment, folder)) as trainer:
+            folder = _create_folder(out, config) if resume is None else short(resume)
+            with (
+                _remove_unless_resumable(folder, is_new=resume is None),
+                contextlib.closing(Trainer(agent, environment, evaluation_environment, folder)) as trainer,
+            ):
                 notice(f"run folder {folder}; live curves: tensorboard --logdir {folder}")
-                return trainer.run(report, stop)
+                return trainer.run(report, notice, stop)
     finally:
         environment.close()
         evaluation_environment.close()
@@ -142,11 +147,18 @@ class Trainer:
         self._started, self._first_step = time.monotonic(), self.step
         self._elapsed_before = self.counters.elapsed_seconds
 
-    def run(self, report: Report, stop: StopFlag) -> RunResult:
+    def run(self, report: Report, notice: Notice, stop: StopFlag) -> RunResult:
         """Train to the last step. Raises Interrupted, with a checkpoint taken, once `stop` was set."""
         interval = self.config.schedule.checkpoint_interval
+
+        def tell(status: Status) -> None:
+            report(status)
+            if stop.signal and not stop.announced:
+                stop.announced = True
+                notice("stopping at the episode's end, with everything saved; once more leaves at once, and loses it")
+
         while self.step < self.config.schedule.steps:
-            self._run_episode(report)
+            self._run_episode(tell)
             if self.step - self.counters.step >= interval or stop.signal or self._is_complete:
                 self._save_checkpoint()
             if stop.signal and not self._is_complete:
@@ -204,7 +216,17 @@ class Trainer:
             return (2 * uniform(words) - 1).astype(np.float32)
         noise = normal(draws.stream(Purpose.EXPLORATION, self.step, n_actions + n_actions % 2))[:n_actions]
         action = self.agent.act(self._normalized(observation)) + self.config.td3.exploration_noise * noise
+        if not np.isfinite(action).all():
+            raise self._diverged("the policy's action")
         return np.clip(action, -1, 1).astype(np.float32)
+
+    def _diverged(self, what: str) -> CheckFailed:
+        kept = (
+            f"the checkpoint of step {self.counters.step} is kept" if self.counters.step else "there is no checkpoint"
+        )
+        return CheckFailed(
+            f"training diverged: {what} is not finite at step {self.step}; {kept}; scale the rewards down, or normalise"
+        )
 
     def _batch(self) -> Batch:
         """Line 9 of Algorithm 1."""
@@ -297,15 +319,21 @@ class Trainer:
         return self._elapsed_before + time.monotonic() - self._started
 
     def _save_checkpoint(self) -> None:
+        tensors = self.agent.state()
+        for name, tensor in tensors.items():
+            if tensor.dtype.kind == "f" and not np.isfinite(tensor).all():
+                raise self._diverged(name)
+        policy = self.best_policy or self._masked_policy()
         self.replay.sync()
         self.log.sync()
-        policy = self.best_policy or self._masked_policy()
-        tensors = self.agent.state()
         if self.normalizer is not None:
             tensors |= {f"normalizer.{name}": array for name, array in self.normalizer.state().items()}
         self.counters = Counters(self.step, self.episode, self.replay.count, self.log.rows, self._elapsed())
         checkpoint = Checkpoint(self.config, self.counters, policy, self.returns, tensors)
-        checkpoint_file.write(self.folder / run_folder.CHECKPOINT, checkpoint)
+        self._save_policy(policy)
+        checkpoint_file.write(self.folder / run_folder.CHECKPOINT, checkpoint)  # last: what it counts on is there
+
+    def _save_policy(self, policy: CompactPolicy) -> None:
         policy_file.save(compact(policy), self.folder / run_folder.POLICY)
         _point_latest_to(self.folder)
 
@@ -329,13 +357,16 @@ class Trainer:
         self.counters, self.returns = checkpoint.counters, checkpoint.returns
         if self.config.policy == "best" and self.returns.best is not None:
             self.best_policy = checkpoint.policy
+        if not (self.folder / run_folder.POLICY).exists():
+            self._save_policy(checkpoint.policy)
 
 
 @dataclass
 class StopFlag:
-    """The signal that asked a run to stop; 0 where none did."""
+    """The signal that asked a run to stop, 0 where none did; and whether the user was told what happens now."""
 
     signal: int = 0
+    announced: bool = False
 
 
 @contextlib.contextmanager
@@ -381,6 +412,8 @@ def _create_folder(out: str | Path | None, config: Config) -> Path:
         stem = f"{config.environment.replace(':', '-').replace('/', '-')}-{config.network.method}-seed{config.seed}"
         names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
         folder = next(path for name in names if not (path := run_folder.RUNS / name).exists())
+    if _is_in_runs(folder) and run_folder.LATEST.is_dir() and not run_folder.LATEST.is_symlink():
+        raise OutputError(f"{run_folder.LATEST} is a folder, expected a link to the newest run; move it away")
     try:
         folder.mkdir(parents=True)
     except FileExistsError as error:
@@ -404,9 +437,31 @@ def _read_config(folder: Path) -> Config:
 
 def _point_latest_to(folder: Path) -> None:
     """Let runs/latest name the newest run that holds a policy; runs elsewhere are named by their path."""
-    if folder.parent.resolve() != run_folder.RUNS.resolve():
+    if not _is_in_runs(folder):
         return
     temporary = run_folder.RUNS / f".latest-{os.getpid()}"
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(folder.name)
     temporary.replace(run_folder.LATEST)
+
+
+def _is_in_runs(folder: Path) -> bool:
+    return folder.parent.resolve() == run_folder.RUNS.resolve()
+
+
+def short(path: Path) -> Path:
+    """The path from the current folder, where it lies inside."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+@contextlib.contextmanager
+def _remove_unless_resumable(folder: Path, *, is_new: bool) -> Iterator[None]:
+    """Take away a folder made just now when an error leaves nothing in it to resume from."""
+    try:
+        yield
+    except EdgerlError:
+        if is_new and not (folder / run_folder.CHECKPOINT).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):  # not empty, or not ours
+                run_folder.RUNS.rmdir()
+        raise

@@ -12,26 +12,10 @@ import numpy as np
 import onnx
 import pytest
 
-from edgerl import cli
 from edgerl.compact.file import save
 from edgerl.compact.policy import CompactPolicy, make_layer
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def edgerl(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Run `edgerl …` in an empty folder: (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["edgerl", *arguments])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        out, err = capfd.readouterr()
-        return int(left.value.code or 0), out, err
-
-    return run
 
 
 @pytest.fixture

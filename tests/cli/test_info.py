@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -14,7 +15,6 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from edgerl import cli
 from edgerl.compact.file import save
 from edgerl.compact.policy import CompactPolicy, make_layer
 from edgerl.edge.replay import Replay
@@ -23,21 +23,6 @@ from edgerl.training import checkpoint
 from edgerl.training.config import make_config
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def edgerl(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Run `edgerl …` in an empty folder: (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["edgerl", *arguments])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        out, err = capfd.readouterr()
-        return int(left.value.code or 0), out, err
-
-    return run
 
 
 @pytest.fixture
@@ -212,3 +197,13 @@ def test_a_tensor_file_of_another_kind(edgerl: Run, tmp_path: Path) -> None:
     (tmp_path / "a.safetensors").write_bytes(pack_tensors("recipe", 1, {}, {"a": np.zeros(1)}))
     code, _, err = edgerl("info", "a.safetensors")
     assert (code, err) == (2, "edgerl: a.safetensors holds 'recipe'; expected 'policy'\n")
+
+
+def test_a_file_does_not_steer_the_terminal(edgerl: Run, policy: CompactPolicy, tmp_path: Path) -> None:
+    about = {"environment": "\x1b]0;owned\x07", "note\nsha256": "00"}
+    save(replace(policy, metadata=about), tmp_path / "policy.safetensors")
+    code, out, _ = edgerl("info", "policy.safetensors")
+    assert code == 0
+    assert "\x1b" not in out
+    assert "\nsha256  00" not in out
+    assert "owned" in out

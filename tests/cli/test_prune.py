@@ -106,3 +106,12 @@ def test_a_run_put_together_from_two_is_refused(edgerl: Run, run: Path) -> None:
     code, _, err = edgerl("prune", run, "--episodes", 0)
     assert code == 2
     assert "holds a replay of 3 observations and a policy of 4; they are not of one run" in err
+
+
+def test_a_replay_with_nan_is_refused(edgerl: Run, run: Path) -> None:
+    rows = np.memmap(run / "replay.bin", np.float32, mode="r+", offset=4096)
+    rows[0] = np.nan
+    rows.flush()
+    code, _, err = edgerl("prune", run, "--episodes", 0)
+    assert code == 2
+    assert "replay.bin holds an observation that is not finite; it was altered" in err

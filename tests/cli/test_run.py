@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgerl import cli
 from edgerl.compact.file import save
 from edgerl.compact.policy import CompactPolicy, make_layer
 from edgerl.export import export_policy
@@ -17,21 +16,6 @@ from edgerl.export import export_policy
 pytest.importorskip("gymnasium")
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def edgerl(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Run `edgerl …` in an empty folder: (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["edgerl", *arguments])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        out, err = capfd.readouterr()
-        return int(left.value.code or 0), out, err
-
-    return run
 
 
 def make(environment: str | None = "Pendulum-v1", seed: int = 0) -> CompactPolicy:
@@ -109,7 +93,7 @@ def test_an_outdated_export_is_noted(edgerl: Run, model: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--rate", "0"], "the rate is 0 Hz; expected above 0"),
+        (["--rate", "0"], "the rate is 0 Hz; expected 1e-6 to 1e6"),
         (["--seconds", "-1"], "the loop is to run for -1 s; expected above 0"),
         (["--env", "Pendulum-v9999"], "environment 'Pendulum-v9999' is unknown; did you mean Pendulum-v"),
         (["--env", "CartPole-v1"], "CartPole-v1 has Discrete actions; expected Box"),
@@ -143,3 +127,25 @@ def test_a_run_without_an_export_names_the_command(edgerl: Run, model: Path) -> 
     code, _, err = edgerl("run")
     assert code == 2
     assert "holds no policy.onnx; export one: edgerl export --format onnx" in err
+
+
+def test_a_file_does_not_choose_the_code_that_runs(edgerl: Run, tmp_path: Path) -> None:
+    export_policy(make("os:abort"), "onnx", tmp_path / "evil.onnx")
+    code, _, err = edgerl("run", "evil.onnx")
+    assert code == 2
+    assert "evil.onnx names the environment 'os:abort', which is code; name it yourself: --env" in err
+
+
+@pytest.mark.usefixtures("model")
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--rate", "1e-300", "the rate is 1e-300 Hz; expected 1e-6 to 1e6"),
+        ("--rate", "inf", "the rate is inf Hz; expected 1e-6 to 1e6"),
+        ("--seconds", "1e308", "the loop is to run for 1e+308 s; expected above 0 and at most 1e9"),
+    ],
+)
+def test_what_no_clock_can_keep_is_refused(edgerl: Run, option: str, value: str, message: str) -> None:
+    code, _, err = edgerl("run", option, value)
+    assert code == 2
+    assert message in err

@@ -146,7 +146,7 @@ def in_a_list(model: Any) -> None:
 
 def in_a_subgraph(model: Any) -> None:
     inner = helper.make_graph([], "inner", [], [], [external()])
-    model.graph.node.append(helper.make_node("If", ["x0"], ["c"], then_branch=inner, else_branch=inner))
+    model.graph.node.append(helper.make_node("Any", ["x0"], ["c"], domain="d", then_branch=inner, else_branch=inner))
 
 
 def in_a_sparse_tensor(model: Any) -> None:
@@ -283,3 +283,15 @@ def test_without_onnxruntime_the_extra_is_named(exported: Path, monkeypatch: pyt
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
     with pytest.raises(MissingExtraError, match=r"onnxruntime is not installed; run: pip install 'edgerl\[export\]'"):
         OnnxPolicy(exported)
+
+
+@pytest.mark.parametrize("operator", ["Loop", "Expand", "RandomNormalLike"])
+def test_an_operator_that_no_policy_needs_is_refused_before_it_runs(tmp_path: Path, operator: str) -> None:
+    path = foreign(tmp_path / "model.onnx")
+    model = onnx.load(path)
+    model.graph.node.append(helper.make_node(operator, ["y0"], ["z"]))
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(
+        UnsupportedModelError, match=rf"model\.onnx has the operator {operator}; a policy needs none such"
+    ):
+        OnnxPolicy(path)

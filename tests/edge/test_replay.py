@@ -237,8 +237,8 @@ def test_files_that_are_not_this_memory(count: int, tmp_path: Path) -> None:
     for n, m, capacity, slack in ((4, M, 4, 1), (N, 3, 4, 1), (N, M, 5, 0), (N, M, 3, 2), (N, M, 40, 1)):
         with pytest.raises(FileFormatError, match=r"replay\.bin is not this run's replay memory, or is truncated"):
             Replay(path, n, m, capacity, slack=slack, count=count)
-    shorter = [data[:-1], data[: HEADER_BYTES + 8], data + b"\0", b"x" * len(data), b"something else entirely"]
-    for content in [*shorter, *([data[:HEADER_BYTES], b""] if count else [])]:
+    shorter = [data[:-1], data[: HEADER_BYTES + 8], data[:HEADER_BYTES], b""] if count else []
+    for content in [data + b"\0", b"x" * len(data), b"something else entirely", *shorter]:
         path.write_bytes(content)
         problem = rf"is not this run's replay memory, or is truncated \({len(content)} bytes of {len(data)}\)$"
         with pytest.raises(FileFormatError, match=problem):
@@ -246,7 +246,7 @@ def test_files_that_are_not_this_memory(count: int, tmp_path: Path) -> None:
         assert path.read_bytes() == content, "what is refused is left alone"
 
 
-@pytest.mark.parametrize("length", [0, 5, 100, HEADER_BYTES])
+@pytest.mark.parametrize("length", [0, 5, 100, HEADER_BYTES, HEADER_BYTES + 8])
 def test_a_file_whose_making_was_cut_short_is_made_anew(length: int, tmp_path: Path) -> None:
     path = tmp_path / "replay.bin"
     data = _written(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import torch
 import edgerl
 from edgerl.compact.file import save, to_bytes
 from edgerl.compact.policy import CompactPolicy, make_layer
+from edgerl.edge import OnnxPolicy
 from edgerl.errors import CheckFailed, ConfigError, FileFormatError, MissingExtraError, OutputError
 from edgerl.export import export_policy
 from edgerl.export import onnx as onnx_export
@@ -354,3 +356,18 @@ def test_a_failed_check_keeps_the_file_that_was_there(
 def test_nothing_is_printed(make_policy: Any, path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     export_policy(make_policy(density=0.05).policy, "onnx", path, sparse_initializers=True)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("low", "high"), [(400, 401), (273, 274), (-1000, -999.5)])
+def test_bounds_far_from_zero_export_and_are_kept(
+    make_policy: Callable[..., Any], tmp_path: Path, low: float, high: float
+) -> None:
+    policy = make_policy().policy
+    ones = np.ones(policy.n_actions, np.float32)
+    policy = replace(policy, action_low=ones * np.float32(low), action_high=ones * np.float32(high))
+    path = tmp_path / "policy.onnx"
+    export_policy(policy.with_example(np.zeros(policy.n_observations)), "onnx", path)
+    exported = OnnxPolicy(path)
+    for observation in np.random.default_rng(0).normal(scale=100, size=(200, policy.n_observations)).astype(np.float32):
+        action = exported(observation)
+        assert ((action >= np.float32(low)) & (action <= np.float32(high))).all()

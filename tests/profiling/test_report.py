@@ -123,10 +123,10 @@ def test_int8_in_onnxruntime_saves_no_time() -> None:
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ({"rate_hz": 0}, "the rate is 0; expected a finite number above zero"),
-        ({"rate_hz": float("nan")}, "the rate is nan; expected a finite number above zero"),
-        ({"budget_flops": -1}, "the FLOP budget is -1; expected a finite number above zero"),
-        ({"budget_latency_seconds": float("inf")}, "the latency budget is inf; expected a finite number"),
+        ({"rate_hz": 0}, "the rate is 0; expected 1e-09 to 1e.15"),
+        ({"rate_hz": float("nan")}, "the rate is nan; expected 1e-09 to 1e.15"),
+        ({"budget_flops": -1}, "the FLOP budget is -1; expected 1e-09 to 1e.15"),
+        ({"budget_latency_seconds": float("inf")}, "the latency budget is inf; expected 1e-09 to 1e.15"),
         (
             {"budget_memory_bytes": 1 << 20},
             "the memory budget is 1048576 bytes; the device has 131072; choose a smaller",

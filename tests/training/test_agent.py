@@ -120,6 +120,16 @@ def test_the_actor_evolves_at_its_own_next_update() -> None:
     assert not np.array_equal(masks[2][1], masks[3][1]), "the actor evolves at update 4"
 
 
+def test_the_last_update_does_not_evolve() -> None:
+    agent, generator = Agent(_config(steps=114, start_steps=100, evolution_interval=7), N, M), np.random.default_rng(9)
+    masks = []
+    for _ in range(14):
+        agent.update(_batch(generator, 16))
+        masks.append([network.masks[1].copy() for _, network in agent.networks])
+    assert any(not np.array_equal(a, b) for a, b in zip(masks[5], masks[7], strict=True)), "update 7 evolves"
+    assert all(np.array_equal(a, b) for a, b in zip(masks[7], masks[13], strict=True)), "update 14, the last, does not"
+
+
 def test_static_masks_never_change_and_dense_layers_have_none() -> None:
     static, dense = Agent(_config(method="static-td3"), N, M), Agent(_config(method="td3"), N, M)
     before = {layer: mask.copy() for layer, mask in static.actor.masks.items()}

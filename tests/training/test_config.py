@@ -51,6 +51,12 @@ def test_a_task_that_the_paper_does_not_have_is_half_sparse() -> None:
     assert make_config(hidden=(64, 64)).network.sparsity == 0.5
 
 
+def test_one_lambda_alone_leaves_the_other_to_the_paper() -> None:
+    first, second = make_config(lambda1=5.0).network, make_config(lambda2=32.0).network
+    assert (first.lambda1, first.lambda2) == (5.0, 64.0)
+    assert (second.lambda1, second.lambda2) == (7.0, 32.0)
+
+
 def test_quick_is_at_most_thirty_thousand_steps_of_the_same_algorithm() -> None:
     quick, paper = make_config("quick"), make_config()
     assert quick.schedule.steps <= 30_000

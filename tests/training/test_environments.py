@@ -85,7 +85,7 @@ def test_an_episodes_end(name: str, expected: tuple[bool, bool]) -> None:
         (".robots:robot", "'.robots:robot' is no id and no module:factory"),
         ("robots:robot:x", "'robots:robot:x' is no id and no module:factory"),
         ("robots/x:robot", "'robots/x:robot' is no id and no module:factory"),
-        ("absent_module:robot", r"'absent_module:robot': cannot import 'absent_module' \(No module named"),
+        ("absent_module:robot", r"'absent_module:robot': cannot import 'absent_module' \(ModuleNotFoundError: "),
         ("robots:absent", "'robots:absent': robots has no function 'absent'; expected module:factory"),
         ("robots:not_callable", "'robots:not_callable': robots has no function 'not_callable'; expected module"),
         ("robots:no_environment", r"'robots:no_environment': no_environment\(\) returned int; expected a gymnasium"),
@@ -369,3 +369,25 @@ def test_an_id_without_a_version_is_given_one_without_a_word(capfd: pytest.Captu
     assert environment.name == "Pendulum-v1"
     environment.close()
     assert capfd.readouterr().err == ""
+
+
+def test_a_users_own_error_is_one_line_that_names_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("motor 3\nis hot")
+
+    environment = Environment("mine", Robot())
+    environment.reset(0)
+    monkeypatch.setattr(Robot, "step", fail)
+    with pytest.raises(EnvironmentError, match=r"mine failed at step 1 \(RuntimeError: motor 3 is hot\)"):
+        environment.step(environment.scale(np.zeros(2, np.float32)))
+    monkeypatch.setattr(Robot, "reset", lambda _: None)
+    with pytest.raises(
+        EnvironmentError, match=r"mine failed at step 0 \(TypeError: .*unexpected keyword argument 'seed'"
+    ):
+        environment.reset(0)
+
+
+def test_a_module_with_a_syntax_error_is_one_line() -> None:
+    Path("broken_robot.py").write_text("def factory(:\n")
+    with pytest.raises(EnvironmentError, match=r"cannot import 'broken_robot' \(SyntaxError: "):
+        make("broken_robot:factory")

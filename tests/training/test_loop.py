@@ -18,7 +18,7 @@ import pytest
 import edgerl
 from edgerl.compact import file as policy_file
 from edgerl.edge.replay import Replay
-from edgerl.errors import ConfigError, EnvironmentError, FileFormatError, OutputError
+from edgerl.errors import CheckFailed, ConfigError, EnvironmentError, FileFormatError, OutputError
 from edgerl.training import checkpoint as checkpoint_file
 from edgerl.training.logs import read_metrics
 
@@ -54,6 +54,10 @@ def _replay_rows(folder: Path) -> bytes:
     replay = Replay.open_recorded(folder / "replay.bin", count)
     batch = replay.sample(np.arange(replay.size), 0.99)
     return b"".join(np.ascontiguousarray(part).tobytes() for part in vars(batch).values())
+
+
+def _weights(folder: Path) -> list[bytes]:
+    return [layer.values.tobytes() for layer in policy_file.load(folder / "policy.safetensors").layers]
 
 
 def test_a_run_leaves_what_its_folder_promises() -> None:
@@ -141,6 +145,60 @@ def test_a_stopped_run_resumes_to_the_same_bits(options: dict[str, Any]) -> None
     assert _replay_rows(Path("stopped")) == _replay_rows(whole)
 
 
+def test_an_unfinished_run_resumes_through_the_link_to_the_newest() -> None:
+    def stop(status: Any) -> None:
+        if status.step == 200:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(edgerl.errors.Interrupted, match="resume runs/robots-robot-ds-td3-seed0"):
+        edgerl.train("robots:robot", report=stop, **SMALL)
+    assert edgerl.train(resume="runs/latest").steps == 400
+    assert Path("runs/latest").readlink() == Path("robots-robot-ds-td3-seed0")
+    assert _state(Path("runs/latest")) == _state(_train("whole"))
+
+
+def test_a_signal_is_answered_at_once_in_words() -> None:
+    notices: list[str] = []
+
+    def stop(status: Any) -> None:
+        if status.step == 100:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(edgerl.errors.Interrupted, match="stopped at step"):
+        edgerl.train("robots:robot", out="run", report=stop, notice=notices.append, **SMALL)
+    assert notices[-1].startswith("stopping at the episode's end, with everything saved")
+
+
+def test_a_lost_policy_is_written_again() -> None:
+    folder = _train("run")
+    before = (folder / "policy.safetensors").read_bytes()
+    (folder / "policy.safetensors").unlink()
+    edgerl.train(resume=folder)
+    assert (folder / "policy.safetensors").read_bytes() == before
+
+
+def test_divergence_ends_a_run_and_keeps_the_last_good_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    import robots
+
+    monkeypatch.setattr(robots.BrokenRobot, "step", lambda self, action: (*_huge(robots.Robot.step(self, action)),))
+
+    def _huge(result: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (result[0], 3e38, *result[2:])
+
+    with pytest.raises(
+        CheckFailed, match=r"training diverged: .* is not finite at step \d+; the checkpoint of step 74"
+    ):
+        edgerl.train("robots:nan_reward_robot", out="run", **(SMALL | {"start_steps": 100}))
+    assert checkpoint_file.read(Path("run/checkpoint.safetensors")).counters.step == 74
+
+
+def test_a_real_folder_in_the_place_of_the_link_is_refused_before_training() -> None:
+    Path("runs/latest").mkdir(parents=True)
+    with pytest.raises(OutputError, match=r"runs/latest is a folder, expected a link to the newest run; move it away"):
+        edgerl.train("robots:robot", **SMALL)
+    assert [path.name for path in Path("runs").iterdir()] == ["latest"]
+
+
 def test_resuming_a_complete_run_changes_nothing() -> None:
     folder = _train("run")
     before = _state(folder)
@@ -178,7 +236,8 @@ def kill_and_resume(kills: int, seed: int) -> None:
     whole = _train("whole", **options)
     process = start(env="robots:slow_robot", out="killed", **{**options, "hidden": list(options["hidden"])})
     for _ in range(kills):
-        time.sleep(generator.uniform(0, 1))
+        time.sleep(generator.uniform(0, 0.5))
+        assert process.poll() is None, "it is killed while it runs"
         process.kill()
         process.wait()
         process = start(resume="killed")
@@ -187,6 +246,7 @@ def kill_and_resume(kills: int, seed: int) -> None:
     killed_tensors, killed_counters, _, killed_rows = _state(Path("killed"))
     assert killed_tensors == tensors
     assert killed_counters == counters
+    assert _weights(Path("killed")) == _weights(whole)
     assert killed_rows == rows
     assert _replay_rows(Path("killed")) == _replay_rows(whole)
 
