@@ -247,12 +247,17 @@ def select_target_pruning(weight: Array, support: Mask, plan: LayerPlan) -> Mask
 
 
 def _smallest(value: Array, among: Mask, count: int) -> Mask:
-    """The `count` positions in `among` (at least as many) with the smallest value, ties by lower position."""
+    """The `count` positions in `among` with the smallest value, ties by lower position; all where there are fewer."""
     if count <= 0:
         return np.zeros_like(among)
-    candidates = np.where(among, value, np.inf)
-    threshold = np.partition(candidates.reshape(-1), count - 1)[count - 1]
-    selected: Mask = candidates < threshold
-    ties = np.flatnonzero((candidates == threshold) & among)
-    selected.reshape(-1)[ties[: count - int(np.count_nonzero(selected))]] = True
+    positions = np.flatnonzero(among)
+    if count >= len(positions):
+        return among.copy()
+    candidates = value.reshape(-1)[positions]
+    threshold = np.partition(candidates, count - 1)[count - 1]
+    low = np.flatnonzero(candidates <= threshold)
+    below = candidates[low] < threshold
+    ties = low[~below][: count - int(np.count_nonzero(below))]
+    selected = np.zeros(among.shape, bool)
+    selected.reshape(-1)[positions[np.concatenate([low[below], ties])]] = True
     return selected
