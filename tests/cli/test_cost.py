@@ -47,9 +47,13 @@ def test_connections_of_the_other_tasks(edgerl: Run, task: str, dense: int, spar
 def test_cost_is_what_a_run_really_has(edgerl: Run, block: int, sparsity: float) -> None:
     options = {"hidden": (30, 21), "block": block, "sparsity": sparsity}
     report = _cost(edgerl, "--env", "robots:robot", "--hidden", "30,21", "--block", block, "--sparsity", sparsity)
-    result = library.train("robots:robot", steps=5, start_steps=5, replay_capacity=50, **options)
-    row = read_metrics(result.folder)[-1]
-    assert report["connections"] == sum(value for name, value in row.items() if name.startswith("connections."))
+    schedule = {"steps": 60, "start_steps": 20, "evaluation_interval": 20, "evolution_interval": 7}
+    result = library.train("robots:robot", replay_capacity=50, batch_size=8, **schedule, **options)
+    for row in read_metrics(result.folder):
+        assert report["connections"] == sum(value for name, value in row.items() if name.startswith("connections."))
+        actor = sum(value for name, value in row.items() if name.startswith("connections.actor"))
+        assert report["inference_flops"] == 2 * actor
+    assert result.policy.stat().st_size <= report["bytes"], "dead units and zeros are not stored"
 
 
 def test_bytes_are_those_of_the_file_that_a_run_writes(edgerl: Run) -> None:
