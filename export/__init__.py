@@ -37,6 +37,13 @@ FORMATS = {"onnx": ("edgerl.export.onnx", ("onnx", "onnxruntime"))}
 """Format → (module with a function `export`, what must be installed for it)."""
 
 
+def check_format(format: str) -> None:
+    """Raise ConfigError unless `format` is one of FORMATS."""
+    if format not in FORMATS:
+        suggestion = nearest(format, FORMATS) or f"; expected {', '.join(FORMATS)}"
+        raise ConfigError(f"{format[:40]!r} is no export format{suggestion}")
+
+
 def export_policy(
     policy: CompactPolicy | str | Path,
     format: str,
@@ -50,9 +57,7 @@ def export_policy(
     Raises ConfigError for an unknown format, OutputError where `path` exists and `force` is not given, FileFormatError
     for a damaged policy, MissingExtraError, and CheckFailed, leaving no file, where the written file acts differently.
     """
-    if format not in FORMATS:
-        suggestion = nearest(format, FORMATS) or f"; expected {', '.join(FORMATS)}"
-        raise ConfigError(f"{format[:40]!r} is no export format{suggestion}")
+    check_format(format)
     module, requirements = FORMATS[format]
     refuse_existing(Path(path), force=force)
     for requirement in requirements:

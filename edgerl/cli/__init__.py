@@ -45,6 +45,10 @@ def root(
     """
 
 
+INTERRUPTED = 130
+"""128 + SIGINT."""
+
+
 def main() -> None:
     """Run the command line: 0 done, 1 a check failed, 2 a usage or input error, 130 interrupted (128 + SIGINT)."""
     try:
@@ -52,9 +56,6 @@ def main() -> None:
     except EdgerlError as error:
         code = error.exit_code
         _complain(str(error))
-    except KeyboardInterrupt:
-        code = 130
-        _complain("interrupted")
     except BrokenPipeError:  # the reader of our output has left, as `edgerl … | head` does
         code = 0
         sys.stderr.close()
@@ -63,8 +64,12 @@ def main() -> None:
             raise
         code = 2
         _complain(error.format_message())
+    if code == INTERRUPTED:  # the parser turns Ctrl-C into this code, and says nothing
+        _complain("interrupted")
     sys.exit(code)
 
 
 def _complain(message: str) -> None:
-    print(f"edgerl: {' '.join(message.split())}", file=sys.stderr)
+    line = " ".join(message.split())
+    # What a file says must not steer the terminal.
+    print(f"edgerl: {line if line.isprintable() else ascii(line)}", file=sys.stderr)

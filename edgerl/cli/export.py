@@ -10,7 +10,7 @@ import typer
 
 from edgerl.cli.models import find_model
 from edgerl.cli.output import Force, Json, human_bytes, note, print_json
-from edgerl.run_folder import POLICY
+from edgerl.run_folder import CONFIG, POLICY
 
 
 def command(
@@ -36,10 +36,12 @@ def command(
     Example: edgerl export --format onnx
     """
     from edgerl import export_policy
+    from edgerl.export import check_format
 
+    check_format(format)
     source = find_model(policy, (POLICY,))
     goal = output or source.with_suffix(f".{format}")
-    replaces = output is None and source.name == POLICY
+    replaces = output is None and source.name == POLICY and source.with_name(CONFIG).exists()
     report = export_policy(source, format, goal, force=force or replaces, sparse_initializers=sparse_initializers)
     if json:
         print_json({**asdict(report), "path": str(report.path)})

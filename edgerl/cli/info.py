@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgerl.cli.output import Json, human_bytes, print_json, print_table
-from edgerl.errors import FileFormatError, UnsupportedModelError
+from edgerl.errors import EdgerlError, FileFormatError, UnsupportedModelError
 
 if TYPE_CHECKING:
     from edgerl.compact.policy import CompactPolicy
@@ -47,10 +47,14 @@ def command(
 
 def describe(path: Path) -> Description:
     """What `path` is, as a JSON object. Raises FileFormatError where it is nothing known, or damaged."""
-    if path.is_dir():
+    try:
+        is_folder, exists = path.is_dir(), path.exists()
+    except OSError as error:
+        raise FileFormatError(f"cannot read {path}: {error.strerror}") from error
+    if is_folder:
         return _run_folder(path)
     if path.suffix not in _READERS:
-        problem = f"has the suffix {path.suffix!r}" if path.exists() else "is not there"
+        problem = f"has the suffix {path.suffix!r}" if exists else "is not there"
         raise FileFormatError(f"{path} {problem}; expected a run folder or a file of {', '.join(_READERS)}")
     return {"file": str(path), **_READERS[path.suffix](path)}
 
@@ -123,13 +127,20 @@ def _checkpoint(path: Path, data: bytes) -> Description:
 
 
 def _onnx(path: Path) -> Description:
-    from edgerl.edge.onnx_policy import OnnxPolicy
+    from edgerl.edge.onnx_policy import OnnxPolicy, refuse_unsafe
     from edgerl.errors import require
     from edgerl.files import read_bytes
 
-    policy, data = OnnxPolicy(path), read_bytes(path)
-    model = require("onnx", "export").load_model_from_string(data)
-    metadata = policy.metadata
+    data = read_bytes(path)
+    is_ours = refuse_unsafe(data, path)
+    # A file of ours is run once, to see that it reproduces its example; one from elsewhere is only looked at.
+    metadata = OnnxPolicy(path).metadata if is_ours else {}
+    try:
+        model = require("onnx", "export").load_model_from_string(data)
+    except EdgerlError:
+        raise
+    except Exception as error:  # protobuf's own kind, which onnx does not name
+        raise FileFormatError(f"{path} is no ONNX model, or is truncated; make the file again") from error
     return {
         "kind": "onnx",
         **_size(data),
@@ -137,13 +148,19 @@ def _onnx(path: Path) -> Description:
         "producer": f"{model.producer_name} {model.producer_version}".strip(),
         "ir_version": model.ir_version,
         "opset": {opset.domain or "ai.onnx": opset.version for opset in model.opset_import},
-        "n_observations": policy.n_observations,
-        "n_actions": policy.n_actions,
+        "n_observations": _width(model.graph.input),
+        "n_actions": _width(model.graph.output),
         "sparse_initializers": len(model.graph.sparse_initializer),
         "operators": " ".join(node.op_type for node in model.graph.node),
         **_perceptron(path),
         **{key: metadata[key] for key in ("action", "policy_sha256", "about") if key in metadata},
     }
+
+
+def _width(values: Any) -> int | None:
+    """The last dimension of the only input or output; None where there are more, or it is not fixed."""
+    dimensions = values[0].type.tensor_type.shape.dim if len(values) == 1 else []
+    return int(dimensions[-1].dim_value) or None if dimensions else None
 
 
 def _perceptron(path: Path) -> Description:

@@ -26,8 +26,12 @@ def find_model(model: Path | None, names: tuple[str, ...] = (POLICY, ONNX)) -> P
 
     `names` are the file names, in a run folder, that the calling command can read.
     """
-    if model is not None and not model.is_dir():
-        if not model.exists():
+    try:
+        is_folder, exists = model is not None and model.is_dir(), model is not None and model.exists()
+    except OSError as error:
+        raise FileFormatError(f"cannot read {model}: {error.strerror}") from error
+    if model is not None and not is_folder:
+        if not exists:
             raise FileFormatError(f"{model} is not there; name a policy file or a run folder")
         return model
     if model is None and not LATEST.exists():

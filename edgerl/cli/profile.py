@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 Number = TypeVar("Number", int, float)
 
 LABELS = {"memory": "memory", "flash": "flash", "flops": "FLOPs per inference", "latency": "latency"}
+SYMBOLS: dict[Unit, str] = {"bytes": " B", "FLOP": "", "us": " µs"}
+SMALLEST_ROUNDED = {"FLOP": 1.0, "us": 0.1}
+"""Below, rounding to the digits that people read would leave a zero."""
 
 
 def command(
@@ -93,7 +96,7 @@ def _print_report(report: ProfileReport) -> None:
     total = [f"{sum(int(row[column]) for row in layers)}" for column in range(1, 5)]
     print_table(("layer", "connections", "MACs", "FLOPs", "bytes"), [*layers, ("total", *total)])
     rows = [
-        (LABELS[name], _used(verdict), _amount(verdict.budget, verdict.unit), _judged(verdict))
+        (LABELS[name], *_used_and_budget(verdict), "fits" if verdict.fits else "EXCEEDED")
         for name, verdict in report.verdicts.items()
     ]
     print_table(("", "used", "budget", "verdict"), rows)
@@ -103,20 +106,21 @@ def _print_report(report: ProfileReport) -> None:
         print(f"note: {note}")
 
 
-def _used(verdict: Verdict) -> str:
-    label = " (estimate, unvalidated)" if verdict.unit == "us" else ""
-    return f"{'≈ ' if label else ''}{_amount(verdict.used, verdict.unit)}{label}"
+def _used_and_budget(verdict: Verdict) -> tuple[str, str]:
+    """Both amounts rounded; exact where rounding would make an exceeded budget look kept."""
+    used, budget = (_amount(amount, verdict.unit) for amount in (verdict.used, verdict.budget))
+    if used == budget and not verdict.fits:
+        used, budget = (f"{amount}{SYMBOLS[verdict.unit]}" for amount in (verdict.used, verdict.budget))
+    return (f"≈ {used} (estimate, unvalidated)" if verdict.unit == "us" else used), budget
 
 
 def _amount(amount: float, unit: Unit) -> str:
     if unit == "bytes":
         return human_bytes(amount)
+    if 0 < amount < SMALLEST_ROUNDED[unit]:
+        return f"{amount:.3g}{SYMBOLS[unit]}"
     return f"{amount:.0f}" if unit == "FLOP" else human_seconds(amount * 1e-6)
 
 
-def _judged(verdict: Verdict) -> str:
-    return "fits" if verdict.fits else "EXCEEDED"
-
-
 def _excess(label: str, verdict: Verdict) -> str:
-    return f"{label} {_used(verdict)} of {_amount(verdict.budget, verdict.unit)}"
+    return f"{label} {' of '.join(_used_and_budget(verdict))}"

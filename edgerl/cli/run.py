@@ -51,6 +51,8 @@ def command(
     if path.suffix == ".safetensors":
         raise UnsupportedModelError(f"{path} is a policy in compact form; export it first: edgerl export {path}")
     policy = OnnxPolicy(path)
+    if not policy.is_ours:
+        note(f"{path} was not written by edgerl: onnxruntime executes whatever it holds; run only files that you trust")
     _note_if_outdated(path, policy)
     environment = make(env or _environment_of(policy, path))
     try:
@@ -58,13 +60,18 @@ def command(
         simulation = _Simulation(environment, seed)
         fallback = np.clip(0, environment.action_low, environment.action_high)
         loop = ControlLoop(policy, simulation.observe, simulation.act, rate, fallback)
-        statistics = loop.run(seconds)
+        try:
+            statistics, interrupted = loop.run(seconds), False
+        except KeyboardInterrupt:  # what was measured until then is the answer
+            statistics, interrupted = loop.statistics(), True
     finally:
         environment.close()
     if json:
         print_json(_report(path, environment.name, statistics, simulation))
     else:
         _print(path, environment.name, statistics, simulation)
+    if interrupted:
+        raise KeyboardInterrupt
 
 
 class _Simulation:

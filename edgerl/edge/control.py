@@ -7,7 +7,7 @@ Ticks lie at start + k / rate, computed from k each time, so errors do not add u
 The action is due at the next tick. What is sent, and when:
 
 - The policy answers in time: its action, at once.
-- The observation is not finite: the fallback at once; the policy is not asked.
+- The observation is not finite, or no numbers at all: the fallback at once; the policy is not asked.
 - The policy raises, or answers with something not finite or of another length: the fallback at once.
 - The policy answers late: its action is discarded, for it answers an observation that is more than a period old; the
   fallback is sent as soon as the policy returns. Until then nothing is sent: one thread cannot interrupt itself, and
@@ -18,6 +18,10 @@ The action is due at the next tick. What is sent, and when:
 - read_observation or send_action raises, or Ctrl-C: the fallback is sent once more, as far as that succeeds, and the
   exception goes to the caller. A loop that ends after its time, or by `stop()`, sends nothing further: its caller is in
   control again.
+- SIGTERM, which a service manager sends, ends a Python process without another word: let it call `stop()`, with
+  `signal.signal(signal.SIGTERM, lambda *_: loop.stop())`, and send what the machine needs to rest after `run`.
+
+One loop in a process at a time: the garbage collector, which a loop holds still, is the whole process's.
 """
 
 from __future__ import annotations
@@ -50,9 +54,13 @@ Linux wakes a sleeper late: at 100 Hz, a cycle began 152 µs after its tick in t
 spare. Python has no clock_nanosleep that could wake at an absolute time.
 """
 
+LONGEST_SLEEP_NS = 100_000_000
+"""After so long a sleep a loop looks whether it was stopped."""
+
 COLLECT_EVERY = 256
-"""Cycles between garbage collections, each right after an action was sent. With all older objects frozen, one takes
-about a microsecond; without any, reference cycles that a callback makes would fill the memory within months."""
+"""Cycles between garbage collections, each right after an action was sent. All older objects are frozen, so that one
+looks at what these cycles made only; without any, reference cycles that a callback makes would fill the memory within
+months."""
 
 
 @dataclass(frozen=True)
@@ -127,11 +135,11 @@ class ControlLoop:
         """Run for `seconds`, or until `stop()`; a run begins its statistics anew. Raises ConfigError."""
         if seconds is not None and not 0 < seconds <= 1e9:
             raise ConfigError(f"the loop is to run for {seconds:g} s; expected above 0 and at most 1e9")
-        n_ticks = math.inf if seconds is None else max(1, round(seconds * self._rate_hz))
+        n_ticks = math.inf if seconds is None else max(1, math.ceil(round(seconds * self._rate_hz, 6)))
         with _quiet_garbage_collector():
             self._reset(self._clock())
             try:
-                self._run(n_ticks)
+                self._run(n_ticks, math.inf if seconds is None else seconds)
             except BaseException:
                 with contextlib.suppress(Exception):  # the first exception is the one that explains
                     self._send_action(self._fallback.copy())
@@ -160,28 +168,32 @@ class ControlLoop:
             last_error=self._last_error,
         )
 
-    def _run(self, n_ticks: float) -> None:
+    def _run(self, n_ticks: float, seconds: float) -> None:
         tick = 0
-        while tick < n_ticks and not self._stopping:
+        while tick < n_ticks:
             self._wait_until(self._time_of(tick))
+            if self._stopping:  # set in the wait as well: nothing is sent after it
+                return
             self._cycle(tick)
             if self._cycles % COLLECT_EVERY == 0:
                 gc.collect()
+                gc.freeze()  # what callbacks keep, a log say, is not looked at again and again
             due = int((self._clock() - self._start) * self._rate_hz / 1e9)
             following = max(tick + 1, due)
             self._skipped_ticks += int(min(following, n_ticks)) - tick - 1
             tick = following
-        if not self._stopping:
-            self._wait_until(self._time_of(tick))  # the last action is given its whole period
+        # The last action is given its period, as far as the time asked for goes.
+        self._wait_until(min(self._time_of(tick), self._start + seconds * 1e9))
 
     def _time_of(self, tick: int) -> int:
         """When a tick is due, ns. Exact to a nanosecond for the first hundred days, to some after that."""
         return self._start + int(tick * 1e9 / self._rate_hz)
 
-    def _wait_until(self, moment: int) -> None:
-        while (left := moment - self._clock()) > self._final_wait:
-            self._sleep((left - self._final_wait) / 1e9)
-        while self._clock() < moment:
+    def _wait_until(self, moment: float) -> None:
+        """Wait for a moment, or for `stop()`."""
+        while (left := moment - self._clock()) > self._final_wait and not self._stopping:
+            self._sleep(min(left - self._final_wait, LONGEST_SLEEP_NS) / 1e9)
+        while self._clock() < moment and not self._stopping:
             pass
 
     def _cycle(self, tick: int) -> None:
@@ -199,7 +211,11 @@ class ControlLoop:
     @np.errstate(over="ignore", invalid="ignore")
     def _decide(self) -> tuple[Array, Cause | None]:
         """The policy's action, or why it cannot be sent. What overflows becomes inf or NaN, which the checks find."""
-        observation = np.asarray(self._read_observation(), np.float32)
+        read = self._read_observation()
+        try:
+            observation = np.asarray(read, np.float32)
+        except (TypeError, ValueError):  # a ragged list, a text: no number is finite there
+            return self._fallback, "observation_not_finite"
         if not np.isfinite(observation).all():
             return self._fallback, "observation_not_finite"
         begin = self._clock()

@@ -1,7 +1,9 @@
 """A policy in an .onnx file, run by onnxruntime with the options that suit one small network (docs/onnx.md).
 
-A file is treated as hostile: its size, its external data, its interface and its metadata are checked before the first
-action, and the example that an export carries must be reproduced on this very machine.
+A file is checked before onnxruntime sees it: no external data, no other format inside, and no operator but the
+exporter's own where it says that edgerl wrote it. Then its interface and its metadata are, and the example that an
+export carries must be reproduced on this very machine. A file from elsewhere remains a program, which onnxruntime
+executes: it can loop for ever or fill the memory, so run only those you trust.
 """
 
 from __future__ import annotations
@@ -40,15 +42,16 @@ FATAL = 4
 class OnnxPolicy:
     """observation [n] → action [m], in the environment's own units.
 
-    Attributes: `n_observations`, `n_actions`; `metadata`, what the export wrote (empty for a file from elsewhere);
-    `action_low` and `action_high`, float32 [m], or None where the metadata does not tell.
+    Attributes: `n_observations`, `n_actions`; `is_ours`, whether edgerl wrote the file, by its own word; `metadata`,
+    what the export wrote (empty for a file from elsewhere); `action_low` and `action_high`, float32 [m], or None where
+    the metadata does not tell.
     """
 
     def __init__(self, path: str | Path) -> None:
         """Raises FileFormatError unless `path` is a whole model, UnsupportedModelError unless it maps [n] to [m]."""
         source = Path(path)
         data = read_bytes(source)
-        refuse_unsafe(data, source)
+        self.is_ours = refuse_unsafe(data, source)
         self._session = _session(data, source)
         try:
             (input_name, self.n_observations), (output_name, self.n_actions) = _interface(self._session, source)
@@ -104,7 +107,7 @@ def parse_metadata(properties: Mapping[str, str], n_observations: int, n_actions
     if METADATA_KEY not in properties:
         return {}
     try:
-        metadata = json.loads(properties[METADATA_KEY])
+        metadata = json.loads(properties[METADATA_KEY], parse_constant=_refuse_constant)
         action, example = metadata["action"], metadata["example"]
         low, high = _vector(action["low"], n_actions), _vector(action["high"], n_actions)
         _vector(example["observation"], n_observations), _vector(example["action"], n_actions)
@@ -112,9 +115,13 @@ def parse_metadata(properties: Mapping[str, str], n_observations: int, n_actions
             raise ValueError("an action bound's low is not below its high")
         if not isinstance(metadata["about"], dict) or not isinstance(metadata["policy_sha256"], str):
             raise ValueError("about is no object, or policy_sha256 no string")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
         raise FileFormatError(f"{source} has metadata that edgerl did not write ({_reason(error)})") from error
     return dict(metadata)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
 
 
 def _vector(values: Any, length: int) -> Array:
@@ -186,7 +193,7 @@ def _silent_native_stderr() -> Iterator[None]:
 
 
 _MESSAGES = {
-    "model": {7: "graph", 20: "training", 25: "function"},
+    "model": {7: "graph", 14: "property", 20: "training", 25: "function"},
     "training": {1: "graph", 2: "graph"},
     "function": {7: "node", 11: "attribute"},
     "graph": {1: "node", 5: "tensor", 15: "sparse"},
@@ -194,24 +201,30 @@ _MESSAGES = {
     "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
     "sparse": {1: "tensor", 2: "tensor"},
     "tensor": {},
+    "property": {},
 }
 """Where tensors are in an ONNX file: message → field number → message (onnx.proto3)."""
 
-_EXTERNAL_DATA, _DATA_LOCATION, _OPERATOR = 13, 14, 4
+_EXTERNAL_DATA, _DATA_LOCATION, _OPERATOR, _KEY = 13, 14, 4, 1
 
-FORBIDDEN_OPERATORS = frozenset(
-    {"Loop", "Scan", "If", "Expand", "Tile", "ConstantOfShape", "Range", "Resize", "Pad", "OneHot", "EyeLike"}
-    | {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
-)
-"""What a few bytes can make run for ever or fill the memory with, or what makes a policy a game of chance."""
+WRITTEN_OPERATORS = frozenset({"Sub", "Mul", "Add", "Gemm", "Relu", "Tanh", "Clip", "Cast", "DequantizeLinear"})
+"""All that edgerl's exporter writes."""
+
+MAXIMUM_MESSAGES = 1 << 17
+"""Protobuf messages that are looked at; a model of more is refused."""
 
 
-def refuse_unsafe(data: bytes, source: Path) -> None:
-    """Raise UnsupportedModelError where a tensor of the model in `data` lies in another file, or an operator is unsafe.
+def refuse_unsafe(data: bytes, source: Path) -> bool:
+    """Whether edgerl wrote the model in `data`, by its own word.
 
-    onnxruntime would read that file, relative to the current folder, and run that operator, some at loading already;
-    and onnx, which could tell, is no part of a device's installation. So the protobuf fields are walked here.
+    Raises UnsupportedModelError where a tensor lies in another file, which onnxruntime would read relative to the
+    current folder, or where a model of ours has an operator that is not; FileFormatError where the data is no ONNX
+    model. onnx, which could tell, is no part of a device's installation: the protobuf fields are walked here.
     """
+    if data[4:8] == b"ORTM":
+        raise FileFormatError(f"{source} is in onnxruntime's own format; expected ONNX")
+    operators: set[str] = set()
+    is_ours, n_messages = False, 1
     waiting = [("model", memoryview(data))]
     try:
         while waiting:
@@ -223,13 +236,22 @@ def refuse_unsafe(data: bytes, source: Path) -> None:
                         "(onnx.save with save_as_external_data=False makes one)"
                     )
                 if kind == "node" and field == _OPERATOR and isinstance(content, memoryview):
-                    operator = bytes(content).decode("ascii", "replace")
-                    if operator in FORBIDDEN_OPERATORS:
-                        raise UnsupportedModelError(f"{source} has the operator {operator}; a policy needs none such")
+                    operators.add(bytes(content[:40]).decode("ascii", "replace"))
+                if kind == "property" and field == _KEY and content == METADATA_KEY.encode():
+                    is_ours = True
                 if field in _MESSAGES[kind] and isinstance(content, memoryview):
+                    n_messages += 1
+                    if n_messages > MAXIMUM_MESSAGES:
+                        raise UnsupportedModelError(f"{source} has more than {MAXIMUM_MESSAGES} nodes and tensors")
                     waiting.append((_MESSAGES[kind][field], content))
     except (IndexError, ValueError) as error:
         raise FileFormatError(f"{source} is no ONNX model, or is truncated; make the file again") from error
+    if is_ours and not operators <= WRITTEN_OPERATORS:
+        surplus = min(operators - WRITTEN_OPERATORS)
+        raise UnsupportedModelError(
+            f"{source} says that edgerl wrote it, but has the operator {surplus!r}; it was altered"
+        )
+    return is_ours
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
@@ -237,6 +259,8 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     position = 0
     while position < len(message):
         key, position = _varint(message, position)
+        if key >= 1 << 32:
+            raise ValueError("a field number that protobuf cuts off: it would be another field there")
         field, wire_type = key >> 3, key & 7
         if wire_type == 0:
             number, position = _varint(message, position)

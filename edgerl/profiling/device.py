@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib import resources
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeGuard, TypeVar
 
 from edgerl.errors import DeviceError, FileFormatError, nearest
 from edgerl.files import read_bytes
@@ -218,7 +218,7 @@ class _Table:
 
     def text(self, key: str) -> str:
         value = self.take(key)
-        if not isinstance(value, str) or not value.strip() or not value.isprintable():
+        if not _is_line(value):
             raise self.fail(key, f"is {_quoted(value)}; expected one line of text")
         return value
 
@@ -237,8 +237,8 @@ class _Table:
 
     def texts(self, key: str) -> tuple[str, ...]:
         value = self.take(key)
-        if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
-            raise self.fail(key, f"is {_quoted(value)}; expected a list of texts")
+        if not isinstance(value, list) or not all(_is_line(item) for item in value):
+            raise self.fail(key, f"is {_quoted(value)}; expected a list of texts, each one line")
         return tuple(value)
 
     def table(self, key: str) -> _Table:
@@ -406,6 +406,11 @@ def check_distinct(devices: Iterable[Device]) -> None:
             if name in owners:
                 raise DeviceError(f"{owners[name]} and {device.id} both answer to {name!r}; rename one")
             owners[name] = device.id
+
+
+def _is_line(value: object) -> TypeGuard[str]:
+    """Whether it is a text that can be printed as it is: control characters would reach the terminal."""
+    return isinstance(value, str) and bool(value.strip()) and value.isprintable()
 
 
 def _quoted(value: object) -> str:

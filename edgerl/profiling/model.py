@@ -20,6 +20,7 @@ class LayerRow:
 
     n_inputs: int
     n_outputs: int
+    n_biases: int  # one for every output, or none
     connections: int  # weights that are not zero
     precision: Precision
     block: int
@@ -35,7 +36,7 @@ class LayerRow:
     @property
     def dense_bytes(self) -> int:
         """Bytes of the dense matrix in the stored precision, with scales and biases."""
-        return dense_bytes(self.n_inputs, self.n_outputs, self.precision)
+        return dense_bytes(self.n_inputs, self.n_outputs, self.n_biases, self.precision)
 
 
 @dataclass(frozen=True)
@@ -83,16 +84,19 @@ def policy_rows(policy: CompactPolicy, name: str = "policy", file_bytes: int | N
     )
 
 
-def matrix_row(n_inputs: int, n_outputs: int, connections: int, precision: Precision) -> LayerRow:
+def matrix_row(
+    n_inputs: int, n_outputs: int, connections: int, precision: Precision, *, has_bias: bool = True
+) -> LayerRow:
     """A layer known by its matrix, stored as the compact form would: dense or single connections, what is smaller."""
-    per_output = _bytes_per_output(precision)
+    n_biases = n_outputs if has_bias else 0
     index_bytes = 2 * connections + 4 * (n_outputs + 1)  # 16-bit columns, 32-bit row starts
-    sparse_bytes = connections * _item_size(precision) + index_bytes + n_outputs * per_output
-    dense = dense_bytes(n_inputs, n_outputs, precision)
+    sparse_bytes = connections * _item_size(precision) + index_bytes + _row_bytes(n_outputs, n_biases, precision)
+    dense = dense_bytes(n_inputs, n_outputs, n_biases, precision)
     is_sparse = sparse_bytes < dense
     return LayerRow(
         n_inputs=n_inputs,
         n_outputs=n_outputs,
+        n_biases=n_biases,
         connections=connections,
         precision=precision,
         block=1,
@@ -102,15 +106,16 @@ def matrix_row(n_inputs: int, n_outputs: int, connections: int, precision: Preci
     )
 
 
-def dense_bytes(n_inputs: int, n_outputs: int, precision: Precision) -> int:
+def dense_bytes(n_inputs: int, n_outputs: int, n_biases: int, precision: Precision) -> int:
     """Bytes of a dense layer: weights, biases, and int8's scales."""
-    return n_outputs * (n_inputs * _item_size(precision) + _bytes_per_output(precision))
+    return n_inputs * n_outputs * _item_size(precision) + _row_bytes(n_outputs, n_biases, precision)
 
 
 def _row(layer: Layer) -> LayerRow:
     return LayerRow(
         n_inputs=layer.n_inputs,
         n_outputs=layer.n_outputs,
+        n_biases=layer.n_outputs,
         connections=layer.connections,
         precision=layer.precision,
         block=layer.block,
@@ -124,5 +129,6 @@ def _item_size(precision: Precision) -> int:
     return PRECISIONS[precision]().itemsize
 
 
-def _bytes_per_output(precision: Precision) -> int:
-    return 8 if precision == "int8" else 4  # a bias, and a scale
+def _row_bytes(n_outputs: int, n_biases: int, precision: Precision) -> int:
+    """Bytes of biases, and of int8's scales."""
+    return 4 * n_biases + (4 * n_outputs if precision == "int8" else 0)

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from edgerl.compact.policy import MAXIMUM_UNITS, Precision
 from edgerl.errors import FileFormatError, UnsupportedModelError, require
 from edgerl.files import read_bytes
-from edgerl.profiling.model import ModelRows, matrix_row
+from edgerl.profiling.model import LayerRow, ModelRows, matrix_row
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto
@@ -262,11 +262,14 @@ def read_onnx(path: Path) -> ModelRows:
         )
     if not chain.layers:
         raise UnsupportedModelError(f"{path} holds no affine layer; expected Gemm or MatMul with constant weights")
-    rows = (
-        matrix_row(layer.n_inputs, layer.n_outputs, layer.weight.connections, _PRECISIONS[layer.weight.precision])
-        for layer in chain.layers
-    )
-    return ModelRows(path.name, "onnx", tuple(rows), chain.constant_bytes, len(data))
+    rows = tuple(_row(layer) for layer in chain.layers)
+    return ModelRows(path.name, "onnx", rows, chain.constant_bytes, len(data))
+
+
+def _row(layer: _Affine) -> LayerRow:
+    weight = layer.weight
+    precision = _PRECISIONS[weight.precision]
+    return matrix_row(layer.n_inputs, layer.n_outputs, weight.connections, precision, has_bias=layer.has_bias)
 
 
 def describe(node: NodeProto) -> str:

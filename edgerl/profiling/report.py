@@ -29,11 +29,6 @@ BUDGETS = ("memory", "flash", "flops", "latency")
 
 FLOAT_BYTES = 4
 
-UNPACKED_INT8_COST_RATIO = 4.6
-"""Time of a multiply-add whose int8 weight onnxruntime unpacks at every call, over one with a float weight. Measured
-with onnxruntime 1.31 on one x86-64 core, 17-256-256-6: 19.7 µs against 8.9 µs, of which 6.0 µs are overhead. 16-bit
-weights are unpacked once, when the model is loaded."""
-
 NOT_SHIPPED: dict[RuntimeName, str] = {
     "native": "this version of edgerl does not contain the native engine yet; the figures are for when it does",
     "c": "this version of edgerl does not write C yet; the figures are for C code that stores the compact form",
@@ -157,8 +152,7 @@ def _figures(device: Device, runtime: Runtime) -> RuntimeFigures:
 def _work(layer: LayerRow, runtime: Runtime, figures: RuntimeFigures) -> LayerWork:
     """What one execution of the layer takes: onnxruntime makes every matrix dense, the others read what is stored."""
     if runtime.name == "onnxruntime":
-        ratio = UNPACKED_INT8_COST_RATIO if layer.precision == "int8" else 1.0
-        return LayerWork(layer.positions, _onnxruntime_bytes(layer), ratio)
+        return LayerWork(layer.positions, _onnxruntime_bytes(layer), 1.0)
     if not layer.is_sparse:
         return LayerWork(layer.stored_weights, layer.stored_bytes, 1.0)
     sparse_ratio = figures.sparse_block_1_cost_ratio if layer.block == 1 else figures.sparse_block_4_cost_ratio
@@ -167,10 +161,8 @@ def _work(layer: LayerRow, runtime: Runtime, figures: RuntimeFigures) -> LayerWo
 
 
 def _onnxruntime_bytes(layer: LayerRow) -> int:
-    """Bytes that onnxruntime holds: floats for every position; beside them the integers, unpacked at every call."""
-    if layer.precision == "int8":
-        return layer.dense_bytes + FLOAT_BYTES * layer.positions
-    return FLOAT_BYTES * (layer.positions + layer.n_outputs)
+    """Bytes that onnxruntime holds: floats for every position, whatever the file stores."""
+    return FLOAT_BYTES * (layer.positions + layer.n_biases)
 
 
 def _layer_report(layer: LayerRow, work: LayerWork) -> LayerReport:
@@ -278,8 +270,8 @@ def _notes(rows: ModelRows, device: Device, runtime: Runtime) -> Sequence[str]:
     is_sparse = any(layer.connections < layer.positions for layer in rows.layers)
     if runtime.name == "onnxruntime" and is_sparse:
         notes.append("onnxruntime makes sparse weights dense: absent connections save neither time nor memory")
-    if runtime.name == "onnxruntime" and any(layer.precision == "int8" for layer in rows.layers):
-        notes.append("onnxruntime unpacks int8 weights at every call: the file shrinks, the latency grows")
+    if runtime.name == "onnxruntime" and any(layer.precision != "fp32" for layer in rows.layers):
+        notes.append("onnxruntime makes smaller weights float when it loads the model: only the file is smaller")
     if runtime.name != "onnxruntime" and any(layer.precision != "fp32" for layer in rows.layers):
         notes.append("the estimate prices arithmetic in fp32: smaller weights save bytes only")
     if runtime.name != "onnxruntime" and rows.kind == "onnx" and any(layer.is_sparse for layer in rows.layers):

@@ -30,6 +30,7 @@ def policy(tmp_path: Path) -> Path:
     one = np.ones(6, np.float32)
     made = CompactPolicy(layers, -one, one, metadata={"environment": "HalfCheetah-v5"})
     save(made.with_example(np.zeros(17, np.float32)), folder / "policy.safetensors")
+    (folder / "config.json").write_text("{}")
     return folder / "policy.safetensors"
 
 
@@ -41,7 +42,7 @@ def test_without_arguments_the_latest_run_is_exported_again_and_again(edgerl: Ru
         assert "17-64-6, opset 17" in out
         assert "of the action range" in out
     onnx.checker.check_model(onnx.load(policy.with_name("policy.onnx")), full_check=True)
-    assert sorted(os.listdir(policy.parent)) == ["policy.onnx", "policy.safetensors"]
+    assert sorted(os.listdir(policy.parent)) == ["config.json", "policy.onnx", "policy.safetensors"]
 
 
 def test_json_has_the_facts(edgerl: Run, policy: Path) -> None:
@@ -120,4 +121,27 @@ def test_a_mismatch_is_exit_1_and_leaves_no_file(edgerl: Run, policy: Path, monk
     code, _, err = edgerl("export")
     assert code == 1
     assert "was not written: its actions differ" in err
-    assert os.listdir(policy.parent) == ["policy.safetensors"]
+    assert sorted(os.listdir(policy.parent)) == ["config.json", "policy.safetensors"]
+
+
+@pytest.mark.parametrize("format", ["", "a/b", "tflite"])
+def test_an_unknown_format_is_refused_first(edgerl: Run, format: str) -> None:
+    code, _, err = edgerl("export", "--format", format)
+    assert code == 2
+    assert "is no export format" in err
+
+
+def test_beside_a_policy_that_is_in_no_run_nothing_is_replaced(edgerl: Run, policy: Path, tmp_path: Path) -> None:
+    policy.rename(tmp_path / "policy.safetensors")
+    (tmp_path / "policy.onnx").write_bytes(b"precious")
+    code, _, err = edgerl("export", "policy.safetensors")
+    assert code == 2
+    assert "policy.onnx exists already; pass --force to replace it" in err
+    assert (tmp_path / "policy.onnx").read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("command", ["export", "run", "info"])
+def test_a_name_that_is_too_long_is_one_line(edgerl: Run, command: str) -> None:
+    code, _, err = edgerl(command, "x" * 300 + ".onnx")
+    assert code == 2
+    assert "File name too long" in err

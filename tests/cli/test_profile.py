@@ -81,6 +81,45 @@ def test_an_exceeded_budget_is_exit_code_1(monkeypatch: pytest.MonkeyPatch, caps
 
 
 @pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    ("option", "budget", "label", "expected"),
+    [
+        ("--budget-memory", "1219", "memory", "1220 B of 1219 B"),  # 1024 of the runtime and 4 · (17 + 32)
+        ("--budget-flops", "1471.6", "FLOPs per inference", "1472 of 1471.6"),  # 2 · (17 · 32 + 32 · 6)
+        ("--budget-flops", "0.25", "FLOPs per inference", "1472 of 0.25"),
+        # 736 multiply-adds · 9.495 / 0.394 cycles / 168 MHz
+        ("--budget-latency", "1e-6ns", "latency", "≈ 105.6 µs (estimate, unvalidated) of 1e-09 µs"),
+    ],
+)
+def test_an_exceeded_budget_never_looks_kept(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    option: str,
+    budget: str,
+    label: str,
+    expected: str,
+) -> None:
+    assert run(monkeypatch, "profile", "--device", "stm32f405", option, budget) == 1
+    out, err = capsys.readouterr()
+    assert err.splitlines()[-1].endswith(f": {label} {expected}")
+    row = next(" ".join(line.split()) for line in out.splitlines() if line.rstrip().endswith("EXCEEDED"))
+    used, limit = expected.split(" of ")
+    assert row.startswith(f"{label} {used.split(' (')[0]} ")  # a narrow terminal folds what follows
+    assert row.endswith(f" {limit} EXCEEDED")
+
+
+@pytest.mark.usefixtures("folder")
+def test_nearly_equal_latencies_are_printed_exactly(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "profile", "--device", "stm32f405", "--json") == 0
+    used = json.loads(capsys.readouterr().out)["latency"]["used"]
+    assert run(monkeypatch, "profile", "--device", "stm32f405", "--budget-latency", f"{used - 0.001:.9f}us") == 1
+    err = capsys.readouterr().err
+    assert f"latency ≈ {used} µs (estimate, unvalidated) of {f'{used - 0.001:.9f}'[:9]}" in err
+
+
+@pytest.mark.usefixtures("folder")
 def test_rate_and_runtime(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(monkeypatch, "profile", "--device", "pi5", "--rate", "200", "--runtime", "native") == 0
     out = capsys.readouterr().out

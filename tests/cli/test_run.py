@@ -149,3 +149,33 @@ def test_what_no_clock_can_keep_is_refused(edgerl: Run, option: str, value: str,
     code, _, err = edgerl("run", option, value)
     assert code == 2
     assert message in err
+
+
+@pytest.mark.usefixtures("model")
+def test_ctrl_c_prints_what_was_measured(edgerl: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgerl.edge.control import ControlLoop
+
+    run = ControlLoop.run
+
+    def interrupted(self: ControlLoop, seconds: float | None = None) -> None:
+        del seconds
+        run(self, 0.1)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ControlLoop, "run", interrupted)
+    code, out, err = edgerl("run", "--seconds", "60")
+    assert code == 130
+    assert "missed deadlines" in out
+    assert err.endswith("edgerl: interrupted\n")
+
+
+def test_a_file_from_elsewhere_is_called_a_program(edgerl: Run, tmp_path: Path) -> None:
+    import onnx
+
+    export_policy(make(), "onnx", tmp_path / "policy.onnx")
+    model = onnx.load(tmp_path / "policy.onnx")
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "policy.onnx")
+    code, _, err = edgerl("run", "policy.onnx", "--env", "Pendulum-v1", "--seconds", "0.1")
+    assert code == 0
+    assert "policy.onnx was not written by edgerl: onnxruntime executes whatever it holds" in err

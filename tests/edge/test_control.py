@@ -355,3 +355,66 @@ def test_in_real_time(robot: Robot) -> None:
     assert statistics.cycles + statistics.skipped_ticks == 40
     assert statistics.cycles == len(robot.sent)
     assert statistics.latency.median <= statistics.latency.p99 <= statistics.latency.maximum < 0.2
+
+
+def test_nothing_is_sent_after_a_stop_in_the_wait(robot: Robot) -> None:
+    loop = robot.loop()
+    sleep = robot.clock.sleep
+
+    def stop_in_the_fourth_wait(seconds: float) -> None:
+        if len(robot.sent) == 3:
+            loop.stop()
+        sleep(seconds)
+
+    loop._sleep = stop_in_the_fourth_wait
+    assert loop.run(1.0).cycles == 3
+    assert len(robot.sent) == 3
+
+
+@pytest.mark.parametrize(
+    ("rate_hz", "seconds", "cycles"), [(0.1, 1.0, 1), (0.01, 1.0, 1), (0.3, 5.0, 2), (100, 0.05, 5), (3, 1, 3)]
+)
+def test_the_time_asked_for_is_kept(robot: Robot, rate_hz: float, seconds: float, cycles: int) -> None:
+    statistics = robot.loop(rate_hz).run(seconds)
+    assert statistics.seconds == pytest.approx(seconds, abs=1e-3)
+    assert statistics.cycles == cycles
+
+
+def test_a_stop_is_seen_within_a_tenth_of_a_second_of_a_long_period(robot: Robot) -> None:
+    loop = robot.loop(0.01)
+    sleep, slept = robot.clock.sleep, []
+
+    def stop_after_a_second(seconds: float) -> None:
+        slept.append(seconds)
+        if sum(slept) >= 1:
+            loop.stop()
+        sleep(seconds)
+
+    loop._sleep = stop_after_a_second
+    assert loop.run(1000.0).seconds < 1.2
+    assert max(slept) <= 0.1
+
+
+@pytest.mark.parametrize("observation", [[[1.0, 2.0], [3.0]], "text", {"a": 1}])
+def test_what_is_no_vector_of_numbers_gets_the_fallback(robot: Robot, observation: Any) -> None:
+    robot.on_read[2] = lambda: observation
+    statistics = robot.loop().run(0.1)
+    assert robot.fallbacks() == [2]
+    assert statistics.fallbacks["observation_not_finite"] == 1
+
+
+def test_what_callbacks_keep_is_frozen_after_each_collection(robot: Robot) -> None:
+    import gc
+
+    kept: list[list[int]] = []
+    young: list[int] = []
+
+    def keep() -> list[float]:
+        kept.extend([n] for n in range(100))
+        young.append(len(gc.get_objects()))
+        return [0.0, 1.0, 2.0]
+
+    robot.on_read = dict.fromkeys((255, 511, 767, 999), keep)
+    robot.loop().run(10.0)
+    assert len(kept) == 400
+    assert max(young) < 100_000, "what was there before, and what was kept, is frozen and not listed"

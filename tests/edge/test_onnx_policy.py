@@ -285,13 +285,61 @@ def test_without_onnxruntime_the_extra_is_named(exported: Path, monkeypatch: pyt
         OnnxPolicy(exported)
 
 
-@pytest.mark.parametrize("operator", ["Loop", "Expand", "RandomNormalLike"])
-def test_an_operator_that_no_policy_needs_is_refused_before_it_runs(tmp_path: Path, operator: str) -> None:
+def test_a_file_that_says_it_is_ours_has_only_our_operators(exported: Path) -> None:
+    model = onnx.load(exported)
+    model.graph.node.insert(0, helper.make_node("Expand", ["observation", "shape"], ["unused"]))
+    exported.write_bytes(model.SerializeToString())
+    with pytest.raises(UnsupportedModelError, match=r"says that edgerl wrote it, but has the operator 'Expand'"):
+        OnnxPolicy(exported)
+
+
+def test_a_policy_from_elsewhere_may_have_any_operator(tmp_path: Path) -> None:
+    """As stable-baselines3 exports them: ConstantOfShape and Expand for a batch of one."""
     path = foreign(tmp_path / "model.onnx")
     model = onnx.load(path)
-    model.graph.node.append(helper.make_node(operator, ["y0"], ["z"]))
+    shape = numpy_helper.from_array(np.array([1, 2], np.int64), "shape")
+    model.graph.initializer.append(shape)
+    model.graph.node[0].output[0] = "product"
+    model.graph.node.append(helper.make_node("ConstantOfShape", ["shape"], ["zeros"]))
+    model.graph.node.append(helper.make_node("Expand", ["product", "shape"], ["wide"]))
+    model.graph.node.append(helper.make_node("Add", ["wide", "zeros"], ["y0"]))
     path.write_bytes(model.SerializeToString())
-    with pytest.raises(
-        UnsupportedModelError, match=rf"model\.onnx has the operator {operator}; a policy needs none such"
-    ):
+    policy = OnnxPolicy(path)
+    assert not policy.is_ours
+    assert policy([1, 2, 3]).tolist() == [6, 6]
+
+
+def test_fields_that_another_parser_reads_otherwise_are_refused(exported: Path) -> None:
+    """A tag of more than 32 bits: protobuf cuts it to another field, so that it hides from who does not."""
+    hidden = b"\x82\x81\x80\x80\x10" + b"\x00"  # 1 << 32 | field 16, length 0
+    exported.write_bytes(exported.read_bytes() + hidden)
+    with pytest.raises(FileFormatError, match="is no ONNX model"):
+        OnnxPolicy(exported)
+
+
+def test_onnxruntimes_own_format_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(b"\x00" * 4 + b"ORTM" + b"\x00" * 100)
+    with pytest.raises(FileFormatError, match=r"m\.onnx is in onnxruntime's own format; expected ONNX"):
         OnnxPolicy(path)
+
+
+def test_a_model_of_too_many_parts_is_refused_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    nodes = b"\x0a\x00" * 200_000
+    length = len(nodes)
+    encoded = bytes([length & 0x7F | 0x80, length >> 7 & 0x7F | 0x80, length >> 14])
+    path.write_bytes(b"\x3a" + encoded + nodes)
+    with pytest.raises(UnsupportedModelError, match="has more than 131072 nodes and tensors"):
+        OnnxPolicy(path)
+
+
+@pytest.mark.parametrize("text", ['{"low": [-1' + "0" * 400 + ", -2]}", '{"low": [NaN, -2]}'])
+def test_numbers_that_are_none_are_refused(exported: Path, text: str) -> None:
+    model = onnx.load(exported)
+    value = model.metadata_props[0].value
+    spoiled = json.dumps(json.loads(value) | {"action": "HERE"}).replace('"HERE"', text)
+    model.metadata_props[0].value = spoiled
+    exported.write_bytes(model.SerializeToString())
+    with pytest.raises(FileFormatError, match="has metadata that edgerl did not write"):
+        OnnxPolicy(exported)

@@ -66,6 +66,7 @@ def test_known_figures() -> None:
     assert nano.cpu.peak_flops * nano.cpu.core_count.value == pytest.approx(47.3e9, rel=1e-3)  # FACTS.md, derived
     assert stm32.memory.ram_bytes == Quantity(192 * 1024, "vendor datasheet: 128 KiB SRAM and 64 KiB CCM")
     assert not nano.runtime("onnxruntime").available
+    assert "sbc-bench" in find_device("jetson-orin-nano").caches[2].size_bytes.source  # L3: in no datasheet we checked
 
 
 def test_a_device_is_found_by_alias_and_by_file(tmp_path: Path) -> None:
@@ -109,6 +110,12 @@ def test_an_unknown_device_suggests_the_nearest() -> None:
         ),
         ("kind", 'kind = "phone"', "kind is 'phone'; expected one of linux, microcontroller"),
         ("aliases", 'aliases = "nano"', "aliases is 'nano'; expected a list of texts"),
+        (
+            "aliases",
+            'aliases = ["a\\u001b[31m"]',
+            r"aliases is \['a\\x1b\[31m'\]; expected a list of texts, each one line",
+        ),
+        ("aliases", 'aliases = ["a", " "]', r"aliases is \['a', ' '\]; expected a list of texts, each one line"),
         ("name", 'name = "two\\nlines"', "name is .*; expected one line of text"),
         ("available", 'available = "no"', "runtimes.onnxruntime.available is 'no'; expected true or false"),
         ("reason", "", "runtimes.onnxruntime.reason is missing"),

@@ -29,12 +29,22 @@ def test_portable_c_is_calibrated_by_the_published_network(device_id: str, publi
     assert estimate.source.startswith("estimate, unvalidated")
 
 
-def test_esp32_keeps_the_published_slope() -> None:
-    """Plain C kernels: 580 more multiply-adds took 38.55 µs more (TinyML-Benchmark-NNs-on-MCUs)."""
+def test_esp32_keeps_the_slope_of_an_interpreter() -> None:
+    """TFLite Micro: 580 more multiply-adds took 38.55 µs more (TinyML-Benchmark-NNs-on-MCUs)."""
     device, runtime = figures("esp32", "c")
     small, large = ([LayerWork(n, 0, 1.0)] for n in (320, 900))
     slope = estimate_latency(device, runtime, large).seconds - estimate_latency(device, runtime, small).seconds
     assert slope * 1e6 == pytest.approx(74.86 - 36.31, rel=0.01)
+
+
+def test_esp32_says_that_published_portable_c_is_far_slower() -> None:
+    """13-64-64-4, RLtools generic C++: 4282 µs."""
+    device, runtime = figures("esp32", "c")
+    estimate = estimate_latency(device, runtime, works([13, 64, 64, 4]))
+    assert estimate.seconds * 1e6 == pytest.approx(1 + 3 * 1 + 5184 * 12.917 / 0.81 / 240)
+    assert 4282 / (estimate.seconds * 1e6) == pytest.approx(12.3, abs=0.05)
+    assert "TFLite Micro" in runtime.sustained_share.source
+    assert "4282 µs for 13-64-64-4" in runtime.sustained_share.source
 
 
 def test_weights_in_the_second_cache_by_hand() -> None:

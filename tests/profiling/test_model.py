@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgerl.compact.file import save
-from edgerl.compact.policy import CompactPolicy, make_layer
+from edgerl.compact.policy import CompactPolicy, Precision, make_layer
 from edgerl.errors import FileFormatError
 from edgerl.profiling.model import matrix_row, policy_rows, read_model
 
@@ -30,6 +30,17 @@ def test_a_matrix_row_is_what_the_compact_form_stores(dtype: type, count: int) -
     assert row.stored_weights == layer.stored_weights
     assert row.is_sparse == layer.is_sparse
     assert row.connections == layer.connections == count
+
+
+@pytest.mark.parametrize(
+    ("precision", "stored", "dense"),
+    [("fp32", 3 * 4, 64 * 4), ("fp16", 3 * 2, 64 * 2), ("int8", 3 + 4 * 8, 64 + 4 * 8)],  # int8: a scale per output
+)
+def test_a_row_without_biases(precision: Precision, stored: int, dense: int) -> None:
+    row = matrix_row(8, 8, 3, precision, has_bias=False)
+    assert row.is_sparse
+    assert row.stored_bytes == stored + 2 * 3 + 4 * 9  # columns and row starts
+    assert row.dense_bytes == dense
 
 
 def test_the_rows_of_a_policy_file(tmp_path: Path) -> None:

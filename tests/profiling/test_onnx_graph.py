@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgerl.errors import EdgerlError, FileFormatError, UnsupportedModelError
 from edgerl.profiling.model import read_model
+from edgerl.profiling.report import profile
 
 FLOAT = TensorProto.FLOAT
 
@@ -100,6 +101,21 @@ def test_a_chain_of_many_operators(tmp_path: Path) -> None:
     assert [row.connections for row in rows.layers] == [12, 8]
     assert rows.constant_bytes == 4 * (3 + 3 + 1 + 1 + 2 + 2)  # the bias of the first layer belongs to its row
     assert rows.file_bytes == path.stat().st_size
+
+
+def test_a_bias_is_counted_where_there_is_one(tmp_path: Path) -> None:
+    weights, bias = constant("w", np.ones((3, 2))), constant("b", [1, 1])
+    alone, product = node("MatMul", "observation", "w"), node("MatMul", "observation", "w", output="m")
+    cases = (
+        ("alone", [alone], [weights], 24),
+        ("gemm", [node("Gemm", "observation", "w")], [weights], 24),
+        ("activated", [product, node("Relu", "m")], [weights], 24),
+        ("added", [product, node("Add", "m", "b")], [weights, bias], 32),
+        ("gemm_bias", [node("Gemm", "observation", "w", "b")], [weights, bias], 32),
+    )
+    for name, nodes, initializers, expected in cases:
+        path = write(tmp_path / f"{name}.onnx", nodes, initializers)
+        assert [profile(path, device).layers[0].bytes for device in ("jetson-nano", "stm32f405")] == [expected] * 2
 
 
 def test_stored_precisions_behind_cast_and_dequantize(tmp_path: Path) -> None:
