@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 import typer
+
+WIDE = 200
+"""Columns of a table where no terminal limits it."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an output file that exists.")]
@@ -33,7 +37,8 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title:
         table.add_column(column, justify="left" if index == 0 else "right", no_wrap=index == 0)
     for row in rows:
         table.add_row(*row)
-    Console(highlight=False, markup=False, soft_wrap=True).print(table)
+    width = None if sys.stdout.isatty() else WIDE  # no terminal, no fold
+    Console(highlight=False, markup=False, width=width).print(table)
 
 
 def human_bytes(count: float) -> str:

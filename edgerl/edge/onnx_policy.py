@@ -237,8 +237,8 @@ def refuse_unsafe(data: bytes, source: Path) -> bool:
                     )
                 if kind == "node" and field == _OPERATOR and isinstance(content, memoryview):
                     operators.add(bytes(content[:40]).decode("ascii", "replace"))
-                if kind == "property" and field == _KEY and content == METADATA_KEY.encode():
-                    is_ours = True
+                if kind == "property" and field == _KEY and isinstance(content, memoryview):
+                    is_ours = is_ours or bytes(content) == METADATA_KEY.encode()
                 if field in _MESSAGES[kind] and isinstance(content, memoryview):
                     n_messages += 1
                     if n_messages > MAXIMUM_MESSAGES:
