@@ -80,7 +80,7 @@ def write_atomically(path: Path, data: bytes, *, check: Callable[[Path], None] |
 
     Raises OutputError when the folder does not exist or cannot be written.
     """
-    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
+    temporary = path.parent / f".edgerl-{secrets.token_hex(4)}.tmp"
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)  # less the user's umask
     except OSError as error:

@@ -119,3 +119,16 @@ def no_environment() -> int:
 
 
 not_callable = 3
+
+
+class LateRobot(Robot):
+    """Works for its first episodes, and breaks in a later one: the probe does not see it."""
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.total = getattr(self, "total", 0) + 1
+        observation, reward, terminated, truncated, info = super().step(action)
+        return observation, float("nan") if self.total > 45 else reward, terminated, truncated, info
+
+
+def late_robot() -> LateRobot:
+    return LateRobot()

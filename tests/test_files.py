@@ -142,7 +142,7 @@ def test_folders_that_cannot_be_written_to(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"cannot write .*folder: Is a directory"):
         write_atomically(tmp_path / "folder", b"")
     with pytest.raises(OutputError, match=r"cannot write .*: File name too long"):
-        write_atomically(tmp_path / ("a" * 255), b"")
+        write_atomically(tmp_path / ("a" * 256), b"")
     assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]
 
 

@@ -5,6 +5,7 @@ A module here imports nothing heavy at its top: `edgerl --help` answers at once,
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import Annotated
 
@@ -56,9 +57,10 @@ def main() -> None:
     except EdgerlError as error:
         code = error.exit_code
         _complain(str(error))
-    except BrokenPipeError:  # the reader of our output has left, as `edgerl … | head` does
+    except SystemExit:  # the parser's answer to a reader that has left, as in `edgerl … | head`
         code = 0
-        sys.stderr.close()
+    except typer.Abort:  # older parsers' answer to Ctrl-C
+        code = INTERRUPTED
     except Exception as error:
         if not hasattr(error, "format_message"):  # the parser's own complaints have it; anything else is our bug
             raise
@@ -71,5 +73,6 @@ def main() -> None:
 
 def _complain(message: str) -> None:
     line = " ".join(message.split())
-    # What a file says must not steer the terminal.
-    print(f"edgerl: {line if line.isprintable() else ascii(line)}", file=sys.stderr)
+    # What a file says must not steer the terminal; and where nobody reads, nothing is said.
+    with contextlib.suppress(OSError):
+        print(f"edgerl: {line if line.isprintable() else ascii(line)}", file=sys.stderr)

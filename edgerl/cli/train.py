@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -104,6 +105,10 @@ def parse_hidden(text: str) -> tuple[int, ...]:
         raise ConfigError(f"--hidden is {text!r}; expected whole numbers with commas, as in 256,256") from error
 
 
+CLOSED_PIPE = contextlib.suppress(OSError, SystemExit)
+"""Who reads our stderr may leave, as a `tee` that Ctrl-C ends; rich answers with SystemExit. Training goes on."""
+
+
 class _Progress:
     """A progress bar with steps/s, ETA and the last return; nothing where stderr is no terminal."""
 
@@ -122,7 +127,8 @@ class _Progress:
 
     def notice(self, text: str) -> None:
         """A line above the bar."""
-        self._console.print(text, markup=False)
+        with CLOSED_PIPE:
+            self._console.print(text, markup=False)
 
     def report(self, status: Status) -> None:
         """Move the bar."""
@@ -132,10 +138,11 @@ class _Progress:
         if status.evaluation_return is not None:
             numbers.append(f"return {status.evaluation_return:.1f}")
         shown = "  ".join(numbers)
-        if self._task is None:
-            self._task = self._progress.add_task("", total=status.steps, numbers=shown)
-            self._progress.start()
-        self._progress.update(self._task, completed=status.step, numbers=shown)
+        with CLOSED_PIPE:
+            if self._task is None:
+                self._task = self._progress.add_task("", total=status.steps, numbers=shown)
+                self._progress.start()
+            self._progress.update(self._task, completed=status.step, numbers=shown)
 
 
 def _print(result: RunResult, as_json: bool) -> None:

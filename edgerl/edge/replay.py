@@ -7,6 +7,7 @@ checkpoint finds all rows it counts on although up to `slack` more were written 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import mmap
@@ -173,7 +174,8 @@ class Replay:
     def close(self) -> None:
         """Unmap the memory and let go of its file."""
         del self._rows
-        self._map.close()
+        with contextlib.suppress(BufferError):  # a row is in use, as when Ctrl-C came while one was written
+            self._map.close()
         if hasattr(self, "_file"):
             self._file.close()
 

@@ -97,7 +97,7 @@ class Config:
 
 
 PAPER_LAMBDAS = {"HalfCheetah": (7, 64), "Hopper": (7, 64), "Walker2d": (7, 64), "Ant": (40, 64), "Humanoid": (61, 64)}
-"""λ1 and λ2 of the paper's five tasks, for its 256-256 networks."""
+"""λ1 and λ2 of the paper's five tasks, at v5 (other versions have other observations), for its 256-256 networks."""
 
 DEFAULT_SPARSITY = 0.5
 """What a task that the paper does not have gets, and about what the paper's λ give its own."""
@@ -126,10 +126,12 @@ def make_config(preset: Preset = "paper", **options: Any) -> Config:
     for name, value in options.items():
         if value is not None:
             config = _with_option(config, name, value)
+    _check_ranges(config)
     return validated(_with_paper_lambdas(config))
 
 
 def _with_option(config: Config, name: str, value: Any) -> Config:
+    value = tuple(value) if isinstance(value, list) else value
     for section, kind in _SECTIONS.items():
         if name in (known.name for known in dataclasses.fields(kind)):
             return replace(config, **{section: replace(getattr(config, section), **{name: value})})
@@ -149,7 +151,7 @@ def _with_paper_lambdas(config: Config) -> Config:
     network = config.network
     if network.method == "td3" or network.sparsity is not None:
         return config
-    lambdas = PAPER_LAMBDAS.get(config.environment.split("-v")[0])
+    lambdas = PAPER_LAMBDAS.get(config.environment.removesuffix("-v5"))
     if lambdas is None or network.hidden != (256, 256):
         given = (network.lambda1, network.lambda2) != (None, None)
         return config if given else _with_option(config, "sparsity", DEFAULT_SPARSITY)
@@ -161,11 +163,8 @@ def _with_paper_lambdas(config: Config) -> Config:
 
 
 def validated(config: Config) -> Config:
-    """The configuration itself, once every value is in its range. Raises ConfigError."""
-    for section in (config, config.network, config.evolution, config.td3, config.schedule):
-        hints = get_type_hints(type(section))
-        for known in dataclasses.fields(section):
-            _check(known, hints[known.name], getattr(section, known.name))
+    """The configuration itself, once every value is in its range and none contradicts another. Raises ConfigError."""
+    _check_ranges(config)
     network = config.network
     if network.block not in (1, 4):
         raise ConfigError(f"block is {network.block}; expected 1 (the paper's) or 4")
@@ -187,6 +186,13 @@ def validated(config: Config) -> Config:
     return config
 
 
+def _check_ranges(config: Config) -> None:
+    for section in (config, config.network, config.evolution, config.td3, config.schedule):
+        hints = get_type_hints(type(section))
+        for known in dataclasses.fields(section):
+            _check(known, hints[known.name], getattr(section, known.name))
+
+
 def _check(known: dataclasses.Field[Any], hint: Any, value: Any) -> None:
     interval = known.metadata.get("range")
     if interval is None:
@@ -197,8 +203,10 @@ def _check(known: dataclasses.Field[Any], hint: Any, value: Any) -> None:
         return
     if value is None and known.default is None:
         return
-    whole = isinstance(known.default, int | tuple)
-    for number in value if isinstance(known.default, tuple) else (value,):
+    whole, many = isinstance(known.default, int | tuple), isinstance(known.default, tuple)
+    if many and not isinstance(value, tuple):
+        raise ConfigError(f"{known.name} is {value!r}; expected whole numbers, one per layer")
+    for number in value if many else (value,):
         is_number = type(number) is int or (type(number) is float and not whole)
         if not is_number or not _inside(number, interval):
             kind = "a whole number" if whole else "a number"

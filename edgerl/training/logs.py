@@ -5,16 +5,17 @@ metrics.csv is the truth: a resumed run cuts it back to what its checkpoint coun
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 
 from edgerl import run_folder
-from edgerl.errors import FileFormatError
+from edgerl.errors import FileFormatError, OutputError
 from edgerl.files import write_atomically
 
 EVENTS = "events.out.tfevents.*"
@@ -32,28 +33,38 @@ class MetricsLog:
         if len(kept) < rows:
             raise FileFormatError(f"{self.path} has {len(kept)} rows; the checkpoint counts on {rows}")
         write_atomically(self.path, _format([self.columns, *kept]).encode())
-        for events in folder.glob(EVENTS):
-            events.unlink()
-        self._events = SummaryWriter(str(folder))
-        for values in kept:
-            self._add_events(dict(zip(self.columns, map(float, values), strict=True)))
+        with self._writing():
+            for events in folder.glob(EVENTS):
+                events.unlink()
+            self._events = SummaryWriter(str(folder))
+            for values in kept:
+                self._add_events(dict(zip(self.columns, map(float, values), strict=True)))
         self.rows = rows
 
     def append(self, row: Row) -> None:
         """Add one row; on the disk, apart from a power cut, when this returns."""
-        with self.path.open("a", newline="") as file:
-            file.write(_format([[f"{row[column]:.9g}" for column in self.columns]]))
-        self._add_events(row)
+        with self._writing():
+            with self.path.open("a", newline="") as file:
+                file.write(_format([[f"{row[column]:.9g}" for column in self.columns]]))
+            self._add_events(row)
         self.rows += 1
 
     def sync(self) -> None:
         """Return once every row is on the disk: a checkpoint counts on them."""
-        with self.path.open("rb") as file:
+        with self._writing(), self.path.open("rb") as file:
             os.fsync(file.fileno())
 
     def close(self) -> None:
         """Finish the event file."""
-        self._events.close()
+        with self._writing():
+            self._events.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise OutputError(f"cannot write {self.path} or the events beside it: {error.strerror}") from error
 
     def _add_events(self, row: Row) -> None:
         for column in self.columns[1:]:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
-import os
-import shutil
 import signal
 import threading
 import time
@@ -25,14 +22,14 @@ from edgerl.compact import file as policy_file
 from edgerl.compact.policy import CompactPolicy, make_layer
 from edgerl.compact.pruning import compact
 from edgerl.edge.replay import Batch, Boundary, Replay
-from edgerl.errors import CheckFailed, ConfigError, EdgerlError, FileFormatError, Interrupted, OutputError
-from edgerl.files import write_atomically
+from edgerl.errors import CheckFailed, ConfigError, FileFormatError, Interrupted
 from edgerl.training import checkpoint as checkpoint_file
 from edgerl.training.agent import Agent
 from edgerl.training.checkpoint import Checkpoint, Counters, Returns
-from edgerl.training.config import Config, Preset, from_json, make_config, to_json
+from edgerl.training.config import Config, Preset, make_config
 from edgerl.training.environments import Environment, Vector, make, resumes_bit_for_bit
 from edgerl.training.evaluate import evaluate, evaluation_seeds, longest_episode
+from edgerl.training.folder import check_latest, default_folder, new_folder, point_latest_to, read_config, short, sweep
 from edgerl.training.logs import MetricsLog
 from edgerl.training.normalizer import Normalizer
 from edgerl.training.random import Purpose, below, normal, uniform
@@ -83,34 +80,39 @@ def train(
     runs/<env>-<method>-seed<n>). options: every field of edgerl.training.config by name, such as steps, seed, sparsity.
     report: called every 100 steps. notice: called with lines that a person should read.
 
-    Raises ConfigError, EnvironmentError, OutputError, FileFormatError; Interrupted, with the state saved, after SIGINT
-    or SIGTERM (the running episode is finished first; a second signal raises KeyboardInterrupt at once).
+    Raises ConfigError, EnvironmentError, OutputError, FileFormatError; CheckFailed where training diverged;
+    Interrupted, with the state saved, after SIGINT or SIGTERM (the running episode is finished first; a second signal
+    leaves at once, with the last checkpoint).
     """
     if resume is not None:
         if env is not None or out is not None or preset != "paper" or any(v is not None for v in options.values()):
             raise ConfigError("--resume takes everything from the run; leave out all other options")
         resume = Path(resume).resolve()  # runs/latest is a link, which is about to be renewed
-        config = _read_config(resume)
+        config = read_config(resume)
     else:
         config = make_config(preset, environment=env, **options)
-    environment, evaluation_environment = make(config.environment), make(config.environment)
-    if resume is None:
-        config = replace(config, environment=environment.name)
-    if not resumes_bit_for_bit(config.environment):
-        notice(f"{config.environment} does not restart from its seed alone: a resumed run will not be bit-identical")
-    try:
-        with _numerics(config), _stop_signals() as stop:
-            agent = Agent(config, environment.n_observations, environment.n_actions)
-            folder = _create_folder(out, config) if resume is None else short(resume)
-            with (
-                _remove_unless_resumable(folder, is_new=resume is None),
-                contextlib.closing(Trainer(agent, environment, evaluation_environment, folder)) as trainer,
-            ):
-                notice(f"run folder {folder}; live curves: tensorboard --logdir {folder}")
-                return trainer.run(report, notice, stop)
-    finally:
-        environment.close()
-        evaluation_environment.close()
+    with contextlib.ExitStack() as stack:
+        environment = stack.enter_context(contextlib.closing(make(config.environment)))
+        evaluation_environment = stack.enter_context(contextlib.closing(make(config.environment)))
+        if not resumes_bit_for_bit(config.environment):
+            notice(
+                f"{config.environment} does not restart from its seed alone: a resumed run will not be bit-identical"
+            )
+        stack.enter_context(_numerics(config))
+        stop = stack.enter_context(_stop_signals())
+        if resume is None:
+            config = replace(config, environment=environment.name)
+            folder = default_folder(config) if out is None else Path(out)
+        else:
+            folder = short(resume)
+            check_latest(folder)
+        agent = Agent(config, environment.n_observations, environment.n_actions)
+        if resume is None:
+            stack.enter_context(new_folder(folder, config))
+        trainer = Trainer(agent, environment, evaluation_environment, folder)
+        stack.callback(trainer.close)
+        notice(f"run folder {folder}; live curves: tensorboard --logdir {folder}")
+        return trainer.run(report, notice, stop)
 
 
 class Trainer:
@@ -140,6 +142,7 @@ class Trainer:
                 count=self.counters.replay_count,
             )
             files.callback(self.replay.close)
+            sweep(folder)  # nobody else is here: we hold the replay's lock
             self.log = MetricsLog(folder, self._metrics_columns(), self.counters.metrics_rows)
             files.callback(self.log.close)
             self.close = files.pop_all().close
@@ -151,14 +154,22 @@ class Trainer:
         """Train to the last step. Raises Interrupted, with a checkpoint taken, once `stop` was set."""
         interval = self.config.schedule.checkpoint_interval
 
-        def tell(status: Status) -> None:
-            report(status)
+        def tell() -> None:
+            if self.step % REPORT_INTERVAL == 0:
+                report(self._status())
             if stop.signal and not stop.announced:
                 stop.announced = True
                 notice("stopping at the episode's end, with everything saved; once more leaves at once, and loses it")
 
         while self.step < self.config.schedule.steps:
-            self._run_episode(tell)
+            try:
+                self._run_episode(tell)
+            except KeyboardInterrupt:
+                raise Interrupted(
+                    f"left at step {self.step}; go on from step {self.counters.step} with: edgerl train --resume "
+                    f"{self.folder}",
+                    stop.signal or signal.SIGINT,
+                ) from None
             if self.step - self.counters.step >= interval or stop.signal or self._is_complete:
                 self._save_checkpoint()
             if stop.signal and not self._is_complete:
@@ -178,7 +189,7 @@ class Trainer:
     def _is_complete(self) -> bool:
         return self.step >= self.config.schedule.steps
 
-    def _run_episode(self, report: Report) -> None:
+    def _run_episode(self, tell: Callable[[], None]) -> None:
         seed = int(self.agent.draws.words(Purpose.EPISODE, self.episode, 1)[0])
         observation = self.environment.reset(seed)
         self._observe(observation)
@@ -195,8 +206,7 @@ class Trainer:
                 self.agent.update(self._batch())
             if self.step % self.config.schedule.evaluation_interval == 0 or self._is_complete:
                 self._evaluate()
-            if self.step % REPORT_INTERVAL == 0:
-                report(self._status())
+            tell()
             if boundary is not Boundary.CONTINUES:
                 return
             observation = next_observation
@@ -330,12 +340,10 @@ class Trainer:
             tensors |= {f"normalizer.{name}": array for name, array in self.normalizer.state().items()}
         self.counters = Counters(self.step, self.episode, self.replay.count, self.log.rows, self._elapsed())
         checkpoint = Checkpoint(self.config, self.counters, policy, self.returns, tensors)
-        self._save_policy(policy)
-        checkpoint_file.write(self.folder / run_folder.CHECKPOINT, checkpoint)  # last: what it counts on is there
-
-    def _save_policy(self, policy: CompactPolicy) -> None:
+        # The policy first: where the last checkpoint is, its policy is too.
         policy_file.save(compact(policy), self.folder / run_folder.POLICY)
-        _point_latest_to(self.folder)
+        checkpoint_file.write(self.folder / run_folder.CHECKPOINT, checkpoint)
+        point_latest_to(self.folder)
 
     def _load_checkpoint(self) -> None:
         path = self.folder / run_folder.CHECKPOINT
@@ -358,7 +366,9 @@ class Trainer:
         if self.config.policy == "best" and self.returns.best is not None:
             self.best_policy = checkpoint.policy
         if not (self.folder / run_folder.POLICY).exists():
-            self._save_policy(checkpoint.policy)
+            policy_file.save(compact(checkpoint.policy), self.folder / run_folder.POLICY)
+        if not run_folder.LATEST.exists():
+            point_latest_to(self.folder)
 
 
 @dataclass
@@ -371,7 +381,8 @@ class StopFlag:
 
 @contextlib.contextmanager
 def _stop_signals() -> Iterator[StopFlag]:
-    """The first SIGINT or SIGTERM sets the flag, the second leaves at once. Only the main thread can catch signals."""
+    """The first SIGINT or SIGTERM sets the flag, the second raises KeyboardInterrupt. Only the main thread can catch
+    signals."""
     flag = StopFlag()
 
     def request(number: int, _: FrameType | None) -> None:
@@ -402,66 +413,3 @@ def _numerics(config: Config) -> Iterator[None]:
     finally:
         torch.set_flush_denormal(False)
         torch.set_num_threads(threads)
-
-
-def _create_folder(out: str | Path | None, config: Config) -> Path:
-    """Make the run folder with its config.json: `out`, or the first free name under runs/."""
-    if out is not None:
-        folder = Path(out)
-    else:
-        stem = f"{config.environment.replace(':', '-').replace('/', '-')}-{config.network.method}-seed{config.seed}"
-        names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
-        folder = next(path for name in names if not (path := run_folder.RUNS / name).exists())
-    if _is_in_runs(folder) and run_folder.LATEST.is_dir() and not run_folder.LATEST.is_symlink():
-        raise OutputError(f"{run_folder.LATEST} is a folder, expected a link to the newest run; move it away")
-    try:
-        folder.mkdir(parents=True)
-    except FileExistsError as error:
-        raise OutputError(f"{folder} exists already; go on with --resume {folder}, or choose another --out") from error
-    except OSError as error:
-        raise OutputError(f"cannot make {folder}: {error.strerror}; choose another --out") from error
-    write_atomically(folder / run_folder.CONFIG, to_json(config).encode())
-    return folder
-
-
-def _read_config(folder: Path) -> Config:
-    path = folder / run_folder.CONFIG
-    try:
-        data = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise FileFormatError(f"{folder} is no run folder ({path.name}: {error}); name one that train made") from error
-    if not isinstance(data, dict):
-        raise FileFormatError(f"{path} holds no JSON object; restore the file")
-    return from_json(data, str(path))
-
-
-def _point_latest_to(folder: Path) -> None:
-    """Let runs/latest name the newest run that holds a policy; runs elsewhere are named by their path."""
-    if not _is_in_runs(folder):
-        return
-    temporary = run_folder.RUNS / f".latest-{os.getpid()}"
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(folder.name)
-    temporary.replace(run_folder.LATEST)
-
-
-def _is_in_runs(folder: Path) -> bool:
-    return folder.parent.resolve() == run_folder.RUNS.resolve()
-
-
-def short(path: Path) -> Path:
-    """The path from the current folder, where it lies inside."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-
-
-@contextlib.contextmanager
-def _remove_unless_resumable(folder: Path, *, is_new: bool) -> Iterator[None]:
-    """Take away a folder made just now when an error leaves nothing in it to resume from."""
-    try:
-        yield
-    except EdgerlError:
-        if is_new and not (folder / run_folder.CHECKPOINT).exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            with contextlib.suppress(OSError):  # not empty, or not ours
-                run_folder.RUNS.rmdir()
-        raise

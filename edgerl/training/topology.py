@@ -110,7 +110,10 @@ def plan_by_lambdas(widths: Sequence[int], lambdas: tuple[float, float], block: 
                 f"{index + 1} ({n_inputs}×{n_outputs}); expected at most {math.floor(largest * 100) / 100:g}, "
                 "or use --sparsity"
             )
-        plans.append(plan_layer(n_inputs, n_outputs, density, block))
+        plan = plan_layer(n_inputs, n_outputs, density, block)
+        if plan.connections == 0:
+            raise ConfigError(f"--lambda{min(index, 1) + 1} {value:g} leaves layer {index + 1} no connection; raise it")
+        plans.append(plan)
     return (*plans, plan_layer(widths[-2], widths[-1], 1.0, block))
 
 

@@ -127,3 +127,26 @@ def test_a_signal_saves_the_run_and_resume_completes_it(edgerl: Run, number: sig
     assert "go on with: edgerl train --resume run" in err
     assert edgerl("train", "--resume", "run")[0] == 0
     assert json.loads(edgerl("train", "--resume", "run", "--json")[1])["steps"] == 1500
+
+
+def test_a_reader_of_stderr_that_leaves_costs_nothing() -> None:
+    """As `edgerl train 2>&1 | tee log` on Ctrl-C: tee dies first, and the notice finds no reader."""
+    command = [sys.executable, "-m", "edgerl", "train", "--env", "robots:slow_robot", "--hidden", "16,16"]
+    command += ["--preset", "quick", "--steps", "1500", "--checkpoint-interval", "100", "--out", "run"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
+    while not Path("run/checkpoint.safetensors").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    assert process.stderr is not None
+    process.stderr.close()
+    before = Path("run/checkpoint.safetensors").stat().st_mtime_ns
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    assert Path("run/checkpoint.safetensors").stat().st_mtime_ns > before
+
+
+def test_a_reader_of_stdout_that_leaves_is_no_failure() -> None:
+    command = f"{sys.executable} -m edgerl devices list | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.stdout.strip() == "0"

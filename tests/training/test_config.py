@@ -39,7 +39,7 @@ def test_the_default_is_the_papers_halfcheetah() -> None:
 
 
 @pytest.mark.parametrize(
-    ("task", "lambda1"), [("Hopper-v5", 7), ("Walker2d-v4", 7), ("Ant-v5", 40), ("Humanoid-v5", 61)]
+    ("task", "lambda1"), [("Hopper-v5", 7), ("Walker2d-v5", 7), ("HalfCheetah", 7), ("Ant-v5", 40), ("Humanoid-v5", 61)]
 )
 def test_the_papers_lambdas_follow_the_task(task: str, lambda1: float) -> None:
     network = make_config(environment=task).network
@@ -49,6 +49,11 @@ def test_the_papers_lambdas_follow_the_task(task: str, lambda1: float) -> None:
 def test_a_task_that_the_paper_does_not_have_is_half_sparse() -> None:
     assert make_config(environment="Pendulum-v1").network.sparsity == 0.5
     assert make_config(hidden=(64, 64)).network.sparsity == 0.5
+    assert make_config(environment="Ant-v4").network.sparsity == 0.5, "it has 27 observations: λ1 = 40 does not fit"
+
+
+def test_a_list_of_widths_is_as_good_as_a_tuple() -> None:
+    assert make_config(hidden=[256, 256]) == make_config()
 
 
 def test_one_lambda_alone_leaves_the_other_to_the_paper() -> None:
@@ -77,6 +82,7 @@ def test_quick_is_at_most_thirty_thousand_steps_of_the_same_algorithm() -> None:
         ({"steps": 10**400}, "steps is 1000"),
         ({"hidden": (0,)}, "hidden is 0; expected a whole number"),
         ({"hidden": ()}, "hidden has 0 layers; expected 1 to 8"),
+        ({"hidden": 256}, "hidden is 256; expected whole numbers, one per layer"),
         ({"block": 2}, r"block is 2; expected 1 \(the paper's\) or 4"),
         ({"method": "sac"}, r"method is 'sac'; expected td3, static-td3, ds-td3"),
         ({"growth": "magic"}, "growth is 'magic'; expected random, gradient"),
@@ -94,6 +100,11 @@ def test_quick_is_at_most_thirty_thousand_steps_of_the_same_algorithm() -> None:
 def test_what_is_out_of_range_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make_config(environment="Pendulum-v1", **options)
+
+
+def test_an_environment_is_named_by_a_text() -> None:
+    with pytest.raises(ConfigError, match="environment is 5; expected str"):
+        make_config(environment=5)
 
 
 def test_an_unknown_preset_is_refused() -> None:

@@ -34,6 +34,8 @@ SMALL: dict[str, Any] = {
     "evolution_interval": 20,
 }
 TIMES = {"elapsed_seconds"}
+PATHS = (Path(__file__).parents[2], Path(__file__).parents[1])
+"""Where a child process finds edgerl and the robots."""
 
 
 def _train(out: str, env: str = "robots:robot", **options: Any) -> Path:
@@ -193,10 +195,20 @@ def test_divergence_ends_a_run_and_keeps_the_last_good_checkpoint(monkeypatch: p
 
 
 def test_a_real_folder_in_the_place_of_the_link_is_refused_before_training() -> None:
-    Path("runs/latest").mkdir(parents=True)
-    with pytest.raises(OutputError, match=r"runs/latest is a folder, expected a link to the newest run; move it away"):
-        edgerl.train("robots:robot", **SMALL)
-    assert [path.name for path in Path("runs").iterdir()] == ["latest"]
+    done = edgerl.train("robots:robot", **SMALL).folder
+    (done / "checkpoint.safetensors").unlink()
+    Path("runs/latest").unlink()
+    Path("runs/latest").mkdir()
+    for arguments in ({"env": "robots:robot", **SMALL}, {"resume": done}):
+        with pytest.raises(OutputError, match=r"runs/latest is a link to the newest run, and nothing else"):
+            edgerl.train(**arguments)
+    assert sorted(path.name for path in Path("runs").iterdir()) == ["latest", done.name]
+
+
+def test_a_run_cannot_be_called_latest() -> None:
+    with pytest.raises(OutputError, match=r"runs/latest is a link to the newest run, and nothing else"):
+        _train("runs/latest")
+    assert not Path("runs").exists()
 
 
 def test_resuming_a_complete_run_changes_nothing() -> None:
@@ -223,7 +235,7 @@ def kill_and_resume(kills: int, seed: int) -> None:
     generator = np.random.default_rng(seed)
     options = SMALL | {"steps": 900, "seed": seed}
     script = "import sys, json, edgerl; edgerl.train(**json.loads(sys.argv[1]), notice=lambda t: print(t, flush=True))"
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, PATHS)), "OMP_NUM_THREADS": "1"}
 
     def start(**arguments: Any) -> subprocess.Popen[str]:
         command = [sys.executable, "-c", script, json.dumps(arguments)]
@@ -251,15 +263,18 @@ def kill_and_resume(kills: int, seed: int) -> None:
     assert _replay_rows(Path("killed")) == _replay_rows(whole)
 
 
-def test_a_second_signal_leaves_at_once_with_the_last_checkpoint() -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_leaves_at_once_with_the_last_checkpoint(number: signal.Signals) -> None:
     def stop_twice(status: Any) -> None:
         if status.step == 300:
-            os.kill(os.getpid(), signal.SIGINT)
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), number)
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(edgerl.errors.Interrupted, match=r"left at step 300; go on from step 296 with: ") as left:
         edgerl.train("robots:robot", out="run", report=stop_twice, **SMALL)
-    assert 0 < checkpoint_file.read(Path("run/checkpoint.safetensors")).counters.step < 300
+    assert left.value.exit_code == 128 + number
+    assert checkpoint_file.read(Path("run/checkpoint.safetensors")).counters.step == 296
+    assert edgerl.train(resume="run").steps == 400, "and its lock is free"
 
 
 def test_an_endless_episode_is_cut_at_the_checkpoint_interval() -> None:
@@ -359,6 +374,85 @@ def test_an_environment_that_breaks_is_named_and_leaves_no_run(environment: str,
     with pytest.raises(EnvironmentError, match=message):
         edgerl.train(environment, **SMALL)
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("out", [None, "a/b/c"])
+def test_an_environment_that_breaks_before_the_first_checkpoint_leaves_nothing(out: str | None) -> None:
+    Path("mine").mkdir()
+    with pytest.raises(EnvironmentError, match=r"robots:late_robot returned reward nan at step 9"):
+        edgerl.train("robots:late_robot", out=out, **SMALL)
+    assert [path.name for path in Path().iterdir()] == ["mine"]
+
+
+def test_an_empty_folder_of_the_users_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    del monkeypatch
+    Path("runs").mkdir()
+    with pytest.raises(EnvironmentError, match="returned reward nan"):
+        edgerl.train("robots:late_robot", **SMALL)
+    assert list(Path("runs").iterdir()) == []
+
+
+def test_a_critic_that_diverges_before_a_checkpoint_is_not_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgerl.training.agent import Agent
+
+    update = Agent.update
+
+    def spoil(self: Agent, batch: Any) -> None:
+        update(self, batch)
+        if self.updates == 100:
+            self.critics[1].online.biases[1].data[0] = float("nan")
+            self.critics[1].target.biases[1].data.zero_()
+
+    monkeypatch.setattr(Agent, "update", spoil)
+    monkeypatch.setattr(Agent, "act", lambda *_: np.zeros(2, np.float32))
+    with pytest.raises(CheckFailed, match=r"training diverged: \w+\.\d.* is not finite at step 148"):
+        edgerl.train("robots:robot", out="run", **SMALL)
+    assert checkpoint_file.read(Path("run/checkpoint.safetensors")).counters.step == 74
+
+
+def test_a_disk_too_small_for_the_replay_says_so_before_training() -> None:
+    script = (
+        "import resource, edgerl\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "try:\n    edgerl.train('robots:robot', replay_capacity=1_000_000, steps=50)\n"
+        "except edgerl.errors.OutputError as error:\n    print(error)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, PATHS))}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
+    assert "cannot" in done.stdout, done.stderr
+    assert "replay.bin" in done.stdout
+    assert not Path("runs").exists()
+
+
+def test_metrics_on_a_full_disk_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgerl.training.logs import MetricsLog
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(MetricsLog, "_add_events", full)
+    with pytest.raises(OutputError, match=r"cannot write .*metrics\.csv or the events beside it: No space left"):
+        _train("run")
+
+
+def test_what_a_killed_write_left_is_swept() -> None:
+    folder = _train("run")
+    (folder / ".edgerl-0123abcd.tmp").write_bytes(b"half")
+    edgerl.train(resume=folder)
+    assert not list(folder.glob(".*"))
+
+
+def test_a_checkpoint_that_fails_leaves_the_link_at_the_last_good_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    good = edgerl.train("robots:robot", **SMALL).folder
+
+    def fail(*_: Any) -> None:
+        raise OutputError("disk full")
+
+    monkeypatch.setattr(checkpoint_file, "write", fail)
+    with pytest.raises(OutputError, match="disk full"):
+        edgerl.train("robots:robot", **SMALL)
+    assert Path("runs/latest").resolve() == good.resolve()
+    assert sorted(path.name for path in Path("runs").iterdir()) == ["latest", good.name]
 
 
 def test_an_existing_folder_is_never_written_into() -> None:

@@ -55,6 +55,11 @@ def test_lambda_that_is_too_large_is_refused_with_the_largest() -> None:
         plan_by_lambdas((17, 256, 256, 6), (7, 200), 1)
 
 
+def test_lambda_that_leaves_no_connection_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"--lambda1 1e-06 leaves layer 1 no connection; raise it"):
+        plan_by_lambdas((17, 256, 256, 6), (1e-6, 64), 1)
+
+
 @given(
     st.lists(st.integers(1, 70), min_size=3, max_size=5),
     st.floats(0, 0.999),
