@@ -14,3 +14,8 @@ REPLAY = "replay.bin"
 METRICS = "metrics.csv"
 POLICY = "policy.safetensors"
 ONNX = "policy.onnx"
+
+
+def short(path: Path) -> Path:
+    """An absolute path from the current folder on, where it lies inside."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

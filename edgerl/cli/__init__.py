@@ -54,20 +54,24 @@ def main() -> None:
     """Run the command line: 0 done, 1 a check failed, 2 a usage or input error, 130 interrupted (128 + SIGINT)."""
     try:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+        if code == INTERRUPTED:  # the parser turns Ctrl-C into this code, and says nothing
+            _complain("interrupted")
     except EdgerlError as error:
         code = error.exit_code
         _complain(str(error))
     except SystemExit:  # the parser's answer to a reader that has left, as in `edgerl … | head`
         code = 0
+    except OSError as error:  # a name too long, a disk that fails: whatever no command has better words for
+        code = 2
+        _complain(f"{error.filename or 'input or output'}: {error.strerror}; choose another place, or free this one")
     except typer.Abort:  # older parsers' answer to Ctrl-C
         code = INTERRUPTED
+        _complain("interrupted")
     except Exception as error:
         if not hasattr(error, "format_message"):  # the parser's own complaints have it; anything else is our bug
             raise
         code = 2
         _complain(error.format_message())
-    if code == INTERRUPTED:  # the parser turns Ctrl-C into this code, and says nothing
-        _complain("interrupted")
     sys.exit(code)
 
 

@@ -47,14 +47,10 @@ def command(
 
 def describe(path: Path) -> Description:
     """What `path` is, as a JSON object. Raises FileFormatError where it is nothing known, or damaged."""
-    try:
-        is_folder, exists = path.is_dir(), path.exists()
-    except OSError as error:
-        raise FileFormatError(f"cannot read {path}: {error.strerror}") from error
-    if is_folder:
+    if path.is_dir():
         return _run_folder(path)
     if path.suffix not in _READERS:
-        problem = f"has the suffix {path.suffix!r}" if exists else "is not there"
+        problem = f"has the suffix {path.suffix!r}" if path.exists() else "is not there"
         raise FileFormatError(f"{path} {problem}; expected a run folder or a file of {', '.join(_READERS)}")
     return {"file": str(path), **_READERS[path.suffix](path)}
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from edgerl.cli.output import note
 from edgerl.errors import FileFormatError
-from edgerl.run_folder import LATEST, ONNX, POLICY
+from edgerl.run_folder import LATEST, ONNX, POLICY, short
 
 
 def find_run(run: Path | None) -> Path:
@@ -14,7 +14,7 @@ def find_run(run: Path | None) -> Path:
     if run is None:
         if not LATEST.exists():
             raise FileFormatError(f"there is no {LATEST} here; name a run folder, or train one: edgerl train")
-        run = _short(LATEST.resolve())
+        run = short(LATEST.resolve())
         note(f"using {run}")
     if not run.is_dir():
         raise FileFormatError(f"{run} is {'a file' if run.exists() else 'not there'}; expected a run folder")
@@ -26,12 +26,8 @@ def find_model(model: Path | None, names: tuple[str, ...] = (POLICY, ONNX)) -> P
 
     `names` are the file names, in a run folder, that the calling command can read.
     """
-    try:
-        is_folder, exists = model is not None and model.is_dir(), model is not None and model.exists()
-    except OSError as error:
-        raise FileFormatError(f"cannot read {model}: {error.strerror}") from error
-    if model is not None and not is_folder:
-        if not exists:
+    if model is not None and not model.is_dir():
+        if not model.exists():
             raise FileFormatError(f"{model} is not there; name a policy file or a run folder")
         return model
     if model is None and not LATEST.exists():
@@ -40,11 +36,7 @@ def find_model(model: Path | None, names: tuple[str, ...] = (POLICY, ONNX)) -> P
     found = [path for name in names if (path := folder / name).is_file()]
     if not found:
         wanted = "export one: edgerl export --format onnx" if names == (ONNX,) else "train one: edgerl train"
-        raise FileFormatError(f"{_short(folder)} holds no {' or '.join(names)}; {wanted}")
+        raise FileFormatError(f"{short(folder)} holds no {' or '.join(names)}; {wanted}")
     newest = max(found, key=lambda path: path.stat().st_mtime_ns)
-    note(f"using {_short(newest)}")
-    return _short(newest)
-
-
-def _short(path: Path) -> Path:
-    return path.relative_to(Path.cwd()) if path.is_absolute() and path.is_relative_to(Path.cwd()) else path
+    note(f"using {short(newest)}")
+    return short(newest)

@@ -92,10 +92,5 @@ def sweep(folder: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def short(path: Path) -> Path:
-    """The path from the current folder, where it lies inside."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-
-
 def _is_in_runs(folder: Path) -> bool:
     return folder.absolute().parent == run_folder.RUNS.absolute()

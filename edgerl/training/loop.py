@@ -29,7 +29,7 @@ from edgerl.training.checkpoint import Checkpoint, Counters, Returns
 from edgerl.training.config import Config, Preset, make_config
 from edgerl.training.environments import Environment, Vector, make, resumes_bit_for_bit
 from edgerl.training.evaluate import evaluate, evaluation_seeds, longest_episode
-from edgerl.training.folder import check_latest, default_folder, new_folder, point_latest_to, read_config, short, sweep
+from edgerl.training.folder import check_latest, default_folder, new_folder, point_latest_to, read_config, sweep
 from edgerl.training.logs import MetricsLog
 from edgerl.training.normalizer import Normalizer
 from edgerl.training.random import Purpose, below, normal, uniform
@@ -104,7 +104,7 @@ def train(
             config = replace(config, environment=environment.name)
             folder = default_folder(config) if out is None else Path(out)
         else:
-            folder = short(resume)
+            folder = run_folder.short(resume)
             check_latest(folder)
         agent = Agent(config, environment.n_observations, environment.n_actions)
         if resume is None:

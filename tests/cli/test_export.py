@@ -140,8 +140,8 @@ def test_beside_a_policy_that_is_in_no_run_nothing_is_replaced(edgerl: Run, poli
     assert (tmp_path / "policy.onnx").read_bytes() == b"precious"
 
 
-@pytest.mark.parametrize("command", ["export", "run", "info"])
+@pytest.mark.parametrize("command", ["export", "run", "info", "prune", "train --out", "train --resume"])
 def test_a_name_that_is_too_long_is_one_line(edgerl: Run, command: str) -> None:
-    code, _, err = edgerl(command, "x" * 300 + ".onnx")
+    code, _, err = edgerl(*command.split(), "x" * 300 + ".onnx")
     assert code == 2
     assert "File name too long" in err
