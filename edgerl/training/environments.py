@@ -167,7 +167,8 @@ def _probe(environment: Environment) -> bytes:
 def _from_registry(name: str) -> Any:
     gymnasium = require("gymnasium", "train")
     try:
-        with warnings.catch_warnings(action="ignore"):  # that an id has no version, or a newer one
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that an id has no version, or a newer one
             return gymnasium.make(name)
     except (ImportError, gymnasium.error.DependencyNotInstalled) as error:
         needed = " ".join(str(error).split())[:200]
