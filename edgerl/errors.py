@@ -84,3 +84,16 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """A clause that suggests what `name` may have meant, or nothing: '; did you mean Hopper-v5?'."""
     matches = difflib.get_close_matches(name.lower(), lower := {k.lower(): k for k in known}, n=1, cutoff=0.5)
     return f"; did you mean {lower[matches[0]]}?" if matches else ""
+
+
+def reason(error: BaseException, longest: int = 120) -> str:
+    """What an exception says, on one line of at most `longest` characters; its type where it says nothing."""
+    return " ".join(str(error).split())[:longest] or type(error).__name__
+
+
+def quoted(value: object, longest: int = 40) -> str:
+    """A value that a file or a user gave, as a message shows it: printable, and cut."""
+    try:
+        return repr(value)[:longest]
+    except ValueError:  # Python refuses to print integers of thousands of digits
+        return "a number of thousands of digits"

@@ -24,7 +24,7 @@ import numpy.typing as npt
 import safetensors
 import safetensors.numpy
 
-from edgerl.errors import FileFormatError, OutputError
+from edgerl.errors import FileFormatError, OutputError, quoted, reason
 
 Tensors = dict[str, npt.NDArray[Any]]
 
@@ -134,10 +134,10 @@ def unpack_tensors(data: bytes, source: Path, kind: str, version: int) -> tuple[
     """
     metadata, tensors = _parse(data, source)
     if metadata.get("kind") != kind:
-        raise FileFormatError(f"{source} holds {_quoted(metadata.get('kind'))}; expected {kind!r}")
+        raise FileFormatError(f"{source} holds {quoted(metadata.get('kind'))}; expected {kind!r}")
     found = metadata.get("version")
     if type(found) is not int or found != version:
-        raise FileFormatError(f"{source} has format version {_quoted(found)}; this edgerl reads version {version}")
+        raise FileFormatError(f"{source} has format version {quoted(found)}; this edgerl reads version {version}")
     claimed = metadata.pop("sha256", None)
     if claimed != _checksum(metadata, tensors):
         raise FileFormatError(f"{source} has been altered: its SHA-256 does not match its content; make the file again")
@@ -159,7 +159,7 @@ def _parse(data: bytes, source: Path) -> tuple[dict[str, Any], Tensors]:
         metadata = _read_canonical(json.loads(header)["__metadata__"]["edgerl"])
         tensors = {name: _tensor(entry) for name, entry in entries}
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise FileFormatError(f"{source} is no edgerl tensor file, or is truncated ({_one_line(error)})") from error
+        raise FileFormatError(f"{source} is no edgerl tensor file, or is truncated ({reason(error)})") from error
     return metadata, tensors
 
 
@@ -197,11 +197,3 @@ def _checksum(metadata: Mapping[str, Any], tensors: Mapping[str, npt.NDArray[Any
         digest.update(f"\n{name} {tensor.dtype.str} {tensor.shape}\n".encode())
         digest.update(tensor.tobytes())
     return digest.hexdigest()
-
-
-def _quoted(value: object) -> str:
-    return repr(value)[:40]
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:120] or type(error).__name__

@@ -25,7 +25,7 @@ import onnx.shape_inference
 from edgerl import __version__
 from edgerl.compact.policy import Array, CompactPolicy, Layer
 from edgerl.edge.onnx_policy import METADATA_KEY, OnnxPolicy
-from edgerl.errors import CheckFailed, EdgerlError, UnsupportedModelError
+from edgerl.errors import CheckFailed, EdgerlError, UnsupportedModelError, reason
 from edgerl.export import ExportReport
 from edgerl.files import MAXIMUM_BYTES, write_atomically
 
@@ -192,8 +192,8 @@ def verify(written: Path, policy: CompactPolicy, final: Path, *, shapes: bool) -
         onnx.checker.check_model(written.read_bytes(), full_check=shapes)
         exported = OnnxPolicy(written)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, EdgerlError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CheckFailed(f"{final} was not written: the exported file is not valid ({reason})") from error
+        problem = reason(error, 200)
+        raise CheckFailed(f"{final} was not written: the exported file is not valid ({problem})") from error
     largest = {}
     for kind, magnitudes in MAGNITUDES.items():
         observations = np.concatenate([check_observations(policy, magnitude) for magnitude in magnitudes])

@@ -216,9 +216,11 @@ def _size(data: bytes) -> Description:
 
 
 def _network(layers: tuple[LayerRow, ...]) -> Description:
+    from edgerl.compact.shape import architecture
+
     connections, positions = sum(r.connections for r in layers), sum(r.positions for r in layers)
     return {
-        "architecture": "-".join(map(str, [layers[0].n_inputs, *(r.n_outputs for r in layers)])),
+        "architecture": architecture(layers),
         "connections": connections,
         "sparsity": 1 - connections / positions,
     }

@@ -10,7 +10,7 @@ import numpy as np
 
 from edgerl import run_folder
 from edgerl.compact.policy import MAXIMUM_POSITIONS, MAXIMUM_UNITS, PRECISIONS, Array, CompactPolicy, Layer
-from edgerl.errors import FileFormatError
+from edgerl.errors import FileFormatError, quoted
 from edgerl.files import Tensors, pack_tensors, read_bytes, unpack_tensors, write_atomically
 
 KIND = "policy"
@@ -132,15 +132,15 @@ class _Reader:
         n_inputs, n_outputs, block, layout, precision = (entry[key] for key in keys)
         for name, count in (("inputs", n_inputs), ("outputs", n_outputs)):
             if type(count) is not int or not 1 <= count <= MAXIMUM_UNITS:
-                raise self.fail(f"layer {index} has {_quoted(count)} {name}, expected 1 to {MAXIMUM_UNITS}")
+                raise self.fail(f"layer {index} has {quoted(count, 20)} {name}, expected 1 to {MAXIMUM_UNITS}")
         if n_inputs * n_outputs > MAXIMUM_POSITIONS:
             raise self.fail(
                 f"layer {index} is {n_outputs} × {n_inputs}, expected at most {MAXIMUM_POSITIONS} positions"
             )
         if type(block) is not int or block not in BLOCKS or layout not in ("dense", "sparse"):
-            raise self.fail(f"layer {index} has block {_quoted(block)} and layout {_quoted(layout)}")
+            raise self.fail(f"layer {index} has block {quoted(block, 20)} and layout {quoted(layout, 20)}")
         if not isinstance(precision, str) or precision not in PRECISIONS:
-            raise self.fail(f"layer {index} has precision {_quoted(precision)}, expected {', '.join(PRECISIONS)}")
+            raise self.fail(f"layer {index} has precision {quoted(precision, 20)}, expected {', '.join(PRECISIONS)}")
         name, dtype = f"layers.{index}.", PRECISIONS[precision]
         columns = row_starts = None
         if layout == "dense":
@@ -170,7 +170,3 @@ class _Reader:
         width = n_outputs % block
         if width and np.any(values[int(row_starts[-2]) :, width:]):
             raise self.fail(f"layer {index} has weights beyond its {n_outputs} outputs")
-
-
-def _quoted(value: object) -> str:
-    return repr(value)[:20]

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from edgerl.compact.shape import architecture
 from edgerl.errors import UnsupportedModelError
 
 Array = npt.NDArray[Any]
@@ -124,7 +125,7 @@ class CompactPolicy:
     @property
     def architecture(self) -> str:
         """Layer widths, as in 17-256-256-6."""
-        return "-".join(str(n) for n in (self.n_observations, *(layer.n_outputs for layer in self.layers)))
+        return architecture(self.layers)
 
     @cached_property
     def action_scaling(self) -> tuple[Array, Array]:
@@ -176,6 +177,14 @@ def action_scaling(low: Array, high: Array) -> tuple[Array, Array]:
     return centre, half_range
 
 
+def as_blocks(weight: Array, block: int) -> Array:
+    """A matrix [n_outputs, n_inputs] as blocks [block rows, n_inputs, block], the last row padded by zeros."""
+    n_outputs, n_inputs = weight.shape
+    padded = np.zeros((-(-n_outputs // block) * block, n_inputs), weight.dtype)
+    padded[:n_outputs] = weight
+    return padded.reshape(-1, block, n_inputs).transpose(0, 2, 1)
+
+
 def make_layer(weight: Array, bias: Array, block: int, scale: Array | None = None) -> Layer:
     """A layer from its stored matrix [n_outputs, n_inputs], dense or sparse, whichever has fewer bytes.
 
@@ -189,12 +198,9 @@ def make_layer(weight: Array, bias: Array, block: int, scale: Array | None = Non
             f"a layer is {n_outputs} × {n_inputs}; expected at most {MAXIMUM_UNITS} units and "
             f"{MAXIMUM_POSITIONS} weights"
         )
-    n_block_rows = -(-n_outputs // block)
-    padded = np.zeros((n_block_rows * block, n_inputs), weight.dtype)
-    padded[:n_outputs] = weight
-    blocks = padded.reshape(n_block_rows, block, n_inputs).transpose(0, 2, 1)  # [block row, input, block]
+    blocks = as_blocks(weight, block)
     block_rows, columns = np.nonzero(blocks.any(axis=2))
-    row_starts = np.concatenate([[0], np.cumsum(np.bincount(block_rows, minlength=n_block_rows))]).astype(np.uint32)
+    row_starts = np.concatenate([[0], np.cumsum(np.bincount(block_rows, minlength=len(blocks)))]).astype(np.uint32)
     sparse = Layer(
         n_inputs=n_inputs,
         n_outputs=n_outputs,

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgerl.compact.policy import CompactPolicy, Layer, Precision, make_layer
+from edgerl.compact.policy import CompactPolicy, Layer, Precision, as_blocks, make_layer
 from edgerl.errors import ConfigError, UnsupportedModelError
 
 Array = npt.NDArray[Any]
@@ -83,7 +83,7 @@ def prune_by_magnitude(network: Sequence[Affine], sparsity: float, block: int, d
     if wanted <= output:
         highest = math.floor((1 - (output + 1) / dense_weights) * 1e4) / 1e4
         raise ConfigError(f"sparsity is {sparsity:g}; expected at most {highest:g}, since the output layer is kept")
-    blocks = [_blocks(weight, block) for weight, _ in network[:-1]]
+    blocks = [as_blocks(weight, block).reshape(-1, block) for weight, _ in network[:-1]]
     counts = np.concatenate([np.count_nonzero(b, axis=1) for b in blocks])
     sizes = np.concatenate([np.abs(b).sum(axis=1) / np.maximum(np.count_nonzero(b, axis=1), 1) for b in blocks])
     order = np.argsort(sizes, kind="stable")
@@ -97,14 +97,6 @@ def prune_by_magnitude(network: Sequence[Affine], sparsity: float, block: int, d
         by_row = np.repeat(gone.reshape(-1, weight.shape[1]), block, axis=0)[: len(weight)]
         pruned.append((np.where(by_row, weight.dtype.type(0), weight), bias))
     return [*pruned, network[-1]]
-
-
-def _blocks(weight: Array, block: int) -> Array:
-    """A weight matrix as rows of blocks [block rows · inputs, block], padded by zeros."""
-    n_outputs, n_inputs = weight.shape
-    padded = np.zeros((-(-n_outputs // block) * block, n_inputs), weight.dtype)
-    padded[:n_outputs] = weight
-    return padded.reshape(-1, block, n_inputs).transpose(0, 2, 1).reshape(-1, block)
 
 
 def quantise_layer(weight: Array, bias: Array, block: int, precision: Precision) -> Layer:

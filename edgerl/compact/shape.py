@@ -2,7 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
+
+
+class Widths(Protocol):
+    """Anything that is one affine layer."""
+
+    @property
+    def n_inputs(self) -> int: ...
+
+    @property
+    def n_outputs(self) -> int: ...
+
+
+def architecture(layers: Sequence[Widths]) -> str:
+    """Layer widths, as in 17-256-256-6."""
+    return "-".join(str(width) for width in (layers[0].n_inputs, *(layer.n_outputs for layer in layers)))
 
 
 @dataclass(frozen=True)

@@ -63,10 +63,9 @@ def _read_header(header: bytes) -> tuple[int, int, int, int]:
     if not isinstance(described, dict) or set(described) != set(_SIZES):
         raise ValueError(f"its header has not the keys {', '.join(_SIZES)}")
     n, m, capacity, slack = (described[name] for name in _SIZES)
-    if not all(
-        type(value) is int and low <= value <= 1 << 40 for value, low in ((n, 1), (m, 1), (capacity, 1), (slack, 0))
-    ):
-        raise ValueError("its header holds a size that is out of range")
+    for value, least in ((n, 1), (m, 1), (capacity, 1), (slack, 0)):
+        if type(value) is not int or not least <= value <= MAXIMUM_BYTES:
+            raise ValueError("its header holds a size that is out of range")
     return n, m, capacity, slack
 
 

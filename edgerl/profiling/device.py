@@ -15,7 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, TypeGuard, TypeVar
 
-from edgerl.errors import DeviceError, FileFormatError, nearest
+from edgerl.errors import DeviceError, FileFormatError, nearest, quoted
 from edgerl.files import read_bytes
 
 if sys.version_info >= (3, 11):
@@ -219,7 +219,7 @@ class _Table:
     def text(self, key: str) -> str:
         value = self.take(key)
         if not _is_line(value):
-            raise self.fail(key, f"is {_quoted(value)}; expected one line of text")
+            raise self.fail(key, f"is {quoted(value)}; expected one line of text")
         return value
 
     def choice(self, key: str, choices: tuple[_Choice, ...]) -> _Choice:
@@ -227,18 +227,18 @@ class _Table:
         for choice in choices:
             if value == choice:
                 return choice
-        raise self.fail(key, f"is {_quoted(value)}; expected one of {', '.join(choices)}")
+        raise self.fail(key, f"is {quoted(value)}; expected one of {', '.join(choices)}")
 
     def flag(self, key: str) -> bool:
         value = self.take(key)
         if not isinstance(value, bool):
-            raise self.fail(key, f"is {_quoted(value)}; expected true or false")
+            raise self.fail(key, f"is {quoted(value)}; expected true or false")
         return value
 
     def texts(self, key: str) -> tuple[str, ...]:
         value = self.take(key)
         if not isinstance(value, list) or not all(_is_line(item) for item in value):
-            raise self.fail(key, f"is {_quoted(value)}; expected a list of texts, each one line")
+            raise self.fail(key, f"is {quoted(value)}; expected a list of texts, each one line")
         return tuple(value)
 
     def table(self, key: str) -> _Table:
@@ -247,12 +247,12 @@ class _Table:
     def tables(self, key: str) -> list[_Table]:
         value = self.take(key)
         if not isinstance(value, list) or not value:
-            raise self.fail(key, f"is {_quoted(value)}; expected at least one [[{self.name}{key}]]")
+            raise self.fail(key, f"is {quoted(value)}; expected at least one [[{self.name}{key}]]")
         return [self.as_table(f"{key}[{index}]", item) for index, item in enumerate(value)]
 
     def as_table(self, key: str, value: Any) -> _Table:
         if not isinstance(value, dict):
-            raise self.fail(key, f"is {_quoted(value)}; expected a table")
+            raise self.fail(key, f"is {quoted(value)}; expected a table")
         return _Table(self.source, f"{self.name}{key}.", value)
 
     def number(self, key: str, *, zero: bool = False, at_most: float = LARGEST_NUMBER, whole: bool = False) -> Quantity:
@@ -263,15 +263,15 @@ class _Table:
         value, source = inner.take("value"), inner.text("source")
         inner.finish()
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise self.fail(key, f"is {_quoted(value)}; expected a number")
+            raise self.fail(key, f"is {quoted(value)}; expected a number")
         if not math.isfinite(value) if isinstance(value, float) else abs(value) > LARGEST_NUMBER:
-            raise self.fail(key, f"is {_quoted(value)}; expected a finite number up to {LARGEST_NUMBER:.0e}")
+            raise self.fail(key, f"is {quoted(value)}; expected a finite number up to {LARGEST_NUMBER:.0e}")
         if value < 0:
-            raise self.fail(key, f"is {_quoted(value)}; a negative number is impossible here")
+            raise self.fail(key, f"is {quoted(value)}; a negative number is impossible here")
         if (value < SMALLEST_NUMBER and not (zero and value == 0)) or value > at_most:
-            raise self.fail(key, f"is {_quoted(value)}; expected {SMALLEST_NUMBER:g} to {at_most:g}")
+            raise self.fail(key, f"is {quoted(value)}; expected {SMALLEST_NUMBER:g} to {at_most:g}")
         if whole and value != int(value):
-            raise self.fail(key, f"is {_quoted(value)}; expected a whole number")
+            raise self.fail(key, f"is {quoted(value)}; expected a whole number")
         return Quantity(value, source)
 
     def finish(self) -> None:
@@ -411,10 +411,3 @@ def check_distinct(devices: Iterable[Device]) -> None:
 def _is_line(value: object) -> TypeGuard[str]:
     """Whether it is a text that can be printed as it is: control characters would reach the terminal."""
     return isinstance(value, str) and bool(value.strip()) and value.isprintable()
-
-
-def _quoted(value: object) -> str:
-    try:
-        return repr(value)[:40]
-    except ValueError:  # Python refuses to print integers of thousands of digits
-        return "a number of thousands of digits"

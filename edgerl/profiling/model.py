@@ -9,6 +9,7 @@ from typing import Literal
 from edgerl import run_folder
 from edgerl.compact import file as policy_file
 from edgerl.compact.policy import PRECISIONS, CompactPolicy, Layer, Precision
+from edgerl.compact.shape import architecture
 from edgerl.errors import FileFormatError
 
 Kind = Literal["policy", "onnx"]
@@ -52,7 +53,7 @@ class ModelRows:
     @property
     def architecture(self) -> str:
         """Layer widths, as in 17-256-256-6."""
-        return "-".join(str(n) for n in (self.layers[0].n_inputs, *(layer.n_outputs for layer in self.layers)))
+        return architecture(self.layers)
 
 
 def read_model(path: Path) -> ModelRows:

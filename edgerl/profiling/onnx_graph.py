@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgerl.compact.policy import MAXIMUM_UNITS, Precision
-from edgerl.errors import FileFormatError, UnsupportedModelError, require
+from edgerl.errors import FileFormatError, UnsupportedModelError, reason, require
 from edgerl.files import read_bytes
 from edgerl.profiling.model import LayerRow, ModelRows, matrix_row
 
@@ -294,7 +294,7 @@ def read_tensor(tensor: TensorProto, source: Path) -> _Constant:
     try:
         values = numpy_helper.to_array(tensor)
     except Exception as error:  # whatever a malformed tensor makes the library raise
-        raise FileFormatError(f"{source} is not valid: cannot read {name!r} ({_one_line(error)})") from error
+        raise FileFormatError(f"{source} is not valid: cannot read {name!r} ({reason(error)})") from error
     if values.shape != shape or values.dtype.kind not in "fiub":
         raise FileFormatError(f"{source} is not valid: {name!r} is {values.dtype} of the shape {list(values.shape)}")
     if values.dtype.kind == "f" and not np.isfinite(values).all():
@@ -319,7 +319,7 @@ def _parse(data: bytes, path: Path) -> ModelProto:
     try:
         model: ModelProto = onnx.load_model_from_string(data)
     except Exception as error:  # protobuf's decoder has several
-        raise FileFormatError(f"{path} is no ONNX file, or is truncated ({_one_line(error)})") from error
+        raise FileFormatError(f"{path} is no ONNX file, or is truncated ({reason(error)})") from error
     if not model.HasField("graph"):
         raise FileFormatError(f"{path} is no ONNX file, or is truncated (it holds no graph)")
     return model
@@ -366,7 +366,3 @@ def _plain(values: npt.NDArray[Any]) -> _Constant:
 
 def _integer(node: NodeProto, name: str, default: int) -> int:
     return next((int(attribute.i) for attribute in node.attribute if attribute.name == name), default)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:120] or type(error).__name__

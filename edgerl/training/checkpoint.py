@@ -14,7 +14,7 @@ import numpy as np
 
 from edgerl.compact import file as policy_file
 from edgerl.compact.policy import CompactPolicy
-from edgerl.errors import ConfigError, FileFormatError
+from edgerl.errors import ConfigError, FileFormatError, reason
 from edgerl.files import Tensors, pack_tensors, read_bytes, unpack_tensors, write_atomically
 from edgerl.training.config import Config, from_json
 
@@ -82,7 +82,7 @@ def read(path: Path) -> Checkpoint:
             tensors=tensors,
         )
     except (ConfigError, ValueError, TypeError, OverflowError) as error:
-        problem = " ".join(str(error).split())[:300]
+        problem = reason(error, 300)
         raise FileFormatError(f"{path} is not valid: {problem}; resume from another run, or train anew") from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,14 +108,13 @@ def prune(
 
 def recorded_observations(folder: Path, checkpoint: Checkpoint, count: int) -> Array:
     """Up to `count` observations [≤ count, n] of the run's replay memory, evenly spread from oldest to newest."""
-    replay = Replay.open_recorded(folder / run_folder.REPLAY, checkpoint.counters.replay_count)
-    if replay.n_observations != checkpoint.policy.n_observations:
-        raise FileFormatError(
-            f"{folder} holds a replay of {replay.n_observations} observations and a policy of "
-            f"{checkpoint.policy.n_observations}; they are not of one run"
-        )
-    recorded = replay.observations(np.linspace(0, replay.size - 1, min(count, replay.size)).astype(np.int64))
-    replay.close()
+    with closing(Replay.open_recorded(folder / run_folder.REPLAY, checkpoint.counters.replay_count)) as replay:
+        if replay.n_observations != checkpoint.policy.n_observations:
+            raise FileFormatError(
+                f"{folder} holds a replay of {replay.n_observations} observations and a policy of "
+                f"{checkpoint.policy.n_observations}; they are not of one run"
+            )
+        recorded = replay.observations(np.linspace(0, replay.size - 1, min(count, replay.size)).astype(np.int64))
     if not np.isfinite(recorded).all():
         raise FileFormatError(f"{folder / run_folder.REPLAY} holds an observation that is not finite; it was altered")
     return recorded
@@ -126,8 +126,7 @@ def _largest_difference(before: CompactPolicy, after: CompactPolicy, observation
 
 
 def _returns(checkpoint: Checkpoint, policies: Sequence[CompactPolicy], episodes: int) -> tuple[MeanReturn, MeanReturn]:
-    environment = make(checkpoint.config.environment)
-    try:
+    with closing(make(checkpoint.config.environment)) as environment:
         sizes = (environment.n_observations, environment.n_actions)
         if sizes != (policies[0].n_observations, policies[0].n_actions):
             raise EnvironmentError(
@@ -140,5 +139,3 @@ def _returns(checkpoint: Checkpoint, policies: Sequence[CompactPolicy], episodes
             MeanReturn(*mean_interval(evaluate(environment, policy, seeds, longest))) for policy in policies
         )
         return before, after
-    finally:
-        environment.close()

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgerl.compact.policy import action_scaling
-from edgerl.errors import EnvironmentError, nearest, require
+from edgerl.errors import EnvironmentError, nearest, reason, require
 
 Vector = npt.NDArray[np.float32]
 
@@ -171,7 +171,7 @@ def _from_registry(name: str) -> Any:
             warnings.simplefilter("ignore")  # that an id has no version, or a newer one
             return gymnasium.make(name)
     except (ImportError, gymnasium.error.DependencyNotInstalled) as error:
-        needed = " ".join(str(error).split())[:200]
+        needed = reason(error, 200)
         raise EnvironmentError(f"environment {name!r} needs a package that is not installed: {needed}") from error
     except gymnasium.error.Error as error:
         known = list(gymnasium.registry)

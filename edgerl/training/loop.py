@@ -21,6 +21,7 @@ from edgerl import __version__, run_folder
 from edgerl.compact import file as policy_file
 from edgerl.compact.policy import CompactPolicy, make_layer
 from edgerl.compact.pruning import compact
+from edgerl.compact.shape import architecture
 from edgerl.edge.replay import Batch, Boundary, Replay
 from edgerl.errors import CheckFailed, ConfigError, FileFormatError, Interrupted
 from edgerl.training import checkpoint as checkpoint_file
@@ -278,7 +279,7 @@ class Trainer:
             "step": self.step,
             "sparsity": 1 - sum(s.connections for s in shapes) / sum(s.positions for s in shapes),
             "trained_connections": [shape.connections for shape in shapes],
-            "trained_architecture": "-".join(map(str, [shapes[0].n_inputs, *(s.n_outputs for s in shapes)])),
+            "trained_architecture": architecture(shapes),
             "evaluation_return": self.returns.last,
         }
         policy = CompactPolicy(
