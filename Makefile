@@ -16,11 +16,14 @@ $(BIN)/pip:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "edgerl trains on Python 3.11 or newer; set PYTHON=")'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/pip
+# The editable install compiles the engine: it is made anew whenever the C sources are.
+ENGINE := $(wildcard edgerl/edge/engine/*)
+
+$(VENV)/.demo: pyproject.toml constraints.txt $(ENGINE) | $(BIN)/pip
 	$(INSTALL) --editable '.[train,export]'
 	touch $@
 
-$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/pip
+$(VENV)/.dev: pyproject.toml constraints.txt $(ENGINE) | $(BIN)/pip
 	$(INSTALL) --editable '.[train,export,dev]'
 	touch $@
 
@@ -43,7 +46,7 @@ TYPED := build/typed
 lint: $(VENV)/.dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	rm -rf build/lib $(TYPED) && $(INSTALL) --no-deps --target $(TYPED) .
+	rm -rf build/lib* $(TYPED) && $(INSTALL) --no-deps --target $(TYPED) .
 	cd $(TYPED) && MYPYPATH=. ../../$(BIN)/mypy --config-file ../../pyproject.toml --package edgerl
 
 test: lint
@@ -55,6 +58,7 @@ soak: $(VENV)/.dev
 
 bench: $(VENV)/.bench
 	taskset -c 0 $(BIN)/python benchmarks/update.py
+	taskset -c 0 $(BIN)/python benchmarks/inference.py
 
 clean:
 	rm -rf $(VENV) build

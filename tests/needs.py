@@ -11,8 +11,15 @@ import shutil
 import subprocess
 import sys
 
-PACKAGES = {"shellcheck": "shellcheck"}
-"""Program → Debian package."""
+PACKAGES = {
+    "shellcheck": "shellcheck",
+    "clang": "clang",
+    "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu libc6-dev-arm64-cross",
+    "qemu-aarch64": "qemu-user",
+    "arm-none-eabi-gcc": "gcc-arm-none-eabi libnewlib-arm-none-eabi",
+    "qemu-system-arm": "qemu-system-arm",
+}
+"""Program → Debian packages, with a space between them."""
 
 
 def missing() -> list[str]:
@@ -22,7 +29,7 @@ def missing() -> list[str]:
 
 def install() -> None:
     """Install the packages of all missing programs, where we may."""
-    packages = sorted({PACKAGES[program] for program in missing()})
+    packages = sorted({package for program in missing() for package in PACKAGES[program].split()})
     if not packages or os.geteuid() != 0 or shutil.which("apt-get") is None:
         return
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}

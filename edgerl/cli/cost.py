@@ -22,7 +22,21 @@ def command(
     ] = None,
     lambda1: Annotated[float | None, typer.Option(help="Erdős–Rényi factor of the first layer.")] = None,
     lambda2: Annotated[float | None, typer.Option(help="Erdős–Rényi factor of further hidden layers.")] = None,
+    actor_sparsity: Annotated[
+        float | None, typer.Option(help="1 − connections / dense weights of the actor.", show_default="--sparsity")
+    ] = None,
+    critic_sparsity: Annotated[
+        float | None, typer.Option(help="1 − connections / dense weights of each critic.", show_default="--sparsity")
+    ] = None,
+    distribution: Annotated[
+        str | None,
+        typer.Option(help="Of connections at a sparsity: er (Erdős–Rényi) or uniform.", show_default="er"),
+    ] = None,
+    output_layer: Annotated[
+        str | None, typer.Option(help="dense, or sparse as the other layers at a sparsity.", show_default="dense")
+    ] = None,
     block: Annotated[int | None, typer.Option(help="Unit of topology: 1 or 4 outputs.", show_default="1")] = None,
+    growth: Annotated[str | None, typer.Option(help="random (SET) or gradient (RigL).", show_default="random")] = None,
     hidden: Annotated[str | None, typer.Option(help="Units of the hidden layers.", show_default="256,256")] = None,
     steps: Annotated[int | None, typer.Option(help="Environment steps.", show_default="1000000")] = None,
     as_json: Json = False,
@@ -42,7 +56,12 @@ def command(
         sparsity=sparsity,
         lambda1=lambda1,
         lambda2=lambda2,
+        actor_sparsity=actor_sparsity,
+        critic_sparsity=critic_sparsity,
+        distribution=distribution,
+        output_layer=output_layer,
         block=block,
+        growth=growth,
         hidden=None if hidden is None else parse_hidden(hidden),
         steps=steps,
     )
@@ -64,14 +83,15 @@ def _report(config: Config) -> dict[str, Any]:
     environment.close()
     actor, critic = (tuple(layer.shape for layer in network) for network in plans)
     evolves = config.network.method == "ds-td3"
-    sizes = {
+    sizes: dict[str, Any] = {
         "batch_size": config.td3.batch_size,
         "steps": config.schedule.steps,
         "start_steps": config.schedule.start_steps,
         "policy_delay": config.td3.policy_delay,
     }
     interval = config.evolution.evolution_interval if evolves else None
-    cost = training_cost(actor, critic, **sizes, evolution_interval=interval)
+    by_gradient = config.evolution.growth == "gradient"
+    cost = training_cost(actor, critic, **sizes, evolution_interval=interval, growth_by_gradient=by_gradient)
     return {
         "environment": config.environment,
         "method": config.network.method,

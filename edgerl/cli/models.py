@@ -35,8 +35,7 @@ def find_model(model: Path | None, names: tuple[str, ...] = (POLICY, ONNX)) -> P
     folder = LATEST.resolve() if model is None else model
     found = [path for name in names if (path := folder / name).is_file()]
     if not found:
-        wanted = "export one: edgerl export --format onnx" if names == (ONNX,) else "train one: edgerl train"
-        raise FileFormatError(f"{short(folder)} holds no {' or '.join(names)}; {wanted}")
+        raise FileFormatError(f"{short(folder)} holds no {' or '.join(names)}; train one: edgerl train")
     newest = max(found, key=lambda path: path.stat().st_mtime_ns)
     note(f"using {short(newest)}")
     return short(newest)

@@ -1,4 +1,4 @@
-"""`edgerl run`: an exported policy at a fixed rate in its environment."""
+"""`edgerl run`: a policy at a fixed rate in its environment."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 
     from edgerl.edge.control import ControlStatistics, Spread
     from edgerl.edge.onnx_policy import OnnxPolicy
+    from edgerl.edge.policy import Policy
     from edgerl.training.environments import Environment
 
 
 def command(
     model: Annotated[
-        Path | None, typer.Argument(help="policy.onnx or run folder; default: runs/latest.", show_default=False)
+        Path | None,
+        typer.Argument(help="policy.safetensors, policy.onnx or run folder; default: runs/latest.", show_default=False),
     ] = None,
     env: Annotated[
         str | None, typer.Option("--env", help="Environment; default: the one the file names.", show_default=False)
@@ -34,7 +36,9 @@ def command(
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the first episode; each next one adds 1.")] = 0,
     json: Json = False,
 ) -> None:
-    """Run an exported policy at a fixed rate in its environment: latency, jitter, missed deadlines, return.
+    """Run a policy at a fixed rate in its environment: latency, jitter, missed deadlines, return.
+
+    policy.safetensors runs on edgerl's own engine, policy.onnx on onnxruntime.
 
     An environment stands for the robot here: it makes one step per action, however long that step lasts in it. A
     missed deadline sends the fallback, zero within the action's bounds.
@@ -44,16 +48,10 @@ def command(
     import numpy as np
 
     from edgerl.edge.control import ControlLoop
-    from edgerl.edge.onnx_policy import OnnxPolicy
     from edgerl.training.environments import make
 
-    path = find_model(model, (ONNX,))
-    if path.suffix == ".safetensors":
-        raise UnsupportedModelError(f"{path} is a policy in compact form; export it first: edgerl export {path}")
-    policy = OnnxPolicy(path)
-    if not policy.is_ours:
-        note(f"{path} was not written by edgerl: onnxruntime executes whatever it holds; run only files that you trust")
-    _note_if_outdated(path, policy)
+    path = find_model(model)
+    policy = _load(path)
     environment = make(env or _environment_of(policy, path))
     try:
         _refuse_misfit(policy, path, environment)
@@ -99,7 +97,22 @@ class _Simulation:
             self._observation = self._environment.reset(self._seed + len(self.finished))
 
 
-def _environment_of(policy: OnnxPolicy, path: Path) -> str:
+def _load(path: Path) -> Policy | OnnxPolicy:
+    """The policy, on the engine that its file is for."""
+    if path.suffix == ".safetensors":
+        from edgerl.edge.policy import Policy
+
+        return Policy.load(path)
+    from edgerl.edge.onnx_policy import OnnxPolicy
+
+    policy = OnnxPolicy(path)
+    if not policy.is_ours:
+        note(f"{path} was not written by edgerl: onnxruntime executes whatever it holds; run only files that you trust")
+    _note_if_outdated(path, policy)
+    return policy
+
+
+def _environment_of(policy: Policy | OnnxPolicy, path: Path) -> str:
     name = policy.metadata.get("about", {}).get("environment")
     if not isinstance(name, str):
         raise ConfigError(f"{path} does not name its environment; name one: --env HalfCheetah-v5")
@@ -117,7 +130,7 @@ def _note_if_outdated(path: Path, policy: OnnxPolicy) -> None:
         note(f"{path} was not made from the {POLICY} beside it; export again: edgerl export {source}")
 
 
-def _refuse_misfit(policy: OnnxPolicy, path: Path, environment: Environment) -> None:
+def _refuse_misfit(policy: Policy | OnnxPolicy, path: Path, environment: Environment) -> None:
     has, needs = (policy.n_observations, policy.n_actions), (environment.n_observations, environment.n_actions)
     if has != needs:
         raise UnsupportedModelError(

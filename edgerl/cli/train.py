@@ -28,15 +28,35 @@ def command(
     ] = None,
     lambda1: Annotated[float | None, typer.Option(help="Erdős–Rényi factor of the first layer.")] = None,
     lambda2: Annotated[float | None, typer.Option(help="Erdős–Rényi factor of further hidden layers.")] = None,
+    actor_sparsity: Annotated[
+        float | None, typer.Option(help="1 − connections / dense weights of the actor.", show_default="--sparsity")
+    ] = None,
+    critic_sparsity: Annotated[
+        float | None, typer.Option(help="1 − connections / dense weights of each critic.", show_default="--sparsity")
+    ] = None,
+    distribution: Annotated[
+        str | None,
+        typer.Option(help="Of connections at a sparsity: er (Erdős–Rényi) or uniform.", show_default="er"),
+    ] = None,
+    output_layer: Annotated[
+        str | None, typer.Option(help="dense, or sparse as the other layers at a sparsity.", show_default="dense")
+    ] = None,
     block: Annotated[
         int | None, typer.Option(help="Unit of topology: 1 (the paper's) or 4 outputs.", show_default="1")
     ] = None,
     growth: Annotated[str | None, typer.Option(help="random (SET) or gradient (RigL).", show_default="random")] = None,
+    drop_schedule: Annotated[
+        str | None,
+        typer.Option(help="Share dropped: constant, or cosine: falls to 0 at the end (RigL).", show_default="constant"),
+    ] = None,
     hidden: Annotated[str | None, typer.Option(help="Units of the hidden layers.", show_default="256,256")] = None,
     normalize: Annotated[
         bool | None, typer.Option("--normalize", help="Standardise observations by their running mean and variance.")
     ] = None,
     n_step: Annotated[int | None, typer.Option(help="Rewards per return.", show_default="1")] = None,
+    n_step_delay: Annotated[
+        int | None, typer.Option(help="Critic updates with 1 reward per return, before --n-step.", show_default="0")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Environment steps.", show_default="1000000, quick 30000")] = None,
     seed: Annotated[int | None, typer.Option(help="Every random draw follows from it.", show_default="0")] = None,
     policy: Annotated[
@@ -46,6 +66,13 @@ def command(
         int | None, typer.Option(help="Steps from checkpoint to checkpoint.", show_default="10000, quick 5000")
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda.", show_default="cpu")] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            help="native (sparse, in C, on the CPU), torch, or auto: native on the CPU, torch on CUDA.",
+            show_default="auto",
+        ),
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="PyTorch's threads; part of the run.", show_default="1")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Run folder to make.", show_default="runs/<env>-<method>-seed<seed>")
@@ -70,16 +97,23 @@ def command(
         "sparsity": sparsity,
         "lambda1": lambda1,
         "lambda2": lambda2,
+        "actor_sparsity": actor_sparsity,
+        "critic_sparsity": critic_sparsity,
+        "distribution": distribution,
+        "output_layer": output_layer,
         "block": block,
         "growth": growth,
+        "drop_schedule": drop_schedule,
         "hidden": None if hidden is None else parse_hidden(hidden),
         "normalize": normalize,
         "n_step": n_step,
+        "n_step_delay": n_step_delay,
         "steps": steps,
         "seed": seed,
         "policy": policy,
         "checkpoint_interval": checkpoint_interval,
         "device": device,
+        "engine": engine,
         "threads": threads,
     }
     with _Progress() as progress:

@@ -1,4 +1,4 @@
-"""What runs on the device: acting at a fixed rate. Needs numpy and safetensors, and onnxruntime for .onnx files.
+"""What runs on the device: acting at a fixed rate. Needs numpy and safetensors, and onnxruntime for .onnx files only.
 
 The public names are resolved on first use (PEP 562): importing this package loads none of the three.
 """
@@ -12,6 +12,7 @@ _PUBLIC = {
     "ControlLoop": "edgerl.edge.control",
     "ControlStatistics": "edgerl.edge.control",
     "OnnxPolicy": "edgerl.edge.onnx_policy",
+    "Policy": "edgerl.edge.policy",
 }
 
 __all__ = [*_PUBLIC]  # resolved by __getattr__

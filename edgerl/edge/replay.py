@@ -127,6 +127,11 @@ class Replay:
         """Transitions that can be sampled."""
         return min(self.count, self.capacity)
 
+    @property
+    def rows_address(self) -> int:
+        """Where the rows lie in memory, for the native engine."""
+        return int(self._rows.ctypes.data)
+
     def append(
         self, observation: Array, action: Array, reward: float, next_observation: Array, boundary: Boundary
     ) -> None:

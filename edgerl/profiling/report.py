@@ -30,7 +30,6 @@ BUDGETS = ("memory", "flash", "flops", "latency")
 FLOAT_BYTES = 4
 
 NOT_SHIPPED: dict[RuntimeName, str] = {
-    "native": "this version of edgerl does not contain the native engine yet; the figures are for when it does",
     "c": "this version of edgerl does not write C yet; the figures are for C code that stores the compact form",
 }
 
@@ -267,6 +266,8 @@ def _notes(rows: ModelRows, device: Device, runtime: Runtime) -> Sequence[str]:
         notes.append(f"what can run there: {runtime.instead}")
     if runtime.name in NOT_SHIPPED:
         notes.append(NOT_SHIPPED[runtime.name])
+    if runtime.name == "native":
+        notes.append("the engine chooses on the device how it keeps each layer; the figures are for the stored form")
     is_sparse = any(layer.connections < layer.positions for layer in rows.layers)
     if runtime.name == "onnxruntime" and is_sparse:
         notes.append("onnxruntime makes sparse weights dense: absent connections save neither time nor memory")

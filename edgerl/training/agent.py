@@ -10,7 +10,7 @@ the gradient (multiplied by the mask before the optimiser sees it), hence both A
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,10 +19,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812 — PyTorch's own convention
 from torch import Tensor, nn
 
-from edgerl.edge.replay import Batch
+from edgerl.edge.replay import Batch, Replay
 from edgerl.errors import ConfigError
-from edgerl.training.config import Config, EvolutionConfig, plan_networks
-from edgerl.training.random import Draws, Network, Purpose, normal, uniform
+from edgerl.training.config import Config, drop_fraction_at, n_step_at, plan_networks
+from edgerl.training.normalizer import Normalizer
+from edgerl.training.random import Draws, Network, Purpose, below, normal, uniform
+from edgerl.training.state import Arrays, take
 from edgerl.training.topology import (
     LayerPlan,
     Mask,
@@ -33,8 +35,6 @@ from edgerl.training.topology import (
     select_random_growth,
     select_target_pruning,
 )
-
-Arrays = dict[str, npt.NDArray[Any]]
 
 
 class MLP(nn.Module):
@@ -120,14 +120,14 @@ class SparseNetwork:
     def evolve(
         self,
         optimiser: torch.optim.Optimizer,
-        config: EvolutionConfig,
+        fraction: float,
         update: int,
         gradients: dict[int, npt.NDArray[Any]] | None,
     ) -> None:
-        """TopologyEvolution of Algorithm 1: drop, and grow as many at weight 0 with zero moments."""
+        """TopologyEvolution of Algorithm 1: drop the fraction ζ, and grow as many at weight 0 with zero moments."""
         for index in self.sparse_layers:
             plan, mask, weight = self.plans[index], self.masks[index], self.online.weights[index]
-            drop = select_drop(weight.detach().cpu().numpy(), mask, plan, config.drop_fraction)
+            drop = select_drop(weight.detach().cpu().numpy(), mask, plan, fraction)
             if gradients is None:
                 grow = select_random_growth(
                     mask, drop, plan, self._draws, update=update, network=self.network, layer=index
@@ -192,14 +192,14 @@ class SparseNetwork:
         arrays = dict(arrays)
         for name, masks, index in self._named_masks():
             size = masks[index].size
-            bits = np.unpackbits(_take(arrays, name, np.dtype(np.uint8), (-(-size // 8),)), count=size)
+            bits = np.unpackbits(take(arrays, name, np.dtype(np.uint8), (-(-size // 8),)), count=size)
             masks[index] = bits.astype(bool).reshape(masks[index].shape)
         planned = [plan.connections for plan in self.plans]
         if not self.connections() == self.target_connections() == planned:
             raise ValueError(f"connections are {self.connections()}, expected {planned}")
         for name, tensor, where in self._parts(optimiser):
             shape = tuple(tensor.shape) if where is None else (int(where.count_nonzero()),)
-            values = torch.from_numpy(_take(arrays, name, tensor.cpu().numpy().dtype, shape).copy()).to(tensor.device)
+            values = torch.from_numpy(take(arrays, name, tensor.cpu().numpy().dtype, shape).copy()).to(tensor.device)
             tensor.copy_(values) if where is None else tensor.zero_().masked_scatter_(where, values)
         if arrays:
             raise ValueError(f"tensor {min(arrays)[:40]!r} does not belong here")
@@ -220,16 +220,6 @@ class SparseNetwork:
         """Blocks that ever existed / blocks that could, over the sparse layers; 1 where every layer is dense."""
         possible = sum(mask.size for mask in self.ever_active.values())
         return sum(int(mask.sum()) for mask in self.ever_active.values()) / possible if possible else 1.0
-
-
-def _take(arrays: Arrays, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
-    array = arrays.pop(name, None)
-    if array is None or array.dtype != dtype or array.shape != shape:
-        found = "missing" if array is None else f"{array.dtype}{list(array.shape)}"
-        raise ValueError(f"{name} is {found}, expected {dtype}{list(shape)}")
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise ValueError(f"{name} holds a value that is not finite")
-    return array
 
 
 @dataclass
@@ -302,6 +292,12 @@ class Agent:
         action: npt.NDArray[np.float32] = torch.tanh(self.actor.online(x)).cpu().numpy()
         return action
 
+    def actor_layers(self) -> list[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
+        """(weights [outputs, inputs], bias [outputs]) of the actor."""
+        online = self.actor.online
+        pairs = zip(online.weights, online.biases, strict=True)
+        return [(weight.detach().cpu().numpy(), bias.detach().cpu().numpy()) for weight, bias in pairs]
+
     def target_noise(self) -> npt.NDArray[np.float64]:
         """Target policy smoothing noise of the next update [batch, m], clipped."""
         td3 = self.config.td3
@@ -310,6 +306,19 @@ class Agent:
         words = self.draws.stream(Purpose.TARGET_NOISE, self.updates + 1, count + count % 2)
         noise = normal(words)[:count].reshape(self._noise_shape) * td3.target_noise
         return np.clip(noise, -td3.target_noise_clip, td3.target_noise_clip)
+
+    def learn(self, replay: Replay, normalizer: Normalizer | None = None) -> None:
+        """One update on a mini-batch drawn from `replay`; line 9 of Algorithm 1."""
+        td3 = self.config.td3
+        words = self.draws.stream(Purpose.REPLAY, self.updates + 1, td3.batch_size)
+        batch = replay.sample(below(words, replay.size), td3.discount, n_step_at(td3, self.updates + 1))
+        if normalizer is not None:
+            batch = replace(
+                batch,
+                observations=normalizer(batch.observations),
+                next_observations=normalizer(batch.next_observations),
+            )
+        self.update(batch)
 
     def update(self, batch: Batch) -> None:
         """Lines 9 to 24 of Algorithm 1 on one mini-batch."""
@@ -348,7 +357,7 @@ class Agent:
         self.critic_optimiser.step()
         if evolves:
             for critic, gradient in zip(self.critics, gradients, strict=True):
-                critic.evolve(self.critic_optimiser, self.config.evolution, self.updates, gradient)
+                critic.evolve(self.critic_optimiser, self._drop_fraction(), self.updates, gradient)
             self.actor_evolution_due = True
         self.losses.critic += loss.detach()
         self.losses.critic_updates += 1
@@ -365,13 +374,16 @@ class Agent:
         self.actor.mask_gradients()
         self.actor_optimiser.step()
         if evolves:
-            self.actor.evolve(self.actor_optimiser, self.config.evolution, self.updates, gradients)
+            self.actor.evolve(self.actor_optimiser, self._drop_fraction(), self.updates, gradients)
             self.actor_evolution_due = False
         self.losses.actor += loss.detach()
         self.losses.actor_updates += 1
 
     def _evolves(self, due: bool) -> bool:
         return due and self.config.network.method == "ds-td3" and self.updates < self._last_update
+
+    def _drop_fraction(self) -> float:
+        return drop_fraction_at(self.config.evolution, self.updates, self._last_update)
 
     def _growth_gradients(self, network: SparseNetwork, evolves: bool) -> dict[int, npt.NDArray[Any]] | None:
         return network.dense_gradients() if evolves and self.config.evolution.growth == "gradient" else None
@@ -390,8 +402,8 @@ class Agent:
 
     def load_state(self, arrays: Arrays) -> None:
         """Undo `state`. Raises ValueError where the arrays are not those of this configuration."""
-        counters = _take(arrays := dict(arrays), "agent.counters", np.dtype(np.int64), (4,))
-        sums = _take(arrays, "agent.loss_sums", np.dtype(str(self.dtype).removeprefix("torch.")), (2,))
+        counters = take(arrays := dict(arrays), "agent.counters", np.dtype(np.int64), (4,))
+        sums = take(arrays, "agent.loss_sums", np.dtype(str(self.dtype).removeprefix("torch.")), (2,))
         for name, network in self.networks:
             own = {key: arrays.pop(key) for key in list(arrays) if key.startswith(f"{name}.")}
             network.load_state(

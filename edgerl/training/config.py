@@ -1,7 +1,8 @@
 """What a run is: one frozen dataclass per concern. Every field has its unit, its range and its source beside it, and
 the range is what validation reads.
 
-Source `paper` is Sokar et al. (IJCAI 2022) with its released code; `TD3` is Fujimoto et al. (2018).
+Source `paper` is Sokar et al. (IJCAI 2022) with its released code; `TD3` is Fujimoto et al. (2018); `RigL` is Evci et
+al. (2020); `RLx2` is Tan et al. (2023).
 """
 
 from __future__ import annotations
@@ -18,13 +19,22 @@ from typing import Any, Literal, get_args, get_type_hints
 from edgerl.compact.file import MAXIMUM_NETWORK_POSITIONS
 from edgerl.compact.policy import MAXIMUM_POSITIONS, MAXIMUM_UNITS
 from edgerl.errors import ConfigError, nearest
-from edgerl.training.topology import LayerPlan, plan_by_lambdas, plan_by_sparsity, plan_dense
+from edgerl.training.topology import (
+    Distribution,
+    LayerPlan,
+    OutputLayer,
+    plan_by_lambdas,
+    plan_by_sparsity,
+    plan_dense,
+)
 
 Method = Literal["td3", "static-td3", "ds-td3"]
 Growth = Literal["random", "gradient"]
+DropSchedule = Literal["constant", "cosine"]
 Preset = Literal["paper", "quick"]
 PolicyChoice = Literal["last", "best"]
 Device = Literal["cpu", "cuda"]
+Engine = Literal["auto", "native", "torch"]
 
 
 def _number(default: Any, unit: str, interval: str, source: str) -> Any:
@@ -41,6 +51,10 @@ class NetworkConfig:
     sparsity: float | None = _number(None, "1 − connections / dense weights, per network", "[0, 1)", "edgerl")
     lambda1: float | None = _number(None, "Erdős–Rényi factor of the first layer", "(0, inf)", "paper")
     lambda2: float | None = _number(None, "Erdős–Rényi factor of further hidden layers", "(0, inf)", "paper")
+    distribution: Distribution = "er"  # of the connections that a sparsity leaves; paper: er
+    output_layer: OutputLayer = "dense"  # sparse: in the budget of a sparsity, like the others; paper: dense
+    actor_sparsity: float | None = _number(None, "as sparsity, for the actor instead of it", "[0, 1)", "RLx2")
+    critic_sparsity: float | None = _number(None, "as sparsity, for each critic instead of it", "[0, 1)", "RLx2")
 
 
 @dataclass(frozen=True)
@@ -50,6 +64,7 @@ class EvolutionConfig:
     drop_fraction: float = _number(0.05, "share of a layer's blocks (ζ)", "[0, 1]", "paper")
     evolution_interval: int = _number(1000, "critic updates (e)", "[1, 1000000000000]", "paper")
     growth: Growth = "random"
+    drop_schedule: DropSchedule = "constant"  # cosine: ζ falls to 0 over the run, after RigL; paper: constant
 
 
 @dataclass(frozen=True)
@@ -66,6 +81,7 @@ class TD3Config:
     target_noise_clip: float = _number(0.5, "actions in [−1, 1]", "[0, 10]", "TD3")
     exploration_noise: float = _number(0.1, "standard deviation, actions in [−1, 1]", "[0, 10]", "TD3")
     n_step: int = _number(1, "rewards per return", "[1, 64]", "TD3: 1")
+    n_step_delay: int = _number(0, "critic updates with 1-step returns before", "[0, 1000000000000]", "RLx2")
 
 
 @dataclass(frozen=True)
@@ -89,6 +105,7 @@ class Config:
     normalize: bool = False
     policy: PolicyChoice = "last"
     device: Device = "cpu"
+    engine: Engine = "auto"  # native: sparse, in C, on the CPU; auto: native on the CPU, torch on CUDA
     threads: int = _number(1, "of PyTorch", "[1, 1024]", "edgerl")
     network: NetworkConfig = field(default_factory=NetworkConfig)
     evolution: EvolutionConfig = field(default_factory=EvolutionConfig)
@@ -127,7 +144,7 @@ def make_config(preset: Preset = "paper", **options: Any) -> Config:
         if value is not None:
             config = _with_option(config, name, value)
     _check_ranges(config)
-    return validated(_with_paper_lambdas(config))
+    return validated(_with_densities(config))
 
 
 def _with_option(config: Config, name: str, value: Any) -> Config:
@@ -146,13 +163,17 @@ def option_names() -> list[str]:
     return names + [f.name for kind in _SECTIONS.values() for f in dataclasses.fields(kind)]
 
 
-def _with_paper_lambdas(config: Config) -> Config:
-    """Fill in what the user left open: the paper's λ for its tasks and widths, half density elsewhere."""
+def _with_densities(config: Config) -> Config:
+    """Fill in what the user left open: the paper's λ for its tasks and widths, half density elsewhere.
+
+    An option that only a sparsity can follow (another distribution, sparse output layers, a sparsity of one network)
+    leaves the λ out too: what it does not say itself is half dense.
+    """
     network = config.network
-    if network.method == "td3" or network.sparsity is not None:
+    if network.method == "td3" or None not in _sparsities(network):
         return config
     lambdas = PAPER_LAMBDAS.get(config.environment.removesuffix("-v5"))
-    if lambdas is None or network.hidden != (256, 256):
+    if lambdas is None or network.hidden != (256, 256) or _beyond_lambdas(network):
         given = (network.lambda1, network.lambda2) != (None, None)
         return config if given else _with_option(config, "sparsity", DEFAULT_SPARSITY)
     lambda1, lambda2 = (
@@ -170,20 +191,64 @@ def validated(config: Config) -> Config:
         raise ConfigError(f"block is {network.block}; expected 1 (the paper's) or 4")
     if not 1 <= len(network.hidden) <= 8:
         raise ConfigError(f"hidden has {len(network.hidden)} layers; expected 1 to 8")
-    lambdas = (network.lambda1, network.lambda2)
-    if network.sparsity is not None and lambdas != (None, None):
-        raise ConfigError("sparsity and lambda1/lambda2 were both given; expected one of them")
-    if (network.lambda1 is None) != (network.lambda2 is None):
-        raise ConfigError("only one of lambda1 and lambda2 was given; expected both")
-    if network.method == "td3" and (network.sparsity is not None or lambdas != (None, None)):
-        raise ConfigError(
-            "method td3 is dense and takes no sparsity; use --method ds-td3 or static-td3, or leave it out"
-        )
-    if network.method == "td3" and network.block != 1:
-        raise ConfigError("method td3 is dense and has no blocks; use --method ds-td3 or static-td3")
+    _check_lambdas(network)
+    if network.method == "td3":
+        _check_dense(network)
+    if config.engine == "native" and config.device == "cuda":
+        raise ConfigError("engine native runs on the CPU, and device is cuda; use --device cpu or --engine torch")
     if config.schedule.replay_capacity <= config.td3.n_step:
         raise ConfigError(f"replay_capacity is {config.schedule.replay_capacity}; expected more than n_step")
     return config
+
+
+def _sparsities(network: NetworkConfig) -> tuple[float | None, float | None]:
+    """The sparsity of the actor and of each critic; None where none was given."""
+    actor, critic = (
+        network.sparsity if own is None else own for own in (network.actor_sparsity, network.critic_sparsity)
+    )
+    return actor, critic
+
+
+def _given_sparsities(network: NetworkConfig) -> list[str]:
+    names = ("sparsity", "actor_sparsity", "critic_sparsity")
+    return [name for name in names if getattr(network, name) is not None]
+
+
+def _beyond_lambdas(network: NetworkConfig) -> list[str]:
+    """The options, in words, that only a sparsity can follow."""
+    given = _given_sparsities(network)
+    if network.distribution == "uniform":
+        given.append("distribution uniform")
+    if network.output_layer == "sparse":
+        given.append("output_layer sparse")
+    return given
+
+
+def _check_lambdas(network: NetworkConfig) -> None:
+    """λ say the density of each hidden layer, hence contradict everything else that says one."""
+    if (network.lambda1, network.lambda2) == (None, None):
+        return
+    if beyond := _beyond_lambdas(network):
+        raise ConfigError(
+            f"{beyond[0]} and lambda1/lambda2 were both given; expected one of them (λ are Erdős–Rényi factors of the "
+            "hidden layers, a sparsity is of a whole network)"
+        )
+    if None in (network.lambda1, network.lambda2):
+        raise ConfigError("only one of lambda1 and lambda2 was given; expected both")
+
+
+def _check_dense(network: NetworkConfig) -> None:
+    if _given_sparsities(network) or (network.lambda1, network.lambda2) != (None, None):
+        raise ConfigError(
+            "method td3 is dense and takes no sparsity; use --method ds-td3 or static-td3, or leave it out"
+        )
+    for is_set, what in (
+        (network.block != 1, "blocks"),
+        (network.distribution != "er", "distribution of connections"),
+        (network.output_layer != "dense", "sparse output layer"),
+    ):
+        if is_set:
+            raise ConfigError(f"method td3 is dense and has no {what}; use --method ds-td3 or static-td3")
 
 
 def _check_ranges(config: Config) -> None:
@@ -234,10 +299,38 @@ def plan_networks(
     if config.lambda1 is not None and config.lambda2 is not None:
         lambdas = (config.lambda1, config.lambda2)
         return plan_by_lambdas(actor, lambdas, config.block), plan_by_lambdas(critic, lambdas, config.block)
-    assert config.sparsity is not None  # make_config and from_json see to it
-    return plan_by_sparsity(actor, config.sparsity, config.block), plan_by_sparsity(
-        critic, config.sparsity, config.block
+    actor_plan, critic_plan = (
+        _plan_by_sparsity(config, widths, sparsity)
+        for widths, sparsity in zip((actor, critic), _sparsities(config), strict=True)
     )
+    return actor_plan, critic_plan
+
+
+def _plan_by_sparsity(config: NetworkConfig, widths: tuple[int, ...], sparsity: float | None) -> tuple[LayerPlan, ...]:
+    assert sparsity is not None  # make_config and from_json see to it
+    return plan_by_sparsity(
+        widths, sparsity, config.block, distribution=config.distribution, output_layer=config.output_layer
+    )
+
+
+def drop_fraction_at(config: EvolutionConfig, update: int, last_update: int) -> float:
+    """The share ζ of a layer's blocks that the evolution step of critic update `update` drops.
+
+    update: in [1, last_update]. last_update: the run's, steps − start_steps; the cosine ends there.
+
+    Source of the cosine: Evci et al. (2020), f(t) = ζ/2 · (1 + cos(π t / T)).
+    """
+    if config.drop_schedule == "constant":
+        return config.drop_fraction
+    return config.drop_fraction * 0.5 * (1 + math.cos(math.pi * update / last_update))
+
+
+def n_step_at(config: TD3Config, update: int) -> int:
+    """Rewards per return in the batch of critic update `update`, which counts from 1.
+
+    Source of the delay: Tan et al. (2023): while the policy changes fast, old transitions make n-step returns wrong.
+    """
+    return config.n_step if update > config.n_step_delay else 1
 
 
 def _check_size(widths: tuple[int, ...]) -> None:
@@ -261,9 +354,9 @@ def from_json(data: Mapping[str, Any], source: str) -> Config:
         sections = {name: _section(kind, data[name], name) for name, kind in _SECTIONS.items()}
         config: Config = _section(Config, {**data, **sections}, "config")
         config = validated(config)
-        sparse = config.network.method != "td3"
-        if sparse and config.network.sparsity is None and config.network.lambda1 is None:
-            raise ConfigError("neither sparsity nor lambda1 and lambda2 is there")
+        network = config.network
+        if network.method != "td3" and network.lambda1 is None and None in _sparsities(network):
+            raise ConfigError("neither lambda1 and lambda2 nor a sparsity of both networks is there")
     except KeyError as error:
         raise ConfigError(f"{source}: {error.args[0]} is missing") from error
     except ConfigError as error:

@@ -22,8 +22,9 @@ from edgerl.compact import file as policy_file
 from edgerl.compact.policy import CompactPolicy, make_layer
 from edgerl.compact.pruning import compact
 from edgerl.compact.shape import architecture
-from edgerl.edge.replay import Batch, Boundary, Replay
-from edgerl.errors import CheckFailed, ConfigError, FileFormatError, Interrupted
+from edgerl.edge.library import library
+from edgerl.edge.replay import Boundary, Replay
+from edgerl.errors import CheckFailed, ConfigError, FileFormatError, Interrupted, MissingExtraError
 from edgerl.training import checkpoint as checkpoint_file
 from edgerl.training.agent import Agent
 from edgerl.training.checkpoint import Checkpoint, Counters, Returns
@@ -32,8 +33,9 @@ from edgerl.training.environments import Environment, Vector, make, resumes_bit_
 from edgerl.training.evaluate import evaluate, evaluation_seeds, longest_episode
 from edgerl.training.folder import check_latest, default_folder, new_folder, point_latest_to, read_config, sweep
 from edgerl.training.logs import MetricsLog
+from edgerl.training.native import NativeAgent
 from edgerl.training.normalizer import Normalizer
-from edgerl.training.random import Purpose, below, normal, uniform
+from edgerl.training.random import Purpose, normal, uniform
 
 REPORT_INTERVAL = 100  # steps between two calls of a progress report
 
@@ -91,7 +93,7 @@ def train(
         resume = Path(resume).resolve()  # runs/latest is a link, which is about to be renewed
         config = read_config(resume)
     else:
-        config = make_config(preset, environment=env, **options)
+        config = with_engine(make_config(preset, environment=env, **options), notice)
     with contextlib.ExitStack() as stack:
         environment = stack.enter_context(contextlib.closing(make(config.environment)))
         evaluation_environment = stack.enter_context(contextlib.closing(make(config.environment)))
@@ -107,7 +109,7 @@ def train(
         else:
             folder = run_folder.short(resume)
             check_latest(folder)
-        agent = Agent(config, environment.n_observations, environment.n_actions)
+        agent = make_agent(config, environment.n_observations, environment.n_actions)
         if resume is None:
             stack.enter_context(new_folder(folder, config))
         trainer = Trainer(agent, environment, evaluation_environment, folder)
@@ -116,10 +118,34 @@ def train(
         return trainer.run(report, notice, stop)
 
 
+AnyAgent = Agent | NativeAgent
+"""The two engines: the same algorithm, the same state, the same interface."""
+
+
+def with_engine(config: Config, notice: Notice) -> Config:
+    """The configuration with `auto` resolved: native on the CPU where it was built, else torch, which `notice` says."""
+    if config.engine != "auto":
+        return config
+    if config.device == "cuda":
+        return replace(config, engine="torch")
+    try:
+        library()
+    except MissingExtraError as error:
+        notice(f"training with PyTorch instead, which is slower: {error}")
+        return replace(config, engine="torch")
+    return replace(config, engine="native")
+
+
+def make_agent(config: Config, n_observations: int, n_actions: int) -> AnyAgent:
+    """The agent on the engine that the configuration names. Raises ConfigError, MissingExtraError."""
+    kind = NativeAgent if config.engine == "native" else Agent
+    return kind(config, n_observations, n_actions)
+
+
 class Trainer:
     """One run in one process: the agent, its environments, and the files of the run folder."""
 
-    def __init__(self, agent: Agent, environment: Environment, evaluation: Environment, folder: Path) -> None:
+    def __init__(self, agent: AnyAgent, environment: Environment, evaluation: Environment, folder: Path) -> None:
         """Take up the run in `folder` from its checkpoint, or start it where there is none."""
         self.config, self.agent, self.folder = agent.config, agent, folder
         self.environment, self.evaluation_environment = environment, evaluation
@@ -204,7 +230,7 @@ class Trainer:
             self.replay.append(observation, action, reward, next_observation, boundary)
             self._observe(next_observation)
             if self.step > self.config.schedule.start_steps:
-                self.agent.update(self._batch())
+                self.agent.learn(self.replay, self.normalizer)
             if self.step % self.config.schedule.evaluation_interval == 0 or self._is_complete:
                 self._evaluate()
             tell()
@@ -239,19 +265,6 @@ class Trainer:
             f"training diverged: {what} is not finite at step {self.step}; {kept}; scale the rewards down, or normalise"
         )
 
-    def _batch(self) -> Batch:
-        """Line 9 of Algorithm 1."""
-        td3 = self.config.td3
-        words = self.agent.draws.stream(Purpose.REPLAY, self.agent.updates + 1, td3.batch_size)
-        batch = self.replay.sample(below(words, self.replay.size), td3.discount, td3.n_step)
-        if self.normalizer is None:
-            return batch
-        return replace(
-            batch,
-            observations=self.normalizer(batch.observations),
-            next_observations=self.normalizer(batch.next_observations),
-        )
-
     def _evaluate(self) -> None:
         def act(observation: Vector) -> Vector:
             return self.evaluation_environment.scale(self.agent.act(self._normalized(observation)))
@@ -265,12 +278,8 @@ class Trainer:
 
     def _masked_policy(self) -> CompactPolicy:
         """The actor as it is: masked weights stored at their connections, no unit removed."""
-        network, block = self.agent.actor, self.config.network.block
-        layers = [
-            make_layer(weight.detach().cpu().numpy(), bias.detach().cpu().numpy(), block)
-            for weight, bias in zip(network.online.weights, network.online.biases, strict=True)
-        ]
-        shapes = [plan.shape for plan in network.plans]
+        layers = [make_layer(weight, bias, self.config.network.block) for weight, bias in self.agent.actor_layers()]
+        shapes = [plan.shape for plan in dict(self.agent.networks)["actor"].plans]
         about = {
             "edgerl": __version__,
             "environment": self.config.environment,

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,8 @@ from edgerl.training.random import Draws, Network, Purpose, sample_without_repla
 
 Mask = npt.NDArray[np.bool_]
 Array = npt.NDArray[Any]
+Distribution = Literal["er", "uniform"]
+OutputLayer = Literal["dense", "sparse"]
 
 _NARROW = 1 << 16  # distinguishes the draws of a layer's narrow blocks from those of its full ones
 
@@ -117,27 +119,48 @@ def plan_by_lambdas(widths: Sequence[int], lambdas: tuple[float, float], block: 
     return (*plans, plan_layer(widths[-2], widths[-1], 1.0, block))
 
 
-def plan_by_sparsity(widths: Sequence[int], sparsity: float, block: int) -> tuple[LayerPlan, ...]:
-    """Erdős–Rényi with one ε for all hidden layers, so that the whole network, dense output layer included, has
-    sparsity S = 1 − connections / dense weights; sparsity in [0, 1).
+def plan_by_sparsity(
+    widths: Sequence[int],
+    sparsity: float,
+    block: int,
+    *,
+    distribution: Distribution = "er",
+    output_layer: OutputLayer = "dense",
+) -> tuple[LayerPlan, ...]:
+    """The whole network, output layer included, has sparsity S = 1 − connections / dense weights; sparsity in [0, 1).
 
-    Layers whose density would exceed 1 are dense, and the rest takes what they cannot.
+    distribution: er gives all sparse layers one ε, each the density ε (n_in + n_out) / (n_in n_out); layers whose
+    density would exceed 1 are dense, and the rest takes what they cannot. uniform gives all sparse layers one density.
+    output_layer: dense as in the paper, or sparse like the others. A sparse layer has at least one block.
 
-    Raises ConfigError, with the highest possible S, where the dense output layer makes S impossible.
+    Raises ConfigError, with the highest possible S, where what must exist makes S impossible.
     """
     pairs = list(pairwise(widths))
-    sizes = [n_inputs * n_outputs for n_inputs, n_outputs in pairs]
-    wanted = (1 - sparsity) * sum(sizes) - sizes[-1]
-    least = sum(min(block, n_outputs) for _, n_outputs in pairs[:-1])  # one block in each hidden layer
+    sparse = pairs[:-1] if output_layer == "dense" else pairs
+    wanted = _connections_left(widths, sparsity, block, n_sparse=len(sparse))
+    densities = _densities_of_one_epsilon(sparse, wanted) if distribution == "er" else _one_density(sparse, wanted)
+    plans = [_with_a_block(plan_layer(*pair, density, block)) for pair, density in zip(sparse, densities, strict=True)]
+    return (*plans, *(plan_layer(*pair, 1.0, block) for pair in pairs[len(sparse) :]))
+
+
+def _connections_left(widths: Sequence[int], sparsity: float, block: int, *, n_sparse: int) -> float:
+    """What sparsity S leaves to the first `n_sparse` layers, the others being dense."""
+    sizes = [n_inputs * n_outputs for n_inputs, n_outputs in pairwise(widths)]
+    total, dense = sum(sizes), sum(sizes[n_sparse:])
+    wanted = (1 - sparsity) * total - dense
+    least = sum(min(block, n_outputs) for n_outputs in widths[1 : n_sparse + 1])  # one block in each sparse layer
     if wanted < least:
-        highest = math.floor((1 - (sizes[-1] + least) / sum(sizes)) * 1e4) / 1e4
-        raise ConfigError(
-            f"sparsity {sparsity:g} is impossible for {'-'.join(map(str, widths))}, whose dense output layer alone has "
-            f"{sizes[-1]} of {sum(sizes)} weights; expected at most {highest:g}"
+        highest = math.floor((1 - (dense + least) / total) * 1e4) / 1e4
+        reason, way_out = (
+            (f"whose dense output layer alone has {dense} of {total} weights", ", or --output-layer sparse")
+            if dense
+            else (f"where one block in each layer makes {least} of {total} weights", "")
         )
-    densities = _densities_of_one_epsilon(pairs[:-1], wanted)
-    plans = [plan_layer(*pair, density, block) for pair, density in zip(pairs[:-1], densities, strict=True)]
-    return (*plans, plan_layer(*pairs[-1], 1.0, block))
+        raise ConfigError(
+            f"sparsity {sparsity:g} is impossible for {'-'.join(map(str, widths))}, {reason}; "
+            f"expected at most {highest:g}{way_out}"
+        )
+    return wanted
 
 
 def plan_dense(widths: Sequence[int]) -> tuple[LayerPlan, ...]:
@@ -147,6 +170,17 @@ def plan_dense(widths: Sequence[int]) -> tuple[LayerPlan, ...]:
 
 def _erdos_renyi_density(factor: float, n_inputs: int, n_outputs: int) -> float:
     return factor * (n_inputs + n_outputs) / (n_inputs * n_outputs)
+
+
+def _with_a_block(plan: LayerPlan) -> LayerPlan:
+    """A layer that was rounded down to nothing would cut the network in two: it has one block."""
+    if plan.connections:
+        return plan
+    return replace(plan, full_blocks=1) if plan.full_rows else replace(plan, narrow_blocks=1)
+
+
+def _one_density(pairs: Sequence[tuple[int, int]], connections: float) -> list[float]:
+    return [connections / sum(n_inputs * n_outputs for n_inputs, n_outputs in pairs)] * len(pairs)
 
 
 def _densities_of_one_epsilon(pairs: Sequence[tuple[int, int]], connections: float) -> list[float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,10 +15,10 @@ from edgerl.training.logs import read_metrics
 Run = Callable[..., tuple[int, str, str]]
 
 
-def _cost(edgerl: Run, *arguments: object) -> dict[str, float]:
+def _cost(edgerl: Run, *arguments: object) -> dict[str, Any]:
     code, out, _ = edgerl("cost", *arguments, "--json")
     assert code == 0
-    report: dict[str, float] = json.loads(out)
+    report: dict[str, Any] = json.loads(out)
     return report
 
 
@@ -43,17 +44,49 @@ def test_connections_of_the_other_tasks(edgerl: Run, task: str, dense: int, spar
 
 
 @pytest.mark.parametrize("block", [1, 4])
-@pytest.mark.parametrize("sparsity", [0.3, 0.8])
-def test_cost_is_what_a_run_really_has(edgerl: Run, block: int, sparsity: float) -> None:
-    options = {"hidden": (30, 21), "block": block, "sparsity": sparsity}
-    report = _cost(edgerl, "--env", "robots:robot", "--hidden", "30,21", "--block", block, "--sparsity", sparsity)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"sparsity": 0.3},
+        {"sparsity": 0.8},
+        {"sparsity": 0.8, "distribution": "uniform"},
+        {"sparsity": 0.9, "output_layer": "sparse", "growth": "gradient"},
+        {"actor_sparsity": 0.85, "critic_sparsity": 0.2, "distribution": "uniform", "output_layer": "sparse"},
+    ],
+    ids=lambda options: "-".join(map(str, options.values())),
+)
+def test_cost_is_what_a_run_really_has(edgerl: Run, block: int, options: dict[str, Any]) -> None:
+    words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", value)]
+    report = _cost(edgerl, "--env", "robots:robot", "--hidden", "30,21", "--block", block, *words)
     schedule = {"steps": 60, "start_steps": 20, "evaluation_interval": 20, "evolution_interval": 7}
-    result = library.train("robots:robot", replay_capacity=50, batch_size=8, **schedule, **options)
+    network = {"hidden": (30, 21), "block": block, **options}
+    result = library.train("robots:robot", replay_capacity=50, batch_size=8, **schedule, **network)
     for row in read_metrics(result.folder):
         assert report["connections"] == sum(value for name, value in row.items() if name.startswith("connections."))
         actor = sum(value for name, value in row.items() if name.startswith("connections.actor"))
         assert report["inference_flops"] == 2 * actor
     assert result.policy.stat().st_size <= report["bytes"], "dead units and zeros are not stored"
+
+
+def test_connections_of_every_layer_follow_the_options(edgerl: Run) -> None:
+    options = ("--actor-sparsity", 0.9, "--critic-sparsity", 0.75, "--distribution", "uniform")
+    counts = {
+        output_layer: [
+            [layer["connections"] for layer in network]
+            for network in _cost(edgerl, *options, "--output-layer", output_layer)["layers"].values()
+        ]
+        for output_layer in ("dense", "sparse")
+    }
+    # Actor: 7142.4 of 71424 weights, or the 5606.4 beside 1536 in an output layer; critic: 17920, or 17664 beside 256.
+    assert counts["sparse"] == [[435, 6554, 154], [1472, 16384, 64]]
+    assert counts["dense"] == [[349, 5257, 1536], [1456, 16208, 256]]
+
+
+def test_gradient_growth_costs_the_gradients_of_what_is_absent(edgerl: Run) -> None:
+    random, gradient = (_cost(edgerl, "--growth", growth) for growth in ("random", "gradient"))
+    absent, evolutions = 214784 - 106169, 975
+    assert gradient["training_flops_full"] - random["training_flops_full"] == evolutions * (2 * 100 + 4) * absent
+    assert gradient["training_flops_paper"] == random["training_flops_paper"]
 
 
 def test_bytes_are_those_of_the_file_that_a_run_writes(edgerl: Run) -> None:

@@ -101,7 +101,7 @@ def test_an_outdated_export_is_noted(edgerl: Run, model: Path) -> None:
             ["--env", "MountainCarContinuous-v0"],
             "maps 3 observations to 1 actions; MountainCarContinuous-v0 has 2 and 1",
         ),
-        (["runs/latest/policy.safetensors"], "is a policy in compact form; export it first: edgerl export"),
+        (["garbage.safetensors"], "garbage.safetensors is no edgerl tensor file"),
         (["no.onnx"], "no.onnx is not there; name a policy file or a run folder"),
         (["garbage.onnx"], "garbage.onnx is no ONNX model"),
         (["--seed", "-1"], "Invalid value for '--seed'"),
@@ -109,6 +109,7 @@ def test_an_outdated_export_is_noted(edgerl: Run, model: Path) -> None:
 )
 def test_bad_input_is_one_line(edgerl: Run, arguments: list[str], message: str) -> None:
     Path("garbage.onnx").write_bytes(b"garbage")
+    Path("garbage.safetensors").write_bytes(b"garbage")
     code, out, err = edgerl("run", *arguments)
     assert (code, out) == (2, "")
     assert message in err.splitlines()[-1]
@@ -122,11 +123,47 @@ def test_a_model_that_names_no_environment_needs_one(edgerl: Run, tmp_path: Path
     assert edgerl("run", "m.onnx", "--env", "Pendulum-v1", "--seconds", "0.02")[0] == 0
 
 
-def test_a_run_without_an_export_names_the_command(edgerl: Run, model: Path) -> None:
+def test_the_compact_policy_runs_without_an_export(edgerl: Run, model: Path) -> None:
     model.unlink()
+    code, out, err = edgerl("run", "--rate", "500", "--seconds", "0.1", "--json")
+    assert code == 0
+    assert err == f"using {Path('runs/first/policy.safetensors')}\n"
+    assert json.loads(out)["environment"] == "Pendulum-v1"
+
+
+def test_both_engines_act_alike(edgerl: Run, model: Path) -> None:
+    """Pendulum is not chaotic over so few steps: equal actions give equal returns."""
+    reports = []
+    for path in (model, model.with_name("policy.safetensors")):
+        code, out, _ = edgerl("run", path, "--rate", "500", "--seconds", "0.1", "--seed", "3", "--json")
+        assert code == 0
+        reports.append(json.loads(out))
+    if any(report["missed_deadlines"] or report["skipped_ticks"] for report in reports):
+        pytest.skip("this machine was too busy: a fallback was sent")
+    assert reports[0]["unfinished_episode"] == pytest.approx(reports[1]["unfinished_episode"], rel=1e-3)
+
+
+def test_a_run_without_a_policy_names_the_command(edgerl: Run, model: Path) -> None:
+    model.unlink()
+    model.with_name("policy.safetensors").unlink()
     code, _, err = edgerl("run")
     assert code == 2
-    assert "holds no policy.onnx; export one: edgerl export --format onnx" in err
+    assert "holds no policy.safetensors or policy.onnx; train one: edgerl train" in err
+
+
+def test_without_the_engine_one_line_says_how_to_get_it(
+    edgerl: Run, model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from edgerl.edge import library
+
+    library.library.cache_clear()
+    monkeypatch.setattr(library, "LIBRARY", tmp_path / "absent.so")
+    code, out, err = edgerl("run", model.with_name("policy.safetensors"))
+    library.library.cache_clear()
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert "the native engine is missing: edgerl was installed without a C compiler" in err
+    assert "apt-get install gcc" in err
 
 
 def test_a_file_does_not_choose_the_code_that_runs(edgerl: Run, tmp_path: Path) -> None:

@@ -50,12 +50,19 @@ def test_every_option_reaches_the_run(edgerl: Run) -> None:
         "--method": "static-td3",
         "--sparsity": "0.3",
         "--block": "4",
+        "--actor-sparsity": "0.4",
+        "--critic-sparsity": "0.6",
+        "--distribution": "uniform",
+        "--output-layer": "sparse",
         "--growth": "gradient",
+        "--drop-schedule": "cosine",
         "--n-step": "3",
+        "--n-step-delay": "5",
         "--seed": "7",
         "--policy": "best",
         "--threads": "1",
         "--device": "cpu",
+        "--engine": "torch",
     }
     code, _, _ = edgerl("train", *SMALL, "--normalize", "--out", "here", *[w for o in options.items() for w in o])
     config = json.loads(Path("here/config.json").read_text())
@@ -65,7 +72,10 @@ def test_every_option_reaches_the_run(edgerl: Run) -> None:
     network = config["network"]
     assert (network["method"], network["sparsity"], network["block"]) == ("static-td3", 0.3, 4)
     assert network["hidden"] == [16, 16]
-    assert (config["evolution"]["growth"], config["td3"]["n_step"]) == ("gradient", 3)
+    assert (network["actor_sparsity"], network["critic_sparsity"]) == (0.4, 0.6)
+    assert (network["distribution"], network["output_layer"]) == ("uniform", "sparse")
+    assert (config["evolution"]["growth"], config["evolution"]["drop_schedule"]) == ("gradient", "cosine")
+    assert (config["td3"]["n_step"], config["td3"]["n_step_delay"], config["engine"]) == (3, 5, "torch")
     assert (config["schedule"]["steps"], config["schedule"]["checkpoint_interval"]) == (120, 40)
 
 
@@ -89,6 +99,14 @@ def test_every_option_reaches_the_run(edgerl: Run) -> None:
         (["--hidden", "a,b"], "--hidden is 'a,b'; expected whole numbers with commas"),
         (["--preset", "slow"], "preset 'slow' is unknown; expected paper or quick"),
         (["--method", "ppo"], "method is 'ppo'; expected td3, static-td3, ds-td3"),
+        (["--distribution", "flat"], "distribution is 'flat'; expected er, uniform"),
+        (["--output-layer", "sparse", "--lambda1", "7"], "output_layer sparse and lambda1/lambda2 were both given"),
+        (["--actor-sparsity", "1"], "actor_sparsity is 1.0; expected a number in [0, 1)"),
+        (["--critic-sparsity", "0.999"], "sparsity 0.999 is impossible for 23-256-256-1"),
+        (["--drop-schedule", "late"], "drop_schedule is 'late'; expected constant, cosine"),
+        (["--n-step-delay", "-1"], "n_step_delay is -1; expected a whole number in [0, 1000000000000]"),
+        (["--engine", "fast"], "engine is 'fast'; expected auto, native, torch"),
+        (["--engine", "native", "--device", "cuda"], "engine native runs on the CPU, and device is cuda; use --device"),
         (["--device", "cuda"], "device is cuda, but this PyTorch sees none; use --device cpu"),
         (["--resume", "nowhere"], "nowhere is no run folder"),
         (["--resume", "run", "--seed", "3"], "--resume takes everything from the run; leave out all other options"),

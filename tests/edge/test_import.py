@@ -22,7 +22,7 @@ def test_the_package_itself_loads_nothing() -> None:
     assert not loaded_by("import edgerl.edge") & (HEAVY | {"numpy", "safetensors"})
 
 
-@pytest.mark.parametrize("name", ["ControlLoop", "ControlStatistics", "OnnxPolicy"])
+@pytest.mark.parametrize("name", ["ControlLoop", "ControlStatistics", "OnnxPolicy", "Policy"])
 def test_its_names_load_no_more_than_numpy_and_safetensors(name: str) -> None:
     loaded = loaded_by(f"from edgerl.edge import {name}")
     assert not loaded & HEAVY
@@ -34,4 +34,4 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
     with pytest.raises(AttributeError, match=r"module 'edgerl\.edge' has no attribute 'Nothing'"):
         _ = edgerl.edge.Nothing
-    assert {"ControlLoop", "OnnxPolicy"} <= set(dir(edgerl.edge))
+    assert {"ControlLoop", "OnnxPolicy", "Policy"} <= set(dir(edgerl.edge))

@@ -1,16 +1,18 @@
 """DS-TD3 once more, in float64 numpy and as plainly as possible: the source that the PyTorch engine is compared with.
 
 Backpropagation by hand, Adam by its paper, sorting instead of selecting, Python loops over connections. It shares only
-the generator with the engine.
+the generator and two data types with the engine.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from edgerl.edge.replay import Batch, Boundary
 from edgerl.training.random import Draws, Network, Purpose
 
 Array = np.ndarray[Any, Any]
@@ -148,6 +150,28 @@ def floyd(words: list[int], population: int) -> list[int]:
     return sorted(chosen)
 
 
+@dataclass
+class Transition:
+    """One step as the environment gave it."""
+
+    observation: Array
+    action: Array
+    reward: float
+    following: Array
+    boundary: Boundary
+
+
+def window(steps: Sequence[Transition], discount: float) -> tuple[Array, Array, float, Array, float]:
+    """Observation, action, return, last observation and its discount, of steps up to the first boundary."""
+    total, factor = 0.0, 1.0
+    for step in steps:
+        total += factor * step.reward
+        factor *= discount
+        if step.boundary != Boundary.CONTINUES:
+            break
+    return steps[0].observation, steps[0].action, total, step.following, factor * (step.boundary != Boundary.TERMINATED)
+
+
 class Oracle:
     """The whole agent; `update` takes a batch and the noise that the engine drew."""
 
@@ -167,6 +191,20 @@ class Oracle:
             networks.append(OracleNetwork(weights, biases, masks, agent.config.network.block, network))
         self.actor, *self.critics = networks
 
+    def batch(self, transitions: Sequence[Transition], starts: Sequence[int]) -> Batch:
+        """The windows of the next update that begin at `starts`, oldest transition first."""
+        td3 = self.config.td3
+        length = 1 if self.updates < td3.n_step_delay else td3.n_step
+        windows = [window(transitions[start : start + length], td3.discount) for start in starts]
+        return Batch(*(np.array(part) for part in zip(*windows, strict=True)))
+
+    def drop_fraction(self) -> float:
+        evolution, schedule = self.config.evolution, self.config.schedule
+        if evolution.drop_schedule == "constant":
+            return float(evolution.drop_fraction)
+        share = self.updates / (schedule.steps - schedule.start_steps)
+        return float(evolution.drop_fraction * (1 + np.cos(np.pi * share)) / 2)
+
     def update(self, batch: Any, noise: Array) -> None:
         td3, evolution = self.config.td3, self.config.evolution
         self.updates += 1
@@ -185,7 +223,7 @@ class Oracle:
             critic.step(weight_gradients, bias_gradients, td3.learning_rate, td3.weight_decay)
             if dynamic and self.updates % evolution.evolution_interval == 0:
                 grown = weight_gradients if evolution.growth == "gradient" else None
-                critic.evolve(evolution.drop_fraction, self.updates, self.draws, grown)
+                critic.evolve(self.drop_fraction(), self.updates, self.draws, grown)
                 self.actor_due = True
         if self.updates % td3.policy_delay == 0:
             self._update_actor(state)
@@ -204,5 +242,5 @@ class Oracle:
         self.actor.step(weight_gradients, bias_gradients, td3.learning_rate, td3.weight_decay)
         if self.actor_due:
             grown = weight_gradients if evolution.growth == "gradient" else None
-            self.actor.evolve(evolution.drop_fraction, self.updates, self.draws, grown)
+            self.actor.evolve(self.drop_fraction(), self.updates, self.draws, grown)
             self.actor_due = False

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from edgerl.edge.replay import Batch
+from edgerl import train
+from edgerl.edge.replay import Batch, Boundary, Replay
 from edgerl.errors import ConfigError
 from edgerl.training.agent import Agent
-from edgerl.training.config import Config, make_config
+from edgerl.training.config import Config, make_config, n_step_at
 from edgerl.training.topology import expand
 
-from .oracle import Oracle
+from .oracle import Oracle, Transition
 
 N, M = 5, 3
 
@@ -47,8 +48,25 @@ def _batch(generator: np.random.Generator, size: int, scale: float = 1.0) -> Bat
         {"method": "ds-td3", "block": 4, "growth": "gradient"},
         {"method": "ds-td3", "policy_delay": 3, "evolution_interval": 4},
         {"method": "ds-td3", "sparsity": 0.8, "drop_fraction": 0.5, "hidden": (33, 7, 9)},
+        {"drop_schedule": "cosine", "drop_fraction": 0.5, "steps": 100, "start_steps": 30},
+        {
+            "drop_schedule": "cosine",
+            "steps": 90,
+            "start_steps": 30,
+            "block": 4,
+            "policy_delay": 3,
+            "drop_fraction": 0.9,
+        },
+        {"output_layer": "sparse", "drop_fraction": 0.3},
+        {"output_layer": "sparse", "sparsity": 0.8, "block": 4, "drop_fraction": 0.3},
+        {"output_layer": "sparse", "method": "static-td3"},
+        {"distribution": "uniform", "sparsity": 0.7},
+        {"distribution": "uniform", "output_layer": "sparse", "growth": "gradient", "drop_fraction": 0.3},
+        {"distribution": "uniform", "output_layer": "sparse", "growth": "gradient", "block": 4, "drop_fraction": 0.3},
+        {"actor_sparsity": 0.8, "critic_sparsity": 0.3},
+        {"actor_sparsity": 0.0, "block": 4},
     ],
-    ids=lambda options: "-".join(map(str, options.values())),
+    ids=lambda options: "-".join(f"{name}={value}" for name, value in options.items()),
 )
 def test_sixty_updates_equal_the_oracle(options: dict[str, Any]) -> None:
     agent = Agent(_config(**options), N, M, dtype=torch.float64)
@@ -57,6 +75,10 @@ def test_sixty_updates_equal_the_oracle(options: dict[str, Any]) -> None:
         batch, noise = _batch(generator, 16), agent.target_noise()
         agent.update(batch)
         oracle.update(batch, noise)
+    _assert_equal(agent, oracle)
+
+
+def _assert_equal(agent: Agent, oracle: Oracle) -> None:
     for (name, network), expected in zip(agent.networks, (oracle.actor, *oracle.critics), strict=True):
         for layer, parameter in enumerate(expected.weights):
             where = f"{name} layer {layer}"
@@ -72,10 +94,76 @@ def test_sixty_updates_equal_the_oracle(options: dict[str, Any]) -> None:
             np.testing.assert_allclose(target_bias, expected.biases[layer].target, rtol=0, atol=1e-9)
 
 
+def _transitions(generator: np.random.Generator, count: int) -> list[Transition]:
+    """With rewards of eighths: their sums at a discount of a half are the same in float32 and float64."""
+    kinds = [Boundary.CONTINUES] * 7 + [Boundary.TERMINATED, Boundary.TRUNCATED, Boundary.GAP]
+    return [
+        Transition(
+            observation=generator.normal(size=N).astype(np.float32),
+            action=generator.uniform(-1, 1, M).astype(np.float32),
+            reward=int(generator.integers(-16, 17)) / 8,
+            following=generator.normal(size=N).astype(np.float32),
+            boundary=kinds[generator.integers(len(kinds))],
+        )
+        for _ in range(count)
+    ]
+
+
+@pytest.mark.parametrize("delay", [0, 25, 1000])
+def test_sixty_updates_on_n_step_returns_equal_the_oracle(delay: int) -> None:
+    agent = Agent(_config(n_step=3, n_step_delay=delay, discount=0.5), N, M, dtype=torch.float64)
+    oracle, generator = Oracle(agent), np.random.default_rng(12)
+    transitions, replay = _transitions(generator, 70), Replay(None, N, M, 50)
+    for t in transitions:
+        replay.append(t.observation, t.action, t.reward, t.following, t.boundary)
+    for update in range(1, 61):
+        starts, noise = generator.integers(0, 50, 16), agent.target_noise()
+        agent.update(replay.sample(starts, 0.5, n_step_at(agent.config.td3, update)))
+        oracle.update(oracle.batch(transitions[-50:], starts.tolist()), noise)
+    _assert_equal(agent, oracle)
+
+
+def test_n_step_returns_begin_after_their_delay(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths: list[int] = []
+    sample = Replay.sample
+
+    def recorded(self: Replay, indices: Any, discount: float, n_step: int = 1) -> Batch:
+        lengths.append(n_step)
+        return sample(self, indices, discount, n_step)
+
+    monkeypatch.setattr(Replay, "sample", recorded)
+    schedule = {"steps": 60, "start_steps": 40, "evaluation_episodes": 1, "replay_capacity": 100}
+    train("robots:robot", engine="torch", hidden=(8,), batch_size=4, n_step=3, n_step_delay=5, **schedule)
+    assert lengths == [1] * 5 + [3] * 15
+
+
+def test_the_cosine_schedule_drops_less_and_less() -> None:
+    options = {"drop_schedule": "cosine", "drop_fraction": 0.8, "evolution_interval": 1, "block": 4}
+    agent = Agent(_config(hidden=(16, 20), sparsity=0.6, steps=120, start_steps=100, **options), N, M)
+    generator, network = np.random.default_rng(13), agent.critics[0]
+    for update in range(1, 20):
+        before = network.masks[1].copy()
+        agent.update(_batch(generator, 16))
+        dropped = before & ~network.masks[1]
+        assert dropped.sum() == int(before.sum() * 0.8 * (1 + np.cos(np.pi * update / 20)) / 2 + 0.5)
+
+
+def test_a_sparse_output_layer_evolves_and_a_dense_one_does_not() -> None:
+    generator = np.random.default_rng(14)
+    for output_layer, layers in (("sparse", [0, 1, 2]), ("dense", [0, 1])):
+        agent = Agent(_config(output_layer=output_layer, distribution="uniform", drop_fraction=0.3), N, M)
+        assert all(network.sparse_layers == layers for _, network in agent.networks)
+        before = {layer: mask.copy() for layer, mask in agent.actor.masks.items()}
+        for _ in range(8):
+            agent.update(_batch(generator, 16))
+        assert all(not np.array_equal(before[layer], mask) for layer, mask in agent.actor.masks.items())
+
+
 @pytest.mark.parametrize("block", [1, 4])
 @pytest.mark.parametrize("growth", ["random", "gradient"])
-def test_counts_stay_and_everything_absent_is_zero(block: int, growth: str) -> None:
-    agent = Agent(_config(block=block, growth=growth, drop_fraction=0.3), N, M)
+@pytest.mark.parametrize("output_layer", ["dense", "sparse"])
+def test_counts_stay_and_everything_absent_is_zero(block: int, growth: str, output_layer: str) -> None:
+    agent = Agent(_config(block=block, growth=growth, output_layer=output_layer, drop_fraction=0.3), N, M)
     generator = np.random.default_rng(2)
     planned = {name: network.connections() for name, network in agent.networks}
     for _ in range(50):

@@ -15,8 +15,10 @@ from edgerl.training.config import (
     NetworkConfig,
     ScheduleConfig,
     TD3Config,
+    drop_fraction_at,
     from_json,
     make_config,
+    n_step_at,
     option_names,
     plan_networks,
     to_json,
@@ -62,6 +64,42 @@ def test_one_lambda_alone_leaves_the_other_to_the_paper() -> None:
     assert (second.lambda1, second.lambda2) == (7.0, 32.0)
 
 
+@pytest.mark.parametrize(
+    ("options", "sparsities"),
+    [
+        ({"distribution": "uniform"}, (0.5, None, None)),
+        ({"output_layer": "sparse"}, (0.5, None, None)),
+        ({"actor_sparsity": 0.9}, (0.5, 0.9, None)),
+        ({"critic_sparsity": 0.3}, (0.5, None, 0.3)),
+        ({"actor_sparsity": 0.9, "critic_sparsity": 0.3}, (None, 0.9, 0.3)),
+        ({"actor_sparsity": 0.9, "sparsity": 0.7}, (0.7, 0.9, None)),
+    ],
+)
+def test_what_only_a_sparsity_can_follow_leaves_the_papers_lambdas_out(
+    options: dict[str, Any], sparsities: tuple[float | None, ...]
+) -> None:
+    network = make_config(**options).network
+    assert (network.lambda1, network.lambda2) == (None, None)
+    assert (network.sparsity, network.actor_sparsity, network.critic_sparsity) == sparsities
+
+
+@pytest.mark.parametrize("update", [1, 10, 99, 100])
+def test_a_constant_schedule_drops_the_same_share(update: int) -> None:
+    assert drop_fraction_at(EvolutionConfig(drop_fraction=0.3), update, 100) == 0.3
+
+
+def test_the_cosine_schedule_ends_with_the_run() -> None:
+    config = EvolutionConfig(drop_fraction=0.4, drop_schedule="cosine")
+    shares = [drop_fraction_at(config, update, 300) for update in (1, 100, 150, 200, 300)]
+    assert shares == pytest.approx([0.4, 0.3, 0.2, 0.1, 0], abs=2e-5)
+    assert shares[-1] == 0
+
+
+def test_n_step_returns_begin_after_their_delay() -> None:
+    assert [n_step_at(TD3Config(n_step=3, n_step_delay=2), update) for update in (1, 2, 3, 4)] == [1, 1, 3, 3]
+    assert n_step_at(TD3Config(n_step=3), 1) == 3
+
+
 def test_quick_is_at_most_thirty_thousand_steps_of_the_same_algorithm() -> None:
     quick, paper = make_config("quick"), make_config()
     assert quick.schedule.steps <= 30_000
@@ -86,12 +124,32 @@ def test_quick_is_at_most_thirty_thousand_steps_of_the_same_algorithm() -> None:
         ({"block": 2}, r"block is 2; expected 1 \(the paper's\) or 4"),
         ({"method": "sac"}, r"method is 'sac'; expected td3, static-td3, ds-td3"),
         ({"growth": "magic"}, "growth is 'magic'; expected random, gradient"),
+        ({"drop_schedule": "linear"}, "drop_schedule is 'linear'; expected constant, cosine"),
+        ({"distribution": "erk"}, "distribution is 'erk'; expected er, uniform"),
+        ({"output_layer": "none"}, "output_layer is 'none'; expected dense, sparse"),
+        ({"engine": "c"}, "engine is 'c'; expected auto, native, torch"),
+        ({"engine": "native", "device": "cuda"}, "engine native runs on the CPU, and device is cuda; use --device cpu"),
+        ({"actor_sparsity": 1.0}, r"actor_sparsity is 1\.0; expected a number in \[0, 1\)"),
+        ({"critic_sparsity": "half"}, r"critic_sparsity is half; expected a number in \[0, 1\)"),
+        ({"n_step_delay": -1}, "n_step_delay is -1; expected a whole number"),
+        ({"n_step_delay": 1.5}, r"n_step_delay is 1\.5; expected a whole number"),
         ({"policy": "worst"}, "policy is 'worst'; expected last, best"),
         ({"device": "tpu"}, "device is 'tpu'; expected cpu, cuda"),
         ({"normalize": "yes"}, "normalize is 'yes'; expected bool"),
         ({"method": "td3", "sparsity": 0.5}, "method td3 is dense and takes no sparsity"),
+        ({"method": "td3", "actor_sparsity": 0.5}, "method td3 is dense and takes no sparsity"),
+        ({"method": "td3", "critic_sparsity": 0.5}, "method td3 is dense and takes no sparsity"),
         ({"method": "td3", "block": 4}, "method td3 is dense and has no blocks"),
-        ({"sparsity": 0.5, "lambda1": 7.0, "lambda2": 64.0}, "sparsity and lambda1/lambda2 were both given"),
+        ({"method": "td3", "distribution": "uniform"}, "method td3 is dense and has no distribution of connections"),
+        ({"method": "td3", "output_layer": "sparse"}, "method td3 is dense and has no sparse output layer"),
+        ({"sparsity": 0.5, "lambda1": 7.0, "lambda2": 64.0}, "^sparsity and lambda1/lambda2 were both given"),
+        ({"actor_sparsity": 0.5, "lambda1": 7.0}, "^actor_sparsity and lambda1/lambda2 were both given; expected one"),
+        ({"critic_sparsity": 0.5, "lambda2": 64.0}, "^critic_sparsity and lambda1/lambda2 were both given"),
+        (
+            {"distribution": "uniform", "lambda1": 7.0, "lambda2": 64.0},
+            "^distribution uniform and lambda1/lambda2 were",
+        ),
+        ({"output_layer": "sparse", "lambda1": 7.0, "lambda2": 64.0}, "^output_layer sparse and lambda1/lambda2 were"),
         ({"lambda1": 7.0}, "only one of lambda1 and lambda2 was given"),
         ({"replay_capacity": 3, "n_step": 3}, "replay_capacity is 3; expected more than n_step"),
         ({"sede": 3}, r"option 'sede' is unknown; did you mean seed\?"),
@@ -122,6 +180,10 @@ def test_every_number_has_a_unit_a_range_and_a_source() -> None:
 def test_a_configuration_goes_through_json_unchanged() -> None:
     config = make_config(environment="Ant-v5", seed=2**64 - 1, hidden=(300, 20), sparsity=0.75, normalize=True)
     assert from_json(json.loads(to_json(config)), "here") == config
+    config = make_config(actor_sparsity=0.9, critic_sparsity=0.3, output_layer="sparse", distribution="uniform")
+    assert from_json(json.loads(to_json(config)), "here") == config
+    config = make_config(method="td3", n_step=3, n_step_delay=1000, drop_schedule="cosine", engine="torch")
+    assert from_json(json.loads(to_json(config)), "here") == config
 
 
 @pytest.mark.parametrize(
@@ -132,7 +194,17 @@ def test_a_configuration_goes_through_json_unchanged() -> None:
         (lambda data: data["td3"].update(discount=2.0), r"here: discount is 2\.0; expected a number in \[0, 1\]"),
         (lambda data: data["schedule"].update(steps="many"), "here: steps is many; expected a whole number"),
         (lambda data: data.update(schedule=[]), "here: schedule has not the keys"),
-        (lambda data: data["network"].update(lambda1=None, lambda2=None), "here: neither sparsity nor lambda1"),
+        (
+            lambda data: data["network"].update(lambda1=None, lambda2=None),
+            "here: neither lambda1 and lambda2 nor a sparsity of both networks is there",
+        ),
+        (
+            lambda data: data["network"].update(lambda1=None, lambda2=None, actor_sparsity=0.5),
+            "here: neither lambda1 and lambda2 nor a sparsity of both networks is there",
+        ),
+        (lambda data: data.pop("engine"), r"here: config has not the keys of this version .*engine"),
+        (lambda data: data["network"].update(distribution=[]), r"here: distribution is \(\); expected er, uniform"),
+        (lambda data: data["network"].update(output_layer="sparse"), "here: output_layer sparse and lambda1/lambda2"),
         (lambda data: data.update(environment=3), "here: environment is 3; expected str"),
     ],
 )
@@ -157,3 +229,25 @@ def test_plans_follow_the_method() -> None:
     actor, critic = plan_networks(make_config(method="td3").network, 17, 6)
     assert sum(p.connections for p in actor) == 71424
     assert sum(p.connections for p in critic) == 71680
+
+
+def test_each_network_has_its_own_sparsity() -> None:
+    actor, critic = plan_networks(make_config(actor_sparsity=0.9, sparsity=0.25).network, 17, 6)
+    assert abs(sum(p.connections for p in actor) - 0.1 * 71424) <= 2
+    assert abs(sum(p.connections for p in critic) - 0.75 * 71680) <= 2
+    dense, half = plan_networks(make_config(actor_sparsity=0.0).network, 17, 6)
+    assert all(p.is_dense for p in dense)
+    assert abs(sum(p.connections for p in half) - 0.5 * 71680) <= 2
+
+
+def test_the_output_layer_is_dense_unless_it_is_asked_to_be_sparse() -> None:
+    for options, connections in (({}, 1536), ({"output_layer": "sparse"}, 154)):
+        actor, _ = plan_networks(make_config(sparsity=0.9, distribution="uniform", **options).network, 17, 6)
+        assert actor[-1].connections == connections
+
+
+def test_an_impossible_sparsity_of_one_network_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"sparsity 0\.99 is impossible for 17-256-256-6.* expected at most 0\.9784"):
+        plan_networks(make_config(actor_sparsity=0.99).network, 17, 6)
+    actor, _ = plan_networks(make_config(actor_sparsity=0.99, output_layer="sparse").network, 17, 6)
+    assert abs(sum(p.connections for p in actor) - 0.01 * 71424) <= 3

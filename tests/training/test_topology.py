@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,9 @@ from hypothesis import strategies as st
 from edgerl.errors import ConfigError
 from edgerl.training.random import Draws, Network
 from edgerl.training.topology import (
+    Distribution,
     LayerPlan,
+    OutputLayer,
     block_magnitude,
     draw_mask,
     expand,
@@ -64,20 +68,33 @@ def test_lambda_that_leaves_no_connection_is_refused() -> None:
     st.lists(st.integers(1, 70), min_size=3, max_size=5),
     st.floats(0, 0.999),
     st.sampled_from([1, 4]),
+    st.sampled_from(["er", "uniform"]),
+    st.sampled_from(["dense", "sparse"]),
 )
-def test_sparsity_is_reached_or_refused(widths: list[int], sparsity: float, block: int) -> None:
+def test_sparsity_is_reached_or_refused(
+    widths: list[int], sparsity: float, block: int, distribution: Distribution, output_layer: OutputLayer
+) -> None:
+    options: dict[str, Any] = {"distribution": distribution, "output_layer": output_layer}
     sizes = [n * m for n, m in pairwise(widths)]
-    total = sum(sizes)
-    least = sum(min(block, m) for m in widths[1:-1])
-    if (1 - sparsity) * total - sizes[-1] < least:
-        with pytest.raises(ConfigError, match="expected at most"):
-            plan_by_sparsity(widths, sparsity, block)
+    total, dense = sum(sizes), sizes[-1] if output_layer == "dense" else 0
+    sparse_widths = widths[1:-1] if dense else widths[1:]
+    if (1 - sparsity) * total - dense < sum(min(block, m) for m in sparse_widths):
+        with pytest.raises(ConfigError, match="expected at most") as refused:
+            plan_by_sparsity(widths, sparsity, block, **options)
+        highest = re.search(r"at most ([\d.e-]+)", str(refused.value))
+        assert highest is not None
+        plan_by_sparsity(widths, max(0.0, float(highest[1].rstrip(".")) - 1e-9), block, **options)
         return
-    plans = plan_by_sparsity(widths, sparsity, block)
+    plans = plan_by_sparsity(widths, sparsity, block, **options)
     rounding = sum(p.block for p in plans)
     assert abs(sum(p.connections for p in plans) - (1 - sparsity) * total) <= rounding
-    assert plans[-1].is_dense
-    assert all(0 <= p.connections <= p.n_inputs * p.n_outputs for p in plans)
+    assert all(1 <= p.connections <= p.n_inputs * p.n_outputs for p in plans)
+    if output_layer == "dense":
+        assert plans[-1].is_dense
+    if distribution == "uniform":
+        density = ((1 - sparsity) * total - dense) / (total - dense)
+        sparse = plans[: len(sparse_widths)]
+        assert all(abs(p.connections - density * p.n_inputs * p.n_outputs) <= block for p in sparse)
 
 
 def test_one_epsilon_with_a_layer_that_is_capped() -> None:
@@ -86,10 +103,48 @@ def test_one_epsilon_with_a_layer_that_is_capped() -> None:
     assert [p.connections for p in plans] == [24, 40, 8]
 
 
+@pytest.mark.parametrize(
+    ("widths", "sparsity", "options", "expected"),
+    [
+        # 40 of 128 weights: ε = 40 / (12 + 16 + 12) = 1
+        ((4, 8, 8, 4), 1 - 40 / 128, {"output_layer": "sparse"}, [12, 16, 12]),
+        # 48 of 96: ε = 48 / 36 gives the output layer 12 of 8: it is dense, and ε = 40 / 27 gives 16.3 and 23.7
+        ((3, 8, 8, 1), 0.5, {"output_layer": "sparse"}, [16, 24, 8]),
+        # 80 of 128, 32 of them dense: half of the others
+        ((4, 8, 8, 4), 0.375, {"distribution": "uniform"}, [16, 32, 32]),
+        ((4, 8, 8, 4), 0.75, {"distribution": "uniform", "output_layer": "sparse"}, [8, 16, 8]),
+        ((4, 8, 8, 4), 0.0, {"distribution": "uniform", "output_layer": "sparse"}, [32, 64, 32]),
+        ((4, 8, 8, 4), 0.0, {"output_layer": "sparse"}, [32, 64, 32]),
+    ],
+)
+@pytest.mark.parametrize("block", [1, 4])
+def test_distributions_and_output_layers_by_hand(
+    widths: tuple[int, ...], sparsity: float, options: dict[str, Any], expected: list[int], block: int
+) -> None:
+    assert [p.connections for p in plan_by_sparsity(widths, sparsity, block, **options)] == expected
+
+
+def test_a_sparse_output_layer_narrower_than_a_block_has_narrow_blocks() -> None:
+    *_, output = plan_by_sparsity((4, 8, 8, 3), 0.75, 4, distribution="uniform", output_layer="sparse")
+    assert (output.full_blocks, output.narrow_blocks, output.connections) == (0, 2, 6)
+
+
+@pytest.mark.parametrize(("block", "expected"), [(1, [9, 1, 1]), (4, [8, 1, 1])])
+def test_a_layer_rounded_down_to_nothing_has_one_block(block: int, expected: list[int]) -> None:
+    # 10.1 of 10101 weights, 1 of them dense: a uniform density of 0.0009 leaves the second layer 0.09 connections.
+    plans = plan_by_sparsity((100, 100, 1, 1), 0.999, block, distribution="uniform")
+    assert [p.connections for p in plans] == expected
+
+
 def test_impossible_sparsity_names_the_highest() -> None:
-    with pytest.raises(ConfigError, match=r"alone has 1536 of 71424 weights; expected at most 0.9784"):
+    with pytest.raises(
+        ConfigError, match=r"alone has 1536 of 71424 weights; expected at most 0\.9784, or --output-layer sparse"
+    ):
         plan_by_sparsity((17, 256, 256, 6), 0.99, 1)
     assert plan_by_sparsity((17, 256, 256, 6), 0.9784, 1)
+    with pytest.raises(ConfigError, match=r"one block in each layer makes 3 of 128 weights; expected at most 0\.9765$"):
+        plan_by_sparsity((4, 8, 8, 4), 0.99, 1, output_layer="sparse")
+    assert plan_by_sparsity((4, 8, 8, 4), 0.9765, 1, output_layer="sparse")
 
 
 def test_blocks_of_a_layer_that_is_no_multiple_of_four() -> None:

@@ -1,0 +1,250 @@
+/* edgerl: sparse reinforcement-learning policies on small machines.
+ *
+ * Freestanding C11: no malloc, no stdio, no libm, no mutable globals. The caller owns all memory: it asks how many bytes
+ * an arena needs, provides them aligned to EDGERL_ALIGNMENT, and may copy, move or map them as bytes between two calls,
+ * since an arena holds offsets and never pointers; on another machine only if that has the same instruction sets. An
+ * arena belongs to one thread at a time: calls write in it. It is trusted: only what a configuration says is checked.
+ *
+ * Functions return a status; where it is not EDGERL_OK, nothing was written. Numbers are the machine's own float32 and
+ * integers; the shapes of arrays stand beside them in brackets, last index fastest.
+ */
+#ifndef EDGERL_H
+#define EDGERL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define EDGERL_ALIGNMENT 64u    /* bytes; of an arena */
+#define EDGERL_MAX_LAYERS 64u   /* affine layers of one network */
+#define EDGERL_MAX_UNITS 65536u /* inputs or outputs of one layer: indices have 16 bits */
+
+/* name, value, what it means */
+#define EDGERL_STATUS_LIST(X)                                                               \
+    X(EDGERL_OK, 0, "done")                                                                 \
+    X(EDGERL_BAD_ARGUMENT, 1, "a pointer is null, or a number is out of its range")         \
+    X(EDGERL_BAD_SHAPE, 2, "a layer is empty or too wide, or two layers do not fit")        \
+    X(EDGERL_BAD_INDEX, 3, "an index is out of range, not increasing, or there are too many") \
+    X(EDGERL_NOT_FINITE, 4, "a weight, a bias or a scale is NaN or infinite")               \
+    X(EDGERL_ARENA_TOO_SMALL, 5, "the arena has too few bytes")                             \
+    X(EDGERL_ARENA_MISALIGNED, 6, "the arena is not aligned to 64 bytes")                   \
+    X(EDGERL_ARENA_INVALID, 7, "the arena holds no policy")                                 \
+    X(EDGERL_TOO_LARGE, 8, "the arena would have more bytes than this machine can address")
+
+typedef enum edgerl_status {
+#define EDGERL_STATUS_VALUE(name, value, text) name = value,
+    EDGERL_STATUS_LIST(EDGERL_STATUS_VALUE)
+#undef EDGERL_STATUS_VALUE
+} edgerl_status;
+
+/* What a status means, in English; never null. */
+const char *edgerl_status_text(int32_t status);
+
+/* Instruction sets, each including those before it. */
+typedef enum edgerl_isa {
+    EDGERL_ISA_NAIVE = 0,    /* plain C, the reference that all others are compared with */
+    EDGERL_ISA_BASELINE = 1, /* vectors of four: SSE2 on x86-64, NEON on aarch64, scalar code elsewhere */
+    EDGERL_ISA_AVX2 = 2,     /* with FMA */
+    EDGERL_ISA_AVX512 = 3    /* F, VL, DQ and BW */
+} edgerl_isa;
+
+/* The best instruction set that this processor has. */
+int32_t edgerl_isa_best(void);
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * Policy: one observation to one action.
+ *
+ *     normalised = (observation - mean) * scale          (where they are given)
+ *     action     = centre + half_range * tanh(W_L relu(... relu(W_1 normalised + b_1) ...) + b_L)
+ */
+
+/* How a layer's weights lie in the arena. Each is by input, and skips the inputs that are zero, as ReLU leaves half. */
+typedef enum edgerl_layout {
+    EDGERL_DENSE_COLUMNS = 0,  /* every weight: an input's column is added to all outputs */
+    EDGERL_SPARSE_COLUMNS = 1, /* the connections of each input, with 16-bit output indices */
+    EDGERL_BLOCK_COLUMNS = 2   /* the blocks of four outputs that an input is connected to: one index each */
+} edgerl_layout;
+
+/* One affine layer as the compact file has it (docs/format.md). */
+typedef struct edgerl_layer {
+    uint32_t n_inputs;
+    uint32_t n_outputs;
+    uint32_t block;             /* outputs per block, 1 or 4; of a dense layer: 1 */
+    uint32_t n_blocks;          /* of a dense layer: 0 */
+    int32_t layout;             /* an edgerl_layout: how to keep it, however it comes */
+    const float *values;        /* dense: [n_outputs][n_inputs]; sparse: [n_blocks][block], where a last, narrower block
+                                   is padded */
+    const uint16_t *columns;    /* [n_blocks], strictly increasing in each block row; of a dense layer: null */
+    const uint32_t *row_starts; /* [ceil(n_outputs / block) + 1]: block row r has blocks row_starts[r] up to
+                                   row_starts[r + 1]; of a dense layer: null */
+    const float *bias;          /* [n_outputs] */
+} edgerl_layer;
+
+typedef struct edgerl_policy_config {
+    uint32_t n_layers;
+    int32_t isa; /* an edgerl_isa: the best one to use; a processor that lacks it uses the best it has */
+    const edgerl_layer *layers;
+    const float *mean;       /* [n_observations], or null */
+    const float *scale;      /* [n_observations], or null; both or neither */
+    const float *centre;     /* [n_actions] */
+    const float *half_range; /* [n_actions] */
+} edgerl_policy_config;
+
+/* Bytes of the arena that `config` needs, into *bytes. Checks everything: what passes here can be built and run. */
+int32_t edgerl_policy_bytes(const edgerl_policy_config *config, size_t *bytes);
+
+/* Build the policy in `arena` of `bytes` bytes; nothing of `config` is needed afterwards. */
+int32_t edgerl_policy_init(const edgerl_policy_config *config, void *arena, size_t bytes);
+
+/* observation [n_observations] -> action [n_actions], each within centre ± half_range. Every action is NaN where a number
+ * of the observation is NaN or infinite, or becomes infinite by normalisation. */
+int32_t edgerl_policy_act(void *arena, const float *observation, float *action);
+
+/* The same with an observation and an action that lie in the arena, for callers to whom each argument costs time: the
+ * byte offsets, from the arena's start, of [n_observations] floats to write and of [n_actions] floats to read. */
+int32_t edgerl_policy_windows(const void *arena, size_t *observation, size_t *action);
+int32_t edgerl_policy_act_in_place(void *arena);
+
+/* One layer alone, without ReLU and tanh, for `count` inputs one after the other: to measure it, or to compare it with
+ * a reference. inputs [count][n_inputs of the layer] -> outputs [count][n_outputs of the layer] */
+int32_t edgerl_policy_run_layer(void *arena, uint32_t layer, const float *inputs, float *outputs, uint32_t count);
+
+/* ------------------------------------------------------------------------------------------------------------------------
+ * Learner: DS-TD3 (Sokar et al., IJCAI 2022) on truly sparse networks, with TD3 and Static-TD3 as special cases.
+ *
+ * Everything that learns lies in one arena: actor, two critics, their targets, Adam's moments, topologies and counters.
+ * Its time and memory follow the number of connections. The replay memory is the caller's.
+ */
+
+#define EDGERL_LEARNER_UNITS 65535u                       /* inputs or outputs of one of its layers */
+#define EDGERL_LEARNER_WEIGHTS (UINT64_C(1) << 28)        /* stored weights of one of its layers */
+#define EDGERL_LEARNER_UPDATES (UINT64_C(1) << 53)        /* updates that it can ever make */
+#define EDGERL_LEARNER_LAYERS 9u /* affine layers of one network, at most: eight hidden ones and the output */
+
+/* One layer: how many blocks it has. A layer that has all of them is dense and never evolves. */
+typedef struct edgerl_layer_plan {
+    uint32_t n_inputs;
+    uint32_t n_outputs;
+    uint32_t block;         /* outputs per block: 1 or 4 */
+    uint32_t full_blocks;   /* blocks of full width */
+    uint32_t narrow_blocks; /* blocks in the narrower last row, where n_outputs is no multiple of block */
+} edgerl_layer_plan;
+
+typedef enum edgerl_network { EDGERL_ACTOR = 0, EDGERL_CRITIC_1 = 1, EDGERL_CRITIC_2 = 2 } edgerl_network;
+
+typedef enum edgerl_growth {
+    EDGERL_GROWTH_RANDOM = 0,  /* SET: uniformly among the absent blocks */
+    EDGERL_GROWTH_GRADIENT = 1 /* RigL: the absent blocks with the largest gradient */
+} edgerl_growth;
+
+typedef enum edgerl_drop_schedule {
+    EDGERL_DROP_CONSTANT = 0, /* the drop fraction at every evolution step */
+    EDGERL_DROP_COSINE = 1    /* drop_fraction / 2 * (1 + cos(pi * update / last_update)) */
+} edgerl_drop_schedule;
+
+typedef struct edgerl_learner_config {
+    uint64_t seed;
+    uint64_t evolution_interval; /* critic updates between evolution steps; 0: the topology never changes */
+    uint64_t last_update;        /* no evolution from this update on; UINT64_MAX: learning never ends */
+    uint64_t n_step_delay;       /* updates that bootstrap after one step before n_step comes in */
+    uint32_t n_observations;
+    uint32_t n_actions;
+    uint32_t n_layers; /* of each network */
+    uint32_t batch;    /* transitions per update */
+    uint32_t policy_delay;
+    uint32_t n_step;
+    uint32_t lanes; /* numbers in a vector: 1, 4, 8 or 16; activations are padded to it. edgerl_lanes() for this machine */
+    int32_t isa;    /* an edgerl_isa: the best one to use */
+    int32_t growth;
+    int32_t drop_schedule;
+    double discount, soft_update, learning_rate, weight_decay, target_noise, target_noise_clip, drop_fraction;
+    edgerl_layer_plan actor[EDGERL_LEARNER_LAYERS];
+    edgerl_layer_plan critic[EDGERL_LEARNER_LAYERS];
+} edgerl_learner_config;
+
+/* Transitions in a ring of `room` rows, the newest `capacity` of the `count` ever appended being in use. A row is
+ * observation [n], action [m] in [-1, 1], next observation [n], reward, boundary: 0 the episode goes on, 1 it terminated,
+ * 2 it was truncated, 3 a transition is missing. */
+typedef struct edgerl_replay {
+    const float *rows; /* [room][2 n + m + 2] */
+    uint64_t room;     /* >= capacity */
+    uint64_t capacity;
+    uint64_t count;
+    const float *mean;  /* [n] or null: observations are normalised, (x - mean) * scale */
+    const float *scale; /* [n] or null; both or neither */
+} edgerl_replay;
+
+/* Where a learner's bytes go. */
+typedef struct edgerl_learner_bytes_of {
+    uint64_t total;
+    uint64_t state;       /* what must be kept to go on: the arena's first bytes */
+    uint64_t connections; /* state, transposed indices and acting copies: what follows the connections */
+} edgerl_learner_bytes_of;
+
+/* Where the arrays of one layer lie: byte offsets from the arena. N = full_blocks + narrow_blocks blocks, R = ceil(n_outputs /
+ * block) rows of blocks; `real` is float. */
+typedef struct edgerl_learner_layer {
+    uint64_t starts;        /* uint32 [R + 1] */
+    uint64_t columns;       /* uint16 [N] */
+    uint64_t weight;        /* real [N][block] */
+    uint64_t first_moment;  /* real [N][block] */
+    uint64_t second_moment; /* real [N][block] */
+    uint64_t target;        /* real [N][block]: of the connections that the online network has */
+    uint64_t in_target;     /* uint32 [ceil(N / 32)]: bit i: whether block i is in the target's support */
+    uint64_t extra_starts;  /* uint32 [R + 1]: the target's blocks that the online network lacks */
+    uint64_t extra_columns; /* uint16 [N] */
+    uint64_t extra_target;  /* real [N][block] */
+    uint64_t bias;          /* real [R * block], like the three below */
+    uint64_t bias_first_moment;
+    uint64_t bias_second_moment;
+    uint64_t bias_target;
+} edgerl_learner_layer;
+
+typedef struct edgerl_learner_progress {
+    uint64_t updates;          /* critic updates that are complete */
+    uint32_t evolution_is_due; /* the actor's, at its next update */
+    uint32_t reserved;
+    double critic_loss_sum; /* since it was last set to 0 */
+    double actor_loss_sum;
+    uint64_t critic_losses; /* how many are in the sum */
+    uint64_t actor_losses;
+} edgerl_learner_progress;
+
+/* Numbers in a vector of an instruction set on this machine. */
+uint32_t edgerl_lanes(int32_t isa);
+
+/* Bytes of the arena that `config` needs. Checks the configuration. */
+int32_t edgerl_learner_bytes(const edgerl_learner_config *config, edgerl_learner_bytes_of *bytes);
+
+/* Begin to learn: draws topologies and weights. */
+int32_t edgerl_learner_init(const edgerl_learner_config *config, void *arena, size_t bytes);
+
+/* Take up an arena whose state bytes were copied or mapped from elsewhere; nothing in it is trusted. On every status but
+ * EDGERL_OK the arena holds no learner. */
+int32_t edgerl_learner_open(void *arena, size_t bytes);
+
+/* The configuration that is in an arena. */
+int32_t edgerl_learner_config_of(const void *arena, edgerl_learner_config *config);
+
+/* Where the arrays of a layer lie. Who writes there calls edgerl_learner_open afterwards. */
+int32_t edgerl_learner_layer_of(const void *arena, uint32_t network, uint32_t layer, edgerl_learner_layer *arrays);
+
+int32_t edgerl_learner_progress_of(const void *arena, edgerl_learner_progress *progress);
+int32_t edgerl_learner_set_progress(void *arena, const edgerl_learner_progress *progress);
+
+/* Go on with an update, or begin one, for about `work` multiply-adds; *complete tells whether it is done. The result is the
+ * same bits however it was sliced. The batch is drawn and copied in the first slice: `replay` may change between two. */
+int32_t edgerl_learner_step(void *arena, const edgerl_replay *replay, uint64_t work, int32_t *complete);
+
+/* observation [n_observations] -> the actor's action [n_actions] in [-1, 1], without noise. Uses a copy of the actor that
+ * changes only when an update is complete: one thread or interrupt may act at any time while another one learns. */
+int32_t edgerl_learner_act(void *arena, const float *observation, float *action);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,411 @@
+/* The kernels of one instruction set, over the batch; included once per set (kernels.c).
+ *
+ * Expects LANES (numbers in a vector), TARGET (the attribute that allows the instructions), CHUNK (vectors of the
+ * batch for which four rows' sums fit in the registers: 2 or 4) and K(name), the name with the set's suffix.
+ *
+ * Activations lie feature-major, [feature][stride], so that a weight multiplies a contiguous vector. The sums of a row, or
+ * of a row of blocks, stay in registers while its connections stream past: hence arrays whose bounds are known at compile
+ * time, one instance of each kernel per number of vectors. A batch of more vectors is taken in chunks.
+ */
+#define INLINE TARGET static inline __attribute__((always_inline))
+#define vec K(vec)
+
+#if LANES == 1
+typedef real vec;
+#else
+typedef real vec __attribute__((vector_size(LANES * sizeof(real)), aligned(sizeof(real)), may_alias));
+typedef int32_t K(ivec) __attribute__((vector_size(LANES * sizeof(int32_t)), aligned(4), may_alias));
+typedef union K(quarters) {
+    vec whole;
+    float4 parts[LANES / 4];
+} K(quarters);
+#endif
+
+/* Row `index` of a tile, rows `stride` bytes apart. Hidden from the optimiser, which else spends an instruction on the
+ * address of each vector. */
+INLINE const real *K(row)(const real *x, uint32_t index, size_t stride) {
+    const char *p = (const char *)x + index * stride;
+    HIDE(p);
+    return (const real *)(const void *)p;
+}
+
+INLINE vec K(load)(const real *p) { return *(const vec *)p; }
+INLINE void K(store)(real *p, vec x) { *(vec *)p = x; }
+
+/* x where it is not negative, else 0; NaN stays. */
+INLINE vec K(relu)(vec x) {
+#if LANES == 1
+    return x < 0 ? 0 : x;
+#else
+    return (vec)((K(ivec))x & ~(x < 0));
+#endif
+}
+
+/* g where x > 0, else 0: the gradient through ReLU whose output was x. */
+INLINE vec K(where_positive)(vec x, vec g) {
+#if LANES == 1
+    return x > 0 ? g : 0;
+#else
+    return (vec)((K(ivec))g & (x > 0));
+#endif
+}
+
+/* By the reciprocal root of Newton's method from the well-known first guess: four times the speed of the processor's own on
+ * wide vectors, within 2e-7, and the same bits everywhere. The product comes before the square, which could overflow. */
+INLINE vec K(square_root)(vec x) {
+#if LANES == 1
+    return square_root(x);
+#else
+    vec y = (vec)(0x5f375a86 - ((K(ivec))x >> 1));
+    EACH(i, 3) { y *= (real)1.5 - (real)0.5 * (x * y) * y; }
+    return x * y;
+#endif
+}
+
+/* The sums over the lanes of four vectors, to out[4]. */
+INLINE void K(sum4)(const vec x[4], real *out, const int accumulate) {
+#if LANES == 1
+    EACH(i, 4) { out[i] = accumulate ? out[i] + x[i] : x[i]; }
+#else
+#if LANES == 4
+#define LOW 0, 4, 1, 5
+#define HIGH 2, 6, 3, 7
+#define FIRST 0, 1, 4, 5
+#define SECOND 2, 3, 6, 7
+#elif LANES == 8
+#define LOW 0, 8, 1, 9, 4, 12, 5, 13
+#define HIGH 2, 10, 3, 11, 6, 14, 7, 15
+#define FIRST 0, 1, 8, 9, 4, 5, 12, 13
+#define SECOND 2, 3, 10, 11, 6, 7, 14, 15
+#else
+#define LOW 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29
+#define HIGH 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31
+#define FIRST 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29
+#define SECOND 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31
+#endif
+    const vec ab = SHUFFLE(x[0], x[1], LOW) + SHUFFLE(x[0], x[1], HIGH);
+    const vec cd = SHUFFLE(x[2], x[3], LOW) + SHUFFLE(x[2], x[3], HIGH);
+    const K(quarters) sums = {SHUFFLE(ab, cd, FIRST) + SHUFFLE(ab, cd, SECOND)};
+    float4 sum = sums.parts[0];
+    REST(i, LANES / 4) { sum += sums.parts[i]; }
+    if (accumulate) {
+        sum += *(float4 *)out;
+    }
+    *(float4 *)out = sum;
+#undef LOW
+#undef HIGH
+#undef FIRST
+#undef SECOND
+#endif
+}
+
+/* ---------------------------------------------------------------------------------------------------- forward */
+
+/* Up to four vectors have two sets of sums, so that an addition need not wait for the one before. */
+INLINE void K(add_row)(const uint32_t count, vec *even, vec *odd, const real *values, const uint16_t *columns,
+                       uint32_t i, uint32_t end, const real *x, size_t stride) {
+    for (; i + 1 < end; i += 2) {
+        const real *p = K(row)(x, columns[i], stride), *q = K(row)(x, columns[i + 1], stride);
+        EACH(v, count) { even[v] += K(load)(p + v * LANES) * values[i]; }
+        EACH(v, count) {
+            if (count <= 4) {
+                odd[v] += K(load)(q + v * LANES) * values[i + 1];
+            } else {
+                even[v] += K(load)(q + v * LANES) * values[i + 1];
+            }
+        }
+    }
+    if (i < end) {
+        const real *p = K(row)(x, columns[i], stride);
+        EACH(v, count) { even[v] += K(load)(p + v * LANES) * values[i]; }
+    }
+}
+
+INLINE void K(forward_rows_1)(const uint32_t count, const forward_task *t, size_t at) {
+    const real *x = t->x + at;
+    size_t stride = t->stride * sizeof(real);
+    HIDE(x);
+    HIDE(stride);
+    for (uint32_t row = t->first_row; row < t->last_row; row++) {
+        vec even[8], odd[4];
+        EACH(v, count) { even[v] = (vec){0} + t->bias[row]; }
+        EACH(v, 4) { odd[v] = (vec){0}; }
+        K(add_row)(count, even, odd, t->values, t->columns, t->starts[row], t->starts[row + 1], x, stride);
+        if (t->extra_starts != NULL) {
+            K(add_row)(count, even, odd, t->extra_values, t->extra_columns, t->extra_starts[row],
+                       t->extra_starts[row + 1], x, stride);
+        }
+        real *y = t->y + row * (size_t)t->stride + at;
+        EACH(v, count) {
+            if (count <= 4) {
+                even[v] += odd[v % 4];
+            }
+            K(store)(y + v * LANES, t->relu ? K(relu)(even[v]) : even[v]);
+        }
+    }
+}
+
+INLINE void K(add_block_row)(const uint32_t count, vec sums[4][4], const real *values, const uint16_t *columns,
+                             uint32_t i, uint32_t end, const real *x, size_t stride) {
+    for (; i < end; i++) {
+        const real *p = K(row)(x, columns[i], stride), *w = values + 4 * (size_t)i;
+        EACH(v, count) {
+            const vec input = K(load)(p + v * LANES);
+            EACH(k, 4) { sums[k][v] += input * w[k]; }
+        }
+    }
+}
+
+INLINE void K(forward_rows_4)(const uint32_t count, const forward_task *t, size_t at) {
+    const real *x = t->x + at;
+    size_t stride = t->stride * sizeof(real);
+    HIDE(x);
+    HIDE(stride);
+    for (uint32_t row = t->first_row; row < t->last_row; row++) {
+        vec sums[4][4];
+        EACH(k, 4) {
+            EACH(v, count) { sums[k][v] = (vec){0} + t->bias[4 * row + k]; }
+        }
+        K(add_block_row)(count, sums, t->values, t->columns, t->starts[row], t->starts[row + 1], x, stride);
+        if (t->extra_starts != NULL) {
+            K(add_block_row)(count, sums, t->extra_values, t->extra_columns, t->extra_starts[row],
+                             t->extra_starts[row + 1], x, stride);
+        }
+        real *y = t->y + 4 * row * (size_t)t->stride + at;
+        EACH(k, 4) {
+            EACH(v, count) {
+                K(store)(y + k * (size_t)t->stride + v * LANES, t->relu ? K(relu)(sums[k][v]) : sums[k][v]);
+            }
+        }
+    }
+}
+
+TARGET static void K(forward)(const forward_task *t, uint32_t block) {
+    if (block == 1) {
+        /* Where rows have many connections, a narrow tile of the input that stays in the first cache wins; where they have
+         * few, it is the cost of a row itself that counts. */
+        const uint32_t connections = t->starts[t->last_row] - t->starts[t->first_row];
+        const int narrow = connections >= 48 * (t->last_row - t->first_row);
+        CHUNKS(narrow ? 4u : 8u, t->width, K(forward_rows_1))
+    } else {
+        CHUNKS_4(CHUNK, t->width, K(forward_rows_4))
+    }
+}
+
+/* --------------------------------------------------------------------------------------------- input gradient */
+
+/* By columns: the sum over a column's connections of weight * output gradient. */
+INLINE void K(input_columns_1)(const uint32_t count, const input_task *t, size_t at) {
+    const real *dy = t->dy + at;
+    size_t stride = t->stride * sizeof(real);
+    HIDE(dy);
+    HIDE(stride);
+    for (uint32_t column = t->first; column < t->last; column++) {
+        vec even[8], odd[4];
+        EACH(v, count) { even[v] = (vec){0}; }
+        EACH(v, 4) { odd[v] = (vec){0}; }
+        uint32_t i = t->column_starts[column];
+        const uint32_t end = t->column_starts[column + 1];
+        for (; i + 1 < end; i += 2) {
+            const uint32_t r = t->rows[i], s = t->rows[i + 1];
+            const real a = t->values[t->starts[r] + t->places[i]], b = t->values[t->starts[s] + t->places[i + 1]];
+            const real *p = K(row)(dy, r, stride), *q = K(row)(dy, s, stride);
+            EACH(v, count) { even[v] += K(load)(p + v * LANES) * a; }
+            EACH(v, count) {
+                if (count <= 4) {
+                    odd[v] += K(load)(q + v * LANES) * b;
+                } else {
+                    even[v] += K(load)(q + v * LANES) * b;
+                }
+            }
+        }
+        if (i < end) {
+            const uint32_t r = t->rows[i];
+            const real a = t->values[t->starts[r] + t->places[i]], *p = K(row)(dy, r, stride);
+            EACH(v, count) { even[v] += K(load)(p + v * LANES) * a; }
+        }
+        real *dx = t->dx + column * (size_t)t->stride + at;
+        const real *relu = t->relu == NULL ? NULL : t->relu + column * (size_t)t->stride + at;
+        EACH(v, count) {
+            if (count <= 4) {
+                even[v] += odd[v % 4];
+            }
+            K(store)(dx + v * LANES, relu == NULL ? even[v] : K(where_positive)(K(load)(relu + v * LANES), even[v]));
+        }
+    }
+}
+
+/* By rows of blocks: the output gradients of four rows stay in registers, the input gradient in the first cache. */
+INLINE void K(input_rows_4)(const uint32_t count, const input_task *t, size_t at) {
+    const real *base = t->dx + at;
+    size_t stride = t->stride * sizeof(real);
+    HIDE(base);
+    HIDE(stride);
+    for (uint32_t row = t->first; row < t->last; row++) {
+        vec dy[4][4];
+        EACH(k, 4) {
+            EACH(v, count) { dy[k][v] = K(load)(t->dy + (4 * row + k) * (size_t)t->stride + at + v * LANES); }
+        }
+        uint32_t i = t->starts[row];
+        while (i < t->starts[row + 1] && t->columns[i] < t->first_column) {
+            i++;
+        }
+        for (; i < t->starts[row + 1]; i++) {
+            real *dx = (real *)(uintptr_t)K(row)(base, t->columns[i], stride);
+            const real *w = t->values + 4 * (size_t)i;
+            EACH(v, count) {
+                const vec sum = K(load)(dx + v * LANES) + dy[0][v] * w[0] + dy[1][v] * w[1];
+                K(store)(dx + v * LANES, sum + (dy[2][v] * w[2] + dy[3][v] * w[3]));
+            }
+        }
+    }
+}
+
+TARGET static void K(input_gradient)(const input_task *t, uint32_t block) {
+    if (block == 1) {
+        CHUNKS(8u, t->width, K(input_columns_1))
+    } else {
+        CHUNKS_4(CHUNK, t->width, K(input_rows_4))
+    }
+}
+
+/* -------------------------------------------------------------------------------------------- weight gradient */
+
+/* The products over the batch of a row's output gradient with the inputs of its connections, four at a time. */
+INLINE void K(weight_rows_1)(const uint32_t count, const weight_task *t, size_t at) {
+    const int accumulate = at > 0;
+    const real *base = t->x + at;
+    size_t stride = t->stride * sizeof(real);
+    HIDE(base);
+    HIDE(stride);
+    for (uint32_t row = t->first_row; row < t->last_row; row++) {
+        vec dy[8];
+        EACH(v, count) { dy[v] = K(load)(t->dy + row * (size_t)t->stride + at + v * LANES); }
+        const uint32_t end = t->starts[row + 1];
+        for (uint32_t i = t->starts[row]; i < end; i += 4) {
+            vec sums[4];
+            EACH(k, 4) {
+                const uint32_t j = i + k < end ? i + k : end - 1; /* the last group repeats the last connection */
+                const real *x = K(row)(base, t->columns[j], stride);
+                sums[k] = K(load)(x) * dy[0];
+                REST(v, count) { sums[k] += K(load)(x + v * LANES) * dy[v]; }
+            }
+            if (i + 4 <= end) {
+                K(sum4)(sums, t->gradient + i, accumulate);
+                continue;
+            }
+            real last[4];
+            K(sum4)(sums, last, 0);
+            for (uint32_t k = 0; i + k < end; k++) {
+                t->gradient[i + k] = accumulate ? t->gradient[i + k] + last[k] : last[k];
+            }
+        }
+    }
+}
+
+INLINE void K(weight_rows_4)(const uint32_t count, const weight_task *t, size_t at) {
+    const int accumulate = at > 0;
+    const real *base = t->x + at;
+    size_t stride = t->stride * sizeof(real);
+    HIDE(base);
+    HIDE(stride);
+    for (uint32_t row = t->first_row; row < t->last_row; row++) {
+        vec dy[4][4];
+        EACH(k, 4) {
+            EACH(v, count) { dy[k][v] = K(load)(t->dy + (4 * row + k) * (size_t)t->stride + at + v * LANES); }
+        }
+        for (uint32_t i = t->starts[row]; i < t->starts[row + 1]; i++) {
+            const real *x = K(row)(base, t->columns[i], stride);
+            vec sums[4];
+            const vec first = K(load)(x);
+            EACH(k, 4) { sums[k] = first * dy[k][0]; }
+            REST(v, count) {
+                const vec input = K(load)(x + v * LANES);
+                EACH(k, 4) { sums[k] += input * dy[k][v]; }
+            }
+            K(sum4)(sums, t->gradient + 4 * (size_t)i, accumulate);
+        }
+    }
+}
+
+TARGET static void K(weight_gradient)(const weight_task *t, uint32_t block) {
+    if (block == 1) {
+        CHUNKS(8u, t->width, K(weight_rows_1))
+    } else {
+        CHUNKS_4(CHUNK, t->width, K(weight_rows_4))
+    }
+}
+
+/* ------------------------------------------------------------------------------------------------------- the rest */
+
+/* The sums of rows over the batch: bias gradients. */
+TARGET static void K(row_sums)(const real *rows, uint32_t n_rows, uint32_t stride, uint32_t width, real *sums) {
+    for (uint32_t row = 0; row < n_rows; row += 4) {
+        vec four[4];
+        EACH(k, 4) {
+            const real *x = rows + (row + k) * (size_t)stride;
+            four[k] = K(load)(x);
+            for (uint32_t at = LANES; at < width; at += LANES) {
+                four[k] += K(load)(x + at);
+            }
+        }
+        K(sum4)(four, sums + row, 0);
+    }
+}
+
+/* gradient = 0 where the ReLU's output was 0. */
+TARGET static void K(through_relu)(real *gradient, const real *output, size_t count) {
+    for (size_t i = 0; i < count; i += LANES) {
+        K(store)(gradient + i, K(where_positive)(K(load)(output + i), K(load)(gradient + i)));
+    }
+}
+
+TARGET static void K(adam)(const adam_task *t) {
+    size_t i = 0;
+    for (; i + LANES <= t->count; i += LANES) {
+        const vec w = K(load)(t->weight + i);
+        const vec g = K(load)(t->gradient + i) + w * t->weight_decay;
+        vec m = K(load)(t->first_moment + i), v = K(load)(t->second_moment + i);
+        m += (g - m) * t->first_share;
+        v = v * t->second_keep + g * g * t->second_share;
+        K(store)(t->first_moment + i, m);
+        K(store)(t->second_moment + i, v);
+        K(store)(t->weight + i, w - m * t->step_size / (K(square_root)(v) * t->second_correction + t->epsilon));
+    }
+    adam_naive_from(t, i);
+}
+
+TARGET static void K(follow)(real *target, const real *online, size_t count, real fraction) {
+    size_t i = 0;
+    for (; i + LANES <= count; i += LANES) {
+        const vec t = K(load)(target + i);
+        K(store)(target + i, t + (K(load)(online + i) - t) * fraction);
+    }
+    follow_naive(target + i, online + i, count - i, fraction);
+}
+
+/* x = tanh(x). */
+TARGET static void K(squash)(real *x, size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        x[i] = tanh_real(x[i]);
+    }
+}
+
+/* Words → standard normal numbers, two from two (Box and Muller). */
+TARGET static void K(normals)(const uint32_t *words, uint32_t count, real *numbers) {
+    for (uint32_t i = 0; i < count; i += 2) {
+        normal_pair(words[i], words[i + 1], &numbers[i], &numbers[i + 1]);
+    }
+}
+
+static const kernels K(kernels) = {
+    K(forward), K(input_gradient), K(weight_gradient), K(row_sums), K(through_relu),
+    K(adam),    K(follow),         K(squash),          K(normals),
+};
+
+#undef vec
+#undef INLINE
+#undef LANES
+#undef TARGET
+#undef CHUNK
+#undef K

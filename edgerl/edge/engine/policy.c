@@ -1,0 +1,724 @@
+/* Inference: one observation to one action, layer by layer and, in a layer, input by input.
+ *
+ * A batch of one uses every weight once, so what counts is which weights are read. A layer is kept by columns: what
+ * lies in the column of an input that ReLU zeroed is never touched.
+ */
+#include "base.h"
+#include "numeric.h"
+
+#define POLICY_MAGIC 0x4c4f5045u /* "EPOL" */
+
+/* One layer in the arena; offsets are in bytes from the arena's start. */
+typedef struct policy_layer {
+    uint32_t n_inputs, n_outputs;
+    uint32_t n_padded; /* outputs, rounded up to whole vectors */
+    int32_t layout;
+    uint64_t values; /* dense: [n_inputs][n_padded]; sparse: [connections]; blocks: [blocks][4] */
+    uint64_t rows;   /* uint16: the outputs of the connections, or the block rows of the blocks, input by input */
+    uint64_t starts; /* uint32 [n_inputs + 1]: where each input's begin in them */
+    uint64_t bias;   /* [n_padded] */
+} policy_layer;
+
+typedef struct policy_state {
+    uint32_t magic, n_layers;
+    int32_t isa;
+    uint32_t normalises;
+    uint64_t bytes;
+    uint64_t layers;                       /* layer [n_layers] */
+    uint64_t mean, scale;                  /* [n_observations], where it normalises */
+    uint64_t centre, half_range;           /* [n_actions] */
+    uint64_t observation, action;          /* [n_observations], [n_actions]: the caller's, in its own units */
+    uint64_t active;                       /* uint32 [widest layer]: the inputs that are not zero */
+    uint64_t vectors[2];                   /* [widest layer]: outputs of even and of odd layers */
+} policy_state;
+
+/* A layer's arrays, found in the arena. */
+typedef struct policy_columns {
+    uint32_t n_padded;
+    const float *values;
+    const uint16_t *rows;
+    const uint32_t *starts;
+    const float *bias;
+} policy_columns;
+
+/* The inputs of a layer: all of them, and which are not zero, in rising order. */
+typedef struct policy_active {
+    uint32_t count;
+    const uint32_t *inputs; /* [count] */
+    const float *values;    /* [n_inputs] */
+} policy_active;
+
+/* ---------------------------------------------------------------------------------------------- naive kernels */
+
+static void naive_dense_columns(const policy_columns *layer, const policy_active *x, float *outputs) {
+    for (uint32_t row = 0; row < layer->n_padded; row++) {
+        outputs[row] = layer->bias[row];
+    }
+    for (uint32_t k = 0; k < x->count; k++) {
+        for (uint32_t row = 0; row < layer->n_padded; row++) {
+            outputs[row] += layer->values[(size_t)x->inputs[k] * layer->n_padded + row] * x->values[x->inputs[k]];
+        }
+    }
+}
+
+static void naive_sparse_columns(const policy_columns *layer, const policy_active *x, float *outputs) {
+    for (uint32_t row = 0; row < layer->n_padded; row++) {
+        outputs[row] = layer->bias[row];
+    }
+    for (uint32_t k = 0; k < x->count; k++) {
+        for (uint32_t i = layer->starts[x->inputs[k]]; i < layer->starts[x->inputs[k] + 1u]; i++) {
+            outputs[layer->rows[i]] += layer->values[i] * x->values[x->inputs[k]];
+        }
+    }
+}
+
+static void naive_block_columns(const policy_columns *layer, const policy_active *x, float *outputs) {
+    for (uint32_t row = 0; row < layer->n_padded; row++) {
+        outputs[row] = layer->bias[row];
+    }
+    for (uint32_t k = 0; k < x->count; k++) {
+        for (uint32_t i = layer->starts[x->inputs[k]]; i < layer->starts[x->inputs[k] + 1u]; i++) {
+            for (uint32_t lane = 0; lane < 4; lane++) {
+                outputs[4u * layer->rows[i] + lane] += layer->values[4u * (size_t)i + lane] * x->values[x->inputs[k]];
+            }
+        }
+    }
+}
+
+/* ---------------------------------------------------------------------------------------------- vector kernels */
+
+/* Dense columns, `vectors` vectors of outputs at once: their sums stay in registers while the inputs stream past.
+ * `chains` inputs at a time have sums of their own, so that no addition waits for the one before. */
+#define DENSE_TILE(name, target, vector, lanes, vectors, chains)                                        \
+    target static inline void name(const policy_columns *layer, const policy_active *x, uint32_t first, \
+                                   float *outputs) {                                                    \
+        const float *tile = layer->values + first;                                                      \
+        vector sums[chains][vectors];                                                                   \
+        for (uint32_t i = 0; i < (vectors); i++) {                                                      \
+            sums[0][i] = *(const vector *)(layer->bias + first + i * (lanes));                          \
+            for (uint32_t chain = 1; chain < (chains); chain++) {                                       \
+                sums[chain][i] = (vector){0};                                                           \
+            }                                                                                           \
+        }                                                                                               \
+        uint32_t k = 0;                                                                                 \
+        for (; k + (chains) <= x->count; k += (chains)) {                                               \
+            for (uint32_t chain = 0; chain < (chains); chain++) {                                       \
+                const float *column = tile + (size_t)x->inputs[k + chain] * layer->n_padded;            \
+                const float value = x->values[x->inputs[k + chain]];                                    \
+                for (uint32_t i = 0; i < (vectors); i++) {                                              \
+                    sums[chain][i] += *(const vector *)(column + i * (lanes)) * value;                  \
+                }                                                                                       \
+            }                                                                                           \
+        }                                                                                               \
+        for (; k < x->count; k++) {                                                                     \
+            const float *column = tile + (size_t)x->inputs[k] * layer->n_padded;                        \
+            for (uint32_t i = 0; i < (vectors); i++) {                                                  \
+                sums[0][i] += *(const vector *)(column + i * (lanes)) * x->values[x->inputs[k]];        \
+            }                                                                                           \
+        }                                                                                               \
+        for (uint32_t i = 0; i < (vectors); i++) {                                                      \
+            for (uint32_t chain = 1; chain < (chains); chain++) {                                       \
+                sums[0][i] += sums[chain][i];                                                           \
+            }                                                                                           \
+            *(vector *)(outputs + first + i * (lanes)) = sums[0][i];                                    \
+        }                                                                                               \
+    }
+
+/* All outputs of a dense layer: as many wide tiles as fit, then single vectors. */
+#define DENSE_COLUMNS(name, target, lanes, wide_tile, wide_vectors, narrow_tile)                         \
+    target static void name(const policy_columns *layer, const policy_active *x, float *outputs) {       \
+        uint32_t first = 0;                                                                              \
+        for (; first + (wide_vectors) * (lanes) <= layer->n_padded; first += (wide_vectors) * (lanes)) { \
+            wide_tile(layer, x, first, outputs);                                                         \
+        }                                                                                                \
+        for (; first < layer->n_padded; first += (lanes)) {                                              \
+            narrow_tile(layer, x, first, outputs);                                                       \
+        }                                                                                                \
+    }
+
+/* Connections of single weights. */
+#define SPARSE_COLUMNS(name, target)                                                               \
+    target static void name(const policy_columns *layer, const policy_active *x, float *outputs) { \
+        const float *values = layer->values;                                                       \
+        const uint16_t *rows = layer->rows;                                                        \
+        for (uint32_t row = 0; row < layer->n_padded; row++) {                                     \
+            outputs[row] = layer->bias[row];                                                       \
+        }                                                                                          \
+        for (uint32_t k = 0; k < x->count; k++) {                                                  \
+            const float value = x->values[x->inputs[k]];                                           \
+            const uint32_t end = layer->starts[x->inputs[k] + 1u];                                 \
+            for (uint32_t i = layer->starts[x->inputs[k]]; i < end; i++) {                         \
+                outputs[rows[i]] += values[i] * value;                                             \
+            }                                                                                      \
+        }                                                                                          \
+    }
+
+/* Blocks of four outputs: one index and one input for four multiply-adds. */
+#define BLOCK_COLUMNS(name, target)                                                                \
+    target static void name(const policy_columns *layer, const policy_active *x, float *outputs) { \
+        const float *values = layer->values;                                                       \
+        const uint16_t *rows = layer->rows;                                                        \
+        for (uint32_t row = 0; row < layer->n_padded; row++) {                                     \
+            outputs[row] = layer->bias[row];                                                       \
+        }                                                                                          \
+        for (uint32_t k = 0; k < x->count; k++) {                                                  \
+            const float value = x->values[x->inputs[k]];                                           \
+            const uint32_t end = layer->starts[x->inputs[k] + 1u];                                 \
+            for (uint32_t i = layer->starts[x->inputs[k]]; i < end; i++) {                         \
+                float4 *four = (float4 *)(outputs + 4u * (size_t)rows[i]);                         \
+                *four += *(const float4 *)(values + 4u * (size_t)i) * value;                       \
+            }                                                                                      \
+        }                                                                                          \
+    }
+
+/* Wide tiles have eight vectors: as many sums as hide the latency of an addition. Without vector registers they have
+ * two, which the scalar ones hold. */
+#define WIDE 8u
+#if defined(__SSE2__) || defined(__ARM_NEON)
+#define WIDE_BASELINE WIDE
+#else
+#define WIDE_BASELINE 2u
+#endif
+
+DENSE_TILE(dense_tile_baseline, TARGET_BASELINE, float4, VECTOR_LANES_BASELINE, WIDE_BASELINE, 1)
+DENSE_TILE(dense_vector_baseline, TARGET_BASELINE, float4, VECTOR_LANES_BASELINE, 1, 4)
+DENSE_COLUMNS(dense_columns_baseline, TARGET_BASELINE, VECTOR_LANES_BASELINE, dense_tile_baseline, WIDE_BASELINE,
+              dense_vector_baseline)
+SPARSE_COLUMNS(sparse_columns_baseline, TARGET_BASELINE)
+BLOCK_COLUMNS(block_columns_baseline, TARGET_BASELINE)
+#if HAS_X86_LEVELS
+DENSE_TILE(dense_tile_avx2, TARGET_AVX2, float8, VECTOR_LANES_AVX2, WIDE, 1)
+DENSE_TILE(dense_vector_avx2, TARGET_AVX2, float8, VECTOR_LANES_AVX2, 1, 4)
+DENSE_COLUMNS(dense_columns_avx2, TARGET_AVX2, VECTOR_LANES_AVX2, dense_tile_avx2, WIDE, dense_vector_avx2)
+SPARSE_COLUMNS(sparse_columns_avx2, TARGET_AVX2)
+BLOCK_COLUMNS(block_columns_avx2, TARGET_AVX2)
+DENSE_TILE(dense_tile_avx512, TARGET_AVX512, float16, VECTOR_LANES_AVX512, WIDE, 1)
+DENSE_TILE(dense_vector_avx512, TARGET_AVX512, float16, VECTOR_LANES_AVX512, 1, 4)
+DENSE_COLUMNS(dense_columns_avx512, TARGET_AVX512, VECTOR_LANES_AVX512, dense_tile_avx512, WIDE, dense_vector_avx512)
+SPARSE_COLUMNS(sparse_columns_avx512, TARGET_AVX512)
+BLOCK_COLUMNS(block_columns_avx512, TARGET_AVX512)
+#endif
+
+typedef void policy_kernel(const policy_columns *layer, const policy_active *x, float *outputs);
+
+/* By instruction set and layout, in the order of their numbers. */
+static policy_kernel *const POLICY_KERNELS[][3] = {
+    {naive_dense_columns, naive_sparse_columns, naive_block_columns},
+    {dense_columns_baseline, sparse_columns_baseline, block_columns_baseline},
+#if HAS_X86_LEVELS
+    {dense_columns_avx2, sparse_columns_avx2, block_columns_avx2},
+    {dense_columns_avx512, sparse_columns_avx512, block_columns_avx512},
+#endif
+};
+
+static uint32_t vector_lanes(int32_t isa) {
+    switch (isa) {
+    case EDGERL_ISA_AVX512:
+        return VECTOR_LANES_AVX512;
+    case EDGERL_ISA_AVX2:
+        return VECTOR_LANES_AVX2;
+    default:
+        return VECTOR_LANES_BASELINE;
+    }
+}
+
+/* ---------------------------------------------------------------------------------------------- checking */
+
+static int is_sparse(const edgerl_layer *l) { return l->row_starts != NULL; }
+
+static uint32_t block_rows(const edgerl_layer *l) { return (l->n_outputs + l->block - 1) / l->block; }
+
+static int32_t check_index(const edgerl_layer *l) {
+    const uint32_t n_rows = block_rows(l);
+    if (l->n_blocks > (uint64_t)n_rows * l->n_inputs || l->row_starts[0] != 0 || l->row_starts[n_rows] != l->n_blocks) {
+        return EDGERL_BAD_INDEX;
+    }
+    for (uint32_t row = 0; row < n_rows; row++) {
+        const uint32_t start = l->row_starts[row], end = l->row_starts[row + 1];
+        if (start > end || end > l->n_blocks) {
+            return EDGERL_BAD_INDEX;
+        }
+        for (uint32_t i = start; i < end; i++) {
+            if (l->columns[i] >= l->n_inputs || (i > start && l->columns[i] <= l->columns[i - 1])) {
+                return EDGERL_BAD_INDEX;
+            }
+        }
+    }
+    return EDGERL_OK;
+}
+
+static int32_t check_policy_layer(const edgerl_layer *l) {
+    if (l->values == NULL || l->bias == NULL || is_sparse(l) != (l->columns != NULL) ||
+        (l->block != 1 && l->block != 4) || (!is_sparse(l) && (l->block != 1 || l->n_blocks != 0)) ||
+        l->layout < EDGERL_DENSE_COLUMNS || l->layout > EDGERL_BLOCK_COLUMNS) {
+        return EDGERL_BAD_ARGUMENT;
+    }
+    if (l->n_inputs < 1 || l->n_inputs > EDGERL_MAX_UNITS || l->n_outputs < 1 || l->n_outputs > EDGERL_MAX_UNITS) {
+        return EDGERL_BAD_SHAPE;
+    }
+    const int32_t status = is_sparse(l) ? check_index(l) : EDGERL_OK;
+    if (status != EDGERL_OK) {
+        return status;
+    }
+    const uint64_t stored = is_sparse(l) ? (uint64_t)l->n_blocks * l->block : (uint64_t)l->n_inputs * l->n_outputs;
+    return all_finite(l->values, stored) && all_finite(l->bias, l->n_outputs) ? EDGERL_OK : EDGERL_NOT_FINITE;
+}
+
+static int32_t check_policy_layers(const edgerl_policy_config *config) {
+    for (uint32_t i = 0; i < config->n_layers; i++) {
+        const int32_t status = check_policy_layer(&config->layers[i]);
+        if (status != EDGERL_OK) {
+            return status;
+        }
+        if (i > 0 && config->layers[i].n_inputs != config->layers[i - 1].n_outputs) {
+            return EDGERL_BAD_SHAPE;
+        }
+    }
+    return EDGERL_OK;
+}
+
+static int32_t check_policy(const edgerl_policy_config *config) {
+    if (config == NULL || config->layers == NULL || config->centre == NULL || config->half_range == NULL ||
+        (config->mean == NULL) != (config->scale == NULL) || config->n_layers < 1 ||
+        config->n_layers > EDGERL_MAX_LAYERS || config->isa < EDGERL_ISA_NAIVE || config->isa > EDGERL_ISA_AVX512) {
+        return EDGERL_BAD_ARGUMENT;
+    }
+    const int32_t status = check_policy_layers(config);
+    if (status != EDGERL_OK) {
+        return status;
+    }
+    const uint32_t n = config->layers[0].n_inputs, m = config->layers[config->n_layers - 1].n_outputs;
+    const int finite = all_finite(config->centre, m) && all_finite(config->half_range, m) &&
+                       (config->mean == NULL || (all_finite(config->mean, n) && all_finite(config->scale, n)));
+    return finite ? EDGERL_OK : EDGERL_NOT_FINITE;
+}
+
+/* ---------------------------------------------------------------------------------------------- building */
+
+/* A walk over a layer's weights, four outputs and one input at a time: block row by block row, inputs rising. */
+typedef struct walk {
+    const edgerl_layer *source;
+    uint32_t lanes;           /* rows of the source in four outputs: four of single weights, one of blocks */
+    uint32_t block_row;       /* of four outputs */
+    uint32_t column;          /* the input */
+    float four[4];            /* the weights from it to outputs 4 block_row ... + 3; zero where there is none */
+    uint32_t n_weights;       /* of these four: at least one is not zero */
+    uint32_t next[4], end[4]; /* where these rows stand, and end: in `columns`, or, dense, at an input */
+} walk;
+
+static void enter_block_row(walk *w) {
+    const edgerl_layer *l = w->source;
+    for (uint32_t lane = 0; lane < w->lanes; lane++) {
+        const uint32_t row = w->lanes * w->block_row + lane;
+        const int has_row = row < block_rows(l);
+        w->next[lane] = is_sparse(l) && has_row ? l->row_starts[row] : 0;
+        w->end[lane] = !has_row ? 0 : is_sparse(l) ? l->row_starts[row + 1] : l->n_inputs;
+    }
+}
+
+static walk begin_walk(const edgerl_layer *source) {
+    walk w = {.source = source, .lanes = 4u / source->block};
+    enter_block_row(&w);
+    return w;
+}
+
+/* The input that a row stands at. */
+static uint32_t input_at(const edgerl_layer *l, uint32_t place) { return is_sparse(l) ? l->columns[place] : place; }
+
+/* The input of the next weights in this block row; n_inputs where there are no more. */
+static uint32_t next_column(const walk *w) {
+    uint32_t column = w->source->n_inputs;
+    for (uint32_t lane = 0; lane < w->lanes; lane++) {
+        if (w->next[lane] < w->end[lane]) {
+            const uint32_t own = input_at(w->source, w->next[lane]);
+            column = own < column ? own : column;
+        }
+    }
+    return column;
+}
+
+/* Take the weights of `column` from single rows. */
+static void take_singles(walk *w) {
+    const edgerl_layer *l = w->source;
+    for (uint32_t lane = 0; lane < 4; lane++) {
+        const uint32_t place = w->next[lane];
+        const int has_weight = place < w->end[lane] && input_at(l, place) == w->column;
+        const size_t stored = is_sparse(l) ? place : (size_t)(4u * w->block_row + lane) * l->n_inputs + place;
+        w->four[lane] = has_weight ? l->values[stored] : 0;
+        w->next[lane] += has_weight ? 1u : 0u;
+    }
+}
+
+/* Take a whole block; what pads it counts as zero. */
+static void take_block(walk *w) {
+    const float *stored = w->source->values + 4u * (size_t)w->next[0]++;
+    for (uint32_t lane = 0; lane < 4; lane++) {
+        w->four[lane] = 4u * w->block_row + lane < w->source->n_outputs ? stored[lane] : 0;
+    }
+}
+
+/* Go on to the next four that are not all zero; 0 where there are none. */
+static int step_walk(walk *w) {
+    const uint32_t n_block_rows = (w->source->n_outputs + 3u) / 4u;
+    while (w->block_row < n_block_rows) {
+        w->column = next_column(w);
+        if (w->column == w->source->n_inputs) {
+            w->block_row++;
+            enter_block_row(w);
+            continue;
+        }
+        if (w->lanes == 4) {
+            take_singles(w);
+        } else {
+            take_block(w);
+        }
+        w->n_weights = 0;
+        for (uint32_t lane = 0; lane < 4; lane++) {
+            w->n_weights += w->four[lane] != 0;
+        }
+        if (w->n_weights > 0) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/* How many entries these four are in a sparse layout: connections, or one block. */
+static uint32_t entries_of(const walk *w) {
+    return w->source->layout == EDGERL_SPARSE_COLUMNS ? w->n_weights : 1u;
+}
+
+static uint64_t count_entries(const edgerl_layer *source) {
+    uint64_t count = 0;
+    for (walk w = begin_walk(source); step_walk(&w);) {
+        count += entries_of(&w);
+    }
+    return count;
+}
+
+/* Lay a layer out behind *end. */
+static policy_layer plan_policy_layer(const edgerl_layer *source, int32_t isa, uint64_t *end) {
+    policy_layer l = {.n_inputs = source->n_inputs, .n_outputs = source->n_outputs, .layout = source->layout};
+    l.n_padded = (uint32_t)round_up(source->n_outputs, vector_lanes(isa));
+    l.bias = set_aside(end, l.n_padded, sizeof(float));
+    if (l.layout == EDGERL_DENSE_COLUMNS) {
+        l.values = set_aside(end, (uint64_t)l.n_inputs * l.n_padded, sizeof(float));
+        return l;
+    }
+    const uint64_t entries = count_entries(source);
+    l.values = set_aside(end, l.layout == EDGERL_BLOCK_COLUMNS ? 4 * entries : entries, sizeof(float));
+    l.rows = set_aside(end, entries, sizeof(uint16_t));
+    l.starts = set_aside(end, (uint64_t)l.n_inputs + 1, sizeof(uint32_t));
+    return l;
+}
+
+/* Lay a policy out; where `layers` is not null, [n_layers] are written there. */
+static policy_state plan_policy(const edgerl_policy_config *config, policy_layer *layers) {
+    policy_state p = {.magic = POLICY_MAGIC, .n_layers = config->n_layers, .isa = usable_isa(config->isa)};
+    uint64_t end = 0, widest = 0;
+    set_aside(&end, 1, sizeof(policy_state));
+    p.layers = set_aside(&end, p.n_layers, sizeof(policy_layer));
+    for (uint32_t i = 0; i < p.n_layers; i++) {
+        const policy_layer l = plan_policy_layer(&config->layers[i], p.isa, &end);
+        widest = l.n_inputs > widest ? l.n_inputs : widest;
+        widest = l.n_padded > widest ? l.n_padded : widest;
+        if (layers != NULL) {
+            layers[i] = l;
+        }
+    }
+    const uint32_t n = config->layers[0].n_inputs, m = config->layers[p.n_layers - 1].n_outputs;
+    p.normalises = config->mean != NULL;
+    p.mean = set_aside(&end, p.normalises ? n : 0, sizeof(float));
+    p.scale = set_aside(&end, p.normalises ? n : 0, sizeof(float));
+    p.centre = set_aside(&end, m, sizeof(float));
+    p.half_range = set_aside(&end, m, sizeof(float));
+    p.observation = set_aside(&end, n, sizeof(float));
+    p.action = set_aside(&end, m, sizeof(float));
+    p.active = set_aside(&end, round_up(widest, VECTOR_LANES_AVX512), sizeof(uint32_t));
+    p.vectors[0] = set_aside(&end, widest, sizeof(float));
+    p.vectors[1] = set_aside(&end, widest, sizeof(float));
+    p.bytes = end;
+    return p;
+}
+
+static void fill_dense(const edgerl_layer *source, const policy_layer *l, float *values) {
+    for (uint64_t i = 0; i < (uint64_t)l->n_inputs * l->n_padded; i++) {
+        values[i] = 0;
+    }
+    for (walk w = begin_walk(source); step_walk(&w);) {
+        for (uint32_t lane = 0; lane < 4 && 4u * w.block_row + lane < l->n_outputs; lane++) {
+            values[(size_t)w.column * l->n_padded + 4u * w.block_row + lane] = w.four[lane];
+        }
+    }
+}
+
+/* Where each input's entries begin: counted, then added up. */
+static void fill_starts(const edgerl_layer *source, uint32_t *starts) {
+    for (uint32_t i = 0; i <= source->n_inputs; i++) {
+        starts[i] = 0;
+    }
+    for (walk w = begin_walk(source); step_walk(&w);) {
+        starts[w.column + 1] += entries_of(&w);
+    }
+    for (uint32_t i = 0; i < source->n_inputs; i++) {
+        starts[i + 1] += starts[i];
+    }
+}
+
+static void append_weights(const walk *w, float *values, uint16_t *rows, uint32_t *cursor) {
+    for (uint32_t lane = 0; lane < 4; lane++) {
+        if (w->four[lane] != 0) {
+            values[*cursor] = w->four[lane];
+            rows[(*cursor)++] = (uint16_t)(4u * w->block_row + lane);
+        }
+    }
+}
+
+static void append_block(const walk *w, float *values, uint16_t *rows, uint32_t *cursor) {
+    for (uint32_t lane = 0; lane < 4; lane++) {
+        values[4u * (size_t)*cursor + lane] = w->four[lane];
+    }
+    rows[(*cursor)++] = (uint16_t)w->block_row;
+}
+
+static void fill_sparse(const edgerl_layer *source, float *values, uint16_t *rows, uint32_t *starts) {
+    fill_starts(source, starts);
+    for (walk w = begin_walk(source); step_walk(&w);) {
+        if (source->layout == EDGERL_SPARSE_COLUMNS) {
+            append_weights(&w, values, rows, &starts[w.column]);
+        } else {
+            append_block(&w, values, rows, &starts[w.column]);
+        }
+    }
+    for (uint32_t i = source->n_inputs; i > 0; i--) { /* each start has moved to the next one's place */
+        starts[i] = starts[i - 1];
+    }
+    starts[0] = 0;
+}
+
+static void copy_floats(float *target, const float *source, uint32_t count) {
+    for (uint32_t i = 0; i < count; i++) {
+        target[i] = source[i];
+    }
+}
+
+static float *floats(void *arena, uint64_t offset) { return (float *)((char *)arena + offset); }
+
+static policy_layer *policy_layers(void *arena) {
+    return (policy_layer *)((char *)arena + ((const policy_state *)arena)->layers);
+}
+
+static void fill_policy_layer(const edgerl_layer *source, void *arena, const policy_layer *l) {
+    float *bias = floats(arena, l->bias);
+    copy_floats(bias, source->bias, l->n_outputs);
+    for (uint32_t i = l->n_outputs; i < l->n_padded; i++) {
+        bias[i] = 0;
+    }
+    if (l->layout == EDGERL_DENSE_COLUMNS) {
+        fill_dense(source, l, floats(arena, l->values));
+    } else {
+        fill_sparse(source, floats(arena, l->values), (uint16_t *)((char *)arena + l->rows),
+                    (uint32_t *)((char *)arena + l->starts));
+    }
+}
+
+int32_t edgerl_policy_bytes(const edgerl_policy_config *config, size_t *bytes) {
+    if (bytes == NULL) {
+        return EDGERL_BAD_ARGUMENT;
+    }
+    const int32_t status = check_policy(config);
+    if (status != EDGERL_OK) {
+        return status;
+    }
+    const policy_state p = plan_policy(config, NULL);
+    if (p.bytes > SIZE_MAX) {
+        return EDGERL_TOO_LARGE;
+    }
+    *bytes = (size_t)p.bytes;
+    return EDGERL_OK;
+}
+
+int32_t edgerl_policy_init(const edgerl_policy_config *config, void *arena, size_t bytes) {
+    size_t needed = 0;
+    const int32_t status = edgerl_policy_bytes(config, &needed);
+    if (status != EDGERL_OK) {
+        return status;
+    }
+    if (arena == NULL) {
+        return EDGERL_BAD_ARGUMENT;
+    }
+    if (!is_aligned(arena)) {
+        return EDGERL_ARENA_MISALIGNED;
+    }
+    if (bytes < needed) {
+        return EDGERL_ARENA_TOO_SMALL;
+    }
+    policy_state *p = arena;
+    *p = plan_policy(config, (policy_layer *)((char *)arena + round_up(sizeof(policy_state), EDGERL_ALIGNMENT)));
+    for (uint32_t i = 0; i < p->n_layers; i++) {
+        fill_policy_layer(&config->layers[i], arena, &policy_layers(arena)[i]);
+    }
+    const uint32_t n = config->layers[0].n_inputs, m = config->layers[p->n_layers - 1].n_outputs;
+    if (p->normalises) {
+        copy_floats(floats(arena, p->mean), config->mean, n);
+        copy_floats(floats(arena, p->scale), config->scale, n);
+    }
+    copy_floats(floats(arena, p->centre), config->centre, m);
+    copy_floats(floats(arena, p->half_range), config->half_range, m);
+    return EDGERL_OK;
+}
+
+/* ---------------------------------------------------------------------------------------------- acting */
+
+static int32_t check_policy_arena(const void *arena) {
+    if (arena == NULL) {
+        return EDGERL_BAD_ARGUMENT;
+    }
+    if (!is_aligned(arena)) {
+        return EDGERL_ARENA_MISALIGNED;
+    }
+    return ((const policy_state *)arena)->magic == POLICY_MAGIC ? EDGERL_OK : EDGERL_ARENA_INVALID;
+}
+
+/* Write the observation, normalised, to `normalised` [count]; 0 where a number of it is not finite. */
+static int normalise_observation(void *arena, const float *observation, float *normalised, uint32_t count) {
+    const policy_state *p = arena;
+    int finite = 1;
+    if (!p->normalises) {
+        for (uint32_t i = 0; i < count; i++) {
+            normalised[i] = observation[i];
+            finite &= is_finite(normalised[i]);
+        }
+        return finite;
+    }
+    const float *mean = floats(arena, p->mean), *scale = floats(arena, p->scale);
+    for (uint32_t i = 0; i < count; i++) {
+        normalised[i] = (observation[i] - mean[i]) * scale[i];
+        finite &= is_finite(normalised[i]);
+    }
+    return finite;
+}
+
+/* What is not zero in x [count], NaN included; negative numbers count as zero where `relu` is 1. No branch depends on
+ * x: half of them would be mispredicted. */
+static inline uint32_t collect(const float *x, uint32_t count, int relu, uint32_t *inputs) {
+    uint32_t n_active = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        inputs[n_active] = i;
+        n_active += relu ? !(x[i] <= 0) : x[i] != 0;
+    }
+    return n_active;
+}
+
+#if HAS_X86_LEVELS
+TARGET_AVX512 static inline uint32_t collect_avx512(const float *x, uint32_t count, int relu, uint32_t *inputs) {
+    __m512i index = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    uint32_t n_active = 0;
+    for (uint32_t i = 0; i < count; i += 16) {
+        const __mmask16 lanes = count - i < 16 ? (__mmask16)((1u << (count - i)) - 1) : (__mmask16)0xffff;
+        const __m512 values = _mm512_maskz_loadu_ps(lanes, x + i);
+        const __mmask16 chosen = relu ? _mm512_mask_cmp_ps_mask(lanes, values, _mm512_setzero_ps(), _CMP_NLE_UQ)
+                                      : _mm512_mask_cmp_ps_mask(lanes, values, _mm512_setzero_ps(), _CMP_NEQ_UQ);
+        _mm512_storeu_si512(inputs + n_active, _mm512_maskz_compress_epi32(chosen, index));
+        n_active += (uint32_t)__builtin_popcount(chosen);
+        index = _mm512_add_epi32(index, _mm512_set1_epi32(16));
+    }
+    return n_active;
+}
+#endif
+
+static inline policy_active find_active(void *arena, const float *x, uint32_t count, int relu) {
+    const policy_state *p = arena;
+    uint32_t *inputs = (uint32_t *)((char *)arena + p->active);
+#if HAS_X86_LEVELS
+    if (p->isa == EDGERL_ISA_AVX512) {
+        return (policy_active){collect_avx512(x, count, relu, inputs), inputs, x};
+    }
+#endif
+    return (policy_active){collect(x, count, relu, inputs), inputs, x};
+}
+
+static void run_policy_layer(void *arena, uint32_t index, const policy_active *x, float *outputs) {
+    const policy_layer *l = &policy_layers(arena)[index];
+    const policy_columns found = {
+        l->n_padded,
+        floats(arena, l->values),
+        (const uint16_t *)((char *)arena + l->rows),
+        (const uint32_t *)((char *)arena + l->starts),
+        floats(arena, l->bias),
+    };
+    POLICY_KERNELS[((const policy_state *)arena)->isa][l->layout](&found, x, outputs);
+}
+
+/* The action of a policy that was checked. */
+static void act(void *arena, const float *observation, float *action) {
+    const policy_state *p = arena;
+    const policy_layer *layers = policy_layers(arena);
+    const uint32_t n = layers[0].n_inputs, m = layers[p->n_layers - 1].n_outputs;
+    float *normalised = floats(arena, p->vectors[1]);
+    if (!normalise_observation(arena, observation, normalised, n)) {
+        for (uint32_t i = 0; i < m; i++) {
+            action[i] = __builtin_nanf("");
+        }
+        return;
+    }
+    policy_active x = find_active(arena, normalised, n, 0);
+    float *outputs = floats(arena, p->vectors[0]);
+    run_policy_layer(arena, 0, &x, outputs);
+    for (uint32_t i = 1; i < p->n_layers; i++) {
+        x = find_active(arena, outputs, layers[i].n_inputs, 1);
+        outputs = floats(arena, p->vectors[i % 2]);
+        run_policy_layer(arena, i, &x, outputs);
+    }
+    const float *centre = floats(arena, p->centre), *half_range = floats(arena, p->half_range);
+    for (uint32_t i = 0; i < m; i++) {
+        action[i] = centre[i] + half_range[i] * tanh_float(outputs[i]);
+    }
+}
+
+int32_t edgerl_policy_act(void *arena, const float *observation, float *action) {
+    const int32_t status = check_policy_arena(arena);
+    if (status != EDGERL_OK || observation == NULL || action == NULL) {
+        return status != EDGERL_OK ? status : EDGERL_BAD_ARGUMENT;
+    }
+    act(arena, observation, action);
+    return EDGERL_OK;
+}
+
+int32_t edgerl_policy_windows(const void *arena, size_t *observation, size_t *action) {
+    const int32_t status = check_policy_arena(arena);
+    if (status != EDGERL_OK || observation == NULL || action == NULL) {
+        return status != EDGERL_OK ? status : EDGERL_BAD_ARGUMENT;
+    }
+    *observation = (size_t)((const policy_state *)arena)->observation;
+    *action = (size_t)((const policy_state *)arena)->action;
+    return EDGERL_OK;
+}
+
+int32_t edgerl_policy_act_in_place(void *arena) {
+    const int32_t status = check_policy_arena(arena);
+    if (status == EDGERL_OK) {
+        const policy_state *p = arena;
+        act(arena, floats(arena, p->observation), floats(arena, p->action));
+    }
+    return status;
+}
+
+int32_t edgerl_policy_run_layer(void *arena, uint32_t index, const float *inputs, float *outputs, uint32_t count) {
+    const int32_t status = check_policy_arena(arena);
+    if (status != EDGERL_OK) {
+        return status;
+    }
+    const policy_state *p = arena;
+    if (inputs == NULL || outputs == NULL || index >= p->n_layers) {
+        return EDGERL_BAD_ARGUMENT;
+    }
+    const policy_layer *l = &policy_layers(arena)[index];
+    float *result = floats(arena, p->vectors[0]);
+    for (size_t i = 0; i < count; i++) {
+        const policy_active x = find_active(arena, inputs + i * l->n_inputs, l->n_inputs, 0);
+        run_policy_layer(arena, index, &x, result);
+        copy_floats(outputs + i * l->n_outputs, result, l->n_outputs);
+    }
+    return EDGERL_OK;
+}

@@ -1,0 +1,213 @@
+/* Every random number of a run: Philox4x32-10 (Salmon et al., SC 2011), a function of the seed and a counter.
+ *
+ * The counter is (index, purpose and network, layer, draw / 4), as in edgerl/training/random.py: both engines draw the
+ * same numbers.
+ */
+#ifndef EDGERL_RANDOM_H
+#define EDGERL_RANDOM_H
+
+#include "base.h"
+
+#ifdef EDGERL_DOUBLE
+#include <math.h>
+#endif
+
+typedef enum purpose {
+    PURPOSE_TOPOLOGY = 0,
+    PURPOSE_WEIGHT = 1,
+    PURPOSE_BIAS = 2,
+    PURPOSE_GROWTH = 3,
+    PURPOSE_REPLAY = 4,
+    PURPOSE_TARGET_NOISE = 5
+} purpose;
+
+/* One sequence of words; `layer` has NARROW added for a layer's narrow blocks. */
+typedef struct draws {
+    uint64_t seed;
+    uint32_t index, purpose_and_network, layer;
+} draws;
+
+#define NARROW (UINT32_C(1) << 16)
+
+static inline draws draws_for(uint64_t seed, purpose what, uint64_t index, uint32_t network, uint32_t layer) {
+    const draws d = {seed, (uint32_t)index, (uint32_t)what << 8 | network, layer};
+    return d;
+}
+
+/* Words 4 * block … 4 * block + 3 of a sequence. */
+static inline void philox(const draws *d, uint32_t block, uint32_t words[4]) {
+    uint32_t x0 = d->index, x1 = d->purpose_and_network, x2 = d->layer, x3 = block;
+    uint32_t key0 = (uint32_t)d->seed, key1 = (uint32_t)(d->seed >> 32);
+    for (int round = 0; round < 10; round++) {
+        const uint64_t a = (uint64_t)x0 * 0xD2511F53u, b = (uint64_t)x2 * 0xCD9E8D57u;
+        x0 = (uint32_t)(b >> 32) ^ x1 ^ key0;
+        x1 = (uint32_t)b;
+        x2 = (uint32_t)(a >> 32) ^ x3 ^ key1;
+        x3 = (uint32_t)a;
+        key0 += 0x9E3779B9u;
+        key1 += 0xBB67AE85u;
+    }
+    words[0] = x0;
+    words[1] = x1;
+    words[2] = x2;
+    words[3] = x3;
+}
+
+/* Words first … first + count - 1 of a sequence; `first` is a multiple of four. */
+static inline void draw(const draws *d, uint32_t first, uint32_t count, uint32_t *words) {
+    for (uint32_t i = 0; i < count; i += 4) {
+        uint32_t four[4];
+        philox(d, (first + i) / 4, four);
+        for (uint32_t k = 0; k < 4 && i + k < count; k++) {
+            words[i + k] = four[k];
+        }
+    }
+}
+
+/* A word → an integer in [0, bound), bound <= 2^32. */
+static inline uint32_t below(uint32_t word, uint64_t bound) { return (uint32_t)(((uint64_t)word * bound) >> 32); }
+
+/* A word → [0, 1), a multiple of 2^-24. */
+static inline real uniform(uint32_t word) { return (real)(word >> 8) * (real)(1.0 / 16777216.0); }
+
+#ifdef EDGERL_DOUBLE
+
+static inline double square_root(double x) { return sqrt(x); }
+
+static inline void normal_pair(uint32_t first, uint32_t second, double *a, double *b) {
+    const double radius = sqrt(-2.0 * log(uniform(first) + 1.0 / 16777216.0));
+    const double angle = 2.0 * 3.14159265358979323846 * uniform(second);
+    *a = radius * cos(angle);
+    *b = radius * sin(angle);
+}
+
+#else
+
+typedef union float_bits {
+    float value;
+    int32_t bits;
+} float_bits;
+
+/* By the reciprocal root of Newton's method from the well-known first guess, within 2e-7: the same bits on every machine, and
+ * faster than wide vectors have it. The product comes before the square, which could overflow. */
+static inline float square_root(float x) {
+    float_bits y = {x};
+    y.bits = 0x5f375a86 - (y.bits >> 1);
+    for (int i = 0; i < 3; i++) {
+        y.value *= 1.5f - 0.5f * (x * y.value) * y.value;
+    }
+    return x * y.value;
+}
+
+/* The natural logarithm of x > 0, within 2e-7 (the polynomial is Cephes's, Moshier 1992). */
+static inline float logarithm(float x) {
+    float_bits u = {x};
+    const int32_t shifted = u.bits - 0x3f3504f3; /* √½: the rest lies in [√½, √2) */
+    const int32_t exponent = shifted >> 23;
+    u.bits -= (int32_t)((uint32_t)exponent << 23);
+    const float f = u.value - 1.0f, e = (float)exponent;
+    float p = 7.0376836292e-2f;
+    p = p * f - 1.1514610310e-1f;
+    p = p * f + 1.1676998740e-1f;
+    p = p * f - 1.2420140846e-1f;
+    p = p * f + 1.4249322787e-1f;
+    p = p * f - 1.6668057665e-1f;
+    p = p * f + 2.0000714765e-1f;
+    p = p * f - 2.4999993993e-1f;
+    p = p * f + 3.3333331174e-1f;
+    return f + (p * f * f * f - 2.12194440e-4f * e - 0.5f * f * f) + 0.693359375f * e;
+}
+
+/* Two words → two standard normal numbers (Box and Muller), within 1e-6. No branch: a loop becomes vector code. */
+static inline void normal_pair(uint32_t first, uint32_t second, float *a, float *b) {
+    const float radius = square_root(-2.0f * logarithm(uniform(first) + 1.0f / 16777216.0f));
+    const float turns = 4.0f * uniform(second);
+    const int32_t quarter = (int32_t)(turns + 0.5f);
+    const float r = (turns - (float)quarter) * 1.57079633f, z = r * r;
+    const float sine = ((-1.9515295891e-4f * z + 8.3321608736e-3f) * z - 1.6666654611e-1f) * z * r + r;
+    const float cosine =
+        ((2.443315711809948e-5f * z - 1.388731625493765e-3f) * z + 4.166664568298827e-2f) * z * z - 0.5f * z + 1.0f;
+    const float along = quarter & 1 ? sine : cosine, across = quarter & 1 ? cosine : sine;
+    *a = radius * ((quarter + 1) & 2 ? -along : along);
+    *b = radius * (quarter & 2 ? -across : across);
+}
+
+#endif
+
+/* Put the heap's element at `i` where it belongs among those below it. */
+static inline void sift_down(uint32_t *values, uint32_t i, uint32_t count) {
+    for (uint32_t child; (child = 2 * i + 1) < count; i = child) {
+        if (child + 1 < count && values[child + 1] > values[child]) {
+            child++;
+        }
+        if (values[i] >= values[child]) {
+            return;
+        }
+        const uint32_t swap = values[i];
+        values[i] = values[child];
+        values[child] = swap;
+    }
+}
+
+/* Heapsort, ascending: no worst case, no stack. */
+static inline void sort_ascending(uint32_t *values, uint32_t count) {
+    for (uint32_t i = count / 2; i-- > 0;) {
+        sift_down(values, i, count);
+    }
+    for (uint32_t last = count; last-- > 1;) {
+        const uint32_t swap = values[0];
+        values[0] = values[last];
+        values[last] = swap;
+        sift_down(values, 0, last);
+    }
+}
+
+#define SET_EMPTY UINT32_MAX
+
+/* Slots of a hash set of `count` numbers. */
+static inline uint32_t set_slots(uint32_t count) {
+    uint32_t slots = 4;
+    while (slots < 2 * count) {
+        slots *= 2;
+    }
+    return slots;
+}
+
+/* Add to a hash set, open addressing; 0 where it was in there already. */
+static inline int set_add(uint32_t *set, uint32_t slots, uint32_t value) {
+    uint32_t at = (value * 0x9E3779B1u) & (slots - 1);
+    for (; set[at] != SET_EMPTY; at = (at + 1) & (slots - 1)) {
+        if (set[at] == value) {
+            return 0;
+        }
+    }
+    set[at] = value;
+    return 1;
+}
+
+/* `count` distinct numbers in [0, population), ascending, every set equally likely: Floyd's algorithm F2 (Bentley, Floyd,
+ * CACM 1987). `set` has set_slots(count) elements. */
+static inline void sample_without_replacement(const draws *d, uint32_t count, uint32_t population, uint32_t *chosen,
+                                              uint32_t *set) {
+    const uint32_t slots = set_slots(count);
+    for (uint32_t i = 0; i < slots; i++) {
+        set[i] = SET_EMPTY;
+    }
+    uint32_t words[4] = {0, 0, 0, 0};
+    for (uint32_t i = 0; i < count; i++) {
+        if (i % 4 == 0) {
+            philox(d, i / 4, words);
+        }
+        const uint32_t top = population - count + i;
+        const uint32_t candidate = below(words[i % 4], (uint64_t)top + 1);
+        if (set_add(set, slots, candidate)) {
+            chosen[i] = candidate;
+        } else {
+            set_add(set, slots, top);
+            chosen[i] = top;
+        }
+    }
+    sort_ascending(chosen, count);
+}
+
+#endif

@@ -1,0 +1,260 @@
+"""The engine's shared library, loaded by ctypes: where it is found, its structures and functions, its instruction sets.
+
+`edgerl/edge/engine/edgerl.h` documents what is declared here. The library needs no Python of its own: one file serves
+every version.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable
+from ctypes import POINTER, c_double, c_float, c_int32, c_size_t, c_uint16, c_uint32, c_uint64, c_void_p
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from edgerl.errors import ConfigError, MissingExtraError, nearest, quoted
+
+LIBRARY = Path(__file__).with_name("_engine.abi3.so")
+
+ALIGNMENT = 64
+"""Bytes; of an arena."""
+
+Arena = npt.NDArray[np.uint8]
+"""Memory of the engine, aligned; `new_arena` makes one."""
+
+Isa = Literal["naive", "baseline", "avx2", "avx512"]
+ISAS: tuple[Isa, ...] = get_args(Isa)
+"""In the order of their numbers in C."""
+
+ISA_VARIABLE = "EDGERL_ISA"
+
+MAXIMUM_LAYERS = 9
+"""Affine layers of a learner's network."""
+
+
+class LayerConfig(ctypes.Structure):
+    """edgerl_layer."""
+
+    _fields_ = (
+        ("n_inputs", c_uint32),
+        ("n_outputs", c_uint32),
+        ("block", c_uint32),
+        ("n_blocks", c_uint32),
+        ("layout", c_int32),
+        ("values", POINTER(c_float)),
+        ("columns", POINTER(c_uint16)),
+        ("row_starts", POINTER(c_uint32)),
+        ("bias", POINTER(c_float)),
+    )
+
+
+class PolicyConfig(ctypes.Structure):
+    """edgerl_policy_config."""
+
+    _fields_ = (
+        ("n_layers", c_uint32),
+        ("isa", c_int32),
+        ("layers", POINTER(LayerConfig)),
+        ("mean", POINTER(c_float)),
+        ("scale", POINTER(c_float)),
+        ("centre", POINTER(c_float)),
+        ("half_range", POINTER(c_float)),
+    )
+
+
+class LayerPlanStructure(ctypes.Structure):
+    """edgerl_layer_plan."""
+
+    _fields_ = tuple((name, c_uint32) for name in ("n_inputs", "n_outputs", "block", "full_blocks", "narrow_blocks"))
+
+
+class LearnerConfig(ctypes.Structure):
+    """edgerl_learner_config."""
+
+    _fields_ = (
+        ("seed", c_uint64),
+        ("evolution_interval", c_uint64),
+        ("last_update", c_uint64),
+        ("n_step_delay", c_uint64),
+        ("n_observations", c_uint32),
+        ("n_actions", c_uint32),
+        ("n_layers", c_uint32),
+        ("batch", c_uint32),
+        ("policy_delay", c_uint32),
+        ("n_step", c_uint32),
+        ("lanes", c_uint32),
+        ("isa", c_int32),
+        ("growth", c_int32),
+        ("drop_schedule", c_int32),
+        ("discount", c_double),
+        ("soft_update", c_double),
+        ("learning_rate", c_double),
+        ("weight_decay", c_double),
+        ("target_noise", c_double),
+        ("target_noise_clip", c_double),
+        ("drop_fraction", c_double),
+        ("actor", LayerPlanStructure * MAXIMUM_LAYERS),
+        ("critic", LayerPlanStructure * MAXIMUM_LAYERS),
+    )
+
+
+class ReplayStructure(ctypes.Structure):
+    """edgerl_replay."""
+
+    _fields_ = (
+        ("rows", c_void_p),
+        ("room", c_uint64),
+        ("capacity", c_uint64),
+        ("count", c_uint64),
+        ("mean", c_void_p),
+        ("scale", c_void_p),
+    )
+
+
+class BytesOf(ctypes.Structure):
+    """edgerl_learner_bytes_of."""
+
+    _fields_ = (("total", c_uint64), ("state", c_uint64), ("connections", c_uint64))
+
+
+_ARRAYS = (
+    "starts",
+    "columns",
+    "weight",
+    "first_moment",
+    "second_moment",
+    "target",
+    "in_target",
+    "extra_starts",
+    "extra_columns",
+    "extra_target",
+    "bias",
+    "bias_first_moment",
+    "bias_second_moment",
+    "bias_target",
+)
+
+
+class LayerOffsets(ctypes.Structure):
+    """edgerl_learner_layer."""
+
+    _fields_ = tuple((name, c_uint64) for name in _ARRAYS)
+
+
+class Progress(ctypes.Structure):
+    """edgerl_learner_progress."""
+
+    _fields_ = (
+        ("updates", c_uint64),
+        ("evolution_is_due", c_uint32),
+        ("reserved", c_uint32),
+        ("critic_loss_sum", c_double),
+        ("actor_loss_sum", c_double),
+        ("critic_losses", c_uint64),
+        ("actor_losses", c_uint64),
+    )
+
+
+FUNCTIONS: dict[str, tuple[Any, ...]] = {
+    "edgerl_policy_bytes": (POINTER(PolicyConfig), POINTER(c_size_t)),
+    "edgerl_policy_init": (POINTER(PolicyConfig), c_void_p, c_size_t),
+    "edgerl_policy_act": (c_void_p, c_void_p, c_void_p),
+    "edgerl_policy_windows": (c_void_p, POINTER(c_size_t), POINTER(c_size_t)),
+    "edgerl_policy_act_in_place": (c_void_p,),
+    "edgerl_policy_run_layer": (c_void_p, c_uint32, c_void_p, c_void_p, c_uint32),
+    "edgerl_learner_bytes": (POINTER(LearnerConfig), POINTER(BytesOf)),
+    "edgerl_learner_init": (POINTER(LearnerConfig), c_void_p, c_size_t),
+    "edgerl_learner_open": (c_void_p, c_size_t),
+    "edgerl_learner_config_of": (c_void_p, POINTER(LearnerConfig)),
+    "edgerl_learner_layer_of": (c_void_p, c_uint32, c_uint32, POINTER(LayerOffsets)),
+    "edgerl_learner_progress_of": (c_void_p, POINTER(Progress)),
+    "edgerl_learner_set_progress": (c_void_p, POINTER(Progress)),
+    "edgerl_learner_step": (c_void_p, POINTER(ReplayStructure), c_uint64, POINTER(c_int32)),
+    "edgerl_learner_act": (c_void_p, c_void_p, c_void_p),
+}
+"""Those that return a status: name → types of their arguments."""
+
+
+class Library:
+    """The functions of one shared library; most release the GIL while they run.
+
+    Raises OSError where `path` is no library that this machine can load, AttributeError where it lacks a function.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._releasing = ctypes.CDLL(os.fspath(path))
+        self._holding = ctypes.PyDLL(os.fspath(path))
+        for name, types in FUNCTIONS.items():
+            for handle in (self._releasing, self._holding):
+                function = getattr(handle, name)
+                function.argtypes, function.restype = types, c_int32
+        self._releasing.edgerl_status_text.argtypes = (c_int32,)
+        self._releasing.edgerl_status_text.restype = ctypes.c_char_p
+        self._releasing.edgerl_isa_best.restype = c_int32
+        self._releasing.edgerl_lanes.argtypes = (c_int32,)
+        self._releasing.edgerl_lanes.restype = c_uint32
+
+    def call(self, what: str, name: str, *arguments: Any) -> None:
+        """Call a function of FUNCTIONS without the GIL; ConfigError, which begins with `what`, where it refuses."""
+        self.check(what, getattr(self._releasing, name)(*arguments))
+
+    def check(self, what: str, status: int) -> None:
+        """Raise ConfigError, which begins with `what`, unless `status` is EDGERL_OK."""
+        if status:
+            raise ConfigError(f"{what}: {self.status_text(status)}")
+
+    def quick(self, name: str) -> Callable[..., int]:
+        """A function of FUNCTIONS that keeps the GIL, which is faster for a few microseconds; returns a status."""
+        function: Callable[..., int] = getattr(self._holding, name)
+        return function
+
+    def status_text(self, status: int) -> str:
+        """What a status means."""
+        return bytes(self._releasing.edgerl_status_text(status)).decode()
+
+    @property
+    def best_isa(self) -> Isa:
+        """The best instruction set of this processor."""
+        return ISAS[int(self._releasing.edgerl_isa_best())]
+
+    def lanes(self, isa: int) -> int:
+        """Numbers in a vector of an instruction set, by its number."""
+        return int(self._releasing.edgerl_lanes(isa))
+
+    def isa(self, name: str | None = None) -> int:
+        """The number of an instruction set: `name`, else what EDGERL_ISA names, else the best. Raises ConfigError."""
+        asked = os.environ.get(ISA_VARIABLE) if name is None else name
+        source = f"{ISA_VARIABLE} is" if name is None else "the instruction set is"
+        if not asked:
+            return ISAS.index(self.best_isa)
+        if asked not in ISAS:
+            raise ConfigError(f"{source} {quoted(asked)}; expected {', '.join(ISAS)}{nearest(asked, ISAS)}")
+        if ISAS.index(asked) > ISAS.index(self.best_isa):
+            raise ConfigError(f"{source} {asked}, which this processor lacks; choose {self.best_isa} or less")
+        return ISAS.index(asked)
+
+
+@lru_cache(maxsize=1)
+def library() -> Library:
+    """The engine, loaded once. Raises MissingExtraError where it was not built, or not for this machine."""
+    remedy = "install a C compiler (apt-get install gcc), then edgerl again (pip install --force-reinstall --no-deps)"
+    if not LIBRARY.is_file():
+        raise MissingExtraError(f"the native engine is missing: edgerl was installed without a C compiler; {remedy}")
+    try:
+        return Library(LIBRARY)
+    except (OSError, AttributeError) as error:
+        raise MissingExtraError(
+            f"the native engine, {LIBRARY}, was not built for this version or machine; {remedy}"
+        ) from error
+
+
+def new_arena(n_bytes: int) -> Arena:
+    """[n_bytes] zeros, aligned as the engine needs it."""
+    memory = np.zeros(n_bytes + ALIGNMENT, np.uint8)
+    offset = -memory.ctypes.data % ALIGNMENT
+    return memory[offset : offset + n_bytes]
