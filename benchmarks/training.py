@@ -1,7 +1,7 @@
 """Training steps/s on HalfCheetah-v5: DS-TD3 on edgerl's engines against dense TD3 elsewhere, in one run on one core.
 
     pip install --constraint constraints.txt --editable '.[train,benchmark]'
-    pip install 'rltools[mkl]==2.2.1'
+    pip install --constraint constraints.txt 'rltools[mkl]'
     OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/training.py [--engines native torch] [--windows 9] [--json]
 
 256-256, batch 100, one update of both critics a step and of the actor every second, exploration noise 0.1; no
@@ -28,7 +28,6 @@ import os
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,11 +37,11 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from sizes import BATCH, Seconds, density_options
 
 # No engine is imported up here: RLtools with MKL refuses a process that has PyTorch.
 
 ENVIRONMENT = "HalfCheetah-v5"
-BATCH = 100
 START_STEPS = 1000  # random
 WARM_UP = 2000  # updates: past two evolution steps, targets have connections to lose
 WINDOW = 1000  # steps
@@ -75,12 +74,7 @@ def sparsity_options(density: float) -> dict[str, Any]:
     """The options of `train` for that density of each sparse layer; at half density, the paper's λ."""
     if density == 0.5:
         return {}
-
-    def sparsity(n_inputs: int, n_outputs: int) -> float:
-        sparse, dense = (n_inputs + 256) * 256, 256 * n_outputs
-        return (1 - density) * sparse / (sparse + dense)
-
-    return {"distribution": "uniform", "actor_sparsity": sparsity(17, 6), "critic_sparsity": sparsity(23, 1)}
+    return density_options(density)
 
 
 def contenders(engines: Sequence[str]) -> list[Contender]:
@@ -173,22 +167,6 @@ def learn_rltools(clock: Clock, folder: Path) -> None:
     for step in range(1, STEPS):
         state.step()
         clock(step)
-
-
-@dataclass(frozen=True)
-class Seconds:
-    """How long something took."""
-
-    processor: float
-    clock: float
-
-    @classmethod
-    def now(cls) -> Seconds:
-        """Of this process."""
-        return cls(time.process_time(), time.perf_counter())
-
-    def __sub__(self, start: Seconds) -> Seconds:
-        return Seconds(self.processor - start.processor, self.clock - start.clock)
 
 
 class Windows:

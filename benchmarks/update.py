@@ -1,29 +1,44 @@
-"""What an update costs: DS-TD3 on the PyTorch engine against stable-baselines3's dense TD3, in one run on one core.
+"""What an update costs: edgerl's engines against stable-baselines3's dense TD3; and the native engine's kernels.
 
-    taskset -c 0 python benchmarks/update.py [--json]
+    OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/update.py [--parts updates kernels] [--repeats 9] [--json]
 
-HalfCheetah's size (17 observations, 6 actions, 256-256), batch 100, the paper's half density. Median of interleaved
-repeats, so that a slow moment of the machine hits both. The update of DS-TD3 is whole: sampling, critics, delayed
-actor, soft updates with target pruning, and evolution steps, amortised over 1000 updates. Then the steps/s of a real
-run, at its start and after 20 000 updates.
+Everything at HalfCheetah's size (17 observations, 6 actions, 256-256), in one run on one core.
+
+**Updates**, batch 100. An update is whole: sampling, critics, delayed actor, soft updates with target pruning, and
+evolution steps: a repeat of DS-TD3 is exactly one evolution interval, 1000 updates, after two intervals that are not
+timed (targets then have connections to lose). All contenders take turns, a tenth of a repeat each, so that a slow
+moment of the machine hits all; median of the repeats. A density is that of each hidden layer; output layers are dense.
+Time is that of the processor: on a core that nobody else wants, the clock's; stderr says how much of the core it was.
+
+**The line**: time = constant + slope × connections of the three networks, the least squares of the relative differences
+over densities from 1 to .05. Dense layers are stored in blocks of 4: with single connections .999 stands for 1.
+
+**Bytes**: those of the whole learner that follow the connections, targets of any support included; replay memory and
+activations left out.
+
+**Kernels**: benchmarks/kernels.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
+import sys
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import gymnasium
+import kernels
 import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+from sizes import BATCH, HIDDEN, N_ACTIONS, N_OBSERVATIONS, Seconds, density_options
 from stable_baselines3 import TD3
 from stable_baselines3.common.logger import configure
 
@@ -31,131 +46,211 @@ from edgerl.edge.replay import Boundary, Replay
 from edgerl.training.agent import Agent
 from edgerl.training.config import make_config
 from edgerl.training.environments import make
-from edgerl.training.loop import Status, train
-from edgerl.training.random import Purpose, below
+from edgerl.training.native import NativeAgent
 
-REPEATS = 9
-UPDATES = 200  # per repeat and engine
+REPEATS, LEAST_REPEATS = 9, 7
+TURNS = 10  # of each contender in a repeat
 EVOLUTION_INTERVAL = 1000
-LATER = 20_000  # updates after which a real run is timed again
-WINDOW = 2000  # steps over which it is timed
+WITHOUT_EVOLUTION = 200  # updates of a repeat
+DENSITIES = {1: (0.999, 0.5, 0.2, 0.1, 0.05), 4: (0.5, 0.2, 0.1, 0.05)}  # by block; beside them, dense TD3
+SB3 = "stable-baselines3"
+
+Run = Callable[[int], None]
+"""Makes that many updates."""
 
 
-def our_updates(method: str, block: int) -> Callable[[int], None]:
-    """A function that makes n updates of our engine on random transitions."""
-    agent = Agent(make_config(method=method, block=block), 17, 6)
-    generator, replay = np.random.default_rng(0), Replay(None, 17, 6, 10_000)
+@dataclass
+class Contender:
+    """A way to learn, and how long its updates took."""
+
+    what: str
+    engine: str
+    block: int
+    density: float
+    run: Run
+    updates: int  # of a repeat
+    connections: int | None = None  # of actor and critics; None where this is not ours
+    n_bytes: int | None = None
+    seconds: list[Seconds] = field(default_factory=list)  # per repeat
+
+    @property
+    def microseconds(self) -> float:
+        """Of an update, median of the repeats."""
+        return statistics.median(repeat.processor for repeat in self.seconds) / self.updates * 1e6
+
+
+def random_replay() -> Replay:
+    """10 000 transitions of nothing in particular."""
+    generator, replay = np.random.default_rng(0), Replay(None, N_OBSERVATIONS, N_ACTIONS, 10_000)
     for _ in range(10_000):
-        observation, following = generator.normal(size=(2, 17))
-        replay.append(observation, generator.uniform(-1, 1, 6), generator.normal(), following, Boundary.CONTINUES)
-
-    def run(updates: int) -> None:
-        for _ in range(updates):
-            words = agent.draws.stream(Purpose.REPLAY, agent.updates + 1, 100)
-            agent.update(replay.sample(below(words, replay.size), 0.99))
-
-    run(2 * EVOLUTION_INTERVAL)  # past two evolution steps: targets then have connections to lose
-    return run
+        observation, following = generator.normal(size=(2, N_OBSERVATIONS))
+        action, reward = generator.uniform(-1, 1, N_ACTIONS), generator.normal()
+        replay.append(observation, action, reward, following, Boundary.CONTINUES)
+    return replay
 
 
-def their_updates() -> Callable[[int], None]:
-    """A function that makes n updates of stable-baselines3's TD3 at the same sizes."""
+def stable_baselines3() -> Contender:
+    """Its TD3 at the same sizes, on transitions of HalfCheetah-v5."""
     make("HalfCheetah-v5").close()  # silences MuJoCo
-    environment = gymnasium.make("HalfCheetah-v5")
     model = TD3(
         "MlpPolicy",
-        environment,
-        policy_kwargs={"net_arch": [256, 256]},
-        batch_size=100,
+        gymnasium.make("HalfCheetah-v5"),
+        policy_kwargs={"net_arch": [HIDDEN, HIDDEN]},
+        batch_size=BATCH,
         learning_starts=100,
         device="cpu",
     )
     model.set_logger(configure(None, []))
     model.learn(300)
+    return Contender("TD3", SB3, 1, 1.0, lambda updates: model.train(updates, BATCH), WITHOUT_EVOLUTION)
+
+
+def ours(replay: Replay, engine: str, method: str, block: int = 1, density: float = 1.0) -> Contender:
+    """One of edgerl's engines."""
+    options = {} if method == "td3" else density_options(density)
+    config = make_config(engine=engine, method=method, block=block, batch_size=BATCH, **options)
+    kind = NativeAgent if engine == "native" else Agent
+    agent = kind(config, N_OBSERVATIONS, N_ACTIONS)
 
     def run(updates: int) -> None:
-        model.train(updates, 100)
+        for _ in range(updates):
+            agent.learn(replay)
 
-    run(100)
-    return run
+    return Contender(
+        what={"td3": "TD3", "static-td3": "Static-TD3", "ds-td3": "DS-TD3"}[method],
+        engine=engine,
+        block=4 if engine == "native" and method == "td3" else block,
+        density=density,
+        run=run,
+        updates=EVOLUTION_INTERVAL if method == "ds-td3" else WITHOUT_EVOLUTION,
+        connections=sum(sum(network.connections()) for _, network in agent.networks),
+        n_bytes=agent.arena.bytes.connections if isinstance(agent, NativeAgent) else None,
+    )
 
 
-def time_updates() -> list[dict[str, Any]]:
-    """Median microseconds of an update per engine, repeats interleaved."""
-    engines = {
-        ("stable-baselines3 TD3, dense", "stable-baselines3", 1): their_updates(),
-        ("TD3, dense", "torch", 1): our_updates("td3", 1),
-        ("Static-TD3, half density", "torch", 1): our_updates("static-td3", 1),
-        ("DS-TD3, half density", "torch", 1): our_updates("ds-td3", 1),
-        ("DS-TD3, half density, blocks of 4", "torch", 4): our_updates("ds-td3", 4),
-    }
-    times: dict[Any, list[float]] = {key: [] for key in engines}
-    for _ in range(REPEATS):
-        for key, run in engines.items():
-            start = time.perf_counter()
-            run(UPDATES)
-            times[key].append((time.perf_counter() - start) / UPDATES * 1e6)
-    medians = {key: statistics.median(values) for key, values in times.items()}
-    peer = next(iter(medians.values()))
+def contenders(replay: Replay) -> list[Contender]:
+    """stable-baselines3 first, with which the others are compared."""
     return [
-        {
-            "what": what,
-            "engine": engine,
-            "block": block,
-            "batch": 100,
-            "microseconds": round(microseconds, 1),
-            "ratio": round(microseconds / peer, 3),
-            "against": "stable-baselines3",
-        }
-        for (what, engine, block), microseconds in medians.items()
+        stable_baselines3(),
+        ours(replay, "torch", "td3"),
+        ours(replay, "torch", "static-td3", 1, 0.5),
+        ours(replay, "torch", "ds-td3", 1, 0.5),
+        ours(replay, "torch", "ds-td3", 4, 0.5),
+        ours(replay, "native", "td3"),
+        *(
+            ours(replay, "native", "ds-td3", block, density)
+            for block, densities in DENSITIES.items()
+            for density in densities
+        ),
     ]
 
 
-def time_a_run() -> list[dict[str, Any]]:
-    """Training steps/s of a real DS-TD3 run on HalfCheetah-v5, at its start and after 20 000 updates."""
-    start_steps = 1000
-    marks: dict[int, float] = {}
+def time_updates(everyone: Sequence[Contender], repeats: int) -> None:
+    """Fill in their seconds; the first repeats are the warm-up."""
+    for contender in everyone:
+        contender.run(2 * contender.updates)
+    for _ in range(repeats):
+        for contender in everyone:
+            contender.seconds.append(Seconds())
+        for _ in range(TURNS):
+            for contender in everyone:
+                start = Seconds.now()
+                contender.run(contender.updates // TURNS)
+                contender.seconds[-1] += Seconds.now() - start
+    total = sum((repeat for contender in everyone for repeat in contender.seconds), Seconds())
+    print(f"the contenders had {total.processor / total.clock:.0%} of the core while they ran", file=sys.stderr)
 
-    def note(status: Status) -> None:
-        marks[status.step] = time.perf_counter()
 
-    with tempfile.TemporaryDirectory() as folder:
-        steps = start_steps + LATER + WINDOW
-        train(
-            "HalfCheetah-v5",
-            out=Path(folder) / "run",
-            report=note,
-            steps=steps,
-            start_steps=start_steps,
-            evaluation_interval=steps,
-            evaluation_episodes=1,
-            checkpoint_interval=steps,
+def make_row(contender: Contender, peer: Contender) -> dict[str, Any]:
+    """One line of the results."""
+    row = {
+        "what": f"update, {contender.what}",
+        "engine": contender.engine,
+        "block": contender.block,
+        "density": contender.density,
+        "batch": BATCH,
+        "microseconds": round(contender.microseconds, 1),
+        "speedup": round(peer.microseconds / contender.microseconds, 2),
+        "against": SB3,
+        "connections": contender.connections,
+    }
+    if contender.n_bytes is not None and contender.connections is not None:
+        row |= {"bytes_per_connection": round(contender.n_bytes / contender.connections, 2)}
+    return row
+
+
+def fit(everyone: Sequence[Contender], block: int) -> dict[str, Any]:
+    """The line through the native engine's updates with that block, from density 1 to .05."""
+    points = [c for c in everyone if c.engine == "native" and c.block == block]
+    times = np.array([contender.microseconds for contender in points])
+    design = np.array([[1.0, contender.connections or 0] for contender in points])
+    constant, slope = np.linalg.lstsq(design / times[:, None], np.ones(len(points)), rcond=None)[0]
+    deviations = design @ [constant, slope] / times - 1
+    return {
+        "what": "constant part of an update",
+        "engine": "native",
+        "block": block,
+        "density": None,
+        "batch": BATCH,
+        "microseconds": round(float(constant), 1),
+        "speedup": None,
+        "against": None,
+        "nanoseconds_per_connection": round(float(slope) * 1e3, 3),
+        "largest_deviation": round(float(np.abs(deviations).max()), 3),
+    }
+
+
+def measure_updates(replay: Replay, repeats: int) -> list[dict[str, Any]]:
+    """The rows of the updates, then those of the lines."""
+    everyone = contenders(replay)
+    time_updates(everyone, repeats)
+    rows = [make_row(contender, everyone[0]) for contender in everyone]
+    return rows + [fit(everyone, block) for block in DENSITIES]
+
+
+def print_updates(rows: Sequence[dict[str, Any]]) -> None:
+    """A line a contender, then the two fitted ones in words."""
+    table = Table("update", "engine", "block", "density", "µs", "× SB3", "connections", "bytes each")
+    lines = [row for row in rows if row["speedup"] is None]
+    for row in rows:
+        if row not in lines:
+            names = ("engine", "block", "density", "microseconds", "speedup", "connections", "bytes_per_connection")
+            cells = ("" if row.get(name) is None else str(row[name]) for name in names)
+            table.add_row(row["what"].removeprefix("update, "), *cells)
+    Console().print(table)
+    for row in lines:
+        print(
+            f"block {row['block']}: {row['microseconds']:.0f} µs + {row['nanoseconds_per_connection']:.2f} ns per "
+            f"connection, within {row['largest_deviation']:.0%}"
         )
-    rows = []
-    for what, first in (("at its start", start_steps), (f"after {LATER} updates", start_steps + LATER)):
-        last = min(first + WINDOW, steps - 100)  # the last report comes after the final evaluation
-        rate = (last - first) / (marks[last] - marks[first])
-        rows.append({"what": f"DS-TD3 run, {what}", "steps_per_second": round(rate)})
-    return rows
 
 
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parts = ("updates", "kernels")
+    parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
+    parser.add_argument("--repeats", type=int, default=REPEATS, help=f"at least {LEAST_REPEATS}")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
+    if arguments.repeats < LEAST_REPEATS:
+        parser.error(f"--repeats is {arguments.repeats}; expected at least {LEAST_REPEATS}")
+    if len(os.sched_getaffinity(0)) > 1:
+        parser.error("this process may use several cores; expected one: taskset -c 0 python benchmarks/update.py")
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    updates, runs = time_updates(), time_a_run()
+    replay = random_replay()
+    updates = measure_updates(replay, arguments.repeats) if "updates" in arguments.parts else []
+    with tempfile.TemporaryDirectory() as folder:
+        timed = kernels.measure(Path(folder), replay, arguments.repeats) if "kernels" in arguments.parts else []
+    layers = kernels.make_rows(timed) if timed else []
     if arguments.json:
-        print(json.dumps(updates + runs, indent=2))
+        print(json.dumps(updates + layers, indent=2))
         return
-    table = Table("one update, batch 100", "µs", "× stable-baselines3")
-    for row in updates:
-        table.add_row(row["what"], f"{row['microseconds']:.0f}", f"{row['ratio']:.2f}")
-    Console().print(table)
-    for row in runs:
-        print(f"{row['what']}: {row['steps_per_second']} steps/s")
+    if updates:
+        print_updates(updates)
+    if layers:
+        kernels.print_rows(layers)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from .edge.compiled import ENGINE, WARNINGS, compile_c
+
 ROOT = Path(__file__).parents[1]
 COMMANDS = (
     "train",
@@ -62,6 +64,18 @@ def test_the_readmes_python_example_runs() -> None:
     assert shortened != example
     exec(compile(shortened, "README.md", "exec"), {})
     assert Path("policy.onnx").exists()
+
+
+def test_the_c_program_of_the_engines_page_learns_and_acts(tmp_path: Path) -> None:
+    (program,) = _snippets(ROOT / "docs/engine.md", "c")
+    source, binary = tmp_path / "program.c", tmp_path / "program"
+    source.write_text(program)
+    compile_c("gcc", *WARNINGS, source, ENGINE / "edgerl.c", "-o", binary)
+    done = subprocess.run([binary], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    match = re.fullmatch(r"done: action (\S+)\n", done.stdout)
+    assert match is not None, done.stdout
+    assert 0 < abs(float(match[1])) < 1
 
 
 def test_links_between_documents_lead_somewhere() -> None:

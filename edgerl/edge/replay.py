@@ -102,6 +102,7 @@ class Replay:
 
     def _view_rows(self) -> None:
         self._rows = np.frombuffer(self._map, np.float32, offset=HEADER_BYTES).reshape(self._room, self._width)
+        self.rows_address = int(self._rows.ctypes.data)  # for the native engine
 
     @classmethod
     def open_recorded(cls, path: Path, count: int) -> Replay:
@@ -126,11 +127,6 @@ class Replay:
     def size(self) -> int:
         """Transitions that can be sampled."""
         return min(self.count, self.capacity)
-
-    @property
-    def rows_address(self) -> int:
-        """Where the rows lie in memory, for the native engine."""
-        return int(self._rows.ctypes.data)
 
     def append(
         self, observation: Array, action: Array, reward: float, next_observation: Array, boundary: Boundary

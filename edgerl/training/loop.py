@@ -35,7 +35,7 @@ from edgerl.training.folder import check_latest, default_folder, new_folder, poi
 from edgerl.training.logs import MetricsLog
 from edgerl.training.native import NativeAgent
 from edgerl.training.normalizer import Normalizer
-from edgerl.training.random import Purpose, normal, uniform
+from edgerl.training.random import Purpose, uniform
 
 REPORT_INTERVAL = 100  # steps between two calls of a progress report
 
@@ -251,7 +251,7 @@ class Trainer:
         if self.step < self.config.schedule.start_steps:
             words = draws.stream(Purpose.RANDOM_ACTION, self.step, n_actions)
             return (2 * uniform(words) - 1).astype(np.float32)
-        noise = normal(draws.stream(Purpose.EXPLORATION, self.step, n_actions + n_actions % 2))[:n_actions]
+        noise = draws.normals(Purpose.EXPLORATION, self.step, n_actions)
         action = self.agent.act(self._normalized(observation)) + self.config.td3.exploration_noise * noise
         if not np.isfinite(action).all():
             raise self._diverged("the policy's action")

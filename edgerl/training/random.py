@@ -63,6 +63,7 @@ class Draws:
     def __init__(self, seed: int) -> None:
         self._key = (seed & 0xFFFFFFFF, seed >> 32)
         self._chunks: dict[tuple[int, int], tuple[int, Words]] = {}
+        self._normals: dict[tuple[int, int], tuple[int, npt.NDArray[np.float64]]] = {}
 
     def words(
         self, purpose: Purpose, index: int, count: int, *, network: Network = Network.ACTOR, layer: int = 0
@@ -81,6 +82,17 @@ class Draws:
             self._chunks[purpose, count] = cached
         words: Words = cached[1][offset]
         return words
+
+    def normals(self, purpose: Purpose, index: int, count: int) -> npt.NDArray[np.float64]:
+        """`count` standard normal numbers from `stream`, for an index that rises by one: computed many at a time."""
+        chunk, offset = divmod(index, _CHUNK)
+        cached = self._normals.get((purpose, count))
+        if cached is None or cached[0] != chunk:
+            self.stream(purpose, index, count + count % 2)
+            cached = chunk, normal(self._chunks[purpose, count + count % 2][1])[:, :count]
+            self._normals[purpose, count] = cached
+        numbers: npt.NDArray[np.float64] = cached[1][offset]
+        return numbers
 
     def _compute(
         self, purpose: Purpose, indices: npt.NDArray[np.int64], count: int, network: Network, layer: int

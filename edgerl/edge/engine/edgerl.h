@@ -2,11 +2,13 @@
  *
  * Freestanding C11: no malloc, no stdio, no libm, no mutable globals. The caller owns all memory: it asks how many bytes
  * an arena needs, provides them aligned to EDGERL_ALIGNMENT, and may copy, move or map them as bytes between two calls,
- * since an arena holds offsets and never pointers; on another machine only if that has the same instruction sets. An
- * arena belongs to one thread at a time: calls write in it. It is trusted: only what a configuration says is checked.
+ * since an arena holds offsets and never pointers; a policy's on another machine only if that has the same instruction
+ * sets. An arena belongs to one thread at a time, where nothing else is said: calls write in it. It is trusted; what comes
+ * from elsewhere is checked by edgerl_learner_open.
  *
- * Functions return a status; where it is not EDGERL_OK, nothing was written. Numbers are the machine's own float32 and
- * integers; the shapes of arrays stand beside them in brackets, last index fastest.
+ * Functions return a status; where it is not EDGERL_OK, there is no result, and an arena that was to be built holds
+ * nothing. Numbers are the machine's own float32 and integers; the shapes of arrays stand beside them in brackets, last
+ * index fastest.
  */
 #ifndef EDGERL_H
 #define EDGERL_H
@@ -28,10 +30,10 @@ extern "C" {
     X(EDGERL_BAD_ARGUMENT, 1, "a pointer is null, or a number is out of its range")         \
     X(EDGERL_BAD_SHAPE, 2, "a layer is empty or too wide, or two layers do not fit")        \
     X(EDGERL_BAD_INDEX, 3, "an index is out of range, not increasing, or there are too many") \
-    X(EDGERL_NOT_FINITE, 4, "a weight, a bias or a scale is NaN or infinite")               \
+    X(EDGERL_NOT_FINITE, 4, "a number is NaN or infinite")                                  \
     X(EDGERL_ARENA_TOO_SMALL, 5, "the arena has too few bytes")                             \
     X(EDGERL_ARENA_MISALIGNED, 6, "the arena is not aligned to 64 bytes")                   \
-    X(EDGERL_ARENA_INVALID, 7, "the arena holds no policy")                                 \
+    X(EDGERL_ARENA_INVALID, 7, "the arena holds no policy, or no learner")                  \
     X(EDGERL_TOO_LARGE, 8, "the arena would have more bytes than this machine can address")
 
 typedef enum edgerl_status {

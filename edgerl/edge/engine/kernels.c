@@ -1,5 +1,6 @@
 /* The learner's arithmetic: naive kernels, the reference, and those of each instruction set. */
 #include "numeric.h"
+#include "learner.h"
 #include "random.h"
 
 #if defined(__clang__)
@@ -17,6 +18,8 @@ typedef struct forward_task {
     const uint32_t *starts;
     const uint16_t *columns;
     const real *values;
+    const uint32_t *bounds; /* [panels - 1][rows]: where in its row each further range of inputs begins */
+    uint32_t panels, rows;
     const uint32_t *extra_starts; /* null: none */
     const uint16_t *extra_columns;
     const real *extra_values;
@@ -37,6 +40,8 @@ typedef struct input_task {
     const uint32_t *column_starts; /* [n_inputs + 1] */
     const uint16_t *rows;          /* the row of each connection of a column … */
     const uint16_t *places;        /* … and which one of its row it is */
+    const uint32_t *bounds;        /* [panels - 1][lines], of rows of blocks, or of columns where block is 1 */
+    uint32_t panels, lines;
     const real *dy;
     const real *relu; /* null: none */
     real *dx;
@@ -49,6 +54,8 @@ typedef struct input_task {
 typedef struct weight_task {
     const uint32_t *starts;
     const uint16_t *columns;
+    const uint32_t *bounds; /* [panels - 1][rows] */
+    uint32_t panels, rows;
     const real *x, *dy;
     real *gradient; /* [blocks][block] */
     uint32_t width, stride;
@@ -73,6 +80,7 @@ typedef struct kernels {
     void (*follow)(real *target, const real *online, size_t count, real fraction);
     void (*squash)(real *x, size_t count);
     void (*normals)(const uint32_t *words, uint32_t count, real *numbers);
+    uint32_t (*gather)(const real *values, uint32_t first, uint32_t last, key limit, key *keys, uint32_t *candidates);
 } kernels;
 
 /* ------------------------------------------------------------------------------------------------ naive kernels */
@@ -178,14 +186,43 @@ static void normals_naive(const uint32_t *words, uint32_t count, real *numbers) 
     }
 }
 
+/* Numbers first … last - 1 up to a magnitude: their magnitudes and which they are. Writes up to 16 elements more than it finds.
+ * Without a branch, which nothing could foresee. */
+static uint32_t gather_naive(const real *values, uint32_t first, uint32_t last, key limit, key *keys, uint32_t *candidates) {
+    uint32_t count = 0;
+    for (uint32_t i = first; i < last; i++) {
+        const key found = key_of(values[i]);
+        keys[count] = found;
+        candidates[count] = i;
+        count += found <= limit;
+    }
+    return count;
+}
+
 static const kernels kernels_naive = {
     forward_naive, input_gradient_naive, weight_gradient_naive, row_sums_naive, through_relu_naive,
-    adam_naive,    follow_naive,         squash_naive,          normals_naive,
+    adam_naive,    follow_naive,         squash_naive,          normals_naive,  gather_naive,
 };
 
 /* ------------------------------------------------------------------------------------ one set per instruction set */
 
 #ifndef EDGERL_DOUBLE
+
+/* Where the connections of one panel of a line begin and end, by line; whether it is the first, the last panel. */
+typedef struct panel {
+    const uint32_t *from, *to;
+    int first, last;
+} panel;
+
+static inline panel panel_of(const uint32_t *starts, const uint32_t *bounds, uint32_t lines, uint32_t panels, uint32_t i) {
+    const panel p = {
+        i == 0 ? starts : bounds + (size_t)(i - 1) * lines,
+        i + 1 == panels ? starts + 1 : bounds + (size_t)i * lines,
+        i == 0,
+        i + 1 == panels,
+    };
+    return p;
+}
 
 /* Apply `kernel` to a batch of `width` columns in chunks of one to `at_most` (4 or 8) vectors, each with its own instance. */
 #define CHUNKS(at_most, width, kernel)                                                 \

@@ -121,27 +121,39 @@ INLINE void K(add_row)(const uint32_t count, vec *even, vec *odd, const real *va
     }
 }
 
-INLINE void K(forward_rows_1)(const uint32_t count, const forward_task *t, size_t at) {
+INLINE void K(forward_panel_1)(const uint32_t count, const forward_task *t, size_t at, panel p) {
     const real *x = t->x + at;
     size_t stride = t->stride * sizeof(real);
     HIDE(x);
     HIDE(stride);
     for (uint32_t row = t->first_row; row < t->last_row; row++) {
+        real *y = t->y + row * (size_t)t->stride + at;
         vec even[8], odd[4];
-        EACH(v, count) { even[v] = (vec){0} + t->bias[row]; }
+        EACH(v, count) {
+            if (p.first) {
+                even[v] = (vec){0} + t->bias[row];
+            } else {
+                even[v] = K(load)(y + v * LANES);
+            }
+        }
         EACH(v, 4) { odd[v] = (vec){0}; }
-        K(add_row)(count, even, odd, t->values, t->columns, t->starts[row], t->starts[row + 1], x, stride);
-        if (t->extra_starts != NULL) {
+        K(add_row)(count, even, odd, t->values, t->columns, p.from[row], p.to[row], x, stride);
+        if (p.last && t->extra_starts != NULL) {
             K(add_row)(count, even, odd, t->extra_values, t->extra_columns, t->extra_starts[row],
                        t->extra_starts[row + 1], x, stride);
         }
-        real *y = t->y + row * (size_t)t->stride + at;
         EACH(v, count) {
             if (count <= 4) {
                 even[v] += odd[v % 4];
             }
-            K(store)(y + v * LANES, t->relu ? K(relu)(even[v]) : even[v]);
+            K(store)(y + v * LANES, p.last && t->relu ? K(relu)(even[v]) : even[v]);
         }
+    }
+}
+
+INLINE void K(forward_rows_1)(const uint32_t count, const forward_task *t, size_t at) {
+    for (uint32_t i = 0; i < t->panels; i++) {
+        K(forward_panel_1)(count, t, at, panel_of(t->starts, t->bounds, t->rows, t->panels, i));
     }
 }
 
@@ -156,37 +168,47 @@ INLINE void K(add_block_row)(const uint32_t count, vec sums[4][4], const real *v
     }
 }
 
-INLINE void K(forward_rows_4)(const uint32_t count, const forward_task *t, size_t at) {
+INLINE void K(forward_panel_4)(const uint32_t count, const forward_task *t, size_t at, panel p) {
     const real *x = t->x + at;
     size_t stride = t->stride * sizeof(real);
     HIDE(x);
     HIDE(stride);
     for (uint32_t row = t->first_row; row < t->last_row; row++) {
+        real *y = t->y + 4 * row * (size_t)t->stride + at;
         vec sums[4][4];
         EACH(k, 4) {
-            EACH(v, count) { sums[k][v] = (vec){0} + t->bias[4 * row + k]; }
+            EACH(v, count) {
+                if (p.first) {
+                    sums[k][v] = (vec){0} + t->bias[4 * row + k];
+                } else {
+                    sums[k][v] = K(load)(y + k * (size_t)t->stride + v * LANES);
+                }
+            }
         }
-        K(add_block_row)(count, sums, t->values, t->columns, t->starts[row], t->starts[row + 1], x, stride);
-        if (t->extra_starts != NULL) {
+        K(add_block_row)(count, sums, t->values, t->columns, p.from[row], p.to[row], x, stride);
+        if (p.last && t->extra_starts != NULL) {
             K(add_block_row)(count, sums, t->extra_values, t->extra_columns, t->extra_starts[row],
                              t->extra_starts[row + 1], x, stride);
         }
-        real *y = t->y + 4 * row * (size_t)t->stride + at;
         EACH(k, 4) {
             EACH(v, count) {
-                K(store)(y + k * (size_t)t->stride + v * LANES, t->relu ? K(relu)(sums[k][v]) : sums[k][v]);
+                K(store)(y + k * (size_t)t->stride + v * LANES, p.last && t->relu ? K(relu)(sums[k][v]) : sums[k][v]);
             }
         }
     }
 }
 
+INLINE void K(forward_rows_4)(const uint32_t count, const forward_task *t, size_t at) {
+    for (uint32_t i = 0; i < t->panels; i++) {
+        K(forward_panel_4)(count, t, at, panel_of(t->starts, t->bounds, t->rows, t->panels, i));
+    }
+}
+
+/* Where lines are cut into panels, chunks are narrow, so that a panel's tile stays in the first cache; else it is the cost of
+ * each line itself that counts. */
 TARGET static void K(forward)(const forward_task *t, uint32_t block) {
     if (block == 1) {
-        /* Where rows have many connections, a narrow tile of the input that stays in the first cache wins; where they have
-         * few, it is the cost of a row itself that counts. */
-        const uint32_t connections = t->starts[t->last_row] - t->starts[t->first_row];
-        const int narrow = connections >= 48 * (t->last_row - t->first_row);
-        CHUNKS(narrow ? 4u : 8u, t->width, K(forward_rows_1))
+        CHUNKS(t->panels > 1 ? 4u : 8u, t->width, K(forward_rows_1))
     } else {
         CHUNKS_4(CHUNK, t->width, K(forward_rows_4))
     }
@@ -195,37 +217,43 @@ TARGET static void K(forward)(const forward_task *t, uint32_t block) {
 /* --------------------------------------------------------------------------------------------- input gradient */
 
 /* By columns: the sum over a column's connections of weight * output gradient. */
-INLINE void K(input_columns_1)(const uint32_t count, const input_task *t, size_t at) {
+INLINE void K(input_panel_1)(const uint32_t count, const input_task *t, size_t at, panel p) {
     const real *dy = t->dy + at;
     size_t stride = t->stride * sizeof(real);
     HIDE(dy);
     HIDE(stride);
     for (uint32_t column = t->first; column < t->last; column++) {
+        real *dx = t->dx + column * (size_t)t->stride + at;
         vec even[8], odd[4];
-        EACH(v, count) { even[v] = (vec){0}; }
+        EACH(v, count) {
+            if (p.first) {
+                even[v] = (vec){0};
+            } else {
+                even[v] = K(load)(dx + v * LANES);
+            }
+        }
         EACH(v, 4) { odd[v] = (vec){0}; }
-        uint32_t i = t->column_starts[column];
-        const uint32_t end = t->column_starts[column + 1];
+        uint32_t i = p.from[column];
+        const uint32_t end = p.to[column];
         for (; i + 1 < end; i += 2) {
             const uint32_t r = t->rows[i], s = t->rows[i + 1];
             const real a = t->values[t->starts[r] + t->places[i]], b = t->values[t->starts[s] + t->places[i + 1]];
-            const real *p = K(row)(dy, r, stride), *q = K(row)(dy, s, stride);
-            EACH(v, count) { even[v] += K(load)(p + v * LANES) * a; }
+            const real *g = K(row)(dy, r, stride), *h = K(row)(dy, s, stride);
+            EACH(v, count) { even[v] += K(load)(g + v * LANES) * a; }
             EACH(v, count) {
                 if (count <= 4) {
-                    odd[v] += K(load)(q + v * LANES) * b;
+                    odd[v] += K(load)(h + v * LANES) * b;
                 } else {
-                    even[v] += K(load)(q + v * LANES) * b;
+                    even[v] += K(load)(h + v * LANES) * b;
                 }
             }
         }
         if (i < end) {
             const uint32_t r = t->rows[i];
-            const real a = t->values[t->starts[r] + t->places[i]], *p = K(row)(dy, r, stride);
-            EACH(v, count) { even[v] += K(load)(p + v * LANES) * a; }
+            const real a = t->values[t->starts[r] + t->places[i]], *g = K(row)(dy, r, stride);
+            EACH(v, count) { even[v] += K(load)(g + v * LANES) * a; }
         }
-        real *dx = t->dx + column * (size_t)t->stride + at;
-        const real *relu = t->relu == NULL ? NULL : t->relu + column * (size_t)t->stride + at;
+        const real *relu = !p.last || t->relu == NULL ? NULL : t->relu + column * (size_t)t->stride + at;
         EACH(v, count) {
             if (count <= 4) {
                 even[v] += odd[v % 4];
@@ -235,8 +263,14 @@ INLINE void K(input_columns_1)(const uint32_t count, const input_task *t, size_t
     }
 }
 
+INLINE void K(input_columns_1)(const uint32_t count, const input_task *t, size_t at) {
+    for (uint32_t i = 0; i < t->panels; i++) {
+        K(input_panel_1)(count, t, at, panel_of(t->column_starts, t->bounds, t->lines, t->panels, i));
+    }
+}
+
 /* By rows of blocks: the output gradients of four rows stay in registers, the input gradient in the first cache. */
-INLINE void K(input_rows_4)(const uint32_t count, const input_task *t, size_t at) {
+INLINE void K(input_panel_4)(const uint32_t count, const input_task *t, size_t at, panel p) {
     const real *base = t->dx + at;
     size_t stride = t->stride * sizeof(real);
     HIDE(base);
@@ -246,11 +280,11 @@ INLINE void K(input_rows_4)(const uint32_t count, const input_task *t, size_t at
         EACH(k, 4) {
             EACH(v, count) { dy[k][v] = K(load)(t->dy + (4 * row + k) * (size_t)t->stride + at + v * LANES); }
         }
-        uint32_t i = t->starts[row];
-        while (i < t->starts[row + 1] && t->columns[i] < t->first_column) {
+        uint32_t i = p.from[row];
+        while (i < p.to[row] && t->columns[i] < t->first_column) {
             i++;
         }
-        for (; i < t->starts[row + 1]; i++) {
+        for (; i < p.to[row]; i++) {
             real *dx = (real *)(uintptr_t)K(row)(base, t->columns[i], stride);
             const real *w = t->values + 4 * (size_t)i;
             EACH(v, count) {
@@ -261,9 +295,15 @@ INLINE void K(input_rows_4)(const uint32_t count, const input_task *t, size_t at
     }
 }
 
+INLINE void K(input_rows_4)(const uint32_t count, const input_task *t, size_t at) {
+    for (uint32_t i = 0; i < t->panels; i++) {
+        K(input_panel_4)(count, t, at, panel_of(t->starts, t->bounds, t->lines, t->panels, i));
+    }
+}
+
 TARGET static void K(input_gradient)(const input_task *t, uint32_t block) {
     if (block == 1) {
-        CHUNKS(8u, t->width, K(input_columns_1))
+        CHUNKS(t->panels > 1 ? 4u : 8u, t->width, K(input_columns_1))
     } else {
         CHUNKS_4(CHUNK, t->width, K(input_rows_4))
     }
@@ -272,7 +312,7 @@ TARGET static void K(input_gradient)(const input_task *t, uint32_t block) {
 /* -------------------------------------------------------------------------------------------- weight gradient */
 
 /* The products over the batch of a row's output gradient with the inputs of its connections, four at a time. */
-INLINE void K(weight_rows_1)(const uint32_t count, const weight_task *t, size_t at) {
+INLINE void K(weight_panel_1)(const uint32_t count, const weight_task *t, size_t at, panel p) {
     const int accumulate = at > 0;
     const real *base = t->x + at;
     size_t stride = t->stride * sizeof(real);
@@ -281,8 +321,8 @@ INLINE void K(weight_rows_1)(const uint32_t count, const weight_task *t, size_t 
     for (uint32_t row = t->first_row; row < t->last_row; row++) {
         vec dy[8];
         EACH(v, count) { dy[v] = K(load)(t->dy + row * (size_t)t->stride + at + v * LANES); }
-        const uint32_t end = t->starts[row + 1];
-        for (uint32_t i = t->starts[row]; i < end; i += 4) {
+        const uint32_t end = p.to[row];
+        for (uint32_t i = p.from[row]; i < end; i += 4) {
             vec sums[4];
             EACH(k, 4) {
                 const uint32_t j = i + k < end ? i + k : end - 1; /* the last group repeats the last connection */
@@ -303,7 +343,13 @@ INLINE void K(weight_rows_1)(const uint32_t count, const weight_task *t, size_t 
     }
 }
 
-INLINE void K(weight_rows_4)(const uint32_t count, const weight_task *t, size_t at) {
+INLINE void K(weight_rows_1)(const uint32_t count, const weight_task *t, size_t at) {
+    for (uint32_t i = 0; i < t->panels; i++) {
+        K(weight_panel_1)(count, t, at, panel_of(t->starts, t->bounds, t->rows, t->panels, i));
+    }
+}
+
+INLINE void K(weight_panel_4)(const uint32_t count, const weight_task *t, size_t at, panel p) {
     const int accumulate = at > 0;
     const real *base = t->x + at;
     size_t stride = t->stride * sizeof(real);
@@ -314,7 +360,7 @@ INLINE void K(weight_rows_4)(const uint32_t count, const weight_task *t, size_t 
         EACH(k, 4) {
             EACH(v, count) { dy[k][v] = K(load)(t->dy + (4 * row + k) * (size_t)t->stride + at + v * LANES); }
         }
-        for (uint32_t i = t->starts[row]; i < t->starts[row + 1]; i++) {
+        for (uint32_t i = p.from[row]; i < p.to[row]; i++) {
             const real *x = K(row)(base, t->columns[i], stride);
             vec sums[4];
             const vec first = K(load)(x);
@@ -325,6 +371,12 @@ INLINE void K(weight_rows_4)(const uint32_t count, const weight_task *t, size_t 
             }
             K(sum4)(sums, t->gradient + 4 * (size_t)i, accumulate);
         }
+    }
+}
+
+INLINE void K(weight_rows_4)(const uint32_t count, const weight_task *t, size_t at) {
+    for (uint32_t i = 0; i < t->panels; i++) {
+        K(weight_panel_4)(count, t, at, panel_of(t->starts, t->bounds, t->rows, t->panels, i));
     }
 }
 
@@ -398,9 +450,31 @@ TARGET static void K(normals)(const uint32_t *words, uint32_t count, real *numbe
     }
 }
 
+/* Numbers up to a magnitude, as candidates; see gather_naive. */
+TARGET static uint32_t K(gather)(const real *values, uint32_t first, uint32_t last, key limit, key *keys,
+                                 uint32_t *candidates) {
+#if LANES == 16
+    const __m512i most = _mm512_set1_epi32((int32_t)limit), mask = _mm512_set1_epi32(INT32_MAX);
+    __m512i numbers = _mm512_add_epi32(_mm512_set1_epi32((int32_t)first),
+                                       _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+    uint32_t count = 0, i = first;
+    for (; i + 16 <= last; i += 16) {
+        const __m512i k = _mm512_and_si512(_mm512_loadu_si512(values + i), mask);
+        const __mmask16 taken = _mm512_cmple_epu32_mask(k, most);
+        _mm512_storeu_si512(keys + count, _mm512_maskz_compress_epi32(taken, k));
+        _mm512_storeu_si512(candidates + count, _mm512_maskz_compress_epi32(taken, numbers));
+        count += (uint32_t)__builtin_popcount(taken);
+        numbers = _mm512_add_epi32(numbers, _mm512_set1_epi32(16));
+    }
+    return count + gather_naive(values, i, last, limit, keys + count, candidates + count);
+#else
+    return gather_naive(values, first, last, limit, keys, candidates);
+#endif
+}
+
 static const kernels K(kernels) = {
     K(forward), K(input_gradient), K(weight_gradient), K(row_sums), K(through_relu),
-    K(adam),    K(follow),         K(squash),          K(normals),
+    K(adam),    K(follow),         K(squash),          K(normals),  K(gather),
 };
 
 #undef vec

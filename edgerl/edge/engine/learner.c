@@ -34,6 +34,21 @@ static float_mode flush_denormals(void) { return 0; }
 static void restore_float_mode(float_mode mode) { (void)mode; }
 #endif
 
+static void zero(void *bytes, uint64_t count) {
+    unsigned char *p = bytes;
+    for (uint64_t i = 0; i < count; i++) {
+        p[i] = 0;
+    }
+}
+
+static void copy(void *to, const void *from, uint64_t count) {
+    unsigned char *p = to;
+    const unsigned char *q = from;
+    for (uint64_t i = 0; i < count; i++) {
+        p[i] = q[i];
+    }
+}
+
 /* ------------------------------------------------------------------------------------------- the configuration */
 
 static int in_range(double x, double low, double high) { return x >= low && x <= high; } /* not where x is NaN */
@@ -88,6 +103,12 @@ static int32_t check_config(const edgerl_learner_config *c) {
 
 /* ------------------------------------------------------------------------------------------------- the layout */
 
+/* How many panels lines of `blocks` blocks over `length` positions are cut into. */
+static uint32_t panels_of(uint32_t length, uint32_t blocks, uint32_t lines, int always) {
+    const uint32_t panels = (length + PANEL - 1) / PANEL;
+    return always || blocks / lines / panels >= PANEL_WORTH ? panels : 1;
+}
+
 static void lay_out_layer(layer *y, const edgerl_layer_plan *p, int has_transposed, uint64_t *end, uint64_t *derived) {
     y->n_inputs = p->n_inputs;
     y->n_outputs = p->n_outputs;
@@ -114,12 +135,17 @@ static void lay_out_layer(layer *y, const edgerl_layer_plan *p, int has_transpos
     y->at.bias_first_moment = set_aside(end, units, sizeof(real));
     y->at.bias_second_moment = set_aside(end, units, sizeof(real));
     y->at.bias_target = set_aside(end, units, sizeof(real));
+    y->row_panels = panels_of(y->n_inputs, y->blocks, y->rows, y->block == 4);
+    y->column_panels = has_transposed && y->block == 1 ? panels_of(y->rows, y->blocks, y->n_inputs, 0) : 1;
     /* Offsets of what can be made anew are relative to the end of the state, which is not known yet. */
-    if (has_transposed && p->block == 1) {
+    y->has_transposed = has_transposed && p->block == 1;
+    if (y->has_transposed) {
         y->column_starts = set_aside(derived, (uint64_t)p->n_inputs + 1, sizeof(uint32_t));
         y->column_rows = set_aside(derived, y->blocks, sizeof(uint16_t));
         y->column_places = set_aside(derived, y->blocks, sizeof(uint16_t));
     }
+    y->row_bounds = set_aside(derived, (uint64_t)(y->row_panels - 1) * y->rows, sizeof(uint32_t));
+    y->column_bounds = set_aside(derived, (uint64_t)(y->column_panels - 1) * y->n_inputs, sizeof(uint32_t));
 }
 
 static void lay_out_acting(learner *l, uint64_t *end) {
@@ -178,8 +204,7 @@ static void lay_out_scratch(learner *l, uint64_t *end) {
 
 /* Where everything lies: a function of the configuration alone, so that an arena's own offsets need not be trusted. */
 static void lay_out(learner *l, const edgerl_learner_config *config) {
-    static const learner nothing;
-    *l = nothing;
+    zero(l, sizeof *l);
     l->magic = LEARNER_MAGIC;
     l->version = LEARNER_VERSION;
     l->sizeof_real = sizeof(real);
@@ -198,11 +223,11 @@ static void lay_out(learner *l, const edgerl_learner_config *config) {
     for (uint32_t n = 0; n < NETWORKS; n++) {
         for (uint32_t i = 0; i < config->n_layers; i++) {
             layer *y = &l->layers[n][i];
-            if (y->column_rows > 0) { /* never the first array */
-                y->column_starts += end;
-                y->column_rows += end;
-                y->column_places += end;
-            }
+            y->column_starts += end;
+            y->column_rows += end;
+            y->column_places += end;
+            y->row_bounds += end;
+            y->column_bounds += end;
         }
     }
     end += derived;
@@ -233,21 +258,6 @@ int32_t edgerl_learner_bytes(const edgerl_learner_config *config, edgerl_learner
 }
 
 /* ----------------------------------------------------------------------------------------------- the beginning */
-
-static void zero(void *bytes, uint64_t count) {
-    unsigned char *p = bytes;
-    for (uint64_t i = 0; i < count; i++) {
-        p[i] = 0;
-    }
-}
-
-static void copy(void *to, const void *from, uint64_t count) {
-    unsigned char *p = to;
-    const unsigned char *q = from;
-    for (uint64_t i = 0; i < count; i++) {
-        p[i] = q[i];
-    }
-}
 
 /* The initial topology: `count` positions of a class, ascending, into starts and columns. */
 static void draw_class(learner *l, const layer *y, uint32_t network, uint32_t index, const width_class *c) {
@@ -317,11 +327,21 @@ static void draw_layer(learner *l, uint32_t network, uint32_t index) {
     }
 }
 
+/* Where in each line the further panels begin. */
+static void find_panels(const uint32_t *starts, const uint16_t *positions, uint32_t lines, uint32_t panels, uint32_t *bounds) {
+    for (uint32_t line = 0; line < lines; line++) {
+        uint32_t i = starts[line];
+        for (uint32_t further = 1; further < panels; further++) {
+            while (i < starts[line + 1] && positions[i] < further * PANEL) {
+                i++;
+            }
+            bounds[(size_t)(further - 1) * lines + line] = i;
+        }
+    }
+}
+
 /* The transposed index of block 1: each column's rows, and which connection of its row each is. */
 static void transpose(learner *l, const layer *y) {
-    if (y->column_rows == 0) {
-        return;
-    }
     const uint32_t *starts = words_at(l, y->at.starts);
     const uint16_t *columns = indices_at(l, y->at.columns);
     uint32_t *column_starts = words_at(l, y->column_starts);
@@ -343,6 +363,17 @@ static void transpose(learner *l, const layer *y) {
         column_starts[j] = column_starts[j - 1];
     }
     column_starts[0] = 0;
+    find_panels(column_starts, indices_at(l, y->column_rows), y->n_inputs, y->column_panels,
+                words_at(l, y->column_bounds));
+}
+
+/* What follows from a layer's topology. */
+static void index_layer(learner *l, const layer *y) {
+    find_panels(words_at(l, y->at.starts), indices_at(l, y->at.columns), y->rows, y->row_panels,
+                words_at(l, y->row_bounds));
+    if (y->has_transposed) {
+        transpose(l, y);
+    }
 }
 
 /* Copy a layer of the actor to the acting copy that is not in use. */
@@ -377,30 +408,46 @@ static int32_t check_arena(const void *arena, size_t bytes, uint64_t needed) {
 static void derive(learner *l) {
     for (uint32_t n = 0; n < NETWORKS; n++) {
         for (uint32_t i = 0; i < l->config.n_layers; i++) {
-            transpose(l, &l->layers[n][i]);
+            index_layer(l, &l->layers[n][i]);
         }
     }
     publish(l);
 }
 
-int32_t edgerl_learner_init(const edgerl_learner_config *config, void *arena, size_t bytes) {
-    edgerl_learner_bytes_of needed;
-    int32_t status = edgerl_learner_bytes(config, &needed);
-    if (status == EDGERL_OK) {
-        status = check_arena(arena, bytes, needed.total);
+/* Lay out an arena of `bytes` bytes; it is no learner yet. The layout is made in the arena itself, for want of stack on small
+ * machines. */
+static int32_t lay_out_arena(const edgerl_learner_config *config, void *arena, size_t bytes) {
+    int32_t status = check_config(config);
+    if (status != EDGERL_OK) {
+        return status;
     }
+    learner *l = arena;
+    lay_out(l, config);
+    l->magic = 0;
+    if (l->bytes.total > SIZE_MAX) {
+        return EDGERL_TOO_LARGE;
+    }
+    return l->bytes.total > bytes ? EDGERL_ARENA_TOO_SMALL : EDGERL_OK;
+}
+
+int32_t edgerl_learner_init(const edgerl_learner_config *config, void *arena, size_t bytes) {
+    int32_t status = config == NULL ? EDGERL_BAD_ARGUMENT : check_arena(arena, bytes, sizeof(learner));
     if (status != EDGERL_OK) {
         return status;
     }
     const edgerl_learner_config own = *config; /* it may lie in the arena */
-    zero(arena, needed.total);
+    status = lay_out_arena(&own, arena, bytes);
+    if (status != EDGERL_OK) {
+        return status;
+    }
     learner *l = arena;
-    lay_out(l, &own);
+    zero((char *)arena + sizeof(learner), l->bytes.total - sizeof(learner));
     for (uint32_t n = 0; n < NETWORKS; n++) {
         for (uint32_t i = 0; i < own.n_layers; i++) {
             draw_layer(l, n, i);
         }
     }
+    l->magic = LEARNER_MAGIC;
     derive(l);
     return EDGERL_OK;
 }
@@ -535,21 +582,15 @@ int32_t edgerl_learner_open(void *arena, size_t bytes) {
         return EDGERL_ARENA_INVALID;
     }
     l->magic = 0;
-    edgerl_learner_bytes_of needed;
-    status = edgerl_learner_bytes(&config, &needed);
-    if (status == EDGERL_OK) {
-        status = check_arena(arena, bytes, needed.total);
-    }
-    if (status != EDGERL_OK) {
-        return status;
-    }
     if (!idle || progress.evolution_is_due > 1 || progress.updates > EDGERL_LEARNER_UPDATES ||
         !is_a_sum(progress.critic_loss_sum) || !is_a_sum(progress.actor_loss_sum)) {
         return EDGERL_BAD_ARGUMENT;
     }
-    lay_out(l, &config);
+    status = lay_out_arena(&config, arena, bytes);
+    if (status != EDGERL_OK) {
+        return status;
+    }
     l->progress = progress;
-    l->magic = 0;
     for (uint32_t n = 0; n < NETWORKS; n++) {
         for (uint32_t i = 0; i < config.n_layers; i++) {
             status = check_layer_state(l, &l->layers[n][i]);
@@ -559,7 +600,7 @@ int32_t edgerl_learner_open(void *arena, size_t bytes) {
         }
     }
     l->magic = LEARNER_MAGIC;
-    zero((char *)arena + needed.state, needed.total - needed.state);
+    zero((char *)arena + l->bytes.state, l->bytes.total - l->bytes.state);
     derive(l);
     return EDGERL_OK;
 }

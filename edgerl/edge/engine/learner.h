@@ -13,9 +13,11 @@ typedef struct layer {
     uint32_t n_inputs, n_outputs, block;
     uint32_t rows, full_rows;      /* rows of blocks; those of full width */
     uint32_t blocks, full_blocks;  /* stored blocks; those of full width, which come first */
-    uint32_t is_dense;
+    uint32_t is_dense, has_transposed;
     edgerl_learner_layer at;
     uint64_t column_starts, column_rows, column_places; /* the transposed index, of block 1 */
+    uint32_t row_panels, column_panels; /* into how many ranges of inputs (of outputs) rows (columns) are cut, 1: not at all */
+    uint64_t row_bounds, column_bounds; /* uint32 [panels - 1][rows or inputs]: where in its row a further panel begins */
     real guess[2]; /* about which magnitude pruning cuts, per width: only speeds the search up */
 } layer;
 
@@ -66,6 +68,11 @@ static inline uint32_t get_bit(const uint32_t *bits, uint32_t i) { return bits[i
 static inline void set_bit(uint32_t *bits, uint32_t i) { bits[i / 32] |= UINT32_C(1) << (i % 32); }
 static inline void clear_bit(uint32_t *bits, uint32_t i) { bits[i / 32] &= ~(UINT32_C(1) << (i % 32)); }
 
+/* Inputs (or outputs) of one panel: a narrow tile of so many rows of activations stays in the first cache. */
+#define PANEL 128u
+/* Blocks that a row must have in a panel on average to be worth a visit of its own. */
+#define PANEL_WORTH 24u
+
 /* A class of a layer's blocks, which are only ever replaced by each other: those of full width, or the narrower last row. */
 typedef struct width_class {
     uint32_t first_row, last_row;
@@ -90,9 +97,9 @@ static inline uint32_t classes_of(const layer *y, width_class classes[2]) {
 
 /* What steps of the topology need while they last. */
 typedef struct topology_space {
-    uint64_t keys;       /* key [2 N]: magnitudes */
+    uint64_t keys;       /* key [2 N + 16]: magnitudes */
     uint64_t scratch;    /* key [2 N]: the same, to be partitioned */
-    uint64_t candidates; /* uint32 [2 N] */
+    uint64_t candidates; /* uint32 [2 N + 16] */
     uint64_t dropped;    /* uint8 [N] */
     uint64_t chosen;     /* uint32 [N]: positions to grow */
     uint64_t set;        /* uint32 [set_slots(N)] */
@@ -113,15 +120,24 @@ typedef uint64_t key;
 typedef uint32_t key;
 #endif
 
+/* |x| as an integer of the same order, NaN above all: whatever the weights hold, a selection ends. */
+static inline key key_of(real x) {
+    union {
+        real value;
+        key bits;
+    } u = {x};
+    return u.bits & ~((key)1 << (sizeof(key) * 8 - 1));
+}
+
 static inline topology_space lay_out_workspace(const layer *y, uint64_t end, int32_t growth) {
     topology_space w;
     uint32_t slots = 4; /* set_slots, without overflow: there are at most 2^28 blocks */
     while (slots < 2 * y->blocks) {
         slots *= 2;
     }
-    w.keys = set_aside(&end, 2 * (uint64_t)y->blocks, sizeof(key));
+    w.keys = set_aside(&end, 2 * (uint64_t)y->blocks + 16, sizeof(key)); /* whole vectors are written */
     w.scratch = set_aside(&end, 2 * (uint64_t)y->blocks, sizeof(key));
-    w.candidates = set_aside(&end, 2 * (uint64_t)y->blocks, sizeof(uint32_t));
+    w.candidates = set_aside(&end, 2 * (uint64_t)y->blocks + 16, sizeof(uint32_t));
     w.dropped = set_aside(&end, y->blocks, 1);
     w.chosen = set_aside(&end, y->blocks, sizeof(uint32_t));
     w.set = set_aside(&end, slots, sizeof(uint32_t));

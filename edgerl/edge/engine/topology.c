@@ -8,15 +8,6 @@
 #define NONE UINT32_MAX
 #define NO_COLUMN UINT16_MAX
 
-/* |x| as an integer of the same order, NaN above all: whatever the weights hold, a selection ends. */
-static inline key key_of(real x) {
-    union {
-        real value;
-        key bits;
-    } u = {x};
-    return u.bits & ~((key)1 << (sizeof(key) * 8 - 1));
-}
-
 /* |x|, without a branch that nothing could foresee. */
 static inline real size_of(real x) {
     union {
@@ -35,7 +26,7 @@ static inline real magnitude_of(const real *values, uint32_t block, uint32_t wid
     for (uint32_t k = 1; k < block; k++) {
         sum += size_of(values[k]);
     }
-    return sum / (real)width;
+    return width == 4 ? sum * (real)0.25 : sum / (real)width;
 }
 
 static inline void swap_keys(key *a, key *b) {
@@ -100,6 +91,23 @@ static selection smallest(const key *keys, uint32_t count, uint32_t wanted, key 
     }
     c.limit = kth_smallest(scratch, count, wanted - 1);
     c.ties = wanted;
+    for (uint32_t i = 0; i < count; i++) {
+        c.ties -= keys[i] < c.limit;
+    }
+    return c;
+}
+
+/* The same where the element number `wanted` is known to lie above `low`, or near it: only what lies above is partitioned. */
+static selection smallest_above(const key *keys, uint32_t count, uint32_t wanted, key low, key *scratch) {
+    uint32_t above = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        scratch[above] = keys[i];
+        above += keys[i] > low;
+    }
+    if (wanted <= count - above) {
+        return smallest(keys, count, wanted, scratch);
+    }
+    selection c = {kth_smallest(scratch, above, wanted - (count - above) - 1), wanted};
     for (uint32_t i = 0; i < count; i++) {
         c.ties -= keys[i] < c.limit;
     }
@@ -460,20 +468,23 @@ static void evolve(learner *l, layer *y, uint32_t network, uint32_t index, uint6
     copy(at(l, y->at.extra_columns), at(l, w.extra_columns), words_at(l, w.extra_starts)[y->rows] * sizeof(uint16_t));
     copy(at(l, y->at.extra_target), at(l, w.values),
          (uint64_t)words_at(l, w.extra_starts)[y->rows] * y->block * sizeof(real));
-    transpose(l, y);
+    index_layer(l, y);
 }
 
 /* ------------------------------------------------------------------------------------ target sparsity maintenance */
 
-/* Blocks up to a magnitude, as candidates; without a branch, which nothing could foresee. */
-static uint32_t gather_up_to(const real *values, uint32_t block, uint32_t width, uint32_t first, uint32_t last, key limit,
-                             key *keys, uint32_t *candidates) {
+/* Blocks up to a magnitude, as candidates. */
+static uint32_t gather_up_to(const kernels *k, const real *values, uint32_t block, uint32_t width, uint32_t first,
+                             uint32_t last, key limit, key *keys, uint32_t *candidates) {
+    if (block == 1) {
+        return k->gather(values, first, last, limit, keys, candidates);
+    }
     uint32_t count = 0;
     for (uint32_t i = first; i < last; i++) {
-        const key k = block == 1 ? key_of(values[i]) : key_of(magnitude_of(values + (size_t)i * 4, 4, width));
-        keys[count] = k;
+        const key found = key_of(magnitude_of(values + 4 * (size_t)i, 4, width));
+        keys[count] = found;
         candidates[count] = i;
-        count += k <= limit;
+        count += found <= limit;
     }
     return count;
 }
@@ -521,7 +532,8 @@ static void prune_ties(learner *l, const layer *y, const width_class *c, selecti
 
 /* Prune the union of a target's and the online connections of one width to the planned number: the smallest go, and restart at
  * 0 where the online network has them. */
-static void prune_class(learner *l, layer *y, const topology_space *w, const width_class *c, uint32_t number) {
+static void prune_class(learner *l, const kernels *k, layer *y, const topology_space *w, const width_class *c,
+                        uint32_t number) {
     const uint32_t first = words_at(l, y->at.extra_starts)[c->first_row], last = words_at(l, y->at.extra_starts)[c->last_row];
     const uint32_t wanted = last - first;
     if (wanted == 0) {
@@ -531,16 +543,19 @@ static void prune_class(learner *l, layer *y, const topology_space *w, const wid
     key *keys = at(l, w->keys);
     uint32_t *candidates = words_at(l, w->candidates), online, all;
     real guess = y->guess[number] > 0 ? y->guess[number] : first_guess(l, y, c, wanted);
+    const key low = key_of(guess * (real)0.9);
+    guess *= (real)1.125;
     for (uint32_t attempt = 0;; attempt++) {
         const key limit = attempt < 100 && guess > 0 ? key_of(guess) : ~(key)0;
-        online = gather_up_to(target, y->block, c->width, c->first, c->last, limit, keys, candidates);
-        all = online + gather_up_to(extra, y->block, c->width, first, last, limit, keys + online, candidates + online);
+        online = gather_up_to(k, target, y->block, c->width, c->first, c->last, limit, keys, candidates);
+        all = online + gather_up_to(k, extra, y->block, c->width, first, last, limit, keys + online,
+                                    candidates + online);
         if (all >= wanted) {
             break;
         }
         guess *= 2;
     }
-    const selection cut = smallest(keys, all, wanted, at(l, w->scratch));
+    const selection cut = smallest_above(keys, all, wanted, low, at(l, w->scratch));
     for (uint32_t i = 0; i < all; i++) {
         if (keys[i] >= cut.limit) {
             continue;
@@ -557,7 +572,7 @@ static void prune_class(learner *l, layer *y, const topology_space *w, const wid
         key bits;
         real value;
     } found = {cut.limit};
-    y->guess[number] = found.value * (real)1.125; /* the next search begins a little above */
+    y->guess[number] = found.value; /* where the next search begins */
 }
 
 /* Close the gaps among what only the target has. */
@@ -579,7 +594,7 @@ static void compact_extra(learner *l, const layer *y) {
 }
 
 /* TargetSparsityMaintenance of Algorithm 1 for one layer, after the moving average over the union of both supports. */
-static void prune_target(learner *l, layer *y) {
+static void prune_target(learner *l, const kernels *k, layer *y) {
     const topology_space w = lay_out_workspace(y, l->workspace, l->config.growth);
     uint32_t *bits = words_at(l, y->at.in_target);
     if (words_at(l, y->at.extra_starts)[y->rows] == 0) {
@@ -594,7 +609,7 @@ static void prune_target(learner *l, layer *y) {
     width_class classes[2];
     const uint32_t n_classes = classes_of(y, classes);
     for (uint32_t c = 0; c < n_classes; c++) {
-        prune_class(l, y, &w, &classes[c], c);
+        prune_class(l, k, y, &w, &classes[c], c);
     }
     compact_extra(l, y);
 }

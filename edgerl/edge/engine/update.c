@@ -123,6 +123,12 @@ static void sample(learner *l, const edgerl_replay *r, const kernels *k) {
     uint32_t *words = words_at(l, l->words);
     const draws indices = draws_for(c->seed, PURPOSE_REPLAY, this_update(l), EDGERL_ACTOR, 0);
     draw(&indices, 0, c->batch, words);
+    for (uint32_t i = 0; i < c->batch; i++) { /* the rows are far apart in memory: ask for all before the first is needed */
+        const char *t = (const char *)transition(l, r, below(words[i], size_of_replay(r)));
+        for (uint32_t byte = 0; byte < (2 * c->n_observations + c->n_actions + 2) * sizeof(float); byte += 64) {
+            __builtin_prefetch(t + byte);
+        }
+    }
     for (uint32_t column = 0; column < l->width; column++) {
         /* The padding repeats a transition: no gradient ever comes from there. */
         put_transition(l, r, column, below(words[column < c->batch ? column : 0], size_of_replay(r)));
@@ -219,6 +225,9 @@ static void policy_gradient(learner *l) {
 
 /* --------------------------------------------------------------------------------------------- passes over a layer */
 
+/* Panels of rows, where a row has enough in each; the weight gradient of blocks gains by them in any case. */
+static uint32_t worth_panels(const layer *y) { return y->blocks / y->rows >= PANEL_WORTH * y->row_panels ? y->row_panels : 1; }
+
 static void forward_rows(learner *l, const kernels *k, uint32_t network, uint32_t index, int is_target, uint32_t first,
                          uint32_t last) {
     const layer *y = &l->layers[network][index];
@@ -227,6 +236,9 @@ static void forward_rows(learner *l, const kernels *k, uint32_t network, uint32_
         .starts = words_at(l, y->at.starts),
         .columns = indices_at(l, y->at.columns),
         .values = reals(l, is_target ? y->at.target : y->at.weight),
+        .bounds = words_at(l, y->row_bounds),
+        .panels = worth_panels(y),
+        .rows = y->rows,
         .extra_starts = has_extra ? words_at(l, y->at.extra_starts) : NULL,
         .extra_columns = has_extra ? indices_at(l, y->at.extra_columns) : NULL,
         .extra_values = has_extra ? reals(l, y->at.extra_target) : NULL,
@@ -262,6 +274,9 @@ static void input_gradient_of(learner *l, const kernels *k, uint32_t network, ui
         .column_starts = y->block == 1 ? words_at(l, y->column_starts) : NULL,
         .rows = y->block == 1 ? indices_at(l, y->column_rows) : NULL,
         .places = y->block == 1 ? indices_at(l, y->column_places) : NULL,
+        .bounds = words_at(l, y->block == 1 ? y->column_bounds : y->row_bounds),
+        .panels = y->block == 1 ? y->column_panels : worth_panels(y),
+        .lines = y->block == 1 ? y->n_inputs : y->rows,
         .dy = reals(l, l->gradient[index]),
         .relu = relu,
         .dx = dx,
@@ -286,6 +301,9 @@ static void weight_gradient_of(learner *l, const kernels *k, uint32_t network, u
     const weight_task task = {
         .starts = words_at(l, y->at.starts),
         .columns = indices_at(l, y->at.columns),
+        .bounds = words_at(l, y->row_bounds),
+        .panels = y->row_panels,
+        .rows = y->rows,
         .x = input_of(l, network, index, l->now),
         .dy = reals(l, l->gradient[index]),
         .gradient = reals(l, l->weight_gradient),
@@ -360,6 +378,8 @@ static void score(learner *l, const kernels *k, uint32_t network, uint32_t index
     const weight_task task = {
         .starts = starts,
         .columns = indices_at(l, w.all_columns),
+        .panels = 1,
+        .rows = 1,
         .x = input_of(l, network, index, l->now),
         .dy = row_at(l, l->gradient[index], row * y->block),
         .gradient = reals(l, l->weight_gradient),
@@ -542,7 +562,7 @@ static void run(learner *l, const kernels *k, const edgerl_replay *replay, instr
         if (number % SOFT_UPDATE_PARTS == 0) {
             soft_update(l, k, now.network, number / SOFT_UPDATE_PARTS);
         } else {
-            prune_target(l, &l->layers[now.network][number / SOFT_UPDATE_PARTS]);
+            prune_target(l, k, &l->layers[now.network][number / SOFT_UPDATE_PARTS]);
         }
         break;
     case PUBLISH:

@@ -1,0 +1,43 @@
+"""What the benchmarks agree on: HalfCheetah's size, the density of its hidden layers, and how time is taken."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+N_OBSERVATIONS, N_ACTIONS, HIDDEN = 17, 6, 256
+BATCH = 100
+
+
+def density_options(density: float) -> dict[str, Any]:
+    """The options of `train` and `make_config` for one density of each hidden layer; output layers stay dense."""
+
+    def sparsity(n_inputs: int, n_outputs: int) -> float:
+        hidden, output = (n_inputs + HIDDEN) * HIDDEN, HIDDEN * n_outputs
+        return (1 - density) * hidden / (hidden + output)
+
+    return {
+        "distribution": "uniform",
+        "actor_sparsity": sparsity(N_OBSERVATIONS, N_ACTIONS),
+        "critic_sparsity": sparsity(N_OBSERVATIONS + N_ACTIONS, 1),
+    }
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """How long something took: the processor's time, which others on the machine do not lengthen, and the clock's."""
+
+    processor: float = 0.0
+    clock: float = 0.0
+
+    @classmethod
+    def now(cls) -> Seconds:
+        """Of this process."""
+        return cls(time.process_time(), time.perf_counter())
+
+    def __sub__(self, start: Seconds) -> Seconds:
+        return Seconds(self.processor - start.processor, self.clock - start.clock)
+
+    def __add__(self, other: Seconds) -> Seconds:
+        return Seconds(self.processor + other.processor, self.clock + other.clock)

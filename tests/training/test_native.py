@@ -1,0 +1,500 @@
+"""The native engine against PyTorch and the oracle in float64, its kernels against each other, and its slices."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgerl.edge.arena import LearnerArena, replay_structure
+from edgerl.edge.library import ISAS, Isa, library
+from edgerl.edge.replay import Replay
+from edgerl.training.agent import Agent
+from edgerl.training.config import Config, plan_networks
+from edgerl.training.native import NativeAgent, NativeLayer, learner_config
+from edgerl.training.normalizer import Normalizer
+from edgerl.training.random import Draws, Purpose, below, normal
+
+from .engines import (
+    HERE,
+    Array,
+    Arrays,
+    M,
+    N,
+    differing,
+    filled_replay,
+    largest_difference,
+    move,
+    native_agent,
+    small_config,
+    transitions,
+)
+from .oracle import Oracle, OracleNetwork
+
+# In double precision: every tensor to 1e-9, every topology and every target's support exactly.
+
+PARITY: dict[str, dict[str, Any]] = {
+    "dense": {"method": "td3"},
+    "static": {"method": "static-td3", "normalize": True},
+    "static, block 4": {"method": "static-td3", "block": 4},
+    "block 1": {},
+    "block 4": {"block": 4},
+    "paper's lambdas": {"lambda1": 1.0, "lambda2": 2.0, "seed": (1 << 64) - 1},
+    "gradient growth": {"sparsity": 0.6, "growth": "gradient"},
+    "gradient growth, block 4": {"sparsity": 0.6, "growth": "gradient", "block": 4},
+    "cosine": {"sparsity": 0.7, "drop_schedule": "cosine", "steps": 151, "drop_fraction": 0.4},
+    "cosine, block 4": {"sparsity": 0.7, "drop_schedule": "cosine", "steps": 151, "drop_fraction": 0.4, "block": 4},
+    "sparse output": {"output_layer": "sparse", "actor_sparsity": 0.7, "critic_sparsity": 0.3},
+    "sparse output, block 4": {"output_layer": "sparse", "actor_sparsity": 0.3, "critic_sparsity": 0.8, "block": 4},
+    "sparse output, gradient": {"output_layer": "sparse", "distribution": "uniform", "block": 4, "growth": "gradient"},
+    "one dense network": {"actor_sparsity": 0.0, "critic_sparsity": 0.7, "target_noise": 0.0},
+    "n-step after a delay": {"n_step": 3, "n_step_delay": 50},
+    "n-step of a new memory": {"n_step": 7, "block": 4, "count": 20, "normalize": True},
+    "policy delay 3": {"policy_delay": 3, "evolution_interval": 7},
+    "delay above interval": {"policy_delay": 5, "evolution_interval": 3, "block": 4},
+    "drop everything": {"sparsity": 0.3, "drop_fraction": 1.0, "evolution_interval": 10},
+    "drop everything, block 4": {"sparsity": 0.3, "drop_fraction": 1.0, "block": 4, "evolution_interval": 10},
+    "drop everything, gradient": {"drop_fraction": 1.0, "growth": "gradient", "evolution_interval": 4},
+    "drop nothing": {"drop_fraction": 0.0, "evolution_interval": 5, "weight_decay": 0.0},
+    "tiny layers, batch 1": {"hidden": (3, 17, 1), "sparsity": 0.2, "batch_size": 1, "evolution_interval": 5},
+    "tiny layers, block 4": {"hidden": (1, 3, 17), "sparsity": 0.2, "batch_size": 7, "block": 4},
+    "one of everything": {"hidden": (1,), "batch_size": 1, "n": 1, "m": 1, "sparsity": 0.0},
+    "one action, many sensors": {"hidden": (17,), "batch_size": 7, "n": 31, "m": 1, "evolution_interval": 3},
+    "targets at once": {"soft_update": 1.0, "evolution_interval": 3},
+    "slow targets": {"soft_update": 1e-4, "evolution_interval": 3, "block": 4},
+}
+WIDE: dict[str, dict[str, Any]] = {
+    "255-257, batch 7": {"hidden": (255, 257), "batch_size": 7, "sparsity": 0.9},
+    "257-255, batch 100, block 4": {"hidden": (257, 255), "batch_size": 100, "sparsity": 0.9, "block": 4},
+    "257, batch 256, gradient": {"hidden": (257,), "batch_size": 256, "sparsity": 0.5, "growth": "gradient"},
+}
+
+
+@pytest.mark.parametrize("options", PARITY.values(), ids=PARITY)
+def test_two_hundred_updates_in_double_equal_pytorch(options: dict[str, Any]) -> None:
+    _assert_parity(options, updates=200)
+
+
+@pytest.mark.parametrize("options", WIDE.values(), ids=WIDE)
+def test_wide_layers_and_large_batches_in_double_equal_pytorch(options: dict[str, Any]) -> None:
+    _assert_parity({"evolution_interval": 8, "drop_fraction": 0.3} | options, updates=32)
+
+
+def _assert_parity(options: dict[str, Any], updates: int) -> None:
+    own = {name: value for name, value in options.items() if name not in ("n", "m", "count")}
+    config, n, m = small_config(**own), options.get("n", N), options.get("m", M)
+    native, reference = native_agent(config, n, m, double=True), Agent(config, n, m, dtype=torch.float64)
+    replay, normalizer = filled_replay(n, m, options.get("count", 700)), _normalizer(n) if config.normalize else None
+    first = state = native.state()
+    _assert_same_states(first, reference.state(), "at the beginning")
+    changed, own_supports = set[str](), set[str]()
+    for update in range(1, updates + 1):
+        native.learn(replay, normalizer)
+        reference.learn(replay, normalizer)
+        if update < 6 or update % 10 == 0 or update == updates:
+            state = native.state()
+            _assert_same_states(state, reference.state(), f"update {update}")
+            for name, mask in _masks(state).items():
+                changed |= set() if np.array_equal(mask, first[name]) else {name.split(".")[0]}
+                target = state[name.replace("mask", "target_mask")]
+                own_supports |= set() if np.array_equal(mask, target) else {name.split(".")[0]}
+    evolves = config.network.method == "ds-td3" and config.evolution.drop_fraction > 0
+    sparse = {name.split(".")[0] for name in _masks(first)} if evolves else set()
+    assert changed == own_supports == sparse, "or neither evolution nor the supports of targets were tested"
+    observation = np.random.default_rng(1).normal(size=n).astype(np.float32)
+    np.testing.assert_allclose(native.act(observation), reference.act(observation), rtol=0, atol=1e-6)
+
+
+def _normalizer(n: int) -> Normalizer:
+    normalizer = Normalizer(n)
+    for observation in np.random.default_rng(5).normal(1, 2, (20, n)):
+        normalizer.observe(observation)
+    return normalizer
+
+
+def _masks(state: Arrays) -> Arrays:
+    return {name: array for name, array in state.items() if name.endswith(".mask")}
+
+
+def _assert_same_states(found: Arrays, expected: Arrays, when: str) -> None:
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        if array.dtype.kind != "f":
+            assert np.array_equal(found[name], array), f"{when}: {name}"
+        else:
+            assert largest_difference(found[name], array) <= 1e-9, f"{when}: {name}"
+
+
+ORACLE: dict[str, dict[str, Any]] = {
+    "dense": {"method": "td3"},
+    "block 1": {},
+    "block 4, gradient": {"block": 4, "growth": "gradient"},
+    "cosine": {"drop_schedule": "cosine", "steps": 90, "policy_delay": 3},
+    "sparse output, block 4": {"output_layer": "sparse", "sparsity": 0.7, "block": 4},
+    "n-step": {"n_step": 3, "n_step_delay": 25, "growth": "gradient"},
+}
+
+
+@pytest.mark.parametrize("options", ORACLE.values(), ids=ORACLE)
+def test_sixty_updates_in_double_equal_the_oracle(options: dict[str, Any]) -> None:
+    config = small_config(discount=0.5, evolution_interval=7, **options)
+    native, oracle = native_agent(config, double=True), Oracle(Agent(config, N, M, dtype=torch.float64))
+    replay = filled_replay()
+    for _ in range(60):
+        native.learn(replay)
+        _update(oracle)
+    _assert_equals_oracle(native, oracle)
+
+
+def _update(oracle: Oracle) -> None:
+    """One update on what the engine draws out of `filled_replay`; nothing of either engine is used."""
+    td3, draws, update = oracle.config.td3, Draws(oracle.config.seed), oracle.updates + 1
+    starts = below(draws.words(Purpose.REPLAY, update, td3.batch_size), 300)
+    count = td3.batch_size * M
+    noise = normal(draws.words(Purpose.TARGET_NOISE, update, count + count % 2))[:count].reshape(-1, M)
+    noise = np.clip(td3.target_noise * noise, -td3.target_noise_clip, td3.target_noise_clip)
+    oracle.update(oracle.batch(transitions(700)[-300:], starts.tolist()), noise)
+
+
+def _networks(oracle: Oracle) -> dict[str, OracleNetwork]:
+    return dict(zip(("actor", "critic_1", "critic_2"), (oracle.actor, *oracle.critics), strict=True))
+
+
+def _assert_equals_oracle(native: NativeAgent, oracle: Oracle) -> None:
+    state = native.state()
+    for name, network in _networks(oracle).items():
+        for index, (weight, bias) in enumerate(zip(network.weights, network.biases, strict=True)):
+            layer = native._networks[name].layers[index]
+            if layer.is_sparse:
+                assert np.array_equal(_by_weight(layer.mask, layer), weight.mask)
+                assert np.array_equal(_by_weight(layer.target_mask, layer), weight.support)
+            for part, expected in (
+                ("weight", weight.value[weight.mask]),
+                ("weight_first_moment", weight.first[weight.mask]),
+                ("weight_second_moment", weight.second[weight.mask]),
+                ("target_weight", weight.target[weight.support]),
+                ("bias", bias.value),
+                ("bias_first_moment", bias.first),
+                ("bias_second_moment", bias.second),
+                ("target_bias", bias.target),
+            ):
+                assert largest_difference(state[f"{name}.{index}.{part}"].reshape(-1), expected) <= 1e-9, part
+
+
+def _by_weight(mask: Array, layer: NativeLayer) -> Array:
+    return np.repeat(mask, layer.plan.block, axis=0)[: layer.plan.n_outputs]
+
+
+# In single precision: each instruction set's kernels against float64, against the naive ones, against themselves.
+
+SIZES: dict[str, dict[str, Any]] = {
+    "255-257, batch 256": {"hidden": (255, 257), "batch_size": 256},
+    "255-257, batch 100, block 4": {"hidden": (255, 257), "batch_size": 100, "block": 4},
+    "3-257, batch 100, block 4": {"hidden": (3, 257), "batch_size": 100, "block": 4, "sparsity": 0.2},
+    "1-3-17, batch 7": {"hidden": (1, 3, 17), "batch_size": 7, "sparsity": 0.2},
+    "17, batch 1": {"hidden": (17,), "batch_size": 1},
+    "64-64, dense, batch 33": {"hidden": (64, 64), "batch_size": 33, "method": "td3"},
+}
+
+
+def _only_gradients(**options: Any) -> Config:
+    """One update whose first moments are a tenth of the gradients, since it leaves the weights as they are."""
+    return small_config(discount=0.5, policy_delay=1, weight_decay=0.0, learning_rate=1e-8, **options)
+
+
+def _on(isa: Isa, config: Config, monkeypatch: pytest.MonkeyPatch) -> NativeAgent:
+    monkeypatch.setenv("EDGERL_ISA", isa)
+    agent = native_agent(config)
+    assert agent.arena.config.isa == ISAS.index(isa)
+    return agent
+
+
+@pytest.mark.parametrize("isa", HERE)
+@pytest.mark.parametrize("options", SIZES.values(), ids=SIZES)
+def test_gradients_are_those_of_float64(options: dict[str, Any], isa: Isa, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = _only_gradients(**options)
+    reference = Agent(config, N, M)
+    native, oracle = _on(isa, config, monkeypatch), Oracle(reference)
+    same = {name for name in native.state() if name != "agent.loss_sums"}  # which PyTorch has in float32
+    assert same.isdisjoint(differing(native.state(), reference.state())), "both begin with the same bits"
+    native.learn(filled_replay())
+    _update(oracle)
+    state = native.state()
+    for name, network in _networks(oracle).items():
+        for index, (weight, bias) in enumerate(zip(network.weights, network.biases, strict=True)):
+            for part, expected in (("weight", weight.first[weight.mask]), ("bias", bias.first)):
+                found = state[f"{name}.{index}.{part}_first_moment"].reshape(-1)
+                assert largest_difference(found, expected) <= 5e-6 * np.abs(expected).max(), f"{name}.{index}.{part}"
+
+
+@pytest.mark.parametrize("isa", HERE[1:])
+@pytest.mark.parametrize("options", SIZES.values(), ids=SIZES)
+def test_one_update_on_any_instruction_set_is_near_the_naive_one(
+    options: dict[str, Any], isa: Isa, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Adam's first step is the sign of a gradient: only where that is clear beyond rounding, two can agree."""
+    config = small_config(policy_delay=1, **options)
+    replay = filled_replay()
+    agents = [_on("naive", config, monkeypatch), _on(isa, config, monkeypatch)]
+    for agent in agents:
+        agent.learn(replay)
+    naive, found = (agent.state() for agent in agents)
+    np.testing.assert_allclose(found["agent.loss_sums"], naive["agent.loss_sums"], rtol=1e-5)
+    for name, expected in naive.items():
+        if expected.dtype.kind != "f":
+            assert np.array_equal(found[name], expected), name
+        elif name.endswith("first_moment"):
+            assert largest_difference(found[name], expected) <= 1e-4 * np.abs(expected).max(initial=0), name
+        elif name.endswith((".weight", ".bias")):
+            clear = np.abs(naive[f"{name}_first_moment"]) > 1e-6
+            np.testing.assert_allclose(found[name][clear], expected[clear], rtol=0, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("isa", HERE)
+@pytest.mark.parametrize("block", [1, 4])
+def test_adam_and_the_moving_average_are_their_formulas_at_any_step(
+    block: int, isa: Isa, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small_config(method="static-td3", block=block, policy_delay=1, hidden=(33, 30))
+    native, replay = _on(isa, config, monkeypatch), filled_replay()
+    rate, share = config.td3.learning_rate, config.td3.soft_update
+    for updates in (0, 1, 2, 9, 999, 123_456, 1_000_000_000):
+        progress = native.arena.progress
+        progress.updates = updates
+        native.arena.progress = progress
+        before = {name: array.astype(np.float64) for name, array in native.state().items()}
+        native.learn(replay)
+        after = {name: array.astype(np.float64) for name, array in native.state().items()}
+        for name in (n for n in after if n.endswith((".weight", ".bias"))):
+            first, second = after[f"{name}_first_moment"], after[f"{name}_second_moment"]
+            gradient = 10 * first - 9 * before[f"{name}_first_moment"]
+            expected = 0.999 * before[f"{name}_second_moment"] + 0.001 * gradient**2
+            np.testing.assert_allclose(second, expected, rtol=1e-4, atol=1e-12)
+            root = np.sqrt(second / (1 - 0.999 ** (updates + 1)))
+            step = rate * first / (1 - 0.9 ** (updates + 1)) / (root + 1e-8)
+            np.testing.assert_array_less(np.abs(after[name] - before[name] + step), 1.5e-7 + 3e-6 * np.abs(step))
+            target = f"{name.rpartition('.')[0]}.target_{name.rpartition('.')[2]}"
+            expected = before[target] + share * (after[name] - before[target])
+            np.testing.assert_allclose(after[target], expected, rtol=0, atol=1.5e-7)
+
+
+@pytest.mark.parametrize("isa", HERE)
+@pytest.mark.parametrize("options", [{"growth": "gradient"}, {"block": 4}, {"method": "td3"}], ids=str)
+def test_the_same_seed_gives_the_same_bits(
+    options: dict[str, Any], isa: Isa, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replay = filled_replay()
+    agents = [_on(isa, small_config(seed=seed, **options), monkeypatch) for seed in (3, 3, 4)]
+    for agent in agents:
+        for _ in range(50):
+            agent.learn(replay)
+    first, second, other = (bytes(agent.arena.memory) for agent in agents)
+    assert first == second
+    assert first != other
+
+
+def _arena(config: Config, isa: Isa, lanes: int) -> LearnerArena:
+    plans = plan_networks(config.network, N, M)
+    return LearnerArena(library(), learner_config(config, plans, ISAS.index(isa), lanes))
+
+
+def test_wider_vectors_than_the_machines_own_change_the_size_and_not_the_result() -> None:
+    """So the workstation can say what a device will need, and try it."""
+    config, replay = _only_gradients(hidden=(33, 31), batch_size=21), filled_replay()
+    for lanes in (4, 8, 16):
+        arenas = [_arena(config, isa, lanes) for isa in HERE]
+        assert len({arena.bytes.total for arena in arenas}) == 1
+        for arena in arenas:
+            assert arena.step(replay_structure(replay))
+            for found, expected in zip(arena.layers, arenas[0].layers, strict=True):
+                for ours, naive in zip(found, expected, strict=True):
+                    limit = 5e-6 * np.abs(naive.first_moment).max()
+                    assert largest_difference(ours.first_moment, naive.first_moment) <= limit
+    totals = [_arena(config, HERE[0], lanes).bytes.total for lanes in (1, 4, 8, 16)]
+    assert totals == sorted(totals)
+    assert totals[0] < totals[-1]
+
+
+# Slices.
+
+SLICED: dict[str, dict[str, Any]] = {
+    "block 1": {"hidden": (33, 20), "batch_size": 40},
+    "block 1, gradient": {"hidden": (33, 20), "growth": "gradient", "n_step": 3},
+    "block 4, gradient": {"hidden": (30, 33), "growth": "gradient", "block": 4, "output_layer": "sparse"},
+    "dense": {"hidden": (16,), "method": "td3", "policy_delay": 1},
+}
+
+
+@pytest.mark.parametrize("options", SLICED.values(), ids=SLICED)
+@pytest.mark.parametrize("isa", [HERE[0], HERE[-1]])
+def test_updates_in_random_slices_give_the_same_bits(
+    options: dict[str, Any], isa: Isa, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over evolution steps, in an arena that moves between two slices, while another thread could act."""
+    config = small_config(evolution_interval=3, **options)
+    whole, sliced = _on(isa, config, monkeypatch), _on(isa, config, monkeypatch)
+    generator, replay, other = np.random.default_rng(2), filled_replay(), filled_replay(count=340)
+    observation = generator.normal(size=N).astype(np.float32)
+    n_slices = 0
+    for _ in range(14):
+        assert whole.arena.step(replay_structure(replay))
+        before, memory = sliced.act(observation), replay
+        while not sliced.arena.step(replay_structure(memory), int(10 ** generator.uniform(0, 4.5))):
+            n_slices += 1
+            memory = other  # the batch was drawn in the first slice
+            assert np.array_equal(sliced.act(observation), before), "the policy changes between updates only"
+            if generator.random() < 0.1:
+                move(sliced.arena)
+        assert np.array_equal(sliced.act(observation), whole.act(observation))
+        kept = whole.arena.bytes.connections
+        assert np.array_equal(sliced.arena.memory[:kept], whole.arena.memory[:kept])
+    assert n_slices > 14 * 10
+
+
+def test_the_policy_changes_when_an_update_is_complete_and_not_a_slice_before() -> None:
+    native, replay, observation = native_agent(small_config()), filled_replay(), np.ones(N, np.float32)
+    for _ in range(4):
+        before, actions = native.act(observation), []
+        while not native.arena.step(replay_structure(replay), 1):
+            actions.append(native.act(observation))
+        assert all(np.array_equal(action, before) for action in actions)
+
+
+@settings(max_examples=20, deadline=None)
+@given(works=st.lists(st.integers(1, 3000), min_size=1, max_size=20), block=st.sampled_from([1, 4]))
+def test_any_budget_of_slices_gives_the_same_bits(works: list[int], block: int) -> None:
+    config, replay = small_config(evolution_interval=2, block=block), filled_replay()
+    whole, sliced = native_agent(config), native_agent(config)
+    for _ in range(4):
+        whole.learn(replay)
+        calls = 0
+        while not sliced.arena.step(replay_structure(replay), works[calls % len(works)]):
+            calls += 1
+    assert np.array_equal(whole.arena.memory, sliced.arena.memory)
+
+
+def test_a_slice_does_about_as_much_as_it_was_asked_to() -> None:
+    """One layer's Adam is the largest part that is never cut."""
+    native, replay = native_agent(small_config(hidden=(64, 64), batch_size=64)), filled_replay()
+    counts = []
+    for work in (1 << 12, 1 << 14, 1 << 16, 1 << 40):
+        slices = 1
+        while not native.arena.step(replay_structure(replay), work):
+            slices += 1
+        counts.append(slices)
+    assert counts[0] > counts[1] > counts[2] > counts[3] == 1
+
+
+def test_nothing_happens_without_a_budget_or_without_transitions() -> None:
+    from edgerl.errors import ConfigError
+
+    native = native_agent(small_config())
+    before = bytes(native.arena.memory)
+    assert not native.arena.step(replay_structure(filled_replay()), 0)
+    with pytest.raises(ConfigError, match=r"^the learner: a pointer is null, or a number is out of its range$"):
+        native.learn(Replay(None, N, M, 10))
+    assert bytes(native.arena.memory) == before
+
+
+# Acting.
+
+
+def _float64_action(state: Arrays, observation: Array, layers: int) -> Array:
+    x = observation.astype(np.float64)
+    for index in range(layers):
+        weight, bias = (state[f"actor.{index}.{part}"].astype(np.float64) for part in ("weight", "bias"))
+        name = f"actor.{index}.mask"
+        matrix = weight
+        if name in state:
+            block = 4 if state[name].size * 8 < len(bias) * len(x) else 1
+            rows = -(-len(bias) // block)
+            mask = np.unpackbits(state[name], count=rows * len(x)).astype(bool).reshape(rows, len(x))
+            matrix = np.zeros((len(bias), len(x)))
+            matrix[np.repeat(mask, block, axis=0)[: len(bias)]] = weight
+        x = matrix @ x + bias
+        x = np.maximum(x, 0) if index < layers - 1 else np.tanh(x)
+    return x
+
+
+@pytest.mark.parametrize("isa", HERE)
+@pytest.mark.parametrize("options", SIZES.values(), ids=SIZES)
+def test_actions_are_those_of_float64(options: dict[str, Any], isa: Isa, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = small_config(evolution_interval=2, policy_delay=1, **options)
+    native, replay = _on(isa, config, monkeypatch), filled_replay()
+    for _ in range(5):
+        native.learn(replay)
+    for observation in np.random.default_rng(4).normal(size=(20, N)).astype(np.float32):
+        expected = _float64_action(native.state(), observation, len(config.network.hidden) + 1)
+        np.testing.assert_allclose(native.act(observation), expected, rtol=0, atol=1e-6)
+
+
+def test_actions_of_hostile_observations_are_in_range_or_nan() -> None:
+    native = native_agent(small_config())
+    for value in (3e38, -3e38, 1e30, 1e-40):
+        action = native.act(np.full(N, value, np.float32))
+        assert (np.isnan(action) | (np.abs(action) <= 1)).all()
+    assert np.isnan(native.act(np.full(N, np.nan, np.float32))).all()
+
+
+@pytest.mark.parametrize("block", [1, 4])
+def test_every_action_seen_by_another_thread_is_one_published_policys(block: int) -> None:
+    config = small_config(hidden=(64, 64), batch_size=64, block=block, policy_delay=1, evolution_interval=2)
+    observation, replay, updates = np.ones(N, np.float32), filled_replay(), 150
+    alone, native = native_agent(config), native_agent(config)
+    policies = [alone.act(observation).tobytes()]
+    for _ in range(updates):
+        alone.learn(replay)
+        policies.append(alone.act(observation).tobytes())
+    assert len(set(policies)) == updates + 1
+    seen: list[bytes] = []
+    is_done = threading.Event()
+
+    def act() -> None:
+        while not is_done.is_set():
+            seen.append(native.act(observation).tobytes())
+
+    thread = threading.Thread(target=act)
+    thread.start()
+    for _ in range(updates):
+        native.learn(replay)
+    is_done.set()
+    thread.join()
+    assert len(seen) > 20
+    numbers = [policies.index(action) for action in seen]  # ValueError: of no policy
+    assert numbers == sorted(numbers)
+
+
+# The caller's floating-point mode.
+
+
+def _denormal_product() -> float:
+    return float(np.float32(1e-30) * np.float32(1e-12))
+
+
+@pytest.mark.parametrize("isa", HERE)
+def test_denormals_are_flushed_in_updates_and_the_callers_mode_is_restored(
+    isa: Isa, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    native, replay = _on(isa, small_config(method="static-td3", policy_delay=1), monkeypatch), filled_replay()
+    for layers in native.arena.layers:
+        layers[0].bias[:] = -1000  # every unit is dead: nothing but weight decay moves its weights
+        layers[0].weight[:] = np.float32(1e-40)
+    native.arena.reopen()
+    assert _denormal_product() > 0
+    native.learn(replay)
+    assert _denormal_product() > 0
+    native.act(np.full(N, 1e-40, np.float32))
+    assert _denormal_product() > 0
+    assert all(not layers[0].weight.any() for layers in native.arena.layers)
+    torch.set_flush_denormal(True)
+    try:
+        native.learn(replay)
+        native.act(np.ones(N, np.float32))
+        assert _denormal_product() == 0
+    finally:
+        torch.set_flush_denormal(False)
