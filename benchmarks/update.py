@@ -217,7 +217,7 @@ def print_updates(rows: Sequence[dict[str, Any]]) -> None:
             names = ("engine", "block", "density", "microseconds", "speedup", "connections", "bytes_per_connection")
             cells = ("" if row.get(name) is None else str(row[name]) for name in names)
             table.add_row(row["what"].removeprefix("update, "), *cells)
-    Console().print(table)
+    Console(width=100).print(table)
     for row in lines:
         print(
             f"block {row['block']}: {row['microseconds']:.0f} µs + {row['nanoseconds_per_connection']:.2f} ns per "

@@ -264,7 +264,7 @@ class NativeNetwork:
         arrays = {f"{i}.ever_active": np.packbits(mask) for i, mask in self._ever_active.items()}
         for index, layer in enumerate(self.layers):
             arrays |= {f"{index}.{name}": array for name, array in layer.state()}
-            arrays |= {f"{index}.{name}_steps": np.float32(steps).reshape(()) for name in ("weight", "bias")}
+            arrays |= {f"{index}.{name}_steps": np.array(steps, np.float32) for name in ("weight", "bias")}
         return arrays
 
     def load_state(self, arrays: Arrays, steps: int) -> None:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import pytest
 import edgerl
 from edgerl.compact import file as policy_file
 from edgerl.edge.replay import Replay
-from edgerl.errors import CheckFailed, ConfigError, EnvironmentError, FileFormatError, OutputError
+from edgerl.errors import CheckFailed, ConfigError, EnvironmentError, FileFormatError, MissingExtraError, OutputError
 from edgerl.training import checkpoint as checkpoint_file
 from edgerl.training.logs import read_metrics
 
@@ -33,6 +34,8 @@ SMALL: dict[str, Any] = {
     "replay_capacity": 90,  # the replay wraps round four times
     "evolution_interval": 20,
 }
+ENGINES = ("native", "torch")
+each_engine = pytest.mark.parametrize("engine", ENGINES)
 TIMES = {"elapsed_seconds"}
 PATHS = (Path(__file__).parents[2], Path(__file__).parents[1])
 """Where a child process finds edgerl and the robots."""
@@ -83,8 +86,9 @@ def test_a_run_leaves_what_its_folder_promises() -> None:
     np.testing.assert_allclose(policy(policy.example_observation), policy.example_action, atol=1e-6)
 
 
-def test_metrics_have_the_connections_of_every_layer_and_they_stay_constant() -> None:
-    folder = _train("run")
+@each_engine
+def test_metrics_have_the_connections_of_every_layer_and_they_stay_constant(engine: str) -> None:
+    folder = _train("run", engine=engine)
     with (folder / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["step"] for row in rows] == ["100", "200", "300", "400"]
@@ -111,12 +115,14 @@ def test_events_hold_the_numbers_of_metrics() -> None:
     np.testing.assert_allclose([v for _, v in found], [v for _, v in expected], rtol=1e-6)
 
 
-def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not() -> None:
-    first, second, other = _train("a"), _train("b"), _train("c", seed=1)
+@each_engine
+def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(engine: str) -> None:
+    first, second, other = (_train(out, seed=seed, engine=engine) for out, seed in (("a", 0), ("b", 0), ("c", 1)))
     assert _state(first) == _state(second)
     assert _state(first)[0] != _state(other)[0]
 
 
+@each_engine
 @pytest.mark.parametrize(
     "options",
     [
@@ -130,7 +136,8 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not() -> None:
     ],
     ids=lambda options: "-".join(map(str, options)) or "paper",
 )
-def test_a_stopped_run_resumes_to_the_same_bits(options: dict[str, Any]) -> None:
+def test_a_stopped_run_resumes_to_the_same_bits(options: dict[str, Any], engine: str) -> None:
+    options = options | {"engine": engine}
     whole = _train("whole", **options)
 
     def stop(status: Any) -> None:
@@ -179,7 +186,10 @@ def test_a_lost_policy_is_written_again() -> None:
     assert (folder / "policy.safetensors").read_bytes() == before
 
 
-def test_divergence_ends_a_run_and_keeps_the_last_good_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+@each_engine
+def test_divergence_ends_a_run_and_keeps_the_last_good_checkpoint(
+    engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import robots
 
     monkeypatch.setattr(robots.BrokenRobot, "step", lambda self, action: (*_huge(robots.Robot.step(self, action)),))
@@ -190,7 +200,7 @@ def test_divergence_ends_a_run_and_keeps_the_last_good_checkpoint(monkeypatch: p
     with pytest.raises(
         CheckFailed, match=r"training diverged: .* is not finite at step \d+; the checkpoint of step 74"
     ):
-        edgerl.train("robots:nan_reward_robot", out="run", **(SMALL | {"start_steps": 100}))
+        edgerl.train("robots:nan_reward_robot", out="run", engine=engine, **(SMALL | {"start_steps": 100}))
     assert checkpoint_file.read(Path("run/checkpoint.safetensors")).counters.step == 74
 
 
@@ -218,9 +228,10 @@ def test_resuming_a_complete_run_changes_nothing() -> None:
     assert _state(folder) == before
 
 
-def test_a_run_without_a_checkpoint_resumes_from_its_start() -> None:
-    whole = _train("whole")
-    _train("early")
+@each_engine
+def test_a_run_without_a_checkpoint_resumes_from_its_start(engine: str) -> None:
+    whole = _train("whole", engine=engine)
+    _train("early", engine=engine)
     (Path("early") / "checkpoint.safetensors").unlink()
     edgerl.train(resume="early")
     assert _state(Path("early")) == _state(whole)
@@ -305,14 +316,15 @@ def test_actions_are_scaled_to_unequal_bounds_once(monkeypatch: pytest.MonkeyPat
     np.testing.assert_allclose(stored, expected, atol=1e-6)
 
 
-def test_denormals_are_flushed_while_a_run_lasts_and_not_after() -> None:
+@each_engine
+def test_denormals_are_flushed_while_a_run_lasts_and_not_after(engine: str) -> None:
     import torch
 
     def product(_: Any = None) -> float:
         return float(torch.tensor([1e-20]) * torch.tensor([1e-20]))
 
     during: list[float] = []
-    edgerl.train("robots:robot", report=lambda status: during.append(product(status)), **SMALL)
+    edgerl.train("robots:robot", engine=engine, report=lambda status: during.append(product(status)), **SMALL)
     assert during
     assert set(during) == {0.0}
     assert product() > 0
@@ -331,8 +343,9 @@ def test_normalisation_is_part_of_the_policy() -> None:
     assert (policy.observation_scale > 0).all()
 
 
-def test_the_best_policy_is_kept_when_asked_for() -> None:
-    folder = _train("run", policy="best")
+@each_engine
+def test_the_best_policy_is_kept_when_asked_for(engine: str) -> None:
+    folder = _train("run", policy="best", engine=engine)
     rows = read_metrics(folder)
     best = max(rows, key=lambda row: row["return_mean"])
     policy = policy_file.load(folder / "policy.safetensors")
@@ -392,22 +405,134 @@ def test_an_empty_folder_of_the_users_is_left(monkeypatch: pytest.MonkeyPatch) -
     assert list(Path("runs").iterdir()) == []
 
 
-def test_a_critic_that_diverges_before_a_checkpoint_is_not_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+@each_engine
+def test_a_critic_that_diverges_before_a_checkpoint_is_not_saved(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a policy that hides it: the state itself is looked at."""
     from edgerl.training.agent import Agent
+    from edgerl.training.native import NativeAgent
 
-    update = Agent.update
+    kind: Any = NativeAgent if engine == "native" else Agent
+    learn = kind.learn
 
-    def spoil(self: Agent, batch: Any) -> None:
-        update(self, batch)
-        if self.updates == 100:
-            self.critics[1].online.biases[1].data[0] = float("nan")
-            self.critics[1].target.biases[1].data.zero_()
+    def spoil(self: Any, *arguments: Any) -> None:
+        learn(self, *arguments)
+        if self.updates == 100 and engine == "native":
+            self.arena.layers[2][1].bias[0] = np.nan
+        elif self.updates == 100:
+            self.critics[1].online.biases[1].data[0] = np.nan
 
-    monkeypatch.setattr(Agent, "update", spoil)
-    monkeypatch.setattr(Agent, "act", lambda *_: np.zeros(2, np.float32))
+    monkeypatch.setattr(kind, "learn", spoil)
+    monkeypatch.setattr(kind, "act", lambda *_: np.zeros(2, np.float32))
     with pytest.raises(CheckFailed, match=r"training diverged: \w+\.\d.* is not finite at step 148"):
-        edgerl.train("robots:robot", out="run", **SMALL)
+        edgerl.train("robots:robot", out="run", engine=engine, **SMALL)
     assert checkpoint_file.read(Path("run/checkpoint.safetensors")).counters.step == 74
+
+
+# Which engine trains.
+
+
+def _engine_of(folder: Path) -> str:
+    return str(json.loads((folder / "config.json").read_text())["engine"])
+
+
+@pytest.fixture
+def _without_the_native_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    from edgerl.edge import library
+
+    library.library.cache_clear()
+    monkeypatch.setattr(library, "LIBRARY", tmp_path / "absent.so")
+    yield
+    library.library.cache_clear()
+
+
+def test_auto_is_the_native_engine_on_the_cpu() -> None:
+    notices: list[str] = []
+    folder = edgerl.train("robots:robot", notice=notices.append, **SMALL).folder
+    assert _engine_of(folder) == "native"
+    assert not any("PyTorch" in notice for notice in notices)
+    assert _state(folder) == _state(_train("same", engine="native"))
+    assert _state(folder)[0] != _state(_train("other", engine="torch"))[0]
+
+
+@pytest.mark.usefixtures("_without_the_native_engine")
+def test_auto_is_torch_without_the_native_engine_and_says_so_in_one_line() -> None:
+    notices: list[str] = []
+    folder = edgerl.train("robots:robot", notice=notices.append, **SMALL).folder
+    assert _engine_of(folder) == "torch"
+    told = [notice for notice in notices if "PyTorch" in notice]
+    assert len(told) == 1
+    assert told[0].startswith("training with PyTorch instead, which is slower: the native engine is missing: edgerl was")
+    assert "apt-get install gcc" in told[0]
+    assert "\n" not in told[0]
+    assert _state(folder) == _state(_train("same", engine="torch"))
+
+
+@pytest.mark.usefixtures("_without_the_native_engine")
+def test_the_native_engine_asked_for_and_missing_is_refused_and_leaves_nothing() -> None:
+    with pytest.raises(MissingExtraError, match=r"^the native engine is missing: edgerl was installed without a C comp"):
+        _train("run", engine="native")
+    assert not Path("run").exists()
+
+
+def test_a_native_run_resumed_without_the_native_engine_is_refused_and_stays_as_it_is(
+    request: pytest.FixtureRequest,
+) -> None:
+    folder = _train("run", engine="native", steps=200)
+    before = _state(folder)
+    request.getfixturevalue("_without_the_native_engine")
+    with pytest.raises(MissingExtraError, match="the native engine is missing"):
+        edgerl.train(resume=folder)
+    assert _state(folder) == before
+
+
+def test_auto_is_torch_on_cuda() -> None:
+    from edgerl.training.config import make_config
+    from edgerl.training.loop import with_engine
+
+    notices: list[str] = []
+    assert with_engine(make_config(device="cuda"), notices.append).engine == "torch"
+    assert with_engine(make_config(), notices.append).engine == "native"
+    assert with_engine(make_config(engine="torch"), notices.append).engine == "torch"
+    assert notices == []
+
+
+@pytest.mark.parametrize(
+    ("isa", "message"),
+    [
+        ("avx3", r"^EDGERL_ISA is 'avx3'; expected naive, baseline, avx2, avx512; did you mean avx2\?$"),
+        ("AVX2\n", r"^EDGERL_ISA is 'AVX2\\n'; expected naive, baseline, avx2, avx512"),
+    ],
+)
+def test_an_instruction_set_that_does_not_exist_is_refused_and_leaves_nothing(
+    isa: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGERL_ISA", isa)
+    with pytest.raises(ConfigError, match=message):
+        _train("run")
+    assert not Path("run").exists()
+    assert _engine_of(_train("run", engine="torch")) == "torch", "which has no instruction set to choose"
+
+
+def test_a_damaged_native_state_is_refused() -> None:
+    """Its checksum is right: whoever made the file meant it."""
+    from dataclasses import replace
+
+    path = _train("run", engine="native") / "checkpoint.safetensors"
+    checkpoint = checkpoint_file.read(path)
+    moment = checkpoint.tensors["critic_1.1.weight_second_moment"].copy()
+    moment[3] = -1
+    spoiled = checkpoint.tensors | {"critic_1.1.weight_second_moment": moment}
+    checkpoint_file.write(path, replace(checkpoint, tensors=spoiled))
+    with pytest.raises(FileFormatError, match=r"checkpoint\.safetensors is not valid: the learner: .*; train anew$"):
+        edgerl.train(resume="run")
+
+
+def test_the_engines_begin_and_evaluate_alike() -> None:
+    """The same weights before the first update: the same returns."""
+    rows = {engine: read_metrics(_train(engine, engine=engine, start_steps=400)) for engine in ENGINES}
+    for native, torch in zip(rows["native"], rows["torch"], strict=True):
+        assert native["return_mean"] == pytest.approx(torch["return_mean"], rel=1e-5)
+        assert native["connections.critic_2.1"] == torch["connections.critic_2.1"]
 
 
 def test_a_disk_too_small_for_the_replay_says_so_before_training() -> None:

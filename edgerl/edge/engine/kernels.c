@@ -31,8 +31,8 @@ typedef struct forward_task {
     int relu;
 } forward_task;
 
-/* dx = Wᵀ dy. Block 1: for the inputs first … last - 1, by the transposed index, and 0 where `relu`, the ReLU's output, is 0.
- * Block 4: dx += the part of the block rows first … last - 1. */
+/* dx = Wᵀ dy, and 0 where `relu`, the output of the ReLU before, is 0. Block 1: for the inputs first … last - 1, by the
+ * transposed index. Block 4: the part of the block rows first … last - 1 is added; the first begin, the last ones end it. */
 typedef struct input_task {
     const uint32_t *starts;
     const uint16_t *columns;
@@ -41,7 +41,7 @@ typedef struct input_task {
     const uint16_t *rows;          /* the row of each connection of a column … */
     const uint16_t *places;        /* … and which one of its row it is */
     const uint32_t *bounds;        /* [panels - 1][lines], of rows of blocks, or of columns where block is 1 */
-    uint32_t panels, lines;
+    uint32_t panels, lines, n_inputs;
     const real *dy;
     const real *relu; /* null: none */
     real *dx;
@@ -75,7 +75,6 @@ typedef struct kernels {
     void (*input_gradient)(const input_task *, uint32_t block);
     void (*weight_gradient)(const weight_task *, uint32_t block);
     void (*row_sums)(const real *rows, uint32_t n_rows, uint32_t stride, uint32_t width, real *sums);
-    void (*through_relu)(real *gradient, const real *output, size_t count);
     void (*adam)(const adam_task *);
     void (*follow)(real *target, const real *online, size_t count, real fraction);
     void (*squash)(real *x, size_t count);
@@ -114,6 +113,10 @@ static void input_gradient_naive(const input_task *t, uint32_t block) {
             t->dx[at] = t->relu == NULL || t->relu[at] > 0 ? sum : 0;
         }
     }
+    const size_t all = block > 1 ? t->n_inputs * (size_t)t->stride : 0;
+    for (size_t i = 0; t->first == 0 && i < all; i++) {
+        t->dx[i] = 0;
+    }
     for (uint32_t row = t->first; block > 1 && row < t->last; row++) {
         for (uint32_t i = t->starts[row]; i < t->starts[row + 1]; i++) {
             for (uint32_t b = 0; t->columns[i] >= t->first_column && b < t->width; b++) {
@@ -123,6 +126,9 @@ static void input_gradient_naive(const input_task *t, uint32_t block) {
                 }
             }
         }
+    }
+    for (size_t i = 0; t->last == t->lines && t->relu != NULL && i < all; i++) {
+        t->dx[i] = t->relu[i] > 0 ? t->dx[i] : 0;
     }
 }
 
@@ -147,12 +153,6 @@ static void row_sums_naive(const real *rows, uint32_t n_rows, uint32_t stride, u
         for (uint32_t b = 0; b < width; b++) {
             sums[row] += rows[row * (size_t)stride + b];
         }
-    }
-}
-
-static void through_relu_naive(real *gradient, const real *output, size_t count) {
-    for (size_t i = 0; i < count; i++) {
-        gradient[i] = output[i] > 0 ? gradient[i] : 0;
     }
 }
 
@@ -200,8 +200,8 @@ static uint32_t gather_naive(const real *values, uint32_t first, uint32_t last, 
 }
 
 static const kernels kernels_naive = {
-    forward_naive, input_gradient_naive, weight_gradient_naive, row_sums_naive, through_relu_naive,
-    adam_naive,    follow_naive,         squash_naive,          normals_naive,  gather_naive,
+    forward_naive, input_gradient_naive, weight_gradient_naive, row_sums_naive, adam_naive,
+    follow_naive,  squash_naive,         normals_naive,         gather_naive,
 };
 
 /* ------------------------------------------------------------------------------------ one set per instruction set */

@@ -295,9 +295,21 @@ INLINE void K(input_panel_4)(const uint32_t count, const input_task *t, size_t a
     }
 }
 
+/* The gradients by a panel's inputs begin at 0, and end with the ReLU, while they are in the first cache. */
 INLINE void K(input_rows_4)(const uint32_t count, const input_task *t, size_t at) {
     for (uint32_t i = 0; i < t->panels; i++) {
+        const uint32_t from = i * PANEL, to = i + 1 == t->panels ? t->n_inputs : (i + 1) * PANEL;
+        for (uint32_t input = from; t->first == 0 && input < to; input++) {
+            EACH(v, count) { K(store)(t->dx + input * (size_t)t->stride + at + v * LANES, (vec){0}); }
+        }
         K(input_panel_4)(count, t, at, panel_of(t->starts, t->bounds, t->lines, t->panels, i));
+        for (uint32_t input = from; t->last == t->lines && t->relu != NULL && input < to; input++) {
+            real *dx = t->dx + input * (size_t)t->stride + at;
+            const real *relu = t->relu + input * (size_t)t->stride + at;
+            EACH(v, count) {
+                K(store)(dx + v * LANES, K(where_positive)(K(load)(relu + v * LANES), K(load)(dx + v * LANES)));
+            }
+        }
     }
 }
 
@@ -356,7 +368,7 @@ INLINE void K(weight_panel_4)(const uint32_t count, const weight_task *t, size_t
     HIDE(base);
     HIDE(stride);
     for (uint32_t row = t->first_row; row < t->last_row; row++) {
-        vec dy[4][4];
+        vec dy[4][8];
         EACH(k, 4) {
             EACH(v, count) { dy[k][v] = K(load)(t->dy + (4 * row + k) * (size_t)t->stride + at + v * LANES); }
         }
@@ -384,7 +396,7 @@ TARGET static void K(weight_gradient)(const weight_task *t, uint32_t block) {
     if (block == 1) {
         CHUNKS(8u, t->width, K(weight_rows_1))
     } else {
-        CHUNKS_4(CHUNK, t->width, K(weight_rows_4))
+        CHUNKS(8u, t->width, K(weight_rows_4))
     }
 }
 
@@ -402,13 +414,6 @@ TARGET static void K(row_sums)(const real *rows, uint32_t n_rows, uint32_t strid
             }
         }
         K(sum4)(four, sums + row, 0);
-    }
-}
-
-/* gradient = 0 where the ReLU's output was 0. */
-TARGET static void K(through_relu)(real *gradient, const real *output, size_t count) {
-    for (size_t i = 0; i < count; i += LANES) {
-        K(store)(gradient + i, K(where_positive)(K(load)(output + i), K(load)(gradient + i)));
     }
 }
 
@@ -473,8 +478,8 @@ TARGET static uint32_t K(gather)(const real *values, uint32_t first, uint32_t la
 }
 
 static const kernels K(kernels) = {
-    K(forward), K(input_gradient), K(weight_gradient), K(row_sums), K(through_relu),
-    K(adam),    K(follow),         K(squash),          K(normals),  K(gather),
+    K(forward), K(input_gradient), K(weight_gradient), K(row_sums), K(adam),
+    K(follow),  K(squash),         K(normals),         K(gather),
 };
 
 #undef vec

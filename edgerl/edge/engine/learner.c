@@ -253,8 +253,11 @@ int32_t edgerl_learner_bytes(const edgerl_learner_config *config, edgerl_learner
     }
     learner l;
     lay_out(&l, config);
+    if (l.bytes.total > SIZE_MAX) {
+        return EDGERL_TOO_LARGE;
+    }
     *bytes = l.bytes;
-    return l.bytes.total > SIZE_MAX ? EDGERL_TOO_LARGE : EDGERL_OK;
+    return EDGERL_OK;
 }
 
 /* ----------------------------------------------------------------------------------------------- the beginning */
@@ -578,10 +581,13 @@ int32_t edgerl_learner_open(void *arena, size_t bytes) {
     const edgerl_learner_config config = l->config;
     const edgerl_learner_progress progress = l->progress;
     const int idle = l->place.instruction == 0 && l->place.item == 0 && l->place.row == 0;
-    if (l->magic != LEARNER_MAGIC || l->version != LEARNER_VERSION || l->sizeof_real != sizeof(real)) {
+    if (l->magic != LEARNER_MAGIC) {
         return EDGERL_ARENA_INVALID;
     }
     l->magic = 0;
+    if (l->version != LEARNER_VERSION || l->sizeof_real != sizeof(real)) {
+        return EDGERL_ARENA_INVALID;
+    }
     if (!idle || progress.evolution_is_due > 1 || progress.updates > EDGERL_LEARNER_UPDATES ||
         !is_a_sum(progress.critic_loss_sum) || !is_a_sum(progress.actor_loss_sum)) {
         return EDGERL_BAD_ARGUMENT;

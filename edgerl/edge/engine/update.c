@@ -264,9 +264,6 @@ static void input_gradient_of(learner *l, const kernels *k, uint32_t network, ui
     const uint32_t from = index == 0 ? l->config.n_observations : 0;
     const real *relu = index == 0 ? NULL : input_of(l, network, index, l->now);
     real *dx = reals(l, index == 0 ? l->action_gradient : l->gradient[index - 1]);
-    if (y->block != 1 && first == 0) {
-        zero(dx, (uint64_t)y->n_inputs * l->stride * sizeof(real));
-    }
     const input_task task = {
         .starts = words_at(l, y->at.starts),
         .columns = indices_at(l, y->at.columns),
@@ -277,6 +274,7 @@ static void input_gradient_of(learner *l, const kernels *k, uint32_t network, ui
         .bounds = words_at(l, y->block == 1 ? y->column_bounds : y->row_bounds),
         .panels = y->block == 1 ? y->column_panels : worth_panels(y),
         .lines = y->block == 1 ? y->n_inputs : y->rows,
+        .n_inputs = y->n_inputs,
         .dy = reals(l, l->gradient[index]),
         .relu = relu,
         .dx = dx,
@@ -288,9 +286,6 @@ static void input_gradient_of(learner *l, const kernels *k, uint32_t network, ui
     };
     k->input_gradient(&task, y->block);
     if (relu != NULL && last == input_gradient_rows(y)) {
-        if (y->block != 1) {
-            k->through_relu(dx, relu, (size_t)y->n_inputs * l->stride);
-        }
         zero_padding(l, dx, y->n_inputs);
     }
 }

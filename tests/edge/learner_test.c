@@ -1,0 +1,783 @@
+/* What holds for every learner, judged by the sanitizers and by the exit code; prints what does not hold.
+ *
+ *     learner_test updates            hundreds of updates of many configurations, whole and in slices, in arenas that move
+ *     learner_test kernels            each instruction set against the naive kernels, step by step
+ *     learner_test arguments          what is wrong is refused, and nothing written
+ *     learner_test fuzz COUNT SEED    COUNT damaged arenas: refused, or as good as any
+ *
+ * In `updates` every array in an arena is followed by bytes that the address sanitizer forbids.
+ */
+#include <sanitizer/asan_interface.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base.h"
+
+/* Between base.h and the rest: what sets arrays aside leaves a gap behind each, and remembers where. */
+#define MOST_GAPS 1024u
+typedef struct gap {
+    const uint64_t *cursor;
+    uint64_t begin, end;
+} gap;
+typedef struct gaps {
+    gap all[MOST_GAPS];
+    uint32_t count;
+} gaps;
+
+static uint64_t gap_bytes;
+static gaps *noting;
+
+static inline uint64_t set_aside_with_gap(uint64_t *end, uint64_t count, uint64_t size) {
+    const uint64_t offset = set_aside(end, count, size);
+    *end += gap_bytes;
+    if (gap_bytes > 0 && noting != NULL && noting->count < MOST_GAPS) {
+        const gap g = {end, offset + count * size, *end};
+        noting->all[noting->count++] = g;
+    }
+    return offset;
+}
+#define set_aside set_aside_with_gap
+
+#include "learner.h"
+
+static gaps of_workspace;
+static unsigned char *arena_in_use; /* null: the workspace lies over other arrays, nothing is forbidden there */
+
+static void forbid(unsigned char *arena, const gaps *g, uint64_t shift_of_derived) {
+    for (uint32_t i = 0; i < g->count; i++) {
+        const uint64_t shift = g->all[i].cursor == g->all[0].cursor ? 0 : shift_of_derived;
+        ASAN_POISON_MEMORY_REGION(arena + shift + g->all[i].begin, g->all[i].end - g->all[i].begin);
+    }
+}
+
+static inline topology_space lay_out_workspace_with_gaps(const layer *y, uint64_t end, int32_t growth) {
+    gaps *before = noting;
+    of_workspace.count = 0;
+    noting = &of_workspace;
+    const topology_space w = lay_out_workspace(y, end, growth);
+    noting = before;
+    if (end > 0 && arena_in_use != NULL) {
+        const learner *l = (const void *)arena_in_use;
+        ASAN_UNPOISON_MEMORY_REGION(arena_in_use + l->workspace, l->bytes.total - l->workspace);
+        forbid(arena_in_use, &of_workspace, 0);
+    }
+    return w;
+}
+#define lay_out_workspace lay_out_workspace_with_gaps
+
+#include "learner_cases.h"
+
+#define RANDOM EDGERL_GROWTH_RANDOM
+#define GRADIENT EDGERL_GROWTH_GRADIENT
+#define CONSTANT EDGERL_DROP_CONSTANT
+#define COSINE EDGERL_DROP_COSINE
+
+static const learner_case CASES[] = {
+    {"single connections", 5, 3, {17, 12}, 1, 50, 7, 5, 2, 1, RANDOM, CONSTANT, 40, 1},
+    {"blocks with a narrow row", 5, 3, {17, 13}, 4, 50, 7, 5, 2, 1, RANDOM, CONSTANT, 40, 1},
+    {"gradient growth, n-step", 6, 2, {9, 14}, 1, 30, 7, 4, 3, 5, GRADIENT, COSINE, 40, 0},
+    {"gradient growth in blocks", 6, 2, {9, 14}, 4, 40, 7, 4, 3, 3, GRADIENT, COSINE, 40, 0},
+    {"dense", 3, 2, {8, 9}, 4, 100, 7, 5, 2, 1, RANDOM, CONSTANT, 40, 1},
+    {"dense single connections", 3, 2, {8, 9}, 1, 100, 7, 5, 1, 2, GRADIENT, CONSTANT, 40, 1},
+    {"static", 5, 3, {17, 12}, 1, 20, 7, 0, 2, 1, RANDOM, CONSTANT, 40, 1},
+    {"one unit, one transition", 1, 1, {1, 1}, 1, 100, 1, 3, 1, 64, RANDOM, CONSTANT, 1, 1},
+    {"one unit in blocks", 1, 1, {1, 1}, 4, 100, 1, 3, 2, 1, GRADIENT, COSINE, 1, 1},
+    {"one connection", 4, 2, {5, 6}, 1, 1, 1, 2, 2, 2, RANDOM, CONSTANT, 3, 0},
+    {"one block", 4, 2, {5, 6}, 4, 1, 1, 2, 2, 2, GRADIENT, CONSTANT, 3, 0},
+    {"a batch in chunks", 3, 1, {7, 6}, 1, 60, 150, 6, 2, 1, GRADIENT, CONSTANT, 40, 1},
+    {"a batch in chunks, in blocks", 3, 1, {7, 6}, 4, 60, 150, 6, 2, 1, RANDOM, CONSTANT, 40, 1},
+};
+#define N_CASES (sizeof CASES / sizeof CASES[0])
+
+/* Layers wide enough to be cut into panels of inputs, and for every remainder of a vector. */
+static const learner_case WIDE_CASES[] = {
+    {"wide", 17, 6, {257, 33}, 1, 60, 100, 2, 2, 1, RANDOM, CONSTANT, 120, 1},
+    {"wide in blocks", 17, 6, {257, 33}, 4, 60, 100, 2, 2, 1, RANDOM, CONSTANT, 120, 1},
+    {"wide, gradient growth", 3, 1, {31, 258}, 4, 10, 50, 2, 2, 1, GRADIENT, CONSTANT, 120, 0},
+};
+#define N_WIDE_CASES (sizeof WIDE_CASES / sizeof WIDE_CASES[0])
+
+static float rows[1 << 16];
+static int failures;
+
+#define CHECK(condition, ...)                              \
+    do {                                                   \
+        if (!(condition)) {                                \
+            printf("line %d: %s: ", __LINE__, #condition); \
+            printf(__VA_ARGS__);                           \
+            printf("\n");                                  \
+            failures++;                                    \
+        }                                                  \
+    } while (0)
+
+/* An arena of exactly so many bytes: what is behind it is forbidden too. */
+static unsigned char *new_arena(uint64_t bytes) {
+    unsigned char *arena = aligned_alloc(EDGERL_ALIGNMENT, (size_t)bytes);
+    if (arena == NULL) {
+        abort();
+    }
+    memset(arena, 0xA5, (size_t)bytes);
+    return arena;
+}
+
+/* --------------------------------------------------------------------------------------------------------- updates */
+
+typedef struct subject {
+    unsigned char *arena;
+    edgerl_learner_bytes_of bytes;
+    gaps gaps;
+    int workspace_apart; /* it lies over no other array */
+} subject;
+
+static void allow_all(const subject *s) { ASAN_UNPOISON_MEMORY_REGION(s->arena, s->bytes.total); }
+
+static void forbid_gaps(subject *s) {
+    const learner *l = (const void *)s->arena;
+    const uint64_t workspace = l->workspace;
+    gaps some = s->gaps;
+    for (uint32_t i = 0; i < some.count; i++) { /* those under a workspace are in use */
+        if (!s->workspace_apart && some.all[i].cursor == some.all[0].cursor && some.all[i].end > workspace) {
+            some.all[i].begin = some.all[i].end;
+        }
+    }
+    forbid(s->arena, &some, s->bytes.state);
+    arena_in_use = s->workspace_apart ? s->arena : NULL;
+}
+
+static void open_subject(subject *s, const edgerl_learner_config *config) {
+    s->gaps.count = 0;
+    noting = &s->gaps;
+    CHECK(edgerl_learner_bytes(config, &s->bytes) == EDGERL_OK, "the configuration");
+    noting = NULL;
+    s->arena = new_arena(s->bytes.total);
+    s->workspace_apart = config->growth == EDGERL_GROWTH_GRADIENT;
+    arena_in_use = NULL;
+    CHECK(edgerl_learner_init(config, s->arena, s->bytes.total) == EDGERL_OK, "init");
+    forbid_gaps(s);
+}
+
+static void close_subject(subject *s) {
+    allow_all(s);
+    free(s->arena);
+}
+
+/* To another place, as bytes. */
+static void move(subject *s) {
+    unsigned char *to = new_arena(s->bytes.total);
+    allow_all(s);
+    memcpy(to, s->arena, s->bytes.total);
+    memset(s->arena, 0xA5, s->bytes.total);
+    free(s->arena);
+    s->arena = to;
+    forbid_gaps(s);
+}
+
+/* Only the state's bytes, to another place, where it is taken up. */
+static void reopen(subject *s, const char *name) {
+    unsigned char *to = new_arena(s->bytes.total);
+    allow_all(s);
+    memcpy(to, s->arena, s->bytes.state);
+    free(s->arena);
+    s->arena = to;
+    arena_in_use = NULL;
+    CHECK(edgerl_learner_open(s->arena, s->bytes.total) == EDGERL_OK, "%s", name);
+    forbid_gaps(s);
+}
+
+static void update(subject *s, const edgerl_replay *replay) {
+    int32_t complete = 0;
+    arena_in_use = s->workspace_apart ? s->arena : NULL;
+    CHECK(edgerl_learner_step(s->arena, replay, UINT64_MAX, &complete) == EDGERL_OK && complete == 1, "a whole update");
+}
+
+static void act_now(const subject *s, const learner_case *c, float *action) {
+    static const float observation[6] = {0.5f, -0.25f, 0.75f, -1.0f, 0.125f, 1.0f};
+    CHECK(edgerl_learner_act(s->arena, observation, action) == EDGERL_OK, "%s", c->name);
+}
+
+/* An update in slices, with actions in between, which are those of before; the arena moves. */
+static void update_in_slices(subject *s, const learner_case *c, const edgerl_replay *replay) {
+    float before[3] = {0}, now[3] = {0};
+    act_now(s, c, before);
+    const uint32_t most = 1u << random_below(16);
+    for (int32_t complete = 0; !complete;) {
+        arena_in_use = s->workspace_apart ? s->arena : NULL;
+        CHECK(edgerl_learner_step(s->arena, replay, random_below(most + 1), &complete) == EDGERL_OK, "%s", c->name);
+        if (random_below(16) == 0) {
+            move(s);
+        }
+        if (!complete && ((const learner *)(const void *)s->arena)->publishing ==
+                             ((const learner *)(const void *)s->arena)->published) {
+            act_now(s, c, now);
+            CHECK(((const learner *)(const void *)s->arena)->place.instruction + 1 >= LAST_INSTRUCTION ||
+                      memcmp(before, now, sizeof now) == 0, "%s: an action in the midst of an update", c->name);
+        }
+    }
+}
+
+/* All that must be kept, but not the bytes in gaps. */
+static int is_same_state(subject *a, subject *b) {
+    allow_all(a);
+    allow_all(b);
+    const int same = memcmp(a->arena, b->arena, a->bytes.state) == 0;
+    forbid_gaps(a);
+    forbid_gaps(b);
+    return same;
+}
+
+static uint32_t connections_of(const subject *s, uint32_t network, uint32_t index) {
+    const learner *l = (const void *)s->arena;
+    return words_at(l, l->layers[network][index].at.starts)[l->layers[network][index].rows];
+}
+
+static void check_updates(const learner_case *c, int32_t isa, uint32_t lanes, uint32_t updates) {
+    const edgerl_learner_config config = config_of(c, isa, lanes);
+    const edgerl_replay replay = fill_replay(c, rows);
+    subject whole, sliced;
+    open_subject(&whole, &config);
+    open_subject(&sliced, &config);
+    for (uint32_t i = 1; i <= updates; i++) {
+        update(&whole, &replay);
+        if (random_below(4) == 0) {
+            update_in_slices(&sliced, c, &replay);
+        } else {
+            update(&sliced, &replay);
+        }
+        if (i % 16 == 0 || i == updates) {
+            reopen(&sliced, c->name);
+            reopen(&whole, c->name);
+            CHECK(is_same_state(&whole, &sliced), "%s, isa %d, lanes %u, update %u: slices make a difference", c->name,
+                  isa, lanes, i);
+        }
+    }
+    edgerl_learner_progress progress;
+    CHECK(edgerl_learner_progress_of(whole.arena, &progress) == EDGERL_OK && progress.updates == updates, "%s", c->name);
+    for (uint32_t i = 0; i < 3; i++) {
+        const edgerl_layer_plan *p = &config.critic[i];
+        CHECK(connections_of(&whole, EDGERL_CRITIC_2, i) == p->full_blocks + p->narrow_blocks, "%s", c->name);
+    }
+    close_subject(&whole);
+    close_subject(&sliced);
+}
+
+typedef struct machine {
+    int32_t isa;
+    uint32_t lanes;
+} machine;
+
+static const machine MACHINES[] = {
+    {EDGERL_ISA_NAIVE, 1},   {EDGERL_ISA_NAIVE, 16},   {EDGERL_ISA_BASELINE, 4},
+    {EDGERL_ISA_AVX2, 8},    {EDGERL_ISA_AVX512, 16},  {EDGERL_ISA_AVX512, 4},
+    {EDGERL_ISA_AVX2, 16},   {EDGERL_ISA_AVX512, 1},
+};
+#define N_MACHINES (sizeof MACHINES / sizeof MACHINES[0])
+
+static int test_updates(void) {
+    gap_bytes = EDGERL_ALIGNMENT;
+    for (uint32_t i = 0; i < N_CASES; i++) {
+        for (uint32_t m = 0; m < N_MACHINES; m++) {
+            /* Hundreds of each configuration; the larger ones share them among the machines. */
+            check_updates(&CASES[i], MACHINES[m].isa, MACHINES[m].lanes, CASES[i].batch > 10 ? 40 : 110);
+        }
+    }
+    return failures != 0;
+}
+
+/* --------------------------------------------------------------------------------------------------------- kernels */
+
+static int are_near(real a, real b) {
+    const real difference = a < b ? b - a : a - b, size = a < 0 ? -a : a;
+    return difference <= (real)1e-5 * (1 + size);
+}
+
+/* Words first … last - 1 of two arenas: the same bits, or two numbers that are near. */
+static uint64_t first_difference(const unsigned char *a, const unsigned char *b, uint64_t first, uint64_t last) {
+    for (uint64_t at_byte = first; at_byte < last; at_byte += sizeof(real)) {
+        real x, y;
+        memcpy(&x, a + at_byte, sizeof x);
+        memcpy(&y, b + at_byte, sizeof y);
+        if (memcmp(&x, &y, sizeof x) != 0 && !are_near(x, y)) {
+            return at_byte;
+        }
+    }
+    return last;
+}
+
+/* Whether a topology may have changed between two places in the program: its workspace is left as it comes. */
+static int is_topological(uint32_t from, uint32_t to) {
+    for (uint32_t i = from; i <= to; i++) {
+        if (program[i].operation == EVOLVE || program[i].operation == SOFT_UPDATE) {
+            return 1;
+        }
+    }
+    return to < from;
+}
+
+/* The same slices in two arenas, naive and with other kernels, the second being made equal to the first before each. */
+static void check_kernels(const learner_case *c, int32_t isa, uint32_t lanes, uint32_t updates, uint64_t work) {
+    const edgerl_learner_config config = config_of(c, EDGERL_ISA_NAIVE, lanes);
+    const edgerl_replay replay = fill_replay(c, rows);
+    subject naive, other;
+    open_subject(&naive, &config);
+    open_subject(&other, &config);
+    const learner *l = (const void *)naive.arena;
+    learner *k = (void *)other.arena;
+    while (l->progress.updates < updates) {
+        int32_t complete;
+        const uint32_t from = l->place.instruction;
+        const uint64_t slice = 1 + random_word() % work;
+        memcpy(other.arena, naive.arena, naive.bytes.total);
+        k->config.isa = isa;
+        (void)edgerl_learner_step(naive.arena, &replay, slice, &complete);
+        (void)edgerl_learner_step(other.arena, &replay, slice, &complete);
+        CHECK(memcmp(&l->place, &k->place, sizeof l->place) == 0, "%s: the program goes another way", c->name);
+        const uint64_t first = round_up(sizeof(learner), EDGERL_ALIGNMENT);
+        const uint64_t last = is_topological(from, l->place.instruction) ? l->workspace : l->bytes.total;
+        const uint64_t found = first_difference(naive.arena, other.arena, first, last);
+        CHECK(found == last, "%s, isa %d, lanes %u, update %u, instruction %u (operation %d) to %u: byte %u of %u", c->name,
+              isa, lanes, (uint32_t)l->progress.updates, from, program[from].operation, l->place.instruction,
+              (uint32_t)found, (uint32_t)last);
+        if (failures > 10) {
+            break;
+        }
+    }
+    close_subject(&naive);
+    close_subject(&other);
+}
+
+static int test_kernels(void) {
+    for (uint32_t m = 2; m < N_MACHINES; m++) {
+        for (uint32_t i = 0; i < N_CASES; i++) {
+            check_kernels(&CASES[i], MACHINES[m].isa, MACHINES[m].lanes, 13, 2000);
+        }
+        for (uint32_t i = 0; i < N_WIDE_CASES && MACHINES[m].lanes > 1; i++) {
+            check_kernels(&WIDE_CASES[i], MACHINES[m].isa, MACHINES[m].lanes, 4, 300000);
+        }
+    }
+    for (uint32_t batch = 1; batch <= 160; batch += 3) { /* every number of vectors in a chunk, and every padding */
+        for (uint32_t m = 2; m < 5; m++) {
+            learner_case c = CASES[batch % 2];
+            c.batch = batch;
+            check_kernels(&c, MACHINES[m].isa, MACHINES[m].lanes, 2, 100000);
+        }
+    }
+    return failures != 0;
+}
+
+/* ------------------------------------------------------------------------------------------------------- arguments */
+
+static void expect_refusal(const edgerl_learner_config *config, int32_t expected, const char *what) {
+    static const edgerl_learner_bytes_of untouched = {1, 2, 3};
+    edgerl_learner_bytes_of bytes = untouched;
+    const int32_t status = edgerl_learner_bytes(config, &bytes);
+    CHECK(status == expected, "%s: status %d", what, status);
+    CHECK(memcmp(&bytes, &untouched, sizeof bytes) == 0, "%s: something was written", what);
+    unsigned char *arena = new_arena(1 << 16), *kept = new_arena(1 << 16);
+    CHECK(edgerl_learner_init(config, arena, 1 << 16) == expected, "%s", what);
+    CHECK(memcmp(arena, kept, 1 << 16) == 0, "%s: something was written", what);
+    free(arena);
+    free(kept);
+}
+
+#define REFUSED(member, value, status)                \
+    do {                                              \
+        edgerl_learner_config wrong = right;          \
+        wrong.member = (value);                       \
+        expect_refusal(&wrong, status, #member " = " #value); \
+    } while (0)
+
+static void check_configurations(void) {
+    const edgerl_learner_config right = config_of(&CASES[1], EDGERL_ISA_BASELINE, 4);
+    const double not_a_number = (double)__builtin_nanf("");
+    REFUSED(n_observations, 0, EDGERL_BAD_SHAPE);
+    REFUSED(n_observations, EDGERL_LEARNER_UNITS + 1, EDGERL_BAD_SHAPE);
+    REFUSED(n_observations, UINT32_MAX, EDGERL_BAD_SHAPE);
+    REFUSED(n_observations, 6, EDGERL_BAD_SHAPE);
+    REFUSED(n_actions, 0, EDGERL_BAD_SHAPE);
+    REFUSED(n_actions, EDGERL_LEARNER_UNITS, EDGERL_BAD_SHAPE);
+    REFUSED(n_actions, UINT32_MAX, EDGERL_BAD_SHAPE);
+    REFUSED(n_actions, 2, EDGERL_BAD_SHAPE);
+    REFUSED(n_layers, 0, EDGERL_BAD_SHAPE);
+    REFUSED(n_layers, 1, EDGERL_BAD_SHAPE);
+    REFUSED(n_layers, 2, EDGERL_BAD_SHAPE);
+    REFUSED(n_layers, EDGERL_LEARNER_LAYERS + 1, EDGERL_BAD_SHAPE);
+    REFUSED(batch, 0, EDGERL_BAD_ARGUMENT);
+    REFUSED(batch, 65537, EDGERL_BAD_ARGUMENT);
+    REFUSED(policy_delay, 0, EDGERL_BAD_ARGUMENT);
+    REFUSED(n_step, 0, EDGERL_BAD_ARGUMENT);
+    REFUSED(n_step, 65, EDGERL_BAD_ARGUMENT);
+    REFUSED(lanes, 0, EDGERL_BAD_ARGUMENT);
+    REFUSED(lanes, 2, EDGERL_BAD_ARGUMENT);
+    REFUSED(lanes, 32, EDGERL_BAD_ARGUMENT);
+    REFUSED(growth, -1, EDGERL_BAD_ARGUMENT);
+    REFUSED(growth, 2, EDGERL_BAD_ARGUMENT);
+    REFUSED(drop_schedule, -1, EDGERL_BAD_ARGUMENT);
+    REFUSED(drop_schedule, 2, EDGERL_BAD_ARGUMENT);
+    REFUSED(discount, 1.01, EDGERL_BAD_ARGUMENT);
+    REFUSED(discount, not_a_number, EDGERL_BAD_ARGUMENT);
+    REFUSED(soft_update, -0.01, EDGERL_BAD_ARGUMENT);
+    REFUSED(soft_update, not_a_number, EDGERL_BAD_ARGUMENT);
+    REFUSED(learning_rate, 2, EDGERL_BAD_ARGUMENT);
+    REFUSED(learning_rate, not_a_number, EDGERL_BAD_ARGUMENT);
+    REFUSED(weight_decay, -1, EDGERL_BAD_ARGUMENT);
+    REFUSED(target_noise, 11, EDGERL_BAD_ARGUMENT);
+    REFUSED(target_noise_clip, -1, EDGERL_BAD_ARGUMENT);
+    REFUSED(drop_fraction, 1.5, EDGERL_BAD_ARGUMENT);
+    REFUSED(drop_fraction, not_a_number, EDGERL_BAD_ARGUMENT);
+    REFUSED(actor[0].block, 0, EDGERL_BAD_ARGUMENT);
+    REFUSED(critic[1].block, 2, EDGERL_BAD_ARGUMENT);
+    REFUSED(actor[0].n_inputs, 4, EDGERL_BAD_SHAPE);
+    REFUSED(actor[0].n_outputs, 0, EDGERL_BAD_SHAPE);
+    REFUSED(actor[1].n_inputs, 16, EDGERL_BAD_SHAPE);
+    REFUSED(critic[1].n_outputs, 65536, EDGERL_BAD_SHAPE);
+    REFUSED(critic[2].n_outputs, 2, EDGERL_BAD_SHAPE);
+    REFUSED(actor[0].full_blocks, 21, EDGERL_BAD_SHAPE);
+    REFUSED(actor[0].full_blocks, UINT32_MAX, EDGERL_BAD_SHAPE);
+    REFUSED(actor[0].narrow_blocks, 6, EDGERL_BAD_SHAPE);
+    REFUSED(actor[0].narrow_blocks, UINT32_MAX, EDGERL_BAD_SHAPE);
+    edgerl_learner_config empty = right;
+    empty.actor[1].full_blocks = empty.actor[1].narrow_blocks = 0;
+    expect_refusal(&empty, EDGERL_BAD_SHAPE, "a layer without connections");
+    expect_refusal(NULL, EDGERL_BAD_ARGUMENT, "no configuration");
+    CHECK(edgerl_learner_bytes(&right, NULL) == EDGERL_BAD_ARGUMENT, "nowhere to write");
+}
+
+static void check_arenas(void) {
+    const edgerl_learner_config config = config_of(&CASES[0], EDGERL_ISA_BASELINE, 4);
+    edgerl_learner_bytes_of bytes;
+    CHECK(edgerl_learner_bytes(&config, &bytes) == EDGERL_OK, "bytes");
+    unsigned char *arena = new_arena(bytes.total + 64), *kept = new_arena(bytes.total + 64);
+    CHECK(edgerl_learner_init(&config, NULL, bytes.total) == EDGERL_BAD_ARGUMENT, "no arena");
+    CHECK(edgerl_learner_init(&config, arena, bytes.total - 1) == EDGERL_ARENA_TOO_SMALL, "one byte");
+    CHECK(edgerl_learner_init(&config, arena + 4, bytes.total) == EDGERL_ARENA_MISALIGNED, "alignment");
+    CHECK(edgerl_learner_open(NULL, bytes.total) == EDGERL_BAD_ARGUMENT, "no arena");
+    CHECK(edgerl_learner_open(arena + 4, bytes.total) == EDGERL_ARENA_MISALIGNED, "alignment");
+    CHECK(edgerl_learner_open(arena, 0) == EDGERL_ARENA_TOO_SMALL, "nothing");
+    CHECK(edgerl_learner_open(arena, bytes.total) == EDGERL_ARENA_INVALID, "no learner");
+    CHECK(memcmp(arena, kept, bytes.total + 64) == 0, "something was written");
+    free(arena);
+    free(kept);
+}
+
+/* Each function with a null where it takes a pointer, and with an arena that holds no learner. */
+static void check_calls(void) {
+    const edgerl_learner_config config = config_of(&CASES[0], EDGERL_ISA_BASELINE, 4);
+    const edgerl_replay replay = fill_replay(&CASES[0], rows);
+    const float observation[5] = {0};
+    float action[3];
+    edgerl_learner_config c;
+    edgerl_learner_layer y;
+    edgerl_learner_progress p;
+    int32_t complete = 7;
+    subject s;
+    open_subject(&s, &config);
+    unsigned char *kept = new_arena(s.bytes.total);
+    memcpy(kept, s.arena, s.bytes.total);
+    for (int which = 0; which < 2; which++) {
+        void *no = which ? new_arena(s.bytes.total) : NULL;
+        CHECK(edgerl_learner_config_of(no, &c) != EDGERL_OK, "no learner");
+        CHECK(edgerl_learner_layer_of(no, 0, 0, &y) != EDGERL_OK, "no learner");
+        CHECK(edgerl_learner_progress_of(no, &p) != EDGERL_OK, "no learner");
+        CHECK(edgerl_learner_set_progress(no, &p) != EDGERL_OK, "no learner");
+        CHECK(edgerl_learner_step(no, &replay, 1, &complete) != EDGERL_OK && complete == 7, "no learner");
+        CHECK(edgerl_learner_act(no, observation, action) != EDGERL_OK, "no learner");
+        free(no);
+    }
+    CHECK(edgerl_learner_config_of(s.arena, NULL) != EDGERL_OK, "null");
+    CHECK(edgerl_learner_layer_of(s.arena, 0, 0, NULL) != EDGERL_OK, "null");
+    CHECK(edgerl_learner_layer_of(s.arena, 3, 0, &y) == EDGERL_BAD_ARGUMENT, "network");
+    CHECK(edgerl_learner_layer_of(s.arena, 0, 3, &y) == EDGERL_BAD_ARGUMENT, "layer");
+    CHECK(edgerl_learner_progress_of(s.arena, NULL) != EDGERL_OK, "null");
+    CHECK(edgerl_learner_set_progress(s.arena, NULL) != EDGERL_OK, "null");
+    CHECK(edgerl_learner_act(s.arena, NULL, action) != EDGERL_OK, "null");
+    CHECK(edgerl_learner_act(s.arena, observation, NULL) != EDGERL_OK, "null");
+    CHECK(edgerl_learner_step(s.arena, &replay, 1, NULL) != EDGERL_OK, "null");
+    CHECK(memcmp(s.arena, kept, s.bytes.total) == 0, "something was written");
+    free(kept);
+    close_subject(&s);
+}
+
+static void check_replays(void) {
+    const edgerl_learner_config config = config_of(&CASES[0], EDGERL_ISA_BASELINE, 4);
+    const edgerl_replay right = fill_replay(&CASES[0], rows);
+    edgerl_replay wrong[7];
+    subject s;
+    open_subject(&s, &config);
+    unsigned char *kept = new_arena(s.bytes.total);
+    memcpy(kept, s.arena, s.bytes.total);
+    for (uint32_t i = 0; i < 7; i++) {
+        wrong[i] = right;
+    }
+    wrong[0].rows = NULL;
+    wrong[1].count = 0;
+    wrong[2].capacity = 0;
+    wrong[3].capacity = right.room + 1;
+    wrong[4].capacity = wrong[4].room = (uint64_t)UINT32_MAX + 1;
+    wrong[5].mean = rows;
+    wrong[6].scale = rows;
+    int32_t complete = 7;
+    for (uint32_t i = 0; i < 7; i++) {
+        CHECK(edgerl_learner_step(s.arena, &wrong[i], 1, &complete) == EDGERL_BAD_ARGUMENT, "replay %u", i);
+    }
+    CHECK(edgerl_learner_step(s.arena, NULL, 1, &complete) == EDGERL_BAD_ARGUMENT, "no replay");
+    CHECK(complete == 7 && memcmp(s.arena, kept, s.bytes.total) == 0, "something was written");
+    /* Once the batch is drawn, no replay is needed. */
+    CHECK(edgerl_learner_step(s.arena, &right, 1, &complete) == EDGERL_OK && complete == 0, "the first slice");
+    CHECK(edgerl_learner_step(s.arena, NULL, UINT64_MAX, &complete) == EDGERL_OK && complete == 1, "the rest");
+    free(kept);
+    close_subject(&s);
+}
+
+/* An update that is under way cannot be given another number: what it does depends on it. */
+static void check_progress(void) {
+    const edgerl_learner_config config = config_of(&CASES[0], EDGERL_ISA_BASELINE, 4);
+    const edgerl_replay replay = fill_replay(&CASES[0], rows);
+    edgerl_learner_progress p;
+    int32_t complete;
+    subject s;
+    open_subject(&s, &config);
+    CHECK(edgerl_learner_progress_of(s.arena, &p) == EDGERL_OK, "progress");
+    p.updates = 3;
+    CHECK(edgerl_learner_set_progress(s.arena, &p) == EDGERL_OK, "between updates");
+    CHECK(edgerl_learner_step(s.arena, &replay, 1, &complete) == EDGERL_OK && !complete, "a slice");
+    p.critic_loss_sum = 0;
+    CHECK(edgerl_learner_set_progress(s.arena, &p) == EDGERL_OK, "sums may be set at any time");
+    p.updates = 4;
+    CHECK(edgerl_learner_set_progress(s.arena, &p) == EDGERL_BAD_ARGUMENT, "in the midst of an update");
+    p.updates = 3;
+    p.evolution_is_due = 1;
+    CHECK(edgerl_learner_set_progress(s.arena, &p) == EDGERL_BAD_ARGUMENT, "in the midst of an update");
+    CHECK(edgerl_learner_step(s.arena, &replay, UINT64_MAX, &complete) == EDGERL_OK && complete, "the rest");
+    p.updates = EDGERL_LEARNER_UPDATES + 1;
+    CHECK(edgerl_learner_set_progress(s.arena, &p) == EDGERL_BAD_ARGUMENT, "too many");
+    p.updates = 4;
+    p.evolution_is_due = 2;
+    CHECK(edgerl_learner_set_progress(s.arena, &p) == EDGERL_BAD_ARGUMENT, "due twice");
+    close_subject(&s);
+}
+
+/* An opened arena of another version or with an update under way holds no learner: no call takes it. */
+static void check_refused_arenas(void) {
+    const edgerl_learner_config config = config_of(&CASES[0], EDGERL_ISA_BASELINE, 4);
+    const float observation[5] = {0};
+    float action[3];
+    for (uint32_t which = 0; which < 4; which++) {
+        subject s;
+        open_subject(&s, &config);
+        learner *l = (void *)s.arena;
+        const int32_t expected[4] = {EDGERL_ARENA_INVALID, EDGERL_ARENA_INVALID, EDGERL_BAD_ARGUMENT, EDGERL_NOT_FINITE};
+        l->version += which == 0;
+        l->sizeof_real += which == 1;
+        l->place.item += which == 2;
+        reals(l, l->layers[0][0].at.weight)[0] /= which == 3 ? 0 : 1;
+        CHECK(edgerl_learner_open(s.arena, s.bytes.total) == expected[which], "%u", which);
+        CHECK(edgerl_learner_act(s.arena, observation, action) == EDGERL_ARENA_INVALID, "%u", which);
+        close_subject(&s);
+    }
+}
+
+/* The rarest draws: where a logarithm is 0, its root is 0, whatever its sign. */
+static void check_numbers(void) {
+    CHECK(square_root((real)-0.0) == 0 && square_root(0) == 0, "the root of 0");
+    real a, b;
+    normal_pair(UINT32_MAX, UINT32_MAX, &a, &b);
+    CHECK(are_near(a, 0) && are_near(b, 0), "%g %g", (double)a, (double)b);
+    normal_pair(0, 0, &a, &b);
+    CHECK(are_near(a, (real)5.768108) && are_near(b, 0), "%g %g", (double)a, (double)b);
+}
+
+static int test_arguments(void) {
+    check_configurations();
+    check_arenas();
+    check_calls();
+    check_replays();
+    check_progress();
+    check_refused_arenas();
+    check_numbers();
+    return failures != 0;
+}
+
+/* ------------------------------------------------------------------------------------------------------------ fuzz */
+
+/* Tiny, with all that a file can have: targets of their own, narrow rows, dense layers. */
+static const learner_case FUZZ_CASES[] = {
+    {"single connections", 2, 1, {5, 3}, 1, 50, 2, 3, 2, 2, RANDOM, CONSTANT, 9, 1},
+    {"blocks", 2, 1, {6, 3}, 4, 60, 2, 3, 2, 1, RANDOM, COSINE, 9, 1},
+    {"gradient growth", 2, 1, {3, 5}, 4, 60, 2, 3, 1, 1, GRADIENT, CONSTANT, 9, 0},
+};
+#define N_FUZZ_CASES 3u
+#define FUZZ_ROOM (1u << 14) /* bytes that an arena has more than it needs: some larger configurations fit */
+
+typedef struct image {
+    unsigned char *bytes; /* of a state that has learnt for a while */
+    size_t count, room;
+    uint32_t spans[64][2]; /* the index arrays: begin, length */
+    uint32_t n_spans;
+} image;
+
+static void note_span(image *m, uint64_t at_byte, uint64_t count) {
+    if (at_byte != 0 && count != 0 && m->n_spans < 64) {
+        m->spans[m->n_spans][0] = (uint32_t)at_byte;
+        m->spans[m->n_spans++][1] = (uint32_t)count;
+    }
+}
+
+static image make_image(const learner_case *c, const edgerl_replay *replay) {
+    const edgerl_learner_config config = config_of(c, EDGERL_ISA_AVX512, 1);
+    subject s;
+    open_subject(&s, &config);
+    for (uint32_t i = 0; i < 7; i++) {
+        update(&s, replay);
+    }
+    image m = {malloc(s.bytes.state), s.bytes.state, s.bytes.total + FUZZ_ROOM, {{0}}, 0};
+    memcpy(m.bytes, s.arena, m.count);
+    for (uint32_t i = 0; i < 9; i++) {
+        const layer *y = &((const learner *)(const void *)s.arena)->layers[i / 3][i % 3];
+        note_span(&m, y->at.starts, (y->rows + 1) * sizeof(uint32_t));
+        note_span(&m, y->at.columns, y->blocks * sizeof(uint16_t));
+        note_span(&m, y->at.in_target, sizeof(uint32_t));
+        note_span(&m, y->at.extra_starts, (y->rows + 1) * sizeof(uint32_t));
+        note_span(&m, y->at.extra_columns, y->blocks * sizeof(uint16_t));
+    }
+    close_subject(&s);
+    return m;
+}
+
+/* Where to do damage: in the header, in an index array, or anywhere. */
+static size_t place_in(const image *m) {
+    const size_t header = offsetof(learner, layers);
+    switch (random_below(5)) {
+    case 0:
+    case 1:
+        return random_below((uint32_t)header);
+    case 2:
+    case 3: {
+        const uint32_t *span = m->spans[random_below(m->n_spans)];
+        return span[0] + random_below(span[1]);
+    }
+    default:
+        return random_below((uint32_t)m->count);
+    }
+}
+
+static void put_value(unsigned char *to, size_t left) {
+    static const uint64_t ODD[] = {0,          1,          2,          3,         4,          5,      7,      8, 9, 16, 31, 32, 33, 64,
+                                   255,        256,        65534,      65535,     65536,      65537,  1 << 20, 0x7fffffff,
+                                   0x80000000, 0xffffffff, 0xfffffffe, 1ull << 32, 1ull << 53, 1ull << 63, ~0ull,
+                                   0x7fc00000, 0x7f800000, 0xff800000, 0x7f7fffff, 0x3f800000, 0xbf800000, 0x00000001,
+                                   0x7ff0000000000000, 0x7ff8000000000000, 0x3ff0000000000000, 0xbff0000000000000,
+                                   0x3fe0000000000000, 0x7fefffffffffffff};
+    const uint64_t value = ODD[random_below(sizeof ODD / sizeof ODD[0])];
+    const size_t size = (size_t)2 << random_below(3);
+    memcpy(to, &value, left < size ? left : size);
+}
+
+static void damage(const image *m, unsigned char *arena, const image *others) {
+    for (uint32_t changes = 1 + random_below(2); changes > 0; changes--) {
+        const uint32_t kind = random_below(5);
+        size_t where = place_in(m);
+        if (kind == 0) {
+            arena[where] ^= (unsigned char)(1u << random_below(8));
+        } else if (kind == 1) {
+            arena[where] = (unsigned char)(arena[where] + random_below(3) - 1);
+        } else if (kind <= 3) {
+            where &= ~(size_t)(random_below(4) == 0 ? 1 : 3);
+            put_value(arena + where, m->count - where);
+        } else {
+            const image *other = &others[random_below(N_FUZZ_CASES)];
+            const size_t from = place_in(other);
+            size_t length = (size_t)1 << random_below(9);
+            length = length < m->count - where ? length : m->count - where;
+            length = length < other->count - from ? length : other->count - from;
+            memcpy(arena + where, other->bytes + from, length);
+        }
+    }
+}
+
+/* What an arena that opens must survive: an action, and three updates of which one evolves. Then it still holds a learner that
+ * opens, unless its numbers have gone beyond all bounds. */
+static void use(unsigned char *arena, size_t room, uint32_t case_number) {
+    edgerl_learner_config config;
+    edgerl_learner_progress progress;
+    CHECK(edgerl_learner_config_of(arena, &config) == EDGERL_OK, "case %u", case_number);
+    CHECK(edgerl_learner_progress_of(arena, &progress) == EDGERL_OK, "case %u", case_number);
+    float *observation = calloc(config.n_observations, sizeof(float)), *action = calloc(config.n_actions, sizeof(float));
+    const uint32_t width = 2 * config.n_observations + config.n_actions + 2;
+    const edgerl_replay replay = {rows, 9, 9, 13, NULL, NULL};
+    CHECK(9 * width <= sizeof rows / sizeof rows[0], "case %u", case_number);
+    CHECK(edgerl_learner_act(arena, observation, action) == EDGERL_OK, "case %u", case_number);
+    for (uint32_t i = 0; i < 3; i++) {
+        int32_t complete = 0;
+        CHECK(edgerl_learner_step(arena, &replay, UINT64_MAX, &complete) == EDGERL_OK && complete, "case %u", case_number);
+    }
+    CHECK(edgerl_learner_act(arena, observation, action) == EDGERL_OK, "case %u", case_number);
+    free(observation);
+    free(action);
+    const int32_t status = edgerl_learner_open(arena, room);
+    const int at_the_end = progress.updates + 3 > EDGERL_LEARNER_UPDATES;
+    CHECK(status == EDGERL_OK || status == EDGERL_NOT_FINITE || (status == EDGERL_BAD_ARGUMENT && at_the_end),
+          "case %u: status %d", case_number, status);
+}
+
+static int test_fuzz(uint32_t count, uint32_t seed) {
+    image images[N_FUZZ_CASES];
+    for (uint32_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        rows[i] = random_below(8) == 0 ? (float)random_below(4) : random_number();
+    }
+    for (uint32_t i = 0; i < N_FUZZ_CASES; i++) {
+        const edgerl_replay replay = {rows, 9, 9, 13, NULL, NULL};
+        images[i] = make_image(&FUZZ_CASES[i], &replay);
+    }
+    uint32_t found[16] = {0};
+    for (uint32_t number = 0; number < count && failures == 0; number++) {
+        random_state = (seed + number) * 2654435761u | 1;
+        (void)random_word();
+        const image *m = &images[random_below(N_FUZZ_CASES)];
+        const int truncated = random_below(50) == 0;
+        const size_t room = truncated ? random_below((uint32_t)m->room) / 64 * 64 : m->room;
+        unsigned char *arena = new_arena(room + 64 * (room == 0)); /* its end is where the sanitizer looks */
+        unsigned char *whole = new_arena(m->room);
+        memcpy(whole, m->bytes, m->count);
+        damage(m, whole, images);
+        memcpy(arena, whole, room < m->count ? room : m->count);
+        free(whole);
+        const int32_t status = edgerl_learner_open(arena, room);
+        found[status]++;
+        if (status == EDGERL_OK) {
+            use(arena, room, number);
+        } else if (room >= sizeof(learner)) {
+            CHECK(edgerl_learner_step(arena, NULL, 1, NULL) == EDGERL_ARENA_INVALID, "case %u: refused, but there", number);
+        }
+        free(arena);
+    }
+    for (uint32_t i = 0; i < N_FUZZ_CASES; i++) {
+        free(images[i].bytes);
+    }
+    for (int32_t i = 0; i < 16; i++) {
+        printf("%u: %s\n", found[i], edgerl_status_text(i));
+    }
+    CHECK(found[EDGERL_OK] * 20 > count && found[EDGERL_OK] * 2 < count, "some damage is harmless, most is not");
+    CHECK(count < 1000 || (found[EDGERL_BAD_INDEX] && found[EDGERL_NOT_FINITE] && found[EDGERL_BAD_SHAPE] &&
+                           found[EDGERL_BAD_ARGUMENT] && found[EDGERL_ARENA_INVALID] && found[EDGERL_ARENA_TOO_SMALL]),
+          "every kind of damage");
+    return failures != 0;
+}
+
+int main(int argc, char **argv) {
+    const char *what = argc > 1 ? argv[1] : "";
+    if (strcmp(what, "updates") == 0) {
+        return test_updates();
+    }
+    if (strcmp(what, "kernels") == 0) {
+        return test_kernels();
+    }
+    if (strcmp(what, "arguments") == 0) {
+        return test_arguments();
+    }
+    if (strcmp(what, "fuzz") == 0 && argc == 4) {
+        return test_fuzz((uint32_t)strtoul(argv[2], NULL, 10), (uint32_t)strtoul(argv[3], NULL, 10));
+    }
+    printf("updates, kernels, arguments or fuzz COUNT SEED\n");
+    return 2;
+}
