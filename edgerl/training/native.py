@@ -374,8 +374,8 @@ class NativeAgent:
             network.load_state({key.removeprefix(f"{name}."): array for key, array in own.items()}, self._steps(name))
         if arrays:
             raise ValueError(f"tensor {min(arrays)[:40]!r} does not belong here")
-        self.arena.progress = progress
         try:
+            self.arena.progress = progress
             self.arena.reopen()
         except ConfigError as error:
             raise ValueError(str(error)) from error

@@ -6,7 +6,11 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from edgerl.compact import file as policy_file
+from edgerl.edge import OnnxPolicy
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -37,3 +41,23 @@ def test_the_path_works_in_an_empty_folder_and_all_again(edgerl: Run, monkeypatc
         assert code == 0, "a default inside a run folder is replaced"
     assert sorted(path.name for path in Path().iterdir()) == ["runs"]
     assert Path("runs/latest").resolve().name == "HalfCheetah-v5-ds-td3-seed0-2"
+
+
+@pytest.mark.parametrize("engine", ["native", "torch"])
+def test_a_run_of_either_engine_is_pruned_exported_and_profiled(edgerl: Run, engine: str) -> None:
+    code, _, _ = edgerl(
+        *("train", "--env", "robots:robot", "--preset", "quick", "--hidden", "16,16", "--steps", 120),
+        *("--checkpoint-interval", 60, "--engine", engine, "--block", 4, "--out", "one"),
+    )
+    assert code == 0
+    assert json.loads(Path("one/config.json").read_text())["engine"] == engine
+    about = policy_file.load(Path("one/policy.safetensors")).metadata
+    assert about["trained_connections"] == [56, 88, 32]  # of 352 weights, half
+    assert edgerl("prune", "one")[0] == 0
+    assert edgerl("export", "one", "--format", "onnx")[0] == 0
+    policy, exported = policy_file.load(Path("one/policy.safetensors")), OnnxPolicy(Path("one/policy.onnx"))
+    observation = np.linspace(-1, 1, 4, dtype=np.float32)
+    np.testing.assert_allclose(exported(observation), policy(observation), rtol=0, atol=1e-5)
+    code, out, _ = edgerl("profile", "one", "--device", "jetson-nano", "--json")
+    assert code == 0
+    assert json.loads(out)["architecture"] == policy.architecture

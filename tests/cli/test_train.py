@@ -123,6 +123,37 @@ def test_bad_input_is_one_line_and_leaves_nothing(edgerl: Run, arguments: list[s
     assert list(Path().iterdir()) == []
 
 
+@pytest.mark.parametrize("engine", ["auto", "native"])
+def test_an_instruction_set_that_does_not_exist_is_one_line(
+    edgerl: Run, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGERL_ISA", "sse9")
+    code, out, err = edgerl("train", *SMALL, "--engine", engine)
+    assert (code, out) == (2, "")
+    assert err == "edgerl: EDGERL_ISA is 'sse9'; expected naive, baseline, avx2, avx512\n"
+    assert list(Path().iterdir()) == []
+
+
+def test_without_the_native_engine_asking_for_it_is_one_line_and_auto_trains(
+    edgerl: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from edgerl.edge import library
+
+    library.library.cache_clear()
+    monkeypatch.setattr(library, "LIBRARY", tmp_path / "absent.so")
+    try:
+        code, out, err = edgerl("train", *SMALL, "--engine", "native")
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert err.startswith("edgerl: the native engine is missing: edgerl was installed without a C compiler;")
+        assert list(Path().iterdir()) == []
+        code, _, err = edgerl("train", *SMALL, "--out", "run")
+        assert code == 0
+        assert err.count("training with PyTorch instead, which is slower: the native engine is missing") == 1
+        assert json.loads(Path("run/config.json").read_text())["engine"] == "torch"
+    finally:
+        library.library.cache_clear()
+
+
 def test_an_out_folder_that_exists_is_refused(edgerl: Run) -> None:
     Path("here").mkdir()
     code, _, err = edgerl("train", *SMALL, "--out", "here")

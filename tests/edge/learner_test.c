@@ -159,6 +159,7 @@ static void open_subject(subject *s, const edgerl_learner_config *config) {
 
 static void close_subject(subject *s) {
     allow_all(s);
+    arena_in_use = NULL;
     free(s->arena);
 }
 
@@ -294,6 +295,10 @@ static int are_near(real a, real b) {
 /* Words first … last - 1 of two arenas: the same bits, or two numbers that are near. */
 static uint64_t first_difference(const unsigned char *a, const unsigned char *b, uint64_t first, uint64_t last) {
     for (uint64_t at_byte = first; at_byte < last; at_byte += sizeof(real)) {
+        if (at_byte % 512 == 0 && last - at_byte >= 512 && memcmp(a + at_byte, b + at_byte, 512) == 0) {
+            at_byte += 512 - sizeof(real);
+            continue;
+        }
         real x, y;
         memcpy(&x, a + at_byte, sizeof x);
         memcpy(&y, b + at_byte, sizeof y);
@@ -352,10 +357,10 @@ static int test_kernels(void) {
             check_kernels(&CASES[i], MACHINES[m].isa, MACHINES[m].lanes, 13, 2000);
         }
         for (uint32_t i = 0; i < N_WIDE_CASES && MACHINES[m].lanes > 1; i++) {
-            check_kernels(&WIDE_CASES[i], MACHINES[m].isa, MACHINES[m].lanes, 4, 300000);
+            check_kernels(&WIDE_CASES[i], MACHINES[m].isa, MACHINES[m].lanes, 2, 600000);
         }
     }
-    for (uint32_t batch = 1; batch <= 160; batch += 3) { /* every number of vectors in a chunk, and every padding */
+    for (uint32_t batch = 1; batch <= 144; batch += 3) { /* every number of vectors in a chunk, and every padding */
         for (uint32_t m = 2; m < 5; m++) {
             learner_case c = CASES[batch % 2];
             c.batch = batch;
@@ -449,13 +454,15 @@ static void check_arenas(void) {
     CHECK(edgerl_learner_bytes(&config, &bytes) == EDGERL_OK, "bytes");
     unsigned char *arena = new_arena(bytes.total + 64), *kept = new_arena(bytes.total + 64);
     CHECK(edgerl_learner_init(&config, NULL, bytes.total) == EDGERL_BAD_ARGUMENT, "no arena");
-    CHECK(edgerl_learner_init(&config, arena, bytes.total - 1) == EDGERL_ARENA_TOO_SMALL, "one byte");
     CHECK(edgerl_learner_init(&config, arena + 4, bytes.total) == EDGERL_ARENA_MISALIGNED, "alignment");
     CHECK(edgerl_learner_open(NULL, bytes.total) == EDGERL_BAD_ARGUMENT, "no arena");
     CHECK(edgerl_learner_open(arena + 4, bytes.total) == EDGERL_ARENA_MISALIGNED, "alignment");
     CHECK(edgerl_learner_open(arena, 0) == EDGERL_ARENA_TOO_SMALL, "nothing");
     CHECK(edgerl_learner_open(arena, bytes.total) == EDGERL_ARENA_INVALID, "no learner");
     CHECK(memcmp(arena, kept, bytes.total + 64) == 0, "something was written");
+    CHECK(edgerl_learner_init(&config, arena, bytes.total - 1) == EDGERL_ARENA_TOO_SMALL, "one byte");
+    edgerl_learner_config nothing;
+    CHECK(edgerl_learner_config_of(arena, &nothing) == EDGERL_ARENA_INVALID, "half a learner");
     free(arena);
     free(kept);
 }
@@ -530,7 +537,7 @@ static void check_replays(void) {
 }
 
 /* An update that is under way cannot be given another number: what it does depends on it. */
-static void check_progress(void) {
+static void check_counters(void) {
     const edgerl_learner_config config = config_of(&CASES[0], EDGERL_ISA_BASELINE, 4);
     const edgerl_replay replay = fill_replay(&CASES[0], rows);
     edgerl_learner_progress p;
@@ -592,7 +599,7 @@ static int test_arguments(void) {
     check_arenas();
     check_calls();
     check_replays();
-    check_progress();
+    check_counters();
     check_refused_arenas();
     check_numbers();
     return failures != 0;

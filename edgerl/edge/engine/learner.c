@@ -572,6 +572,16 @@ static int32_t check_layer_state(const learner *l, const layer *y) {
 
 static int is_a_sum(double x) { return x - x == 0; }
 
+static int32_t check_progress(const edgerl_learner_progress *p) {
+    if (p->evolution_is_due > 1 || p->updates > EDGERL_LEARNER_UPDATES) {
+        return EDGERL_BAD_ARGUMENT;
+    }
+    return is_a_sum(p->critic_loss_sum) && is_a_sum(p->actor_loss_sum) ? EDGERL_OK : EDGERL_NOT_FINITE;
+}
+
+/* No update is under way. */
+static int is_idle(const learner *l) { return l->place.instruction == 0 && l->place.item == 0 && l->place.row == 0; }
+
 int32_t edgerl_learner_open(void *arena, size_t bytes) {
     int32_t status = check_arena(arena, bytes, sizeof(learner));
     if (status != EDGERL_OK) {
@@ -580,7 +590,7 @@ int32_t edgerl_learner_open(void *arena, size_t bytes) {
     learner *l = arena;
     const edgerl_learner_config config = l->config;
     const edgerl_learner_progress progress = l->progress;
-    const int idle = l->place.instruction == 0 && l->place.item == 0 && l->place.row == 0;
+    const int idle = is_idle(l);
     if (l->magic != LEARNER_MAGIC) {
         return EDGERL_ARENA_INVALID;
     }
@@ -588,11 +598,13 @@ int32_t edgerl_learner_open(void *arena, size_t bytes) {
     if (l->version != LEARNER_VERSION || l->sizeof_real != sizeof(real)) {
         return EDGERL_ARENA_INVALID;
     }
-    if (!idle || progress.evolution_is_due > 1 || progress.updates > EDGERL_LEARNER_UPDATES ||
-        !is_a_sum(progress.critic_loss_sum) || !is_a_sum(progress.actor_loss_sum)) {
+    if (!idle) {
         return EDGERL_BAD_ARGUMENT;
     }
-    status = lay_out_arena(&config, arena, bytes);
+    status = check_progress(&progress);
+    if (status == EDGERL_OK) {
+        status = lay_out_arena(&config, arena, bytes);
+    }
     if (status != EDGERL_OK) {
         return status;
     }
@@ -647,8 +659,17 @@ int32_t edgerl_learner_set_progress(void *arena, const edgerl_learner_progress *
     if (!is_learner(arena) || progress == NULL) {
         return EDGERL_ARENA_INVALID;
     }
-    ((learner *)arena)->progress = *progress;
-    return EDGERL_OK;
+    learner *l = arena;
+    const edgerl_learner_progress *now = &l->progress;
+    const int is_same = progress->updates == now->updates && progress->evolution_is_due == now->evolution_is_due;
+    if (!is_idle(l) && !is_same) {
+        return EDGERL_BAD_ARGUMENT; /* what an update does depends on its number: none can change it on the way */
+    }
+    const int32_t status = check_progress(progress);
+    if (status == EDGERL_OK) {
+        l->progress = *progress;
+    }
+    return status;
 }
 
 /* ------------------------------------------------------------------------------------------------------- acting */

@@ -92,7 +92,7 @@ typedef union float_bits {
  * faster than wide vectors have it. The product comes before the square, which could overflow. */
 static inline float square_root(float x) {
     float_bits y = {x};
-    y.bits = 0x5f375a86 - (y.bits >> 1);
+    y.bits = (int32_t)(UINT32_C(0x5f375a86) - (uint32_t)(y.bits >> 1)); /* beyond 2^31 for -0 */
     for (int i = 0; i < 3; i++) {
         y.value *= 1.5f - 0.5f * (x * y.value) * y.value;
     }

@@ -272,7 +272,7 @@ static void input_gradient_of(learner *l, const kernels *k, uint32_t network, ui
         .rows = y->block == 1 ? indices_at(l, y->column_rows) : NULL,
         .places = y->block == 1 ? indices_at(l, y->column_places) : NULL,
         .bounds = words_at(l, y->block == 1 ? y->column_bounds : y->row_bounds),
-        .panels = y->block == 1 ? y->column_panels : worth_panels(y),
+        .panels = y->block == 1 ? y->column_panels : y->row_panels,
         .lines = y->block == 1 ? y->n_inputs : y->rows,
         .n_inputs = y->n_inputs,
         .dy = reals(l, l->gradient[index]),
@@ -603,7 +603,7 @@ int32_t edgerl_learner_step(void *arena, const edgerl_replay *replay, uint64_t w
     }
     learner *l = arena;
     place *p = &l->place;
-    if (p->instruction == 0 && check_replay(replay) != EDGERL_OK) {
+    if (p->instruction == 0 && p->item == 0 && check_replay(replay) != EDGERL_OK) {
         return EDGERL_BAD_ARGUMENT;
     }
     const kernels *k = kernels_of(l->config.isa, l->config.lanes);
@@ -617,8 +617,8 @@ int32_t edgerl_learner_step(void *arena, const edgerl_replay *replay, uint64_t w
             continue;
         }
         const item i = describe(l, now, p->item);
-        const uint64_t affordable = work / i.work + 1;
-        const uint32_t left = i.rows - p->row, rows = left < affordable ? left : (uint32_t)affordable;
+        const uint64_t affordable = work / i.work;
+        const uint32_t left = i.rows - p->row, rows = left <= affordable ? left : (uint32_t)affordable + 1;
         if (rows > 0) {
             run(l, k, replay, now, p->item, p->row, p->row + rows);
         }
