@@ -118,9 +118,12 @@ class LearnerArena:
         return LayerArrays(plan.n_inputs, plan.n_outputs, plan.block, **arrays)
 
     def act(self, observation: Array) -> Array:
-        """The actor's action [m] in [−1, 1], float32, for an observation [n]."""
+        """The actor's action [m] in [−1, 1], float32, for an observation [n]. Raises ValueError for another shape."""
+        if observation.shape != self._observation.shape:
+            raise ValueError(f"the observation has shape {observation.shape}; expected {self._observation.shape}")
         self._observation[...] = observation
-        self._act(self._address, *self._addresses)
+        if status := self._act(self._address, *self._addresses):
+            self._library.check("the learner", status)
         return self._action.copy()
 
     def step(self, replay: ReplayStructure, work: int = WHOLE_UPDATE) -> bool:

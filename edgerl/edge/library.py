@@ -180,6 +180,14 @@ FUNCTIONS: dict[str, tuple[Any, ...]] = {
 """Those that return a status: name → types of their arguments."""
 
 
+def layout_number() -> int:
+    """What edgerl_layout_number is where the library has the structures that are declared here."""
+    number = 0
+    for structure in (LayerConfig, PolicyConfig, LearnerConfig, ReplayStructure, LayerOffsets, Progress, BytesOf):
+        number = (number * 1009 + ctypes.sizeof(structure)) & 0xFFFFFFFF
+    return number
+
+
 class Library:
     """The functions of one shared library; most release the GIL while they run.
 
@@ -196,6 +204,9 @@ class Library:
         self._releasing.edgerl_status_text.argtypes = (c_int32,)
         self._releasing.edgerl_status_text.restype = ctypes.c_char_p
         self._releasing.edgerl_isa_best.restype = c_int32
+        self._releasing.edgerl_layout_number.restype = c_uint32
+        if self._releasing.edgerl_layout_number() != layout_number():
+            raise OSError(f"{path} has other structures than this version")
         self._releasing.edgerl_lanes.argtypes = (c_int32,)
         self._releasing.edgerl_lanes.restype = c_uint32
 
@@ -254,7 +265,13 @@ def library() -> Library:
 
 
 def new_arena(n_bytes: int) -> Arena:
-    """[n_bytes] zeros, aligned as the engine needs it."""
+    """[n_bytes] zeros, aligned as the engine needs it. Raises ConfigError where this machine has no such memory."""
+    installed = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if n_bytes > installed:  # the system would promise it, and end the process when it is used
+        raise ConfigError(
+            f"the engine needs {n_bytes} bytes of memory for these networks and this batch, and this machine has "
+            f"{installed}; take smaller ones"
+        )
     memory = np.zeros(n_bytes + ALIGNMENT, np.uint8)
     offset = -memory.ctypes.data % ALIGNMENT
     return memory[offset : offset + n_bytes]

@@ -174,6 +174,7 @@ class Replay:
     def close(self) -> None:
         """Unmap the memory and let go of its file."""
         del self._rows
+        self.rows_address = 0  # which the engine refuses
         with contextlib.suppress(BufferError):  # a row is in use, as when Ctrl-C came while one was written
             self._map.close()
         if hasattr(self, "_file"):

@@ -90,7 +90,7 @@ class ScheduleConfig:
 
     steps: int = _number(1_000_000, "steps", "[1, 1000000000000]", "paper")
     start_steps: int = _number(25_000, "random steps before learning", "[1, 1000000000000]", "paper")
-    replay_capacity: int = _number(1_000_000, "transitions", "[1, 1000000000000]", "paper")
+    replay_capacity: int = _number(1_000_000, "transitions", "[1, 4294967295]", "paper")
     evaluation_interval: int = _number(5000, "steps", "[1, 1000000000000]", "paper")
     evaluation_episodes: int = _number(10, "episodes", "[1, 1000000000000]", "paper")
     checkpoint_interval: int = _number(10_000, "steps", "[1, 1000000000000]", "edgerl")

@@ -279,7 +279,7 @@ class Trainer:
     def _masked_policy(self) -> CompactPolicy:
         """The actor as it is: masked weights stored at their connections, no unit removed."""
         layers = [make_layer(weight, bias, self.config.network.block) for weight, bias in self.agent.actor_layers()]
-        shapes = [plan.shape for plan in dict(self.agent.networks)["actor"].plans]
+        shapes = [plan.shape for name, network in self.agent.networks if name == "actor" for plan in network.plans]
         about = {
             "edgerl": __version__,
             "environment": self.config.environment,

@@ -74,7 +74,8 @@ def learner_config(
 
 def _block_rows(starts: Array) -> Array:
     """The row of each block."""
-    return np.repeat(np.arange(len(starts) - 1), np.diff(starts.astype(np.int64)))
+    counts: Array = np.diff(starts.astype(np.int64))
+    return np.repeat(np.arange(len(starts) - 1), counts)
 
 
 def _weight_order(block_rows: Array, block: int, n_outputs: int) -> Array:
@@ -303,16 +304,21 @@ class NativeAgent:
 
         Raises ConfigError, and MissingExtraError where the engine was not built.
         """
-        loaded = library() if loaded is None else loaded
+        self._library, self._dtype = library() if loaded is None else loaded, np.dtype(dtype)
         self.config, self.draws = config, Draws(config.seed)
-        plans = plan_networks(config.network, n_observations, n_actions)
-        isa = loaded.isa()
-        self.arena = LearnerArena(loaded, learner_config(config, plans, isa, loaded.lanes(isa)), dtype)
-        self._networks = {
-            name: NativeNetwork(plans[min(number, 1)], self.arena.layers[number])
-            for number, name in enumerate(NETWORKS)
-        }
+        self._plans = plan_networks(config.network, n_observations, n_actions)
+        self.arena, self._networks = self._begin()
         self.updates = 0
+        self._actor_evolves = False  # the critics did; the actor will at its own next update
+
+    def _begin(self) -> tuple[LearnerArena, dict[str, NativeNetwork]]:
+        """A new learner, and its networks."""
+        isa = self._library.isa()
+        config = learner_config(self.config, self._plans, isa, self._library.lanes(isa))
+        arena = LearnerArena(self._library, config, self._dtype)
+        actor, critic = self._plans
+        plans = zip(NETWORKS, (actor, critic, critic), arena.layers, strict=True)
+        return arena, {name: NativeNetwork(plan, layers) for name, plan, layers in plans}
 
     @property
     def networks(self) -> Iterator[tuple[str, NativeNetwork]]:
@@ -324,14 +330,24 @@ class NativeAgent:
         return self.arena.act(observation)
 
     def learn(self, replay: Replay, normalizer: Normalizer | None = None) -> None:
-        """One update on a mini-batch drawn from `replay`."""
+        """One update on a mini-batch drawn from `replay`. Raises ValueError for one of another task."""
+        sizes = self.arena.config.n_observations, self.arena.config.n_actions
+        if (replay.n_observations, replay.n_actions) != sizes:
+            raise ValueError(f"the replay is of {replay.n_observations}/{replay.n_actions} numbers; expected {sizes}")
         mean, scale = (None, None) if normalizer is None else (normalizer.mean, normalizer.scale)
         self.arena.step(replay_structure(replay, mean, scale))
         self.updates += 1
-        interval, delay = self.arena.config.evolution_interval, self.config.td3.policy_delay
-        if interval and (self.updates % interval == 0 or self.updates % interval < delay):
+        self._note_topology()
+
+    def _note_topology(self) -> None:
+        """Remember the topologies that an evolution step of the critics, or the actor's after it, left."""
+        interval = self.arena.config.evolution_interval
+        critics_evolved = interval > 0 and self.updates % interval == 0
+        actor_evolved = (self._actor_evolves or critics_evolved) and self.updates % self.config.td3.policy_delay == 0
+        if critics_evolved or actor_evolved:
             for network in self._networks.values():
                 network.note_topology()
+            self._actor_evolves = not actor_evolved
 
     def actor_layers(self) -> list[tuple[Array, Array]]:
         """(weights [outputs, inputs], bias [outputs]) of the actor, float32."""
@@ -343,42 +359,45 @@ class NativeAgent:
         arrays = {
             f"{name}.{part}": array
             for name, network in self.networks
-            for part, array in network.state(self._steps(name)).items()
+            for part, array in network.state(self._steps(name, self.updates)).items()
         }
         counters = [self.updates, progress.evolution_is_due, progress.critic_losses, progress.actor_losses]
         arrays["agent.counters"] = np.array(counters, np.int64)
         arrays["agent.loss_sums"] = np.array([progress.critic_loss_sum, progress.actor_loss_sum])
         return arrays
 
-    def _steps(self, name: str) -> int:
-        """Steps that the network's optimiser made."""
-        return self.updates // self.config.td3.policy_delay if name == "actor" else self.updates
+    def _steps(self, name: str, updates: int) -> int:
+        """Steps that the network's optimiser made in so many updates."""
+        return updates // self.config.td3.policy_delay if name == "actor" else updates
 
     def load_state(self, arrays: Arrays) -> None:
-        """Undo `state`. Raises ValueError where the arrays are not those of this configuration."""
+        """Undo `state`. Raises ValueError, and changes nothing, where the arrays are of another configuration."""
         counters = take(arrays := dict(arrays), "agent.counters", np.dtype(np.int64), (4,))
         sums = take(arrays, "agent.loss_sums", np.dtype(np.float64), (2,))
-        if (counters < 0).any():
-            raise ValueError("agent.counters holds a negative number")
-        self.updates = int(counters[0])
-        progress = Progress(
-            updates=self.updates,
-            evolution_is_due=bool(counters[1]),
-            critic_loss_sum=sums[0],
-            actor_loss_sum=sums[1],
-            critic_losses=int(counters[2]),
-            actor_losses=int(counters[3]),
-        )
-        for name, network in self.networks:
+        updates, evolution_is_due, critic_losses, actor_losses = map(int, counters)
+        if (counters < 0).any() or evolution_is_due > 1:
+            raise ValueError(f"agent.counters is {counters.tolist()}; expected counts, and 0 or 1 as the second one")
+        arena, networks = self._begin()
+        for name, network in networks.items():
             own = {key: arrays.pop(key) for key in list(arrays) if key.startswith(f"{name}.")}
-            network.load_state({key.removeprefix(f"{name}."): array for key, array in own.items()}, self._steps(name))
+            steps = self._steps(name, updates)
+            network.load_state({key.removeprefix(f"{name}."): array for key, array in own.items()}, steps)
         if arrays:
             raise ValueError(f"tensor {min(arrays)[:40]!r} does not belong here")
         try:
-            self.arena.progress = progress
-            self.arena.reopen()
+            arena.progress = Progress(
+                updates=updates,
+                evolution_is_due=evolution_is_due,
+                critic_loss_sum=sums[0],
+                actor_loss_sum=sums[1],
+                critic_losses=critic_losses,
+                actor_losses=actor_losses,
+            )
+            arena.reopen()
         except ConfigError as error:
             raise ValueError(str(error)) from error
+        self.arena, self._networks = arena, networks
+        self.updates, self._actor_evolves = updates, bool(evolution_is_due)
 
     def take_losses(self) -> tuple[float, float]:
         """(critic, actor) loss, mean since this was last asked; 0 where no update happened."""

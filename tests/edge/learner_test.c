@@ -5,7 +5,7 @@
  *     learner_test arguments          what is wrong is refused, and nothing written
  *     learner_test fuzz COUNT SEED    COUNT damaged arenas: refused, or as good as any
  *
- * In `updates` every array in an arena is followed by bytes that the address sanitizer forbids.
+ * In `updates` and `fuzz` every array in an arena is followed by bytes that the address sanitizer forbids.
  */
 #include <sanitizer/asan_interface.h>
 #include <stdio.h>
@@ -174,16 +174,25 @@ static void move(subject *s) {
     forbid_gaps(s);
 }
 
+static void act_now(const subject *s, const learner_case *c, float *action) {
+    static const float observation[6] = {0.5f, -0.25f, 0.75f, -1.0f, 0.125f, 1.0f};
+    CHECK(edgerl_learner_act(s->arena, observation, action) == EDGERL_OK, "%s", c->name);
+}
+
 /* Only the state's bytes, to another place, where it is taken up. */
-static void reopen(subject *s, const char *name) {
+static void reopen(subject *s, const learner_case *c) {
     unsigned char *to = new_arena(s->bytes.total);
+    float before[3] = {0}, now[3] = {0};
+    act_now(s, c, before);
     allow_all(s);
     memcpy(to, s->arena, s->bytes.state);
     free(s->arena);
     s->arena = to;
     arena_in_use = NULL;
-    CHECK(edgerl_learner_open(s->arena, s->bytes.total) == EDGERL_OK, "%s", name);
+    CHECK(edgerl_learner_open(s->arena, s->bytes.total) == EDGERL_OK, "%s", c->name);
     forbid_gaps(s);
+    act_now(s, c, now);
+    CHECK(memcmp(before, now, sizeof now) == 0, "%s: another action", c->name);
 }
 
 static void update(subject *s, const edgerl_replay *replay) {
@@ -192,28 +201,21 @@ static void update(subject *s, const edgerl_replay *replay) {
     CHECK(edgerl_learner_step(s->arena, replay, UINT64_MAX, &complete) == EDGERL_OK && complete == 1, "a whole update");
 }
 
-static void act_now(const subject *s, const learner_case *c, float *action) {
-    static const float observation[6] = {0.5f, -0.25f, 0.75f, -1.0f, 0.125f, 1.0f};
-    CHECK(edgerl_learner_act(s->arena, observation, action) == EDGERL_OK, "%s", c->name);
-}
-
 /* An update in slices, with actions in between, which are those of before; the arena moves. */
 static void update_in_slices(subject *s, const learner_case *c, const edgerl_replay *replay) {
     float before[3] = {0}, now[3] = {0};
     act_now(s, c, before);
-    const uint32_t most = 1u << random_below(16);
+    const uint32_t most = 1u << random_below(16), published = ((const learner *)(const void *)s->arena)->published;
     for (int32_t complete = 0; !complete;) {
         arena_in_use = s->workspace_apart ? s->arena : NULL;
-        CHECK(edgerl_learner_step(s->arena, replay, random_below(most + 1), &complete) == EDGERL_OK, "%s", c->name);
+        const uint64_t work = random_below(64) == 0 ? UINT64_MAX : random_below(most + 1);
+        CHECK(edgerl_learner_step(s->arena, replay, work, &complete) == EDGERL_OK, "%s", c->name);
         if (random_below(16) == 0) {
             move(s);
         }
-        if (!complete && ((const learner *)(const void *)s->arena)->publishing ==
-                             ((const learner *)(const void *)s->arena)->published) {
-            act_now(s, c, now);
-            CHECK(((const learner *)(const void *)s->arena)->place.instruction + 1 >= LAST_INSTRUCTION ||
-                      memcmp(before, now, sizeof now) == 0, "%s: an action in the midst of an update", c->name);
-        }
+        act_now(s, c, now);
+        CHECK(((const learner *)(const void *)s->arena)->published != published || memcmp(before, now, sizeof now) == 0,
+              "%s: an action in the midst of an update", c->name);
     }
 }
 
@@ -246,8 +248,8 @@ static void check_updates(const learner_case *c, int32_t isa, uint32_t lanes, ui
             update(&sliced, &replay);
         }
         if (i % 16 == 0 || i == updates) {
-            reopen(&sliced, c->name);
-            reopen(&whole, c->name);
+            reopen(&sliced, c);
+            reopen(&whole, c);
             CHECK(is_same_state(&whole, &sliced), "%s, isa %d, lanes %u, update %u: slices make a difference", c->name,
                   isa, lanes, i);
         }
@@ -272,7 +274,11 @@ static const machine MACHINES[] = {
     {EDGERL_ISA_AVX2, 8},    {EDGERL_ISA_AVX512, 16},  {EDGERL_ISA_AVX512, 4},
     {EDGERL_ISA_AVX2, 16},   {EDGERL_ISA_AVX512, 1},
 };
+#ifdef EDGERL_DOUBLE
+#define N_MACHINES 2u /* there are naive kernels only */
+#else
 #define N_MACHINES (sizeof MACHINES / sizeof MACHINES[0])
+#endif
 
 static int test_updates(void) {
     gap_bytes = EDGERL_ALIGNMENT;
@@ -551,10 +557,10 @@ static void check_counters(void) {
     p.critic_loss_sum = 0;
     CHECK(edgerl_learner_set_progress(s.arena, &p) == EDGERL_OK, "sums may be set at any time");
     p.updates = 4;
-    CHECK(edgerl_learner_set_progress(s.arena, &p) == EDGERL_BAD_ARGUMENT, "in the midst of an update");
+    CHECK(edgerl_learner_set_progress(s.arena, &p) == EDGERL_BUSY, "in the midst of an update");
     p.updates = 3;
     p.evolution_is_due = 1;
-    CHECK(edgerl_learner_set_progress(s.arena, &p) == EDGERL_BAD_ARGUMENT, "in the midst of an update");
+    CHECK(edgerl_learner_set_progress(s.arena, &p) == EDGERL_BUSY, "in the midst of an update");
     CHECK(edgerl_learner_step(s.arena, &replay, UINT64_MAX, &complete) == EDGERL_OK && complete, "the rest");
     p.updates = EDGERL_LEARNER_UPDATES + 1;
     CHECK(edgerl_learner_set_progress(s.arena, &p) == EDGERL_BAD_ARGUMENT, "too many");
@@ -564,7 +570,7 @@ static void check_counters(void) {
     close_subject(&s);
 }
 
-/* An opened arena of another version or with an update under way holds no learner: no call takes it. */
+/* An arena that was refused holds no learner: no call takes it. */
 static void check_refused_arenas(void) {
     const edgerl_learner_config config = config_of(&CASES[0], EDGERL_ISA_BASELINE, 4);
     const float observation[5] = {0};
@@ -573,7 +579,7 @@ static void check_refused_arenas(void) {
         subject s;
         open_subject(&s, &config);
         learner *l = (void *)s.arena;
-        const int32_t expected[4] = {EDGERL_ARENA_INVALID, EDGERL_ARENA_INVALID, EDGERL_BAD_ARGUMENT, EDGERL_NOT_FINITE};
+        const int32_t expected[4] = {EDGERL_ARENA_INVALID, EDGERL_ARENA_INVALID, EDGERL_BUSY, EDGERL_NOT_FINITE};
         l->version += which == 0;
         l->sizeof_real += which == 1;
         l->place.item += which == 2;
@@ -638,6 +644,7 @@ static image make_image(const learner_case *c, const edgerl_replay *replay) {
         update(&s, replay);
     }
     image m = {malloc(s.bytes.state), s.bytes.state, s.bytes.total + FUZZ_ROOM, {{0}}, 0};
+    allow_all(&s);
     memcpy(m.bytes, s.arena, m.count);
     for (uint32_t i = 0; i < 9; i++) {
         const layer *y = &((const learner *)(const void *)s.arena)->layers[i / 3][i % 3];
@@ -669,12 +676,13 @@ static size_t place_in(const image *m) {
 }
 
 static void put_value(unsigned char *to, size_t left) {
-    static const uint64_t ODD[] = {0,          1,          2,          3,         4,          5,      7,      8, 9, 16, 31, 32, 33, 64,
-                                   255,        256,        65534,      65535,     65536,      65537,  1 << 20, 0x7fffffff,
-                                   0x80000000, 0xffffffff, 0xfffffffe, 1ull << 32, 1ull << 53, 1ull << 63, ~0ull,
-                                   0x7fc00000, 0x7f800000, 0xff800000, 0x7f7fffff, 0x3f800000, 0xbf800000, 0x00000001,
-                                   0x7ff0000000000000, 0x7ff8000000000000, 0x3ff0000000000000, 0xbff0000000000000,
-                                   0x3fe0000000000000, 0x7fefffffffffffff};
+    static const uint64_t ODD[] = {
+        0, 1, 2, 3, 4, 5, 7, 8, 9, 16, 31, 32, 33, 64, 255, 256, 65534, 65535, 65536, 65537, 1 << 20, 0x7fffffff, 0x80000000,
+        0xfffffffe, 0xffffffff, UINT64_C(1) << 32, UINT64_C(1) << 53, UINT64_C(1) << 63, UINT64_MAX,
+        /* float: NaN, infinite, largest, 1, -1; double: infinite, NaN, 1, -1, half, largest */
+        0x7fc00000, 0x7f800000, 0xff800000, 0x7f7fffff, 0x3f800000, 0xbf800000, 0x7ff0000000000000, 0x7ff8000000000000,
+        0x3ff0000000000000, 0xbff0000000000000, 0x3fe0000000000000, 0x7fefffffffffffff,
+    };
     const uint64_t value = ODD[random_below(sizeof ODD / sizeof ODD[0])];
     const size_t size = (size_t)2 << random_below(3);
     memcpy(to, &value, left < size ? left : size);
@@ -704,31 +712,36 @@ static void damage(const image *m, unsigned char *arena, const image *others) {
 
 /* What an arena that opens must survive: an action, and three updates of which one evolves. Then it still holds a learner that
  * opens, unless its numbers have gone beyond all bounds. */
-static void use(unsigned char *arena, size_t room, uint32_t case_number) {
-    edgerl_learner_config config;
-    edgerl_learner_progress progress;
-    CHECK(edgerl_learner_config_of(arena, &config) == EDGERL_OK, "case %u", case_number);
-    CHECK(edgerl_learner_progress_of(arena, &progress) == EDGERL_OK, "case %u", case_number);
+static void use(subject *s, size_t room, uint32_t case_number) {
+    const learner *l = (const void *)s->arena;
+    const edgerl_learner_config config = l->config;
+    const uint64_t updates = l->progress.updates;
+    s->bytes = l->bytes;
+    s->workspace_apart = config.growth == EDGERL_GROWTH_GRADIENT;
+    forbid_gaps(s);
     float *observation = calloc(config.n_observations, sizeof(float)), *action = calloc(config.n_actions, sizeof(float));
     const uint32_t width = 2 * config.n_observations + config.n_actions + 2;
     const edgerl_replay replay = {rows, 9, 9, 13, NULL, NULL};
     CHECK(9 * width <= sizeof rows / sizeof rows[0], "case %u", case_number);
-    CHECK(edgerl_learner_act(arena, observation, action) == EDGERL_OK, "case %u", case_number);
+    CHECK(edgerl_learner_act(s->arena, observation, action) == EDGERL_OK, "case %u", case_number);
     for (uint32_t i = 0; i < 3; i++) {
         int32_t complete = 0;
-        CHECK(edgerl_learner_step(arena, &replay, UINT64_MAX, &complete) == EDGERL_OK && complete, "case %u", case_number);
+        CHECK(edgerl_learner_step(s->arena, &replay, UINT64_MAX, &complete) == EDGERL_OK && complete, "case %u", case_number);
     }
-    CHECK(edgerl_learner_act(arena, observation, action) == EDGERL_OK, "case %u", case_number);
+    CHECK(edgerl_learner_act(s->arena, observation, action) == EDGERL_OK, "case %u", case_number);
     free(observation);
     free(action);
-    const int32_t status = edgerl_learner_open(arena, room);
-    const int at_the_end = progress.updates + 3 > EDGERL_LEARNER_UPDATES;
+    allow_all(s);
+    arena_in_use = NULL;
+    const int32_t status = edgerl_learner_open(s->arena, room);
+    const int at_the_end = updates + 3 > EDGERL_LEARNER_UPDATES;
     CHECK(status == EDGERL_OK || status == EDGERL_NOT_FINITE || (status == EDGERL_BAD_ARGUMENT && at_the_end),
           "case %u: status %d", case_number, status);
 }
 
 static int test_fuzz(uint32_t count, uint32_t seed) {
     image images[N_FUZZ_CASES];
+    gap_bytes = EDGERL_ALIGNMENT;
     for (uint32_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         rows[i] = random_below(8) == 0 ? (float)random_below(4) : random_number();
     }
@@ -749,12 +762,16 @@ static int test_fuzz(uint32_t count, uint32_t seed) {
         damage(m, whole, images);
         memcpy(arena, whole, room < m->count ? room : m->count);
         free(whole);
+        subject s = {arena, {0}, {{{0}}, 0}, 0};
+        noting = &s.gaps;
         const int32_t status = edgerl_learner_open(arena, room);
+        noting = NULL;
         found[status]++;
         if (status == EDGERL_OK) {
-            use(arena, room, number);
+            use(&s, room, number);
         } else if (room >= sizeof(learner)) {
-            CHECK(edgerl_learner_step(arena, NULL, 1, NULL) == EDGERL_ARENA_INVALID, "case %u: refused, but there", number);
+            edgerl_learner_progress progress;
+            CHECK(edgerl_learner_progress_of(arena, &progress) == EDGERL_ARENA_INVALID, "case %u: refused, but there", number);
         }
         free(arena);
     }
@@ -764,7 +781,7 @@ static int test_fuzz(uint32_t count, uint32_t seed) {
     for (int32_t i = 0; i < 16; i++) {
         printf("%u: %s\n", found[i], edgerl_status_text(i));
     }
-    CHECK(found[EDGERL_OK] * 20 > count && found[EDGERL_OK] * 2 < count, "some damage is harmless, most is not");
+    CHECK(found[EDGERL_OK] * 10 > count && found[EDGERL_OK] * 10 < 9 * count, "some damage is harmless, some is not");
     CHECK(count < 1000 || (found[EDGERL_BAD_INDEX] && found[EDGERL_NOT_FINITE] && found[EDGERL_BAD_SHAPE] &&
                            found[EDGERL_BAD_ARGUMENT] && found[EDGERL_ARENA_INVALID] && found[EDGERL_ARENA_TOO_SMALL]),
           "every kind of damage");

@@ -1,17 +1,14 @@
-/* Learns with small networks and compares all that was learnt with expected.h, which this very program wrote on another machine
- * (-DWRITE, naive kernels). Whole updates, then the same in slices. Exit code 0: connections are identical and numbers within
- * TOLERANCE; else the number of the check that failed. */
+/* Learns with small networks and compares all that was learnt with the arrays below, which this very program wrote on another
+ * machine (-DWRITE, naive kernels). Whole updates, then the same in slices. Exit code 0: connections are identical and numbers
+ * within TOLERANCE; else the number of the check that failed. */
 #ifdef WRITE
 #include <stdio.h>
-#else
-#include "expected.h"
 #endif
 
 #include "learner_cases.h"
 
-#ifndef ISA
-#define ISA EDGERL_ISA_AVX512 /* the best that there is */
-#endif
+extern const uint32_t WORDS[], N_WORDS, N_NUMBERS;
+extern const float NUMBERS[];
 
 /* Evolution at updates 25 and 50, the actor's after 26 and 52: soon enough that no rounding decides which weights go. */
 #define UPDATES 60u
@@ -114,13 +111,14 @@ int main(void) {
     if (!learn_all(EDGERL_ISA_NAIVE, 1, 0)) {
         return 1;
     }
-    printf("static const unsigned WORDS[] = {");
+    printf("#include <stdint.h>\nconst uint32_t N_WORDS = %u, N_NUMBERS = %u;\n", n_words, n_numbers);
+    printf("const uint32_t WORDS[] = {\n");
     for (uint32_t i = 0; i < n_words; i++) {
         printf("%u,\n", words[i]);
     }
-    printf("};\nstatic const float NUMBERS[] = {");
+    printf("};\nconst float NUMBERS[] = {\n");
     for (uint32_t i = 0; i < n_numbers; i++) {
-        printf("%a,\n", (double)numbers[i]);
+        printf("%af,\n", (double)numbers[i]);
     }
     printf("};\n");
     return 0;
@@ -128,10 +126,12 @@ int main(void) {
 
 #else
 
-static float largest_difference;
+/* Between two compilers and kernels numbers differ by 1e-7 after these updates: one is added to another in another order, or
+ * fused with a product. In float64 they differ by 5e-6. */
+#define TOLERANCE 2e-6f
 
 static int is_expected(void) {
-    if (n_words != sizeof WORDS / sizeof WORDS[0] || n_numbers != sizeof NUMBERS / sizeof NUMBERS[0]) {
+    if (n_words != N_WORDS || n_numbers != N_NUMBERS) {
         return 0;
     }
     for (uint32_t i = 0; i < n_words; i++) {
@@ -144,14 +144,14 @@ static int is_expected(void) {
         if (!(size <= TOLERANCE)) {
             return 0;
         }
-        largest_difference = size > largest_difference ? size : largest_difference;
     }
     return 1;
 }
 
+/* With the best kernels that this machine has. */
 int main(void) {
     for (int sliced = 0; sliced < 2; sliced++) {
-        if (!learn_all(ISA, edgerl_lanes(ISA), sliced)) {
+        if (!learn_all(EDGERL_ISA_AVX512, edgerl_lanes(EDGERL_ISA_AVX512), sliced)) {
             return 1 + sliced;
         }
         if (!is_expected()) {

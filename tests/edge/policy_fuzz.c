@@ -1,6 +1,8 @@
 /* Damages the policy of vectors.h at random, 20000 times, and builds and runs what the engine accepts. The sanitizers
  * that this is compiled with are the judges; exit code 1 where nothing was refused or nothing accepted. */
-#include "edgerl.c"
+#include "base.h"
+#include "numeric.h"
+#include "policy.c"
 #include "vectors.h"
 
 static _Alignas(EDGERL_ALIGNMENT) unsigned char arena[ARENA_BYTES];

@@ -1,6 +1,8 @@
 /* Builds the policy of vectors.h in each layout on each instruction set, and compares its actions with those there.
  * Exit code 0: all are within the tolerance; else the number of the check that failed. */
-#include "edgerl.c"
+#include "base.h"
+#include "numeric.h"
+#include "policy.c"
 #include "vectors.h"
 
 static _Alignas(EDGERL_ALIGNMENT) unsigned char arena[ARENA_BYTES];

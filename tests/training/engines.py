@@ -41,7 +41,13 @@ def double_library() -> Library:
 
 def small_config(**options: Any) -> Config:
     """A small agent that evolves soon; options as in `edgerl.train`."""
-    defaults = {"hidden": (18, 13), "batch_size": 9, "evolution_interval": 20, "steps": 1_000_000, "start_steps": 1}
+    defaults: dict[str, Any] = {
+        "hidden": (18, 13),
+        "batch_size": 9,
+        "evolution_interval": 20,
+        "steps": 1_000_000,
+        "start_steps": 1,
+    }
     options = defaults | {"drop_fraction": 0.25, "seed": 3} | options
     if options.get("method") != "td3" and "lambda1" not in options:
         options.setdefault("sparsity", 0.5)

@@ -196,6 +196,7 @@ def _by_weight(mask: Array, layer: NativeLayer) -> Array:
 
 SIZES: dict[str, dict[str, Any]] = {
     "255-257, batch 256": {"hidden": (255, 257), "batch_size": 256},
+    "270-390, batch 100": {"hidden": (270, 390), "batch_size": 100, "sparsity": 0.2},
     "255-257, batch 100, block 4": {"hidden": (255, 257), "batch_size": 100, "block": 4},
     "3-257, batch 100, block 4": {"hidden": (3, 257), "batch_size": 100, "block": 4, "sparsity": 0.2},
     "1-3-17, batch 7": {"hidden": (1, 3, 17), "batch_size": 7, "sparsity": 0.2},
@@ -227,9 +228,10 @@ def test_gradients_are_those_of_float64(options: dict[str, Any], isa: Isa, monke
     state = native.state()
     for name, network in _networks(oracle).items():
         for index, (weight, bias) in enumerate(zip(network.weights, network.biases, strict=True)):
+            limit = 5e-6 * max(np.abs(weight.first).max(), np.abs(bias.first).max())  # a sum may cancel
             for part, expected in (("weight", weight.first[weight.mask]), ("bias", bias.first)):
                 found = state[f"{name}.{index}.{part}_first_moment"].reshape(-1)
-                assert largest_difference(found, expected) <= 5e-6 * np.abs(expected).max(), f"{name}.{index}.{part}"
+                assert largest_difference(found, expected) <= limit, f"{name}.{index}.{part}"
 
 
 @lru_cache

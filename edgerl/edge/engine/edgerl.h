@@ -34,7 +34,8 @@ extern "C" {
     X(EDGERL_ARENA_TOO_SMALL, 5, "the arena has too few bytes")                             \
     X(EDGERL_ARENA_MISALIGNED, 6, "the arena is not aligned to 64 bytes")                   \
     X(EDGERL_ARENA_INVALID, 7, "the arena holds no policy, or no learner")                  \
-    X(EDGERL_TOO_LARGE, 8, "the arena would have more bytes than this machine can address")
+    X(EDGERL_TOO_LARGE, 8, "the arena would have more bytes than this machine can address")   \
+    X(EDGERL_BUSY, 9, "an update is under way; complete it first")
 
 typedef enum edgerl_status {
 #define EDGERL_STATUS_VALUE(name, value, text) name = value,
@@ -123,7 +124,7 @@ int32_t edgerl_policy_run_layer(void *arena, uint32_t layer, const float *inputs
 
 #define EDGERL_LEARNER_UNITS 65535u                       /* inputs or outputs of one of its layers */
 #define EDGERL_LEARNER_WEIGHTS (UINT64_C(1) << 28)        /* stored weights of one of its layers */
-#define EDGERL_LEARNER_UPDATES (UINT64_C(1) << 53)        /* updates that it can ever make */
+#define EDGERL_LEARNER_UPDATES (UINT64_C(1) << 53)        /* updates that it can ever make; draws repeat after 2^32 */
 #define EDGERL_LEARNER_LAYERS 9u /* affine layers of one network, at most: eight hidden ones and the output */
 
 /* One layer: how many blocks it has. A layer that has all of them is dense and never evolves. */
@@ -152,17 +153,19 @@ typedef struct edgerl_learner_config {
     uint64_t evolution_interval; /* critic updates between evolution steps; 0: the topology never changes */
     uint64_t last_update;        /* no evolution from this update on; UINT64_MAX: learning never ends */
     uint64_t n_step_delay;       /* updates that bootstrap after one step before n_step comes in */
-    uint32_t n_observations;
+    uint32_t n_observations; /* with n_actions at most EDGERL_LEARNER_UNITS */
     uint32_t n_actions;
-    uint32_t n_layers; /* of each network */
-    uint32_t batch;    /* transitions per update */
-    uint32_t policy_delay;
-    uint32_t n_step;
+    uint32_t n_layers;     /* of each network: 2 to EDGERL_LEARNER_LAYERS */
+    uint32_t batch;        /* transitions per update: 1 to 65536 */
+    uint32_t policy_delay; /* critic updates per actor update: at least 1 */
+    uint32_t n_step;       /* rewards per return: 1 to 64 */
     uint32_t lanes; /* numbers in a vector: 1, 4, 8 or 16; activations are padded to it. edgerl_lanes() for this machine */
     int32_t isa;    /* an edgerl_isa: the best one to use */
     int32_t growth;
     int32_t drop_schedule;
-    double discount, soft_update, learning_rate, weight_decay, target_noise, target_noise_clip, drop_fraction;
+    double discount, soft_update, learning_rate, weight_decay; /* each 0 to 1 */
+    double target_noise, target_noise_clip;                    /* 0 to 10, actions being in [-1, 1] */
+    double drop_fraction;                                      /* 0 to 1 */
     edgerl_layer_plan actor[EDGERL_LEARNER_LAYERS];
     edgerl_layer_plan critic[EDGERL_LEARNER_LAYERS];
 } edgerl_learner_config;
@@ -173,7 +176,7 @@ typedef struct edgerl_learner_config {
 typedef struct edgerl_replay {
     const float *rows; /* [room][2 n + m + 2] */
     uint64_t room;     /* >= capacity */
-    uint64_t capacity;
+    uint64_t capacity; /* < 2^32 */
     uint64_t count;
     const float *mean;  /* [n] or null: observations are normalised, (x - mean) * scale */
     const float *scale; /* [n] or null; both or neither */
@@ -215,17 +218,20 @@ typedef struct edgerl_learner_progress {
     uint64_t actor_losses;
 } edgerl_learner_progress;
 
+/* A number that changes with the sizes of this header's structures, for callers that declare them anew. */
+uint32_t edgerl_layout_number(void);
+
 /* Numbers in a vector of an instruction set on this machine. */
 uint32_t edgerl_lanes(int32_t isa);
 
-/* Bytes of the arena that `config` needs. Checks the configuration. */
+/* Bytes of the arena that `config` needs. Checks the configuration. Takes 8 KiB of stack: meant for the workstation. */
 int32_t edgerl_learner_bytes(const edgerl_learner_config *config, edgerl_learner_bytes_of *bytes);
 
 /* Begin to learn: draws topologies and weights. */
 int32_t edgerl_learner_init(const edgerl_learner_config *config, void *arena, size_t bytes);
 
-/* Take up an arena whose state bytes were copied or mapped from elsewhere; nothing in it is trusted. On every status but
- * EDGERL_OK the arena holds no learner. */
+/* Take up an arena whose state bytes were copied or mapped from elsewhere, between two updates; nothing in it is trusted. On
+ * every status but EDGERL_OK the arena holds no learner any more; EDGERL_BUSY: the bytes are of the midst of an update. */
 int32_t edgerl_learner_open(void *arena, size_t bytes);
 
 /* The configuration that is in an arena. */
@@ -237,12 +243,15 @@ int32_t edgerl_learner_layer_of(const void *arena, uint32_t network, uint32_t la
 int32_t edgerl_learner_progress_of(const void *arena, edgerl_learner_progress *progress);
 int32_t edgerl_learner_set_progress(void *arena, const edgerl_learner_progress *progress);
 
-/* Go on with an update, or begin one, for about `work` multiply-adds; *complete tells whether it is done. The result is the
- * same bits however it was sliced. The batch is drawn and copied in the first slice: `replay` may change between two. */
+/* Go on with an update, or begin one, for about `work` multiply-adds (none where it is 0); *complete tells whether it is done.
+ * The result is the same bits however it was sliced. The batch is drawn and copied in the first slice: `replay` may change
+ * between two, or be null in the others. `work` is a rough measure of time; not divided are: the drawing of a batch, a row of
+ * a layer, and of each layer Adam's step, the pruning of its target, the drop and the growth of its topology. */
 int32_t edgerl_learner_step(void *arena, const edgerl_replay *replay, uint64_t work, int32_t *complete);
 
 /* observation [n_observations] -> the actor's action [n_actions] in [-1, 1], without noise. Uses a copy of the actor that
- * changes only when an update is complete: one thread or interrupt may act at any time while another one learns. */
+ * changes only at the end of an update: one thread, or one interrupt, may act at any time while another one learns (two may
+ * not act at once). It never waits. */
 int32_t edgerl_learner_act(void *arena, const float *observation, float *action);
 
 #ifdef __cplusplus

@@ -186,8 +186,8 @@ static void normals_naive(const uint32_t *words, uint32_t count, real *numbers) 
     }
 }
 
-/* Numbers first … last - 1 up to a magnitude: their magnitudes and which they are. Writes up to 16 elements more than it finds.
- * Without a branch, which nothing could foresee. */
+/* Numbers first … last - 1 up to a magnitude: their magnitudes and which they are. May write further
+ * elements, but never more than there are numbers. Without a branch, which nothing could foresee. */
 static uint32_t gather_naive(const real *values, uint32_t first, uint32_t last, key limit, key *keys, uint32_t *candidates) {
     uint32_t count = 0;
     for (uint32_t i = first; i < last; i++) {

@@ -14,20 +14,20 @@ static void restore_float_mode(float_mode mode) { __builtin_ia32_ldmxcsr(mode); 
 typedef uint64_t float_mode;
 static float_mode flush_denormals(void) {
     float_mode mode;
-    __asm__ volatile("mrs %0, fpcr" : "=r"(mode));
-    __asm__ volatile("msr fpcr, %0" : : "r"(mode | UINT64_C(1) << 24));
+    __asm__ volatile("mrs %0, fpcr" : "=r"(mode) : : "memory");
+    __asm__ volatile("msr fpcr, %0" : : "r"(mode | UINT64_C(1) << 24) : "memory");
     return mode;
 }
-static void restore_float_mode(float_mode mode) { __asm__ volatile("msr fpcr, %0" : : "r"(mode)); }
+static void restore_float_mode(float_mode mode) { __asm__ volatile("msr fpcr, %0" : : "r"(mode) : "memory"); }
 #elif defined(__ARM_FP)
 typedef uint32_t float_mode;
 static float_mode flush_denormals(void) {
     float_mode mode;
-    __asm__ volatile("vmrs %0, fpscr" : "=r"(mode));
-    __asm__ volatile("vmsr fpscr, %0" : : "r"(mode | UINT32_C(1) << 24));
+    __asm__ volatile("vmrs %0, fpscr" : "=r"(mode) : : "memory");
+    __asm__ volatile("vmsr fpscr, %0" : : "r"(mode | UINT32_C(1) << 24) : "memory");
     return mode;
 }
-static void restore_float_mode(float_mode mode) { __asm__ volatile("vmsr fpscr, %0" : : "r"(mode)); }
+static void restore_float_mode(float_mode mode) { __asm__ volatile("vmsr fpscr, %0" : : "r"(mode) : "memory"); }
 #else
 typedef int float_mode;
 static float_mode flush_denormals(void) { return 0; }
@@ -103,10 +103,10 @@ static int32_t check_config(const edgerl_learner_config *c) {
 
 /* ------------------------------------------------------------------------------------------------- the layout */
 
-/* How many panels lines of `blocks` blocks over `length` positions are cut into. */
-static uint32_t panels_of(uint32_t length, uint32_t blocks, uint32_t lines, int always) {
+/* How many panels lines over `length` positions are cut into, where each has `worth` blocks in each panel on average. */
+static uint32_t panels_of(uint32_t length, uint32_t blocks, uint32_t lines, uint32_t worth) {
     const uint32_t panels = (length + PANEL - 1) / PANEL;
-    return always || blocks / lines / panels >= PANEL_WORTH ? panels : 1;
+    return blocks / lines / panels >= worth ? panels : 1;
 }
 
 static void lay_out_layer(layer *y, const edgerl_layer_plan *p, int has_transposed, uint64_t *end, uint64_t *derived) {
@@ -135,8 +135,8 @@ static void lay_out_layer(layer *y, const edgerl_layer_plan *p, int has_transpos
     y->at.bias_first_moment = set_aside(end, units, sizeof(real));
     y->at.bias_second_moment = set_aside(end, units, sizeof(real));
     y->at.bias_target = set_aside(end, units, sizeof(real));
-    y->row_panels = panels_of(y->n_inputs, y->blocks, y->rows, y->block == 4);
-    y->column_panels = has_transposed && y->block == 1 ? panels_of(y->rows, y->blocks, y->n_inputs, 0) : 1;
+    y->row_panels = panels_of(y->n_inputs, y->blocks, y->rows, y->block == 4 ? BLOCK_PANEL_WORTH : PANEL_WORTH);
+    y->column_panels = has_transposed && y->block == 1 ? panels_of(y->rows, y->blocks, y->n_inputs, PANEL_WORTH) : 1;
     /* Offsets of what can be made anew are relative to the end of the state, which is not known yet. */
     y->has_transposed = has_transposed && p->block == 1;
     if (y->has_transposed) {
@@ -241,6 +241,17 @@ static void lay_out(learner *l, const edgerl_learner_config *config) {
     l->acting_vectors[1] = set_aside(&end, widest, sizeof(real));
     lay_out_scratch(l, &end);
     l->bytes.total = end;
+}
+
+uint32_t edgerl_layout_number(void) {
+    const uint32_t sizes[] = {sizeof(edgerl_layer),          sizeof(edgerl_policy_config), sizeof(edgerl_learner_config),
+                              sizeof(edgerl_replay),         sizeof(edgerl_learner_layer), sizeof(edgerl_learner_progress),
+                              sizeof(edgerl_learner_bytes_of)};
+    uint32_t number = 0;
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        number = number * 1009 + sizes[i];
+    }
+    return number;
 }
 
 int32_t edgerl_learner_bytes(const edgerl_learner_config *config, edgerl_learner_bytes_of *bytes) {
@@ -371,7 +382,8 @@ static void transpose(learner *l, const layer *y) {
 }
 
 /* What follows from a layer's topology. */
-static void index_layer(learner *l, const layer *y) {
+static void index_layer(learner *l, layer *y) {
+    y->topology++;
     find_panels(words_at(l, y->at.starts), indices_at(l, y->at.columns), y->rows, y->row_panels,
                 words_at(l, y->row_bounds));
     if (y->has_transposed) {
@@ -379,23 +391,39 @@ static void index_layer(learner *l, const layer *y) {
     }
 }
 
-/* Copy a layer of the actor to the acting copy that is not in use. */
+/* Whoever acts with a copy that is overtaken reads it while it is written, and tries again: what it reads must at least be an
+ * index of one topology or the other. */
+static void copy_words(uint32_t *to, const uint32_t *from, uint64_t count) {
+    for (uint64_t i = 0; i < count; i++) {
+        __atomic_store_n(&to[i], from[i], __ATOMIC_RELAXED);
+    }
+}
+
+static void copy_indices(uint16_t *to, const uint16_t *from, uint64_t count) {
+    for (uint64_t i = 0; i < count; i++) {
+        __atomic_store_n(&to[i], from[i], __ATOMIC_RELAXED);
+    }
+}
+
+/* Copy a layer of the actor, the first one first, to the acting copy that is not in use. */
 static void publish_layer(learner *l, uint32_t index) {
     const layer *y = &l->layers[EDGERL_ACTOR][index];
-    const acting *to = &l->acting[(l->published + 1) % 2];
-    copy(at(l, to->starts[index]), at(l, y->at.starts), ((uint64_t)y->rows + 1) * sizeof(uint32_t));
-    copy(at(l, to->columns[index]), at(l, y->at.columns), (uint64_t)y->blocks * sizeof(uint16_t));
+    acting *to = &l->acting[(l->published + 1) % 2];
+    if (index == 0) {
+        __atomic_store_n(&l->publishing, l->published + 1, __ATOMIC_RELAXED);
+        __atomic_thread_fence(__ATOMIC_SEQ_CST); /* nothing of the copy may be seen before */
+    }
+    if (to->topology[index] != y->topology) {
+        copy_words(words_at(l, to->starts[index]), words_at(l, y->at.starts), (uint64_t)y->rows + 1);
+        copy_indices(indices_at(l, to->columns[index]), indices_at(l, y->at.columns), y->blocks);
+        to->topology[index] = y->topology;
+    }
     copy(at(l, to->weight[index]), at(l, y->at.weight), weights_of(y) * sizeof(real));
     copy(at(l, to->bias[index]), at(l, y->at.bias), units_of(y) * sizeof(real));
 }
 
-static void publish(learner *l) {
-    __atomic_store_n(&l->publishing, l->published + 1, __ATOMIC_SEQ_CST);
-    for (uint32_t i = 0; i < l->config.n_layers; i++) {
-        publish_layer(l, i);
-    }
-    __atomic_store_n(&l->published, l->published + 1, __ATOMIC_SEQ_CST);
-}
+/* Act with the copy that was made last from now on. */
+static void publish(learner *l) { __atomic_store_n(&l->published, l->publishing, __ATOMIC_RELEASE); }
 
 static int32_t check_arena(const void *arena, size_t bytes, uint64_t needed) {
     if (arena == NULL) {
@@ -413,6 +441,9 @@ static void derive(learner *l) {
         for (uint32_t i = 0; i < l->config.n_layers; i++) {
             index_layer(l, &l->layers[n][i]);
         }
+    }
+    for (uint32_t i = 0; i < l->config.n_layers; i++) {
+        publish_layer(l, i);
     }
     publish(l);
 }
@@ -590,16 +621,16 @@ int32_t edgerl_learner_open(void *arena, size_t bytes) {
     learner *l = arena;
     const edgerl_learner_config config = l->config;
     const edgerl_learner_progress progress = l->progress;
-    const int idle = is_idle(l);
     if (l->magic != LEARNER_MAGIC) {
         return EDGERL_ARENA_INVALID;
     }
-    l->magic = 0;
+    const int idle = is_idle(l);
+    l->magic = 0; /* whatever is wrong with it, no other call takes it */
+    if (!idle) {
+        return EDGERL_BUSY;
+    }
     if (l->version != LEARNER_VERSION || l->sizeof_real != sizeof(real)) {
         return EDGERL_ARENA_INVALID;
-    }
-    if (!idle) {
-        return EDGERL_BAD_ARGUMENT;
     }
     status = check_progress(&progress);
     if (status == EDGERL_OK) {
@@ -625,19 +656,26 @@ int32_t edgerl_learner_open(void *arena, size_t bytes) {
 
 /* ------------------------------------------------------------------------------------------------------- asking */
 
-static int is_learner(const void *arena) { return arena != NULL && ((const learner *)arena)->magic == LEARNER_MAGIC; }
+static int32_t check_learner(const void *arena, const void *a, const void *b) {
+    if (arena == NULL || a == NULL || b == NULL) {
+        return EDGERL_BAD_ARGUMENT;
+    }
+    return ((const learner *)arena)->magic == LEARNER_MAGIC ? EDGERL_OK : EDGERL_ARENA_INVALID;
+}
 
 int32_t edgerl_learner_config_of(const void *arena, edgerl_learner_config *config) {
-    if (!is_learner(arena) || config == NULL) {
-        return EDGERL_ARENA_INVALID;
+    const int32_t status = check_learner(arena, config, config);
+    if (status != EDGERL_OK) {
+        return status;
     }
     *config = ((const learner *)arena)->config;
     return EDGERL_OK;
 }
 
 int32_t edgerl_learner_layer_of(const void *arena, uint32_t network, uint32_t index, edgerl_learner_layer *arrays) {
-    if (!is_learner(arena) || arrays == NULL) {
-        return EDGERL_ARENA_INVALID;
+    const int32_t status = check_learner(arena, arrays, arrays);
+    if (status != EDGERL_OK) {
+        return status;
     }
     const learner *l = arena;
     if (network >= NETWORKS || index >= l->config.n_layers) {
@@ -648,24 +686,26 @@ int32_t edgerl_learner_layer_of(const void *arena, uint32_t network, uint32_t in
 }
 
 int32_t edgerl_learner_progress_of(const void *arena, edgerl_learner_progress *progress) {
-    if (!is_learner(arena) || progress == NULL) {
-        return EDGERL_ARENA_INVALID;
+    const int32_t status = check_learner(arena, progress, progress);
+    if (status != EDGERL_OK) {
+        return status;
     }
     *progress = ((const learner *)arena)->progress;
     return EDGERL_OK;
 }
 
 int32_t edgerl_learner_set_progress(void *arena, const edgerl_learner_progress *progress) {
-    if (!is_learner(arena) || progress == NULL) {
-        return EDGERL_ARENA_INVALID;
+    int32_t status = check_learner(arena, progress, progress);
+    if (status != EDGERL_OK) {
+        return status;
     }
     learner *l = arena;
     const edgerl_learner_progress *now = &l->progress;
     const int is_same = progress->updates == now->updates && progress->evolution_is_due == now->evolution_is_due;
     if (!is_idle(l) && !is_same) {
-        return EDGERL_BAD_ARGUMENT; /* what an update does depends on its number: none can change it on the way */
+        return EDGERL_BUSY; /* what an update does depends on its number: none can change it on the way */
     }
-    const int32_t status = check_progress(progress);
+    status = check_progress(progress);
     if (status == EDGERL_OK) {
         l->progress = *progress;
     }
@@ -731,16 +771,18 @@ static void act_with(const learner *l, const acting *with, const float *observat
 }
 
 int32_t edgerl_learner_act(void *arena, const float *observation, float *action) {
-    if (!is_learner(arena) || observation == NULL || action == NULL) {
-        return EDGERL_ARENA_INVALID;
+    const int32_t status = check_learner(arena, observation, action);
+    if (status != EDGERL_OK) {
+        return status;
     }
     const learner *l = arena;
     const float_mode mode = flush_denormals();
     uint32_t copy_in_use;
     do { /* again only where two updates were completed while this action was computed */
-        copy_in_use = __atomic_load_n(&l->published, __ATOMIC_SEQ_CST);
+        copy_in_use = __atomic_load_n(&l->published, __ATOMIC_ACQUIRE);
         act_with(l, &l->acting[copy_in_use % 2], observation, action);
-    } while (__atomic_load_n(&l->publishing, __ATOMIC_SEQ_CST) - copy_in_use > 1);
+        __atomic_thread_fence(__ATOMIC_ACQUIRE); /* all of the copy was read before */
+    } while (__atomic_load_n(&l->publishing, __ATOMIC_RELAXED) - copy_in_use > 1);
     restore_float_mode(mode);
     return EDGERL_OK;
 }

@@ -18,6 +18,7 @@ typedef struct layer {
     uint64_t column_starts, column_rows, column_places; /* the transposed index, of block 1 */
     uint32_t row_panels, column_panels; /* into how many ranges of inputs (of outputs) rows (columns) are cut, 1: not at all */
     uint64_t row_bounds, column_bounds; /* uint32 [panels - 1][rows or inputs]: where in its row a further panel begins */
+    uint32_t topology; /* counts its changes */
     real guess[2]; /* about which magnitude pruning cuts, per width: only speeds the search up */
 } layer;
 
@@ -25,6 +26,7 @@ typedef struct layer {
 typedef struct acting {
     uint64_t starts[EDGERL_LEARNER_LAYERS], columns[EDGERL_LEARNER_LAYERS], weight[EDGERL_LEARNER_LAYERS],
         bias[EDGERL_LEARNER_LAYERS];
+    uint32_t topology[EDGERL_LEARNER_LAYERS]; /* which one it has */
 } acting;
 
 /* Where an update stands: an instruction of the program, an item of the instruction, a row of the item. */
@@ -70,8 +72,9 @@ static inline void clear_bit(uint32_t *bits, uint32_t i) { bits[i / 32] &= ~(UIN
 
 /* Inputs (or outputs) of one panel: a narrow tile of so many rows of activations stays in the first cache. */
 #define PANEL 128u
-/* Blocks that a row must have in a panel on average to be worth a visit of its own. */
+/* Blocks that a line must have in each panel, on average, for panels to pay: of block 1 or in a forward pass, and of block 4. */
 #define PANEL_WORTH 24u
+#define BLOCK_PANEL_WORTH 4u
 
 /* A class of a layer's blocks, which are only ever replaced by each other: those of full width, or the narrower last row. */
 typedef struct width_class {
@@ -97,9 +100,9 @@ static inline uint32_t classes_of(const layer *y, width_class classes[2]) {
 
 /* What steps of the topology need while they last. */
 typedef struct topology_space {
-    uint64_t keys;       /* key [2 N + 16]: magnitudes */
+    uint64_t keys;       /* key [2 N]: magnitudes */
     uint64_t scratch;    /* key [2 N]: the same, to be partitioned */
-    uint64_t candidates; /* uint32 [2 N + 16] */
+    uint64_t candidates; /* uint32 [2 N] */
     uint64_t dropped;    /* uint8 [N] */
     uint64_t chosen;     /* uint32 [N]: positions to grow */
     uint64_t set;        /* uint32 [set_slots(N)] */
@@ -135,9 +138,9 @@ static inline topology_space lay_out_workspace(const layer *y, uint64_t end, int
     while (slots < 2 * y->blocks) {
         slots *= 2;
     }
-    w.keys = set_aside(&end, 2 * (uint64_t)y->blocks + 16, sizeof(key)); /* whole vectors are written */
+    w.keys = set_aside(&end, 2 * (uint64_t)y->blocks, sizeof(key));
     w.scratch = set_aside(&end, 2 * (uint64_t)y->blocks, sizeof(key));
-    w.candidates = set_aside(&end, 2 * (uint64_t)y->blocks + 16, sizeof(uint32_t));
+    w.candidates = set_aside(&end, 2 * (uint64_t)y->blocks, sizeof(uint32_t));
     w.dropped = set_aside(&end, y->blocks, 1);
     w.chosen = set_aside(&end, y->blocks, sizeof(uint32_t));
     w.set = set_aside(&end, slots, sizeof(uint32_t));

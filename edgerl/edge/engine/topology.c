@@ -546,7 +546,7 @@ static void prune_class(learner *l, const kernels *k, layer *y, const topology_s
     const key low = key_of(guess * (real)0.9);
     guess *= (real)1.125;
     for (uint32_t attempt = 0;; attempt++) {
-        const key limit = attempt < 100 && guess > 0 ? key_of(guess) : ~(key)0;
+        const key limit = attempt < 4 && guess > 0 ? key_of(guess) : ~(key)0; /* all of them, NaN too */
         online = gather_up_to(k, target, y->block, c->width, c->first, c->last, limit, keys, candidates);
         all = online + gather_up_to(k, extra, y->block, c->width, first, last, limit, keys + online,
                                     candidates + online);

@@ -193,7 +193,7 @@ static void critic_loss(learner *l, uint32_t network) {
 }
 
 static void policy_action(learner *l, const kernels *k) {
-    const uint64_t count = (uint64_t)l->config.n_actions * l->stride;
+    const size_t count = (size_t)l->config.n_actions * l->stride;
     real *from = output_of(l, EDGERL_ACTOR, l->config.n_layers - 1);
     k->squash(from, count);
     copy(row_at(l, l->now, l->config.n_observations), from, count * sizeof(real));
@@ -416,7 +416,7 @@ static item backward_item(const learner *l, uint32_t network, uint32_t number) {
     const uint32_t index = l->config.n_layers - 1 - number / BACKWARD_PARTS;
     const layer *y = &l->layers[network][index];
     const item by_inputs = {index > 0 ? input_gradient_rows(y) : 0, per_row(l, y, input_gradient_rows(y))};
-    const item by_weights = {y->rows, per_row(l, y, y->rows)}, adam_step = {1, 8 * weights_of(y)};
+    const item by_weights = {y->rows, per_row(l, y, y->rows)}, adam_step = {1, 16 * weights_of(y)};
     return number % BACKWARD_PARTS == 0 ? by_inputs : number % BACKWARD_PARTS == 1 ? by_weights : adam_step;
 }
 
@@ -458,7 +458,7 @@ static item describe(const learner *l, instruction now, uint32_t number) {
         break;
     case EVOLVE:
         y = &l->layers[now.network][number / EVOLVE_PARTS];
-        result.work = 16 * (uint64_t)y->blocks;
+        result.work = 128 * (uint64_t)y->blocks;
         if (number % EVOLVE_PARTS == 1) {
             result.rows = l->config.growth == EDGERL_GROWTH_GRADIENT ? y->rows : 0;
             result.work = (uint64_t)y->n_inputs * y->block * l->width;
@@ -467,14 +467,14 @@ static item describe(const learner *l, instruction now, uint32_t number) {
         break;
     case SOFT_UPDATE:
         y = &l->layers[now.network][number / SOFT_UPDATE_PARTS];
-        result.work = 4 * weights_of(y);
+        result.work = 16 * weights_of(y);
         result.rows = number % SOFT_UPDATE_PARTS == 1 && y->is_dense ? 0 : 1;
         break;
     case PUBLISH:
         result.work = weights_of(&l->layers[EDGERL_ACTOR][number]);
         break;
     default:
-        result.work = (uint64_t)l->width * (l->config.n_observations + l->config.n_actions);
+        result.work = 16 * (uint64_t)l->width * (l->config.n_observations + l->config.n_actions);
         break;
     }
     return result;
@@ -561,15 +561,10 @@ static void run(learner *l, const kernels *k, const edgerl_replay *replay, instr
         }
         break;
     case PUBLISH:
-        if (number == 0) {
-            __atomic_store_n(&l->publishing, l->published + 1, __ATOMIC_SEQ_CST);
-        }
         publish_layer(l, number);
-        if (number + 1 == l->config.n_layers) {
-            __atomic_store_n(&l->published, l->published + 1, __ATOMIC_SEQ_CST);
-        }
         break;
     default:
+        publish(l);
         l->progress.updates++;
         break;
     }
@@ -598,8 +593,9 @@ static int32_t check_replay(const edgerl_replay *r) {
 }
 
 int32_t edgerl_learner_step(void *arena, const edgerl_replay *replay, uint64_t work, int32_t *complete) {
-    if (!is_learner(arena) || complete == NULL) {
-        return EDGERL_ARENA_INVALID;
+    const int32_t status = check_learner(arena, complete, complete);
+    if (status != EDGERL_OK) {
+        return status;
     }
     learner *l = arena;
     place *p = &l->place;
