@@ -67,7 +67,7 @@ def test_json_counts_every_step_and_every_episode(edgerl: Run, model: Path) -> N
 def test_an_episode_is_the_environments_own(edgerl: Run, model: Path) -> None:
     import gymnasium
 
-    _, out, _ = edgerl("run", str(model), "--rate", "500", "--seconds", "0.1", "--seed", "3", "--json")
+    _, out, _ = edgerl("run", str(model), "--rate", "50", "--seconds", "0.5", "--seed", "3", "--json")
     report = json.loads(out)
     if report["missed_deadlines"]:
         pytest.skip("this machine was too busy: a fallback was sent")
@@ -135,7 +135,7 @@ def test_both_engines_act_alike(edgerl: Run, model: Path) -> None:
     """Pendulum is not chaotic over so few steps: equal actions give equal returns."""
     reports = []
     for path in (model, model.with_name("policy.safetensors")):
-        code, out, _ = edgerl("run", path, "--rate", "500", "--seconds", "0.1", "--seed", "3", "--json")
+        code, out, _ = edgerl("run", path, "--rate", "50", "--seconds", "0.5", "--seed", "3", "--json")
         assert code == 0
         reports.append(json.loads(out))
     if any(report["missed_deadlines"] or report["skipped_ticks"] for report in reports):

@@ -448,11 +448,25 @@ TARGET static void K(squash)(real *x, size_t count) {
     }
 }
 
-/* Words → standard normal numbers, two from two (Box and Muller). */
+/* Words → standard normal numbers, two from two (Box and Muller); sixteen pairs at a time become vector code. */
 TARGET static void K(normals)(const uint32_t *words, uint32_t count, real *numbers) {
-    for (uint32_t i = 0; i < count; i += 2) {
-        normal_pair(words[i], words[i + 1], &numbers[i], &numbers[i + 1]);
+    uint32_t i = 0;
+    for (; i + 32 <= count; i += 32) {
+        uint32_t first[16], second[16];
+        real a[16], b[16];
+        for (uint32_t k = 0; k < 16; k++) {
+            first[k] = words[i + 2 * k];
+            second[k] = words[i + 2 * k + 1];
+        }
+        for (uint32_t k = 0; k < 16; k++) {
+            normal_pair(first[k], second[k], &a[k], &b[k]);
+        }
+        for (uint32_t k = 0; k < 16; k++) {
+            numbers[i + 2 * k] = a[k];
+            numbers[i + 2 * k + 1] = b[k];
+        }
     }
+    normals_naive(words + i, count - i, numbers + i);
 }
 
 /* Numbers up to a magnitude, as candidates; see gather_naive. */
