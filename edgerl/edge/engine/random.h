@@ -6,11 +6,7 @@
 #ifndef EDGERL_RANDOM_H
 #define EDGERL_RANDOM_H
 
-#include "base.h"
-
-#ifdef EDGERL_DOUBLE
-#include <math.h>
-#endif
+#include "numeric.h"
 
 typedef enum purpose {
     PURPOSE_TOPOLOGY = 0,
@@ -72,8 +68,6 @@ static inline real uniform(uint32_t word) { return (real)(word >> 8) * (real)(1.
 
 #ifdef EDGERL_DOUBLE
 
-static inline double square_root(double x) { return sqrt(x); }
-
 static inline void normal_pair(uint32_t first, uint32_t second, double *a, double *b) {
     const double radius = sqrt(-2.0 * log(uniform(first) + 1.0 / 16777216.0));
     const double angle = 2.0 * 3.14159265358979323846 * uniform(second);
@@ -82,41 +76,6 @@ static inline void normal_pair(uint32_t first, uint32_t second, double *a, doubl
 }
 
 #else
-
-typedef union float_bits {
-    float value;
-    int32_t bits;
-} float_bits;
-
-/* By the reciprocal root of Newton's method from the well-known first guess, within 2e-7: the same bits on every machine, and
- * faster than wide vectors have it. The product comes before the square, which could overflow. */
-static inline float square_root(float x) {
-    float_bits y = {x};
-    y.bits = (int32_t)(UINT32_C(0x5f375a86) - (uint32_t)(y.bits >> 1)); /* beyond 2^31 for -0 */
-    for (int i = 0; i < 3; i++) {
-        y.value *= 1.5f - 0.5f * (x * y.value) * y.value;
-    }
-    return x * y.value;
-}
-
-/* The natural logarithm of x > 0, within 2e-7 (the polynomial is Cephes's, Moshier 1992). */
-static inline float logarithm(float x) {
-    float_bits u = {x};
-    const int32_t shifted = u.bits - 0x3f3504f3; /* √½: the rest lies in [√½, √2) */
-    const int32_t exponent = shifted >> 23;
-    u.bits -= (int32_t)((uint32_t)exponent << 23);
-    const float f = u.value - 1.0f, e = (float)exponent;
-    float p = 7.0376836292e-2f;
-    p = p * f - 1.1514610310e-1f;
-    p = p * f + 1.1676998740e-1f;
-    p = p * f - 1.2420140846e-1f;
-    p = p * f + 1.4249322787e-1f;
-    p = p * f - 1.6668057665e-1f;
-    p = p * f + 2.0000714765e-1f;
-    p = p * f - 2.4999993993e-1f;
-    p = p * f + 3.3333331174e-1f;
-    return f + (p * f * f * f - 2.12194440e-4f * e - 0.5f * f * f) + 0.693359375f * e;
-}
 
 /* Two words → two standard normal numbers (Box and Muller), within 1e-6. No branch: a loop becomes vector code. */
 static inline void normal_pair(uint32_t first, uint32_t second, float *a, float *b) {
