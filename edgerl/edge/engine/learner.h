@@ -2,7 +2,7 @@
 #ifndef EDGERL_LEARNER_H
 #define EDGERL_LEARNER_H
 
-#include "base.h"
+#include "random.h"
 
 #define LEARNER_MAGIC 0x4c524c45u /* "ELRL" */
 #define LEARNER_VERSION 1u
@@ -134,16 +134,12 @@ static inline key key_of(real x) {
 
 static inline topology_space lay_out_workspace(const layer *y, uint64_t end, int32_t growth) {
     topology_space w;
-    uint32_t slots = 4; /* set_slots, without overflow: there are at most 2^28 blocks */
-    while (slots < 2 * y->blocks) {
-        slots *= 2;
-    }
     w.keys = set_aside(&end, 2 * (uint64_t)y->blocks, sizeof(key));
     w.scratch = set_aside(&end, 2 * (uint64_t)y->blocks, sizeof(key));
     w.candidates = set_aside(&end, 2 * (uint64_t)y->blocks, sizeof(uint32_t));
     w.dropped = set_aside(&end, y->blocks, 1);
     w.chosen = set_aside(&end, y->blocks, sizeof(uint32_t));
-    w.set = set_aside(&end, slots, sizeof(uint32_t));
+    w.set = set_aside(&end, set_slots(y->blocks), sizeof(uint32_t));
     w.source = set_aside(&end, y->blocks, sizeof(uint32_t));
     w.starts = set_aside(&end, (uint64_t)y->rows + 1, sizeof(uint32_t));
     w.extra_starts = set_aside(&end, (uint64_t)y->rows + 1, sizeof(uint32_t));

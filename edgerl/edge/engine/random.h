@@ -123,7 +123,7 @@ static inline void sort_ascending(uint32_t *values, uint32_t count) {
 
 #define SET_EMPTY UINT32_MAX
 
-/* Slots of a hash set of `count` numbers. */
+/* Slots of a hash set of `count` numbers, at most 2^28. */
 static inline uint32_t set_slots(uint32_t count) {
     uint32_t slots = 4;
     while (slots < 2 * count) {

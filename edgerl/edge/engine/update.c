@@ -402,6 +402,9 @@ typedef struct item {
 
 static int evolves(const learner *l, uint32_t network) {
     const edgerl_learner_config *c = &l->config;
+    if (c->evolution_interval == 0) {
+        return 0;
+    }
     const int due = network == EDGERL_ACTOR ? l->progress.evolution_is_due == 1
                                             : this_update(l) % c->evolution_interval == 0;
     return due && this_update(l) < c->last_update;
@@ -431,7 +434,7 @@ static uint32_t count_items(const learner *l, instruction now) {
     case BACKWARD:
         return l->config.n_layers * BACKWARD_PARTS;
     case EVOLVE:
-        return l->config.evolution_interval > 0 && evolves(l, now.network) ? l->config.n_layers * EVOLVE_PARTS : 0;
+        return evolves(l, now.network) ? l->config.n_layers * EVOLVE_PARTS : 0;
     case SOFT_UPDATE:
         return l->config.n_layers * SOFT_UPDATE_PARTS;
     default:
@@ -574,7 +577,7 @@ static void run(learner *l, const kernels *k, const edgerl_replay *replay, instr
 static uint32_t following(learner *l, uint32_t instruction_number) {
     const instruction now = program[instruction_number];
     if (now.operation == EVOLVE) {
-        const int evolved = l->config.evolution_interval > 0 && evolves(l, now.network);
+        const int evolved = evolves(l, now.network);
         if (now.network == EDGERL_ACTOR && evolved) {
             l->progress.evolution_is_due = 0;
         } else if (now.network == EDGERL_CRITIC_2 && evolved) {
