@@ -13,7 +13,7 @@ import pytest
 import edgerl
 
 ROOT = Path(__file__).parents[1]
-SHARED = {"edgerl", "edgerl.errors", "edgerl.files", "edgerl.run_folder"}
+SHARED = {"edgerl", "edgerl.disk", "edgerl.errors", "edgerl.files", "edgerl.run_folder"}
 FOLDERS = {
     "edgerl.compact": "edgerl/compact",
     "edgerl.edge": "edgerl/edge",
@@ -64,10 +64,18 @@ def test_packages_import_only_what_lies_to_their_left(package: str) -> None:
             assert _is_allowed(module, package), f"{path.relative_to(ROOT)} imports {module}"
 
 
-def test_shared_modules_import_nothing_of_edgerl_but_errors() -> None:
-    for name in ("errors", "files", "run_folder"):
-        own = {m for m in _imports((ROOT / f"edgerl/{name}.py").read_text()) if m.startswith("edgerl")}
-        assert own <= {"edgerl.errors"}
+@pytest.mark.parametrize(
+    ("name", "allowed"),
+    [
+        ("errors", set()),
+        ("disk", set()),
+        ("run_folder", {"edgerl.errors"}),
+        ("files", {"edgerl.disk", "edgerl.errors"}),
+        ("edge/store", {"edgerl.disk", "edgerl.errors", "edgerl.files"}),
+    ],
+)
+def test_shared_modules_and_the_store_import_little_of_edgerl(name: str, allowed: set[str]) -> None:
+    assert {m for m in _imports((ROOT / f"edgerl/{name}.py").read_text()) if m.startswith("edgerl")} <= allowed
 
 
 def test_the_only_onnxruntime_in_edge_is_in_onnx_policy() -> None:

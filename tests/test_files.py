@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -12,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
+import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgerl import files
+from edgerl.disk import Disk
 from edgerl.errors import FileFormatError, OutputError
 from edgerl.files import (
     HEADER_ALIGNMENT,
@@ -25,9 +29,11 @@ from edgerl.files import (
     read_bytes,
     refuse_existing,
     tensor_file_kind,
+    tensor_parts,
     unpack_tensors,
     write_atomically,
 )
+from tests.faults import FaultyDisk, PowerCut
 
 SOURCE = Path("a.safetensors")
 DTYPES = ["float64", "float32", "float16", "int64", "int32", "int8", "uint64", "uint32", "uint16", "uint8", "bool"]
@@ -40,49 +46,45 @@ def _fail(code: int) -> Any:
     return fail
 
 
-class _FullDisk:
-    """A file that takes half of what is written to it."""
-
-    def __init__(self, descriptor: int, mode: str, code: int) -> None:
-        self._file, self._code = open(descriptor, mode), code  # noqa: SIM115 — closed by __exit__
-
-    def __enter__(self) -> _FullDisk:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def write(self, data: bytes) -> None:
-        self._file.write(data[: len(data) // 2])
-        raise OSError(self._code, os.strerror(self._code))
-
-
-def _break(monkeypatch: pytest.MonkeyPatch, step: str, code: int) -> None:
-    """Let one step of a write fail."""
-    if step == "create":
-        monkeypatch.setattr(os, "open", _fail(code))
-    elif step == "write":
-        monkeypatch.setattr(os, "fdopen", lambda descriptor, mode: _FullDisk(descriptor, mode, code))
-    elif step == "sync":
-        monkeypatch.setattr(os, "fsync", _fail(code))
-    else:
-        monkeypatch.setattr(Path, step, _fail(code))
+OPERATIONS = ["create", "write", "sync", "close", "replace", "sync folder"]
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EROFS])
-@pytest.mark.parametrize("step", ["create", "write", "sync", "replace"])
+@pytest.mark.parametrize("step", OPERATIONS[:-1])
 @pytest.mark.parametrize("before", [None, b"old"])
 def test_a_failed_write_leaves_what_was_there(
     before: bytes | None, step: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "file"
+    path, disk = tmp_path / "file", FaultyDisk()
     if before is not None:
         path.write_bytes(before)
-    with monkeypatch.context() as patched:
-        _break(patched, step, code)
-        with pytest.raises(OutputError, match=rf"^cannot write \S+file: {os.strerror(code)}[^\n]*$"):
-            write_atomically(path, b"new" * 1000)
+    disk.fail(OPERATIONS.index(step), code)
+    monkeypatch.setattr(files, "DISK", disk)
+    with pytest.raises(OutputError, match=rf"^cannot write \S+file: {os.strerror(code)}[^\n]*$"):
+        write_atomically(path, b"new" * 1000)
+    assert disk.operations[OPERATIONS.index(step)] == step
     assert {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()} == ({"file": before} if before else {})
+
+
+@pytest.mark.parametrize("cut", range(len(OPERATIONS) + 1))
+@pytest.mark.parametrize("before", [None, b"old"])
+def test_a_power_cut_leaves_the_old_file_or_the_new_one(
+    before: bytes | None, cut: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, found = tmp_path / "file", set()
+    for seed in range(30):
+        if before is not None:
+            path.write_bytes(before)
+        disk = FaultyDisk()
+        disk.power_cut(cut, seed)
+        with monkeypatch.context() as patched, contextlib.suppress(PowerCut):
+            patched.setattr(files, "DISK", disk)
+            write_atomically(path, b"new" * 3000)
+        disk.after_power_cut(tmp_path)
+        found.add(path.read_bytes() if path.exists() else None)
+        for left_over in tmp_path.iterdir():
+            left_over.unlink()
+    assert found == ({b"new" * 3000} if cut == len(OPERATIONS) else {before, b"new" * 3000} if cut >= 4 else {before})
 
 
 def test_a_folder_that_cannot_be_synced_is_reported_and_the_new_file_is_whole(
@@ -90,7 +92,7 @@ def test_a_folder_that_cannot_be_synced_is_reported_and_the_new_file_is_whole(
 ) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"old")
-    monkeypatch.setattr(files, "sync_directory", _fail(errno.EIO))
+    monkeypatch.setattr(Disk, "sync_folder", _fail(errno.EIO))
     with pytest.raises(OutputError, match=r"cannot write .*: Input/output error"):
         write_atomically(path, b"new")
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
@@ -233,6 +235,54 @@ def test_the_order_of_entries_and_the_strides_of_arrays_change_no_byte() -> None
     first = pack_tensors("kind", 1, {"x": 1, "y": 2}, {"a": matrix, "b": np.float32(1)})
     second = pack_tensors("kind", 1, {"y": 2, "x": 1}, {"b": np.float32(1), "a": np.asfortranarray(matrix)})
     assert first == second
+
+
+@given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"]), max_size=4), st.sampled_from(DTYPES)))
+def test_a_file_is_what_the_safetensors_library_writes_but_for_its_padding(types: dict[str, str]) -> None:
+    tensors: Any = {name: np.arange(3).astype(dtype) for name, dtype in types.items()}
+    packed = pack_tensors("kind", 1, {"text": 'é\\"/\x7f'}, tensors)
+    (length,) = struct.unpack_from("<Q", packed)
+    text = json.loads(packed[8 : 8 + length])["__metadata__"]
+    library = safetensors.numpy.save(tensors, metadata=text)
+    (shorter,) = struct.unpack_from("<Q", library)
+    header = library[8 : 8 + shorter].ljust(length)
+    assert packed == struct.pack("<Q", length) + header + library[8 + shorter :]
+    sizes = [np.dtype(types[name]).itemsize for name in json.loads(header) if name != "__metadata__"]
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_the_parts_of_a_file_are_views_of_its_tensors() -> None:
+    tensors: Any = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(4, np.uint64), "c": np.array(True)}
+    header, *bodies = tensor_parts("kind", 1, {}, tensors)
+    assert b"".join([header, *bodies]) == pack_tensors("kind", 1, {}, tensors)
+    for name, body in zip("bac", bodies, strict=True):
+        assert np.shares_memory(np.frombuffer(body, np.uint8), tensors[name])
+
+
+def test_tensors_of_another_byte_order_are_turned_round() -> None:
+    tensor = np.array([1.5, -2.0, 1e-30])
+    packed = pack_tensors("test", 3, {}, {"a": tensor.astype(">f8")})
+    assert packed == pack_tensors("test", 3, {}, {"a": tensor})
+    assert unpack_tensors(packed, SOURCE, "test", 3)[1]["a"].tolist() == tensor.tolist()
+
+
+def test_a_checksum_among_the_metadata_is_replaced() -> None:
+    metadata, tensors = unpack_tensors(_example(), SOURCE, "test", 3)
+    assert pack_tensors("test", 3, metadata, tensors) == _example()
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "problem"),
+    [
+        ("a", np.complex64, r"tensor 'a' is of type complex64; expected one of U64, .*, BOOL"),
+        ("a", np.int16, r"tensor 'a' is of type int16; expected one of"),
+        ("a", object, r"tensor 'a' is of type object; expected one of"),
+        ("__metadata__", np.int8, r"a tensor cannot be named '__metadata__'; choose another name"),
+    ],
+)
+def test_tensors_that_are_not_written(name: str, dtype: npt.DTypeLike, problem: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{problem}[^\n]*$"):
+        pack_tensors("test", 1, {}, {name: np.zeros(1, dtype)})
 
 
 def test_another_reader_of_safetensors_sees_the_same_tensors(tmp_path: Path) -> None:

@@ -1,0 +1,80 @@
+"""The few operations on files that survive a power cut, in one place, so that tests can let each of them fail.
+
+What is written is on the disk once `sync` returned; what is created, renamed or removed, once `sync_folder` of its
+folder did. Before that any part of it may be lost, in any order.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+Bytes = bytes | bytearray | memoryview
+
+
+class Disk:
+    """Files as the operating system has them. Every operation raises OSError where it fails."""
+
+    def open(self, path: Path, *, create: bool = False) -> int:
+        """A descriptor to read and write with; create: of a new file, which must not be there yet."""
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT | os.O_EXCL) * create, 0o666)  # less the umask
+
+    def reserve(self, descriptor: int, size: int) -> None:
+        """Have room for `size` bytes, which must not be 0: a shorter file grows to it, by zeros."""
+        os.posix_fallocate(descriptor, 0, size)
+
+    def write(self, descriptor: int, data: Bytes, offset: int) -> None:
+        """Write all of `data` from byte `offset` on; where it fails, any part may have been written."""
+        rest = memoryview(data).cast("B")
+        while rest:
+            written = self._write_some(descriptor, rest, offset)
+            if written == 0:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            rest, offset = rest[written:], offset + written
+
+    def _write_some(self, descriptor: int, data: memoryview, offset: int) -> int:
+        return os.pwrite(descriptor, data, offset)
+
+    def read(self, descriptor: int, memory: bytearray | memoryview, offset: int) -> int:
+        """Fill writable memory from byte `offset` on; the number of bytes read, fewer only at the file's end."""
+        rest, position = memoryview(memory).cast("B"), offset
+        while rest and (found := self._read_some(descriptor, rest, position)):
+            rest, position = rest[found:], position + found
+        return position - offset
+
+    def _read_some(self, descriptor: int, memory: memoryview, offset: int) -> int:
+        return os.preadv(descriptor, [memory], offset)
+
+    def sync(self, descriptor: int) -> None:
+        """Return once all that was written to the file is on the disk. Where it fails, the file is to be given up: a
+        later sync may succeed without what this one has lost."""
+        os.fsync(descriptor)
+
+    def close(self, descriptor: int) -> None:
+        """Give a descriptor back, also where this raises."""
+        os.close(descriptor)
+
+    def replace(self, source: Path, goal: Path) -> None:
+        """Rename a file inside its folder, over the file of that name if there is one."""
+        source.replace(goal)
+
+    def remove(self, path: Path) -> None:
+        """Remove a file."""
+        path.unlink()
+
+    def make_folder(self, path: Path) -> None:
+        """Make a folder in one that exists."""
+        path.mkdir()
+
+    def sync_folder(self, path: Path) -> None:
+        """Return once every name made, renamed or removed in the folder is on the disk."""
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+DISK = Disk()
+"""The one that is used where no other is given."""
