@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
-import sys
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from edgerl.compact.policy import action_scaling
+from edgerl.edge.robot import load_factory, problem
 from edgerl.errors import EnvironmentError, nearest, reason, require
 
 Vector = npt.NDArray[np.float32]
@@ -82,7 +80,7 @@ class Environment:
         try:
             return tuple(call())
         except Exception as error:
-            raise EnvironmentError(f"{self.name} failed at step {self._steps} ({_problem(error)})") from error
+            raise EnvironmentError(f"{self.name} failed at step {self._steps} ({problem(error)})") from error
 
     def scale(self, action: Vector) -> Vector:
         """Actions in [−1, 1] in the environment's units, per dimension."""
@@ -134,9 +132,8 @@ def make(name: str) -> Environment:
     Raises EnvironmentError, with the nearest known name, where there is none or it does not suit.
     """
     _silence_mujoco()
-    module, colon, factory = name.partition(":")
-    if colon:
-        return Environment(name, _from_factory(name, module, factory))
+    if ":" in name:
+        return Environment(name, _from_factory(name))
     made = _from_registry(name)
     return Environment(made.spec.id, made)  # with its version, where the name had none
 
@@ -182,31 +179,12 @@ def _suggestion(name: str, known: list[str], error: Exception) -> str:
     return nearest(name, known) or f" ({' '.join(str(error).split())[:100]})"
 
 
-def _from_factory(name: str, module: str, factory: str) -> Any:
-    if not all(part.isidentifier() for part in (*module.split("."), factory)):
-        raise EnvironmentError(f"environment {name!r} is no id and no module:factory; expected such as robots:walker")
-    folder = str(Path.cwd())
-    if folder not in sys.path:  # a robot is one Python file in the folder where the command runs
-        sys.path.insert(0, folder)
-    try:
-        made = getattr(importlib.import_module(module), factory, None)
-    except Exception as error:
-        raise EnvironmentError(f"environment {name!r}: cannot import {module!r} ({_problem(error)})") from error
-    if not callable(made):
-        raise EnvironmentError(f"environment {name!r}: {module} has no function {factory!r}; expected module:factory")
-    try:
-        environment = made()
-    except Exception as error:
-        raise EnvironmentError(f"environment {name!r}: {factory}() failed ({_problem(error)})") from error
+def _from_factory(name: str) -> Any:
+    environment = load_factory(name)
     if not all(hasattr(environment, part) for part in ("reset", "step", "observation_space", "action_space")):
-        raise EnvironmentError(
-            f"environment {name!r}: {factory}() returned {type(environment).__name__}; expected a gymnasium.Env"
-        )
+        factory, made = name.partition(":")[2], type(environment).__name__
+        raise EnvironmentError(f"environment {name!r}: {factory}() returned {made}; expected a gymnasium.Env")
     return environment
-
-
-def _problem(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
 def _silence_mujoco() -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from edgerl.edge import ControlLoop
+from edgerl.edge import ControlLoop, ControlStatistics
 from edgerl.edge.control import Histogram, Spread
 from edgerl.errors import ConfigError
 
@@ -70,9 +70,9 @@ class Robot:
         self.sent.append((self.clock.now, action))
         self.on_send.get(len(self.sent) - 1, lambda: None)()
 
-    def loop(self, rate_hz: float = 100.0) -> ControlLoop:
+    def loop(self, rate_hz: float = 100.0, idle: Callable[[int], object] | None = None) -> ControlLoop:
         return ControlLoop(
-            self.policy, self.read, self.send, rate_hz, FALLBACK, clock=self.clock, sleep=self.clock.sleep
+            self.policy, self.read, self.send, rate_hz, FALLBACK, idle=idle, clock=self.clock, sleep=self.clock.sleep
         )
 
     def fallbacks(self) -> list[int]:
@@ -418,3 +418,97 @@ def test_what_callbacks_keep_is_frozen_after_each_collection(robot: Robot) -> No
     robot.loop().run(10.0)
     assert len(kept) == 400
     assert max(young) < 100_000, "what was there before, and what was kept, is frozen and not listed"
+
+
+# The idle time.
+
+
+def test_idle_is_told_what_each_cycle_left_of_its_period(robot: Robot) -> None:
+    left: list[int] = []
+    robot.on_call[3] = later(robot, 4_000_000)
+    statistics = robot.loop(idle=left.append).run(0.1)
+    assert len(left) == statistics.cycles == 10
+    assert left[3] == pytest.approx(5.9e6, abs=2e4)
+    assert [*left[:3], *left[4:]] == pytest.approx([9.9e6] * 9, abs=2e4)
+
+
+def test_idle_comes_after_the_action_and_the_collection(robot: Robot) -> None:
+    events: list[str] = []
+    robot.on_send = dict.fromkeys(range(300), lambda: events.append("send"))
+
+    def collecting(phase: str, _: dict[str, int]) -> None:
+        if phase == "stop":
+            events.append("collect")
+
+    gc.callbacks.append(collecting)
+    try:
+        robot.loop(idle=lambda _: events.append("idle")).run(3.0)
+    finally:
+        gc.callbacks.remove(collecting)
+    begin = events.index("send")  # before it: the collection that a run begins with
+    assert events[begin:] == ["send", "idle"] * 255 + ["send", "collect", "idle"] + ["send", "idle"] * 44
+
+
+def test_what_idle_does_in_its_time_shows_nowhere(robot: Robot) -> None:
+    statistics = robot.loop(idle=lambda left: robot.clock.work(left - 300_000)).run(1.0)
+    assert (statistics.cycles, statistics.missed_deadlines, statistics.skipped_ticks) == (100, 0, 0)
+    assert statistics.jitter.maximum < 10e-6
+    assert robot.fallbacks() == []
+
+
+def test_an_idle_that_overruns_shows_in_the_jitter_and_skips_ticks(robot: Robot) -> None:
+    overruns = {2: 3_000_000, 5: 25_000_000}  # ns beyond its time: less than a period, and two and a half
+    calls: list[int] = []
+
+    def idle(left: int) -> None:
+        calls.append(left)
+        robot.clock.work(left + overruns.get(len(calls) - 1, -left))
+
+    statistics = robot.loop(idle=idle).run(0.2)
+    assert statistics.jitter.maximum == pytest.approx(5e-3, rel=0.02)  # of 25 ms two periods are skipped
+    assert (statistics.cycles, statistics.skipped_ticks, statistics.missed_deadlines) == (18, 2, 0)
+    start = robot.sent[0][0]
+    assert robot.sent[3][0] - start == pytest.approx(3.3 * PERIOD, abs=0.02 * PERIOD)
+    assert robot.sent[4][0] - start == pytest.approx(4 * PERIOD, abs=0.02 * PERIOD)
+
+
+def test_a_cycle_that_leaves_no_time_has_no_idle(robot: Robot) -> None:
+    left: list[int] = []
+    robot.on_call[3] = later(robot, int(1.2 * PERIOD))
+    robot.on_send[5] = later(robot, 2 * PERIOD)
+    assert robot.loop(idle=left.append).run(0.1).cycles == 9
+    assert len(left) == 7
+    assert min(left) > 0
+
+
+def test_idle_ends_with_the_run(robot: Robot) -> None:
+    left: list[int] = []
+    robot.loop(0.1, idle=left.append).run(1.0)  # a period of ten seconds
+    assert left == [pytest.approx(1e9, abs=1e6)]
+
+
+def test_there_is_no_idle_after_a_stop(robot: Robot) -> None:
+    left: list[int] = []
+    loop = robot.loop(idle=left.append)
+    robot.on_send[4] = loop.stop
+    assert loop.run().cycles == 5
+    assert len(left) == 4
+
+
+@pytest.mark.parametrize("error", [OSError("no memory"), KeyboardInterrupt("signal")])
+def test_where_idle_fails_the_fallback_is_sent_last(robot: Robot, error: BaseException) -> None:
+    loop = robot.loop(idle=lambda _: raising(error)() if len(robot.sent) == 3 else None)
+    with pytest.raises(type(error), match=str(error)):
+        loop.run(1.0)
+    assert robot.fallbacks() == [3]
+    assert loop.statistics().cycles == 3
+
+
+def test_the_statistics_of_a_run_so_far_are_those_of_its_cycles(robot: Robot) -> None:
+    seen: list[ControlStatistics] = []
+    loop = robot.loop(idle=lambda _: seen.append(loop.statistics()))
+    final = loop.run(0.5)
+    assert [statistics.cycles for statistics in seen] == list(range(1, 51))
+    assert [statistics.latency.count for statistics in seen] == list(range(1, 51))
+    assert seen[9].seconds == pytest.approx(0.0901, abs=1e-4)
+    assert seen[-1].jitter == final.jitter
