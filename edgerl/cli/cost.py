@@ -115,7 +115,7 @@ def _file_bytes(actor: tuple[LayerPlan, ...]) -> int:
 
     from edgerl.compact.file import to_bytes
     from edgerl.compact.policy import CompactPolicy, make_layer
-    from edgerl.training.random import Draws, Network
+    from edgerl.edge.random import Draws, Network
     from edgerl.training.topology import draw_mask, expand
 
     masks = [expand(draw_mask(plan, Draws(0), Network.ACTOR, i), plan) for i, plan in enumerate(actor)]

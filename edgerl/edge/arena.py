@@ -6,7 +6,7 @@ mean is documented in `edgerl/edge/engine/edgerl.h`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ctypes import c_int32, c_void_p
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +25,7 @@ from edgerl.edge.library import (
     new_arena,
 )
 from edgerl.edge.replay import Replay
+from edgerl.errors import ConfigError
 
 Array = npt.NDArray[Any]
 
@@ -33,6 +34,18 @@ NETWORKS = ("actor", "critic_1", "critic_2")
 
 WHOLE_UPDATE = (1 << 64) - 1
 """Multiply-adds of a slice that is never cut."""
+
+LARGEST_HEADER = 1 << 16
+"""Bytes at a state's beginning that hold its configuration, and more."""
+
+ReadState = Callable[[Array, int], object]
+"""Fills a uint8 array with the bytes of a state from an offset on."""
+
+
+def rows_of(starts: Array) -> Array:
+    """The row of each block, int64, where row r begins at starts[r]."""
+    counts: Array = np.diff(starts.astype(np.int64))
+    return np.repeat(np.arange(len(counts)), counts)
 
 
 @dataclass(frozen=True)
@@ -60,6 +73,21 @@ class LayerArrays:
     extra_columns: Array | None  # uint16 [N], of which the first extra_starts[R] are in use
     extra_target: Array | None  # [N, block], likewise
 
+    def block_rows(self) -> Array:
+        """The row of each block, int64 [N]."""
+        return rows_of(self.starts)
+
+    def matrix(self) -> Array:
+        """The weights, float32 [n_outputs, n_inputs]; a copy."""
+        matrix = np.zeros((self.n_outputs, self.n_inputs), np.float32)
+        rows = self.block_rows()
+        for lane in range(self.block):
+            outputs = rows * self.block + lane
+            inside = outputs < self.n_outputs
+            matrix[outputs[inside], self.columns[inside]] = self.weight[inside, lane]
+        return matrix
+
+
 
 class LearnerArena:
     """Actor, critics, targets, optimiser state and topologies in one block of memory.
@@ -70,17 +98,58 @@ class LearnerArena:
 
     def __init__(self, loaded: Library, config: LearnerConfig, dtype: npt.DTypeLike = np.float32) -> None:
         """Draw topologies and weights. Raises ConfigError where the engine refuses the configuration."""
-        self.config, self._library, self._dtype = config, loaded, np.dtype(dtype)
+        self._make_room(loaded, config, np.dtype(dtype))
+        self._call("edgerl_learner_init", config, self._address, len(self.memory))
+        self._view()
+
+    @classmethod
+    def from_state(
+        cls, loaded: Library, n_bytes: int, read: ReadState, adapt: Callable[[LearnerConfig], object]
+    ) -> LearnerArena:
+        """A learner from the `n_bytes` of its state, of which nothing is trusted, without a second copy of them.
+
+        adapt: changes what may differ from the configuration that the state was written with, such as `lanes`.
+
+        Raises ConfigError where the state is refused.
+        """
+        header = new_arena(min(n_bytes, LARGEST_HEADER))
+        read(header, 0)
+        config = LearnerConfig()
+        loaded.call("the learner's state", "edgerl_learner_config_in", c_void_p(header.ctypes.data), len(header), config)
+        adapt(config)
+        arena = cls.__new__(cls)
+        arena._make_room(loaded, config, np.dtype(np.float32))
+        if arena.bytes.state != n_bytes:
+            raise ConfigError(f"the learner's state has {n_bytes} bytes; its configuration needs {arena.bytes.state}")
+        arena.load_state(read)
+        arena._view()
+        return arena
+
+    def load_state(self, read: ReadState) -> None:
+        """Take up another state of the same networks; this configuration stays. Raises ConfigError, after which there is
+        no learner here any more, where it is refused."""
+        read(self.memory[: self.bytes.state], 0)
+        self._call("edgerl_learner_open", self._address, len(self.memory), self.config)
+
+    @property
+    def state(self) -> Array:
+        """uint8: the bytes to keep, a view; whole only between two updates."""
+        return self.memory[: self.bytes.state]
+
+    def _make_room(self, loaded: Library, config: LearnerConfig, dtype: np.dtype[Any]) -> None:
+        self.config, self._library, self._dtype = config, loaded, dtype
         self.bytes = BytesOf()
         self._call("edgerl_learner_bytes", config, self.bytes)
         self.memory = new_arena(self.bytes.total)
         self._address = c_void_p(self.memory.ctypes.data)
-        self._call("edgerl_learner_init", config, self._address, len(self.memory))
+
+    def _view(self) -> None:
+        config = self.config
         self.layers = tuple(
             tuple(self._layer(network, index, plan) for index, plan in enumerate(plans))
             for network, plans in enumerate((self._plans(config.actor), *[self._plans(config.critic)] * 2))
         )
-        self._act = loaded.quick("edgerl_learner_act")
+        self._act = self._library.quick("edgerl_learner_act")
         self._observation = np.zeros(config.n_observations, np.float32)
         self._action = np.zeros(config.n_actions, np.float32)
         self._addresses = c_void_p(self._observation.ctypes.data), c_void_p(self._action.ctypes.data)
@@ -126,8 +195,8 @@ class LearnerArena:
             self._library.check("the learner", status)
         return self._action.copy()
 
-    def step(self, replay: ReplayStructure, work: int = WHOLE_UPDATE) -> bool:
-        """About `work` multiply-adds of an update; whether it is complete."""
+    def step(self, replay: ReplayStructure | None, work: int = WHOLE_UPDATE) -> bool:
+        """About `work` multiply-adds of an update; whether it is complete. Only an update's first slice needs `replay`."""
         self._call("edgerl_learner_step", self._address, replay, work, self._complete)
         return bool(self._complete.value)
 
@@ -143,8 +212,9 @@ class LearnerArena:
         self._call("edgerl_learner_set_progress", self._address, progress)
 
     def reopen(self) -> None:
-        """Check everything that was written into the arrays, and take it up. Raises ConfigError where it is refused."""
-        self._call("edgerl_learner_open", self._address, len(self.memory))
+        """Check everything that was written into the arrays and `config`, and take it up. Raises ConfigError where it is
+        refused."""
+        self._call("edgerl_learner_open", self._address, len(self.memory), self.config)
 
 
 def replay_structure(replay: Replay, mean: Array | None = None, scale: Array | None = None) -> ReplayStructure:

@@ -113,6 +113,8 @@ class ReplayStructure(ctypes.Structure):
         ("count", c_uint64),
         ("mean", c_void_p),
         ("scale", c_void_p),
+        ("format", c_int32),
+        ("stride", c_uint32),
     )
 
 
@@ -157,6 +159,8 @@ class Progress(ctypes.Structure):
         ("actor_loss_sum", c_double),
         ("critic_losses", c_uint64),
         ("actor_losses", c_uint64),
+        ("abandoned", c_uint64),
+        ("replaced", c_uint64),
     )
 
 
@@ -169,7 +173,8 @@ FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "edgerl_policy_run_layer": (c_void_p, c_uint32, c_void_p, c_void_p, c_uint32),
     "edgerl_learner_bytes": (POINTER(LearnerConfig), POINTER(BytesOf)),
     "edgerl_learner_init": (POINTER(LearnerConfig), c_void_p, c_size_t),
-    "edgerl_learner_open": (c_void_p, c_size_t),
+    "edgerl_learner_open": (c_void_p, c_size_t, POINTER(LearnerConfig)),
+    "edgerl_learner_config_in": (c_void_p, c_size_t, POINTER(LearnerConfig)),
     "edgerl_learner_config_of": (c_void_p, POINTER(LearnerConfig)),
     "edgerl_learner_layer_of": (c_void_p, c_uint32, c_uint32, POINTER(LayerOffsets)),
     "edgerl_learner_progress_of": (c_void_p, POINTER(Progress)),

@@ -43,6 +43,7 @@ class Purpose(IntEnum):
     RANDOM_ACTION = 7  # before learning starts; index: step
     EPISODE = 8  # the environment's seed; index: episode
     EVALUATION = 9  # the environment's seed; index: episode of an evaluation
+    RESERVOIR = 10  # which row a reservoir replaces; index: transition
 
 
 def philox4x32(counter: Words, key: tuple[int, int]) -> Words:

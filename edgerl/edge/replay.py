@@ -145,6 +145,16 @@ class Replay:
         """Observations [len(indices), n] of transitions numbered from the oldest, 0 ≤ index < size."""
         return self._rows[self._slots(indices)][:, : self.n_observations].copy()
 
+    def rows(self, indices: npt.NDArray[np.int64]) -> Array:
+        """Whole rows [len(indices), 2 n + m + 2] of transitions numbered likewise; a copy."""
+        rows: Array = self._rows[self._slots(indices)]
+        return rows
+
+    def boundaries(self) -> Array:
+        """What comes after each transition, from the oldest on, float32 [size]; a copy."""
+        boundaries: Array = self._rows[self._slots(np.arange(self.size)), -1]
+        return boundaries
+
     def sample(self, indices: npt.NDArray[np.int64], discount: float, n_step: int = 1) -> Batch:
         """The transitions numbered `indices` from the oldest, each the start of a window of up to `n_step` steps.
 

@@ -23,7 +23,7 @@ from edgerl.edge.replay import Batch, Replay
 from edgerl.errors import ConfigError
 from edgerl.training.config import Config, drop_fraction_at, n_step_at, plan_networks
 from edgerl.training.normalizer import Normalizer
-from edgerl.training.random import Draws, Network, Purpose, below, normal, uniform
+from edgerl.edge.random import Draws, Network, Purpose, below, normal, uniform
 from edgerl.training.state import Arrays, take
 from edgerl.training.topology import (
     LayerPlan,
@@ -291,6 +291,11 @@ class Agent:
         x = torch.from_numpy(observation).to(self.device, self.dtype)
         action: npt.NDArray[np.float32] = torch.tanh(self.actor.online(x)).cpu().numpy()
         return action
+
+    @property
+    def abandoned_updates(self) -> int:
+        """None: what is not finite goes on into the weights, where a checkpoint finds it."""
+        return 0
 
     def actor_layers(self) -> list[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
         """(weights [outputs, inputs], bias [outputs]) of the actor."""

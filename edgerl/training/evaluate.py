@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from edgerl.training.config import ScheduleConfig
 from edgerl.training.environments import Environment
-from edgerl.training.random import Draws, Purpose
+from edgerl.edge.random import Draws, Purpose
 
 Array = npt.NDArray[Any]
 

@@ -35,7 +35,7 @@ from edgerl.training.folder import check_latest, default_folder, new_folder, poi
 from edgerl.training.logs import MetricsLog
 from edgerl.training.native import NativeAgent
 from edgerl.training.normalizer import Normalizer
-from edgerl.training.random import Purpose, uniform
+from edgerl.edge.random import Purpose, uniform
 
 REPORT_INTERVAL = 100  # steps between two calls of a progress report
 
@@ -339,6 +339,8 @@ class Trainer:
         return self._elapsed_before + time.monotonic() - self._started
 
     def _save_checkpoint(self) -> None:
+        if self.agent.abandoned_updates:
+            raise self._diverged("a loss or a gradient")
         tensors = self.agent.state()
         for name, tensor in tensors.items():
             if tensor.dtype.kind == "f" and not np.isfinite(tensor).all():

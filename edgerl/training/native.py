@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgerl.edge.arena import NETWORKS, LayerArrays, LearnerArena, replay_structure
+from edgerl.edge.arena import NETWORKS, LayerArrays, LearnerArena, replay_structure, rows_of
 from edgerl.edge.library import LayerPlanStructure, LearnerConfig, Library, Progress, library
 from edgerl.edge.replay import Replay
 from edgerl.errors import ConfigError
 from edgerl.training.config import Config, plan_networks
 from edgerl.training.normalizer import Normalizer
-from edgerl.training.random import Draws
+from edgerl.edge.random import Draws
 from edgerl.training.state import Arrays, take
 from edgerl.training.topology import LayerPlan, Mask
 
@@ -72,12 +72,6 @@ def learner_config(
     return result
 
 
-def _block_rows(starts: Array) -> Array:
-    """The row of each block."""
-    counts: Array = np.diff(starts.astype(np.int64))
-    return np.repeat(np.arange(len(starts) - 1), counts)
-
-
 def _weight_order(block_rows: Array, block: int, n_outputs: int) -> Array:
     """Where the weights lie in [blocks, block], flat, in the order of a matrix [outputs, inputs]; without padding."""
     outputs = (block_rows[:, None] * block + np.arange(block)).reshape(-1)
@@ -107,7 +101,7 @@ class NativeLayer:
     @property
     def mask(self) -> Mask:
         """The connections of a sparse layer."""
-        return _mask_of(_block_rows(self._arrays.starts), self._arrays.columns, self.plan)
+        return _mask_of(self._arrays.block_rows(), self._arrays.columns, self.plan)
 
     @property
     def target_mask(self) -> Mask:
@@ -117,25 +111,18 @@ class NativeLayer:
     def _target_blocks(self) -> tuple[Array, Array, Array]:
         """(rows, columns, values) of the target's blocks, in the order of their positions."""
         a = self._arrays
-        rows, columns, values = _block_rows(a.starts), a.columns, a.target
+        rows, columns, values = a.block_rows(), a.columns, a.target
         if a.in_target is None or a.extra_starts is None or a.extra_columns is None or a.extra_target is None:
             return rows, columns, values
         own, extra = _bits(a.in_target, len(columns)), int(a.extra_starts[-1])
-        rows = np.concatenate([rows[own], _block_rows(a.extra_starts)])
+        rows = np.concatenate([rows[own], rows_of(a.extra_starts)])
         columns = np.concatenate([columns[own], a.extra_columns[:extra]])
         order = np.lexsort((columns, rows))
         return rows[order], columns[order], np.concatenate([values[own], a.extra_target[:extra]])[order]
 
     def matrix(self) -> Array:
         """The weights [outputs, inputs], for a policy file."""
-        matrix = np.zeros((self.plan.n_outputs, self.plan.n_inputs), np.float32)
-        a = self._arrays
-        rows = _block_rows(a.starts)
-        for lane in range(a.block):
-            outputs = rows * a.block + lane
-            inside = outputs < self.plan.n_outputs
-            matrix[outputs[inside], a.columns[inside]] = a.weight[inside, lane]
-        return matrix
+        return self._arrays.matrix()
 
     @property
     def bias(self) -> Array:
@@ -148,7 +135,7 @@ class NativeLayer:
         if self.is_sparse:
             yield "mask", np.packbits(self.mask)
             yield "target_mask", np.packbits(self.target_mask)
-        order = _weight_order(_block_rows(a.starts), a.block, n)
+        order = _weight_order(a.block_rows(), a.block, n)
         for name in ("weight", "first_moment", "second_moment"):
             yield _state_name("weight", name), getattr(a, name).reshape(-1)[order].reshape(self._shape)
         target_rows, _, target = self._target_blocks()
@@ -169,7 +156,7 @@ class NativeLayer:
         if self.is_sparse:
             mask, target_mask = (self._take_mask(arrays, name) for name in ("mask", "target_mask"))
             self._set_topology(mask, target_mask)
-        order = _weight_order(_block_rows(a.starts), a.block, n)
+        order = _weight_order(a.block_rows(), a.block, n)
         shape = (len(order),) if self.is_sparse else self._shape
         for name in ("weight", "first_moment", "second_moment"):
             values = take(arrays, _state_name("weight", name), a.weight.dtype, shape)
@@ -219,7 +206,7 @@ class NativeLayer:
 
     def connections(self) -> int:
         """Weights that exist."""
-        return self._count(_block_rows(self._arrays.starts))
+        return self._count(self._arrays.block_rows())
 
     def target_connections(self) -> int:
         """Weights that exist in the target."""
@@ -348,6 +335,11 @@ class NativeAgent:
             for network in self._networks.values():
                 network.note_topology()
             self._actor_evolves = not actor_evolved
+
+    @property
+    def abandoned_updates(self) -> int:
+        """Updates that met a loss or a gradient that is not finite, and were given up."""
+        return int(self.arena.progress.abandoned)
 
     def actor_layers(self) -> list[tuple[Array, Array]]:
         """(weights [outputs, inputs], bias [outputs]) of the actor, float32."""

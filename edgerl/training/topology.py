@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from edgerl.compact.shape import LayerShape
 from edgerl.errors import ConfigError
-from edgerl.training.random import Draws, Network, Purpose, sample_without_replacement
+from edgerl.edge.random import Draws, Network, Purpose, sample_without_replacement
 
 Mask = npt.NDArray[np.bool_]
 Array = npt.NDArray[Any]

@@ -80,6 +80,6 @@ static edgerl_replay fill_replay(const learner_case *c, float *rows) {
         const uint32_t boundary = random_below(8);
         rows[i * width + width - 1] = boundary < 4 ? (float)boundary : 0;
     }
-    const edgerl_replay r = {rows, room, c->transitions, room + c->transitions / 2, NULL, NULL};
+    const edgerl_replay r = {rows, room, c->transitions, room + c->transitions / 2, NULL, NULL, EDGERL_ROWS_FLOAT32, 0};
     return r;
 }

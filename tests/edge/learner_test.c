@@ -189,7 +189,7 @@ static void reopen(subject *s, const learner_case *c) {
     free(s->arena);
     s->arena = to;
     arena_in_use = NULL;
-    CHECK(edgerl_learner_open(s->arena, s->bytes.total) == EDGERL_OK, "%s", c->name);
+    CHECK(edgerl_learner_open(s->arena, s->bytes.total, NULL) == EDGERL_OK, "%s", c->name);
     forbid_gaps(s);
     act_now(s, c, now);
     CHECK(memcmp(before, now, sizeof now) == 0, "%s: another action", c->name);
@@ -461,10 +461,10 @@ static void check_arenas(void) {
     unsigned char *arena = new_arena(bytes.total + 64), *kept = new_arena(bytes.total + 64);
     CHECK(edgerl_learner_init(&config, NULL, bytes.total) == EDGERL_BAD_ARGUMENT, "no arena");
     CHECK(edgerl_learner_init(&config, arena + 4, bytes.total) == EDGERL_ARENA_MISALIGNED, "alignment");
-    CHECK(edgerl_learner_open(NULL, bytes.total) == EDGERL_BAD_ARGUMENT, "no arena");
-    CHECK(edgerl_learner_open(arena + 4, bytes.total) == EDGERL_ARENA_MISALIGNED, "alignment");
-    CHECK(edgerl_learner_open(arena, 0) == EDGERL_ARENA_TOO_SMALL, "nothing");
-    CHECK(edgerl_learner_open(arena, bytes.total) == EDGERL_ARENA_INVALID, "no learner");
+    CHECK(edgerl_learner_open(NULL, bytes.total, NULL) == EDGERL_BAD_ARGUMENT, "no arena");
+    CHECK(edgerl_learner_open(arena + 4, bytes.total, NULL) == EDGERL_ARENA_MISALIGNED, "alignment");
+    CHECK(edgerl_learner_open(arena, 0, NULL) == EDGERL_ARENA_TOO_SMALL, "nothing");
+    CHECK(edgerl_learner_open(arena, bytes.total, NULL) == EDGERL_ARENA_INVALID, "no learner");
     CHECK(memcmp(arena, kept, bytes.total + 64) == 0, "something was written");
     CHECK(edgerl_learner_init(&config, arena, bytes.total - 1) == EDGERL_ARENA_TOO_SMALL, "one byte");
     edgerl_learner_config nothing;
@@ -514,12 +514,12 @@ static void check_calls(void) {
 static void check_replays(void) {
     const edgerl_learner_config config = config_of(&CASES[0], EDGERL_ISA_BASELINE, 4);
     const edgerl_replay right = fill_replay(&CASES[0], rows);
-    edgerl_replay wrong[7];
+    edgerl_replay wrong[11];
     subject s;
     open_subject(&s, &config);
     unsigned char *kept = new_arena(s.bytes.total);
     memcpy(kept, s.arena, s.bytes.total);
-    for (uint32_t i = 0; i < 7; i++) {
+    for (uint32_t i = 0; i < 11; i++) {
         wrong[i] = right;
     }
     wrong[0].rows = NULL;
@@ -529,8 +529,12 @@ static void check_replays(void) {
     wrong[4].capacity = wrong[4].room = (uint64_t)UINT32_MAX + 1;
     wrong[5].mean = rows;
     wrong[6].scale = rows;
+    wrong[7].format = 2;
+    wrong[8].stride = 8;
+    wrong[9].stride = 4 * 64 + 2;
+    wrong[10].rows = (const char *)rows + 2;
     int32_t complete = 7;
-    for (uint32_t i = 0; i < 7; i++) {
+    for (uint32_t i = 0; i < 11; i++) {
         CHECK(edgerl_learner_step(s.arena, &wrong[i], 1, &complete) == EDGERL_BAD_ARGUMENT, "replay %u", i);
     }
     CHECK(edgerl_learner_step(s.arena, NULL, 1, &complete) == EDGERL_BAD_ARGUMENT, "no replay");
@@ -584,7 +588,7 @@ static void check_refused_arenas(void) {
         l->sizeof_real += which == 1;
         l->place.item += which == 2;
         reals(l, l->layers[0][0].at.weight)[0] /= which == 3 ? 0 : 1;
-        CHECK(edgerl_learner_open(s.arena, s.bytes.total) == expected[which], "%u", which);
+        CHECK(edgerl_learner_open(s.arena, s.bytes.total, NULL) == expected[which], "%u", which);
         CHECK(edgerl_learner_act(s.arena, observation, action) == EDGERL_ARENA_INVALID, "%u", which);
         close_subject(&s);
     }
@@ -721,7 +725,7 @@ static void use(subject *s, size_t room, uint32_t case_number) {
     forbid_gaps(s);
     float *observation = calloc(config.n_observations, sizeof(float)), *action = calloc(config.n_actions, sizeof(float));
     const uint32_t width = 2 * config.n_observations + config.n_actions + 2;
-    const edgerl_replay replay = {rows, 9, 9, 13, NULL, NULL};
+    const edgerl_replay replay = {rows, 9, 9, 13, NULL, NULL, EDGERL_ROWS_FLOAT32, 0};
     CHECK(9 * width <= sizeof rows / sizeof rows[0], "case %u", case_number);
     CHECK(edgerl_learner_act(s->arena, observation, action) == EDGERL_OK, "case %u", case_number);
     for (uint32_t i = 0; i < 3; i++) {
@@ -733,7 +737,7 @@ static void use(subject *s, size_t room, uint32_t case_number) {
     free(action);
     allow_all(s);
     arena_in_use = NULL;
-    const int32_t status = edgerl_learner_open(s->arena, room);
+    const int32_t status = edgerl_learner_open(s->arena, room, NULL);
     const int at_the_end = updates + 3 > EDGERL_LEARNER_UPDATES;
     CHECK(status == EDGERL_OK || status == EDGERL_NOT_FINITE || (status == EDGERL_BAD_ARGUMENT && at_the_end),
           "case %u: status %d", case_number, status);
@@ -746,7 +750,7 @@ static int test_fuzz(uint32_t count, uint32_t seed) {
         rows[i] = random_below(8) == 0 ? (float)random_below(4) : random_number();
     }
     for (uint32_t i = 0; i < N_FUZZ_CASES; i++) {
-        const edgerl_replay replay = {rows, 9, 9, 13, NULL, NULL};
+        const edgerl_replay replay = {rows, 9, 9, 13, NULL, NULL, EDGERL_ROWS_FLOAT32, 0};
         images[i] = make_image(&FUZZ_CASES[i], &replay);
     }
     uint32_t found[16] = {0};
@@ -764,7 +768,7 @@ static int test_fuzz(uint32_t count, uint32_t seed) {
         free(whole);
         subject s = {arena, {0}, {{{0}}, 0}, 0};
         noting = &s.gaps;
-        const int32_t status = edgerl_learner_open(arena, room);
+        const int32_t status = edgerl_learner_open(arena, room, NULL);
         noting = NULL;
         found[status]++;
         if (status == EDGERL_OK) {

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from edgerl.edge.replay import Batch, Boundary
-from edgerl.training.random import Draws, Network, Purpose
+from edgerl.edge.random import Draws, Network, Purpose
 
 Array = np.ndarray[Any, Any]
 

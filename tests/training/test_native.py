@@ -20,7 +20,7 @@ from edgerl.training.agent import Agent
 from edgerl.training.config import Config, plan_networks
 from edgerl.training.native import NativeAgent, NativeLayer, learner_config
 from edgerl.training.normalizer import Normalizer
-from edgerl.training.random import Draws, Purpose, below, normal
+from edgerl.edge.random import Draws, Purpose, below, normal
 
 from .engines import (
     HERE,

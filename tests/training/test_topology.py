@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgerl.errors import ConfigError
-from edgerl.training.random import Draws, Network
+from edgerl.edge.random import Draws, Network
 from edgerl.training.topology import (
     Distribution,
     LayerPlan,

@@ -170,16 +170,24 @@ typedef struct edgerl_learner_config {
     edgerl_layer_plan critic[EDGERL_LEARNER_LAYERS];
 } edgerl_learner_config;
 
+/* How the numbers of a transition are stored. */
+typedef enum edgerl_rows {
+    EDGERL_ROWS_FLOAT32 = 0, /* float32 [2 n + m + 2] */
+    EDGERL_ROWS_FLOAT16 = 1  /* binary16 [2 n + m], one more where that is odd; reward and boundary float32 */
+} edgerl_rows;
+
 /* Transitions in a ring of `room` rows, the newest `capacity` of the `count` ever appended being in use. A row is
  * observation [n], action [m] in [-1, 1], next observation [n], reward, boundary: 0 the episode goes on, 1 it terminated,
  * 2 it was truncated, 3 a transition is missing. */
 typedef struct edgerl_replay {
-    const float *rows; /* [room][2 n + m + 2] */
+    const void *rows;  /* aligned to 4 bytes */
     uint64_t room;     /* >= capacity */
     uint64_t capacity; /* < 2^32 */
     uint64_t count;
     const float *mean;  /* [n] or null: observations are normalised, (x - mean) * scale */
     const float *scale; /* [n] or null; both or neither */
+    int32_t format;     /* an edgerl_rows */
+    uint32_t stride;    /* bytes from row to row, a multiple of 4; 0: they lie without gaps */
 } edgerl_replay;
 
 /* Where a learner's bytes go. */
@@ -209,13 +217,15 @@ typedef struct edgerl_learner_layer {
 } edgerl_learner_layer;
 
 typedef struct edgerl_learner_progress {
-    uint64_t updates;          /* critic updates that are complete */
+    uint64_t updates;          /* critic updates that are complete, or were abandoned */
     uint32_t evolution_is_due; /* the actor's, at its next update */
     uint32_t reserved;
     double critic_loss_sum; /* since it was last set to 0 */
-    double actor_loss_sum;
+    double actor_loss_sum;  /* the loss of an actor is minus the mean of Q1 */
     uint64_t critic_losses; /* how many are in the sum */
     uint64_t actor_losses;
+    uint64_t abandoned; /* updates that met a loss or a gradient that is not finite, and changed nothing from there on */
+    uint64_t replaced;  /* blocks that evolution dropped, and grew as many */
 } edgerl_learner_progress;
 
 /* A number that changes with the sizes of this header's structures, for callers that declare them anew. */
@@ -231,8 +241,14 @@ int32_t edgerl_learner_bytes(const edgerl_learner_config *config, edgerl_learner
 int32_t edgerl_learner_init(const edgerl_learner_config *config, void *arena, size_t bytes);
 
 /* Take up an arena whose state bytes were copied or mapped from elsewhere, between two updates; nothing in it is trusted. On
- * every status but EDGERL_OK the arena holds no learner any more; EDGERL_BUSY: the bytes are of the midst of an update. */
-int32_t edgerl_learner_open(void *arena, size_t bytes);
+ * every status but EDGERL_OK the arena holds no learner any more; EDGERL_BUSY: the bytes are of the midst of an update.
+ * `config`: what holds from now on, null for what the bytes say; its plans and numbers of observations, actions and layers
+ * must be theirs, everything else may differ: another machine has other `lanes`. */
+int32_t edgerl_learner_open(void *arena, size_t bytes, const edgerl_learner_config *config);
+
+/* The configuration in the first `bytes` of a state that is not opened yet, checked: a header of some KiB, or all of it.
+ * edgerl_learner_bytes says what arena it needs. */
+int32_t edgerl_learner_config_in(const void *state, size_t bytes, edgerl_learner_config *config);
 
 /* The configuration that is in an arena. */
 int32_t edgerl_learner_config_of(const void *arena, edgerl_learner_config *config);

@@ -604,7 +604,7 @@ static int32_t check_layer_state(const learner *l, const layer *y) {
 static int is_a_sum(double x) { return x - x == 0; }
 
 static int32_t check_progress(const edgerl_learner_progress *p) {
-    if (p->evolution_is_due > 1 || p->updates > EDGERL_LEARNER_UPDATES) {
+    if (p->evolution_is_due > 1 || p->reserved != 0 || p->updates > EDGERL_LEARNER_UPDATES) {
         return EDGERL_BAD_ARGUMENT;
     }
     return is_a_sum(p->critic_loss_sum) && is_a_sum(p->actor_loss_sum) ? EDGERL_OK : EDGERL_NOT_FINITE;
@@ -613,35 +613,76 @@ static int32_t check_progress(const edgerl_learner_progress *p) {
 /* No update is under way. */
 static int is_idle(const learner *l) { return l->place.instruction == 0 && l->place.item == 0 && l->place.row == 0; }
 
-int32_t edgerl_learner_open(void *arena, size_t bytes) {
+/* Whether the bytes begin like a learner's between two updates. */
+static int32_t check_header(const learner *l) {
+    if (l->magic != LEARNER_MAGIC || l->version != LEARNER_VERSION || l->sizeof_real != sizeof(real)) {
+        return EDGERL_ARENA_INVALID;
+    }
+    return is_idle(l) ? EDGERL_OK : EDGERL_BUSY;
+}
+
+static int same_plans(const edgerl_layer_plan *a, const edgerl_layer_plan *b, uint32_t count) {
+    for (uint32_t i = 0; i < count; i++) {
+        if (a[i].n_inputs != b[i].n_inputs || a[i].n_outputs != b[i].n_outputs || a[i].block != b[i].block ||
+            a[i].full_blocks != b[i].full_blocks || a[i].narrow_blocks != b[i].narrow_blocks) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
+/* Two configurations of which the same state can be, if they are valid. */
+static int same_state(const edgerl_learner_config *a, const edgerl_learner_config *b) {
+    return a->n_observations == b->n_observations && a->n_actions == b->n_actions && a->n_layers == b->n_layers &&
+           a->n_layers <= EDGERL_LEARNER_LAYERS && same_plans(a->actor, b->actor, a->n_layers) &&
+           same_plans(a->critic, b->critic, a->n_layers);
+}
+
+int32_t edgerl_learner_config_in(const void *state, size_t bytes, edgerl_learner_config *config) {
+    if (config == NULL) {
+        return EDGERL_BAD_ARGUMENT;
+    }
+    int32_t status = check_arena(state, bytes, sizeof(learner));
+    const learner *l = state;
+    if (status == EDGERL_OK) {
+        status = check_header(l);
+    }
+    if (status == EDGERL_OK) {
+        status = check_config(&l->config);
+    }
+    if (status == EDGERL_OK) {
+        *config = l->config;
+    }
+    return status;
+}
+
+int32_t edgerl_learner_open(void *arena, size_t bytes, const edgerl_learner_config *config) {
     int32_t status = check_arena(arena, bytes, sizeof(learner));
     if (status != EDGERL_OK) {
         return status;
     }
     learner *l = arena;
-    const edgerl_learner_config config = l->config;
+    const edgerl_learner_config own = config == NULL ? l->config : *config; /* it may lie in the arena */
     const edgerl_learner_progress progress = l->progress;
-    if (l->magic != LEARNER_MAGIC) {
-        return EDGERL_ARENA_INVALID;
+    status = check_header(l);
+    if (l->magic == LEARNER_MAGIC) {
+        l->magic = 0; /* whatever is wrong with it, no other call takes it */
     }
-    const int idle = is_idle(l);
-    l->magic = 0; /* whatever is wrong with it, no other call takes it */
-    if (!idle) {
-        return EDGERL_BUSY;
+    if (status == EDGERL_OK && !same_state(&own, &l->config)) {
+        status = EDGERL_BAD_SHAPE;
     }
-    if (l->version != LEARNER_VERSION || l->sizeof_real != sizeof(real)) {
-        return EDGERL_ARENA_INVALID;
-    }
-    status = check_progress(&progress);
     if (status == EDGERL_OK) {
-        status = lay_out_arena(&config, arena, bytes);
+        status = check_progress(&progress);
+    }
+    if (status == EDGERL_OK) {
+        status = lay_out_arena(&own, arena, bytes);
     }
     if (status != EDGERL_OK) {
         return status;
     }
     l->progress = progress;
     for (uint32_t n = 0; n < NETWORKS; n++) {
-        for (uint32_t i = 0; i < config.n_layers; i++) {
+        for (uint32_t i = 0; i < own.n_layers; i++) {
             status = check_layer_state(l, &l->layers[n][i]);
             if (status != EDGERL_OK) {
                 return status;

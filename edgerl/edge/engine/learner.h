@@ -5,7 +5,7 @@
 #include "random.h"
 
 #define LEARNER_MAGIC 0x4c524c45u /* "ELRL" */
-#define LEARNER_VERSION 1u
+#define LEARNER_VERSION 2u
 #define NETWORKS 3u
 
 /* One layer. Offsets in bytes from the arena, 0: not there. */
@@ -35,7 +35,8 @@ typedef struct place {
 } place;
 
 typedef struct learner {
-    uint32_t magic, version, sizeof_real, reserved;
+    uint32_t magic, version, sizeof_real;
+    uint32_t is_abandoned; /* the present update: nothing of it is left to do but to finish */
     edgerl_learner_config config;
     edgerl_learner_bytes_of bytes;
     edgerl_learner_progress progress;

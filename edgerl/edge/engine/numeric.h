@@ -51,6 +51,20 @@ static inline double tanh_real(double x) {
 static inline float tanh_real(float x) { return tanh_float(x); }
 #endif
 
+/* A binary16 number as float32, exactly; denormals too, whatever the processor's mode does with its own. */
+static inline float float_of_half(uint16_t half) {
+    const uint32_t sign = (uint32_t)(half & 0x8000u) << 16, exponent = half >> 10 & 31u, mantissa = half & 1023u;
+    union {
+        float value;
+        uint32_t bits;
+    } u = {(float)mantissa * 5.9604644775390625e-8f}; /* 2^-24 */
+    if (exponent > 0) {
+        u.bits = (exponent == 31 ? 255u : exponent + 112u) << 23 | mantissa << 13;
+    }
+    u.bits |= sign;
+    return u.value;
+}
+
 #ifdef EDGERL_DOUBLE
 
 static inline double square_root(double x) { return sqrt(x); }

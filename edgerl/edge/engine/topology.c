@@ -455,6 +455,7 @@ static void evolve(learner *l, layer *y, uint32_t network, uint32_t index, uint6
     words_at(l, w.starts)[0] = 0;
     for (uint32_t c = 0, before = 0; c < n_classes; before += counts[c], c++) {
         merge_class(l, y, &w, &classes[c], chosen + before, counts[c]);
+        l->progress.replaced += counts[c];
     }
     merge_extra(l, y, &w);
     reorder(l, y, &w, y->at.target, y->at.extra_target);

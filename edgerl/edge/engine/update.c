@@ -81,15 +81,44 @@ static real *row_at(const learner *l, uint64_t buffer, uint32_t row) { return re
 
 static uint64_t size_of_replay(const edgerl_replay *r) { return r->count < r->capacity ? r->count : r->capacity; }
 
-static const float *transition(const learner *l, const edgerl_replay *r, uint64_t index) {
-    const uint64_t width = 2 * (uint64_t)l->config.n_observations + l->config.n_actions + 2;
-    return r->rows + (r->count - size_of_replay(r) + index) % r->room * width;
+/* Bytes of a row before reward and boundary. */
+static uint64_t tail_of_row(const learner *l, const edgerl_replay *r) {
+    const uint64_t numbers = 2 * (uint64_t)l->config.n_observations + l->config.n_actions;
+    return r->format == EDGERL_ROWS_FLOAT16 ? round_up(2 * numbers, 4) : 4 * numbers;
 }
 
-static void put_observation(const learner *l, const edgerl_replay *r, real *to, const float *x) {
-    for (uint32_t i = 0; i < l->config.n_observations; i++) {
-        to[i * (size_t)l->stride] = (real)(r->mean == NULL ? x[i] : (x[i] - r->mean[i]) * r->scale[i]);
+static uint64_t bytes_of_row(const learner *l, const edgerl_replay *r) { return tail_of_row(l, r) + 2 * sizeof(float); }
+
+static const char *transition(const learner *l, const edgerl_replay *r, uint64_t index) {
+    const uint64_t stride = r->stride > 0 ? r->stride : bytes_of_row(l, r);
+    return (const char *)r->rows + (r->count - size_of_replay(r) + index) % r->room * stride;
+}
+
+/* `count` numbers of a row, from number `first` on, into a column of a buffer. */
+static void put_numbers(const learner *l, const edgerl_replay *r, const char *row, uint32_t first, uint32_t count, real *to) {
+    const float *numbers = (const float *)row + first;
+    const uint16_t *halves = (const uint16_t *)row + first;
+    for (uint32_t i = 0; i < count; i++) {
+        to[i * (size_t)l->stride] = (real)(r->format == EDGERL_ROWS_FLOAT16 ? float_of_half(halves[i]) : numbers[i]);
     }
+}
+
+static void put_observation(const learner *l, const edgerl_replay *r, const char *row, uint32_t first, real *to) {
+    put_numbers(l, r, row, first, l->config.n_observations, to);
+    for (uint32_t i = 0; r->mean != NULL && i < l->config.n_observations; i++) {
+        real *x = &to[i * (size_t)l->stride];
+        *x = (real)(((float)*x - r->mean[i]) * r->scale[i]);
+    }
+}
+
+typedef struct row_end {
+    float reward, boundary;
+} row_end;
+
+static row_end end_of_row(const learner *l, const edgerl_replay *r, const char *row) {
+    const float *tail = (const float *)(row + tail_of_row(l, r));
+    const row_end end = {tail[0], tail[1]};
+    return end;
 }
 
 #define CONTINUES 0.0f
@@ -100,21 +129,22 @@ static void put_observation(const learner *l, const edgerl_replay *r, real *to, 
 static void put_transition(learner *l, const edgerl_replay *r, uint32_t column, uint64_t index) {
     const uint32_t n = l->config.n_observations, m = l->config.n_actions;
     const uint64_t size = size_of_replay(r);
-    const float gamma = (float)l->config.discount, *t = transition(l, r, index);
+    const float gamma = (float)l->config.discount;
+    const char *t = transition(l, r, index);
+    row_end end = end_of_row(l, r, t);
     const uint32_t steps = this_update(l) > l->config.n_step_delay ? l->config.n_step : 1;
-    put_observation(l, r, reals(l, l->now) + column, t);
-    for (uint32_t i = 0; i < m; i++) {
-        row_at(l, l->now, n + i)[column] = (real)t[n + i];
-    }
-    float sum = t[2 * n + m], discount = gamma;
-    for (uint32_t step = 1; step < steps && t[2 * n + m + 1] == CONTINUES && index + step < size; step++) {
+    put_observation(l, r, t, 0, reals(l, l->now) + column);
+    put_numbers(l, r, t, n, m, row_at(l, l->now, n) + column);
+    float sum = end.reward, discount = gamma;
+    for (uint32_t step = 1; step < steps && end.boundary == CONTINUES && index + step < size; step++) {
         t = transition(l, r, index + step);
-        sum += discount * t[2 * n + m];
+        end = end_of_row(l, r, t);
+        sum += discount * end.reward;
         discount *= gamma;
     }
-    put_observation(l, r, reals(l, l->next) + column, t + n + m);
+    put_observation(l, r, t, n + m, reals(l, l->next) + column);
     ((float *)at(l, l->returns))[column] = sum;
-    ((float *)at(l, l->discounts))[column] = t[2 * n + m + 1] == TERMINATED ? 0 : discount;
+    ((float *)at(l, l->discounts))[column] = end.boundary == TERMINATED ? 0 : discount;
 }
 
 /* Line 9 of Algorithm 1, and the noise of the target actions. */
@@ -124,8 +154,8 @@ static void sample(learner *l, const edgerl_replay *r, const kernels *k) {
     const draws indices = draws_for(c->seed, PURPOSE_REPLAY, this_update(l), EDGERL_ACTOR, 0);
     draw(&indices, 0, c->batch, words);
     for (uint32_t i = 0; i < c->batch; i++) { /* the rows are far apart in memory: ask for all before the first is needed */
-        const char *t = (const char *)transition(l, r, below(words[i], size_of_replay(r)));
-        for (uint32_t byte = 0; byte < (2 * c->n_observations + c->n_actions + 2) * sizeof(float); byte += 64) {
+        const char *t = transition(l, r, below(words[i], size_of_replay(r)));
+        for (uint64_t byte = 0; byte < bytes_of_row(l, r); byte += 64) {
             __builtin_prefetch(t + byte);
         }
     }
@@ -178,6 +208,11 @@ static void zero_padding(const learner *l, real *gradient, uint32_t n_rows) {
     zero(gradient + n_rows * (size_t)l->stride, (padded(n_rows) - n_rows) * l->stride * sizeof(real));
 }
 
+/* A loss or a gradient that is not finite ends the update: nothing of it enters the networks. */
+static void abandon(learner *l) { l->is_abandoned = 1; }
+
+static int real_is_sound(real x) { return x - x == 0; }
+
 static void critic_loss(learner *l, uint32_t network) {
     const uint32_t last = l->config.n_layers - 1;
     const real share = 1 / (real)l->config.batch, *q = output_of(l, network, last), *y = reals(l, l->target_value);
@@ -188,6 +223,10 @@ static void critic_loss(learner *l, uint32_t network) {
         sum += difference * difference;
     }
     zero_padding(l, gradient, 1);
+    if (!real_is_sound(sum)) {
+        abandon(l);
+        return;
+    }
     l->progress.critic_loss_sum += (double)(sum * share);
     l->progress.critic_losses += network == EDGERL_CRITIC_2;
 }
@@ -208,6 +247,10 @@ static void policy_loss(learner *l) {
         sum += b < l->config.batch ? q[b] : 0;
     }
     zero_padding(l, gradient, 1);
+    if (!real_is_sound(sum)) {
+        abandon(l);
+        return;
+    }
     l->progress.actor_loss_sum -= (double)(sum * share);
     l->progress.actor_losses++;
 }
@@ -324,9 +367,25 @@ static double power(double x, uint64_t n) {
     return result;
 }
 
+/* Gradients whose squares, and so Adam's moments, stay finite. */
+#define LARGEST_GRADIENT ((real)1e18)
+
+static int all_moderate(const real *gradient, size_t count) {
+    key largest = 0;
+    for (size_t i = 0; i < count; i++) {
+        const key k = key_of(gradient[i]);
+        largest = k > largest ? k : largest;
+    }
+    return largest < key_of(LARGEST_GRADIENT);
+}
+
 /* Adam (Kingma, Ba 2015) with coupled weight decay, on the connections and biases of one layer. */
 static void adam(learner *l, const kernels *k, uint32_t network, uint32_t index) {
     const layer *y = &l->layers[network][index];
+    if (!all_moderate(reals(l, l->weight_gradient), weights_of(y)) || !all_moderate(reals(l, l->bias_gradient), units_of(y))) {
+        abandon(l);
+        return;
+    }
     const uint64_t step = network == EDGERL_ACTOR ? this_update(l) / l->config.policy_delay : this_update(l);
     adam_task task = {
         .weight = reals(l, y->at.weight),
@@ -569,6 +628,8 @@ static void run(learner *l, const kernels *k, const edgerl_replay *replay, instr
     default:
         publish(l);
         l->progress.updates++;
+        l->progress.abandoned += l->is_abandoned;
+        l->is_abandoned = 0;
         break;
     }
 }
@@ -588,11 +649,14 @@ static uint32_t following(learner *l, uint32_t instruction_number) {
     return next == POLICY_BEGIN && this_update(l) % l->config.policy_delay != 0 ? LAST_INSTRUCTION : next;
 }
 
-static int32_t check_replay(const edgerl_replay *r) {
-    return r == NULL || r->rows == NULL || r->count == 0 || r->capacity == 0 || r->capacity > r->room ||
-                   r->capacity > UINT32_MAX || (r->mean == NULL) != (r->scale == NULL)
-               ? EDGERL_BAD_ARGUMENT
-               : EDGERL_OK;
+static int32_t check_replay(const learner *l, const edgerl_replay *r) {
+    if (r == NULL || r->rows == NULL || (uintptr_t)r->rows % sizeof(float) != 0 || r->count == 0 || r->capacity == 0 ||
+        r->capacity > r->room || r->capacity > UINT32_MAX || (r->mean == NULL) != (r->scale == NULL) ||
+        (r->format != EDGERL_ROWS_FLOAT32 && r->format != EDGERL_ROWS_FLOAT16)) {
+        return EDGERL_BAD_ARGUMENT;
+    }
+    return r->stride == 0 || (r->stride % sizeof(float) == 0 && r->stride >= bytes_of_row(l, r)) ? EDGERL_OK
+                                                                                               : EDGERL_BAD_ARGUMENT;
 }
 
 int32_t edgerl_learner_step(void *arena, const edgerl_replay *replay, uint64_t work, int32_t *complete) {
@@ -602,7 +666,7 @@ int32_t edgerl_learner_step(void *arena, const edgerl_replay *replay, uint64_t w
     }
     learner *l = arena;
     place *p = &l->place;
-    if (p->instruction == 0 && p->item == 0 && check_replay(replay) != EDGERL_OK) {
+    if (p->instruction == 0 && p->item == 0 && check_replay(l, replay) != EDGERL_OK) {
         return EDGERL_BAD_ARGUMENT;
     }
     const kernels *k = kernels_of(l->config.isa, l->config.lanes);
@@ -631,6 +695,9 @@ int32_t edgerl_learner_step(void *arena, const edgerl_replay *replay, uint64_t w
         if (now.operation == FINISH) {
             p->instruction = p->item = p->row = 0;
             *complete = 1;
+        } else if (l->is_abandoned) {
+            p->instruction = LAST_INSTRUCTION;
+            p->item = p->row = 0;
         }
     }
     restore_float_mode(mode);
