@@ -11,6 +11,7 @@ from typing import Any
 _PUBLIC = {
     "ControlLoop": "edgerl.edge.control",
     "ControlStatistics": "edgerl.edge.control",
+    "Learner": "edgerl.edge.learner",
     "OnnxPolicy": "edgerl.edge.onnx_policy",
     "Policy": "edgerl.edge.policy",
 }

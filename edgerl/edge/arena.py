@@ -88,7 +88,6 @@ class LayerArrays:
         return matrix
 
 
-
 class LearnerArena:
     """Actor, critics, targets, optimiser state and topologies in one block of memory.
 
@@ -115,7 +114,8 @@ class LearnerArena:
         header = new_arena(min(n_bytes, LARGEST_HEADER))
         read(header, 0)
         config = LearnerConfig()
-        loaded.call("the learner's state", "edgerl_learner_config_in", c_void_p(header.ctypes.data), len(header), config)
+        address = c_void_p(header.ctypes.data)
+        loaded.call("the learner's state", "edgerl_learner_config_in", address, len(header), config)
         adapt(config)
         arena = cls.__new__(cls)
         arena._make_room(loaded, config, np.dtype(np.float32))
@@ -126,8 +126,8 @@ class LearnerArena:
         return arena
 
     def load_state(self, read: ReadState) -> None:
-        """Take up another state of the same networks; this configuration stays. Raises ConfigError, after which there is
-        no learner here any more, where it is refused."""
+        """Take up another state of the same networks; this configuration stays. Raises ConfigError where it is refused:
+        after that there is no learner here any more."""
         read(self.memory[: self.bytes.state], 0)
         self._call("edgerl_learner_open", self._address, len(self.memory), self.config)
 
@@ -196,7 +196,7 @@ class LearnerArena:
         return self._action.copy()
 
     def step(self, replay: ReplayStructure | None, work: int = WHOLE_UPDATE) -> bool:
-        """About `work` multiply-adds of an update; whether it is complete. Only an update's first slice needs `replay`."""
+        """About `work` multiply-adds of an update; whether it is complete. Only its first slice needs `replay`."""
         self._call("edgerl_learner_step", self._address, replay, work, self._complete)
         return bool(self._complete.value)
 
@@ -212,8 +212,8 @@ class LearnerArena:
         self._call("edgerl_learner_set_progress", self._address, progress)
 
     def reopen(self) -> None:
-        """Check everything that was written into the arrays and `config`, and take it up. Raises ConfigError where it is
-        refused."""
+        """Check everything that was written into the arrays and `config`, and take it up. Raises ConfigError where it
+        is refused."""
         self._call("edgerl_learner_open", self._address, len(self.memory), self.config)
 
 

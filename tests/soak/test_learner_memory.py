@@ -1,0 +1,95 @@
+"""The long proof of bounded memory: millions of cycles of a learner without growth, and no byte beyond what it announces.
+
+10 000 000 cycles times EDGERL_SOAK (default 0.02 here: a cycle takes 20 µs and more), each in a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.edge.learners import learner_config, write_bundle
+
+ROOT = Path(__file__).parents[2]
+CYCLES = round(10_000_000 * float(os.environ.get("EDGERL_SOAK", "0.02")))
+
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+LIVE = """
+import json, sys
+import numpy as np
+from edgerl.edge import Learner
+from edgerl.edge.session import resident_memory
+from edgerl.edge.trials import TrialRule
+
+path, state, storage, cycles = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
+rule = TrialRule(every=2, window_steps=250, recent=2, least=1, confidence=0.5)
+learner = Learner.load(path, state=state, storage=storage, rule=rule)
+draw = np.random.default_rng(0)
+seen = draw.normal(size=(64, learner.n_observations)).astype(np.float32)
+resident = []
+for cycle in range(cycles):
+    now, following = seen[cycle % 64], seen[(cycle + 1) % 64]
+    action = learner.act(now)
+    # At times the learning policy is paid for driving: it takes over again and again.
+    reward = float(learner.trials.challenger_drives and cycle * 10 // cycles % 3 == 0)
+    learner.observe(now, action, reward, following, False, cycle % 100 == 99)
+    learner.update()
+    if cycle % max(cycles // 10, 1) == 0 and cycle >= cycles // 5:
+        learner.snapshot()
+        resident.append(resident_memory()[0])
+status = learner.status()
+learner.close()
+print(json.dumps({
+    "resident": resident, "peak": resident_memory()[1], "announced": learner.memory.total,
+    "takeovers": status["trials"]["takeovers"], "size": status["replay"]["size"],
+    "capacity": status["replay"]["capacity"], "updates": status["updates"], "refused": status["refused_transitions"],
+}))
+"""
+
+
+def live(bundle: Path, storage: str, cycles: int) -> dict[str, Any]:
+    """What a process that learns for so many cycles says about its memory."""
+    command = [sys.executable, "-c", LIVE, str(bundle), f"{bundle.stem}-{storage}", storage, str(cycles)]
+    # One arena of the C library: what threads and sizes leave in others is noise of kilobytes.
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("storage", ["ram", "mapped"])
+def test_resident_memory_does_not_grow(storage: str) -> None:
+    """Snapshots and takeovers included; after half of the time the replay is full and everything has happened often."""
+    found = live(write_bundle(memory=1 << 18), storage, CYCLES)
+    assert found["size"] == found["capacity"]
+    assert found["updates"] > CYCLES / 2
+    assert found["takeovers"] > 2
+    later = found["resident"][len(found["resident"]) // 2 :]
+    assert max(later) - later[0] <= 8 * PAGE, found
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("storage", ["ram", "mapped"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_the_memory_of_a_process_is_what_its_learner_announces(storage: str, precision: str) -> None:
+    """Between a process with small networks and one with large ones lies what they announce, and 64 KiB at most: Python
+    and its libraries are the same."""
+    small = live(write_bundle(Path("small.safetensors"), precision=precision, memory=1 << 18), storage, 4000)
+    config = learner_config(n=17, m=6, widths=(256, 256), percent=20, batch=100)
+    large_bundle = write_bundle(Path("large.safetensors"), config, precision=precision, memory=4 << 20)
+    cycles = 30_000  # more than fit
+    large = live(large_bundle, storage, cycles)
+    assert large["size"] == large["capacity"] < cycles
+    assert large["takeovers"] > 0
+    difference = large["peak"] - small["peak"]
+    announced = large["announced"] - small["announced"]
+    assert abs(difference - announced) <= (64 << 10) + 8 * PAGE, (difference - announced, small, large)
