@@ -14,6 +14,7 @@ from edgerl.errors import ConfigError
 from edgerl.run_folder import CONFIG, LEARNER, ONNX, POLICY
 
 if TYPE_CHECKING:
+    from edgerl.compact.policy import CompactPolicy
     from edgerl.export import ExportReport
     from edgerl.training.handover import HandoverReport
 
@@ -104,20 +105,24 @@ def _export_learner(run: Path | None, output: Path | None, force: bool, **chosen
 def _export_policy(
     model: Path | None, format: str, output: Path | None, force: bool, sparse_initializers: bool
 ) -> ExportReport:
-    from edgerl import export_policy
     from edgerl.edge.store import Snapshots
+    from edgerl.export import export_policy
 
+    source: CompactPolicy | Path
     if model is not None and Snapshots(model).are_there:
-        from edgerl.compact.pruning import compact
-        from edgerl.edge.learner import champion_policy
+        source, goal, is_ours = _champion(model), model / ONNX, True
+    else:
+        source = find_model(model, (POLICY,))
+        goal, is_ours = source.with_suffix(f".{format}"), source.name == POLICY and source.with_name(CONFIG).exists()
+    force = force or (output is None and is_ours)
+    return export_policy(source, format, output or goal, force=force, sparse_initializers=sparse_initializers)
 
-        champion, goal = compact(champion_policy(model)), output or model / ONNX
-        replaces = output is None
-        return export_policy(champion, format, goal, force=force or replaces, sparse_initializers=sparse_initializers)
-    source = find_model(model, (POLICY,))
-    goal = output or source.with_suffix(f".{format}")
-    replaces = output is None and source.name == POLICY and source.with_name(CONFIG).exists()
-    return export_policy(source, format, goal, force=force or replaces, sparse_initializers=sparse_initializers)
+
+def _champion(state: Path) -> CompactPolicy:
+    from edgerl.compact.pruning import compact
+    from edgerl.edge.learner import champion_policy
+
+    return compact(champion_policy(state))
 
 
 def _print(report: ExportReport, sparse_initializers: bool, json: bool) -> None:

@@ -14,6 +14,9 @@ _PUBLIC = {
     "Learner": "edgerl.edge.learner",
     "OnnxPolicy": "edgerl.edge.onnx_policy",
     "Policy": "edgerl.edge.policy",
+    "Robot": "edgerl.edge.robot",
+    "Schedule": "edgerl.edge.session",
+    "Session": "edgerl.edge.session",
 }
 
 __all__ = [*_PUBLIC]  # resolved by __getattr__

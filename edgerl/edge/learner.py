@@ -71,7 +71,11 @@ LOG = "transitions.log"
 """The replay's file in a state folder."""
 
 SLICE_US = 50
-"""About how long one slice of an update takes: after each, the time is looked at."""
+"""About how long one slice of an update takes, or more on slow machines: after each, the time is looked at."""
+
+OVERHEAD = 5
+"""A slice takes so many times as long as the shortest one, which is hardly more than the call itself: 2 µs on a
+desktop, a hundred on the smallest boards."""
 
 LEAST_SLICE_WORK, LARGEST_SLICE_WORK = 256.0, 1e12
 """Multiply-adds."""
@@ -397,7 +401,7 @@ class Learner:
         self._saturations_before = self.counters.saturations
         self._observed = self._started = 0  # transitions, and updates begun, since this process began
         self._is_updating = self._takeover_due = self.has_keeper = False
-        self._slice_work, self._longest_slice_us = LEAST_SLICE_WORK, 0.0
+        self._slice_work, self._longest_slice_us, self._least_slice_us = LEAST_SLICE_WORK, 0.0, math.inf
         self._strikes = 0
         self._sums = self._arena.progress
         self._critic_loss = self._value = 0.0
@@ -557,9 +561,11 @@ class Learner:
             completed += self._slice(int(self._slice_work))
             taken_us = (time.perf_counter_ns() - begin) / 1000
             self._longest_slice_us = max(taken_us, self._longest_slice_us * 0.9999)
-            if taken_us < SLICE_US / 2:
+            self._least_slice_us = min(taken_us, self._least_slice_us)
+            aim = max(SLICE_US, OVERHEAD * self._least_slice_us)  # where a call alone takes long, slices are longer
+            if taken_us < aim / 2:
                 self._slice_work = min(self._slice_work * 1.5, LARGEST_SLICE_WORK)
-            elif taken_us > SLICE_US:
+            elif taken_us > aim:
                 self._slice_work = max(self._slice_work / 1.5, LEAST_SLICE_WORK)
         return completed
 
@@ -820,9 +826,15 @@ def _with_choices(origin: Origin, memory: int | None, keep: KeepPolicy | None) -
     return replace(origin, replay=plan)
 
 
-def _check_choices(memory: object, keep: object, storage: object) -> None:
-    if memory is not None and (type(memory) is not int or not 1 <= memory <= MAXIMUM_MEMORY):
+def check_memory(memory: object) -> None:
+    """Raise ConfigError unless a learner can be told to take so many bytes."""
+    if type(memory) is not int or not 1 <= memory <= MAXIMUM_MEMORY:
         raise ConfigError(f"the memory is {quoted(memory)}; expected bytes, an integer from 1 to {MAXIMUM_MEMORY}")
+
+
+def _check_choices(memory: object, keep: object, storage: object) -> None:
+    if memory is not None:
+        check_memory(memory)
     for what, value, known in (("replay policy", keep, (None, *KEEP_POLICIES)), ("storage", storage, STORAGES)):
         if value not in known:
             raise ConfigError(f"the {what} is {quoted(value)}; expected {' or '.join(filter(None, known))}")

@@ -285,7 +285,7 @@ class Transitions:
             rows=self._records.ctypes.data + self.shape.row_offset,
             room=self.capacity,
             capacity=self.capacity,
-            count=self.size if self._keep == "reservoir" else self._appended,
+            count=self._appended,
             mean=None if mean is None else mean.ctypes.data,
             scale=None if scale is None else scale.ctypes.data,
             format=PRECISIONS.index(self.shape.precision),
@@ -317,8 +317,17 @@ class Transitions:
                     self._write_all()
                 self._disk.sync(self._descriptor)
             except OSError as error:
-                self._has_lost = True
+                with self.lock:
+                    self._leave_file()
                 raise OutputError(f"cannot sync {self._path}: {error.strerror}; learning goes on in RAM") from error
+
+    def _leave_file(self) -> None:
+        """The disk failed: whatever the file shows from now on, the memory has what was put into it."""
+        self._has_lost = True
+        if self._shows_file:
+            self._shows_file = False
+            for _, records in self._chunks(0, self.size):
+                records[...] = records.copy()  # a page that is written to is this process's own
 
     def _write(self, data: memoryview, offset: int) -> None:
         """Put bytes into the records, in memory and on the disk. Where it refuses, they are in memory, which is the
@@ -330,7 +339,7 @@ class Transitions:
         try:
             self._disk.write(self._descriptor, data, HEADER_BYTES + offset)
         except OSError as error:
-            self._has_lost, self._shows_file = True, False
+            self._leave_file()
             self._put_bytes(data, offset)  # also where the disk took a part of them
             raise OutputError(f"cannot write {self._path}: {error.strerror}; learning goes on in RAM") from error
         self.bytes_written += len(data)

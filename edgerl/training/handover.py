@@ -14,7 +14,7 @@ from edgerl import __version__, run_folder
 from edgerl.edge import bundle
 from edgerl.edge.bundle import Constants, ReplayPlan
 from edgerl.edge.champion import Champion
-from edgerl.edge.learner import DEFAULT_MEMORY, MemoryPlan, plan_memory
+from edgerl.edge.learner import DEFAULT_MEMORY, MemoryPlan, check_memory, plan_memory
 from edgerl.edge.library import library
 from edgerl.edge.replay import Boundary, Replay
 from edgerl.edge.transitions import KEEP_POLICIES, PRECISIONS, KeepPolicy, Precision, RecordFormat
@@ -77,6 +77,9 @@ def hand_over(
     folder, goal = Path(run), Path(path)
     _check_choice("replay dtype", precision, PRECISIONS)
     _check_choice("replay policy", keep, KEEP_POLICIES)
+    if seed is not None and seed < 0:
+        raise ConfigError(f"the seed is {seed}; expected 0 or more transitions")
+    check_memory(memory)
     refuse_existing(goal, force=force)
     checkpoint = checkpoint_file.read(folder / run_folder.CHECKPOINT)
     if keep == "reservoir" and checkpoint.config.td3.n_step > 1:
@@ -134,6 +137,8 @@ def _restore(checkpoint: Checkpoint, folder: Path) -> tuple[NativeAgent, Normali
     config = replace(checkpoint.config, engine="native", device="cpu")
     agent = NativeAgent(config, *_sizes(checkpoint))
     own = {name: a for name, a in checkpoint.tensors.items() if not name.startswith("normalizer.")}
+    if (sums := own.get("agent.loss_sums")) is not None and sums.dtype == np.float32:  # as PyTorch has them
+        own["agent.loss_sums"] = sums.astype(np.float64)
     rest = {name.removeprefix("normalizer."): a for name, a in checkpoint.tensors.items() if name not in own}
     normalizer = Normalizer(checkpoint.policy.n_observations) if config.normalize else None
     try:
@@ -220,5 +225,5 @@ def _stored_rows(rows: Array, shape: RecordFormat) -> Array:
     numbers[:, n : n + m] = rows[:, n : n + m]
     numbers[:, n + m : 2 * n + m], _ = shape.standardised(rows[:, n + m : 2 * n + m])
     records["reward"], records["boundary"] = rows[:, -2], rows[:, -1]
-    stored: Array = records.view(np.uint8).reshape(len(rows), -1)[:, shape.row_offset :]
+    stored: Array = records.view(np.uint8).reshape(len(rows), shape.record.itemsize)[:, shape.row_offset :]
     return np.ascontiguousarray(stored)

@@ -793,6 +793,27 @@ def test_learning_goes_on_where_the_disk_fails_and_the_next_sync_makes_up_for_it
             assert again.damaged == 0
 
 
+@pytest.mark.parametrize("failing", ["write", "sync"])
+def test_a_file_that_failed_once_shows_nothing_any_more(failing: str) -> None:
+    """A disk that has lost a page may give back an old one."""
+    disk = FaultyDisk()
+    memory = _memory(storage="mapped", disk=disk)
+    for step in steps(9):
+        _append(memory, step)
+    disk.fail(len(disk.operations), errno.EIO)
+    with pytest.raises(OutputError, match=rf"^cannot {failing} transitions\.log: Input/output error; learning goes on"):
+        memory.sync() if failing == "sync" else _append(memory, steps(10)[9])
+    rows = _rows(memory)
+    with LOG.open("r+b") as file:
+        file.write(bytes(memory.file_bytes))
+    assert _rows(memory) == rows
+    assert len(rows) == 6
+    memory.sync()
+    memory.close()
+    with closing(_memory()) as memory:
+        assert [_body(row) for row in _rows(memory)] == [_body(row) for row in rows]
+
+
 @pytest.mark.parametrize("storage", ["ram", "mapped"])
 def test_a_disk_that_refuses_at_the_start_is_said_and_nothing_stays_open(storage: Storage, tmp_path: Path) -> None:
     _memory(5, storage=storage, disk=(whole := FaultyDisk())).close()

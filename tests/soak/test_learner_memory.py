@@ -1,6 +1,6 @@
-"""The long proof of bounded memory: millions of cycles of a learner without growth, and no byte beyond what it announces.
+"""The long proof of bounded memory: millions of cycles of a learner without growth, and no byte beyond its word.
 
-10 000 000 cycles times EDGERL_SOAK (default 0.02 here: a cycle takes 20 µs and more), each in a process of its own.
+10 000 000 cycles times EDGERL_SOAK (default 0.1), in a process of their own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pytest
 from tests.edge.learners import learner_config, write_bundle
 
 ROOT = Path(__file__).parents[2]
-CYCLES = round(10_000_000 * float(os.environ.get("EDGERL_SOAK", "0.02")))
+CYCLES = round(10_000_000 * float(os.environ.get("EDGERL_SOAK", "0.1")))
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -36,9 +36,11 @@ seen = draw.normal(size=(64, learner.n_observations)).astype(np.float32)
 resident = []
 for cycle in range(cycles):
     now, following = seen[cycle % 64], seen[(cycle + 1) % 64]
-    action = learner.act(now)
-    # At times the learning policy is paid for driving: it takes over again and again.
-    reward = float(learner.trials.challenger_drives and cycle * 10 // cycles % 3 == 0)
+    if cycle % 10 == 0:
+        action = learner.act(now)
+    # At times the learning policy is paid for driving: then it takes over, again and again.
+    is_paid = cycle * 100 // cycles % 20 == 0
+    reward = (2.0 if is_paid else 0.0) if learner.trials.challenger_drives else 1.0
     learner.observe(now, action, reward, following, False, cycle % 100 == 99)
     learner.update()
     if cycle % max(cycles // 10, 1) == 0 and cycle >= cycles // 5:
@@ -66,30 +68,30 @@ def live(bundle: Path, storage: str, cycles: int) -> dict[str, Any]:
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("storage", ["ram", "mapped"])
-def test_resident_memory_does_not_grow(storage: str) -> None:
+@pytest.mark.parametrize(("storage", "cycles"), [("ram", CYCLES), ("mapped", CYCLES // 10)])
+def test_resident_memory_does_not_grow(storage: str, cycles: int) -> None:
     """Snapshots and takeovers included; after half of the time the replay is full and everything has happened often."""
-    found = live(write_bundle(memory=1 << 18), storage, CYCLES)
+    found = live(write_bundle(memory=1 << 18), storage, cycles)
     assert found["size"] == found["capacity"]
-    assert found["updates"] > CYCLES / 2
-    assert found["takeovers"] > 2
+    assert found["updates"] > cycles * 0.9
+    assert found["takeovers"] > 10
     later = found["resident"][len(found["resident"]) // 2 :]
     assert max(later) - later[0] <= 8 * PAGE, found
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("storage", ["ram", "mapped"])
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize(("storage", "precision"), [("ram", "fp32"), ("mapped", "fp16")])
 def test_the_memory_of_a_process_is_what_its_learner_announces(storage: str, precision: str) -> None:
-    """Between a process with small networks and one with large ones lies what they announce, and 64 KiB at most: Python
-    and its libraries are the same."""
+    """Between a process with small networks and one with large ones lies what they announce, and 64 KiB more at most:
+    Python and its libraries are the same. Of a mapped file the system counts the pages that were read."""
     small = live(write_bundle(Path("small.safetensors"), precision=precision, memory=1 << 18), storage, 4000)
-    config = learner_config(n=17, m=6, widths=(256, 256), percent=20, batch=100)
-    large_bundle = write_bundle(Path("large.safetensors"), config, precision=precision, memory=4 << 20)
-    cycles = 30_000  # more than fit
+    config = learner_config(n=17, m=6, widths=(256, 256), percent=20, batch=32)
+    large_bundle = write_bundle(Path("large.safetensors"), config, precision=precision, memory=7 << 19)
+    cycles = 20_000  # more than fit
     large = live(large_bundle, storage, cycles)
     assert large["size"] == large["capacity"] < cycles
     assert large["takeovers"] > 0
-    difference = large["peak"] - small["peak"]
+    difference = max(large["peak"], *large["resident"]) - max(small["peak"], *small["resident"])
     announced = large["announced"] - small["announced"]
-    assert abs(difference - announced) <= (64 << 10) + 8 * PAGE, (difference - announced, small, large)
+    least = announced * (0.9 if storage == "mapped" else 1) - (64 << 10)
+    assert least - 8 * PAGE <= difference <= announced + (64 << 10) + 8 * PAGE, (difference - announced, small, large)
