@@ -74,7 +74,7 @@ def test_resident_memory_does_not_grow(storage: str, cycles: int) -> None:
     found = live(write_bundle(memory=1 << 18), storage, cycles)
     assert found["size"] == found["capacity"]
     assert found["updates"] > cycles * 0.9
-    assert found["takeovers"] > 10
+    assert found["takeovers"] > 2
     later = found["resident"][len(found["resident"]) // 2 :]
     assert max(later) - later[0] <= 8 * PAGE, found
 
@@ -86,8 +86,8 @@ def test_the_memory_of_a_process_is_what_its_learner_announces(storage: str, pre
     Python and its libraries are the same. Of a mapped file the system counts the pages that were read."""
     small = live(write_bundle(Path("small.safetensors"), precision=precision, memory=1 << 18), storage, 4000)
     config = learner_config(n=17, m=6, widths=(256, 256), percent=20, batch=32)
-    large_bundle = write_bundle(Path("large.safetensors"), config, precision=precision, memory=7 << 19)
-    cycles = 20_000  # more than fit
+    large_bundle = write_bundle(Path("large.safetensors"), config, precision=precision, memory=3 << 20)
+    cycles = 10_000  # more than fit
     large = live(large_bundle, storage, cycles)
     assert large["size"] == large["capacity"] < cycles
     assert large["takeovers"] > 0
