@@ -35,7 +35,7 @@ NETWORKS = ("actor", "critic_1", "critic_2")
 WHOLE_UPDATE = (1 << 64) - 1
 """Multiply-adds of a slice that is never cut."""
 
-LARGEST_HEADER = 1 << 16
+LARGEST_HEADER = 1 << 14
 """Bytes at a state's beginning that hold its configuration, and more."""
 
 ReadState = Callable[[Array, int], object]
@@ -212,8 +212,11 @@ class LearnerArena:
         self._call("edgerl_learner_set_progress", self._address, progress)
 
     def reopen(self) -> None:
-        """Check everything that was written into the arrays and `config`, and take it up. Raises ConfigError where it
-        is refused."""
+        """Check everything that was written into the arrays, and take it up. Raises ConfigError where it is refused."""
+        self._call("edgerl_learner_open", self._address, len(self.memory), None)
+
+    def reconfigure(self) -> None:
+        """Take up what was changed in `config`. Raises ConfigError where it is refused, or is of other networks."""
         self._call("edgerl_learner_open", self._address, len(self.memory), self.config)
 
 

@@ -86,7 +86,7 @@ STRIKES = 50
 LONGEST_HORIZON = 1e4
 """Steps: 1 / (1 − discount) at most, for the bound on values."""
 
-SEED_CHUNK = 256
+SEED_CHUNK = 64
 """Seed transitions that are read together."""
 
 

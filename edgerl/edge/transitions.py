@@ -47,7 +47,7 @@ IN_USE = 1
 LARGEST_HALF = 65504.0
 """What fp16 can hold; larger numbers saturate."""
 
-CHUNK = 512
+CHUNK = 64
 """Records that start-up looks at together: its working memory is some KiB, whatever the capacity."""
 
 MAXIMUM_CAPACITY = (1 << 32) - 1
@@ -349,7 +349,6 @@ class Transitions:
 
     def _write_all(self) -> None:
         assert self._descriptor is not None
-        self._disk.write(self._descriptor, self._header, 0)
         for first in range(0, self.size, CHUNK):
             with self.lock:  # for each chunk anew: whoever appends need not wait for all
                 records = np.ascontiguousarray(self._records[first : min(first + CHUNK, self.size)])
@@ -453,7 +452,7 @@ class Transitions:
         return whole & (records["number"] < np.uint64(LARGEST_NUMBER))
 
     def _repair(self, first_broken: int, first_whole: int) -> None:
-        """Give each slot that is damaged the transition of the whole one before, which then goes on nowhere."""
+        """Give each slot that is damaged the transition of the whole one before; `_mark_gaps` ends it."""
         neighbour = first_whole if first_broken == 0 else first_broken - 1
         for first, records in self._chunks(first_broken, self.size):
             for slot, is_sound in enumerate(self._whole(records), first):
@@ -462,8 +461,6 @@ class Transitions:
                     continue
                 self.damaged += int(_is_blank(self._records[slot : slot + 1])[0])  # the others are counted already
                 self._one[0] = self._records[neighbour]
-                if self._one["boundary"][0] == Boundary.CONTINUES:
-                    self._one["boundary"] = Boundary.GAP
                 self._write(self._bytes, slot * self._record.itemsize)
 
     def _mark_gaps(self) -> None:

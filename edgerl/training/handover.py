@@ -155,7 +155,7 @@ def _let_learning_go_on(agent: NativeAgent, evolve: bool) -> None:
     agent.arena.config.last_update = NO_END
     agent.arena.config.drop_schedule = 0
     agent.arena.config.evolution_interval *= evolve
-    agent.arena.reopen()
+    agent.arena.reconfigure()
 
 
 def _constants(

@@ -59,9 +59,10 @@ def _memory(
     precision: Precision = "fp32",
     disk: Disk | None = None,
     path: Path | None = LOG,
+    n: int = N,
 ) -> Transitions:
     disk = _Careless() if disk is None else disk
-    return Transitions(_format(precision), capacity, SEED, keep=keep, storage=storage, path=path, disk=disk)
+    return Transitions(_format(precision, n), capacity, SEED, keep=keep, storage=storage, path=path, disk=disk)
 
 
 def _append(memory: Transitions, step: Step) -> None:
@@ -70,7 +71,8 @@ def _append(memory: Transitions, step: Step) -> None:
 
 def _row(step: Step) -> bytes:
     """As fp32 rows hold it."""
-    return struct.pack("<3f2f3f2f", *step.observation, *step.action, *step.following, step.reward, step.boundary)
+    numbers = np.concatenate([step.observation, step.action, step.following]).astype("<f4")
+    return numbers.tobytes() + struct.pack("<2f", step.reward, step.boundary)
 
 
 def _rows(memory: Transitions) -> list[bytes]:
@@ -495,6 +497,29 @@ def test_no_bit_that_flips_in_a_record_is_ever_sampled(keep: KeepPolicy, storage
             assert len({_body(row) for row in rows}) >= len(expected) - (position // size < count)
 
 
+@pytest.mark.parametrize("count", [4, 12])
+def test_the_newest_is_the_newest_however_often_it_stands_there(count: int) -> None:
+    """Where all others were damaged it is put in their place, in numbers of its own; and the next one comes after."""
+    expected = _filled(count=count)
+    newest, size = (count - 1) % 6, _format().record.itemsize
+    content = bytearray(LOG.read_bytes())
+    for slot in set(range(min(count, 6))) - {newest}:
+        content[HEADER_BYTES + slot * size + 20] ^= 1
+    LOG.write_bytes(content)
+    for restart in range(3):
+        with closing(_memory()) as memory:
+            assert {_body(row) for row in _rows(memory)} == {_body(expected[-1])}
+            assert memory.size == min(count, 6)
+            assert memory.damaged == (min(count, 6) - 1 if restart == 0 else 0)
+    with closing(_memory()) as memory:
+        for number, step in enumerate(steps(3, seed=9), 1):
+            _append(memory, step)
+            assert [_body(row) for row in _rows(memory)][-number:] == [
+                _body(_row(s)) for s in steps(3, seed=9)[:number]
+            ]
+            assert memory.size == min(count + number, 6)
+
+
 def test_two_flips_that_turn_a_gap_into_going_on_are_seen_by_the_numbers() -> None:
     """The one change that a checksum cannot see; the other way round is harmless."""
     expected = _filled(count=6)
@@ -601,6 +626,10 @@ def test_a_record_of_numbers_that_no_transition_has_is_left_out() -> None:
 # Power cuts.
 
 
+WIDE = 252
+"""Observations of a record of 2048 bytes: it ends with a sector, and every second one with a page."""
+
+
 class _Script:
     """Appends, gaps, syncs and a restart, and what of them must be there after a power cut."""
 
@@ -614,9 +643,9 @@ class _Script:
         self.follows: set[tuple[int, int]] = set()  # the numbers of transitions that follow each other
 
     def run(self, disk: Disk, count: int, name: str = "log") -> None:
-        memory = _memory(self.capacity, self.keep, self.storage, disk=disk, path=Path(name))
+        memory = _memory(self.capacity, self.keep, self.storage, disk=disk, path=Path(name), n=WIDE)
         self._restart(memory)
-        for index, step in enumerate(steps(count, seed=int(self.draw.integers(1 << 30)))):
+        for index, step in enumerate(steps(count, int(self.draw.integers(1 << 30)), WIDE)):
             chance = self.draw.random()
             if chance < 0.1:
                 memory.skip()
@@ -630,7 +659,7 @@ class _Script:
                 self.synced = {number for number, _ in self.model.slots}
             if 0.7 < chance < 0.8:
                 memory.close()
-                memory = _memory(self.capacity, self.keep, self.storage, disk=disk, path=Path(name))
+                memory = _memory(self.capacity, self.keep, self.storage, disk=disk, path=Path(name), n=WIDE)
                 self._restart(memory)
         memory.close()
 
@@ -696,10 +725,33 @@ def test_a_power_cut_at_any_operation_loses_nothing_that_was_synced(
             with contextlib.suppress(PowerCut):
                 script.run(disk, 20)
             disk.after_power_cut(folder)
-            with closing(_memory(5, keep, storage, path=Path("log"))) as memory:
+            with closing(_memory(5, keep, storage, path=Path("log"), n=WIDE)) as memory:
                 script.check(memory)
-                _append(memory, steps(1)[0])
-                assert _row(steps(1)[0]) in _rows(memory) or keep == "reservoir"
+                _append(memory, steps(1, n=WIDE)[0])
+                assert _row(steps(1, n=WIDE)[0]) in _rows(memory) or keep == "reservoir"
+
+
+def test_a_power_cut_after_a_restart_makes_no_window_of_what_was_before_and_after(tmp_path: Path) -> None:
+    """The mark of the gap is on the disk before anything that comes behind it, whichever pages are lost."""
+    go_on = [step._replace(boundary=Boundary.CONTINUES) for step in steps(4, n=WIDE)]
+    survived = 0
+    for seed in range(60):
+        (folder := tmp_path / str(seed)).mkdir()
+        os.chdir(folder)
+        with closing(_memory(path=Path("log"), n=WIDE)) as memory:
+            for step in go_on[:2]:
+                _append(memory, step)
+        disk = FaultyDisk()
+        disk.power_cut(-1, seed)
+        memory = _memory(disk=disk, path=Path("log"), n=WIDE)
+        for step in go_on[2:]:
+            _append(memory, step)
+        disk.after_power_cut(folder)
+        with closing(_memory(path=Path("log"), n=WIDE)) as memory:
+            rows = _rows(memory)
+            survived += memory.size > 2
+            assert [_boundary_of(row) for row in rows[:2]] == [0, 3]
+    assert 10 < survived < 60
 
 
 @pytest.mark.parametrize(("keep", "storage"), MEMORIES)
@@ -720,13 +772,13 @@ def test_a_second_power_cut_while_the_first_is_recovered_from(
             disk = FaultyDisk()
             disk.power_cut(second, second)
             with contextlib.suppress(PowerCut):
-                memory = _memory(5, keep, storage, disk=disk, path=Path("log"))
+                memory = _memory(5, keep, storage, disk=disk, path=Path("log"), n=WIDE)
                 script.check(memory)
                 script.adopt(memory)
-                for step in steps(4, seed=second):
+                for step in steps(4, second, WIDE):
                     script._append(memory, step)
             disk.after_power_cut(folder)
-            with closing(_memory(5, keep, storage, path=Path("log"))) as memory:
+            with closing(_memory(5, keep, storage, path=Path("log"), n=WIDE)) as memory:
                 script.check(memory)
 
 
