@@ -596,7 +596,9 @@ class Learner:
         if not self._takeover_due or self.has_keeper:
             return
         if self._store is None:
-            self._take_over()
+            self._restart_unless_finite()
+            if self._takeover_due:
+                self._take_over()
             return
         with contextlib.suppress(OutputError):  # noted; it stays due
             self.snapshot()
@@ -684,8 +686,17 @@ class Learner:
             self._arena.step(None, WHOLE_UPDATE)
             self._is_updating = False
             self._watch_for_divergence()
+        self._restart_unless_finite()
         if not self._is_whole:
             raise OutputError(f"there is nothing to keep: {self.last_error}")
+
+    def _restart_unless_finite(self) -> None:
+        """Before anything is kept: the engine sees to it, but for numbers that no training leads to."""
+        layers = (layer for network in self._arena.layers for layer in network)
+        arrays = (array for layer in layers for array in vars(layer).values() if isinstance(array, np.ndarray))
+        numbers = (array for array in arrays if array.dtype == np.float32)
+        if self._is_whole and not all(np.isfinite(array.sum(dtype=np.float64)) for array in numbers):
+            self._restart_from_champion()
 
     def _take_over(self) -> None:
         self._champion.take()

@@ -178,8 +178,7 @@ class Transitions:
             self._make_room(storage)
             if self._descriptor is not None:
                 self._recover()
-                self.break_off()  # whatever was under way goes on nowhere, also after a power cut: hence the sync
-                self.sync()
+                self.sync()  # or a gap could be lost that what comes after it is not
         except BaseException:
             self.close()
             raise
@@ -438,7 +437,6 @@ class Transitions:
         self.number = number + 1
         self._repair(first_broken, first_whole)
         if self._keep == "ring":
-            self._last = newest
             self._mark_gaps()
 
     def _whole(self, records: Array) -> Array:
@@ -464,13 +462,12 @@ class Transitions:
                 self._write(self._bytes, slot * self._record.itemsize)
 
     def _mark_gaps(self) -> None:
-        """Transitions whose successor is not the next one in the memory go on nowhere."""
+        """Transitions whose successor is not the next one in the memory go on nowhere, as the newest one does."""
         for first, records in self._chunks(0, self.size):
             following = (np.arange(first, first + len(records)) + 1) % self.size
             follows = self._records["number"][following] == records["number"] + np.uint64(1)
             for slot in first + np.flatnonzero((records["boundary"] == Boundary.CONTINUES) & ~follows):
-                if slot != self._last:
-                    self._set_boundary(int(slot), Boundary.GAP)
+                self._set_boundary(int(slot), Boundary.GAP)
 
     def _chunks(self, begin: int, end: int) -> Iterator[tuple[int, Array]]:
         for first in range(begin, end, CHUNK):

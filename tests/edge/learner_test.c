@@ -725,6 +725,9 @@ static void check_open_with(void) {
     subject a;
     open_subject(&a, &own);
     allow_all(&a);
+    ((learner *)(void *)a.arena)->config.n_layers = UINT32_MAX;
+    CHECK(edgerl_learner_open(a.arena, a.bytes.total, NULL) == EDGERL_BAD_SHAPE, "more layers than there can be");
+    CHECK(edgerl_learner_init(&own, a.arena, a.bytes.total) == EDGERL_OK, "init");
     CHECK(edgerl_learner_open(a.arena, a.bytes.total, &larger) == EDGERL_ARENA_TOO_SMALL, "an arena of other lanes");
     close_subject(&a);
     gap_bytes = gap_bytes_before;
@@ -759,7 +762,7 @@ static void check_halves(void) {
     for (uint32_t i = 0; i < 4; i++) {
         const learner_case *c = &CASES[i];
         const edgerl_learner_config config = config_of(c, EDGERL_ISA_BASELINE, 4);
-        edgerl_replay replays[3];
+        edgerl_replay replays[4]; /* floats, with gaps, halves, and normalised beforehand */
         replays[0] = fill_replay(c, rows);
         const uint32_t numbers = 2 * c->n + c->m, width = numbers + 2, padded_numbers = numbers + numbers % 2;
         const uint32_t gap = 5 + i, float_stride = width + gap, half_stride = padded_numbers + 4 + 2 * gap;
@@ -777,26 +780,34 @@ static void check_halves(void) {
             memcpy(halves + row * half_stride + padded_numbers, own + numbers, 2 * sizeof(float));
             memcpy(apart + row * float_stride, own, width * sizeof(float));
         }
-        replays[1] = replays[2] = replays[0];
+        replays[1] = replays[2] = replays[3] = replays[0];
         replays[1].rows = apart;
         replays[1].stride = (uint32_t)(float_stride * sizeof(float));
         replays[2].rows = halves;
         replays[2].stride = (uint32_t)(half_stride * sizeof(uint16_t));
         replays[2].format = EDGERL_ROWS_FLOAT16;
-        subject subjects[3];
-        for (uint32_t r = 0; r < 3; r++) {
-            replays[r].mean = i % 2 ? mean : NULL;
-            replays[r].scale = i % 2 ? scale : NULL;
+        static float normalised[1 << 16];
+        memcpy(normalised, rows, sizeof normalised);
+        for (uint32_t k = 0; i % 2 && k < replays[0].room * c->n; k++) {
+            const uint32_t of = k % c->n, now = k / c->n * width + of, next = now + c->n + c->m;
+            normalised[now] = (rows[now] - mean[of]) * scale[of];
+            normalised[next] = (rows[next] - mean[of]) * scale[of];
+        }
+        replays[3].rows = normalised;
+        subject subjects[4];
+        for (uint32_t r = 0; r < 4; r++) {
+            replays[r].mean = i % 2 && r < 3 ? mean : NULL;
+            replays[r].scale = i % 2 && r < 3 ? scale : NULL;
             open_subject(&subjects[r], &config);
             for (uint32_t k = 0; k < 9; k++) {
                 update(&subjects[r], &replays[r]);
             }
         }
-        for (uint32_t r = 1; r < 3; r++) {
+        for (uint32_t r = 1; r < 4; r++) {
             CHECK(is_same_state(&subjects[0], &subjects[r]), "%s, rows %u: another update", c->name, r);
             CHECK(((const learner *)(const void *)subjects[r].arena)->progress.abandoned == 0, "%s", c->name);
         }
-        for (uint32_t r = 0; r < 3; r++) {
+        for (uint32_t r = 0; r < 4; r++) {
             close_subject(&subjects[r]);
         }
     }

@@ -758,6 +758,21 @@ def test_a_takeover_without_a_state_folder() -> None:
             learner.sync()
 
 
+def test_nobody_takes_over_with_numbers_that_are_not_finite() -> None:
+    with _learner(rule=QUICK_TRIALS) as learner:
+        begun, x = Policy(learner.policy()), steps(1, 9)[0].observation
+        _drive(learner, 16, float, update=False)
+        assert learner.takeover_is_due
+        for network in learner._arena.layers:
+            network[0].weight[0] = np.inf
+        for _ in range(3):
+            learner.update()
+        assert not learner.takeover_is_due
+        assert learner.status()["trials"]["takeovers"] == 0
+        assert np.abs(learner.act(x, explore=False) - begun(x)).max() < 3e-6
+        _assert_finite(learner)
+
+
 def test_a_takeover_that_becomes_due_while_a_snapshot_is_written_waits_for_the_next() -> None:
     """The champion that drives is the one that the snapshot names."""
 
@@ -815,6 +830,45 @@ def test_divergence_after_a_takeover_goes_back_to_the_new_champion() -> None:
         assert learner.status()["champion"] == 2
         learner._restart_from_champion()
         assert _bytes(learner) == champion
+
+
+@pytest.mark.parametrize("name", ["weight", "second_moment", "target", "bias"])
+def test_what_is_not_finite_is_never_kept(name: str) -> None:
+    """However it came about: the snapshot holds the champion's state, from which learning goes on."""
+    with _learner(STATE) as learner:
+        begun = _bytes(learner)
+        _fill(learner)
+        for _ in range(9):
+            learner.update()
+        getattr(learner._arena.layers[2][1], name).reshape(-1)[3] = np.inf
+        learner.snapshot()
+        assert _bytes(learner) == begun
+        assert learner.status()["trials"]["divergences"] == 1
+        assert learner.update() == 1
+    with _learner(STATE) as learner:
+        assert _bytes(learner) == begun
+        assert learner.rejected == []
+
+
+def test_a_bundle_whose_numbers_overflow_is_kept_as_it_was() -> None:
+    """Weights that are finite, and whose decay squared is not."""
+    write_bundle(config=learner_config(weight_decay=1.0))
+    with TensorReader(BUNDLE, "learner", 1) as reader:
+        n_bytes, read = reader.shapes["state"][1][0], partial(reader.read_into, "state")
+        arena = LearnerArena.from_state(library(), n_bytes, read, lambda _: None)
+    arena.layers[0][0].weight[:] = 1e25
+    _rewrite(BUNDLE, "learner", {"state": arena.state})
+    with _learner(STATE) as learner:
+        begun = _bytes(learner)
+        for number, step in enumerate(steps(80)):
+            _observe(learner, step)
+            assert learner.update() == (number >= 7)
+            if number % 30 == 29:
+                learner.snapshot()
+    with _learner(STATE) as learner:
+        _assert_finite(learner)
+        assert _weights(learner) in begun
+        assert learner.status()["trials"]["divergences"] > 0
 
 
 def test_where_the_champion_cannot_be_read_it_drives_on_and_nothing_is_overwritten() -> None:
@@ -1035,8 +1089,8 @@ def test_the_bundles_transitions_are_there_from_the_start() -> None:
 def test_a_log_that_no_snapshot_knows_is_begun_anew() -> None:
     """Somebody was killed while planting the seed."""
     write_bundle(seed=steps(30))
-    with _learner(STATE):
-        pass
+    with _learner(STATE) as learner:
+        _fill(learner, 3)
     (STATE / "snapshot-00000001.safetensors").unlink()
     with _learner(STATE) as learner:
         assert learner.is_new

@@ -916,7 +916,39 @@ def test_a_failure_while_another_thread_syncs_is_not_forgotten() -> None:
         assert len(rows) == 4
 
 
+def test_what_was_made_up_for_is_not_written_again() -> None:
+    disk = FaultyDisk()
+    memory = _memory(disk=disk)
+    disk.fail(len(disk.operations), errno.EIO)
+    with pytest.raises(
+        OutputError, match=r"^cannot write transitions\.log: Input/output error; learning goes on in RAM"
+    ):
+        _append(memory, steps(1)[0])
+    begun = len(disk.operations)
+    memory.sync()
+    memory.sync()
+    assert disk.operations[begun:] == ["write", "sync", "sync"]
+    memory.close()
+
+
 # Threads and memory.
+
+
+@pytest.mark.parametrize("change", ["append", "break off"])
+def test_nothing_changes_while_somebody_samples(change: str) -> None:
+    memory, (first, second) = _memory(), steps(2)
+    _append(memory, first._replace(boundary=Boundary.CONTINUES))
+    action = memory.break_off if change == "break off" else lambda: _append(memory, second)
+    thread = threading.Thread(target=action)
+    with memory.lock:
+        before = _rows(memory)
+        thread.start()
+        thread.join(0.1)
+        assert thread.is_alive()
+        assert _rows(memory) == before
+    thread.join()
+    assert _rows(memory) != before
+    memory.close()
 
 
 @pytest.mark.parametrize("storage", ["ram", "mapped"])

@@ -185,7 +185,7 @@ def test_bundles() -> None:
     for case in range(count):
         rng = np.random.default_rng([SEED, 0, case])
         _put(BUNDLE, _mutated(rng, valid[case % len(valid)], "learner"))
-        is_kept = case % 16 == 0
+        is_kept, is_whole = case % 16 == 0, True
         with _bounded(f"bundle {case}"):
             options: dict[str, Any] = {"state": STATE, "disk": _SmallDisk()} if is_kept else {}
             with closing(Learner.load(BUNDLE, rule=RULE, **options)) as learner:
@@ -194,8 +194,11 @@ def test_bundles() -> None:
                 if is_kept:
                     learner.snapshot()
             if is_kept:
+                is_whole = False
                 with closing(Learner.load(STATE, rule=RULE, disk=_SmallDisk())) as learner:
                     _use(learner)
+                    is_whole = True
+        assert is_whole, f"bundle {case}: what was kept is not valid"
         shutil.rmtree(STATE, ignore_errors=True) if is_kept else None
     assert 0.1 * count < loaded < 0.9 * count, "some mutations are harmless, some are not"
 
