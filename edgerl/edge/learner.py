@@ -694,8 +694,9 @@ class Learner:
         """Before anything is kept: the engine sees to it, but for numbers that no training leads to."""
         layers = (layer for network in self._arena.layers for layer in network)
         arrays = (array for layer in layers for array in vars(layer).values() if isinstance(array, np.ndarray))
-        numbers = (array for array in arrays if array.dtype == np.float32)
-        if self._is_whole and not all(np.isfinite(array.sum(dtype=np.float64)) for array in numbers):
+        numbers = (array for array in arrays if array.dtype == np.float32 and array.size)
+        extremes = (extreme for array in numbers for extreme in (array.min(), array.max()))  # no copy is made for them
+        if self._is_whole and not all(np.isfinite(extreme) for extreme in extremes):
             self._restart_from_champion()
 
     def _take_over(self) -> None:

@@ -588,6 +588,55 @@ def test_a_learner_that_is_closed_beside_its_updates_stops_learning() -> None:
         shutil.rmtree(STATE)
 
 
+def test_nobody_acts_in_an_arena_that_is_being_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    with _learner(rule=ALWAYS) as learner:
+        act, acted = learner._arena.act, []
+
+        def watched(observation: Array) -> Array:
+            acted.append(learner._acting.locked())
+            return act(observation)
+
+        monkeypatch.setattr(learner._arena, "act", watched)
+        learner.act([0.0] * N)
+        assert acted == [True]
+        _fill(learner)
+        learner.update()
+        before = _bytes(learner)
+        thread = threading.Thread(target=learner._restart_from_champion)
+        with learner._acting:  # as long as an action is on its way
+            thread.start()
+            thread.join(0.1)
+            assert thread.is_alive()
+            assert _bytes(learner) == before
+        thread.join()
+        assert _bytes(learner) != before
+        monkeypatch.setattr(learner, "_is_whole", False)
+        assert learner.act([0.0] * N).shape == (M,)
+        assert len(acted) == 1
+
+
+def test_a_learner_is_closed_after_the_update_that_is_under_way() -> None:
+    learner, begun, done = _load(), threading.Event(), threading.Event()
+    _fill(learner)
+
+    def update() -> None:
+        with learner._lock:
+            begun.set()
+            done.wait(9)
+
+    updating, closing_ = threading.Thread(target=update), threading.Thread(target=learner.close)
+    updating.start()
+    begun.wait(9)
+    closing_.start()
+    closing_.join(0.1)
+    assert closing_.is_alive()
+    assert learner._transitions.size == 40
+    done.set()
+    updating.join()
+    closing_.join()
+    assert learner.update() == 0
+
+
 # Memory.
 
 

@@ -497,27 +497,27 @@ def test_no_bit_that_flips_in_a_record_is_ever_sampled(keep: KeepPolicy, storage
             assert len({_body(row) for row in rows}) >= len(expected) - (position // size < count)
 
 
-@pytest.mark.parametrize("count", [4, 12])
-def test_the_newest_is_the_newest_however_often_it_stands_there(count: int) -> None:
+@pytest.mark.parametrize(("capacity", "count"), [(6, 4), (6, 12), (600, 580)])
+def test_the_newest_is_the_newest_however_often_it_stands_there(capacity: int, count: int) -> None:
     """Where all others were damaged it is put in their place, in numbers of its own; and the next one comes after."""
-    expected = _filled(count=count)
-    newest, size = (count - 1) % 6, _format().record.itemsize
+    expected = _filled(count=count, capacity=capacity)
+    newest, size = (count - 1) % capacity, _format().record.itemsize
     content = bytearray(LOG.read_bytes())
-    for slot in set(range(min(count, 6))) - {newest}:
+    for slot in set(range(min(count, capacity))) - {newest}:
         content[HEADER_BYTES + slot * size + 20] ^= 1
     LOG.write_bytes(content)
     for restart in range(3):
-        with closing(_memory()) as memory:
+        with closing(_memory(capacity)) as memory:
             assert {_body(row) for row in _rows(memory)} == {_body(expected[-1])}
-            assert memory.size == min(count, 6)
-            assert memory.damaged == (min(count, 6) - 1 if restart == 0 else 0)
-    with closing(_memory()) as memory:
+            assert memory.size == min(count, capacity)
+            assert memory.damaged == (min(count, capacity) - 1 if restart == 0 else 0)
+    with closing(_memory(capacity)) as memory:
         for number, step in enumerate(steps(3, seed=9), 1):
             _append(memory, step)
             assert [_body(row) for row in _rows(memory)][-number:] == [
                 _body(_row(s)) for s in steps(3, seed=9)[:number]
             ]
-            assert memory.size == min(count + number, 6)
+            assert memory.size == min(count + number, capacity)
 
 
 def test_two_flips_that_turn_a_gap_into_going_on_are_seen_by_the_numbers() -> None:
