@@ -88,6 +88,7 @@ def _quantities(device: Device) -> list[tuple[str, Quantity]]:
     groups: dict[str, object] = {"cpu": device.cpu, "memory": device.memory, "budgets": device.budgets}
     groups |= {f"caches.{cache.level}": cache for cache in device.caches}
     groups |= {f"runtimes.{runtime.name}": runtime.figures for runtime in device.runtimes if runtime.figures}
+    groups |= {f"measured.{saved.policy_sha256[:8]}.{saved.runtime}": saved for saved in device.measured}
     return [
         (f"{name}.{key}", value)
         for name, group in groups.items()

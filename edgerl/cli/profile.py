@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from edgerl.cli.measuring import Measuring
 from edgerl.cli.models import find_model
-from edgerl.cli.output import Json, human_bytes, human_seconds, print_json, print_table
+from edgerl.cli.output import Force, Json, human_bytes, human_seconds, print_json, print_table
 from edgerl.errors import CheckFailed
 
 if TYPE_CHECKING:
@@ -24,7 +25,9 @@ SMALLEST_ROUNDED = {"FLOP": 1.0, "us": 0.1}
 
 
 def command(
-    device: Annotated[str, typer.Option("--device", metavar="ID|FILE.toml", help="As `edgerl devices list` names it.")],
+    device: Annotated[
+        str | None, typer.Option("--device", metavar="ID|FILE.toml", help="As `edgerl devices list` names it.")
+    ] = None,
     model: Annotated[
         Path | None, typer.Argument(help="A policy, an ONNX perceptron or a run folder; else the newest policy.")
     ] = None,
@@ -44,9 +47,32 @@ def command(
         str | None, typer.Option("--budget-latency", metavar="TIME", help="As in 500us; else the device's.")
     ] = None,
     rate: Annotated[float | None, typer.Option("--rate", metavar="HZ", help="Control rate; else the device's.")] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Measure the latency on this machine: native and onnxruntime.")
+    ] = False,
+    ssh: Annotated[
+        str | None, typer.Option("--ssh", metavar="USER@HOST", help="Measure it on a board that has nothing installed.")
+    ] = None,
+    ssh_config: Annotated[
+        Path | None, typer.Option("--ssh-config", metavar="FILE", help="Its port, key and known hosts, as `ssh -F`.")
+    ] = None,
+    bundle: Annotated[
+        Path | None,
+        typer.Option("--bundle", metavar="FILE.tar", help="Write what measures it, for boards without ssh."),
+    ] = None,
+    import_result: Annotated[
+        Path | None, typer.Option("--import", metavar="FILE.json", help="Read what the bundle measured there.")
+    ] = None,
+    save: Annotated[
+        Path | None, typer.Option("--save", metavar="FILE.toml", help="Keep the measurement in a profile of your own.")
+    ] = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Compare a model's memory, flash, FLOPs and estimated latency with a device's budgets; exit 1 if it exceeds one.
+    """Compare a model's memory, flash, FLOPs and latency with a device's budgets; exit 1 if it exceeds one.
+
+    The latency is an estimate until it is measured: here, over ssh, or on the board by hand. A measurement is printed
+    beside the estimate and takes its place in the verdict; without --device it is printed alone.
 
     Example: edgerl profile --device stm32f405 --rate 200 --budget-memory 64KiB
     """
@@ -54,9 +80,15 @@ def command(
     from edgerl.profiling.report import profile
     from edgerl.profiling.units import parse_bytes, parse_count, parse_seconds
 
-    found = find_device(device)
+    measuring = Measuring(measure, ssh, ssh_config, import_result, bundle, save, force)
+    measuring.check(device)
+    found = None if device is None else find_device(device)
+    path = find_model(model)
+    if found is None:
+        measuring.run(path, None).print_alone(path, as_json=as_json)
+        return
     report = profile(
-        find_model(model),
+        path,
         found,
         runtime=runtime,
         budget_memory_bytes=_parsed(parse_bytes, budget_memory, "--budget-memory"),
@@ -65,10 +97,15 @@ def command(
         budget_latency_seconds=_parsed(parse_seconds, budget_latency, "--budget-latency"),
         rate_hz=rate,
     )
+    done = measuring.run(path, found)
+    report = done.applied_to(report)
     if as_json:
-        print_json(report.as_dict())
+        print_json({**report.as_dict(), **done.as_dict()})
     else:
         _print_report(report)
+        done.print()
+    if save is not None:
+        done.save(report.architecture, found, str(device), save)
     if not report.fits:
         excess = ", ".join(_excess(LABELS[name], report.verdicts[name]) for name in report.exceeded)
         raise CheckFailed(f"{report.model} does not fit {report.device}: {excess}")
@@ -108,9 +145,13 @@ def _print_report(report: ProfileReport) -> None:
 
 def _used_and_budget(verdict: Verdict) -> tuple[str, str]:
     """Both amounts rounded; exact where rounding would make an exceeded budget look kept."""
+    from edgerl.profiling.report import MeasuredLatency
+
     used, budget = (_amount(amount, verdict.unit) for amount in (verdict.used, verdict.budget))
     if used == budget and not verdict.fits:
         used, budget = (f"{amount}{SYMBOLS[verdict.unit]}" for amount in (verdict.used, verdict.budget))
+    if isinstance(verdict, MeasuredLatency):
+        return f"{used} (measured)", budget
     return (f"≈ {used} (estimate, unvalidated)" if verdict.unit == "us" else used), budget
 
 

@@ -121,6 +121,19 @@ class Budgets:
 
 
 @dataclass(frozen=True)
+class SavedMeasurement:
+    """A latency that was measured on this device, of one policy with one runtime; `model` is its architecture."""
+
+    policy_sha256: str
+    model: str
+    runtime: RuntimeName
+    latency_us: Quantity  # median
+    latency_p99_us: Quantity
+    latency_max_us: Quantity
+    latency_cold_us: Quantity
+
+
+@dataclass(frozen=True)
 class Device:
     """A device profile, valid in every respect that can be checked without the device."""
 
@@ -134,6 +147,7 @@ class Device:
     runtimes: tuple[Runtime, ...]
     default_runtime: RuntimeName
     budgets: Budgets
+    measured: tuple[SavedMeasurement, ...] = ()
 
     def runtime(self, name: str) -> Runtime:
         """The runtime called `name`; DeviceError when there is none such."""
@@ -143,6 +157,11 @@ class Device:
         raise DeviceError(
             f"there is no runtime {name[:40]!r}; choose one of {', '.join(RUNTIMES)}{nearest(name, RUNTIMES)}"
         )
+
+    def saved(self, policy_sha256: str | None, runtime: str) -> SavedMeasurement | None:
+        """What was measured of a policy with a runtime."""
+        wanted = policy_sha256, runtime
+        return next((saved for saved in self.measured if (saved.policy_sha256, saved.runtime) == wanted), None)
 
 
 def device_ids() -> list[str]:
@@ -295,6 +314,7 @@ def _device(table: _Table, device_id: str) -> Device:
         default_runtime=table.choice("default_runtime", RUNTIMES),
         runtimes=_runtimes(table.table("runtimes")),
         budgets=_budgets(table.table("budgets")),
+        measured=tuple(_saved(entry) for entry in table.tables("measured")) if "measured" in table.content else (),
     )
     table.finish()
     _check_together(device, table)
@@ -380,6 +400,22 @@ def _budgets(table: _Table) -> Budgets:
     return budgets
 
 
+def _saved(table: _Table) -> SavedMeasurement:
+    saved = SavedMeasurement(
+        policy_sha256=table.text("policy_sha256"),
+        model=table.text("model"),
+        runtime=table.choice("runtime", RUNTIMES),
+        latency_us=table.number("latency_us", zero=True),
+        latency_p99_us=table.number("latency_p99_us", zero=True),
+        latency_max_us=table.number("latency_max_us", zero=True),
+        latency_cold_us=table.number("latency_cold_us", zero=True),
+    )
+    if len(saved.policy_sha256) != 64 or not set(saved.policy_sha256) <= set("0123456789abcdef"):
+        raise table.fail("policy_sha256", f"is {quoted(saved.policy_sha256)}; expected 64 hexadecimal digits")
+    table.finish()
+    return saved
+
+
 def _check_together(device: Device, table: _Table) -> None:
     """What no single key can show: limits that contradict each other."""
     memory, budgets = device.memory, device.budgets
@@ -394,6 +430,9 @@ def _check_together(device: Device, table: _Table) -> None:
     for nearer, farther in pairwise(device.caches):
         if nearer.size_bytes.value >= farther.size_bytes.value:
             raise table.fail("caches", f"list {nearer.level} before {farther.level}; expected the smallest first")
+    named = [(saved.policy_sha256, saved.runtime) for saved in device.measured]
+    if len(set(named)) != len(named):
+        raise table.fail("measured", "holds two measurements of one policy and runtime; remove one")
     if device.runtime(device.default_runtime).figures is None:
         raise table.fail("default_runtime", f"is {device.default_runtime}, which has no figures; choose another")
 

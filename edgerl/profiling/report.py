@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ from edgerl.profiling.device import (
     find_device,
 )
 from edgerl.profiling.latency import LayerWork, estimate_latency, sustained_flops
+from edgerl.profiling.measure import policy_identity
 from edgerl.profiling.model import LayerRow, ModelRows, policy_rows, read_model
 
 Unit = Literal["bytes", "FLOP", "us"]
@@ -47,6 +48,13 @@ class Verdict:
     def fits(self) -> bool:
         """Whether the budget is kept; exactly the budget is."""
         return self.used <= self.budget
+
+
+@dataclass(frozen=True)
+class MeasuredLatency(Verdict):
+    """The latency's verdict where it was measured on the device; `estimated` is what the model says, in µs."""
+
+    estimated: float
 
 
 @dataclass(frozen=True)
@@ -115,7 +123,8 @@ def profile(
     """Compare a model with a device's budgets: a policy, or the path of a .safetensors, an .onnx file or a run folder.
 
     `device` is an id, the path of a .toml file, or a Device. Budgets and rate default to the device's. Latency is an
-    estimate; everything else follows from the model and the profile by arithmetic.
+    estimate, unless the profile holds a measurement of this very model; everything else follows from the model and the
+    profile by arithmetic.
     """
     rows = policy_rows(model) if isinstance(model, CompactPolicy) else read_model(Path(model))
     device = device if isinstance(device, Device) else find_device(device)
@@ -124,7 +133,7 @@ def profile(
     works = [_work(layer, chosen, figures) for layer in rows.layers]
     rate = _given("the rate", rate_hz, device.budgets.rate_hz)
     budget_latency_us = None if budget_latency_seconds is None else budget_latency_seconds * 1e6
-    return ProfileReport(
+    report = ProfileReport(
         model=rows.name,
         architecture=rows.architecture,
         device=device.id,
@@ -140,6 +149,28 @@ def profile(
         latency=_latency(works, device, figures, rate, budget_latency_us),
         notes=tuple(_notes(rows, device, chosen)),
     )
+    return with_saved_latency(report, model, device) if device.measured else report
+
+
+def with_saved_latency(report: ProfileReport, model: CompactPolicy | str | Path, device: Device) -> ProfileReport:
+    """The same with the latency that the profile says was measured of this model and runtime, if it says so."""
+    saved = device.saved(policy_identity(model if isinstance(model, CompactPolicy) else Path(model)), report.runtime)
+    if saved is None:
+        return report
+    return with_measured_latency(report, saved.latency_us.value, saved.latency_us.source)
+
+
+def with_measured_latency(report: ProfileReport, latency_us: float, source: str) -> ProfileReport:
+    """The same with a measured latency in place of the estimate."""
+    estimate = report.latency
+    measured = MeasuredLatency(
+        used=latency_us,
+        budget=estimate.budget,
+        unit="us",
+        source=f"used: {source}; budget: {estimate.source.partition('; budget: ')[2]}",
+        estimated=estimate.estimated if isinstance(estimate, MeasuredLatency) else estimate.used,
+    )
+    return replace(report, latency=measured)
 
 
 def _figures(device: Device, runtime: Runtime) -> RuntimeFigures:
