@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,38 +38,59 @@ class Measuring:
     save: Path | None
     force: bool
 
-    def check(self, device: str | None) -> None:
-        """Raise ConfigError or OutputError where the options do not go together, before anything is done."""
-        from edgerl.files import refuse_existing
-
+    @property
+    def chosen(self) -> list[str]:
+        """The options that say what to do; at most one where `check` passed."""
         given = {
             "--measure": self.here,
             "--ssh": self.ssh is not None,
             "--import": self.result is not None,
             "--bundle": self.bundle is not None,
         }
-        chosen = [name for name, is_given in given.items() if is_given]
-        if len(chosen) > 1:
-            raise ConfigError(f"{' and '.join(chosen)} exclude each other; choose one")
-        if device is None and not chosen:
+        return [name for name, is_given in given.items() if is_given]
+
+    def check(self, device: str | None, of_a_device: Mapping[str, object]) -> None:
+        """Raise ConfigError or OutputError where the options do not go together, before anything is done.
+
+        `of_a_device` are the options that mean nothing without one.
+        """
+        if len(self.chosen) > 1:
+            raise ConfigError(f"{' and '.join(self.chosen)} exclude each other; choose one")
+        if device is None and not self.chosen:
             raise ConfigError("Missing option '--device'; or measure: --measure, --ssh, --import, --bundle")
-        if self.ssh_config is not None and self.ssh is None:
+        useless = [name for name, value in of_a_device.items() if device is None and value is not None]
+        if useless:
+            raise ConfigError(f"{useless[0]} is for a device; add --device")
+        self._check_ssh()
+        self._check_outputs(device)
+
+    def _check_ssh(self) -> None:
+        from edgerl.profiling.ssh import ssh_command
+
+        if self.ssh is not None:
+            ssh_command(self.ssh, self.ssh_config)
+        elif self.ssh_config is not None:
             raise ConfigError("--ssh-config is for --ssh; name the board: --ssh user@host")
-        if self.save is not None and (device is None or not chosen or self.bundle is not None):
-            raise ConfigError("--save keeps a measurement in a profile; add --measure, --ssh or --import, and --device")
+
+    def _check_outputs(self, device: str | None) -> None:
+        from edgerl.files import refuse_existing
+
         if self.bundle is not None:
             refuse_existing(self.bundle, force=self.force, option="--bundle")
-        if self.save is not None and device is not None:
-            if self.save.suffix != ".toml":
-                raise OutputError(f"--save is {self.save}; expected a name that ends in .toml, as of a device profile")
-            if not _is_same_file(self.save, device):
-                refuse_existing(self.save, force=self.force, option="--save")
+        if self.save is None:
+            return
+        if device is None or self.chosen in ([], ["--bundle"]):
+            raise ConfigError("--save keeps a measurement in a profile; add --measure, --ssh or --import, and --device")
+        if self.save.suffix != ".toml":
+            raise OutputError(f"--save is {self.save}; expected a name that ends in .toml, as of a device profile")
+        if not _is_same_file(self.save, device):
+            refuse_existing(self.save, force=self.force, option="--save")
 
     def run(self, path: Path, device: Device | None) -> Done:
         """Do what the options say, for the model in `path`."""
-        written = None if self.bundle is None else _write_bundle(path, self.bundle)
-        measures = self.here or self.ssh is not None or self.result is not None
-        return Done(written, _compare(self, path, device) if measures else None)
+        if self.bundle is not None:
+            return Done(_write_bundle(path, self.bundle), None)
+        return Done(None, _compare(self, path, device) if self.chosen else None)
 
 
 @dataclass(frozen=True)
@@ -89,12 +111,14 @@ class Done:
 
         return report if self.comparison is None else with_comparison(report, self.comparison)
 
-    def print(self) -> None:
-        """For people, after the report."""
+    def print(self, runtime: str | None = None) -> None:
+        """For people, after the report, which is about `runtime`."""
         if self.bundle is not None:
             _print_bundle(self.bundle)
         if self.comparison is not None:
             _print_comparison(self.comparison)
+            if runtime is not None:
+                _print_what_the_verdict_is_on(self.comparison, runtime)
 
     def print_alone(self, path: Path, *, as_json: bool) -> None:
         """Without a report."""
@@ -160,11 +184,19 @@ def _result(measuring: Measuring, subject: Subject) -> Result:
     from edgerl.profiling.ssh import run_bundle
 
     if measuring.ssh is not None:
+        _tell(f"measuring on {measuring.ssh}: copying, some seconds there, longer where the program must be built")
         answer = run_bundle(measuring.ssh, make_bundle(subject).data, measuring.ssh_config)
         return parse_result(answer, f"what {measuring.ssh} sent")
     if measuring.result is not None:
         return parse_result(read_bytes(measuring.result), str(measuring.result))
+    _tell("measuring here, some seconds")
     return measure_here(subject)
+
+
+def _tell(what: str) -> None:
+    """For whoever waits at a terminal."""
+    if sys.stderr.isatty():
+        note(what)
 
 
 @contextlib.contextmanager
@@ -203,9 +235,16 @@ def _print_comparison(comparison: Comparison) -> None:
         _print_histogram(measurement.histogram, measurement.calls)
     for runtime, reason in comparison.result.not_measured.items():
         print(f"{runtime}: not measured: {reason}")
-    if comparison.device is not None and not comparison.counts:
+
+
+def _print_what_the_verdict_is_on(comparison: Comparison, runtime: str) -> None:
+    """Where it is not on the measurement."""
+    if not comparison.counts:
         architecture = comparison.result.machine.architecture
         print(f"note: {architecture} is not the architecture of {comparison.device}: the verdict is on the estimate")
+    elif comparison.result.measurement(runtime) is None:
+        measured = " or ".join(row.measurement.runtime for row in comparison.rows)
+        print(f"note: {runtime} was not measured: the verdict is on its estimate; choose --runtime {measured}")
 
 
 def _cells(row: Row, comparison: Comparison) -> list[str]:

@@ -81,7 +81,13 @@ def command(
     from edgerl.profiling.units import parse_bytes, parse_count, parse_seconds
 
     measuring = Measuring(measure, ssh, ssh_config, import_result, bundle, save, force)
-    measuring.check(device)
+    budgets = {
+        "--budget-memory": budget_memory,
+        "--budget-flash": budget_flash,
+        "--budget-flops": budget_flops,
+        "--budget-latency": budget_latency,
+    }
+    measuring.check(device, {"--runtime": runtime, "--rate": rate, **budgets})
     found = None if device is None else find_device(device)
     path = find_model(model)
     if found is None:
@@ -103,7 +109,7 @@ def command(
         print_json({**report.as_dict(), **done.as_dict()})
     else:
         _print_report(report)
-        done.print()
+        done.print(report.runtime)
     if save is not None:
         done.save(report.architecture, found, str(device), save)
     if not report.fits:

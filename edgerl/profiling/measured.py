@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from edgerl.errors import DeviceError
+from edgerl.errors import DeviceError, FileFormatError
 from edgerl.files import read_bytes, write_atomically
 from edgerl.profiling.device import Device, Quantity, SavedMeasurement, parse_device
 from edgerl.profiling.measure import Subject
@@ -59,10 +59,10 @@ class Comparison:
 def compare(result: Result, subject: Subject, device: Device | None) -> Comparison:
     """A result of `subject`, checked, beside the estimates for a device.
 
-    Raises DeviceError where it is of another policy, and CheckFailed where its actions are wrong.
+    Raises FileFormatError where it is of another policy, and CheckFailed where its actions are wrong.
     """
     if result.policy_sha256 != subject.policy_sha256:
-        raise DeviceError(
+        raise FileFormatError(
             f"the result is of another policy: its SHA-256 is {result.policy_sha256[:12]}…, that of {subject.name} "
             f"{subject.policy_sha256[:12]}…; name the model that the bundle was made of"
         )

@@ -30,7 +30,6 @@ OPTIONS = (
     "ClearAllForwardings=yes",
     "ForwardAgent=no",
     "ForwardX11=no",
-    "PermitLocalCommand=no",
     "RemoteCommand=none",
     "RequestTTY=no",
     "LogLevel=ERROR",
@@ -56,8 +55,8 @@ PREFIX = "edgerl-benchmark: "
 UNPACKS = (
     f'umask 077; folder=; problem() {{ echo "{PREFIX}$1" >&2; exit 74; }}; '
     'trap "cd /; rm -rf \\"\\$folder\\"" EXIT; trap "exit 129" HUP INT TERM PIPE; '
-    'folder=$(mktemp -d "${TMPDIR:-/tmp}/edgerl-XXXXXXXX" 2>&1) || problem "no temporary folder there: $folder"; '
-    'cd "$folder" && said=$(tar -xof - 2>&1) || problem "cannot unpack there: ${said:-the file system refuses it}"; '
+    'made=$(mktemp -d "${TMPDIR:-/tmp}/edgerl-XXXXXXXX" 2>&1) || problem "no temporary folder there: $made"; '
+    'folder=$made; cd "$folder" && said=$(tar -xof - 2>&1) || problem "cannot unpack there: ${said:-the file system refuses it}"; '
     f'[ -f {FOLDER}/{SCRIPT} ] || problem "the copy is not complete"; '
     f"sh {FOLDER}/{SCRIPT} </dev/null"
 )
@@ -81,9 +80,9 @@ ADVICE = (
 def run_bundle(destination: str, bundle: bytes, ssh_config: Path | None = None) -> bytes:
     """What the bundle prints on `destination`, which is what ssh calls it: a host, or user@host.
 
-    `ssh_config` replaces the user's own ssh configuration. Raises RemoteError, ConfigError and MissingExtraError.
+    `ssh_config` replaces the user's own ssh configuration. Raises RemoteError, and what `ssh_command` raises.
     """
-    command = _command(destination, ssh_config)
+    command = ssh_command(destination, ssh_config)
     with tempfile.TemporaryFile() as file:  # without a name: nothing is left, whatever happens
         file.write(bundle)
         file.seek(0)
@@ -101,7 +100,8 @@ def run_bundle(destination: str, bundle: bytes, ssh_config: Path | None = None) 
     return answer
 
 
-def _command(destination: str, ssh_config: Path | None) -> list[str]:
+def ssh_command(destination: str, ssh_config: Path | None) -> list[str]:
+    """What runs ssh for `run_bundle`. Raises ConfigError where it cannot, and MissingExtraError."""
     ssh = shutil.which("ssh")
     if ssh is None:
         raise MissingExtraError("ssh is not installed here; run: apt-get install openssh-client")
@@ -111,7 +111,7 @@ def _command(destination: str, ssh_config: Path | None) -> list[str]:
         raise ConfigError(f"--ssh-config is {ssh_config}, which is no file; name an ssh configuration")
     options = [part for option in OPTIONS for part in ("-o", option)]
     chosen = [] if ssh_config is None else ["-F", str(ssh_config.absolute())]
-    return [ssh, "-T", *chosen, *options, "--", destination, REMOTE_COMMAND]
+    return [ssh, *chosen, *options, "--", destination, REMOTE_COMMAND]
 
 
 def _read(process: subprocess.Popen[bytes], destination: str) -> tuple[bytes, str]:

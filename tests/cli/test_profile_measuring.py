@@ -160,6 +160,14 @@ def test_an_imported_result_stands_in_the_report_and_is_saved(edgerl: Run) -> No
     }
 
 
+def test_where_the_runtime_was_not_measured_the_report_says_so(edgerl: Run) -> None:
+    Path("result.json").write_bytes(nano_result())
+    code, out, _ = edgerl("profile", "policy.safetensors", "--device", "jetson-nano", "--import", "result.json")
+    assert code == 0
+    assert "note: onnxruntime was not measured: the verdict is on its estimate; choose --runtime c\n" in out
+    assert "(estimate, unvalidated)" in out
+
+
 def test_a_saved_measurement_takes_the_place_of_the_estimate_of_that_policy_and_runtime(edgerl: Run) -> None:
     Path("result.json").write_bytes(nano_result())
     edgerl("profile", "policy.onnx", "--device", "jetson-nano", "--import", "result.json", "--save", "my-nano.toml")
@@ -273,6 +281,12 @@ def test_a_bundle_is_written_once(edgerl: Run) -> None:
         (("--measure", "--ssh", "board"), "--measure and --ssh exclude each other; choose one"),
         (("--import", "a.json", "--bundle", "b.tar"), "--import and --bundle exclude each other; choose one"),
         ((), "Missing option '--device'; or measure: --measure, --ssh, --import, --bundle"),
+        (("--measure", "--budget-latency", "1ms"), "--budget-latency is for a device; add --device"),
+        (("--measure", "--runtime", "c"), "--runtime is for a device; add --device"),
+        (
+            ("--ssh", "board", "--ssh-config", "none"),
+            "--ssh-config is none, which is no file; name an ssh configuration",
+        ),
         (("--measure", "--ssh-config", "c"), "--ssh-config is for --ssh; name the board: --ssh user@host"),
         (
             ("--measure", "--save", "my.toml"),

@@ -217,16 +217,28 @@ def test_the_command_is_one_line_that_no_shell_reads_otherwise() -> None:
     assert "\\\\" not in inner
 
 
+INTERRUPTIBLE = "import signal, edgerl.cli; signal.signal(2, signal.default_int_handler); edgerl.cli.main()"
+"""As at a terminal: what starts in the background ignores Ctrl-C."""
+
+
 def test_ctrl_c_here(board: Board, policy_path: Path, tmp_path: Path) -> None:
-    """While the board builds the program, since no cross compiler is found here."""
+    """While the board builds the program, since no cross compiler is found here; its compiler takes a while."""
     export_policy(policy_path, "onnx", policy_path.with_suffix(".onnx"))
-    config = board.ssh_config()
-    only_ssh = tmp_path / "bin"
-    only_ssh.mkdir()
-    (only_ssh / "ssh").symlink_to(shutil.which("ssh") or "")
-    command = [sys.executable, "-m", "edgerl", "profile", policy_path, "--ssh", "board", "--ssh-config", config]
-    environment = {**os.environ, "TMPDIR": str(tmp_path / "temporary"), "PATH": str(only_ssh)}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, env=environment)
+    tools = few_tools(tmp_path / "tools")
+    (tools / "cc").write_text("#!/bin/sh\n/bin/sleep 2\n")
+    (tools / "cc").chmod(0o755)
+    config = board.ssh_config(command=f"PATH={tools}; export PATH; {AS_ASKED}")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/ssh").symlink_to(shutil.which("ssh") or "")
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "temporary"), "PATH": str(tmp_path / "bin")}
+    arguments = ("profile", policy_path, "--ssh", "board", "--ssh-config", config)
+    process = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTIBLE, *arguments],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=environment,
+    )
     while process.poll() is None and not list(board.temporary.glob(f"*/*/{SCRIPT}")):
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)
