@@ -23,6 +23,8 @@ COMMANDS = (
     "devices list",
     "devices show",
     "devices validate",
+    "devices calibrate",
+    "devices evaluate",
 )
 Run = Callable[..., tuple[int, str, str]]
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgerl.cli.output import human_bytes, note, print_json, print_table
+from edgerl.cli.profile_formats import human_latency
 from edgerl.errors import ConfigError, MissingExtraError, OutputError
 
 if TYPE_CHECKING:
@@ -49,20 +50,24 @@ class Measuring:
         }
         return [name for name, is_given in given.items() if is_given]
 
-    def check(self, device: str | None, of_a_device: Mapping[str, object]) -> None:
+    def check(self, devices: Sequence[str], of_a_device: Mapping[str, object], network: str | None) -> None:
         """Raise ConfigError or OutputError where the options do not go together, before anything is done.
 
-        `of_a_device` are the options that mean nothing without one.
+        `of_a_device` are the options that mean nothing without one; `network` is one that does not exist yet.
         """
         if len(self.chosen) > 1:
             raise ConfigError(f"{' and '.join(self.chosen)} exclude each other; choose one")
-        if device is None and not self.chosen:
+        if not devices and not self.chosen:
             raise ConfigError("Missing option '--device'; or measure: --measure, --ssh, --import, --bundle")
-        useless = [name for name, value in of_a_device.items() if device is None and value is not None]
+        useless = [name for name, value in of_a_device.items() if not devices and value is not None]
         if useless:
             raise ConfigError(f"{useless[0]} is for a device; add --device")
+        if self.chosen and len(devices) > 1:
+            raise ConfigError(f"{self.chosen[0]} is about one device; name one --device instead of {len(devices)}")
+        if self.chosen and network is not None:
+            raise ConfigError(f"{self.chosen[0]} needs a policy in a file; name one instead of --network")
         self._check_ssh()
-        self._check_outputs(device)
+        self._check_outputs(devices[0] if devices else None)
 
     def _check_ssh(self) -> None:
         from edgerl.profiling.ssh import ssh_command
@@ -86,11 +91,11 @@ class Measuring:
         if not _is_same_file(self.save, device):
             refuse_existing(self.save, force=self.force, option="--save")
 
-    def run(self, path: Path, device: Device | None) -> Done:
-        """Do what the options say, for the model in `path`."""
+    def run(self, path: Path, device: Device | None, mode: str | None) -> Done:
+        """Do what the options say, for the model in `path`; the device is in that mode."""
         if self.bundle is not None:
             return Done(_write_bundle(path, self.bundle), None)
-        return Done(None, _compare(self, path, device) if self.chosen else None)
+        return Done(None, _compare(self, path, device, mode) if self.chosen else None)
 
 
 @dataclass(frozen=True)
@@ -138,6 +143,9 @@ class Done:
         note(f"{goal}: latencies measured: {count}; profile with it: --device {goal}")
 
 
+NOTHING_DONE = Done(None, None)
+
+
 def _is_same_file(path: Path, device: str) -> bool:
     return device.endswith(".toml") and path.exists() and Path(device).exists() and path.samefile(device)
 
@@ -168,12 +176,12 @@ def _print_bundle(written: dict[str, Any]) -> None:
     print("and here: edgerl profile --import result.json --device …")
 
 
-def _compare(measuring: Measuring, path: Path, device: Device | None) -> Comparison:
+def _compare(measuring: Measuring, path: Path, device: Device | None, mode: str | None) -> Comparison:
     """Measure, or read what was measured, and hold it beside the device's estimates."""
     from edgerl.profiling import measured
 
     with _subject(path, complete=measuring.result is None) as subject:
-        return measured.compare(_result(measuring, subject), subject, device)
+        return measured.compare(_result(measuring, subject), subject, device, mode)
 
 
 def _result(measuring: Measuring, subject: Subject) -> Result:
@@ -248,13 +256,13 @@ def _print_what_the_verdict_is_on(comparison: Comparison, runtime: str) -> None:
 
 
 def _cells(row: Row, comparison: Comparison) -> list[str]:
-    measurement, estimate = row.measurement, row.estimated_us
+    measurement, estimate = row.measurement, row.estimate
     figures = ("p50_ns", "p90_ns", "p99_ns", "max_ns", "cold_ns")
     cells = [measurement.runtime, *(_time(getattr(measurement, name)) for name in figures)]
     if comparison.device is not None:
-        is_known = comparison.counts and estimate is not None and measurement.p50_ns > 0
-        cells.append("–" if estimate is None else f"≈ {_time(1e3 * estimate)}")
-        cells.append(f"{100 * (1e3 * (estimate or 0) / measurement.p50_ns - 1):+.0f} %" if is_known else "–")
+        cells += [human_latency(estimate) if estimate else "–", "–"]
+        if estimate and comparison.counts and measurement.p50_ns:
+            cells[-1] = f"{100 * (1e3 * estimate.used / measurement.p50_ns - 1):+.0f} %"
     return cells
 
 

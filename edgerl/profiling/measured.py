@@ -16,7 +16,7 @@ from edgerl.files import read_bytes, write_atomically
 from edgerl.profiling.device import Device, Quantity, SavedMeasurement, parse_device
 from edgerl.profiling.measure import Subject
 from edgerl.profiling.measurement import Machine, Measurement, Result, largest_difference
-from edgerl.profiling.report import MeasuredLatency, ProfileReport, profile, with_measured_latency
+from edgerl.profiling.report import Estimate, ProfileReport, estimated_latency, profile, with_measured_latency
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -32,32 +32,38 @@ SAME_MACHINE = {"x86-64": "x86_64", "amd64": "x86_64", "arm64": "aarch64", "armv
 
 @dataclass(frozen=True)
 class Row:
-    """One runtime: what was measured, and what the model had said, in µs."""
+    """One runtime: what was measured, and what the model had said."""
 
     measurement: Measurement
     largest_difference: float | None  # of the actions, in shares of their range; None where no policy is there to tell
-    estimated_us: float | None  # None without a device, or where it has no figures for this runtime
+    estimate: Estimate | None  # None without a device, or where it has no figures for this runtime
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A result beside a device's estimates; `counts` tells whether it was measured on such a device."""
+    """A result beside a device's estimates; `counts` tells whether it was measured on such a device.
+
+    `mode` is the power mode that the device was in, by whoever asked; None: its default one.
+    """
 
     result: Result
     rows: tuple[Row, ...]
     device: str | None
+    mode: str | None
     counts: bool
 
     def as_dict(self) -> dict[str, Any]:
-        """As plain data, for JSON: the result, with two more numbers for each measurement."""
+        """As plain data, for JSON: the result, with what it was compared with."""
         document = self.result.as_dict()
         for entry, row in zip(document["measurements"], self.rows, strict=True):
-            entry |= {"largest_difference": row.largest_difference, "estimated_us": row.estimated_us}
+            entry["largest_difference"] = row.largest_difference
+            entry["estimated_us"] = row.estimate and row.estimate.used
+            entry["estimated_interval_us"] = row.estimate and row.estimate.interval
         return {**document, "counts_for": self.device if self.counts else None}
 
 
-def compare(result: Result, subject: Subject, device: Device | None) -> Comparison:
-    """A result of `subject`, checked, beside the estimates for a device.
+def compare(result: Result, subject: Subject, device: Device | None, mode: str | None = None) -> Comparison:
+    """A result of `subject`, checked, beside the estimates for a device in one of its modes.
 
     Raises FileFormatError where it is of another policy, and CheckFailed where its actions are wrong.
     """
@@ -72,11 +78,12 @@ def compare(result: Result, subject: Subject, device: Device | None) -> Comparis
             Row(
                 measurement=measurement,
                 largest_difference=largest_difference(measurement, subject.policy) if subject.policy else None,
-                estimated_us=_estimate(subject, device, measurement.runtime) if device else None,
+                estimate=_estimate(subject, device, measurement.runtime, mode) if device else None,
             )
             for measurement in result.measurements
         ),
         device=device.id if device else None,
+        mode=device.mode(mode).name if device and mode else None,
         counts=device is not None and is_same_architecture(device, result.machine),
     )
 
@@ -91,14 +98,13 @@ def _family(architecture: str) -> str:
     return "armv7" if name.startswith("armv7") and not name.startswith("armv7e") else name
 
 
-def _estimate(subject: Subject, device: Device, runtime: str) -> float | None:
+def _estimate(subject: Subject, device: Device, runtime: str, mode: str | None) -> Estimate | None:
     files = (subject.onnx_path, subject.policy_path)
     model = next(file for file in (files if runtime == "onnxruntime" else reversed(files)) if file is not None)
     try:
-        latency = profile(model, device, runtime=runtime).latency
+        return estimated_latency(profile(model, device, runtime=runtime, mode=mode))
     except DeviceError:  # it cannot run there, says the profile
         return None
-    return latency.estimated if isinstance(latency, MeasuredLatency) else latency.used
 
 
 def with_comparison(report: ProfileReport, comparison: Comparison) -> ProfileReport:
@@ -106,7 +112,8 @@ def with_comparison(report: ProfileReport, comparison: Comparison) -> ProfileRep
     measurement = comparison.result.measurement(report.runtime)
     if measurement is None or not comparison.counts:
         return report
-    return with_measured_latency(report, measurement.p50_ns / 1e3, describe(measurement, comparison.result.machine))
+    source = describe(measurement, comparison.result.machine)
+    return with_measured_latency(report, Quantity(measurement.p50_ns / 1e3, source))
 
 
 def describe(measurement: Measurement, machine: Machine) -> str:
@@ -141,12 +148,9 @@ def save(comparison: Comparison, architecture: str, device: Device, base: Path |
         )
     text = _text_of(device, base)
     today = date.today().isoformat()
-    new = [
-        _saved(row.measurement, machine, comparison.result.policy_sha256, architecture, today)
-        for row in comparison.rows
-    ]
-    named = {(saved.policy_sha256, saved.runtime) for saved in new}
-    kept = [saved for saved in device.measured if (saved.policy_sha256, saved.runtime) not in named]
+    new = [_saved(row.measurement, comparison, architecture, today) for row in comparison.rows]
+    keys = {saved.key for saved in new}
+    kept = [saved for saved in device.measured if saved.key not in keys]
     data = (_without_measured(text, str(base or device.id)) + _sections([*kept, *new])).encode()
     parse_device(data, goal.stem, str(goal))  # what could not be read back is not written
     write_atomically(goal, data)
@@ -169,16 +173,15 @@ def _without_measured(text: str, source: str) -> str:
     return kept
 
 
-def _saved(
-    measurement: Measurement, machine: Machine, policy_sha256: str, architecture: str, today: str
-) -> SavedMeasurement:
-    source = f"{describe(measurement, machine)}, {today}"
+def _saved(measurement: Measurement, comparison: Comparison, architecture: str, today: str) -> SavedMeasurement:
+    source = f"{describe(measurement, comparison.result.machine)}, {today}"
     calls = f"of {measurement.calls} calls, as latency_us"
     cold = f"measured: median of calls that each follow {measurement.evicted_bytes} bytes of other data, as latency_us"
     return SavedMeasurement(
-        policy_sha256=policy_sha256,
+        policy_sha256=comparison.result.policy_sha256,
         model=architecture,
         runtime=measurement.runtime,
+        mode=comparison.mode,
         latency_us=Quantity(measurement.p50_ns / 1e3, source),
         latency_p99_us=Quantity(measurement.p99_ns / 1e3, f"measured: 99th percentile {calls}"),
         latency_max_us=Quantity(measurement.max_ns / 1e3, f"measured: the longest {calls}"),
@@ -192,7 +195,7 @@ def _sections(measurements: Iterable[SavedMeasurement]) -> str:
 
 
 def _lines(saved: SavedMeasurement) -> Sequence[str]:
-    return [f"{key} = {_value(value)}\n" for key, value in vars(saved).items()]
+    return [f"{key} = {_value(value)}\n" for key, value in vars(saved).items() if value is not None]
 
 
 def _value(value: str | Quantity) -> str:

@@ -99,8 +99,8 @@ def test_the_measurement_stands_beside_the_estimate_and_in_the_verdict(edgerl: R
     assert "; budget: 0.25 of the period at 100 Hz" in report["latency"]["source"]
     assert report["measured"]["counts_for"] == "here"
     _, out, _ = edgerl(*arguments, "--measure")
-    assert "(measured)" in out
-    assert "unvalidated" not in out.replace("estimate, unvalidated:", "")
+    assert row(out, "latency")[3] == "(measured)"
+    assert row(out, "native")[11] == "≈"
     assert row(out, "native")[-1] == "%"
 
 
@@ -118,7 +118,7 @@ def test_another_architecture_does_not_count(edgerl: Run) -> None:
     assert code == 0
     machine = platform.machine()
     assert f"note: {machine} is not the architecture of stm32h743: the verdict is on the estimate" in out
-    assert "(estimate, unvalidated)" in out
+    assert row(out, "latency")[1] == "≈"
     assert row(out, "onnxruntime")[-2:] == ["–", "–"]
     code, _, err = edgerl("profile", "policy.safetensors", "--measure", "--device", "stm32h743", "--save", "my.toml")
     assert (code, err) == (
@@ -165,7 +165,43 @@ def test_where_the_runtime_was_not_measured_the_report_says_so(edgerl: Run) -> N
     code, out, _ = edgerl("profile", "policy.safetensors", "--device", "jetson-nano", "--import", "result.json")
     assert code == 0
     assert "note: onnxruntime was not measured: the verdict is on its estimate; choose --runtime c\n" in out
-    assert "(estimate, unvalidated)" in out
+    assert row(out, "latency")[1] == "≈"
+
+
+def test_a_measurement_in_a_power_mode_is_kept_for_that_mode(edgerl: Run) -> None:
+    Path("result.json").write_bytes(nano_result())
+    arguments = ("profile", "policy.safetensors", "--runtime", "c", "--json", "--device")
+    imported = ("--import", "result.json", "--save", "my.toml")
+    report = json.loads(edgerl(*arguments, "jetson-nano", "--mode", "5w", *imported)[1])
+    assert report["device_name"].endswith("mode 5W")
+    assert report["latency"]["used"] == 5.0
+    assert load_device(Path("my.toml")).measured[0].mode == "5W"
+    in_mode = json.loads(edgerl(*arguments, "my.toml", "--mode", "5W")[1])["latency"]
+    default = json.loads(edgerl(*arguments, "my.toml")[1])["latency"]
+    assert in_mode["used"] == 5.0
+    assert "estimated" not in default
+    assert in_mode["estimated"] > default["used"], "a slower clock"
+
+
+def test_the_measured_latency_is_in_every_format(edgerl: Run) -> None:
+    Path("result.json").write_bytes(nano_result())
+    arguments = (
+        "profile",
+        "policy.safetensors",
+        "--device",
+        "jetson-nano",
+        "--runtime",
+        "c",
+        "--import",
+        "result.json",
+    )
+    code, out, err = edgerl(*arguments, "--format", "markdown")
+    assert (code, err) == (0, "")
+    assert "| 5.0 µs (measured) of 2.5 ms |" in out
+    assert "measured on" not in out
+    code, out, _ = edgerl(*arguments, "--format", "junit", "--budget-latency", "4us")
+    assert code == 1
+    assert "5.0 µs (measured) of 4.0 µs" in out
 
 
 def test_a_saved_measurement_takes_the_place_of_the_estimate_of_that_policy_and_runtime(edgerl: Run) -> None:
@@ -282,6 +318,7 @@ def test_a_bundle_is_written_once(edgerl: Run) -> None:
         (("--import", "a.json", "--bundle", "b.tar"), "--import and --bundle exclude each other; choose one"),
         ((), "Missing option '--device'; or measure: --measure, --ssh, --import, --bundle"),
         (("--measure", "--budget-latency", "1ms"), "--budget-latency is for a device; add --device"),
+        (("--measure", "--format", "junit"), "--format is for a device; add --device"),
         (("--measure", "--runtime", "c"), "--runtime is for a device; add --device"),
         (
             ("--ssh", "board", "--ssh-config", "none"),
@@ -302,6 +339,14 @@ def test_a_bundle_is_written_once(edgerl: Run) -> None:
         (("--device", "esp32", "--measure", "--rate", "-1"), "the rate is -1.0; expected 1e-09 to 1e+15"),
         (("--bundle", "no/b.tar"), "cannot write no/b.tar: No such file or directory; choose an existing"),
         (("--ssh", "-x"), "--ssh is '-x'; expected host or user@host"),
+        (
+            ("--device", "esp32", "--device", "rp2040", "--measure"),
+            "--measure is about one device; name one --device ins",
+        ),
+        (
+            ("--network", "4-8-2", "--bundle", "b.tar"),
+            "--bundle needs a policy in a file; name one instead of --network",
+        ),
     ],
 )
 def test_options_that_do_not_go_together(edgerl: Run, arguments: tuple[str, ...], problem: str) -> None:

@@ -69,8 +69,13 @@ def test_a_measurement_is_part_of_a_profile() -> None:
         ("latency_p99_us", "latency_p99", r"latency_p99 has no unit; expected the key latency_p99_us"),
         ('model = "5-9-7-3"', 'modell = "5-9-7-3"', "measured.0..model is missing"),
         ('model = "5-9-7-3"', 'model = "5"\nnote = "x"', "'note' is an unknown key"),
+        ('model = "5-9-7-3"', 'model = "5"\nmode = "7W"', "measured names the mode '7W', which the device has not"),
         ("[[measured]]", "[measured]", r"measured is .*; expected at least one \[\[measured\]\]"),
-        ("\n[[measured]]", SECTION + "\n[[measured]]", "measured holds two measurements of one policy and runtime"),
+        (
+            "\n[[measured]]",
+            SECTION + "\n[[measured]]",
+            "measured holds two measurements of one policy, runtime and mode; remove one",
+        ),
     ],
 )
 def test_what_is_no_measurement_is_refused(old: str, new: str, problem: str) -> None:
@@ -90,7 +95,7 @@ def test_a_policy_that_lies_in_no_file_finds_its_measurement(tmp_path: Path) -> 
     latency = profile(POLICY, path, runtime="c").latency
     assert isinstance(latency, MeasuredLatency)
     assert latency.used == 5.0
-    assert latency.estimated == profile(POLICY, "jetson-nano", runtime="c").latency.used
+    assert latency.estimate == profile(POLICY, "jetson-nano", runtime="c").latency
     assert not isinstance(profile(random_policy(1), path, runtime="c").latency, MeasuredLatency)
 
 
