@@ -7,6 +7,7 @@
     ├── OutputError             an output path exists already, or cannot be written
     ├── MissingExtraError       a part of edgerl is not installed; the message names the `pip install`
     ├── DeviceError             a device is unknown, or its profile is not valid
+    ├── RemoteError             a board cannot be reached, or did not do there what was asked
     ├── UnsupportedModelError   a model is valid, but not one that this operation can handle
     ├── CheckFailed             exit code 1: everything worked and the answer is no (over budget, mismatch)
     └── Interrupted             exit code 128 + signal: stopped from outside, with the state saved
@@ -50,6 +51,10 @@ class MissingExtraError(EdgerlError):
 
 class DeviceError(EdgerlError):
     """A device is unknown, or its profile is not valid."""
+
+
+class RemoteError(EdgerlError):
+    """A board cannot be reached, or did not do there what was asked."""
 
 
 class UnsupportedModelError(EdgerlError):

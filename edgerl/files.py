@@ -73,16 +73,19 @@ _CODES = {dtype: code for code, dtype in _DTYPES.items()}
 _ORDER = {dtype: rank for rank, dtype in enumerate(_CODES)}
 
 
-def refuse_existing(path: Path, *, force: bool) -> None:
-    """Raise OutputError where an explicit output path exists and may not be replaced, or is no ordinary file."""
+def refuse_existing(path: Path, *, force: bool, option: str = "-o") -> None:
+    """Raise OutputError where an explicit output path exists and may not be replaced, or is no ordinary file.
+
+    `option` is the one that named it.
+    """
     try:
         exists, is_file = path.exists(), path.is_file()
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror}") from error
     if exists and not is_file:
-        raise OutputError(f"{path} is no ordinary file; choose another -o")
+        raise OutputError(f"{path} is no ordinary file; choose another {option}")
     if exists and not force:
-        raise OutputError(f"{path} exists already; pass --force to replace it, or another -o")
+        raise OutputError(f"{path} exists already; pass --force to replace it, or another {option}")
 
 
 def write_atomically(path: Path, data: bytes, *, check: Callable[[Path], None] | None = None) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -53,5 +52,5 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """A test whose Debian programs are absent fails with the reason."""
     for marker in item.iter_markers("needs"):
-        if absent := [program for program in marker.args if shutil.which(program) is None]:
+        if absent := [program for program in marker.args if needs.find(program) is None]:
             pytest.fail(f"needs {', '.join(absent)}: install it, or run make test as root, which does", pytrace=False)

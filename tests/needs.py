@@ -18,13 +18,22 @@ PACKAGES = {
     "qemu-aarch64": "qemu-user",
     "arm-none-eabi-gcc": "gcc-arm-none-eabi libnewlib-arm-none-eabi",
     "qemu-system-arm": "qemu-system-arm",
+    "arm-linux-gnueabihf-gcc": "gcc-arm-linux-gnueabihf libc6-dev-armhf-cross",
+    "qemu-arm": "qemu-user",
+    "ssh": "openssh-client",
+    "sshd": "openssh-server",
 }
 """Program → Debian packages, with a space between them."""
 
 
+def find(program: str) -> str | None:
+    """Where a program is, also where only root looks for it."""
+    return shutil.which(program) or shutil.which(program, path="/usr/sbin:/sbin")
+
+
 def missing() -> list[str]:
     """Programs that are absent."""
-    return [program for program in PACKAGES if shutil.which(program) is None]
+    return [program for program in PACKAGES if find(program) is None]
 
 
 def install() -> None:

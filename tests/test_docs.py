@@ -28,6 +28,8 @@ COMMANDS = (
     "devices list",
     "devices show",
     "devices validate",
+    "devices calibrate",
+    "devices evaluate",
 )
 Run = Callable[..., tuple[int, str, str]]
 

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[1]
 
 
 ENGINE = ROOT / "edgerl/edge/engine"
+BENCHMARK = ROOT / "edgerl/profiling/benchmark"
 LIBRARY = "edgerl/edge/_engine.abi3.so"
 
 
@@ -57,7 +58,8 @@ def sources_of_the_packages() -> set[str]:
     }
     expected |= {f"edgerl/device_profiles/{path.name}" for path in (ROOT / "device_profiles").glob("*.*")}
     expected |= {f"edgerl/edge/engine/{path.name}" for path in ENGINE.iterdir()}
-    return expected | {"edgerl/py.typed"}
+    expected |= {f"edgerl/profiling/benchmark/{path.name}" for path in BENCHMARK.iterdir()}
+    return expected | {"edgerl/py.typed", "edgerl/profiling/latency_model.json"}
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""edgerl devices: the device profiles that come with edgerl, and checking one's own."""
+"""edgerl devices: profiles that come with edgerl, checking and making one's own, and how good estimates are."""
 
 from __future__ import annotations
 
@@ -7,13 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgerl.cli.output import Json, human_bytes, print_json, print_table
+from edgerl.cli.output import Force, Json, human_bytes, human_estimate, note, print_json, print_table
 
 if TYPE_CHECKING:
+    from edgerl.profiling.calibrate import WriteOnnx
     from edgerl.profiling.device import Device, Quantity, Runtime
+    from edgerl.profiling.evaluate import ClassErrors, Prediction
 
 app = typer.Typer(
-    help="List, show and check device profiles.", no_args_is_help=True, rich_markup_mode=None, add_completion=False
+    help="List, show, check and make device profiles; evaluate the latency model.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    add_completion=False,
 )
 
 
@@ -64,7 +69,7 @@ def show(
         print(f"{key:<48} {quantity.value:>14}  {quantity.source}")
     print()
     for runtime in found.runtimes:
-        print(f"{runtime.name}: {_availability(runtime)}")
+        print(f"{runtime.name}: {_availability(runtime)}{_latency_class(runtime)}")
 
 
 @app.command()
@@ -81,19 +86,132 @@ def validate(
         print(f"{path}: valid, {load_device(path).name}")
 
 
+@app.command()
+def calibrate(
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE.toml", help="The profile to write.")],
+    force: Force = False,
+) -> None:
+    """Make a profile of this machine: its runtimes timed with random networks, in half a minute.
+
+    Example: edgerl devices calibrate -o my-board.toml
+    """
+    from edgerl.errors import ConfigError
+    from edgerl.files import refuse_existing, write_atomically
+    from edgerl.profiling.calibrate import calibrate as measure
+    from edgerl.profiling.device import parse_device
+
+    if output.suffix != ".toml":
+        raise ConfigError(f"-o is {str(output)[:60]!r}; expected a name that ends in .toml, as --device takes")
+    refuse_existing(output, force=force)
+    text = measure(_onnx_writer(), output.stem, note)
+    device = parse_device(text.encode(), output.stem, str(output))
+    write_atomically(output, text.encode())
+    print(f"{output}: {device.name}")
+    for runtime in device.runtimes:
+        for key, quantity in _runtime_quantities(runtime):
+            if quantity.source.startswith("measured: edgerl"):
+                print(f"{runtime.name:<12} {key:<36} {quantity.value:.4g}")
+
+
+@app.command()
+def evaluate(
+    points: Annotated[Path, typer.Argument(metavar="POINTS.jsonl", help="Published latencies, a JSON object a line.")],
+    as_json: Json = False,
+) -> None:
+    """Predict published latencies, and say how far off the predictions are.
+
+    Example: edgerl devices evaluate benchmarks/published_latencies.jsonl
+    """
+    from dataclasses import asdict
+
+    from edgerl.profiling.evaluate import class_errors, predict
+    from edgerl.profiling.points import read_points
+
+    predictions = [predict(point) for point in read_points(points)]
+    classes = class_errors(predictions)
+    if as_json:
+        print_json(
+            {
+                "classes": {name: asdict(errors) for name, errors in classes.items()},
+                "points": [prediction.as_dict() for prediction in predictions],
+            }
+        )
+        return
+    print_table(
+        ("device", "class", "network", "precision", "published", "predicted", "error"),
+        [_predicted_row(prediction) for prediction in predictions],
+    )
+    print_table(
+        ("class", "points", "median error", "90 % below", "inside the interval"),
+        [(name, *_error_row(errors)) for name, errors in classes.items()],
+    )
+    for prediction in predictions:
+        if prediction.point.doubt is not None:
+            print(f"left out: {prediction.point.device_id}, {prediction.point.net}: {prediction.point.doubt}")
+
+
+def _onnx_writer() -> WriteOnnx | None:
+    """What writes an .onnx file, or None, with a line, where onnxruntime or onnx is not installed."""
+    from edgerl.errors import MissingExtraError, require
+
+    try:
+        require("onnxruntime", "export")
+        require("onnx", "export")
+    except MissingExtraError as error:
+        note(f"{error}; the profile says that onnxruntime is not available")
+        return None
+    from edgerl.export import export_policy
+
+    return lambda policy, path: export_policy(policy, "onnx", path, force=True)
+
+
+def _predicted_row(prediction: Prediction) -> tuple[str, ...]:
+    point = prediction.point
+    remark = "" if prediction.basis == "profile" else " (no profile)"
+    reliability = "unvalidated" if prediction.uncertainty is None else f"±{prediction.uncertainty * 100:.0f} %"
+    return (
+        f"{point.device_id}{remark}",
+        point.runtime_class,
+        point.net if len(point.net) <= 30 else f"{point.net[:29]}…",
+        point.precision,
+        human_estimate(point.latency_us * 1e-6),
+        f"≈ {human_estimate(prediction.predicted_us * 1e-6)} ({reliability})",
+        f"{prediction.error:+.0%}",
+    )
+
+
+def _error_row(errors: ClassErrors) -> tuple[str, ...]:
+    coverage = "unvalidated" if errors.coverage is None else f"{errors.coverage:.0%}"
+    return f"{errors.points}", f"{errors.median_error:.1%}", f"{errors.p90_error:.1%}", coverage
+
+
 def _quantities(device: Device) -> list[tuple[str, Quantity]]:
     """Every number of a profile under its dotted key."""
+    unit = "cycles_per_multiply_add" if device.cpu.peaks_are_cycles else "flop_per_cycle"
+    found = [(f"cpu.{key}", quantity) for key, quantity in _numbers(device.cpu)]
+    found += [(f"cpu.{precision}_{unit}", quantity) for precision, quantity in device.cpu.peaks.items()]
+    groups: dict[str, object] = {f"modes.{mode.name}": mode for mode in device.modes}
+    groups |= {"memory": device.memory, **{f"caches.{cache.level}": cache for cache in device.caches}}
+    found += [(f"{name}.{key}", quantity) for name, group in groups.items() for key, quantity in _numbers(group)]
+    for runtime in device.runtimes:
+        found += [(f"runtimes.{runtime.name}.{key}", quantity) for key, quantity in _runtime_quantities(runtime)]
+    found += [(f"budgets.{key}", quantity) for key, quantity in _numbers(device.budgets)]
+    for saved in device.measured:
+        name = f"measured.{saved.policy_sha256[:8]}.{saved.runtime}"
+        found += [(f"{name}.{key}", quantity) for key, quantity in _numbers(saved)]
+    return found
+
+
+def _runtime_quantities(runtime: Runtime) -> list[tuple[str, Quantity]]:
+    if runtime.figures is None:
+        return []
+    return [*_numbers(runtime.figures.costs), *_numbers(runtime.figures)]
+
+
+def _numbers(group: object) -> list[tuple[str, Quantity]]:
     from edgerl.profiling.device import Quantity
 
-    groups: dict[str, object] = {"cpu": device.cpu, "memory": device.memory, "budgets": device.budgets}
-    groups |= {f"caches.{cache.level}": cache for cache in device.caches}
-    groups |= {f"runtimes.{runtime.name}": runtime.figures for runtime in device.runtimes if runtime.figures}
-    return [
-        (f"{name}.{key}", value)
-        for name, group in groups.items()
-        for key, value in vars(group).items()
-        if isinstance(value, Quantity)
-    ]
+    return [(key, value) for key, value in vars(group).items() if isinstance(value, Quantity)]
 
 
 def _described(device: Device) -> dict[str, Any]:
@@ -112,6 +230,15 @@ def _described(device: Device) -> dict[str, Any]:
 
 def _runtime(runtime: Runtime) -> dict[str, Any]:
     return {"available": runtime.available, "reason": runtime.reason, "instead": runtime.instead}
+
+
+def _latency_class(runtime: Runtime) -> str:
+    """Where the latency comes from, if not from the numbers above."""
+    from edgerl.profiling.device import ClassCosts
+
+    if runtime.figures is None or not isinstance(runtime.figures.costs, ClassCosts):
+        return ""
+    return f"; latency by the model of the class {runtime.figures.costs.latency_class}, fitted to published points"
 
 
 def _availability(runtime: Runtime) -> str:

@@ -64,3 +64,17 @@ def human_seconds(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest:02d} s"
     return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def human_estimate(seconds: float) -> str:
+    """An estimated duration, no more digits than an estimate has: 0.41 µs, 4.1 µs, 41 µs, 410 µs, 4.1 ms, 4.1 s."""
+    seconds = float(f"{seconds:.2g}")
+    for unit, size in (("s", 1.0), ("ms", 1e-3)):
+        if seconds >= size:
+            return f"{_plain(seconds / size)} {unit}"
+    return f"{_plain(seconds * 1e6)} µs"
+
+
+def _plain(number: float) -> str:
+    """Two digits, without an exponent where people need none."""
+    return f"{number:.2g}" if number < 100 else f"{float(f'{number:.2g}'):.0f}"

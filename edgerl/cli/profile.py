@@ -1,36 +1,49 @@
-"""edgerl profile: does a model fit a device."""
+"""edgerl profile: does a model fit a device, or several."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from edgerl.cli.measuring import NOTHING_DONE, Done, Measuring
 from edgerl.cli.models import find_model
-from edgerl.cli.output import Json, human_bytes, human_seconds, print_json, print_table
-from edgerl.errors import CheckFailed
+from edgerl.cli.output import Force, Json, print_json
+from edgerl.cli.profile_formats import excess, junit, markdown, print_page, print_summary
+from edgerl.errors import CheckFailed, ConfigError, quoted
 
 if TYPE_CHECKING:
-    from edgerl.profiling.report import ProfileReport, Unit, Verdict
+    from edgerl.profiling.model import ModelRows
+    from edgerl.profiling.report import ProfileReport
 
 Number = TypeVar("Number", int, float)
 
-LABELS = {"memory": "memory", "flash": "flash", "flops": "FLOPs per inference", "latency": "latency"}
-SYMBOLS: dict[Unit, str] = {"bytes": " B", "FLOP": "", "us": " µs"}
-SMALLEST_ROUNDED = {"FLOP": 1.0, "us": 0.1}
-"""Below, rounding to the digits that people read would leave a zero."""
+FORMATS = ("text", "markdown", "junit")
 
 
 def command(
-    device: Annotated[str, typer.Option("--device", metavar="ID|FILE.toml", help="As `edgerl devices list` names it.")],
+    device: Annotated[
+        list[str] | None,
+        typer.Option("--device", metavar="ID|FILE.toml", help="As `edgerl devices list` names it; may be repeated."),
+    ] = None,
     model: Annotated[
         Path | None, typer.Argument(help="A policy, an ONNX perceptron or a run folder; else the newest policy.")
+    ] = None,
+    network: Annotated[
+        str | None, typer.Option("--network", metavar="WIDTHS", help="A network that does not exist yet: 13-64-64-4.")
+    ] = None,
+    density: Annotated[
+        float | None, typer.Option("--density", help="Of the network's hidden layers.", show_default="1")
+    ] = None,
+    block: Annotated[
+        int | None, typer.Option("--block", help="Of the network's connections: 1 or 4.", show_default="1")
     ] = None,
     runtime: Annotated[
         str | None, typer.Option("--runtime", help="onnxruntime, native or c; else the device's default.")
     ] = None,
+    mode: Annotated[str | None, typer.Option("--mode", help="A power mode of the device, such as 5W.")] = None,
     budget_memory: Annotated[
         str | None, typer.Option("--budget-memory", metavar="BYTES", help="As in 64KiB; else the device's.")
     ] = None,
@@ -44,9 +57,33 @@ def command(
         str | None, typer.Option("--budget-latency", metavar="TIME", help="As in 500us; else the device's.")
     ] = None,
     rate: Annotated[float | None, typer.Option("--rate", metavar="HZ", help="Control rate; else the device's.")] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Measure the latency on this machine: native and onnxruntime.")
+    ] = False,
+    ssh: Annotated[
+        str | None, typer.Option("--ssh", metavar="USER@HOST", help="Measure it on a board that has nothing installed.")
+    ] = None,
+    ssh_config: Annotated[
+        Path | None, typer.Option("--ssh-config", metavar="FILE", help="Its port, key and known hosts, as `ssh -F`.")
+    ] = None,
+    bundle: Annotated[
+        Path | None,
+        typer.Option("--bundle", metavar="FILE.tar", help="Write what measures it, for boards without ssh."),
+    ] = None,
+    import_result: Annotated[
+        Path | None, typer.Option("--import", metavar="FILE.json", help="Read what the bundle measured there.")
+    ] = None,
+    save: Annotated[
+        Path | None, typer.Option("--save", metavar="FILE.toml", help="Keep the measurement in a profile of your own.")
+    ] = None,
+    form: Annotated[str, typer.Option("--format", metavar="FORMAT", help="text, markdown or junit.")] = "text",
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Compare a model's memory, flash, FLOPs and estimated latency with a device's budgets; exit 1 if it exceeds one.
+    """Compare a model's memory, flash, FLOPs and latency with a device's budgets; exit 1 if it exceeds one.
+
+    The latency is an estimate until it is measured: here, over ssh, or on the board by hand. A measurement is printed
+    beside the estimate and takes its place in the verdict; without --device it is printed alone.
 
     Example: edgerl profile --device stm32f405 --rate 200 --budget-memory 64KiB
     """
@@ -54,73 +91,78 @@ def command(
     from edgerl.profiling.report import profile
     from edgerl.profiling.units import parse_bytes, parse_count, parse_seconds
 
-    found = find_device(device)
-    report = profile(
-        find_model(model),
-        found,
-        runtime=runtime,
-        budget_memory_bytes=_parsed(parse_bytes, budget_memory, "--budget-memory"),
-        budget_flash_bytes=_parsed(parse_bytes, budget_flash, "--budget-flash"),
-        budget_flops=_parsed(parse_count, budget_flops, "--budget-flops"),
-        budget_latency_seconds=_parsed(parse_seconds, budget_latency, "--budget-latency"),
-        rate_hz=rate,
-    )
-    if as_json:
-        print_json(report.as_dict())
-    else:
-        _print_report(report)
-    if not report.fits:
-        excess = ", ".join(_excess(LABELS[name], report.verdicts[name]) for name in report.exceeded)
-        raise CheckFailed(f"{report.model} does not fit {report.device}: {excess}")
+    if form not in FORMATS or (as_json and form != "text"):
+        expected = "--json alone" if as_json and form in FORMATS else f"one of {', '.join(FORMATS)}"
+        raise ConfigError(f"--format is {quoted(form)}; expected {expected}")
+    names = device or []
+    measuring = Measuring(measure, ssh, ssh_config, import_result, bundle, save, force)
+    of_a_device = {
+        "--runtime": runtime,
+        "--mode": mode,
+        "--rate": rate,
+        "--format": None if form == "text" else form,
+        "--budget-memory": budget_memory,
+        "--budget-flash": budget_flash,
+        "--budget-flops": budget_flops,
+        "--budget-latency": budget_latency,
+    }
+    measuring.check(names, of_a_device, network)
+    devices = [find_device(name) for name in names]
+    found = _model(model, network, density, block)
+    if not devices and isinstance(found, Path):
+        measuring.run(found, None, None).print_alone(found, as_json=as_json)
+        return
+    reports = [
+        profile(
+            found,
+            each,
+            runtime=runtime,
+            mode=mode,
+            budget_memory_bytes=_parsed(parse_bytes, budget_memory, "--budget-memory"),
+            budget_flash_bytes=_parsed(parse_bytes, budget_flash, "--budget-flash"),
+            budget_flops=_parsed(parse_count, budget_flops, "--budget-flops"),
+            budget_latency_seconds=_parsed(parse_seconds, budget_latency, "--budget-latency"),
+            rate_hz=rate,
+        )
+        for each in devices
+    ]
+    done = measuring.run(found, devices[0], mode) if isinstance(found, Path) else NOTHING_DONE
+    reports = [done.applied_to(report) for report in reports]
+    _print(reports, done, "json" if as_json else form)
+    if save is not None:
+        done.save(reports[0].architecture, devices[0], names[0], save)
+    if not all(report.fits for report in reports):
+        raise CheckFailed(excess(reports))
+
+
+def _model(model: Path | None, network: str | None, density: float | None, block: int | None) -> Path | ModelRows:
+    """The file that is meant, or the network that is described."""
+    from edgerl.profiling.model import network_rows
+
+    if network is None:
+        if density is not None or block is not None:
+            raise ConfigError("--density and --block describe a --network; name one, as in --network 13-64-64-4")
+        return find_model(model)
+    if model is not None:
+        raise ConfigError(f"both {model} and --network {network[:40]} are given; choose one")
+    return network_rows(network, 1.0 if density is None else density, 1 if block is None else block)
 
 
 def _parsed(parse: Callable[[str, str], Number], text: str | None, name: str) -> Number | None:
     return None if text is None else parse(text, name)
 
 
-def _print_report(report: ProfileReport) -> None:
-    default = ", the default there" if report.is_default_runtime else ""
-    executes = "executes dense matrices" if report.execution == "dense" else "executes what is stored"
-    print(f"{report.model} ({report.architecture}) on {report.device_name}")
-    print(f"runtime {report.runtime}{default}: {executes}; control rate {report.rate_hz:g} Hz\n")
-    layers = [
-        (
-            f"{index}: {layer.inputs} → {layer.outputs}",
-            f"{layer.connections}",
-            f"{layer.macs}",
-            f"{layer.flops}",
-            f"{layer.bytes}",
-        )
-        for index, layer in enumerate(report.layers)
-    ]
-    total = [f"{sum(int(row[column]) for row in layers)}" for column in range(1, 5)]
-    print_table(("layer", "connections", "MACs", "FLOPs", "bytes"), [*layers, ("total", *total)])
-    rows = [
-        (LABELS[name], *_used_and_budget(verdict), "fits" if verdict.fits else "EXCEEDED")
-        for name, verdict in report.verdicts.items()
-    ]
-    print_table(("", "used", "budget", "verdict"), rows)
-    for name, verdict in report.verdicts.items():
-        print(f"{LABELS[name]}: {verdict.source}")
-    for note in report.notes:
-        print(f"note: {note}")
-
-
-def _used_and_budget(verdict: Verdict) -> tuple[str, str]:
-    """Both amounts rounded; exact where rounding would make an exceeded budget look kept."""
-    used, budget = (_amount(amount, verdict.unit) for amount in (verdict.used, verdict.budget))
-    if used == budget and not verdict.fits:
-        used, budget = (f"{amount}{SYMBOLS[verdict.unit]}" for amount in (verdict.used, verdict.budget))
-    return (f"≈ {used} (estimate, unvalidated)" if verdict.unit == "us" else used), budget
-
-
-def _amount(amount: float, unit: Unit) -> str:
-    if unit == "bytes":
-        return human_bytes(amount)
-    if 0 < amount < SMALLEST_ROUNDED[unit]:
-        return f"{amount:.3g}{SYMBOLS[unit]}"
-    return f"{amount:.0f}" if unit == "FLOP" else human_seconds(amount * 1e-6)
-
-
-def _excess(label: str, verdict: Verdict) -> str:
-    return f"{label} {' of '.join(_used_and_budget(verdict))}"
+def _print(reports: Sequence[ProfileReport], done: Done, form: str) -> None:
+    if form == "json":
+        first = {**reports[0].as_dict(), **done.as_dict()}
+        several = {"reports": [report.as_dict() for report in reports], "fits": all(r.fits for r in reports)}
+        print_json(first if len(reports) == 1 else several)
+    elif form == "markdown":
+        print(markdown(reports))
+    elif form == "junit":
+        print(junit(reports))
+    elif len(reports) == 1:
+        print_page(reports[0])
+        done.print(reports[0].runtime)
+    else:
+        print_summary(reports)

@@ -205,7 +205,7 @@ _MESSAGES = {
 }
 """Where tensors are in an ONNX file: message → field number → message (onnx.proto3)."""
 
-_EXTERNAL_DATA, _DATA_LOCATION, _OPERATOR, _KEY = 13, 14, 4, 1
+_EXTERNAL_DATA, _DATA_LOCATION, _OPERATOR, _KEY, _VALUE = 13, 14, 4, 1, 2
 
 WRITTEN_OPERATORS = frozenset({"Sub", "Mul", "Add", "Gemm", "Relu", "Tanh", "Clip", "Cast", "DequantizeLinear"})
 """All that edgerl's exporter writes."""
@@ -252,6 +252,19 @@ def refuse_unsafe(data: bytes, source: Path) -> bool:
             f"{source} says that edgerl wrote it, but has the operator {surplus!r}; it was altered"
         )
     return is_ours
+
+
+def made_from(data: bytes) -> str | None:
+    """The SHA-256 of the policy file that an ONNX file says it was made from; None where it says nothing of it."""
+    try:
+        for field, content in _fields(memoryview(data)):
+            if _MESSAGES["model"].get(field) == "property" and isinstance(content, memoryview):
+                texts = {key: bytes(text) for key, text in _fields(content) if isinstance(text, memoryview)}
+                if texts.get(_KEY) == METADATA_KEY.encode():
+                    return str(json.loads(texts[_VALUE])["policy_sha256"])
+    except (ValueError, KeyError, IndexError, TypeError, RecursionError):  # nothing that edgerl wrote
+        return None
+    return None
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:

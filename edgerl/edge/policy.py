@@ -226,7 +226,7 @@ def _policy_config(policy: CompactPolicy, layouts: Sequence[Layout], isa: int) -
             block=layer.block if layer.is_sparse else 1,
             n_blocks=n_blocks,
             layout=LAYOUTS.index(layout),
-            values=pointer(name + "values", _float_values(layer), stored),
+            values=pointer(name + "values", float_values(layer), stored),
             columns=pointer(name + "columns", layer.columns, (n_blocks,), ctypes.c_uint16),
             row_starts=pointer(
                 name + "row_starts", layer.row_starts, (-(-layer.n_outputs // layer.block) + 1,), ctypes.c_uint32
@@ -246,7 +246,7 @@ def _policy_config(policy: CompactPolicy, layouts: Sequence[Layout], isa: int) -
     ), kept
 
 
-def _float_values(layer: Layer) -> Array:
+def float_values(layer: Layer) -> Array:
     """The stored values as the network uses them, float32."""
     values = layer.values.astype(np.float32)
     if layer.scale is None:

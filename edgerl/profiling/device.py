@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from importlib import resources
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, TypeGuard, TypeVar
 
+from edgerl.compact.policy import PRECISIONS, Precision
 from edgerl.errors import DeviceError, FileFormatError, nearest, quoted
 from edgerl.files import read_bytes
+from edgerl.profiling.latency_model import RUNTIME_CLASSES, RuntimeClass
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -48,22 +50,28 @@ class Quantity:
 
 @dataclass(frozen=True)
 class Cpu:
-    """What computes; exactly one of the two rates is given, by the device's kind."""
+    """What computes. `peaks` is what one core reaches at best, by precision, in the unit of the device's kind."""
 
     core: str
     architecture: str
     core_count: Quantity
     clock_mhz: Quantity
-    fp32_flop_per_cycle: Quantity | None  # linux: peak of one core
-    fp32_cycles_per_multiply_add: Quantity | None  # microcontroller: best published, loads included
+    peaks: Mapping[Precision, Quantity]  # linux: FLOP per cycle; microcontroller: best published cycles/multiply-add
+    peaks_are_cycles: bool
 
-    @property
-    def peak_flops(self) -> float:
-        """FLOP/s of one core in fp32, reached by tuned code."""
-        if self.fp32_flop_per_cycle is not None:
-            return self.clock_mhz.value * 1e6 * self.fp32_flop_per_cycle.value
-        assert self.fp32_cycles_per_multiply_add is not None
-        return self.clock_mhz.value * 1e6 * 2 / self.fp32_cycles_per_multiply_add.value
+    def peak_flops(self, precision: Precision) -> float:
+        """FLOP/s of one core, reached by tuned code."""
+        peak = self.peaks[precision].value
+        return self.clock_mhz.value * 1e6 * (2 / peak if self.peaks_are_cycles else peak)
+
+
+@dataclass(frozen=True)
+class Mode:
+    """A power mode: fewer cores, another clock."""
+
+    name: str
+    core_count: Quantity
+    clock_mhz: Quantity
 
 
 @dataclass(frozen=True)
@@ -86,16 +94,35 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class RuntimeFigures:
-    """What a runtime costs on this device, and how much of the core it reaches for one observation at a time."""
+class Costs:
+    """What executing takes on one core at the profile's clock, with one observation at a time (latency.py)."""
 
-    sustained_share: Quantity
     call_overhead_us: Quantity
     layer_overhead_us: Quantity
+    dense_ns_per_multiply_add: Quantity
+    dense_input_overhead_ns: Quantity | None  # None, with what follows: the runtime executes dense matrices only
+    sparse_input_overhead_ns: Quantity | None
+    sparse_block_1_ns_per_multiply_add: Quantity | None
+    sparse_block_4_ns_per_multiply_add: Quantity | None
+    error_ratio: Quantity | None  # None: nobody compared an estimate with this device
+
+
+@dataclass(frozen=True)
+class ClassCosts:
+    """Costs fitted to published points of one class (latency_model.py); ratios are to its dense multiply-add."""
+
+    latency_class: RuntimeClass
+    sparse_block_1_cost_ratio: Quantity
+    sparse_block_4_cost_ratio: Quantity
+
+
+@dataclass(frozen=True)
+class RuntimeFigures:
+    """What a runtime needs on this device."""
+
+    costs: Costs | ClassCosts
     base_memory_bytes: Quantity
     installed_bytes: Quantity
-    sparse_block_1_cost_ratio: Quantity | None  # time of a sparse multiply-add over that of a dense one
-    sparse_block_4_cost_ratio: Quantity | None
 
 
 @dataclass(frozen=True)
@@ -111,13 +138,35 @@ class Runtime:
 
 @dataclass(frozen=True)
 class Budgets:
-    """What a policy may use by default; shares are of the sustained FLOP/s and of the control period."""
+    """What a policy may use by default; shares are of one core's peak FLOP/s and of the control period."""
 
     memory_bytes: Quantity
     flash_bytes: Quantity
     rate_hz: Quantity
     flops_share: Quantity
     latency_share: Quantity
+
+
+@dataclass(frozen=True)
+class SavedMeasurement:
+    """A latency that was measured on this device, of one policy with one runtime; `model` is its architecture.
+
+    `mode` is the power mode that the device was in; None: the one that the profile's own figures are for.
+    """
+
+    policy_sha256: str
+    model: str
+    runtime: RuntimeName
+    mode: str | None
+    latency_us: Quantity  # median
+    latency_p99_us: Quantity
+    latency_max_us: Quantity
+    latency_cold_us: Quantity
+
+    @property
+    def key(self) -> tuple[str, str, str | None]:
+        """What two measurements of a profile may not share."""
+        return self.policy_sha256, self.runtime, self.mode
 
 
 @dataclass(frozen=True)
@@ -129,11 +178,13 @@ class Device:
     kind: Kind
     aliases: tuple[str, ...]
     cpu: Cpu
+    modes: tuple[Mode, ...]
     caches: tuple[Cache, ...]  # nearest to the core first
     memory: Memory
     runtimes: tuple[Runtime, ...]
     default_runtime: RuntimeName
     budgets: Budgets
+    measured: tuple[SavedMeasurement, ...] = ()
 
     def runtime(self, name: str) -> Runtime:
         """The runtime called `name`; DeviceError when there is none such."""
@@ -143,6 +194,57 @@ class Device:
         raise DeviceError(
             f"there is no runtime {name[:40]!r}; choose one of {', '.join(RUNTIMES)}{nearest(name, RUNTIMES)}"
         )
+
+    def saved(self, policy_sha256: str, runtime: str, mode: str | None) -> SavedMeasurement | None:
+        """What was measured of a policy with a runtime, in one of the modes or, None, in the default one."""
+        wanted = policy_sha256, runtime, mode and self.mode(mode).name
+        return next((saved for saved in self.measured if saved.key == wanted), None)
+
+    def in_mode(self, name: str) -> Device:
+        """The device in its power mode `name`; DeviceError when there is none such."""
+        mode = self.mode(name)
+        slower = self.at_clock(mode.clock_mhz)
+        cpu = replace(slower.cpu, core_count=mode.core_count)
+        return replace(slower, name=f"{self.name}, mode {mode.name}", cpu=cpu)
+
+    def mode(self, name: str) -> Mode:
+        """The power mode called `name`, in whatever case; DeviceError when there is none such."""
+        for mode in self.modes:
+            if mode.name.lower() == name.lower():
+                return mode
+        known = [mode.name for mode in self.modes]
+        listed = f"choose one of {', '.join(known)}" if known else "it has one mode only; leave --mode out"
+        raise DeviceError(f"{self.id} has no mode {name[:40]!r}; {listed}{nearest(name, known)}")
+
+    def at_clock(self, clock_mhz: Quantity) -> Device:
+        """The device at another clock: what the core does takes as many cycles, memory keeps its pace."""
+        slower = self.cpu.clock_mhz.value / clock_mhz.value
+        return replace(
+            self,
+            cpu=replace(self.cpu, clock_mhz=clock_mhz),
+            caches=tuple(
+                replace(cache, bandwidth_gb_per_s=_scaled(cache.bandwidth_gb_per_s, 1 / slower))
+                for cache in self.caches
+            ),
+            runtimes=tuple(_slower_runtime(runtime, slower) for runtime in self.runtimes),
+            measured=(),
+        )
+
+
+def _slower_runtime(runtime: Runtime, slower: float) -> Runtime:
+    figures = runtime.figures
+    if figures is None or isinstance(figures.costs, ClassCosts):  # a class's costs are in cycles
+        return runtime
+    times = {
+        key: _scaled(value, slower)
+        for key, value in vars(figures.costs).items()
+        if value is not None and key != "error_ratio"
+    }
+    return replace(runtime, figures=replace(figures, costs=replace(figures.costs, **times, error_ratio=None)))
+
+
+def _scaled(quantity: Quantity, factor: float) -> Quantity:
+    return Quantity(quantity.value * factor, f"{quantity.source}; × {factor:.3g}, another clock")
 
 
 def device_ids() -> list[str]:
@@ -290,11 +392,13 @@ def _device(table: _Table, device_id: str) -> Device:
         kind=kind,
         aliases=table.texts("aliases"),
         cpu=_cpu(table.table("cpu"), kind),
+        modes=_modes(table.table("modes")) if "modes" in table.content else (),
         caches=tuple(_cache(entry) for entry in table.tables("caches")) if kind == "linux" else (),
         memory=_memory(table.table("memory"), kind),
         default_runtime=table.choice("default_runtime", RUNTIMES),
         runtimes=_runtimes(table.table("runtimes")),
         budgets=_budgets(table.table("budgets")),
+        measured=tuple(_saved(entry) for entry in table.tables("measured")) if "measured" in table.content else (),
     )
     table.finish()
     _check_together(device, table)
@@ -302,17 +406,27 @@ def _device(table: _Table, device_id: str) -> Device:
 
 
 def _cpu(table: _Table, kind: Kind) -> Cpu:
-    on_linux = kind == "linux"
+    unit = "flop_per_cycle" if kind == "linux" else "cycles_per_multiply_add"
     cpu = Cpu(
         core=table.text("core"),
         architecture=table.text("architecture"),
         core_count=table.number("core_count", whole=True),
         clock_mhz=table.number("clock_mhz"),
-        fp32_flop_per_cycle=table.number("fp32_flop_per_cycle") if on_linux else None,
-        fp32_cycles_per_multiply_add=None if on_linux else table.number("fp32_cycles_per_multiply_add"),
+        peaks={precision: table.number(f"{precision}_{unit}") for precision in PRECISIONS},
+        peaks_are_cycles=kind == "microcontroller",
     )
     table.finish()
     return cpu
+
+
+def _modes(table: _Table) -> tuple[Mode, ...]:
+    return tuple(_mode(name, table.table(name)) for name in list(table.content))
+
+
+def _mode(name: str, table: _Table) -> Mode:
+    mode = Mode(name=name, core_count=table.number("core_count", whole=True), clock_mhz=table.number("clock_mhz"))
+    table.finish()
+    return mode
 
 
 def _cache(table: _Table) -> Cache:
@@ -349,22 +463,42 @@ def _runtime(name: RuntimeName, table: _Table) -> Runtime:
         available=available,
         reason=None if available else table.text("reason"),
         instead=None if available else table.text("instead"),
-        figures=_figures(name, table) if available or "call_overhead_us" in table.content else None,
+        figures=_figures(name, table) if available or "base_memory_bytes" in table.content else None,
     )
     table.finish()
     return runtime
 
 
 def _figures(name: RuntimeName, table: _Table) -> RuntimeFigures:
-    executes_sparse = name != "onnxruntime"
+    costs = _class_costs(table) if "latency_class" in table.content else _costs(name, table)
     return RuntimeFigures(
-        sustained_share=table.number("sustained_share", at_most=1),
-        call_overhead_us=table.number("call_overhead_us", zero=True),
-        layer_overhead_us=table.number("layer_overhead_us", zero=True),
+        costs=costs,
         base_memory_bytes=table.number("base_memory_bytes", zero=True, whole=True),
         installed_bytes=table.number("installed_bytes", zero=True, whole=True),
-        sparse_block_1_cost_ratio=table.number("sparse_block_1_cost_ratio") if executes_sparse else None,
-        sparse_block_4_cost_ratio=table.number("sparse_block_4_cost_ratio") if executes_sparse else None,
+    )
+
+
+def _class_costs(table: _Table) -> ClassCosts:
+    return ClassCosts(
+        latency_class=table.choice("latency_class", RUNTIME_CLASSES),
+        sparse_block_1_cost_ratio=table.number("sparse_block_1_cost_ratio"),
+        sparse_block_4_cost_ratio=table.number("sparse_block_4_cost_ratio"),
+    )
+
+
+def _costs(name: RuntimeName, table: _Table) -> Costs:
+    def number_of_sparse(key: str, *, zero: bool = False) -> Quantity | None:
+        return None if name == "onnxruntime" else table.number(key, zero=zero)
+
+    return Costs(
+        call_overhead_us=table.number("call_overhead_us", zero=True),
+        layer_overhead_us=table.number("layer_overhead_us", zero=True),
+        dense_ns_per_multiply_add=table.number("dense_ns_per_multiply_add"),
+        dense_input_overhead_ns=number_of_sparse("dense_input_overhead_ns", zero=True),
+        sparse_input_overhead_ns=number_of_sparse("sparse_input_overhead_ns", zero=True),
+        sparse_block_1_ns_per_multiply_add=number_of_sparse("sparse_block_1_ns_per_multiply_add"),
+        sparse_block_4_ns_per_multiply_add=number_of_sparse("sparse_block_4_ns_per_multiply_add"),
+        error_ratio=table.number("error_ratio") if "error_ratio" in table.content else None,
     )
 
 
@@ -380,6 +514,23 @@ def _budgets(table: _Table) -> Budgets:
     return budgets
 
 
+def _saved(table: _Table) -> SavedMeasurement:
+    saved = SavedMeasurement(
+        policy_sha256=table.text("policy_sha256"),
+        model=table.text("model"),
+        runtime=table.choice("runtime", RUNTIMES),
+        mode=table.text("mode") if "mode" in table.content else None,
+        latency_us=table.number("latency_us", zero=True),
+        latency_p99_us=table.number("latency_p99_us", zero=True),
+        latency_max_us=table.number("latency_max_us", zero=True),
+        latency_cold_us=table.number("latency_cold_us", zero=True),
+    )
+    if len(saved.policy_sha256) != 64 or not set(saved.policy_sha256) <= set("0123456789abcdef"):
+        raise table.fail("policy_sha256", f"is {quoted(saved.policy_sha256)}; expected 64 hexadecimal digits")
+    table.finish()
+    return saved
+
+
 def _check_together(device: Device, table: _Table) -> None:
     """What no single key can show: limits that contradict each other."""
     memory, budgets = device.memory, device.budgets
@@ -391,9 +542,24 @@ def _check_together(device: Device, table: _Table) -> None:
     for key, quantity, limit_key, limit in limits:
         if quantity.value > limit.value:
             raise table.fail(key, f"is {quantity.value}; expected at most {limit_key}, {limit.value}")
+    names = [mode.name for mode in device.modes]
+    if len({name.lower() for name in names}) < len(names):
+        raise table.fail("modes", f"has two of one name among {quoted(names)}; rename one")
+    for mode in device.modes:
+        if mode.core_count.value > device.cpu.core_count.value:
+            raise table.fail(
+                f"modes.{mode.name}.core_count",
+                f"is {mode.core_count.value}; expected at most cpu.core_count, {device.cpu.core_count.value}",
+            )
     for nearer, farther in pairwise(device.caches):
         if nearer.size_bytes.value >= farther.size_bytes.value:
             raise table.fail("caches", f"list {nearer.level} before {farther.level}; expected the smallest first")
+    keys = [saved.key for saved in device.measured]
+    if len(set(keys)) != len(keys):
+        raise table.fail("measured", "holds two measurements of one policy, runtime and mode; remove one")
+    modes = [None, *(mode.name for mode in device.modes)]
+    for unknown in (saved.mode for saved in device.measured if saved.mode not in modes):
+        raise table.fail("measured", f"names the mode {quoted(unknown)}, which the device has not")
     if device.runtime(device.default_runtime).figures is None:
         raise table.fail("default_runtime", f"is {device.default_runtime}, which has no figures; choose another")
 

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
+
+import numpy as np
 
 from edgerl import run_folder
 from edgerl.compact import file as policy_file
 from edgerl.compact.policy import PRECISIONS, CompactPolicy, Layer, Precision
 from edgerl.compact.shape import architecture
-from edgerl.errors import FileFormatError
+from edgerl.errors import ConfigError, FileFormatError, quoted
+from edgerl.profiling.points import parse_net
 
-Kind = Literal["policy", "onnx"]
+FLOAT_BYTES = 4
+
+Kind = Literal["policy", "onnx", "network"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,7 @@ class LayerRow:
     is_sparse: bool
     stored_weights: int  # zeros that pad a block or fill a dense matrix included
     stored_bytes: int  # weights, indices, scales, biases
+    connected_outputs: int  # those that at least one input reaches
 
     @property
     def positions(self) -> int:
@@ -85,13 +92,60 @@ def policy_rows(policy: CompactPolicy, name: str = "policy", file_bytes: int | N
     )
 
 
+def network_rows(net: str, density: float = 1.0, block: int = 1) -> ModelRows:
+    """The rows of a network that does not exist yet: layer widths as in 13-64-64-4, fp32.
+
+    `density` is each hidden layer's, in (0, 1]; the output layer is dense, as training has it by default. `block` is 1
+    or 4. Raises ConfigError.
+    """
+    widths = parse_net(net)
+    if widths is None:
+        raise ConfigError(f"the network is {quoted(net)}; expected layer widths, as in 13-64-64-4")
+    if not 0 < density <= 1:
+        raise ConfigError(f"the density is {density}; expected a number above 0, at most 1")
+    if block not in (1, 4):
+        raise ConfigError(f"the block is {block}; expected 1 or 4")
+    *hidden, output = pairwise(widths)
+    rows = [_hidden_row(n, m, density, block) for n, m in hidden]
+    remark = (
+        "" if density == 1 else f" at density {density:g} in {'single connections' if block == 1 else 'blocks of 4'}"
+    )
+    return ModelRows(
+        name=f"network {net}{remark}",
+        kind="network",
+        layers=(*rows, matrix_row(*output, connections=output[0] * output[1], precision="fp32")),
+        constant_bytes=2 * FLOAT_BYTES * widths[-1],  # the action bounds
+        file_bytes=None,
+    )
+
+
+def _hidden_row(n_inputs: int, n_outputs: int, density: float, block: int) -> LayerRow:
+    """A layer with connections at random positions; an output has none with the chance (1 − density) ** inputs."""
+    n_units = n_inputs * -(-n_outputs // block)
+    count = min(block * max(1, round(density * n_units)), n_inputs * n_outputs)
+    connected = max(1, round(n_outputs * (1 - (1 - density) ** n_inputs)))
+    return matrix_row(n_inputs, n_outputs, count, "fp32", block=block, connected_outputs=connected)
+
+
 def matrix_row(
-    n_inputs: int, n_outputs: int, connections: int, precision: Precision, *, has_bias: bool = True
+    n_inputs: int,
+    n_outputs: int,
+    connections: int,
+    precision: Precision,
+    *,
+    has_bias: bool = True,
+    block: int = 1,
+    connected_outputs: int | None = None,
 ) -> LayerRow:
-    """A layer known by its matrix, stored as the compact form would: dense or single connections, what is smaller."""
+    """A layer known by its matrix, stored as the compact form would: dense or sparse, what is smaller.
+
+    `connected_outputs`: where it is not known, every output counts.
+    """
     n_biases = n_outputs if has_bias else 0
-    index_bytes = 2 * connections + 4 * (n_outputs + 1)  # 16-bit columns, 32-bit row starts
-    sparse_bytes = connections * _item_size(precision) + index_bytes + _row_bytes(n_outputs, n_biases, precision)
+    n_blocks, block_rows = -(-connections // block), -(-n_outputs // block)
+    index_bytes = 2 * n_blocks + 4 * (block_rows + 1)  # 16-bit columns, 32-bit row starts
+    value_bytes = n_blocks * block * _item_size(precision)
+    sparse_bytes = value_bytes + index_bytes + _row_bytes(n_outputs, n_biases, precision)
     dense = dense_bytes(n_inputs, n_outputs, n_biases, precision)
     is_sparse = sparse_bytes < dense
     return LayerRow(
@@ -100,10 +154,11 @@ def matrix_row(
         n_biases=n_biases,
         connections=connections,
         precision=precision,
-        block=1,
+        block=block,
         is_sparse=is_sparse,
-        stored_weights=connections if is_sparse else n_inputs * n_outputs,
+        stored_weights=n_blocks * block if is_sparse else n_inputs * n_outputs,
         stored_bytes=min(sparse_bytes, dense),
+        connected_outputs=n_outputs if connected_outputs is None else connected_outputs,
     )
 
 
@@ -123,7 +178,15 @@ def _row(layer: Layer) -> LayerRow:
         is_sparse=layer.is_sparse,
         stored_weights=layer.stored_weights,
         stored_bytes=layer.n_bytes,
+        connected_outputs=_connected_outputs(layer),
     )
+
+
+def _connected_outputs(layer: Layer) -> int:
+    """Outputs that a stored weight reaches; of a block, all."""
+    if layer.row_starts is None:
+        return int(np.count_nonzero(layer.values.any(axis=1)))
+    return min(layer.n_outputs, layer.block * int(np.count_nonzero(np.diff(layer.row_starts))))
 
 
 def _item_size(precision: Precision) -> int:

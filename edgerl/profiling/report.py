@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from edgerl.compact.policy import CompactPolicy
+from edgerl.compact.policy import CompactPolicy, Precision
 from edgerl.errors import ConfigError, DeviceError
 from edgerl.profiling.costs import FLOPS_PER_MULTIPLY_ADD
 from edgerl.profiling.device import (
@@ -20,18 +20,20 @@ from edgerl.profiling.device import (
     RuntimeName,
     find_device,
 )
-from edgerl.profiling.latency import LayerWork, estimate_latency, sustained_flops
-from edgerl.profiling.model import LayerRow, ModelRows, policy_rows, read_model
+from edgerl.profiling.latency import estimate_latency
+from edgerl.profiling.measure import policy_identity
+from edgerl.profiling.model import FLOAT_BYTES, LayerRow, ModelRows, policy_rows, read_model
 
 Unit = Literal["bytes", "FLOP", "us"]
 
 BUDGETS = ("memory", "flash", "flops", "latency")
 
-FLOAT_BYTES = 4
-
 NOT_SHIPPED: dict[RuntimeName, str] = {
     "c": "this version of edgerl does not write C yet; the figures are for C code that stores the compact form",
 }
+
+
+UNDECIDED = "the latency budget lies inside the estimate's interval: measure before you rely on the verdict"
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,45 @@ class Verdict:
     def fits(self) -> bool:
         """Whether the budget is kept; exactly the budget is."""
         return self.used <= self.budget
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        return {**asdict(self), "fits": self.fits}
+
+
+@dataclass(frozen=True)
+class Estimate(Verdict):
+    """A budget whose use is estimated: the truth lies between used / (1 + x) and used · (1 + x), x the uncertainty."""
+
+    uncertainty: float | None  # None: unvalidated
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """(low, high), in the verdict's unit."""
+        if self.uncertainty is None:
+            return None
+        return self.used / (1 + self.uncertainty), self.used * (1 + self.uncertainty)
+
+    @property
+    def is_decided(self) -> bool:
+        """Whether the whole interval lies on one side of the budget."""
+        return self.interval is not None and (self.interval[1] <= self.budget or self.interval[0] > self.budget)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        return {**super().as_dict(), "interval": self.interval}
+
+
+@dataclass(frozen=True)
+class MeasuredLatency(Verdict):
+    """The latency's verdict where it was measured on the device, and the estimate that it stands in place of."""
+
+    estimate: Estimate
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        verdict = {key: value for key, value in super().as_dict().items() if key != "estimate"}
+        return {**verdict, "estimated": self.estimate.used, "estimated_interval": self.estimate.interval}
 
 
 @dataclass(frozen=True)
@@ -77,7 +118,7 @@ class ProfileReport:
     memory: Verdict
     flash: Verdict
     flops: Verdict
-    latency: Verdict
+    latency: Estimate | MeasuredLatency
     notes: tuple[str, ...]
 
     @property
@@ -97,15 +138,16 @@ class ProfileReport:
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain data, for JSON."""
-        verdicts = {name: {**asdict(verdict), "fits": verdict.fits} for name, verdict in self.verdicts.items()}
+        verdicts = {name: verdict.as_dict() for name, verdict in self.verdicts.items()}
         return {**asdict(self), **verdicts, "layers": [asdict(layer) for layer in self.layers], "fits": self.fits}
 
 
 def profile(
-    model: CompactPolicy | str | Path,
+    model: CompactPolicy | ModelRows | str | Path,
     device: Device | str | Path,
     *,
     runtime: str | None = None,
+    mode: str | None = None,
     budget_memory_bytes: int | None = None,
     budget_flash_bytes: int | None = None,
     budget_flops: float | None = None,
@@ -114,17 +156,20 @@ def profile(
 ) -> ProfileReport:
     """Compare a model with a device's budgets: a policy, or the path of a .safetensors, an .onnx file or a run folder.
 
-    `device` is an id, the path of a .toml file, or a Device. Budgets and rate default to the device's. Latency is an
-    estimate; everything else follows from the model and the profile by arithmetic.
+    `device` is an id, the path of a .toml file, or a Device; `mode` one of its power modes. Budgets and rate default to
+    the device's. Latency is an estimate, unless the profile holds a measurement of this very model, runtime and mode;
+    everything else follows from the model and the profile by arithmetic.
     """
-    rows = policy_rows(model) if isinstance(model, CompactPolicy) else read_model(Path(model))
-    device = device if isinstance(device, Device) else find_device(device)
+    rows = _rows(model)
+    profiled = device if isinstance(device, Device) else find_device(device)
+    device = profiled if mode is None else profiled.in_mode(mode)
     chosen = device.runtime(device.default_runtime if runtime is None else runtime)
     figures = _figures(device, chosen)
-    works = [_work(layer, chosen, figures) for layer in rows.layers]
+    works = [_work(layer, chosen) for layer in rows.layers]
     rate = _given("the rate", rate_hz, device.budgets.rate_hz)
     budget_latency_us = None if budget_latency_seconds is None else budget_latency_seconds * 1e6
-    return ProfileReport(
+    latency = _latency(rows, device, chosen, rate, budget_latency_us)
+    report = ProfileReport(
         model=rows.name,
         architecture=rows.architecture,
         device=device.id,
@@ -136,10 +181,40 @@ def profile(
         layers=tuple(_layer_report(layer, work) for layer, work in zip(rows.layers, works, strict=True)),
         memory=_memory(rows, device, chosen, figures, budget_memory_bytes),
         flash=_flash(rows, device, chosen, figures, budget_flash_bytes),
-        flops=_flops(works, device, chosen, figures, rate, budget_flops),
-        latency=_latency(works, device, figures, rate, budget_latency_us),
-        notes=tuple(_notes(rows, device, chosen)),
+        flops=_flops(rows, works, device, chosen, rate, budget_flops),
+        latency=latency,
+        notes=tuple(_notes(rows, device, chosen, latency)),
     )
+    if isinstance(model, ModelRows) or not profiled.measured:
+        return report
+    identity = policy_identity(model if isinstance(model, CompactPolicy) else Path(model))
+    saved = profiled.saved(identity, chosen.name, mode)
+    return report if saved is None else with_measured_latency(report, saved.latency_us)
+
+
+def with_measured_latency(report: ProfileReport, latency_us: Quantity) -> ProfileReport:
+    """The same with a measured latency in place of the estimate."""
+    estimate = estimated_latency(report)
+    budget = Quantity(estimate.budget, estimate.source.partition(_BUDGET_FROM)[2])
+    measured = MeasuredLatency(
+        used=latency_us.value,
+        budget=budget.value,
+        unit="us",
+        source=_sources(latency_us.source, budget),
+        estimate=estimate,
+    )
+    return replace(report, latency=measured, notes=tuple(note for note in report.notes if note != UNDECIDED))
+
+
+def estimated_latency(report: ProfileReport) -> Estimate:
+    """What the model says of the latency, also where it was measured."""
+    return report.latency.estimate if isinstance(report.latency, MeasuredLatency) else report.latency
+
+
+def _rows(model: CompactPolicy | ModelRows | str | Path) -> ModelRows:
+    if isinstance(model, ModelRows):
+        return model
+    return policy_rows(model) if isinstance(model, CompactPolicy) else read_model(Path(model))
 
 
 def _figures(device: Device, runtime: Runtime) -> RuntimeFigures:
@@ -148,15 +223,19 @@ def _figures(device: Device, runtime: Runtime) -> RuntimeFigures:
     return runtime.figures
 
 
-def _work(layer: LayerRow, runtime: Runtime, figures: RuntimeFigures) -> LayerWork:
-    """What one execution of the layer takes: onnxruntime makes every matrix dense, the others read what is stored."""
+@dataclass(frozen=True)
+class _Work:
+    """What one execution of a layer takes."""
+
+    multiply_adds: int
+    bytes_read: int
+
+
+def _work(layer: LayerRow, runtime: Runtime) -> _Work:
+    """onnxruntime makes every matrix dense, the others read what is stored."""
     if runtime.name == "onnxruntime":
-        return LayerWork(layer.positions, _onnxruntime_bytes(layer), 1.0)
-    if not layer.is_sparse:
-        return LayerWork(layer.stored_weights, layer.stored_bytes, 1.0)
-    sparse_ratio = figures.sparse_block_1_cost_ratio if layer.block == 1 else figures.sparse_block_4_cost_ratio
-    assert sparse_ratio is not None
-    return LayerWork(layer.stored_weights, layer.stored_bytes, sparse_ratio.value)
+        return _Work(layer.positions, _onnxruntime_bytes(layer))
+    return _Work(layer.stored_weights, layer.stored_bytes)
 
 
 def _onnxruntime_bytes(layer: LayerRow) -> int:
@@ -164,7 +243,7 @@ def _onnxruntime_bytes(layer: LayerRow) -> int:
     return FLOAT_BYTES * (layer.positions + layer.n_biases)
 
 
-def _layer_report(layer: LayerRow, work: LayerWork) -> LayerReport:
+def _layer_report(layer: LayerRow, work: _Work) -> LayerReport:
     return LayerReport(
         inputs=layer.n_inputs,
         outputs=layer.n_outputs,
@@ -211,31 +290,44 @@ def _stored_bytes(rows: ModelRows, runtime: Runtime) -> int:
 
 
 def _flops(
-    works: Sequence[LayerWork],
+    rows: ModelRows,
+    works: Sequence[_Work],
     device: Device,
     runtime: Runtime,
-    figures: RuntimeFigures,
     rate: Quantity,
     given: float | None,
 ) -> Verdict:
-    share, sustained = device.budgets.flops_share, sustained_flops(device, figures)
+    share, precision = device.budgets.flops_share, _arithmetic(rows, runtime)
+    peak = device.cpu.peak_flops(precision)
     default = Quantity(
-        share.value * sustained / rate.value,
-        f"{share.value:g} of {sustained / 1e9:.3g} GFLOP/s sustained by one core / {rate.value:g} Hz ({share.source})",
+        share.value * peak / rate.value,
+        f"{share.value:g} of one core's peak in {precision}, {peak / 1e9:.3g} GFLOP/s, / {rate.value:g} Hz "
+        f"({share.source})",
     )
     used = FLOPS_PER_MULTIPLY_ADD * sum(work.multiply_adds for work in works)
     source = f"exact, {FLOPS_PER_MULTIPLY_ADD} per multiply-add that {runtime.name} executes"
     return _verdict(used, _given("the FLOP budget", given, default), "FLOP", source)
 
 
-def _latency(
-    works: Sequence[LayerWork], device: Device, figures: RuntimeFigures, rate: Quantity, given_us: float | None
-) -> Verdict:
-    share, estimate = device.budgets.latency_share, estimate_latency(device, figures, works)
+def _arithmetic(rows: ModelRows, runtime: Runtime) -> Precision:
+    """What the runtime computes in: C in the precision of the weights, where all layers have one; else fp32."""
+    precisions = {layer.precision for layer in rows.layers}
+    return precisions.pop() if runtime.name == "c" and len(precisions) == 1 else "fp32"
+
+
+def _latency(rows: ModelRows, device: Device, runtime: Runtime, rate: Quantity, given_us: float | None) -> Estimate:
+    share, estimate = device.budgets.latency_share, estimate_latency(device, runtime, rows.layers)
     default = Quantity(
         share.value * 1e6 / rate.value, f"{share.value:g} of the period at {rate.value:g} Hz ({share.source})"
     )
-    return _verdict(estimate.seconds * 1e6, _given("the latency budget", given_us, default), "us", estimate.source)
+    budget = _given("the latency budget", given_us, default)
+    return Estimate(
+        used=estimate.seconds * 1e6,
+        budget=budget.value,
+        unit="us",
+        source=_sources(estimate.source, budget),
+        uncertainty=estimate.uncertainty,
+    )
 
 
 def _given(name: str, value: float | None, default: Quantity) -> Quantity:
@@ -256,25 +348,39 @@ def _limited(name: str, value: float | None, default: Quantity, limit: Quantity)
 
 
 def _verdict(used: float, budget: Quantity, unit: Unit, source: str) -> Verdict:
-    return Verdict(used=used, budget=budget.value, unit=unit, source=f"used: {source}; budget: {budget.source}")
+    return Verdict(used=used, budget=budget.value, unit=unit, source=_sources(source, budget))
 
 
-def _notes(rows: ModelRows, device: Device, runtime: Runtime) -> Sequence[str]:
+def _sources(used: str, budget: Quantity) -> str:
+    return f"used: {used}{_BUDGET_FROM}{budget.source}"
+
+
+_BUDGET_FROM = "; budget: "
+
+
+def _notes(rows: ModelRows, device: Device, runtime: Runtime, latency: Estimate) -> Sequence[str]:
     notes = []
     if not runtime.available:
         notes.append(f"{runtime.name} cannot be installed on {device.id} as it is: {runtime.reason}")
         notes.append(f"what can run there: {runtime.instead}")
     if runtime.name in NOT_SHIPPED:
         notes.append(NOT_SHIPPED[runtime.name])
+    if latency.interval is not None and not latency.is_decided:
+        notes.append(UNDECIDED)
     if runtime.name == "native":
-        notes.append("the engine chooses on the device how it keeps each layer; the figures are for the stored form")
+        notes.append(
+            "the engine chooses on the device how it keeps each layer, and passes over inputs that are zero: the "
+            "latency counts on that, the other figures are for the stored form"
+        )
     is_sparse = any(layer.connections < layer.positions for layer in rows.layers)
     if runtime.name == "onnxruntime" and is_sparse:
         notes.append("onnxruntime makes sparse weights dense: absent connections save neither time nor memory")
     if runtime.name == "onnxruntime" and any(layer.precision != "fp32" for layer in rows.layers):
         notes.append("onnxruntime makes smaller weights float when it loads the model: only the file is smaller")
-    if runtime.name != "onnxruntime" and any(layer.precision != "fp32" for layer in rows.layers):
-        notes.append("the estimate prices arithmetic in fp32: smaller weights save bytes only")
+    if runtime.name == "native" and any(layer.precision != "fp32" for layer in rows.layers):
+        notes.append("native makes smaller weights float when it loads the model: only the file is smaller")
+    if runtime.name == "c" and device.kind == "linux" and any(layer.precision != "fp32" for layer in rows.layers):
+        notes.append("the estimate prices C in fp32 on this device: smaller weights save bytes only")
     if runtime.name != "onnxruntime" and rows.kind == "onnx" and any(layer.is_sparse for layer in rows.layers):
         notes.append("an ONNX file does not say its block: priced as single connections; profile the .safetensors")
     return notes

@@ -46,6 +46,12 @@ def test_show_as_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
     assert run(monkeypatch, "show", "stm32f405", "--json") == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["quantities"]["cpu.clock_mhz"] == {"value": 168, "source": "vendor datasheet"}
+    assert shown["quantities"]["cpu.fp32_cycles_per_multiply_add"]["value"] == 9.495
+    assert shown["quantities"]["runtimes.c.sparse_block_1_cost_ratio"]["value"] == 1.3
+    assert run(monkeypatch, "show", "jetson-nano", "--json") == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["quantities"]["modes.5W.clock_mhz"]["value"] == 918
+    assert shown["quantities"]["runtimes.native.sparse_input_overhead_ns"]["value"] == 10.14
 
 
 def test_validate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -58,9 +64,56 @@ def test_validate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
     assert capsys.readouterr().err.endswith("bad.toml: cpu.clock has no unit; expected the key clock_mhz\n")
 
 
+POINTS = Path(__file__).parents[2] / "benchmarks/published_latencies.jsonl"
+
+
+def test_evaluate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, "evaluate", str(POINTS)) == 0
+    out = capsys.readouterr().out
+    assert sum("tuned-kernels" in line for line in out.splitlines()) == 22 + 1  # every point, and their summary
+    assert out.count("left out: ") == 3
+    assert any(line.split()[:2] == ["interpreter", "44"] for line in out.splitlines())
+
+
+def test_evaluate_as_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    point = {"runtime_class": "interpreter", "net": "30-10-2", "precision": "fp32", "latency_us": 5.16}
+    unknown = {**point, "device_id": "my-board", "cpu": "Cortex-M7", "mhz": 600}
+    lines = [json.dumps({**point, "device_id": "teensy-4.0"}), json.dumps(unknown)]
+    (tmp_path / "points.jsonl").write_text("\n".join(lines))
+    assert run(monkeypatch, "evaluate", str(tmp_path / "points.jsonl"), "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["classes"]["interpreter"]["points"] == 2
+    known, guessed = found["points"]
+    assert (known["predicted_from"], guessed["predicted_from"]) == ("profile", "cpu")
+    assert known["error"] == pytest.approx(known["predicted_us"] / 5.16 - 1)
+    assert known["interval"][0] < known["predicted_us"] < known["interval"][1]
+    assert guessed["uncertainty"] > known["uncertainty"]
+
+
+def test_calibrate_writes_a_profile_that_profile_takes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from edgerl.profiling import calibrate
+
+    for name, value in (("WIDTHS", (16,)), ("ROUNDS", 1), ("REPEATS", 1), ("WIDEST", 64), ("CHECKED_WIDTHS", (24,))):
+        monkeypatch.setattr(calibrate, name, value)
+    path = tmp_path / "my-board.toml"
+    assert run(monkeypatch, "calibrate", "-o", str(path)) == 0
+    out, err = capsys.readouterr()
+    assert f"{path}: This machine, " in out
+    assert any(line.split()[:2] == ["native", "error_ratio"] for line in out.splitlines())
+    assert "timing networks" in err
+    assert run(monkeypatch, "validate", str(path)) == 0
+    assert run(monkeypatch, "calibrate", "-o", str(path)) == 2
+    assert "my-board.toml exists already; pass --force to replace it" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("evaluate", "missing.jsonl"), "missing.jsonl is not there; expected a file"),
+        (("calibrate", "-o", "board.json"), "-o is 'board.json'; expected a name that ends in .toml"),
+        (("calibrate",), "Missing option '--output'"),
         (("show", "stm32f4055"), "there is no device 'stm32f4055'; did you mean stm32f405?"),
         (("validate", "missing.toml"), "missing.toml is not there; expected a file"),
         (("validate",), "Missing argument 'FILE.toml...'"),

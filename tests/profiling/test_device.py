@@ -8,22 +8,40 @@ from pathlib import Path
 import pytest
 
 from edgerl.errors import DeviceError
-from edgerl.profiling.device import Quantity, check_distinct, device_ids, find_device, load_device, parse_device
+from edgerl.profiling.cores import find_core
+from edgerl.profiling.device import (
+    ClassCosts,
+    Costs,
+    Quantity,
+    check_distinct,
+    device_ids,
+    find_device,
+    load_device,
+    parse_device,
+)
+from edgerl.profiling.points import read_points
 
 SHIPPED = Path(__file__).parents[2] / "device_profiles"
-EXPECTED = {
-    "esp32",
-    "jetson-nano",
-    "jetson-orin-nano",
-    "raspberry-pi-4b",
-    "raspberry-pi-5",
-    "raspberry-pi-zero-2w",
-    "stm32f405",
-    "stm32h743",
+BOARDS = {
+    *("beaglebone-ai-64", "beaglebone-black", "coral-dev-board", "jetson-nano", "jetson-orin-nano", "jetson-tx2"),
+    *("raspberry-pi-3b-plus", "raspberry-pi-4b", "raspberry-pi-5", "raspberry-pi-zero-2w"),
 }
+POINTS = Path(__file__).parents[2] / "benchmarks/published_latencies.jsonl"
 NANO = (SHIPPED / "jetson-nano.toml").read_text(encoding="utf-8")
 STM32 = (SHIPPED / "stm32f405.toml").read_text(encoding="utf-8")
-UNITS = ("_count", "_mhz", "_hz", "_bytes", "_gb_per_s", "_us", "_share", "_ratio", "_per_cycle", "_per_multiply_add")
+UNITS = (
+    "_count",
+    "_mhz",
+    "_hz",
+    "_bytes",
+    "_gb_per_s",
+    "_us",
+    "_ns",
+    "_share",
+    "_ratio",
+    "_per_cycle",
+    "_per_multiply_add",
+)
 
 
 def changed(text: str, old: str, new: str) -> bytes:
@@ -33,8 +51,14 @@ def changed(text: str, old: str, new: str) -> bytes:
     return replaced.encode()
 
 
-def test_the_devices_of_this_version_are_there() -> None:
-    assert set(device_ids()) >= EXPECTED
+def test_every_board_and_every_device_with_a_published_latency_is_there() -> None:
+    published = {point.device_id for point in read_points(POINTS)}
+    assert set(device_ids()) == BOARDS | published | {"esp32-s3", "stm32f746", "teensy-4.1"}
+
+
+def test_published_points_and_profiles_agree_on_the_core() -> None:
+    for point in read_points(POINTS):
+        assert find_core(find_device(point.device_id).cpu.core) == find_core(point.cpu or "")
 
 
 @pytest.mark.parametrize("device_id", device_ids())
@@ -56,17 +80,40 @@ def test_two_devices_with_one_name_are_refused() -> None:
 def test_every_number_has_its_unit_in_its_key_and_a_source(device_id: str) -> None:
     text = (SHIPPED / f"{device_id}.toml").read_text(encoding="utf-8")
     keys = re.findall(r"^(\w+) = \{ value = [^,]+, source = \"[^\"]+\" \}$", text, flags=re.MULTILINE)
-    numbers = re.findall(r"^(\w+) = .*\d.*$", re.sub(r'"[^"]*"', "", text), flags=re.MULTILINE)
+    numbers = re.findall(r"^(\w+) = .*\b\d.*$", re.sub(r'"[^"]*"', "", text), flags=re.MULTILINE)
     assert set(numbers) <= set(keys)
     assert all(key.endswith(UNITS) for key in keys)
 
 
 def test_known_figures() -> None:
     nano, stm32 = find_device("jetson-nano"), find_device("stm32f405")
-    assert nano.cpu.peak_flops * nano.cpu.core_count.value == pytest.approx(47.3e9, rel=1e-3)  # FACTS.md, derived
+    assert nano.cpu.peak_flops("fp32") * nano.cpu.core_count.value == pytest.approx(
+        47.3e9, rel=1e-3
+    )  # FACTS.md, derived
     assert stm32.memory.ram_bytes == Quantity(192 * 1024, "vendor datasheet: 128 KiB SRAM and 64 KiB CCM")
     assert not nano.runtime("onnxruntime").available
     assert "sbc-bench" in find_device("jetson-orin-nano").caches[2].size_bytes.source  # L3: in no datasheet we checked
+    assert stm32.cpu.peak_flops("fp32") == pytest.approx(2 * 168e6 / 9.495)
+    assert find_device("raspberry-pi-5").cpu.peak_flops("int8") == pytest.approx(153.5e9, rel=1e-3)  # cpufp
+    assert find_device("samd51").in_mode("overclocked").cpu.clock_mhz.value == 200  # the published points' clock
+
+
+def test_what_prices_a_runtime() -> None:
+    nano, stm32 = find_device("jetson-nano"), find_device("stm32f405")
+    native, c = nano.runtime("native").figures, stm32.runtime("c").figures
+    assert native is not None
+    assert isinstance(native.costs, Costs)
+    assert native.costs.error_ratio is None
+    assert c is not None
+    assert isinstance(c.costs, ClassCosts)
+    assert c.costs.latency_class == "generated-c"
+
+
+def test_a_mode_that_is_not_there() -> None:
+    with pytest.raises(DeviceError, match="jetson-nano has no mode '6W'; choose one of 5W; did you mean 5W"):
+        find_device("jetson-nano").in_mode("6W")
+    with pytest.raises(DeviceError, match="raspberry-pi-5 has no mode 'turbo'; it has one mode only; leave --mode out"):
+        find_device("raspberry-pi-5").in_mode("turbo")
 
 
 def test_a_device_is_found_by_alias_and_by_file(tmp_path: Path) -> None:
@@ -145,6 +192,24 @@ def test_an_unknown_device_suggests_the_nearest() -> None:
             "caches list L1D before L2; expected the smal",
         ),
         ("[cpu]", "[processor]", "cpu is missing"),
+        (
+            "core_count = { value = 2",
+            'core_count = { value = 5, source = "x" }',
+            "modes.5W.core_count is 5; expected at most cpu.core_count, 4",
+        ),
+        ("[modes.5W]", "[modes.5W]\nvolts = 5", "modes.5W.'volts' is an unknown key"),
+        ("int8_flop_per_cycle", "", "cpu.int8_flop_per_cycle is missing"),
+        ("dense_ns_per_multiply_add", "", "runtimes.onnxruntime.dense_ns_per_multiply_add is missing"),
+        (
+            "layer_overhead_us",
+            'layer_overhead = { value = 1, source = "x" }',
+            "has no unit; expected the key layer_over",
+        ),
+        (
+            "call_overhead_us",
+            'call_overhead_us = { value = 1, source = "x" }\nlatency_class = "generated-c"',
+            "runtimes.onnxruntime.sparse_block_1_cost_ratio is missing",
+        ),
     ],
 )
 def test_an_invalid_profile_is_one_clear_line(old: str, new: str, message: str) -> None:
@@ -168,6 +233,14 @@ def test_a_table_must_be_a_table_and_caches_a_list_of_them() -> None:
 def test_the_default_runtime_must_have_figures() -> None:
     with pytest.raises(DeviceError, match="default_runtime is native, which has no figures; choose another"):
         parse_device(changed(STM32, "default_runtime", 'default_runtime = "native"'), "board", "board.toml")
+
+
+def test_an_unknown_latency_class_and_two_modes_of_one_name_are_refused() -> None:
+    with pytest.raises(DeviceError, match=r"runtimes\.c\.latency_class is 'fast'; expected one of interpreter"):
+        parse_device(changed(STM32, "latency_class", 'latency_class = "fast"'), "board", "board.toml")
+    mode = '\n[modes.5w]\ncore_count = { value = 1, source = "x" }\nclock_mhz = { value = 1, source = "x" }\n'
+    with pytest.raises(DeviceError, match=r"board.toml: modes has two of one name among \['5W', '5w'\]; rename one"):
+        parse_device((NANO + mode).encode(), "board", "board.toml")
 
 
 def test_a_microcontroller_has_no_linux_figures() -> None:

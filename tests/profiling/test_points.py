@@ -1,0 +1,80 @@
+"""Files of published latencies: what is read, and every way of being invalid."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgerl.errors import FileFormatError
+from edgerl.profiling.points import parse_net, read_points
+
+ROW: dict[str, Any] = {
+    "device_id": "stm32f405",
+    "runtime_class": "generated-c",
+    "cpu": "Cortex-M4F",
+    "mhz": 168,
+    "net": "13-64-64-4",
+    "precision": "fp32 soft",
+    "latency_us": 743,
+}
+
+
+def written(tmp_path: Path, *rows: dict[str, Any] | str) -> Path:
+    path = tmp_path / "points.jsonl"
+    path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows) + "\n")
+    return path
+
+
+def test_a_point(tmp_path: Path) -> None:
+    (point,) = read_points(written(tmp_path, ROW, ""))
+    assert (point.device_id, point.net, point.precision) == ("stm32f405", "13-64-64-4", "fp32")
+    assert (point.layers, point.outputs, point.multiply_adds) == (3, 64 + 64 + 4, 13 * 64 + 64 * 64 + 64 * 4)
+    assert (point.clock_mhz, point.doubt) == (168, None)
+
+
+def test_cpu_and_clock_may_be_absent_and_a_suspect_says_so(tmp_path: Path) -> None:
+    row = {key: value for key, value in ROW.items() if key not in ("cpu", "mhz")}
+    (point,) = read_points(written(tmp_path, {**row, "note": "SUSPECT: two figures"}))
+    assert (point.cpu, point.clock_mhz) == (None, None)
+    assert point.doubt == "its note says SUSPECT: two figures"
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("{", "line 2: no JSON object"),
+        ("[1]", "line 2: .*is no JSON object"),
+        ({"device_id": None}, "line 2: device_id is None; expected a text on one line"),
+        ({"device_id": "a\nb"}, "device_id is 'a.*; expected a text on one line"),
+        ({"runtime_class": "magic"}, "runtime_class is 'magic'; expected one of interpreter, tuned-kernels"),
+        ({"net": "13"}, "net is '13'; expected layer widths, as in 13-64-64-4"),
+        ({"net": "13-0-4"}, "net is '13-0-4'; expected layer widths"),
+        ({"precision": "int4"}, "precision is 'int4'; expected one of fp32, fp16, int8"),
+        ({"precision": " "}, "precision is ' '; expected one of"),
+        ({"latency_us": 0}, "latency_us is 0; expected a number above zero"),
+        ({"latency_us": "743"}, "latency_us is '743'; expected a number above zero"),
+        ({"latency_us": True}, "latency_us is True; expected a number above zero"),
+        ({"mhz": float("nan")}, "mhz is nan; expected a number above zero"),
+        ({"mhz": 10**400}, "mhz is 1000.*; expected a number above zero"),
+        ({"cpu": 7}, "cpu is 7; expected a text on one line"),
+    ],
+)
+def test_an_invalid_line_is_named(tmp_path: Path, row: dict[str, Any] | str, message: str) -> None:
+    bad = row if isinstance(row, str) else {**ROW, **row}
+    with pytest.raises(FileFormatError, match=message):
+        read_points(written(tmp_path, ROW, bad))
+
+
+@pytest.mark.parametrize(("data", "message"), [(b"", "has 0 points"), (b"\xff\xfe", "is no UTF-8 text")])
+def test_a_file_without_points(tmp_path: Path, data: bytes, message: str) -> None:
+    (tmp_path / "points.jsonl").write_bytes(data)
+    with pytest.raises(FileFormatError, match=message):
+        read_points(tmp_path / "points.jsonl")
+
+
+@pytest.mark.parametrize("text", ["", "1", "1-", "-1-2", "1-2x", "1-٣", "1-65537", "1--2", "1-2-" * 200 + "1"])
+def test_texts_that_are_no_network(text: str) -> None:
+    assert parse_net(text) is None
