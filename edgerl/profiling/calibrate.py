@@ -45,10 +45,10 @@ NARROWEST_SPARSE = 64
 
 CHECKED_WIDTHS, CHECKED_DENSITIES = (24, 64, 144, 288, 448), (1.0, 0.3, 0.15, 0.07)
 
-CALLS = 32
-"""Observations in turn, as many as a processor's branch prediction does not learn by heart."""
+CALLS = 128
+"""Observations in turn: a processor's branch prediction learns fewer by heart, and a control loop repeats none."""
 
-ROUNDS, REPEATS = 15, 3
+ROUNDS, REPEATS = 15, 2
 """Each network is timed in every round, so that a slow moment of the machine hits none alone."""
 
 LONGEST_REPEAT_US = 5000
