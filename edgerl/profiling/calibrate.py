@@ -45,10 +45,10 @@ NARROWEST_SPARSE = 64
 
 CHECKED_WIDTHS, CHECKED_DENSITIES = (24, 64, 144, 288, 448), (1.0, 0.3, 0.15, 0.07)
 
-CALLS = 32
-"""Observations in turn, as many as a processor's branch prediction does not learn by heart."""
+CALLS = 128
+"""Observations in turn: a processor's branch prediction learns fewer by heart, and a control loop repeats none."""
 
-ROUNDS, REPEATS = 15, 3
+ROUNDS, REPEATS = 15, 2
 """Each network is timed in every round, so that a slow moment of the machine hits none alone."""
 
 LONGEST_REPEAT_US = 5000
@@ -58,6 +58,9 @@ NEAR_SHARE = 0.6
 
 WIDEST = 2048
 """Units of a layer that is read from far away: 16 MB of weights."""
+
+SMALLEST_COST = 1e-6
+"""µs: what is too cheap to be told from noise."""
 
 COVERAGE, SMALLEST_ERROR_RATIO = 0.9, 0.15
 """`error_ratio` holds nine in ten of the checked networks; what other work on the machine does is no less."""
@@ -82,7 +85,7 @@ def calibrate(write_onnx: WriteOnnx | None, device_id: str, progress: Progress) 
         bandwidths = _bandwidths(host, figures["native"])
         if write_onnx is not None:
             progress("onnxruntime: timing networks")
-            figures["onnxruntime"] = _onnx_figures(onnx_act)
+            figures["onnxruntime"] = _onnx_figures(host, onnx_act)
         progress("timing networks that the fit has not seen")
         device = parse_device(profile_text(host, figures, bandwidths).encode(), device_id, device_id)
         figures["native"] |= _checked(device, "native", Policy)
@@ -149,9 +152,8 @@ def _one_repeat(act: Act, observations: Array) -> float:
 
 def _native_figures(host: Host) -> dict[str, float]:
     """Costs of the native engine, by their keys in a profile."""
-    room = NEAR_SHARE * host.caches[min(1, len(host.caches) - 1)][1].value
     cases = [(policy, Policy(policy, layout)) for policy, layout in _native_cases()]
-    cases = [(policy, act) for policy, act in cases if act.n_bytes < room]
+    cases = [(policy, act) for policy, act in cases if act.n_bytes < _room(host)]
     items = np.array([_native_items(policy, act.layouts) for policy, act in cases])
     times = _microseconds([act for _, act in cases], N_OBSERVATIONS)
     call, layer, dense_input, sparse_input, dense, sparse, block = _positive_fit(items, np.array(times))
@@ -164,6 +166,11 @@ def _native_figures(host: Host) -> dict[str, float]:
         "sparse_block_1_ns_per_multiply_add": sparse * 1e3,
         "sparse_block_4_ns_per_multiply_add": block * 1e3,
     }
+
+
+def _room(host: Host) -> float:
+    """Bytes of weights that lie in the second cache."""
+    return NEAR_SHARE * host.caches[min(1, len(host.caches) - 1)][1].value
 
 
 def _native_cases() -> Iterator[tuple[CompactPolicy, LayoutChoice]]:
@@ -189,10 +196,11 @@ def _native_items(policy: CompactPolicy, layouts: Sequence[Layout]) -> list[floa
     return items
 
 
-def _onnx_figures(onnx_act: Callable[[CompactPolicy], Act]) -> dict[str, float]:
+def _onnx_figures(host: Host, onnx_act: Callable[[CompactPolicy], Act]) -> dict[str, float]:
     """Costs of onnxruntime, by their keys in a profile."""
     policies = [random_policy(hidden, 1.0, 1) for hidden in (*SHAPES, *((width, width) for width in WIDTHS))]
-    items = [[1.0, len(p.layers), sum(n.positions for n in policy_rows(p).layers)] for p in policies]
+    policies = [policy for policy in policies if ITEM_BYTES["dense"] * policy.connections < _room(host)]
+    items = [[1.0, len(policy.layers), policy.connections] for policy in policies]
     times = _microseconds([onnx_act(policy) for policy in policies], N_OBSERVATIONS)
     call, layer, multiply_add = _positive_fit(np.array(items), np.array(times))
     return {
@@ -203,7 +211,7 @@ def _onnx_figures(onnx_act: Callable[[CompactPolicy], Act]) -> dict[str, float]:
 
 
 def _positive_fit(items: Vector, times: Vector) -> list[float]:
-    """Costs of at least SMALLEST each whose sums are nearest to `times`, relative to each time."""
+    """Costs of at least SMALLEST_COST each whose sums are nearest to `times`, relative to each time."""
     kept = list(range(items.shape[1]))
     while True:
         found, *_ = np.linalg.lstsq(items[:, kept] / times[:, None], np.ones(len(times)), rcond=None)
@@ -213,10 +221,6 @@ def _positive_fit(items: Vector, times: Vector) -> list[float]:
     costs = np.full(items.shape[1], SMALLEST_COST)
     costs[kept] = found
     return [float(cost) for cost in costs]
-
-
-SMALLEST_COST = 1e-6
-"""µs: what is too cheap to be told from noise."""
 
 
 def _bandwidths(host: Host, native: dict[str, float]) -> list[float]:

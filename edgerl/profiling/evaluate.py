@@ -133,8 +133,7 @@ def _by_class(point: Point, cpu: str, clock_mhz: float, device_id: str, basis: B
     model, core = latency_model(), find_core(cpu)
     costs = model.cycle_costs(point.runtime_class, core, point.precision, device_id)
     layers = point.layers * costs.layer + point.outputs * costs.output + point.multiply_adds * costs.multiply_add
-    level = model.level(point.runtime_class, core, device_id)
-    uncertainty = None if point.precision == "fp16" else model.uncertainty[point.runtime_class][level]
+    uncertainty = model.widening(point.runtime_class, core, point.precision, device_id)
     return Prediction(point, (costs.call + layers) / clock_mhz, uncertainty, basis)
 
 

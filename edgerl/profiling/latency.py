@@ -34,6 +34,13 @@ ITEM_BYTES: dict[Layout, float] = {"dense": FLOAT_BYTES, "sparse": FLOAT_BYTES +
 """A weight, and its share of a 16-bit index."""
 
 
+LEVEL_TEXTS: dict[Level, str] = {
+    "device": "of this very device among them",
+    "core": "none of this device, some of its core",
+    "other": "none of this core",
+}
+
+
 @dataclass(frozen=True)
 class LatencyEstimate:
     """Seconds, what they are made of, and how far off they may be.
@@ -68,8 +75,11 @@ def _estimate_by_class(device: Device, costs: ClassCosts, layers: Sequence[Layer
     overhead = cycle_costs("fp32").call
     execution = sum(_class_cycles(layer, cycle_costs(layer.precision), costs) for layer in layers)
     level = model.level(costs.latency_class, core, device.id)
-    is_seen = all(not layer.is_sparse and layer.precision != "fp16" for layer in layers)
-    uncertainty = model.uncertainty[costs.latency_class][level] if is_seen else None
+    uncertainties = {
+        None if layer.is_sparse else model.widening(costs.latency_class, core, layer.precision, device.id)
+        for layer in layers  # no published point is sparse
+    }
+    uncertainty = None if None in uncertainties else uncertainties.pop()
     per_multiply_add = cycle_costs(layers[0].precision).multiply_add
     return LatencyEstimate(
         seconds=(overhead + execution) / (device.cpu.clock_mhz.value * 1e6),
@@ -80,13 +90,6 @@ def _estimate_by_class(device: Device, costs: ClassCosts, layers: Sequence[Layer
             f"multiply-add, {model.about['points']} points fitted) at {device.cpu.clock_mhz.value:g} MHz"
         ),
     )
-
-
-LEVEL_TEXTS: dict[Level, str] = {
-    "device": "of this very device among them",
-    "core": "none of this device, some of its core",
-    "other": "none of this core",
-}
 
 
 def _class_cycles(layer: LayerRow, cycles: CycleCosts, costs: ClassCosts) -> float:

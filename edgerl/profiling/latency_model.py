@@ -18,7 +18,7 @@ from importlib import resources
 from typing import Any, Literal
 
 from edgerl.compact.policy import Precision
-from edgerl.profiling.cores import Core
+from edgerl.profiling.cores import UNKNOWN, Core
 
 RuntimeClass = Literal["interpreter", "tuned-kernels", "generated-c"]
 RUNTIME_CLASSES: tuple[RuntimeClass, ...] = ("interpreter", "tuned-kernels", "generated-c")
@@ -77,6 +77,14 @@ class LatencyModel:
         if f"{device_id}: {runtime_class}" in self.known:
             return "device"
         return "core" if f"{core.name}: multiply-adds" in self.factors else "other"
+
+    def widening(
+        self, runtime_class: RuntimeClass, core: Core, precision: Precision, device_id: str | None
+    ) -> float | None:
+        """`uncertainty` of a prediction for a dense network; None where no published point is like it."""
+        if core.name == UNKNOWN.name or precision == "fp16":
+            return None
+        return self.uncertainty[runtime_class][self.level(runtime_class, core, device_id)]
 
 
 def factor_names(

@@ -29,6 +29,13 @@ def test_a_device_without_a_profile_is_predicted_from_its_core_and_flagged() -> 
     assert slow.predicted_us > 10 * unknown.predicted_us  # soft float
 
 
+def test_a_core_of_no_class_and_half_precision_are_unvalidated() -> None:
+    for change in ({"cpu": "Cortex-A55", "device_id": "my-phone"}, {"precision": "fp16"}):
+        found = predict(replace(POINT, **change))
+        assert found.predicted_us > 0
+        assert found.is_inside is None
+
+
 def test_a_device_with_neither_is_refused() -> None:
     with pytest.raises(FileFormatError, match="'my-m7' has no profile, and its point names no cpu and mhz; add them"):
         predict(replace(POINT, device_id="my-m7", clock_mhz=None))
