@@ -18,6 +18,7 @@ COMMANDS = (
     "prune",
     "export",
     "profile",
+    "fit",
     "run",
     "info",
     "devices list",

@@ -70,7 +70,7 @@ def command(
     else:
         _print_report(report)
     if not report.fits:
-        excess = ", ".join(_excess(LABELS[name], report.verdicts[name]) for name in report.exceeded)
+        excess = ", ".join(use_of_budget(LABELS[name], report.verdicts[name]) for name in report.exceeded)
         raise CheckFailed(f"{report.model} does not fit {report.device}: {excess}")
 
 
@@ -122,5 +122,6 @@ def _amount(amount: float, unit: Unit) -> str:
     return f"{amount:.0f}" if unit == "FLOP" else human_seconds(amount * 1e-6)
 
 
-def _excess(label: str, verdict: Verdict) -> str:
+def use_of_budget(label: str, verdict: Verdict) -> str:
+    """As in: memory 1.2 KiB of 1.0 KiB."""
     return f"{label} {' of '.join(_used_and_budget(verdict))}"

@@ -32,13 +32,28 @@ def remove_dead_units(network: Sequence[Affine], block: int) -> list[Affine]:
     Constants are summed in float64 and rounded to the biases' own precision once, at the end.
     """
     precisions = [bias.dtype for _, bias in network]
-    network = [(weight.copy(), bias.astype(np.float64)) for weight, bias in network]
-    while any(_quench(*pair) for pair in pairwise(network)):
-        pass
+    network = _with_dead_units_as_zeros(network)
     for index in range(len(network) - 1):
         (weight, bias), (next_weight, next_bias) = network[index : index + 2]
         kept = _living_blocks(weight.any(axis=1) | (bias != 0) | next_weight.any(axis=0), block)
         network[index : index + 2] = [(weight[kept], bias[kept]), (next_weight[:, kept], next_bias)]
+    return _with_biases_as(precisions, network)
+
+
+def silence_dead_units(network: Sequence[Affine]) -> list[Affine]:
+    """The same function, with the dead units that `remove_dead_units` takes away left in place as zeros."""
+    return _with_biases_as([bias.dtype for _, bias in network], _with_dead_units_as_zeros(network))
+
+
+def _with_dead_units_as_zeros(network: Sequence[Affine]) -> list[Affine]:
+    """A copy with biases in float64."""
+    copied = [(weight.copy(), bias.astype(np.float64)) for weight, bias in network]
+    while any(_quench(*pair) for pair in pairwise(copied)):
+        pass
+    return copied
+
+
+def _with_biases_as(precisions: Sequence[np.dtype[Any]], network: Sequence[Affine]) -> list[Affine]:
     return [(weight, bias.astype(dtype)) for (weight, bias), dtype in zip(network, precisions, strict=True)]
 
 
@@ -131,5 +146,11 @@ def compact(policy: CompactPolicy, *, sparsity: float | None = None, precision: 
         positions = sum(layer.n_inputs * layer.n_outputs for layer in policy.layers)
         network = prune_by_magnitude(network, sparsity, block, positions)
         network = remove_dead_units(network, block)
-    compacted = replace(policy, layers=tuple(quantise_layer(*affine, block, precision) for affine in network))
-    return compacted.with_example(policy.example_observation)
+    return with_network(policy, network, precision)
+
+
+def with_network(policy: CompactPolicy, network: Sequence[Affine], precision: Precision) -> CompactPolicy:
+    """The same policy with another network, stored as `precision`. Raises UnsupportedModelError."""
+    block = policy.layers[0].block
+    changed = replace(policy, layers=tuple(quantise_layer(*affine, block, precision) for affine in network))
+    return changed.with_example(policy.example_observation)

@@ -88,7 +88,6 @@ class LayerArrays:
         return matrix
 
 
-
 class LearnerArena:
     """Actor, critics, targets, optimiser state and topologies in one block of memory.
 
@@ -115,7 +114,9 @@ class LearnerArena:
         header = new_arena(min(n_bytes, LARGEST_HEADER))
         read(header, 0)
         config = LearnerConfig()
-        loaded.call("the learner's state", "edgerl_learner_config_in", c_void_p(header.ctypes.data), len(header), config)
+        loaded.call(
+            "the learner's state", "edgerl_learner_config_in", c_void_p(header.ctypes.data), len(header), config
+        )
         adapt(config)
         arena = cls.__new__(cls)
         arena._make_room(loaded, config, np.dtype(np.float32))

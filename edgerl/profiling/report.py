@@ -74,6 +74,7 @@ class ProfileReport:
     execution: Literal["dense", "connections"]
     rate_hz: float
     layers: tuple[LayerReport, ...]
+    model_bytes: int  # in the form that the runtime reads
     memory: Verdict
     flash: Verdict
     flops: Verdict
@@ -134,6 +135,7 @@ def profile(
         execution="dense" if chosen.name == "onnxruntime" else "connections",
         rate_hz=rate.value,
         layers=tuple(_layer_report(layer, work) for layer, work in zip(rows.layers, works, strict=True)),
+        model_bytes=_stored_bytes(rows, chosen),
         memory=_memory(rows, device, chosen, figures, budget_memory_bytes),
         flash=_flash(rows, device, chosen, figures, budget_flash_bytes),
         flops=_flops(works, device, chosen, figures, rate, budget_flops),
