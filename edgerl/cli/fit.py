@@ -142,6 +142,8 @@ def _verdict(trial: Trial, result: FitResult) -> str:
         return f"over {', '.join(trial.candidate.report.exceeded)}"
     if trial is result.selection.reference:
         return "as trained"
+    if any(trial is refuted for refuted in result.selection.refuted):
+        return "not confirmed"
     return "fits" if trial.measurement.is_kept else "loses too much"
 
 
@@ -195,6 +197,7 @@ def _as_json(result: FitResult) -> dict[str, Any]:
         "front": [_trial_as_json(trial) for trial in selection.front],
         "measured": [_trial_as_json(trial) for trial in selection.trials],
         **{name: None if trial is None else _trial_as_json(trial) for name, trial in named.items()},
+        "refuted": [_trial_as_json(trial) for trial in selection.refuted],
         "confirmed": None if selection.confirmed is None else asdict(selection.confirmed),
         "policy": None if selection.chosen is None else str(result.policy_path),
         "picture": str(result.picture_path),

@@ -28,7 +28,7 @@ Size = Callable[[Network], int]
 CONNECTIONS_SHARE, UNITS_SHARE = 0.1, 0.05
 """Of what a layer still has: what one step may take away."""
 
-QUICK_ROWS = 4
+QUICK_ROWS = 10
 """One recorded input in so many decides between the steps that could be next."""
 
 QUICK_ITERATIONS, ITERATIONS = 5, 20

@@ -21,8 +21,9 @@ Array = npt.NDArray[Any]
 LARGEST_DIFFERENCE = 0.5
 """Of half the action range, root mean square: policies that differ more are not worth an episode."""
 
-SCREENED = 5
-"""One recorded observation in so many is kept from the fitting of weights, and screens."""
+NEWEST = 3
+"""The newest third of the recorded observations is most like what the policy meets: every second of them screens. All
+others fit weights, for policies that were fitted to the newest alone are lost where one step leads them astray."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +72,11 @@ def find_candidates(
 ) -> list[Candidate]:
     """The reference first, then smaller policies, in every precision that can hold their weights.
 
-    observations: recorded ones, [count, n]; progress: told the share that is done, from 0 to 1.
+    observations: recorded ones, [count, n], the newest last; progress: told the share that is done, from 0 to 1.
     """
     runtimes, block = usable_runtimes(device), reference.layers[0].block
     seen = _normalised(reference, observations)
-    screening = np.arange(len(seen)) % SCREENED == SCREENED - 1
+    screening = screening_rows(len(seen))
     wanted = unit_actions(_network(reference), seen[screening])
 
     def candidate(policy: CompactPolicy) -> Candidate:
@@ -94,6 +95,13 @@ def find_candidates(
             if difference > LARGEST_DIFFERENCE:
                 break
     return found
+
+
+def screening_rows(count: int) -> Array:
+    """Which of `count` recorded observations screen, bool."""
+    index = np.arange(count)
+    chosen: Array = (index % 2 == 1) & (index >= count - count // NEWEST)
+    return chosen
 
 
 def in_every_precision(reference: CompactPolicy, network: Sequence[Affine]) -> list[CompactPolicy]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from edgerl.compact.policy import CompactPolicy
 from edgerl.fitting.candidates import Candidate
 from edgerl.fitting.returns import Measurement
-from edgerl.fitting.search import first_from, front, ladder, lowest
+from edgerl.fitting.search import front, ladder, lowest
 
 Measure = Callable[[CompactPolicy], Measurement]
 
@@ -33,6 +33,7 @@ class Selection:
     front: tuple[Trial, ...]  # of these the ones that none beats in return, bytes and latency together
     chosen: Trial | None
     confirmed: Measurement | None  # of the chosen one, over episodes that had no part in the choice
+    refuted: tuple[Trial, ...]  # smaller ones that kept the return at first, and not in those episodes
     best_in_budget: Trial | None  # where none is chosen: the best return within the budgets, if any is within
     nearest_to_budget: Trial | None  # where none is chosen: what keeps the return and exceeds the budgets least
 
@@ -52,7 +53,10 @@ def choose(candidates: Sequence[Candidate], measure: Measure, confirm: Measure) 
     trial(REFERENCE)
     in_budget = [index for index, candidate in enumerate(candidates) if candidate.report.fits]
     rungs = _rungs(candidates, in_budget, lambda candidate: candidate.n_bytes)
-    chosen, confirmed = _lowest_confirmed([candidates[i] for i in rungs], lambda at: trial(rungs[at]), confirm)
+    start = lowest(len(rungs), lambda at: trial(rungs[at]).measurement.is_kept)
+    kept = (trial(index) for index in rungs[len(rungs) if start is None else start :])
+    tried = _until_confirmed((each for each in kept if each.measurement.is_kept), confirm)
+    chosen, confirmed = tried.pop() if tried and tried[-1][1].is_kept else (None, None)
     best = nearest = None
     if chosen is None:
         best = max((trials[i] for i in in_budget if i in trials), key=_mean_return, default=None)
@@ -67,26 +71,20 @@ def choose(candidates: Sequence[Candidate], measure: Measure, confirm: Measure) 
         front=tuple(found[index] for index in front(costs)),
         chosen=chosen,
         confirmed=confirmed,
+        refuted=tuple(each for each, _ in tried),
         best_in_budget=best,
         nearest_to_budget=nearest,
     )
 
 
-def _lowest_confirmed(
-    candidates: Sequence[Candidate], trial: Callable[[int], Trial], confirm: Measure
-) -> tuple[Trial | None, Measurement | None]:
-    """The trial of the smallest of these that keeps the return twice, and its second measurement."""
-    confirmed: dict[int, Measurement] = {}
-
-    def keeps_twice(position: int) -> bool:
-        if not trial(position).measurement.is_kept:
-            return False
-        confirmed[position] = confirm(candidates[position].policy)
-        return confirmed[position].is_kept
-
-    start = lowest(len(candidates), lambda position: trial(position).measurement.is_kept)
-    position = None if start is None else first_from(start, len(candidates), keeps_twice)
-    return (None, None) if position is None else (trial(position), confirmed[position])
+def _until_confirmed(trials: Iterable[Trial], confirm: Measure) -> list[tuple[Trial, Measurement]]:
+    """Trials with their second measurement, up to the first that keeps the return there, too."""
+    found: list[tuple[Trial, Measurement]] = []
+    for trial in trials:
+        found.append((trial, confirm(trial.candidate.policy)))
+        if found[-1][1].is_kept:
+            break
+    return found
 
 
 def excess(candidate: Candidate) -> float:

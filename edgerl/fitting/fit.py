@@ -38,12 +38,12 @@ Array = npt.NDArray[Any]
 Progress = Callable[[str, float], None]
 """Told what is under way, and about which share of it is done."""
 
-RECORDED_OBSERVATIONS = 5000
-"""Of the run's replay memory: four in five fit weights, the rest screen."""
+RECORDED_OBSERVATIONS = 12_500
+"""Of the run's replay memory, from the oldest to the newest."""
 
 DEFAULT_LOSS = 0.03
 
-EXPECTED_MEASUREMENTS = SCANNED + 6
+EXPECTED_MEASUREMENTS = SCANNED + 10
 """For the progress alone."""
 
 

@@ -10,6 +10,9 @@ SCANNED = 8
 PATIENCE = 2
 """Rungs that were scanned and do not keep the return, one after the other, after which smaller ones do not either."""
 
+NEAR = 4
+"""The same for neighbouring rungs, below one that keeps it: returns fall with the size, but not from rung to rung."""
+
 
 def ladder(costs: Sequence[float], differences: Sequence[float]) -> list[int]:
     """The indices, cheapest first, of those that no other undercuts in cost without a larger difference."""
@@ -46,12 +49,19 @@ def lowest(n_rungs: int, is_kept: Callable[[int], bool]) -> int | None:
             kept = middle
         else:
             failed = middle
+    return _lower(kept, is_kept)
+
+
+def _lower(kept: int, is_kept: Callable[[int], bool]) -> int:
+    """The lowest position that is kept, from one that is kept downwards, until NEAR in a row are not."""
+    position, misses = kept, 0
+    while position > 0 and misses < NEAR:
+        position -= 1
+        if is_kept(position):
+            kept, misses = position, 0
+        else:
+            misses += 1
     return kept
-
-
-def first_from(start: int, n_rungs: int, is_kept: Callable[[int], bool]) -> int | None:
-    """The first position from `start` upwards that is kept."""
-    return next((position for position in range(start, n_rungs) if is_kept(position)), None)
 
 
 def front(points: Sequence[tuple[float, ...]]) -> list[int]:

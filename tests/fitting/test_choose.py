@@ -63,6 +63,15 @@ def test_who_does_not_keep_it_a_second_time_is_passed_over() -> None:
     assert found.confirmed is not None
     assert found.chosen.candidate is CANDIDATES[2]
     assert found.confirmed.returns.mean == pytest.approx(980)
+    assert [trial.candidate for trial in found.refuted] == [CANDIDATES[3]]
+
+
+def test_nothing_is_chosen_where_nothing_is_kept_twice() -> None:
+    found = choose(CANDIDATES, _measure(FIVE_PERCENT, RETURNS), _measure(FIVE_PERCENT, dict.fromkeys(RETURNS, 1.0)))
+    assert (found.chosen, found.confirmed) == (None, None)
+    assert [trial.candidate for trial in found.refuted] == CANDIDATES[3::-1]
+    assert found.nearest_to_budget is not None
+    assert found.nearest_to_budget.candidate.report.fits
 
 
 def test_nothing_is_chosen_beyond_a_budget() -> None:
