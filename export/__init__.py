@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -37,10 +37,10 @@ FORMATS = {"onnx": ("edgerl.export.onnx", ("onnx", "onnxruntime"))}
 """Format → (module with a function `export`, what must be installed for it)."""
 
 
-def check_format(format: str) -> None:
-    """Raise ConfigError unless `format` is one of FORMATS."""
-    if format not in FORMATS:
-        suggestion = nearest(format, FORMATS) or f"; expected {', '.join(FORMATS)}"
+def check_format(format: str, known: Collection[str] = FORMATS) -> None:
+    """Raise ConfigError unless `format` is a known one."""
+    if format not in known:
+        suggestion = nearest(format, known) or f"; expected {', '.join(known)}"
         raise ConfigError(f"{format[:40]!r} is no export format{suggestion}")
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ast
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -113,10 +113,12 @@ def test_the_public_names_are_there() -> None:
 
 
 def test_help_is_there_in_a_third_of_a_second() -> None:
-    """The median of five: the bound is the issue's, and far from what is measured (0.1 s)."""
+    """Processor time, the median of five: the bound is the issue's, and far from what is measured (0.1 s). The clock on
+    the wall would measure what else the machine does."""
     times = []
     for _ in range(5):
-        start = time.monotonic()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run([sys.executable, "-m", "edgerl", "--help"], capture_output=True, check=True)
-        times.append(time.monotonic() - start)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert sorted(times)[2] < 0.3

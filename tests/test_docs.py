@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+
+from edgerl.edge.onnx_policy import OnnxPolicy
 
 from .edge.compiled import ENGINE, WARNINGS, compile_c
 
@@ -20,6 +24,7 @@ COMMANDS = (
     "profile",
     "fit",
     "run",
+    "learn",
     "info",
     "devices list",
     "devices show",
@@ -65,6 +70,67 @@ def test_the_readmes_python_example_runs() -> None:
     assert shortened != example
     exec(compile(shortened, "README.md", "exec"), {})
     assert Path("policy.onnx").exists()
+
+
+CONTINUAL = ROOT / "docs/continual.md"
+
+
+def _shortened(commands: str, changes: Mapping[str, str]) -> list[str]:
+    """The lines of commands, changed where a document's would take minutes."""
+    for long, short in changes.items():
+        assert long in commands, long
+        commands = commands.replace(long, short)
+    return commands.splitlines()
+
+
+def test_the_robot_of_the_continual_page_is_trained_for_and_learns(edgerl: Run) -> None:
+    (robot,), commands = _snippets(CONTINUAL, "python"), _snippets(CONTINUAL, "bash")[0]
+    Path("arm.py").write_text(robot)
+    changes = {"--preset quick": "--preset quick --steps 600 --hidden 16,16", "--hours 0.1": "--hours 0.0004"}
+    for line in _shortened(commands, changes):
+        code, out, err = edgerl(*shlex.split(line)[1:])
+        assert code == 0, err
+    assert "arm:Arm at 50 Hz; state folder runs/arm-simulation-ds-td3-seed0/state: begun" in err
+    assert "missed deadlines" in out
+
+
+def test_the_tour_of_the_continual_page(edgerl: Run) -> None:
+    """Train, export, learn under drift, kill, continue, export."""
+    changes = {
+        "--preset quick": "--preset quick --steps 600",
+        "timeout --signal=KILL 60": "timeout --signal=KILL 8",
+        "--hours 0.05": "--hours 0.003",
+        "--snapshot-minutes 0.25": "--snapshot-minutes 0.02",
+        "@20000": "@500",
+    }
+    said = []
+    for line in _shortened(_snippets(CONTINUAL, "bash")[1], changes):
+        if line.startswith("timeout "):
+            command = line.replace(" edgerl ", f" {shlex.quote(sys.executable)} -m edgerl ")
+            killed = subprocess.run(["bash", "-c", f"{command}; exit $?"], capture_output=True, text=True)
+            assert (killed.returncode, "state folder state: begun" in killed.stderr) == (137, True), killed.stderr
+        else:
+            code, out, err = edgerl(*shlex.split(line)[1:])
+            assert code == 0, err
+            said.append(out + err)
+    _, _, learnt, described, exported, profiled = said
+    assert "HalfCheetah-v5 as fast as possible; state folder state: goes on after " in learnt
+    assert "state folder\n" in described
+    assert "state/policy.onnx: " in exported
+    assert "fits" in profiled
+    assert OnnxPolicy("state/policy.onnx").metadata["about"]["environment"] == "HalfCheetah-v5"
+
+
+def test_the_service_of_the_continual_page_uses_options_that_exist(edgerl: Run) -> None:
+    (unit,) = _snippets(CONTINUAL, "ini")
+    (command,) = re.findall(r"^ExecStart=(.*)$", unit, flags=re.MULTILINE)
+    _, out, _ = edgerl("learn", "--help")
+    words = shlex.split(command)
+    assert words[1] == "learn"
+    for option in [word for word in words if word.startswith("--")]:
+        assert f"{option} " in out
+    for line in ("Restart=always", "SuccessExitStatus=143", "MemoryMax=", "CPUQuota="):
+        assert line in unit
 
 
 def test_the_c_program_of_the_engines_page_learns_and_acts(tmp_path: Path) -> None:

@@ -1,23 +1,35 @@
-"""`edgerl export`: a policy in a format that other runtimes read."""
+"""`edgerl export`: a policy in a format that other runtimes read, or a learner that goes on learning on a device."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgerl.cli.models import find_model
+from edgerl.cli.models import find_model, find_run
 from edgerl.cli.output import Force, Json, human_bytes, note, print_json
-from edgerl.run_folder import CONFIG, POLICY
+from edgerl.errors import ConfigError
+from edgerl.run_folder import CONFIG, LEARNER, ONNX, POLICY
+
+if TYPE_CHECKING:
+    from edgerl.compact.policy import CompactPolicy
+    from edgerl.export import ExportReport
+    from edgerl.training.handover import HandoverReport
+
+LEARNER_FORMAT = "learner"
 
 
 def command(
     policy: Annotated[
-        Path | None, typer.Argument(help="Run folder or policy.safetensors; default: runs/latest.", show_default=False)
+        Path | None,
+        typer.Argument(
+            help="Run folder, policy.safetensors or state folder of a learner; default: runs/latest.",
+            show_default=False,
+        ),
     ] = None,
-    format: Annotated[str, typer.Option("--format", help="Format of the output: onnx.")] = "onnx",
+    format: Annotated[str, typer.Option("--format", help="Format of the output: onnx or learner.")] = "onnx",
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Output file; default: beside the policy.", show_default=False)
     ] = None,
@@ -25,24 +37,95 @@ def command(
         bool,
         typer.Option("--sparse-initializers", help="Store sparse weights sparsely; onnxruntime reads it, few others."),
     ] = False,
+    replay: Annotated[
+        int | None,
+        typer.Option(min=0, help="learner: transitions of the run to begin with.", show_default="10000, or what fits"),
+    ] = None,
+    replay_dtype: Annotated[
+        str | None,
+        typer.Option(help="learner: how observations and actions are kept, fp32 or fp16.", show_default="fp32"),
+    ] = None,
+    replay_policy: Annotated[
+        str | None,
+        typer.Option(help="learner: transitions kept, ring (the newest) or reservoir (a sample).", show_default="ring"),
+    ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(help="learner: bytes of networks and replay together on the device.", show_default="32MiB"),
+    ] = None,
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Write a policy as ONNX, and check the file before it gets its name.
+    """Write a policy as ONNX, and check the file before it gets its name; or a learner for a device.
 
-    Normalisation and action scaling are inside the graph. In a run folder, policy.onnx is replaced; any other output
-    that exists needs --force.
+    onnx: normalisation and action scaling are inside the graph. Of the state folder of `edgerl learn`, the policy that
+    drives, without dead units. learner: everything that `edgerl learn` needs.
+
+    In a run or state folder, policy.onnx and learner.safetensors are replaced; any other output that exists needs
+    --force.
 
     Example: edgerl export --format onnx
     """
-    from edgerl import export_policy
-    from edgerl.export import check_format
+    from edgerl.export import FORMATS, check_format
 
-    check_format(format)
-    source = find_model(policy, (POLICY,))
-    goal = output or source.with_suffix(f".{format}")
-    replaces = output is None and source.name == POLICY and source.with_name(CONFIG).exists()
-    report = export_policy(source, format, goal, force=force or replaces, sparse_initializers=sparse_initializers)
+    check_format(format, (*FORMATS, LEARNER_FORMAT))
+    choices = {"replay": replay, "replay-dtype": replay_dtype, "replay-policy": replay_policy, "memory": memory}
+    if format == LEARNER_FORMAT:
+        _refuse_options(format, {"sparse-initializers": sparse_initializers or None})
+        _print_handover(_export_learner(policy, output, force, **_chosen(choices)), json)
+    else:
+        _refuse_options(format, choices)
+        _print(_export_policy(policy, format, output, force, sparse_initializers), sparse_initializers, json)
+
+
+def _refuse_options(format: str, options: dict[str, Any]) -> None:
+    for name, value in options.items():
+        if value is not None:
+            raise ConfigError(f"--{name} was given, which --format {format} does not have; leave it out")
+
+
+def _chosen(choices: dict[str, Any]) -> dict[str, Any]:
+    """The options of a learner as `hand_over` names them, those left out not among them."""
+    from edgerl.profiling.units import parse_bytes
+
+    names = {"replay": "seed", "replay-dtype": "precision", "replay-policy": "keep", "memory": "memory"}
+    chosen = {names[option]: value for option, value in choices.items() if value is not None}
+    if "memory" in chosen:
+        chosen["memory"] = parse_bytes(chosen["memory"], "--memory")
+    return chosen
+
+
+def _export_learner(run: Path | None, output: Path | None, force: bool, **chosen: Any) -> HandoverReport:
+    from edgerl.training.handover import hand_over
+
+    folder = find_run(run)
+    return hand_over(folder, output or folder / LEARNER, force=force or output is None, **chosen)
+
+
+def _export_policy(
+    model: Path | None, format: str, output: Path | None, force: bool, sparse_initializers: bool
+) -> ExportReport:
+    from edgerl.edge.store import Snapshots
+    from edgerl.export import export_policy
+
+    source: CompactPolicy | Path
+    if model is not None and Snapshots(model).are_there:
+        source, goal, is_ours = _champion(model), model / ONNX, True
+    else:
+        source = find_model(model, (POLICY,))
+        goal, is_ours = source.with_suffix(f".{format}"), source.name == POLICY and source.with_name(CONFIG).exists()
+    force = force or (output is None and is_ours)
+    return export_policy(source, format, output or goal, force=force, sparse_initializers=sparse_initializers)
+
+
+def _champion(state: Path) -> CompactPolicy:
+    from edgerl.compact.pruning import compact
+    from edgerl.edge.learner import champion_policy
+
+    return compact(champion_policy(state))
+
+
+def _print(report: ExportReport, sparse_initializers: bool, json: bool) -> None:
     if json:
         print_json({**asdict(report), "path": str(report.path)})
         return
@@ -56,3 +139,21 @@ def command(
         note(f"not readable by: {', '.join(report.excluded_readers)}")
     elif sparse_initializers:
         note("no layer is smaller with sparse initialisers; all are dense")
+
+
+def _print_handover(report: HandoverReport, json: bool) -> None:
+    memory = report.memory
+    if json:
+        described = {**asdict(report), "path": str(report.path)}
+        print_json({**described, "memory": {**asdict(memory), "total": memory.total}})
+        return
+    connections = ", ".join(f"{name} {count}" for name, count in report.connections.items())
+    print(f"{report.path}: {human_bytes(report.n_bytes)}, after {report.updates} updates; connections {connections}")
+    print(
+        f"memory on a device {human_bytes(memory.total)}: networks {human_bytes(memory.arena)}, champion "
+        f"{human_bytes(memory.champion)}, replay {human_bytes(memory.replay)}"
+    )
+    print(
+        f"replay {report.keep} of {memory.capacity} transitions, {memory.record} bytes each in {report.precision}; "
+        f"{report.seed} of the run to begin with"
+    )

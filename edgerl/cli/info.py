@@ -15,13 +15,19 @@ from edgerl.errors import EdgerlError, FileFormatError, UnsupportedModelError
 
 if TYPE_CHECKING:
     from edgerl.compact.policy import CompactPolicy
+    from edgerl.edge.store import Snapshots
     from edgerl.profiling.model import LayerRow
 
 Description = dict[str, Any]
 
 
 def command(
-    file: Annotated[Path, typer.Argument(help="Policy, checkpoint, ONNX model, replay, device profile or run folder.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="Policy, checkpoint, learner, snapshot, ONNX model, replay, device profile; run or state folder."
+        ),
+    ],
     json: Json = False,
 ) -> None:
     """Say what a file is: kind, environment, sizes, sparsity, action contract, hash, versions.
@@ -48,21 +54,46 @@ def command(
 def describe(path: Path) -> Description:
     """What `path` is, as a JSON object. Raises FileFormatError where it is nothing known, or damaged."""
     if path.is_dir():
-        return _run_folder(path)
+        return _folder(path)
     if path.suffix not in _READERS:
         problem = f"has the suffix {path.suffix!r}" if path.exists() else "is not there"
         raise FileFormatError(f"{path} {problem}; expected a run folder or a file of {', '.join(_READERS)}")
     return {"file": str(path), **_READERS[path.suffix](path)}
 
 
+def _folder(path: Path) -> Description:
+    from edgerl.edge.store import Snapshots
+
+    snapshots = Snapshots(path)
+    return _state_folder(snapshots) if snapshots.are_there else _run_folder(path)
+
+
+def _state_folder(snapshots: Snapshots) -> Description:
+    found = snapshots.newest()
+    if found is None:
+        raise FileFormatError(f"{snapshots.folder} holds no snapshot that is whole: {'; '.join(snapshots.rejected)}")
+    number, reader = found
+    reader.close()
+    files = sorted(file for file in snapshots.folder.iterdir() if file.is_file() and not file.name.startswith("."))
+    return {
+        "file": str(snapshots.folder),
+        "kind": "state folder",
+        "files": {file.name: human_bytes(file.stat().st_size) for file in files},
+        "rejected": snapshots.rejected,
+        "newest": describe(snapshots.path(number)),
+    }
+
+
 def _run_folder(path: Path) -> Description:
     from edgerl import run_folder
 
-    models = (run_folder.CHECKPOINT, run_folder.POLICY, run_folder.ONNX)
+    models = (run_folder.CHECKPOINT, run_folder.POLICY, run_folder.ONNX, run_folder.LEARNER)
     names = (run_folder.CONFIG, run_folder.METRICS, run_folder.REPLAY, *models)
     found = [path / name for name in names if (path / name).is_file()]
     if not found:
-        raise FileFormatError(f"{path} holds none of {', '.join(names)}; expected a run folder")
+        raise FileFormatError(
+            f"{path} holds none of {', '.join(names)}; expected a run folder, or a learner's state folder"
+        )
     return {
         "file": str(path),
         "kind": "run folder",
@@ -79,6 +110,8 @@ def _tensor_file(path: Path) -> Description:
     kind = tensor_file_kind(data, path)
     if kind == "checkpoint":
         return _checkpoint(path, data)
+    if kind in ("learner", "snapshot"):
+        return {"kind": kind, **_size(data), **_learner(path, kind)}
     policy = from_bytes(data, path)  # names the kind that it found where this is none either
     return {"kind": KIND, "format_version": VERSION, **_size(data), **_policy(policy)}
 
@@ -120,6 +153,32 @@ def _checkpoint(path: Path, data: bytes) -> Description:
         "policy": _policy(state.policy),
         "config": asdict(state.config),
     }
+
+
+def _learner(path: Path, kind: str) -> Description:
+    from edgerl.edge import bundle, store
+    from edgerl.edge.bundle import actor_policy
+    from edgerl.edge.learner import read_counters, read_origin
+    from edgerl.files import TensorReader
+
+    version = {bundle.KIND: bundle.VERSION, store.KIND: store.VERSION}[kind]
+    with TensorReader(path, kind, version) as reader:
+        origin, shapes = read_origin(reader, path), reader.shapes
+    description = {
+        "format_version": version,
+        "environment": origin.about.get("environment"),
+        "updates": origin.arena.progress.updates,
+        "exploration_noise": origin.exploration_noise,
+        "replay": origin.replay.as_json(),
+        "policy": _policy(actor_policy(origin.arena.layers[0], origin.constants, origin.about)),
+    }
+    if kind == bundle.KIND:
+        return {**description, "seed_transitions": shapes["seed"][1][0] if "seed" in shapes else 0}
+    try:
+        counters = read_counters(origin.metadata.get("counters"))
+    except ValueError as error:
+        raise FileFormatError(f"{path} is not valid: {error}") from error
+    return {**description, "champion": origin.metadata.get("champion"), "counters": asdict(counters)}
 
 
 def _onnx(path: Path) -> Description:

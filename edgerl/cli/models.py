@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from edgerl.cli.output import note
-from edgerl.errors import FileFormatError
+from edgerl.errors import ConfigError, FileFormatError
 from edgerl.run_folder import LATEST, ONNX, POLICY, short
 
 
@@ -21,10 +23,12 @@ def find_run(run: Path | None) -> Path:
     return run
 
 
-def find_model(model: Path | None, names: tuple[str, ...] = (POLICY, ONNX)) -> Path:
+def find_model(
+    model: Path | None, names: tuple[str, ...] = (POLICY, ONNX), *, fix: str = "train one: edgerl train"
+) -> Path:
     """The model file that `model` (a file or a run folder) names; without one, the newest in `runs/latest`, printed.
 
-    `names` are the file names, in a run folder, that the calling command can read.
+    `names` are the file names, in a run folder, that the calling command can read; `fix` says how to get one.
     """
     if model is not None and not model.is_dir():
         if not model.exists():
@@ -35,7 +39,17 @@ def find_model(model: Path | None, names: tuple[str, ...] = (POLICY, ONNX)) -> P
     folder = LATEST.resolve() if model is None else model
     found = [path for name in names if (path := folder / name).is_file()]
     if not found:
-        raise FileFormatError(f"{short(folder)} holds no {' or '.join(names)}; train one: edgerl train")
+        raise FileFormatError(f"{short(folder)} holds no {' or '.join(names)}; {fix}")
     newest = max(found, key=lambda path: path.stat().st_mtime_ns)
     note(f"using {short(newest)}")
     return short(newest)
+
+
+def environment_in(about: Mapping[str, Any], source: Path) -> str:
+    """The environment that the file `source` names in what it says about itself."""
+    name = about.get("environment")
+    if not isinstance(name, str):
+        raise ConfigError(f"{source} does not name its environment; name one: --env HalfCheetah-v5")
+    if ":" in name:  # a factory is code: a file may not choose what runs
+        raise ConfigError(f"{source} names the environment {name[:80]!r}, which is code; name it yourself: --env")
+    return name

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgerl.cli.models import find_model
+from edgerl.cli.models import environment_in, find_model
 from edgerl.cli.output import Json, human_seconds, note, print_json
-from edgerl.errors import ConfigError, UnsupportedModelError
+from edgerl.errors import UnsupportedModelError
 from edgerl.run_folder import ONNX, POLICY
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def command(
 
     path = find_model(model)
     policy = _load(path)
-    environment = make(env or _environment_of(policy, path))
+    environment = make(env or environment_in(policy.metadata.get("about", {}), path))
     try:
         _refuse_misfit(policy, path, environment)
         simulation = _Simulation(environment, seed)
@@ -110,15 +110,6 @@ def _load(path: Path) -> Policy | OnnxPolicy:
         note(f"{path} was not written by edgerl: onnxruntime executes whatever it holds; run only files that you trust")
     _note_if_outdated(path, policy)
     return policy
-
-
-def _environment_of(policy: Policy | OnnxPolicy, path: Path) -> str:
-    name = policy.metadata.get("about", {}).get("environment")
-    if not isinstance(name, str):
-        raise ConfigError(f"{path} does not name its environment; name one: --env HalfCheetah-v5")
-    if ":" in name:  # a factory is code: a file may not choose what runs
-        raise ConfigError(f"{path} names the environment {name[:80]!r}, which is code; name it yourself: --env")
-    return name
 
 
 def _note_if_outdated(path: Path, policy: OnnxPolicy) -> None:

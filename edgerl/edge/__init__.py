@@ -11,8 +11,12 @@ from typing import Any
 _PUBLIC = {
     "ControlLoop": "edgerl.edge.control",
     "ControlStatistics": "edgerl.edge.control",
+    "Learner": "edgerl.edge.learner",
     "OnnxPolicy": "edgerl.edge.onnx_policy",
     "Policy": "edgerl.edge.policy",
+    "Robot": "edgerl.edge.robot",
+    "Schedule": "edgerl.edge.session",
+    "Session": "edgerl.edge.session",
 }
 
 __all__ = [*_PUBLIC]  # resolved by __getattr__

@@ -35,7 +35,7 @@ NETWORKS = ("actor", "critic_1", "critic_2")
 WHOLE_UPDATE = (1 << 64) - 1
 """Multiply-adds of a slice that is never cut."""
 
-LARGEST_HEADER = 1 << 16
+LARGEST_HEADER = 1 << 14
 """Bytes at a state's beginning that hold its configuration, and more."""
 
 ReadState = Callable[[Array, int], object]
@@ -114,9 +114,8 @@ class LearnerArena:
         header = new_arena(min(n_bytes, LARGEST_HEADER))
         read(header, 0)
         config = LearnerConfig()
-        loaded.call(
-            "the learner's state", "edgerl_learner_config_in", c_void_p(header.ctypes.data), len(header), config
-        )
+        address = c_void_p(header.ctypes.data)
+        loaded.call("the learner's state", "edgerl_learner_config_in", address, len(header), config)
         adapt(config)
         arena = cls.__new__(cls)
         arena._make_room(loaded, config, np.dtype(np.float32))
@@ -127,8 +126,8 @@ class LearnerArena:
         return arena
 
     def load_state(self, read: ReadState) -> None:
-        """Take up another state of the same networks; this configuration stays. Raises ConfigError, after which there is
-        no learner here any more, where it is refused."""
+        """Take up another state of the same networks; this configuration stays. Raises ConfigError where it is refused:
+        after that there is no learner here any more."""
         read(self.memory[: self.bytes.state], 0)
         self._call("edgerl_learner_open", self._address, len(self.memory), self.config)
 
@@ -197,7 +196,7 @@ class LearnerArena:
         return self._action.copy()
 
     def step(self, replay: ReplayStructure | None, work: int = WHOLE_UPDATE) -> bool:
-        """About `work` multiply-adds of an update; whether it is complete. Only an update's first slice needs `replay`."""
+        """About `work` multiply-adds of an update; whether it is complete. Only its first slice needs `replay`."""
         self._call("edgerl_learner_step", self._address, replay, work, self._complete)
         return bool(self._complete.value)
 
@@ -213,8 +212,11 @@ class LearnerArena:
         self._call("edgerl_learner_set_progress", self._address, progress)
 
     def reopen(self) -> None:
-        """Check everything that was written into the arrays and `config`, and take it up. Raises ConfigError where it is
-        refused."""
+        """Check everything that was written into the arrays, and take it up. Raises ConfigError where it is refused."""
+        self._call("edgerl_learner_open", self._address, len(self.memory), None)
+
+    def reconfigure(self) -> None:
+        """Take up what was changed in `config`. Raises ConfigError where it is refused, or is of other networks."""
         self._call("edgerl_learner_open", self._address, len(self.memory), self.config)
 
 

@@ -30,37 +30,22 @@ KEPT = 2
 _NAME = re.compile(r"snapshot-([0-9]{8}|[1-9][0-9]{8,})\.safetensors")
 
 
-class Store:
-    """The snapshots of one learner. One process at a time has the folder, and one thread of it.
+class Snapshots:
+    """The snapshots of one learner, to be read, also while another process has the folder and writes the next one.
 
     Attributes: `folder`; `rejected`, one line for each file that `newest` passed over.
     """
 
     def __init__(self, folder: Path, disk: Disk = DISK) -> None:
-        """Make the folder where it is not there, and take hold of it.
-
-        Raises OutputError where another process has it, or it cannot be written to.
-        """
         self.folder, self._disk = folder, disk
         self.rejected: list[str] = []
-        self._largest = 0  # number seen
         self._champions: dict[int, int] = {}  # of every snapshot that was found valid, so that it is read only once
-        try:
-            self._make_folder()
-            self._lock = (folder / "lock").open("a+b")
-            self._take_hold()
-        except OSError as error:
-            raise OutputError(f"cannot use the folder {folder}: {error.strerror}; choose a writable one") from error
-
-    def close(self) -> None:
-        """Let another process have the folder."""
-        self._lock.close()
 
     @property
-    def next_number(self) -> int:
-        """The number that `write` will give: one more than any seen in the folder, whatever is in those files."""
-        self._largest = max(self._largest, *self._numbers(), 0)
-        return self._largest + 1
+    def are_there(self) -> bool:
+        """Whether the folder holds a file with a snapshot's name, valid or not. Raises OutputError where the folder
+        cannot be read."""
+        return self.folder.is_dir() and bool(self._numbers())
 
     def path(self, number: int) -> Path:
         """Where a snapshot is, or would be."""
@@ -88,6 +73,73 @@ class Store:
             reader.close()
             raise FileFormatError(f"{self.path(number)} {error}") from error
         return reader
+
+    def _numbers(self) -> list[int]:
+        """Of all files with a snapshot's name, valid or not; newest first."""
+        try:
+            names = os.listdir(self.folder)
+        except OSError as error:
+            raise OutputError(f"cannot read the folder {self.folder}: {error.strerror}") from error
+        numbers = {int(match[1]) for match in map(_NAME.fullmatch, names) if match}
+        return sorted(numbers, reverse=True)
+
+    def _open_or_reject(self, number: int) -> TensorReader | None:
+        try:
+            return self._open_with_champion(number)
+        except FileFormatError as error:
+            self.rejected.append(str(error))
+            return None
+
+    def _open_with_champion(self, number: int) -> TensorReader:
+        reader = self.open(number)
+        try:
+            self._check_champion(self._champions[number], number)
+        except BaseException:
+            reader.close()
+            raise
+        return reader
+
+    def _check_champion(self, champion: int, number: int) -> None:
+        """Raises FileFormatError where the champion of snapshot `number` is not valid."""
+        try:
+            self._champion_of(champion)
+        except FileFormatError as error:
+            raise FileFormatError(f"{self.path(number)} is of no use without its champion: {error}") from error
+
+    def _champion_of(self, number: int) -> int:
+        """The champion that a snapshot names. Raises FileFormatError where that snapshot is not there or not valid."""
+        if number not in self._champions or not self.path(number).exists():
+            self.open(number).close()
+        return self._champions[number]
+
+
+class Store(Snapshots):
+    """The snapshots of one learner, to be written as well. One process at a time has the folder, and one thread of
+    it."""
+
+    def __init__(self, folder: Path, disk: Disk = DISK) -> None:
+        """Make the folder where it is not there, and take hold of it.
+
+        Raises OutputError where another process has it, or it cannot be written to.
+        """
+        super().__init__(folder, disk)
+        self._largest = 0  # number seen
+        try:
+            self._make_folder()
+            self._lock = (folder / "lock").open("a+b")
+            self._take_hold()
+        except OSError as error:
+            raise OutputError(f"cannot use the folder {folder}: {error.strerror}; choose a writable one") from error
+
+    def close(self) -> None:
+        """Let another process have the folder."""
+        self._lock.close()
+
+    @property
+    def next_number(self) -> int:
+        """The number that `write` will give: one more than any seen in the folder, whatever is in those files."""
+        self._largest = max(self._largest, *self._numbers(), 0)
+        return self._largest + 1
 
     def write(self, metadata: Mapping[str, Any], tensors: Mapping[str, npt.NDArray[Any]]) -> int:
         """Write the next snapshot, return its number once it is on the disk, having removed what it replaces.
@@ -143,44 +195,6 @@ class Store:
     def _remove(self, path: Path) -> None:
         with contextlib.suppress(OSError):  # it is in nobody's way, and there will be another occasion
             self._disk.remove(path)
-
-    def _numbers(self) -> list[int]:
-        """Of all files with a snapshot's name, valid or not; newest first."""
-        try:
-            names = os.listdir(self.folder)
-        except OSError as error:
-            raise OutputError(f"cannot read the folder {self.folder}: {error.strerror}") from error
-        numbers = {int(match[1]) for match in map(_NAME.fullmatch, names) if match}
-        return sorted(numbers, reverse=True)
-
-    def _open_or_reject(self, number: int) -> TensorReader | None:
-        try:
-            return self._open_with_champion(number)
-        except FileFormatError as error:
-            self.rejected.append(str(error))
-            return None
-
-    def _open_with_champion(self, number: int) -> TensorReader:
-        reader = self.open(number)
-        try:
-            self._check_champion(self._champions[number], number)
-        except BaseException:
-            reader.close()
-            raise
-        return reader
-
-    def _check_champion(self, champion: int, number: int) -> None:
-        """Raises FileFormatError where the champion of snapshot `number` is not valid."""
-        try:
-            self._champion_of(champion)
-        except FileFormatError as error:
-            raise FileFormatError(f"{self.path(number)} is of no use without its champion: {error}") from error
-
-    def _champion_of(self, number: int) -> int:
-        """The champion that a snapshot names. Raises FileFormatError where that snapshot is not there or not valid."""
-        if number not in self._champions or not self.path(number).exists():
-            self.open(number).close()
-        return self._champions[number]
 
     def _is_usable(self, number: int) -> bool:
         try:

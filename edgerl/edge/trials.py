@@ -35,7 +35,6 @@ memory is bounded.
 from __future__ import annotations
 
 import copy
-import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -169,7 +168,7 @@ class Trials:
         restarted = copy.copy(self)
         restarted.abandon()
         return {
-            "rule": dataclasses.asdict(self.rule),
+            "rule": dict(vars(self.rule)),
             "window": restarted._number,
             "champion": [[window.number, list(window.running)] for window in restarted._champion],
             "challenger": [[window.number, list(window.running)] for window in restarted._challenger],
@@ -188,8 +187,8 @@ class Trials:
         trials = cls(rule, seed)
         if not isinstance(state, dict) or set(state) != set(trials.state()):
             raise ValueError(f"the trials' state has not the keys {', '.join(trials.state())}")
-        if state["rule"] != dataclasses.asdict(rule):
-            raise ValueError(f"the trials' rule is {quoted(state['rule'], 120)}; expected {dataclasses.asdict(rule)}")
+        if state["rule"] != vars(rule):
+            raise ValueError(f"the trials' rule is {quoted(state['rule'], 120)}; expected {vars(rule)}")
         trials._begin_window(_count(state, "window"))
         trials._champion = trials._read_windows(state, "champion")
         trials._challenger = trials._read_windows(state, "challenger")
@@ -202,7 +201,7 @@ class Trials:
     def status(self) -> dict[str, Any]:
         """What a person wants to see; means are None where there is no score, and so is the share."""
         return {
-            "rule": dataclasses.asdict(self.rule),
+            "rule": dict(vars(self.rule)),
             "windows": self._number,  # ended or dropped
             "challenger_drives": self.challenger_drives,
             "challenger": _summary(self._challenger),

@@ -19,11 +19,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812 — PyTorch's own convention
 from torch import Tensor, nn
 
+from edgerl.edge.random import Draws, Network, Purpose, below, normal, uniform
 from edgerl.edge.replay import Batch, Replay
 from edgerl.errors import ConfigError
 from edgerl.training.config import Config, drop_fraction_at, n_step_at, plan_networks
 from edgerl.training.normalizer import Normalizer
-from edgerl.edge.random import Draws, Network, Purpose, below, normal, uniform
 from edgerl.training.state import Arrays, take
 from edgerl.training.topology import (
     LayerPlan,

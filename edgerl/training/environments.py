@@ -131,10 +131,10 @@ def make(name: str) -> Environment:
 
     Raises EnvironmentError, with the nearest known name, where there is none or it does not suit.
     """
-    _silence_mujoco()
     if ":" in name:
+        _silence_mujoco()
         return Environment(name, _from_factory(name))
-    made = _from_registry(name)
+    made = registered(name)
     return Environment(made.spec.id, made)  # with its version, where the name had none
 
 
@@ -161,8 +161,13 @@ def _probe(environment: Environment) -> bytes:
     return b"".join(seen)
 
 
-def _from_registry(name: str) -> Any:
+def registered(name: str) -> Any:
+    """The gymnasium environment of that id, as gymnasium makes it.
+
+    Raises EnvironmentError, with the nearest known name, where there is none.
+    """
     gymnasium = require("gymnasium", "train")
+    _silence_mujoco()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that an id has no version, or a newer one

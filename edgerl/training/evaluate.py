@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgerl.edge.random import Draws, Purpose
 from edgerl.training.config import ScheduleConfig
 from edgerl.training.environments import Environment
-from edgerl.edge.random import Draws, Purpose
 
 Array = npt.NDArray[Any]
 

@@ -23,6 +23,7 @@ from edgerl.compact.policy import CompactPolicy, make_layer
 from edgerl.compact.pruning import compact
 from edgerl.compact.shape import architecture
 from edgerl.edge.library import library
+from edgerl.edge.random import Purpose, uniform
 from edgerl.edge.replay import Boundary, Replay
 from edgerl.errors import CheckFailed, ConfigError, FileFormatError, Interrupted, MissingExtraError
 from edgerl.training import checkpoint as checkpoint_file
@@ -35,7 +36,6 @@ from edgerl.training.folder import check_latest, default_folder, new_folder, poi
 from edgerl.training.logs import MetricsLog
 from edgerl.training.native import NativeAgent
 from edgerl.training.normalizer import Normalizer
-from edgerl.edge.random import Purpose, uniform
 
 REPORT_INTERVAL = 100  # steps between two calls of a progress report
 

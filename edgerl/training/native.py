@@ -14,11 +14,11 @@ import numpy.typing as npt
 
 from edgerl.edge.arena import NETWORKS, LayerArrays, LearnerArena, replay_structure, rows_of
 from edgerl.edge.library import LayerPlanStructure, LearnerConfig, Library, Progress, library
+from edgerl.edge.random import Draws
 from edgerl.edge.replay import Replay
 from edgerl.errors import ConfigError
 from edgerl.training.config import Config, plan_networks
 from edgerl.training.normalizer import Normalizer
-from edgerl.edge.random import Draws
 from edgerl.training.state import Arrays, take
 from edgerl.training.topology import LayerPlan, Mask
 

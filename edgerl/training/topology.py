@@ -20,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgerl.compact.shape import LayerShape
-from edgerl.errors import ConfigError
 from edgerl.edge.random import Draws, Network, Purpose, sample_without_replacement
+from edgerl.errors import ConfigError
 
 Mask = npt.NDArray[np.bool_]
 Array = npt.NDArray[Any]

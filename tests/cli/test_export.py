@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,11 @@ import numpy as np
 import onnx
 import pytest
 
-from edgerl.compact.file import save
+from edgerl.compact.file import load, save
 from edgerl.compact.policy import CompactPolicy, make_layer
+from edgerl.edge.learner import Learner
+from edgerl.edge.onnx_policy import OnnxPolicy
+from tests.edge.learners import write_bundle
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -145,3 +150,111 @@ def test_a_name_that_is_too_long_is_one_line(edgerl: Run, command: str) -> None:
     code, _, err = edgerl(*command.split(), "x" * 300 + ".onnx")
     assert code == 2
     assert "File name too long" in err
+
+
+# Learners.
+
+SMALL_RUN = ("--env", "robots:robot", "--hidden", "16,16", "--preset", "quick", "--steps", "120")
+
+
+@pytest.fixture
+def run(edgerl: Run) -> Path:
+    """A run folder of 120 steps, that runs/latest points to."""
+    assert edgerl("train", *SMALL_RUN)[0] == 0
+    return Path("runs/robots-robot-ds-td3-seed0")
+
+
+def test_a_learner_of_the_latest_run_again_and_again(edgerl: Run, run: Path) -> None:
+    for _ in range(2):
+        code, out, err = edgerl("export", "--format", "learner")
+        assert code == 0
+        assert err == f"using {run}\n"
+    first, second, third = out.splitlines()
+    assert first.startswith(f"{run}/learner.safetensors: ")
+    trained = sum(load(run / "policy.safetensors").metadata["trained_connections"])
+    assert f" after 0 updates; connections actor {trained}, critic_1 " in first
+    assert second.startswith("memory on a device 32.0 MiB: networks ")
+    assert third.startswith("replay ring of ")
+    assert third.endswith(" transitions, 64 bytes each in fp32; 120 of the run to begin with")
+    with contextlib.closing(Learner.load(run / "learner.safetensors")) as learner:
+        assert learner.status()["replay"]["size"] == 120
+        assert learner.about["environment"] == "robots:robot"
+
+
+def test_the_choices_of_a_learner(edgerl: Run, run: Path) -> None:
+    options = ("--replay", "50", "--replay-dtype", "fp16", "--replay-policy", "reservoir", "--memory", "200kB")
+    code, out, _ = edgerl("export", run, "--format", "learner", *options, "-o", "other.safetensors", "--json")
+    report = json.loads(out)
+    assert code == 0
+    assert (report["path"], report["n_bytes"]) == ("other.safetensors", Path("other.safetensors").stat().st_size)
+    assert (report["seed"], report["precision"], report["keep"]) == (50, "fp16", "reservoir")
+    memory = report["memory"]
+    assert memory["record"] == 16 + 2 * (4 + 2 + 4) + 8  # numbers in two bytes each
+    assert memory["total"] == memory["arena"] + memory["champion"] + memory["capacity"] * memory["record"]
+    assert 200_000 - memory["record"] < memory["total"] <= 200_000
+    with contextlib.closing(Learner.load("other.safetensors")) as learner:
+        assert asdict(learner.memory) == {name: memory[name] for name in asdict(learner.memory)}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--format", "lerner"], "'lerner' is no export format; did you mean learner?"),
+        (["--replay", "5"], "--replay was given, which --format onnx does not have; leave it out"),
+        (["--memory", "1MiB"], "--memory was given, which --format onnx does not have; leave it out"),
+        (["--format", "learner", "--sparse-initializers"], "--sparse-initializers was given, which --format learner"),
+        (["--format", "learner", "--replay-dtype", "int8"], "the replay dtype is 'int8'; expected fp32 or fp16"),
+        (["--format", "learner", "--replay-policy", "lake"], "the replay policy is 'lake'; expected ring or reservoir"),
+        (["--format", "learner", "--memory", "lots"], "--memory is 'lots'; expected a number of bytes"),
+        (["--format", "learner", "--memory", "1kB"], "the memory is 1000 bytes"),
+        (["--format", "learner", "-o", "precious"], "precious exists already; pass --force to replace it"),
+    ],
+)
+def test_choices_that_do_not_fit_are_one_line(edgerl: Run, run: Path, arguments: list[str], message: str) -> None:
+    Path("precious").write_text("precious")
+    code, out, err = edgerl("export", run, *arguments)
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1].startswith(f"edgerl: {message}")
+    assert "Traceback" not in err
+    assert Path("precious").read_text() == "precious"
+    assert not (run / "learner.safetensors").exists()
+
+
+def test_a_learner_needs_a_run_folder(edgerl: Run, policy: Path) -> None:
+    code, _, err = edgerl("export", policy, "--format", "learner")
+    assert (code, err) == (2, f"edgerl: {policy} is a file; expected a run folder\n")
+    code, _, err = edgerl("export", "--format", "learner")
+    assert code == 2
+    assert "runs/first/checkpoint.safetensors" in err
+
+
+def test_the_champion_of_a_state_folder(edgerl: Run) -> None:
+    """Also while another process learns there: the snapshots are read without its lock."""
+    write_bundle(normalise=True, about={"environment": "none", "evaluation_return": 3.0})
+    with contextlib.closing(Learner.load("learner.safetensors", state="state")) as learner:
+        champion = [learner.act(x, explore=False) for x in np.eye(3)]
+        for step in range(50):
+            learner.observe(np.eye(3)[step % 3], [0, 0], float(step), np.eye(3)[(step + 1) % 3])
+            learner.update()
+        learner.snapshot()
+        for _ in range(2):
+            code, out, _ = edgerl("export", "state")
+            assert code == 0
+            assert out.startswith("state/policy.onnx: ")
+        code, _, err = edgerl("export", "state", "-o", "state/policy.onnx")
+        assert code == 2
+        assert "state/policy.onnx exists already; pass --force to replace it" in err
+    exported = OnnxPolicy("state/policy.onnx")
+    np.testing.assert_allclose([exported(x) for x in np.eye(3, dtype=np.float32)], champion, atol=1e-5)
+    assert exported.metadata["about"] == {"environment": "none", "snapshot": 2, "updates": 0}
+
+
+def test_a_state_folder_without_a_whole_snapshot_is_one_line(edgerl: Run) -> None:
+    Path("state").mkdir()
+    Path("state/snapshot-00000003.safetensors").write_bytes(b"garbage")
+    code, _, err = edgerl("export", "state")
+    assert code == 2
+    assert err.startswith(
+        "edgerl: state holds no snapshot that is whole: state/snapshot-00000003.safetensors is no edgerl"
+    )
+    assert err.count("\n") == 1

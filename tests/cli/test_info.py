@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,10 +19,13 @@ from onnx import TensorProto, helper
 
 from edgerl.compact.file import save
 from edgerl.compact.policy import CompactPolicy, make_layer
+from edgerl.edge.learner import Learner
 from edgerl.edge.replay import Replay
 from edgerl.export import export_policy
+from edgerl.files import TensorReader, write_tensors
 from edgerl.training import checkpoint
 from edgerl.training.config import make_config
+from tests.edge.learners import steps, write_bundle
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -207,3 +212,92 @@ def test_a_file_does_not_steer_the_terminal(edgerl: Run, policy: CompactPolicy, 
     assert "\x1b" not in out
     assert "\nsha256  00" not in out
     assert "owned" in out
+
+
+def test_a_learner(edgerl: Run) -> None:
+    path = write_bundle(learner_bundle := Path("learner.safetensors"), seed=steps(20), about={"environment": "Any-v0"})
+    code, out, _ = edgerl("info", learner_bundle, "--json")
+    description = json.loads(out)
+    assert code == 0
+    assert (description["kind"], description["format_version"], description["bytes"]) == (
+        *("learner", 1),
+        path.stat().st_size,
+    )
+    assert description["environment"] == "Any-v0"
+    assert description["replay"] == {"precision": "fp32", "keep": "ring", "memory_bytes": 1 << 17}
+    assert (description["seed_transitions"], description["updates"], description["exploration_noise"]) == (20, 0, 0.1)
+    assert description["policy"]["architecture"] == "3-9-6-2"
+    assert description["policy"]["action"] == {"low": [-1, -3], "high": [2, 0.5]}
+    assert edgerl("info", "learner.safetensors")[0] == 0
+
+
+def test_a_state_folder_and_its_snapshots(edgerl: Run) -> None:
+    write_bundle()
+    with contextlib.closing(Learner.load("learner.safetensors", state="state")) as learner:
+        for _ in range(30):
+            learner.observe([1, 2, 3], [0, 0], 1.5, [3, 2, 1])
+        learner.snapshot()
+        code, out, _ = edgerl("info", "state", "--json")  # beside whoever learns there
+    description = json.loads(out)
+    assert code == 0
+    assert (description["kind"], description["rejected"]) == ("state folder", [])
+    names = {"lock", "transitions.log", "snapshot-00000001.safetensors", "snapshot-00000002.safetensors"}
+    assert description["files"].keys() == names
+    newest = description["newest"]
+    assert (newest["file"], newest["kind"]) == ("state/snapshot-00000002.safetensors", "snapshot")
+    assert newest["champion"] == 1
+    assert (newest["counters"]["steps"], newest["counters"]["episodes"]) == (30, 0)
+    assert newest["policy"]["architecture"] == "3-9-6-2"
+    assert edgerl("info", newest["file"], "--json")[1] == json.dumps(newest, indent=2) + "\n"
+    assert edgerl("info", "state")[0] == 0
+    damage(Path(newest["file"]))
+    description = json.loads(edgerl("info", "state", "--json")[1])
+    assert description["newest"]["file"] == "state/snapshot-00000001.safetensors"
+    assert description["rejected"][0].startswith(f"{newest['file']} has been altered")
+    damage(Path("state/snapshot-00000001.safetensors"))
+    code, _, err = edgerl("info", "state")
+    assert code == 2
+    assert err.startswith("edgerl: state holds no snapshot that is whole: state/snapshot-00000002.safetensors has been")
+    assert err.count("\n") == 1
+
+
+def damage(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("kind", "altered", "problem"),
+    [
+        ("learner", {"exploration_noise": -1}, "its exploration_noise is -1, expected 0 to 10"),
+        ("learner", {"replay": {"precision": "fp8", "keep": "ring"}}, "the replay's precision is 'fp8'"),
+        ("learner", {"version": 2}, "has format version 2; this edgerl reads version 1"),
+        ("snapshot", {"about": "\x1b[2J"}, "its metadata 'about' is no JSON object"),
+        ("snapshot", {"counters": {"steps": 1}}, "its counters are not those of this version of edgerl"),
+        ("snapshot", {"counters": None}, "its counters are not those of this version of edgerl"),
+    ],
+)
+def test_learners_that_were_altered_are_one_line(edgerl: Run, kind: str, altered: dict[str, Any], problem: str) -> None:
+    with contextlib.closing(Learner.load(write_bundle(), state="state")):
+        pass
+    source = {"learner": Path("learner.safetensors"), "snapshot": Path("state/snapshot-00000001.safetensors")}[kind]
+    with TensorReader(source, kind, 1) as reader:
+        tensors = {name: reader.read(name) for name in reader.shapes}
+        metadata = {**reader.metadata, **altered}
+    write_tensors(Path("altered.safetensors"), kind, altered.get("version", 1), metadata, tensors)
+    code, out, err = edgerl("info", "altered.safetensors")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("edgerl: altered.safetensors ")
+    assert problem in err
+
+
+def test_a_state_of_the_networks_that_was_altered_is_one_line(edgerl: Run) -> None:
+    with TensorReader(write_bundle(), "learner", 1) as reader:
+        tensors = {name: reader.read(name) for name in reader.shapes}
+        metadata = reader.metadata
+    for broken in (tensors["state"][:-1], tensors["state"][:100], np.zeros_like(tensors["state"]), np.zeros(3)):
+        write_tensors(Path("altered.safetensors"), "learner", 1, metadata, {**tensors, "state": broken})
+        code, _, err = edgerl("info", "altered.safetensors")
+        assert (code, err.count("\n")) == (2, 1)
+        assert err.startswith("edgerl: altered.safetensors is not valid: ")

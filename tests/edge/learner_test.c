@@ -604,6 +604,340 @@ static void check_numbers(void) {
     CHECK(are_near(a, (real)5.768108) && are_near(b, 0), "%g %g", (double)a, (double)b);
 }
 
+/* The configuration in the beginning of a state: of each length, and nothing behind it is looked at. */
+static void check_config_in(void) {
+    const edgerl_learner_config config = config_of(&CASES[1], EDGERL_ISA_BASELINE, 4);
+    edgerl_learner_config found, kept;
+    memset(&found, 0x5A, sizeof found);
+    kept = found;
+    subject s;
+    open_subject(&s, &config);
+    allow_all(&s);
+    for (size_t bytes = 0; bytes <= sizeof(learner) + 128; bytes += bytes < 64 || bytes + 8 > sizeof(learner) ? 1 : 61) {
+        unsigned char *whole = new_arena(s.bytes.state), *part = whole + s.bytes.state / 64 * 64 - (bytes + 63) / 64 * 64;
+        memcpy(part, s.arena, bytes);
+        ASAN_POISON_MEMORY_REGION(part + bytes, (size_t)(whole + s.bytes.state - part) - bytes);
+        const int32_t status = edgerl_learner_config_in(part, bytes, &found);
+        ASAN_UNPOISON_MEMORY_REGION(whole, s.bytes.state);
+        if (bytes < sizeof(learner)) {
+            CHECK(status == EDGERL_ARENA_TOO_SMALL, "%u bytes: status %d", (uint32_t)bytes, status);
+            CHECK(memcmp(&found, &kept, sizeof found) == 0, "%u bytes: something was written", (uint32_t)bytes);
+        } else {
+            CHECK(status == EDGERL_OK && memcmp(&found, &config, sizeof found) == 0, "%u bytes", (uint32_t)bytes);
+        }
+        free(whole);
+    }
+    found = kept;
+    CHECK(edgerl_learner_config_in(NULL, s.bytes.state, &found) == EDGERL_BAD_ARGUMENT, "no state");
+    CHECK(edgerl_learner_config_in(s.arena, s.bytes.state, NULL) == EDGERL_BAD_ARGUMENT, "nowhere to write");
+    CHECK(edgerl_learner_config_in(s.arena + 4, s.bytes.state - 4, &found) == EDGERL_ARENA_MISALIGNED, "alignment");
+    learner *l = (void *)s.arena;
+    l->place.item = 1;
+    CHECK(edgerl_learner_config_in(s.arena, s.bytes.state, &found) == EDGERL_BUSY, "in the midst of an update");
+    l->place.item = 0;
+    l->config.batch = 0;
+    CHECK(edgerl_learner_config_in(s.arena, s.bytes.state, &found) == EDGERL_BAD_ARGUMENT, "no batch");
+    l->magic = 0;
+    CHECK(edgerl_learner_config_in(s.arena, s.bytes.state, &found) == EDGERL_ARENA_INVALID, "no learner");
+    CHECK(memcmp(&found, &kept, sizeof found) == 0, "something was written");
+    close_subject(&s);
+}
+
+/* The state's bytes of `from` in an arena that `config` needs; the status of taking it up. */
+static int32_t open_with(subject *to, const subject *from, const edgerl_learner_config *config) {
+    edgerl_learner_bytes_of bytes = {0};
+    (void)edgerl_learner_bytes(config, &bytes);
+    to->bytes = bytes;
+    to->gaps.count = 0;
+    to->workspace_apart = 0;
+    to->arena = new_arena(bytes.total > from->bytes.total ? bytes.total : from->bytes.total);
+    memcpy(to->arena, from->arena, from->bytes.state);
+    return edgerl_learner_open(to->arena, bytes.total, config);
+}
+
+/* Words of all that is learnt. */
+static uint64_t first_of_state(void) { return round_up(sizeof(learner), EDGERL_ALIGNMENT); }
+
+/* The same state on another machine, and with another configuration. */
+static void check_open_with(void) {
+    const uint64_t gap_bytes_before = gap_bytes;
+    gap_bytes = 0;
+    for (uint32_t i = 0; i < N_CASES; i++) {
+        const edgerl_learner_config own = config_of(&CASES[i], EDGERL_ISA_NAIVE, 1);
+        const edgerl_replay replay = fill_replay(&CASES[i], rows);
+        for (uint32_t m = 0; m < N_MACHINES; m++) {
+            edgerl_learner_config other = own, found;
+            other.isa = MACHINES[m].isa;
+            other.lanes = MACHINES[m].lanes;
+            subject a, b;
+            open_subject(&a, &own);
+            for (uint32_t k = 0; k < 3; k++) {
+                update(&a, &replay);
+            }
+            CHECK(open_with(&b, &a, &other) == EDGERL_OK, "%s, lanes %u", CASES[i].name, other.lanes);
+            CHECK(edgerl_learner_config_of(b.arena, &found) == EDGERL_OK && memcmp(&found, &other, sizeof found) == 0, "-");
+            CHECK(memcmp(a.arena + first_of_state(), b.arena + first_of_state(), a.bytes.state - first_of_state()) == 0,
+                  "%s, lanes %u: another state", CASES[i].name, other.lanes);
+            float before[3] = {0}, now[3] = {0};
+            act_now(&a, &CASES[i], before);
+            act_now(&b, &CASES[i], now);
+            CHECK(memcmp(before, now, sizeof now) == 0, "%s, lanes %u: another action", CASES[i].name, other.lanes);
+            update(&a, &replay);
+            update(&b, &replay);
+            const uint64_t end = a.bytes.state, at_byte = first_difference(a.arena, b.arena, first_of_state(), end);
+            CHECK(at_byte == end, "%s, lanes %u: byte %u", CASES[i].name, other.lanes, (uint32_t)at_byte);
+            close_subject(&a);
+            close_subject(&b);
+        }
+    }
+    const edgerl_learner_config own = config_of(&CASES[1], EDGERL_ISA_NAIVE, 1);
+    edgerl_learner_config wrong[8];
+    for (uint32_t i = 0; i < 8; i++) {
+        wrong[i] = own;
+    }
+    wrong[0].actor[0].full_blocks--;
+    wrong[1].critic[1].narrow_blocks--;
+    wrong[2].actor[0].block = wrong[2].actor[1].block = 1;
+    wrong[2].actor[0].narrow_blocks = wrong[2].actor[1].narrow_blocks = 0;
+    wrong[3].n_layers = 2;
+    wrong[4].n_observations++;
+    wrong[5].actor[1].n_outputs = wrong[5].actor[2].n_inputs = 12;
+    wrong[6].n_layers = UINT32_MAX;
+    wrong[7].batch = 0;
+    for (uint32_t i = 0; i < 8; i++) {
+        subject a, b;
+        open_subject(&a, &own);
+        allow_all(&a);
+        const int32_t status = open_with(&b, &a, &wrong[i]), expected = i == 7 ? EDGERL_BAD_ARGUMENT : EDGERL_BAD_SHAPE;
+        float action[3];
+        static const float observation[5];
+        CHECK(edgerl_learner_open(b.arena, a.bytes.total, &wrong[i]) != EDGERL_OK, "configuration %u, once more", i);
+        CHECK(b.bytes.total == 0 || status == expected, "configuration %u: status %d", i, status);
+        CHECK(edgerl_learner_act(b.arena, observation, action) != EDGERL_OK || b.bytes.total == 0, "configuration %u", i);
+        memcpy(b.arena, a.arena, a.bytes.state);
+        CHECK(edgerl_learner_open(b.arena, a.bytes.total, &wrong[i]) == expected, "configuration %u", i);
+        CHECK(edgerl_learner_act(b.arena, observation, action) == EDGERL_ARENA_INVALID, "configuration %u", i);
+        free(b.arena);
+        close_subject(&a);
+    }
+    edgerl_learner_config larger = own;
+    larger.lanes = 16;
+    subject a;
+    open_subject(&a, &own);
+    allow_all(&a);
+    CHECK(edgerl_learner_open(a.arena, a.bytes.total, &larger) == EDGERL_ARENA_TOO_SMALL, "an arena of other lanes");
+    close_subject(&a);
+    gap_bytes = gap_bytes_before;
+}
+
+/* What a binary16 number is, in double precision and by its definition. */
+static double value_of_half(uint32_t half) {
+    const uint32_t exponent = half >> 10 & 31u, mantissa = half & 1023u;
+    double value = exponent == 0 ? mantissa : mantissa + 1024.0;
+    for (uint32_t e = exponent == 0 ? 1 : exponent; e > 25; e--) {
+        value *= 2;
+    }
+    for (uint32_t e = exponent == 0 ? 1 : exponent; e < 25; e++) {
+        value /= 2;
+    }
+    return half & 0x8000u ? -value : value;
+}
+
+/* Rows of halves, and rows with gaps between them: the same updates as rows of floats that hold the same numbers. */
+static void check_halves(void) {
+    for (uint32_t half = 0; half < 65536; half++) {
+        const float f = float_of_half((uint16_t)half);
+        if ((half >> 10 & 31u) == 31) {
+            CHECK(half & 1023u ? f != f : (f - f != 0 && (f < 0) == (half >> 15)), "half %x", half);
+        } else {
+            CHECK((double)f == value_of_half(half) && !!__builtin_signbit(f) == half >> 15, "half %x", half);
+        }
+    }
+    static float apart[1 << 16];
+    static uint16_t halves[1 << 16];
+    static const float mean[6] = {0.5f, -0.25f, 0, 1, 0.125f, -3}, scale[6] = {2, 0.5f, 1, 0.25f, 4, 1};
+    for (uint32_t i = 0; i < 4; i++) {
+        const learner_case *c = &CASES[i];
+        const edgerl_learner_config config = config_of(c, EDGERL_ISA_BASELINE, 4);
+        edgerl_replay replays[3];
+        replays[0] = fill_replay(c, rows);
+        const uint32_t numbers = 2 * c->n + c->m, width = numbers + 2, padded_numbers = numbers + numbers % 2;
+        const uint32_t gap = 5 + i, float_stride = width + gap, half_stride = padded_numbers + 4 + 2 * gap;
+        CHECK(replays[0].room * float_stride <= sizeof apart / sizeof apart[0] &&
+              replays[0].room * half_stride <= sizeof halves / sizeof halves[0], "%s", c->name);
+        memset(apart, 0xFF, sizeof apart);
+        memset(halves, 0xFF, sizeof halves);
+        for (uint32_t row = 0; row < replays[0].room; row++) {
+            float *own = rows + (size_t)row * width;
+            for (uint32_t k = 0; k < numbers; k++) { /* of all magnitudes below 1, denormals too */
+                const uint16_t half = (uint16_t)(random_below(0x3C01) | random_below(2) << 15);
+                halves[row * half_stride + k] = half;
+                own[k] = (float)value_of_half(half);
+            }
+            memcpy(halves + row * half_stride + padded_numbers, own + numbers, 2 * sizeof(float));
+            memcpy(apart + row * float_stride, own, width * sizeof(float));
+        }
+        replays[1] = replays[2] = replays[0];
+        replays[1].rows = apart;
+        replays[1].stride = (uint32_t)(float_stride * sizeof(float));
+        replays[2].rows = halves;
+        replays[2].stride = (uint32_t)(half_stride * sizeof(uint16_t));
+        replays[2].format = EDGERL_ROWS_FLOAT16;
+        subject subjects[3];
+        for (uint32_t r = 0; r < 3; r++) {
+            replays[r].mean = i % 2 ? mean : NULL;
+            replays[r].scale = i % 2 ? scale : NULL;
+            open_subject(&subjects[r], &config);
+            for (uint32_t k = 0; k < 9; k++) {
+                update(&subjects[r], &replays[r]);
+            }
+        }
+        for (uint32_t r = 1; r < 3; r++) {
+            CHECK(is_same_state(&subjects[0], &subjects[r]), "%s, rows %u: another update", c->name, r);
+            CHECK(((const learner *)(const void *)subjects[r].arena)->progress.abandoned == 0, "%s", c->name);
+        }
+        for (uint32_t r = 0; r < 3; r++) {
+            close_subject(&subjects[r]);
+        }
+    }
+}
+
+/* The bytes of one network's layers: weights, moments, targets and topologies. */
+static const unsigned char *network_at(const subject *s, uint32_t network, uint64_t *bytes) {
+    const learner *l = (const void *)s->arena;
+    const uint64_t begin = l->layers[network][0].at.starts;
+    *bytes = (network + 1 < NETWORKS ? l->layers[network + 1][0].at.starts : s->bytes.state) - begin;
+    return s->arena + begin;
+}
+
+static int is_same_network(const subject *a, const subject *b, uint32_t network) {
+    uint64_t bytes;
+    const unsigned char *own = network_at(a, network, &bytes);
+    return memcmp(own, network_at(b, network, &bytes), bytes) == 0;
+}
+
+/* An update that meets a number that is not finite changes nothing from there on, is counted, and is followed by others. */
+static void check_abandoned(void) {
+    static const float BAD[] = {__builtin_nanf(""), __builtin_inff(), -__builtin_inff(), 3e38f};
+    const uint64_t gap_bytes_before = gap_bytes;
+    gap_bytes = 0;
+    for (uint32_t i = 0; i < 7; i++) {
+        const learner_case *c = &CASES[i];
+        const edgerl_learner_config config = config_of(c, EDGERL_ISA_AVX512, 16);
+        const edgerl_replay replay = fill_replay(c, rows);
+        const uint32_t width = 2 * c->n + c->m + 2, count = (uint32_t)replay.room * width;
+        static float good[1 << 16];
+        memcpy(good, rows, sizeof good);
+        for (uint32_t which = 0; which < 4 * 4; which++) {
+            /* Reward, x, action, next x. An infinite input may end where ReLU cuts it off: then it may be learnt from. */
+            const uint32_t first[4] = {width - 2, 0, c->n, c->n + c->m}, numbers[4] = {1, c->n, c->m, c->n};
+            const int must_be_abandoned = which / 4 == 0 || which % 4 == 0;
+            subject whole, sliced, before;
+            open_subject(&whole, &config);
+            open_subject(&sliced, &config);
+            open_subject(&before, &config);
+            for (uint32_t k = 0; k < 3; k++) { /* the next one is the actor's, too */
+                update(&whole, &replay);
+                update(&sliced, &replay);
+                update(&before, &replay);
+            }
+            for (uint32_t k = 0; k < count; k += width) {
+                for (uint32_t from = first[which % 4]; from < first[which % 4] + numbers[which % 4]; from++) {
+                    rows[k + from] = BAD[which / 4];
+                }
+            }
+            update(&whole, &replay);
+            update_in_slices(&sliced, c, &replay);
+            memcpy(rows, good, sizeof good);
+            edgerl_learner_progress p;
+            CHECK(edgerl_learner_progress_of(whole.arena, &p) == EDGERL_OK, "%s", c->name);
+            CHECK(p.updates == 4 && (p.abandoned == 1 || !must_be_abandoned), "%s, %u: %u abandoned", c->name, which,
+                  (uint32_t)p.abandoned);
+            for (uint32_t n = 0; must_be_abandoned && n < NETWORKS; n++) {
+                CHECK(is_same_network(&whole, &before, n), "%s, %u: network %u changed", c->name, which, n);
+            }
+            CHECK(is_same_state(&whole, &sliced), "%s, %u: slices make a difference", c->name, which);
+            for (uint32_t k = 0; k < 3; k++) {
+                update(&whole, &replay);
+            }
+            CHECK(!is_same_network(&whole, &before, EDGERL_CRITIC_1), "%s: it learns no more", c->name);
+            reopen(&whole, c); /* which refuses what is not finite */
+            CHECK(edgerl_learner_progress_of(whole.arena, &p) == EDGERL_OK && p.abandoned <= 1, "%s", c->name);
+            close_subject(&whole);
+            close_subject(&sliced);
+            close_subject(&before);
+        }
+        /* Beyond all bounds in the second critic alone: the first one has made its step, nobody else does. */
+        subject s, before;
+        open_subject(&s, &config);
+        open_subject(&before, &config);
+        for (uint32_t k = 0; k < 3; k++) {
+            update(&s, &replay);
+            update(&before, &replay);
+        }
+        for (uint32_t b = 0; b < 2; b++) {
+            const learner *l = (const void *)(b ? before.arena : s.arena);
+            reals(l, l->layers[EDGERL_CRITIC_2][2].at.bias)[0] = sizeof(real) == 4 ? (real)3e38 : (real)1e200;
+        }
+        float acted[3] = {0}, now[3] = {0};
+        act_now(&s, c, acted);
+        update(&s, &replay);
+        act_now(&s, c, now);
+        const edgerl_learner_progress *p = &((const learner *)(const void *)s.arena)->progress;
+        CHECK(p->abandoned == 1 && memcmp(acted, now, sizeof now) == 0, "%s", c->name);
+        CHECK(!is_same_network(&s, &before, EDGERL_CRITIC_1), "%s: the first critic", c->name);
+        CHECK(is_same_network(&s, &before, EDGERL_ACTOR) && is_same_network(&s, &before, EDGERL_CRITIC_2), "%s", c->name);
+        close_subject(&s);
+        close_subject(&before);
+    }
+    gap_bytes = gap_bytes_before;
+}
+
+/* Positions of a layer that another topology of it lacks. */
+static uint32_t positions_lacking(const learner *l, const layer *y, const uint32_t *starts, const uint16_t *columns) {
+    const uint32_t *own_starts = words_at(l, y->at.starts);
+    const uint16_t *own = indices_at(l, y->at.columns);
+    uint32_t lacking = 0;
+    for (uint32_t row = 0; row < y->rows; row++) {
+        for (uint32_t i = own_starts[row]; i < own_starts[row + 1]; i++) {
+            uint32_t k = starts[row];
+            while (k < starts[row + 1] && columns[k] != own[i]) {
+                k++;
+            }
+            lacking += k == starts[row + 1];
+        }
+    }
+    return lacking;
+}
+
+/* The counter of replaced blocks against the topologies before and after. */
+static void check_replaced(void) {
+    for (uint32_t i = 0; i < N_CASES; i++) {
+        const edgerl_learner_config config = config_of(&CASES[i], EDGERL_ISA_BASELINE, 4);
+        const edgerl_replay replay = fill_replay(&CASES[i], rows);
+        subject s;
+        open_subject(&s, &config);
+        allow_all(&s);
+        unsigned char *before = new_arena(s.bytes.state);
+        const learner *l = (const void *)s.arena;
+        uint64_t expected = 0;
+        for (uint32_t k = 0; k < 30; k++) {
+            memcpy(before, s.arena, s.bytes.state);
+            update(&s, &replay);
+            for (uint32_t n = 0; n < 3 * NETWORKS; n++) {
+                const layer *y = &l->layers[n / 3][n % 3];
+                expected += positions_lacking(l, y, (const void *)(before + y->at.starts), (const void *)(before + y->at.columns));
+            }
+            CHECK(l->progress.replaced == expected, "%s, update %u: %u replaced, expected %u", CASES[i].name, k,
+                  (uint32_t)l->progress.replaced, (uint32_t)expected);
+        }
+        CHECK((expected > 0) == (CASES[i].evolution_interval > 0 && CASES[i].percent < 100) || CASES[i].percent == 1,
+              "%s: %u replaced", CASES[i].name, (uint32_t)expected);
+        free(before);
+        close_subject(&s);
+    }
+}
+
 static int test_arguments(void) {
     check_configurations();
     check_arenas();
@@ -611,6 +945,11 @@ static int test_arguments(void) {
     check_replays();
     check_counters();
     check_refused_arenas();
+    check_config_in();
+    check_open_with();
+    check_halves();
+    check_abandoned();
+    check_replaced();
     check_numbers();
     return failures != 0;
 }
@@ -766,6 +1105,15 @@ static int test_fuzz(uint32_t count, uint32_t seed) {
         damage(m, whole, images);
         memcpy(arena, whole, room < m->count ? room : m->count);
         free(whole);
+        if (room > 0) { /* the configuration alone, from a beginning of any length */
+            edgerl_learner_config config;
+            edgerl_learner_bytes_of bytes;
+            const size_t part = random_below(2) == 0 ? room : random_below((uint32_t)room + 1);
+            ASAN_POISON_MEMORY_REGION(arena + part, room - part);
+            const int32_t status = edgerl_learner_config_in(arena, part, &config);
+            ASAN_UNPOISON_MEMORY_REGION(arena, room);
+            CHECK(status != EDGERL_OK || edgerl_learner_bytes(&config, &bytes) == EDGERL_OK, "case %u", number);
+        }
         subject s = {arena, {0}, {{{0}}, 0}, 0};
         noting = &s.gaps;
         const int32_t status = edgerl_learner_open(arena, room, NULL);

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from edgerl.edge.arena import LearnerArena, replay_structure
 from edgerl.edge.library import ISAS, Isa, library
+from edgerl.edge.random import Draws, Purpose, below, normal
 from edgerl.edge.replay import Replay
 from edgerl.errors import ConfigError
 from edgerl.training.agent import Agent
 from edgerl.training.config import Config, plan_networks
 from edgerl.training.native import NativeAgent, NativeLayer, learner_config
 from edgerl.training.normalizer import Normalizer
-from edgerl.edge.random import Draws, Purpose, below, normal
 
 from .engines import (
     HERE,

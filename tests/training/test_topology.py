@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgerl.errors import ConfigError
 from edgerl.edge.random import Draws, Network
+from edgerl.errors import ConfigError
 from edgerl.training.topology import (
     Distribution,
     LayerPlan,

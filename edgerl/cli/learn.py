@@ -1,0 +1,286 @@
+"""`edgerl learn`: a policy that acts at a fixed rate and goes on learning, for as long as the device runs."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from edgerl.cli.models import environment_in, find_model
+from edgerl.cli.output import human_seconds, note
+from edgerl.errors import ConfigError, EdgerlError, EnvironmentError, Interrupted
+from edgerl.run_folder import LEARNER
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from edgerl.cli.live import JsonLines, Screen
+    from edgerl.edge.learner import Learner
+    from edgerl.edge.robot import Robot
+    from edgerl.edge.session import Session, Updates
+    from edgerl.edge.transitions import KeepPolicy, Storage
+
+STATE = "state"
+"""The folder beside a bundle in which what is learnt is kept, where no other is named."""
+
+LONGEST_HOURS = 200_000.0
+
+LONGEST_WINDOW_SECONDS = 86400.0
+
+WINDOW_RATE_HZ = 100.0
+"""At which --window-seconds are counted in steps where --rate 0 sets no pace."""
+
+
+def command(
+    bundle: Annotated[
+        Path | None,
+        typer.Argument(
+            help="learner.safetensors or run folder; not needed where --state has begun. Default: runs/latest.",
+            show_default=False,
+        ),
+    ] = None,
+    env: Annotated[
+        str | None,
+        typer.Option("--env", help="Gymnasium id, or module:factory; default: the bundle's.", show_default=False),
+    ] = None,
+    rate: Annotated[float, typer.Option(help="Control rate in Hz; 0: no pace, as fast as possible.")] = 100.0,
+    hours: Annotated[float, typer.Option(help="How long to run in all, earlier starts counted.")] = 1.0,
+    memory: Annotated[
+        str | None,
+        typer.Option(help="Bytes of networks and replay together, such as 32MiB.", show_default="the bundle's"),
+    ] = None,
+    state: Annotated[
+        Path | None,
+        typer.Option(help="Folder that keeps what is learnt; the same command goes on.", show_default="beside BUNDLE"),
+    ] = None,
+    replay_policy: Annotated[
+        str | None,
+        typer.Option(help="Transitions kept: ring (the newest) or reservoir (a sample).", show_default="the bundle's"),
+    ] = None,
+    replay_storage: Annotated[str, typer.Option(help="Transitions in ram, or in a mapped file.")] = "ram",
+    sync_seconds: Annotated[float, typer.Option(help="What a power cut may lose of the transitions.")] = 10.0,
+    snapshot_minutes: Annotated[float, typer.Option(help="What a restart may lose of the learning.")] = 10.0,
+    trial_every: Annotated[int, typer.Option(help="One window in so many is the learning policy's.")] = 5,
+    window_seconds: Annotated[float, typer.Option(help="Longest window; it ends with its episode.")] = 10.0,
+    updates_per_step: Annotated[float, typer.Option(help="Updates that a step allows.")] = 1.0,
+    updates: Annotated[str, typer.Option(help="Learn in the idle time of a period, or in a thread.")] = "idle",
+    explore: Annotated[bool, typer.Option("--explore/--no-explore", help="Act with the noise of training.")] = True,
+    drift: Annotated[
+        list[str] | None,
+        typer.Option(help="A change of the robot, KIND[/INDEX][:STRENGTH][@STEP]; repeatable.", show_default=False),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first episode; each next one adds 1.")] = 0,
+    status_seconds: Annotated[float, typer.Option(help="From one status to the next.")] = 10.0,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON objects, one a line: started, status, stopped.")] = (
+        False
+    ),
+) -> None:
+    """Act and go on learning, within a fixed memory; kept through restarts and power cuts.
+
+    A robot is one Python file: --env module:factory names a function that makes an object with gymnasium's reset and
+    step. The learning policy drives in trials, one window in five, until it has proved itself (docs/continual.md).
+
+    Ctrl-C or SIGTERM saves everything; the very same command continues.
+
+    Example: edgerl learn --env HalfCheetah-v5 --rate 100 --hours 1 --state state
+    """
+    from edgerl.cli.live import JsonLines, Screen
+    from edgerl.edge.session import UPDATES, Schedule, Session
+    from edgerl.edge.transitions import KEEP_POLICIES, STORAGES
+
+    if not 0 < hours <= LONGEST_HOURS:
+        raise ConfigError(f"--hours is {hours:g}; expected above 0, at most {LONGEST_HOURS:g}")
+    if replay_policy is not None:
+        _check_choice("--replay-policy", replay_policy, KEEP_POLICIES)
+    _check_choice("--replay-storage", replay_storage, STORAGES)
+    _check_choice("--updates", updates, UPDATES)
+    schedule = Schedule(rate, cast("Updates", updates), sync_seconds, 60 * snapshot_minutes, status_seconds)
+    source, folder = _find_state(bundle, state)
+    wearing = _Wearing(drift or [])
+    environment = None if env is None else _make(env)
+    with contextlib.ExitStack() as stack:
+        learner = _load(
+            source,
+            folder,
+            memory=memory,
+            keep=cast("KeepPolicy | None", replay_policy),
+            storage=cast("Storage", replay_storage),
+            every=trial_every,
+            window_steps=_window_steps(window_seconds, rate or WINDOW_RATE_HZ),
+            updates_per_step=updates_per_step,
+        )
+        stack.callback(learner.close)
+        if bundle is not None and not learner.is_new:
+            note(f"{bundle} is not read: {folder} has begun")
+        if env is None:
+            env = environment_in(learner.about, source)
+            environment = _make(env)
+        robot = _robot(env, wearing(environment, learner.counters.steps), learner)
+        stack.callback(robot.close)
+        session = Session(learner, robot, schedule, explore=explore, seed=seed)
+        output: JsonLines | Screen = JsonLines() if json else Screen()
+        output.started(learner, env, folder, rate)
+        _run(session, 3600 * hours - learner.counters.seconds, output, folder)
+
+
+def _run(session: Session, seconds: float, output: JsonLines | Screen, folder: Path) -> None:
+    """Run for the time that is left. Raises Interrupted after a signal."""
+    if seconds <= 0:
+        note(f"the hours asked for are complete in {folder}; ask for more with --hours")
+        output.stopped(session.status(), "complete")
+        return
+    try:
+        with output, _stopped_by_signals(session) as stopped:
+            status = session.run(seconds, report=output.report)
+    except EdgerlError as error:
+        output.stopped(session.status(), str(error))
+        raise
+    output.stopped(status, stopped.name)
+    if stopped.number:
+        raise Interrupted(
+            f"stopped after {human_seconds(status['seconds'])} in all; everything is in {folder}, and the same command "
+            "continues",
+            stopped.number,
+        )
+
+
+def _check_choice(option: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ConfigError(f"{option} is {value[:40]!r}; expected {' or '.join(known)}")
+
+
+def _window_steps(seconds: float, rate: float) -> int:
+    from edgerl.edge.trials import PARTS
+
+    least = PARTS / rate
+    if not least <= seconds <= LONGEST_WINDOW_SECONDS:
+        raise ConfigError(
+            f"--window-seconds is {seconds:g}; expected {least:g}, which is {PARTS} steps, "
+            f"to {LONGEST_WINDOW_SECONDS:g}"
+        )
+    return round(seconds * rate)
+
+
+def _find_state(bundle: Path | None, state: Path | None) -> tuple[Path, Path]:
+    """(what to load, the state folder): without a bundle the folder itself, where it has begun."""
+    from edgerl.edge.store import Snapshots
+
+    if state is not None and Snapshots(state).are_there:
+        named = bundle / LEARNER if bundle is not None and bundle.is_dir() else bundle
+        return named or state, state
+    found = find_model(bundle, (LEARNER,), fix="export one: edgerl export --format learner")
+    return found, state or found.with_name(STATE)
+
+
+def _load(
+    source: Path,
+    folder: Path,
+    *,
+    memory: str | None,
+    keep: KeepPolicy | None,
+    storage: Storage,
+    every: int,
+    window_steps: int,
+    updates_per_step: float,
+) -> Learner:
+    from edgerl.edge.learner import Learner
+    from edgerl.edge.trials import TrialRule
+    from edgerl.profiling.units import parse_bytes
+
+    return Learner.load(
+        source,
+        state=folder,
+        memory=None if memory is None else parse_bytes(memory, "--memory"),
+        keep=keep,
+        storage=storage,
+        rule=TrialRule(every=every, window_steps=window_steps),
+        updates_per_step=updates_per_step,
+    )
+
+
+def _make(env: str) -> Any:
+    """The environment itself, unchecked: what it says that is not finite is for the learner to count."""
+    if ":" in env:
+        from edgerl.edge.robot import load_factory
+
+        return load_factory(env)
+    from edgerl.training.environments import registered
+
+    return registered(env)
+
+
+class _Wearing:
+    """The drifts that were asked for; without any, nothing of gymnasium is loaded."""
+
+    def __init__(self, texts: list[str]) -> None:
+        self._drifts: list[Any] = []
+        if texts:
+            from edgerl.training.drift import parse_drift
+
+            self._drifts = [parse_drift(text) for text in texts]
+
+    def __call__(self, environment: Any, steps: int) -> Any:
+        """The environment, after so many steps of its life."""
+        if not self._drifts:
+            return environment
+        from edgerl.training.drift import DriftingEnvironment
+
+        return DriftingEnvironment(environment, self._drifts, steps_before=steps)
+
+
+def _robot(env: str, environment: Any, learner: Learner) -> Robot:
+    from edgerl.edge.robot import Robot
+
+    robot = Robot(env, environment, learner.n_observations, learner.n_actions)
+    for bound, own in (("low", learner.action_low), ("high", learner.action_high)):
+        stated = getattr(getattr(environment, "action_space", None), bound, None)
+        if stated is not None and not _are_close(stated, own):
+            raise EnvironmentError(
+                f"{env} has actions whose {bound} is {str(stated)[:60]}; expected {own.tolist()}, the policy's"
+            )
+    return robot
+
+
+def _are_close(stated: Any, own: Any) -> bool:
+    import numpy as np
+
+    try:
+        flat = np.asarray(stated, np.float64).reshape(-1)
+    except (TypeError, ValueError):
+        return False
+    return flat.shape == own.shape and bool(np.allclose(flat, own, rtol=1e-6))
+
+
+@dataclass
+class _Stopped:
+    """The signal that ended a run; 0 where none did."""
+
+    number: int = 0
+
+    @property
+    def name(self) -> str:
+        return signal.Signals(self.number).name if self.number else "complete"
+
+
+@contextlib.contextmanager
+def _stopped_by_signals(session: Session) -> Iterator[_Stopped]:
+    """The first SIGINT or SIGTERM ends the session after its cycle, the second interrupts a robot that hangs."""
+    stopped = _Stopped()
+
+    def stop(number: int, _: FrameType | None) -> None:
+        if stopped.number:
+            raise KeyboardInterrupt
+        stopped.number = number
+        session.stop()
+
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stopped
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

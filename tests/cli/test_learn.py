@@ -1,0 +1,437 @@
+"""`edgerl learn`, as a user types it: a robot of one file, signals, restarts, and what it says."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgerl.cli.live import _news
+from tests.edge.learners import learner_config, write_bundle
+from tests.edge.test_import import HEAVY
+
+Run = Callable[..., tuple[int, str, str]]
+Spawn = Callable[..., "subprocess.Popen[str]"]
+
+PLAIN = '''"""A robot without gymnasium: four observations, two actions."""
+
+import time
+
+
+class Plain:
+    def reset(self, seed):
+        self.age, self.position = 0, [0.1 * (seed % 5)] * 4
+        return self.position
+
+    def step(self, action):
+        self.age += 1
+        self.position = [0.9 * p + 0.1 * float(action[i % 2]) for i, p in enumerate(self.position)]
+        return self.position, -abs(self.position[0]), False, self.age == 20, {}
+
+
+class Slow(Plain):
+    def step(self, action):
+        time.sleep(1e-3)
+        return super().step(action)
+
+
+class Stuck(Plain):
+    def step(self, action):
+        if self.age == 15 and not hasattr(self, "waited"):
+            self.waited = True
+            time.sleep(300)
+        return super().step(action)
+'''
+
+SHORT = ("--rate", "0", "--hours", "0.0001", "--env", "plain:Plain")
+
+
+@pytest.fixture(autouse=True)
+def bundle() -> Path:
+    """learner.safetensors for the robots in plain.py and in `robots`, both in the current folder's reach."""
+    Path("plain.py").write_text(PLAIN)
+    return write_bundle(config=learner_config(n=4, m=2))
+
+
+def events(out: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in out.splitlines()]
+
+
+@pytest.fixture
+def spawn() -> Iterator[Spawn]:
+    """Run the command line in a process of its own; none outlives the test."""
+    with contextlib.ExitStack() as processes:
+
+        def run(*arguments: object, **options: Any) -> subprocess.Popen[str]:
+            command = [sys.executable, "-m", "edgerl", "learn", *map(str, arguments)]
+            environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
+            process = subprocess.Popen(command, env=environment, text=True, **pipes)
+            processes.enter_context(process)  # waits
+            processes.callback(process.kill)  # before that
+            return process
+
+        yield run
+
+
+def lines_of(process: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
+    assert process.stdout is not None
+    for line in process.stdout:
+        yield json.loads(line)
+
+
+# What it does.
+
+
+def test_a_robot_in_one_file_is_acted_on_and_learnt_from(edgerl: Run) -> None:
+    code, out, err = edgerl("learn", "learner.safetensors", *SHORT)
+    assert code == 0
+    assert err.splitlines()[0] == "plain:Plain as fast as possible; state folder state: begun"
+    assert err.splitlines()[1].startswith("memory 128.0 KiB: networks ")
+    assert [line.split()[0] for line in out.splitlines()] == ["time", "return", "learning", "acting", "memory", "kept"]
+    assert " 0 errors; champion of snapshot " in out
+    assert {"lock", "transitions.log"} < set(os.listdir("state"))
+
+
+def test_at_a_rate_every_tick_is_one_step(edgerl: Run) -> None:
+    code, out, _ = edgerl("learn", "learner.safetensors", "--env", "plain:Plain", "--hours", 0.5 / 3600, "--json")
+    last = events(out)[-1]
+    assert code == 0
+    assert last["control"]["rate_hz"] == 100
+    assert last["steps"] + last["control"]["skipped_ticks"] == 50
+    assert last["updates"] > 0
+
+
+def test_json_lines(edgerl: Run) -> None:
+    code, out, err = edgerl("learn", "learner.safetensors", *SHORT, "--json", "--status-seconds", "0.05")
+    first, *statuses, last = events(out)
+    assert (code, err) == (0, "")
+    assert [first["event"], last["event"], last["reason"]] == ["started", "stopped", "complete"]
+    assert (first["environment"], first["state"], first["is_new"]) == ("plain:Plain", "state", True)
+    assert first["memory"]["total"] <= 1 << 17
+    assert statuses
+    for status in statuses:
+        assert status.keys() == last.keys() - {"reason"}
+        assert status["event"] == "status"
+        assert status["last_episode"] is None or status["last_episode"]["steps"] == 20
+    assert last["steps"] == last["control"]["cycles"] == last["updates"]
+    assert {"connections", "updates_per_second", "resident_bytes", "trials", "champion", "snapshots"} < last.keys()
+
+
+def test_the_same_command_continues_and_the_hours_are_those_of_all_starts(edgerl: Run) -> None:
+    command = ("learn", "learner.safetensors", "--state", "here", "--rate", "0", "--env", "plain:Plain", "--seed", "7")
+    reached = {}
+    for hours in ("0.0001", "0.0002"):
+        code, out, _ = edgerl(*command, "--json", "--hours", hours)
+        assert code == 0
+        reached[hours] = events(out)[-1]
+    assert 0.36 <= reached["0.0001"]["seconds"] < 0.72 <= reached["0.0002"]["seconds"]
+    assert reached["0.0002"]["control"]["seconds"] < 0.4
+    for name in ("steps", "updates", "episodes", "snapshots"):
+        assert reached["0.0002"][name] > reached["0.0001"][name]
+    code, out, err = edgerl(*command, "--hours", "0.0002")
+    assert code == 0
+    assert "learner.safetensors is not read: here has begun" in err
+    assert err.endswith("the hours asked for are complete in here; ask for more with --hours\n")
+    assert f"{reached['0.0002']['steps']} steps" in out
+
+
+def test_a_state_that_has_begun_needs_no_bundle(edgerl: Run, bundle: Path) -> None:
+    assert edgerl("learn", "learner.safetensors", *SHORT)[0] == 0
+    bundle.unlink()
+    for arguments in ((), ("learner.safetensors",)):
+        assert edgerl("learn", *arguments, *SHORT, "--state", "state", "--hours", "0.0002")[0] == 0
+    code, _, err = edgerl("learn", *SHORT)
+    assert code == 2
+    assert "there is no runs/latest here; train one first: edgerl train" in err
+
+
+def test_the_latest_run_is_the_default(edgerl: Run, bundle: Path) -> None:
+    Path("runs/first").mkdir(parents=True)
+    Path("runs/latest").symlink_to("first")
+    code, _, err = edgerl("learn", *SHORT)
+    assert code == 2
+    assert "runs/first holds no learner.safetensors; export one: edgerl export --format learner" in err
+    bundle.rename("runs/first/learner.safetensors")
+    for _ in range(2):
+        code, _, err = edgerl("learn", *SHORT)
+        assert code == 0
+        assert err.startswith("using runs/first/learner.safetensors\n")
+        assert "state folder runs/first/state: " in err
+    assert edgerl("learn", "runs/first", *SHORT, "--state", "runs/first/state", "--hours", "0.0002")[0] == 0
+
+
+def test_choices_reach_the_learner(edgerl: Run) -> None:
+    options = ("--memory", "64KiB", "--replay-policy", "reservoir", "--replay-storage", "mapped", "--updates", "thread")
+    options += ("--trial-every", "3", "--window-seconds", "0.2", "--no-explore", "--updates-per-step", "0.5")
+    code, out, _ = edgerl("learn", "learner.safetensors", *SHORT, *options, "--json")
+    last = events(out)[-1]
+    assert code == 0
+    assert last["memory"]["total"] <= 1 << 16
+    assert (last["replay"]["keep"], last["replay"]["storage"]) == ("reservoir", "mapped")
+    assert (last["trials"]["rule"]["every"], last["trials"]["rule"]["window_steps"]) == (3, 20)  # as at 100 Hz
+    assert last["updates"] <= 0.5 * last["steps"]
+    code, _, err = edgerl("learn", "learner.safetensors", *SHORT, "--memory", "128KiB")
+    assert code == 2
+    assert "the state folder's memory is 65536, not 131072; leave it out, or begin in another folder" in err
+
+
+def test_numbers_that_are_not_finite_are_counted_and_stop_nothing(edgerl: Run) -> None:
+    arguments = ("--rate", "0", "--hours", "0.0001", "--json")
+    code, out, _ = edgerl("learn", "learner.safetensors", *arguments, "--env", "robots:nan_reward_robot")
+    last = events(out)[-1]
+    assert code == 0
+    assert 0 < last["refused_transitions"] < last["steps"]
+    assert last["last_episode"]["steps"] == 37
+
+
+def test_drifts_go_on_where_they_were(edgerl: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgerl.training import drift
+
+    made = []
+
+    class Drifting(drift.DriftingEnvironment):  # type: ignore[misc]
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            made.append(self)
+
+    monkeypatch.setattr(drift, "DriftingEnvironment", Drifting)
+    command = ("learn", "learner.safetensors", "--env", "robots:robot", "--rate", "0", "--json")
+    command += ("--drift", "sensor-bias/1:0.5@20", "--drift", "sensor-bias/2:1@1000000")
+    for hours in ("0.0001", "0.0002"):
+        code, out, _ = edgerl(*command, "--hours", hours)
+        assert code == 0
+        assert made[-1].steps == events(out)[-1]["steps"] > 20
+        assert [str(drift) for drift in made[-1].active] == ["sensor-bias/1:0.5@20"]
+    assert made[1].steps > made[0].steps
+
+
+# What it needs.
+
+BLOCKED = sorted(HEAVY - {"typer", "rich"} | {"pandas", "scipy"})
+
+
+def test_a_plain_robot_needs_nothing_but_the_base_install() -> None:
+    script = f"""
+import sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {BLOCKED!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Blocker())
+sys.argv = ["edgerl", "learn", "learner.safetensors", *{SHORT!r}]
+from edgerl.cli import main
+try:
+    main()
+except SystemExit as left:
+    assert not left.code, left.code
+print(*sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+    loaded = {name.split(".")[0] for name in done.stdout.splitlines()[-1].split()}
+    assert {"numpy", "plain"} < loaded
+    assert not loaded & set(BLOCKED)
+
+
+# How it is stopped, and goes on.
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_everything(edgerl: Run, spawn: Spawn, number: signal.Signals, code: int) -> None:
+    command = ("learner.safetensors", "--env", "plain:Slow", "--json", "--status-seconds", "0.1")
+    process = spawn(*command)
+    lines = lines_of(process)
+    while (line := next(lines))["event"] != "status" or line["steps"] < 20:
+        pass
+    process.send_signal(number)
+    rest, (_, err) = list(lines), process.communicate(timeout=60)
+    assert process.returncode == code
+    assert err.splitlines()[-1].startswith("edgerl: stopped after ")
+    assert err.endswith("s in all; everything is in state, and the same command continues\n")
+    last = rest[-1]
+    assert (last["event"], last["reason"]) == ("stopped", number.name)
+    assert last["snapshots"] > line["snapshots"]
+    _, out, _ = edgerl("learn", *command, "--hours", (last["seconds"] + 0.3) / 3600)
+    first, *_, end = events(out)
+    assert not first["is_new"]
+    assert end["steps"] > last["steps"]
+    assert end["updates"] > last["updates"]
+
+
+def test_a_second_signal_interrupts_a_robot_that_hangs(spawn: Spawn) -> None:
+    process = spawn("learner.safetensors", "--env", "plain:Stuck", "--json", "--status-seconds", "0.1")
+    lines = lines_of(process)
+    steps = [next(lines).get("steps", 0) for _ in range(2)]
+    while steps[-2:] != [15, 15]:
+        steps.append(next(lines)["steps"])
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.2)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "edgerl: interrupted\n")
+    assert len(list(Path("state").glob("snapshot-*"))) == 2
+
+
+def test_the_same_command_continues_after_a_kill_and_no_transition_is_lost(edgerl: Run, spawn: Spawn) -> None:
+    command = ("learner.safetensors", "--env", "plain:Slow", "--json", "--status-seconds", "0.05", "--memory", "100kB")
+    steps = 0
+    for _ in range(3):
+        process = spawn(*command)
+        lines = lines_of(process)
+        assert next(lines)["event"] == "started"
+        while (seen := next(lines)["steps"]) < steps + 15:
+            pass
+        assert seen > steps
+        process.kill()
+        process.communicate(timeout=60)
+        steps = seen
+    code, out, _ = edgerl("learn", *command, "--hours", 1e-6)
+    last = events(out)[-1]
+    assert code == 0
+    assert last["steps"] > steps
+    assert last["replay"]["size"] == last["steps"]
+    assert last["disk"]["rejected"] == []
+
+
+def test_a_damaged_snapshot_is_passed_over_and_named(edgerl: Run) -> None:
+    for hours in ("0.0001", "0.0002"):
+        assert edgerl("learn", "learner.safetensors", *SHORT, "--hours", hours)[0] == 0
+    newest = sorted(Path("state").glob("snapshot-*"))[-1]
+    data = bytearray(newest.read_bytes())
+    data[-1] ^= 1
+    newest.write_bytes(data)
+    code, _, err = edgerl("learn", "learner.safetensors", *SHORT, "--hours", "0.0004")
+    assert code == 0
+    assert f"passed over: {newest} has been altered: its SHA-256 does not match" in err
+
+
+def test_a_state_folder_serves_one_process_at_a_time(edgerl: Run, spawn: Spawn) -> None:
+    process = spawn("learner.safetensors", "--env", "plain:Slow", "--json")
+    assert next(lines_of(process))["event"] == "started"
+    code, _, err = edgerl("learn", "learner.safetensors", *SHORT)
+    assert (code, err) == (2, "edgerl: state is in use by another process; stop that one first\n")
+
+
+# What it says.
+
+
+def test_a_terminal_shows_a_live_block(spawn: Spawn) -> None:
+    controller, terminal = pty.openpty()
+    process = spawn("learner.safetensors", *SHORT, "--status-seconds", "0.05", stderr=terminal)
+    os.close(terminal)
+    shown = b""
+    try:
+        while chunk := os.read(controller, 65536):
+            shown += chunk
+    except OSError:  # how a pseudo-terminal says that its other end was closed
+        pass
+    os.close(controller)
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    for part in (b"champion", b"updates", b"missed deadlines", b"the process", b"snapshots"):
+        assert part in shown
+
+
+def test_a_reader_that_leaves_ends_nothing(spawn: Spawn) -> None:
+    process = spawn("learner.safetensors", *SHORT, "--json", "--status-seconds", "0.02")
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith('{"event": "started"')
+    process.stdout.close()
+    assert process.stderr is not None
+    assert (process.stderr.read(), process.wait(timeout=60)) == ("", 0)
+    assert len(list(Path("state").glob("snapshot-*"))) == 2
+
+
+def test_news_are_told_once() -> None:
+    def status(takeovers: int = 0, divergences: int = 0, error: str = "") -> dict[str, Any]:
+        return {
+            "trials": {"takeovers": takeovers, "divergences": divergences},
+            "champion": 4,
+            "last_error": error,
+        }
+
+    assert list(_news({}, status(1, 1, "old"))) == []
+    assert list(_news(status(), status())) == []
+    assert list(_news(status(), status(takeovers=1))) == [
+        "the learning policy is the champion now, as it is in snapshot 4"
+    ]
+    assert list(_news(status(), status(divergences=1))) == ["learning diverged, and began anew from the champion"]
+    assert list(_news(status(), status(error="cannot sync"))) == ["cannot sync"]
+    assert list(_news(status(error="cannot sync"), status(error="cannot sync"))) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--hours", "0"], "--hours is 0; expected above 0, at most 200000"),
+        (["--hours", "nan"], "--hours is nan; expected above 0"),
+        (["--rate", "-3"], "the rate is -3 Hz; expected 1e-6 to 1e6"),
+        (["--memory", "lots"], "--memory is 'lots'; expected a number of bytes, such as 64KiB"),
+        (["--memory", "1KiB"], "the memory is 1024 bytes"),
+        (["--replay-policy", "pond"], "--replay-policy is 'pond'; expected ring or reservoir"),
+        (["--replay-storage", "tape"], "--replay-storage is 'tape'; expected ram or mapped"),
+        (["--updates", "never"], "--updates is 'never'; expected idle or thread"),
+        (["--trial-every", "0"], "the trials' every is 0; expected an integer from 1 to 50"),
+        (["--window-seconds", "0.05"], "--window-seconds is 0.05; expected 0.08, which is 8 steps, to 86400"),
+        (["--window-seconds", "inf"], "--window-seconds is inf; expected 0.08"),
+        (["--updates-per-step", "0"], "updates_per_step is 0; expected above 0"),
+        (["--sync-seconds", "0"], "the sync interval is 0 s; expected above 0"),
+        (["--snapshot-minutes", "-1"], "the snapshot interval is -60 s; expected above 0"),
+        (["--status-seconds", "0"], "the status interval is 0 s; expected above 0"),
+        (["--seed", "-1"], "Invalid value for '--seed'"),
+        (["--env", "plain:Plane"], "environment 'plain:Plane': plain has no function 'Plane'"),
+        (["--env", "plain"], "environment 'plain' is unknown"),
+        (["--env", "Pendulum-v1"], "Pendulum-v1 has observation_space (3,); expected 4 numbers, the policy's"),
+        (["--env", "robots:no_environment"], "robots:no_environment has no reset(); expected what a gymnasium.Env has"),
+        (
+            ["--env", "robots:unbounded_robot"],
+            "robots:unbounded_robot has actions whose low is [-inf -inf]; expected [",
+        ),
+        (["--drift", "wind"], "drift 'wind' is unknown; expected joint-friction"),
+        (["--drift", "gravity"], "Plain cannot drift; expected a gymnasium.Env"),
+        (["--drift", "gravity", "--env", "robots:robot"], "Robot has no MuJoCo model; drift gravity:1.75@0 needs one"),
+        (["--state", "plain.py"], "cannot use the folder plain.py"),
+    ],
+)
+def test_bad_input_is_one_line(edgerl: Run, arguments: list[str], message: str) -> None:
+    code, out, err = edgerl("learn", "learner.safetensors", "--env", "plain:Plain", *arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"edgerl: {message}")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ("os:abort", "names the environment 'os:abort', which is code; name it yourself: --env"),
+        (None, "does not name its environment; name one: --env HalfCheetah-v5"),
+        ("Pendulum-v1", "edgerl: Pendulum-v1 has observation_space (3,); expected 4 numbers, the policy's"),
+    ],
+)
+def test_the_environment_that_the_bundle_names(edgerl: Run, environment: str | None, message: str) -> None:
+    write_bundle(Path("other.safetensors"), learner_config(n=4, m=2), about={"environment": environment})
+    code, _, err = edgerl("learn", "other.safetensors", "--rate", "0")
+    assert code == 2
+    assert message in err
+
+
+def test_a_robot_that_fails_is_one_line_and_everything_is_kept(edgerl: Run) -> None:
+    Path("broken.py").write_text(
+        PLAIN + "\nclass Broken(Plain):\n    def step(self, action): raise OSError('bus off')\n"
+    )
+    code, out, err = edgerl("learn", "learner.safetensors", "--env", "broken:Broken", "--json")
+    last = events(out)[-1]
+    assert (code, err) == (2, "edgerl: broken:Broken failed at step 1 (OSError: bus off)\n")
+    assert (last["event"], last["reason"]) == ("stopped", "broken:Broken failed at step 1 (OSError: bus off)")
+    assert last["snapshots"] == 2
