@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from edgerl.cli.learning import find_learner, print_learning
 from edgerl.cli.models import find_model
 from edgerl.cli.output import Json, human_bytes, human_seconds, print_json, print_table
 from edgerl.errors import CheckFailed
@@ -44,6 +45,9 @@ def command(
         str | None, typer.Option("--budget-latency", metavar="TIME", help="As in 500us; else the device's.")
     ] = None,
     rate: Annotated[float | None, typer.Option("--rate", metavar="HZ", help="Control rate; else the device's.")] = None,
+    learn: Annotated[
+        bool, typer.Option("--learn", help="Of a learner.safetensors: networks and replay, and the updates that fit.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Compare a model's memory, flash, FLOPs and estimated latency with a device's budgets; exit 1 if it exceeds one.
@@ -51,24 +55,30 @@ def command(
     Example: edgerl profile --device stm32f405 --rate 200 --budget-memory 64KiB
     """
     from edgerl.profiling.device import find_device
+    from edgerl.profiling.learning import profile_learner
     from edgerl.profiling.report import profile
     from edgerl.profiling.units import parse_bytes, parse_count, parse_seconds
 
     found = find_device(device)
-    report = profile(
-        find_model(model),
-        found,
-        runtime=runtime,
-        budget_memory_bytes=_parsed(parse_bytes, budget_memory, "--budget-memory"),
-        budget_flash_bytes=_parsed(parse_bytes, budget_flash, "--budget-flash"),
-        budget_flops=_parsed(parse_count, budget_flops, "--budget-flops"),
-        budget_latency_seconds=_parsed(parse_seconds, budget_latency, "--budget-latency"),
-        rate_hz=rate,
-    )
+    options: dict[str, Any] = {
+        "runtime": runtime,
+        "budget_memory_bytes": _parsed(parse_bytes, budget_memory, "--budget-memory"),
+        "budget_flash_bytes": _parsed(parse_bytes, budget_flash, "--budget-flash"),
+        "budget_flops": _parsed(parse_count, budget_flops, "--budget-flops"),
+        "budget_latency_seconds": _parsed(parse_seconds, budget_latency, "--budget-latency"),
+        "rate_hz": rate,
+    }
+    if learn:
+        learning = profile_learner(find_learner(model), found, **options)
+        report = learning.acting
+    else:
+        learning, report = None, profile(find_model(model), found, **options)
     if as_json:
-        print_json(report.as_dict())
+        print_json({**report.as_dict(), **({} if learning is None else {"learning": learning.as_dict()})})
     else:
         _print_report(report)
+    if learning is not None and not as_json:
+        print_learning(learning)
     if not report.fits:
         excess = ", ".join(use_of_budget(LABELS[name], report.verdicts[name]) for name in report.exceeded)
         raise CheckFailed(f"{report.model} does not fit {report.device}: {excess}")
