@@ -94,9 +94,8 @@ class _Progress:
 def _print(result: FitResult) -> None:
     selection = result.selection
     print(f"{result.device.name}: {result.candidates} policies priced, {len(selection.trials)} of them measured\n")
-    rows = [_row(trial, result) for trial in selection.front]
-    if all(trial is not selection.reference for trial in selection.front):
-        rows.append(_row(selection.reference, result))
+    shown = {id(trial) for trial in (*selection.front, selection.chosen, selection.reference)}
+    rows = [_row(trial, result) for trial in selection.trials if id(trial) in shown]
     columns = ("policy", "weights", "connections", "runtime", "bytes", "latency", "return", "loss", "")
     print_table(columns, rows, title=f"The front, over {result.episodes} episodes each")
     wanted = result.goal.least_return(selection.reference.measurement.reference.mean)

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgerl.compact.policy import as_blocks
-from edgerl.compact.pruning import Affine, remove_dead_units, silence_dead_units
+from edgerl.compact.pruning import Affine, keep_units, living_units, remove_dead_units, silence_dead_units
 
 Array = npt.NDArray[Any]
 Network = list[Affine]
@@ -142,6 +142,11 @@ class Teacher:
         """Every `step`-th row."""
         return Teacher(self.inputs[::step], tuple(part[::step] for part in self.sums), self.actions[::step])
 
+    def of_units(self, kept: Sequence[Array]) -> Teacher:
+        """With the sums of these units (bool) of each hidden layer alone."""
+        hidden = (part[:, units] for part, units in zip(self.sums[:-1], kept, strict=True))
+        return Teacher(self.inputs, (*hidden, self.sums[-1]), self.actions)
+
     def difference(self, network: Sequence[Affine]) -> float:
         """Mean square difference of another network's actions."""
         return float(np.mean((unit_actions(network, self.inputs) - self.actions) ** 2))
@@ -209,14 +214,16 @@ def reductions(network: Sequence[Affine], inputs: Array, block: int, *, whole_un
     actions on the recorded inputs [rows, n] least for what it saves, in positions where whole units go, else in
     connections. So every layer finds its own sparsity and width.
     """
-    teacher = teacher_of(network, inputs)
-    quick = teacher.thinned(QUICK_ROWS)
     size = count_positions if whole_units else count_connections
-    current = silence_dead_units(network)
+    current = remove_dead_units(network, block)
+    teacher = teacher_of(current, inputs)
+    quick = teacher.thinned(QUICK_ROWS)
     while steps := list(_steps(current, quick, block, whole_units)):
         step = _cheapest(steps, current, quick, lambda each: size(remove_dead_units(each, block)))
         current = silence_dead_units(fitted(step, teacher, ITERATIONS))
-        yield remove_dead_units(current, block)
+        kept = living_units(current, block)
+        current, teacher, quick = keep_units(current, kept), teacher.of_units(kept), quick.of_units(kept)
+        yield current
 
 
 def _steps(network: Network, teacher: Teacher, block: int, whole_units: bool) -> Iterator[Network]:
