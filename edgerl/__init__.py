@@ -15,6 +15,7 @@ _PUBLIC = {
     "train": ("edgerl.training.loop", "train"),
     "prune": ("edgerl.training.compaction", "prune"),
     "profile": ("edgerl.profiling.report", "profile"),
+    "fit": ("edgerl.fitting.fit", "fit"),
     "load": ("edgerl.compact.file", "load"),
     "export_policy": ("edgerl.export", "export_policy"),
 }

@@ -19,6 +19,7 @@ FOLDERS = {
     "edgerl.edge": "edgerl/edge",
     "edgerl.training": "edgerl/training",
     "edgerl.profiling": "edgerl/profiling",
+    "edgerl.fitting": "edgerl/fitting",
     "edgerl.export": "export",
     "edgerl.device_profiles": "device_profiles",
 }
@@ -30,6 +31,10 @@ MAY_IMPORT = {
         *("numpy", "torch", "gymnasium", "mujoco"),
     },
     "edgerl.profiling": {"edgerl.compact", "edgerl.edge", "edgerl.device_profiles", "numpy", "onnx", "tomli"},
+    "edgerl.fitting": {
+        *("edgerl.compact", "edgerl.edge", "edgerl.training", "edgerl.profiling"),
+        *("numpy", "matplotlib"),
+    },
     "edgerl.export": {"edgerl.compact", "edgerl.edge", "numpy", "onnx", "onnxruntime"},
     "edgerl.device_profiles": set(),
 }
@@ -100,7 +105,7 @@ def test_an_import_loads_no_more_than_it_needs(statement: str, absent: set[str])
 
 
 def test_the_public_names_are_there() -> None:
-    for name in ("train", "prune", "profile", "load", "export_policy"):
+    for name in ("train", "prune", "profile", "fit", "load", "export_policy"):
         assert callable(getattr(edgerl, name))
         assert name in dir(edgerl)
     with pytest.raises(AttributeError, match="module 'edgerl' has no attribute 'nothing'"):

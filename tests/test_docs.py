@@ -22,6 +22,7 @@ COMMANDS = (
     "prune",
     "export",
     "profile",
+    "fit",
     "run",
     "learn",
     "info",

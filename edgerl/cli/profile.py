@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from edgerl.cli.learning import find_learner, print_learning
 from edgerl.cli.measuring import NOTHING_DONE, Done, Measuring
 from edgerl.cli.models import find_model
 from edgerl.cli.output import Force, Json, print_json
@@ -15,6 +16,7 @@ from edgerl.cli.profile_formats import excess, junit, markdown, print_page, prin
 from edgerl.errors import CheckFailed, ConfigError, quoted
 
 if TYPE_CHECKING:
+    from edgerl.profiling.learning import LearningReport
     from edgerl.profiling.model import ModelRows
     from edgerl.profiling.report import ProfileReport
 
@@ -57,6 +59,9 @@ def command(
         str | None, typer.Option("--budget-latency", metavar="TIME", help="As in 500us; else the device's.")
     ] = None,
     rate: Annotated[float | None, typer.Option("--rate", metavar="HZ", help="Control rate; else the device's.")] = None,
+    learn: Annotated[
+        bool, typer.Option("--learn", help="Of a learner.safetensors: networks and replay, and the updates that fit.")
+    ] = False,
     measure: Annotated[
         bool, typer.Option("--measure", help="Measure the latency on this machine: native and onnxruntime.")
     ] = False,
@@ -88,6 +93,7 @@ def command(
     Example: edgerl profile --device stm32f405 --rate 200 --budget-memory 64KiB
     """
     from edgerl.profiling.device import find_device
+    from edgerl.profiling.learning import profile_learner
     from edgerl.profiling.report import profile
     from edgerl.profiling.units import parse_bytes, parse_count, parse_seconds
 
@@ -105,34 +111,48 @@ def command(
         "--budget-flash": budget_flash,
         "--budget-flops": budget_flops,
         "--budget-latency": budget_latency,
+        "--learn": True if learn else None,
     }
     measuring.check(names, of_a_device, network)
     devices = [find_device(name) for name in names]
+    options: dict[str, Any] = {
+        "runtime": runtime,
+        "mode": mode,
+        "budget_memory_bytes": _parsed(parse_bytes, budget_memory, "--budget-memory"),
+        "budget_flash_bytes": _parsed(parse_bytes, budget_flash, "--budget-flash"),
+        "budget_flops": _parsed(parse_count, budget_flops, "--budget-flops"),
+        "budget_latency_seconds": _parsed(parse_seconds, budget_latency, "--budget-latency"),
+        "rate_hz": rate,
+    }
+    if learn:
+        _refuse_beside_learn(
+            {**dict.fromkeys(measuring.chosen, True), "--network": network, "--density": density, "--block": block}
+        )
+        learner = find_learner(model)
+        _print_learners([profile_learner(learner, each, **options) for each in devices], "json" if as_json else form)
+        return
     found = _model(model, network, density, block)
     if not devices and isinstance(found, Path):
         measuring.run(found, None, None).print_alone(found, as_json=as_json)
         return
-    reports = [
-        profile(
-            found,
-            each,
-            runtime=runtime,
-            mode=mode,
-            budget_memory_bytes=_parsed(parse_bytes, budget_memory, "--budget-memory"),
-            budget_flash_bytes=_parsed(parse_bytes, budget_flash, "--budget-flash"),
-            budget_flops=_parsed(parse_count, budget_flops, "--budget-flops"),
-            budget_latency_seconds=_parsed(parse_seconds, budget_latency, "--budget-latency"),
-            rate_hz=rate,
-        )
-        for each in devices
-    ]
+    reports = [profile(found, each, **options) for each in devices]
     done = measuring.run(found, devices[0], mode) if isinstance(found, Path) else NOTHING_DONE
     reports = [done.applied_to(report) for report in reports]
     _print(reports, done, "json" if as_json else form)
     if save is not None:
         done.save(reports[0].architecture, devices[0], names[0], save)
+    _fail_where_something_exceeds(reports)
+
+
+def _fail_where_something_exceeds(reports: Sequence[ProfileReport]) -> None:
     if not all(report.fits for report in reports):
         raise CheckFailed(excess(reports))
+
+
+def _refuse_beside_learn(options: Mapping[str, object]) -> None:
+    for name, value in options.items():
+        if value is not None:
+            raise ConfigError(f"{name} is about a policy; --learn is about a learner.safetensors; choose one")
 
 
 def _model(model: Path | None, network: str | None, density: float | None, block: int | None) -> Path | ModelRows:
@@ -154,15 +174,34 @@ def _parsed(parse: Callable[[str, str], Number], text: str | None, name: str) ->
 
 def _print(reports: Sequence[ProfileReport], done: Done, form: str) -> None:
     if form == "json":
-        first = {**reports[0].as_dict(), **done.as_dict()}
-        several = {"reports": [report.as_dict() for report in reports], "fits": all(r.fits for r in reports)}
-        print_json(first if len(reports) == 1 else several)
-    elif form == "markdown":
-        print(markdown(reports))
-    elif form == "junit":
-        print(junit(reports))
-    elif len(reports) == 1:
+        _print_json([{**reports[0].as_dict(), **done.as_dict()}, *(report.as_dict() for report in reports[1:])])
+    elif form == "text" and len(reports) == 1:
         print_page(reports[0])
         done.print(reports[0].runtime)
     else:
+        _print_table(reports, form)
+
+
+def _print_learners(learners: Sequence[LearningReport], form: str) -> None:
+    """Reports of what learns, with the learner's memory in the place of the policy's."""
+    reports = [learner.acting for learner in learners]
+    if form == "json":
+        _print_json([{**each.acting.as_dict(), "learning": each.as_dict()} for each in learners])
+    elif form == "text" and len(learners) == 1:
+        print_page(reports[0])
+        print_learning(learners[0])
+    else:
+        _print_table(reports, form)
+    _fail_where_something_exceeds(reports)
+
+
+def _print_json(reports: Sequence[dict[str, Any]]) -> None:
+    several = {"reports": reports, "fits": all(report["fits"] for report in reports)}
+    print_json(reports[0] if len(reports) == 1 else several)
+
+
+def _print_table(reports: Sequence[ProfileReport], form: str) -> None:
+    if form == "text":
         print_summary(reports)
+    else:
+        print(markdown(reports) if form == "markdown" else junit(reports))

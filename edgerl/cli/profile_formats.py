@@ -76,7 +76,7 @@ def junit(reports: Sequence[ProfileReport]) -> str:
                 suite, "testcase", classname=f"{report.model} on {report.device}", name=LABELS[name]
             )
             if not verdict.fits:
-                failure = ElementTree.SubElement(case, "failure", message=_excess(name, verdict))
+                failure = ElementTree.SubElement(case, "failure", message=use_of_budget(name, verdict))
                 failure.text = verdict.source
     ElementTree.indent(suites)
     return ElementTree.tostring(suites, encoding="unicode", xml_declaration=True)
@@ -86,7 +86,7 @@ def excess(reports: Sequence[ProfileReport]) -> str:
     """What does not fit, and by how much."""
     return "; ".join(
         f"{report.model} does not fit {report.device}: "
-        + ", ".join(_excess(name, report.verdicts[name]) for name in report.exceeded)
+        + ", ".join(use_of_budget(name, report.verdicts[name]) for name in report.exceeded)
         for report in reports
         if not report.fits
     )
@@ -137,5 +137,6 @@ def _amount(amount: float, unit: Unit) -> str:
     return f"{amount:.0f}" if unit == "FLOP" else human_seconds(amount * 1e-6)
 
 
-def _excess(name: str, verdict: Verdict) -> str:
+def use_of_budget(name: str, verdict: Verdict) -> str:
+    """As in: memory 1.2 KiB of 1.0 KiB."""
     return f"{LABELS[name]} {' of '.join(_used_and_budget(verdict))}"

@@ -31,15 +31,33 @@ def remove_dead_units(network: Sequence[Affine], block: int) -> list[Affine]:
     next layer's bias. With block > 1 units leave only in whole blocks; a dead unit in a living block is left as zeros.
     Constants are summed in float64 and rounded to the biases' own precision once, at the end.
     """
-    precisions = [bias.dtype for _, bias in network]
-    network = [(weight.copy(), bias.astype(np.float64)) for weight, bias in network]
-    while any(_quench(*pair) for pair in pairwise(network)):
+    silenced = silence_dead_units(network)
+    return keep_units(silenced, living_units(silenced, block))
+
+
+def silence_dead_units(network: Sequence[Affine]) -> list[Affine]:
+    """The same function, with the dead units that `remove_dead_units` takes away left in place as zeros."""
+    copied = [(weight.copy(), bias.astype(np.float64)) for weight, bias in network]
+    while any(_quench(*pair) for pair in pairwise(copied)):
         pass
-    for index in range(len(network) - 1):
-        (weight, bias), (next_weight, next_bias) = network[index : index + 2]
-        kept = _living_blocks(weight.any(axis=1) | (bias != 0) | next_weight.any(axis=0), block)
-        network[index : index + 2] = [(weight[kept], bias[kept]), (next_weight[:, kept], next_bias)]
-    return [(weight, bias.astype(dtype)) for (weight, bias), dtype in zip(network, precisions, strict=True)]
+    return [(weight, bias.astype(before.dtype)) for (weight, bias), (_, before) in zip(copied, network, strict=True)]
+
+
+def living_units(network: Sequence[Affine], block: int) -> list[Array]:
+    """Of each hidden layer which units, bool, are not all zeros, whole blocks counting together."""
+    return [
+        _living_blocks(weight.any(axis=1) | (bias != 0) | next_weight.any(axis=0), block)
+        for (weight, bias), (next_weight, _) in pairwise(network)
+    ]
+
+
+def keep_units(network: Sequence[Affine], kept: Sequence[Array]) -> list[Affine]:
+    """The network with these units (bool) of each hidden layer alone."""
+    found = list(network)
+    for index, units in enumerate(kept):
+        (weight, bias), (next_weight, next_bias) = found[index : index + 2]
+        found[index : index + 2] = [(weight[units], bias[units]), (next_weight[:, units], next_bias)]
+    return found
 
 
 def _quench(layer: Affine, following: Affine) -> bool:
@@ -131,5 +149,11 @@ def compact(policy: CompactPolicy, *, sparsity: float | None = None, precision: 
         positions = sum(layer.n_inputs * layer.n_outputs for layer in policy.layers)
         network = prune_by_magnitude(network, sparsity, block, positions)
         network = remove_dead_units(network, block)
-    compacted = replace(policy, layers=tuple(quantise_layer(*affine, block, precision) for affine in network))
-    return compacted.with_example(policy.example_observation)
+    return with_network(policy, network, precision)
+
+
+def with_network(policy: CompactPolicy, network: Sequence[Affine], precision: Precision) -> CompactPolicy:
+    """The same policy with another network, stored as `precision`. Raises UnsupportedModelError."""
+    block = policy.layers[0].block
+    changed = replace(policy, layers=tuple(quantise_layer(*affine, block, precision) for affine in network))
+    return changed.with_example(policy.example_observation)

@@ -109,9 +109,16 @@ class MemoryPlan:
 def plan_memory(arena: LearnerArena, champion_bytes: int, record_bytes: int, plan: ReplayPlan) -> MemoryPlan:
     """Where the bytes go: the capacity that `plan` has, or that its memory leaves. Raises ConfigError where too little
     is left."""
-    taken = int(arena.bytes.total) + champion_bytes
+    return plan_bytes(arena.config, int(arena.bytes.total), champion_bytes, record_bytes, plan)
+
+
+def plan_bytes(
+    config: LearnerConfig, arena_bytes: int, champion_bytes: int, record_bytes: int, plan: ReplayPlan
+) -> MemoryPlan:
+    """The same for a learner that need not exist here."""
+    taken = arena_bytes + champion_bytes
     memory = _memory_of(plan)
-    least = max(arena.config.batch, arena.config.n_step + 1)
+    least = max(config.batch, config.n_step + 1)
     capacity = plan.capacity or min(max(memory - taken, 0) // record_bytes, MAXIMUM_CAPACITY)
     if capacity < least:
         raise ConfigError(
@@ -120,7 +127,7 @@ def plan_memory(arena: LearnerArena, champion_bytes: int, record_bytes: int, pla
         )
     if capacity * record_bytes > memory:
         raise ConfigError(f"the memory is {memory} bytes, too few for {capacity} transitions of {record_bytes} bytes")
-    return MemoryPlan(int(arena.bytes.total), champion_bytes, capacity * record_bytes, capacity, record_bytes)
+    return MemoryPlan(arena_bytes, champion_bytes, capacity * record_bytes, capacity, record_bytes)
 
 
 def _memory_of(plan: ReplayPlan) -> int:

@@ -22,6 +22,7 @@ from edgerl.profiling.device import (
 )
 from edgerl.profiling.latency import estimate_latency
 from edgerl.profiling.measure import policy_identity
+from edgerl.profiling.memory import Parts, memory_parts
 from edgerl.profiling.model import FLOAT_BYTES, LayerRow, ModelRows, policy_rows, read_model
 
 Unit = Literal["bytes", "FLOP", "us"]
@@ -115,6 +116,8 @@ class ProfileReport:
     execution: Literal["dense", "connections"]
     rate_hz: float
     layers: tuple[LayerReport, ...]
+    model_bytes: int  # in the form that the runtime reads
+    memory_parts: Parts
     memory: Verdict
     flash: Verdict
     flops: Verdict
@@ -166,6 +169,7 @@ def profile(
     chosen = device.runtime(device.default_runtime if runtime is None else runtime)
     figures = _figures(device, chosen)
     works = [_work(layer, chosen) for layer in rows.layers]
+    parts = memory_parts(rows, device, chosen.name, int(figures.base_memory_bytes.value))
     rate = _given("the rate", rate_hz, device.budgets.rate_hz)
     budget_latency_us = None if budget_latency_seconds is None else budget_latency_seconds * 1e6
     latency = _latency(rows, device, chosen, rate, budget_latency_us)
@@ -179,7 +183,9 @@ def profile(
         execution="dense" if chosen.name == "onnxruntime" else "connections",
         rate_hz=rate.value,
         layers=tuple(_layer_report(layer, work) for layer, work in zip(rows.layers, works, strict=True)),
-        memory=_memory(rows, device, chosen, figures, budget_memory_bytes),
+        model_bytes=_stored_bytes(rows, chosen),
+        memory_parts=parts,
+        memory=_memory(parts, device, figures, budget_memory_bytes),
         flash=_flash(rows, device, chosen, figures, budget_flash_bytes),
         flops=_flops(rows, works, device, chosen, rate, budget_flops),
         latency=latency,
@@ -254,22 +260,12 @@ def _layer_report(layer: LayerRow, work: _Work) -> LayerReport:
     )
 
 
-def _memory(rows: ModelRows, device: Device, runtime: Runtime, figures: RuntimeFigures, given: float | None) -> Verdict:
+def _memory(parts: Parts, device: Device, figures: RuntimeFigures, given: float | None) -> Verdict:
     """Constant weights lie in flash on a microcontroller and in memory elsewhere."""
-    activations = FLOAT_BYTES * max(layer.n_inputs + layer.n_outputs for layer in rows.layers)
-    weights = 0 if device.kind == "microcontroller" else _weight_bytes(rows, runtime)
-    base = int(figures.base_memory_bytes.value)
-    source = (
-        f"{runtime.name} {base} ({figures.base_memory_bytes.source}) + weights {weights} + activations {activations}"
-    )
+    named = [f"{name} {n_bytes}" for name, n_bytes in parts.items()]
+    named[0] += f" ({figures.base_memory_bytes.source})"
     budget = _limited("memory", given, device.budgets.memory_bytes, device.memory.usable_bytes)
-    return _verdict(base + weights + activations, budget, "bytes", source)
-
-
-def _weight_bytes(rows: ModelRows, runtime: Runtime) -> int:
-    if runtime.name == "onnxruntime":
-        return rows.constant_bytes + sum(_onnxruntime_bytes(layer) for layer in rows.layers)
-    return rows.constant_bytes + sum(layer.stored_bytes for layer in rows.layers)
+    return _verdict(sum(parts.values()), budget, "bytes", " + ".join(named))
 
 
 def _flash(rows: ModelRows, device: Device, runtime: Runtime, figures: RuntimeFigures, given: float | None) -> Verdict:
@@ -286,7 +282,7 @@ def _stored_bytes(rows: ModelRows, runtime: Runtime) -> int:
         return rows.file_bytes
     if runtime.name == "onnxruntime":
         return rows.constant_bytes + sum(layer.dense_bytes for layer in rows.layers)
-    return _weight_bytes(rows, runtime)
+    return rows.constant_bytes + sum(layer.stored_bytes for layer in rows.layers)
 
 
 def _flops(

@@ -56,7 +56,8 @@ UNPACKS = (
     f'umask 077; folder=; problem() {{ echo "{PREFIX}$1" >&2; exit 74; }}; '
     'trap "cd /; rm -rf \\"\\$folder\\"" EXIT; trap "exit 129" HUP INT TERM PIPE; '
     'made=$(mktemp -d "${TMPDIR:-/tmp}/edgerl-XXXXXXXX" 2>&1) || problem "no temporary folder there: $made"; '
-    'folder=$made; cd "$folder" && said=$(tar -xof - 2>&1) || problem "cannot unpack there: ${said:-the file system refuses it}"; '
+    'folder=$made; cd "$folder" && said=$(tar -xof - 2>&1) '
+    '|| problem "cannot unpack there: ${said:-the file system refuses it}"; '
     f'[ -f {FOLDER}/{SCRIPT} ] || problem "the copy is not complete"; '
     f"sh {FOLDER}/{SCRIPT} </dev/null"
 )

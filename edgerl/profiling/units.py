@@ -19,7 +19,7 @@ BYTE_UNITS = {
 }
 SECOND_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0}
 
-_QUANTITY = re.compile(r"\s*(?P<number>[0-9.]+(?:[eE][+-]?[0-9]+)?)\s*(?P<unit>[A-Za-zµμ]*)\s*", re.ASCII)
+_QUANTITY = re.compile(r"\s*(?P<number>[0-9.]+(?:[eE][+-]?[0-9]+)?)\s*(?P<unit>[A-Za-zµμ%]*)\s*", re.ASCII)
 
 
 def parse_bytes(text: str, name: str) -> int:
@@ -35,6 +35,11 @@ def parse_seconds(text: str, name: str) -> float:
 def parse_count(text: str, name: str) -> float:
     """A number such as 1e6 or 250000."""
     return _parse(text, name, {"": 1}, "a number, such as 1e6")
+
+
+def parse_share(text: str, name: str) -> float:
+    """A share such as 3% or 0.03."""
+    return _parse(text, name, {"": 1, "%": 0.01}, "a share, such as 3% or 0.03")
 
 
 def _parse(text: str, name: str, units: dict[str, float] | dict[str, int], expected: str) -> float:

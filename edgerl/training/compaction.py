@@ -20,7 +20,7 @@ from edgerl.errors import EnvironmentError, FileFormatError
 from edgerl.files import refuse_existing
 from edgerl.training import checkpoint as checkpoint_file
 from edgerl.training.checkpoint import Checkpoint
-from edgerl.training.environments import make
+from edgerl.training.environments import Environment, make
 from edgerl.training.evaluate import evaluate, evaluation_seeds, longest_episode, mean_interval
 
 Array = npt.NDArray[Any]
@@ -126,16 +126,23 @@ def _largest_difference(before: CompactPolicy, after: CompactPolicy, observation
 
 
 def _returns(checkpoint: Checkpoint, policies: Sequence[CompactPolicy], episodes: int) -> tuple[MeanReturn, MeanReturn]:
-    with closing(make(checkpoint.config.environment)) as environment:
-        sizes = (environment.n_observations, environment.n_actions)
-        if sizes != (policies[0].n_observations, policies[0].n_actions):
-            raise EnvironmentError(
-                f"{environment.name} has {sizes[0]} observations and {sizes[1]} actions; expected those of the policy, "
-                f"{policies[0].n_observations} and {policies[0].n_actions} (--episodes 0 leaves it out)"
-            )
+    with closing(environment_of(checkpoint)) as environment:
         seeds = evaluation_seeds(checkpoint.config.seed, episodes)
         longest = longest_episode(environment, checkpoint.config.schedule)
         before, after = (
             MeanReturn(*mean_interval(evaluate(environment, policy, seeds, longest))) for policy in policies
         )
         return before, after
+
+
+def environment_of(checkpoint: Checkpoint) -> Environment:
+    """The environment of a run. Raises EnvironmentError, also where its policy belongs to another."""
+    environment, policy = make(checkpoint.config.environment), checkpoint.policy
+    sizes = (environment.n_observations, environment.n_actions)
+    if sizes == (policy.n_observations, policy.n_actions):
+        return environment
+    environment.close()
+    raise EnvironmentError(
+        f"{environment.name} has {sizes[0]} observations and {sizes[1]} actions; expected those of the policy, "
+        f"{policy.n_observations} and {policy.n_actions} (edgerl prune --episodes 0 does without)"
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from edgerl.errors import ConfigError
-from edgerl.profiling.units import parse_bytes, parse_count, parse_seconds
+from edgerl.profiling.units import parse_bytes, parse_count, parse_seconds, parse_share
 
 
 @pytest.mark.parametrize(
@@ -29,6 +29,11 @@ def test_counts() -> None:
     assert parse_count("250000", "--budget-flops") == 250_000
 
 
+@pytest.mark.parametrize(("text", "expected"), [("3%", 0.03), ("0.5 %", 0.005), ("0.03", 0.03), ("100%", 1)])
+def test_shares(text: str, expected: float) -> None:
+    assert parse_share(text, "--max-loss") == pytest.approx(expected, rel=1e-12)
+
+
 @pytest.mark.parametrize("text", ["", "KiB", "64Kib", "-1KiB", "0", "nan", "inf", "1e999", "1.2.3MB", "64 K iB"])
 def test_bad_bytes(text: str) -> None:
     with pytest.raises(ConfigError, match=r"--budget-memory is .*; expected a number of bytes, such as 64KiB"):
@@ -45,3 +50,9 @@ def test_bad_seconds(text: str) -> None:
 def test_bad_counts(text: str) -> None:
     with pytest.raises(ConfigError, match=r"--budget-flops is .*; expected a number, such as 1e6"):
         parse_count(text, "--budget-flops")
+
+
+@pytest.mark.parametrize("text", ["3 percent", "%", "-3%", "0%", "3%%"])
+def test_bad_shares(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"--max-loss is .*; expected a share, such as 3% or 0.03"):
+        parse_share(text, "--max-loss")

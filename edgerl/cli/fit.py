@@ -1,0 +1,230 @@
+"""`edgerl fit`: the smallest policy of a run that fits a device and keeps its return."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgerl.cli.models import find_run
+from edgerl.cli.output import Force, Json, human_bytes, print_json, print_table
+from edgerl.cli.profile_formats import human_latency, use_of_budget
+from edgerl.errors import CheckFailed
+
+if TYPE_CHECKING:
+    from edgerl.fitting.candidates import Candidate
+    from edgerl.fitting.choose import Trial
+    from edgerl.fitting.fit import FitResult
+    from edgerl.fitting.returns import Measurement
+    from edgerl.training.compaction import MeanReturn
+
+
+def command(
+    device: Annotated[str, typer.Option("--device", metavar="ID|FILE.toml", help="As `edgerl devices list` names it.")],
+    run: Annotated[Path | None, typer.Argument(help="Run folder.", show_default="runs/latest")] = None,
+    max_loss: Annotated[
+        str | None, typer.Option(metavar="SHARE", help="Of the return, that may be lost, as in 3%.", show_default="3%")
+    ] = None,
+    min_return: Annotated[
+        float | None, typer.Option(metavar="RETURN", help="What the return must reach; instead of --max-loss.")
+    ] = None,
+    episodes: Annotated[int, typer.Option(min=2, help="Episodes per measured policy, and again for the chosen.")] = 20,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="File to write.", show_default="policy-<device>.safetensors in the run"),
+    ] = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Write the smallest policy that meets every budget of a device and keeps the return; exit 1 if there is none.
+
+    Connections and hidden units are removed, what stays is fitted to recorded observations, and weights are stored as
+    fp32, fp16 or int8. A return is kept when the low end of its 95 % interval says so, twice, in different episodes.
+    A picture of return against latency and bytes is written beside the policy.
+
+    Example: edgerl fit --device stm32f405 --max-loss 3%
+    """
+    from edgerl.fitting.fit import fit
+    from edgerl.profiling.units import parse_share
+
+    folder = find_run(run)
+    share = None if max_loss is None else parse_share(max_loss, "--max-loss")
+    with _Progress() as progress:
+        result = fit(
+            folder,
+            device,
+            output,
+            max_loss=share,
+            min_return=min_return,
+            episodes=episodes,
+            force=force,
+            progress=progress.report,
+        )
+    if as_json:
+        print_json(_as_json(result))
+    else:
+        _print(result)
+    if result.selection.chosen is None:
+        raise CheckFailed(_why_none(result))
+
+
+class _Progress:
+    """A bar with what is under way; nothing where stderr is no terminal."""
+
+    def __enter__(self) -> _Progress:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
+        self._progress = Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty())
+        self._task = self._progress.add_task("reading", total=1)
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def report(self, what: str, share: float) -> None:
+        """Move the bar."""
+        self._progress.update(self._task, description=what, completed=share)
+
+
+def _print(result: FitResult) -> None:
+    selection = result.selection
+    print(f"{result.device.name}: {result.candidates} policies priced, {len(selection.trials)} of them measured\n")
+    shown = {id(trial) for trial in (*selection.front, selection.chosen, selection.reference)}
+    rows = [_row(trial, result) for trial in selection.trials if id(trial) in shown]
+    columns = ("policy", "weights", "connections", "runtime", "bytes", "latency", "return", "loss", "")
+    print_table(columns, rows, title=f"The front, over {result.episodes} episodes each")
+    wanted = result.goal.least_return(selection.reference.measurement.reference.mean)
+    print(f"latencies are estimates; the return must reach {wanted:.1f} by the low end of its interval")
+    if selection.chosen is not None and selection.confirmed is not None:
+        _print_chosen(selection.chosen.candidate)
+        confirmed = selection.confirmed
+        print(f"in {result.episodes} other episodes: return {_interval(confirmed.returns)}, {_loss(confirmed)} lost")
+        print(f"policy {result.policy_path}")
+    print(f"picture {result.picture_path}")
+
+
+def _print_chosen(candidate: Candidate) -> None:
+    shapes = (
+        f"{layer.n_inputs} × {layer.n_outputs} with {layer.connections} connections "
+        f"({layer.connections / (layer.n_inputs * layer.n_outputs):.0%})"
+        for layer in candidate.policy.layers
+    )
+    print(f"chosen: layers {', '.join(shapes)}")
+    uses = (use_of_budget(name, verdict) for name, verdict in candidate.report.verdicts.items())
+    print(f"budgets: {', '.join(uses)}")
+
+
+def _row(trial: Trial, result: FitResult) -> tuple[str, ...]:
+    from edgerl.profiling.report import estimated_latency
+
+    candidate, measurement = trial.candidate, trial.measurement
+    return (
+        candidate.policy.architecture,
+        candidate.precision,
+        f"{candidate.policy.connections}",
+        candidate.report.runtime,
+        human_bytes(candidate.n_bytes),
+        human_latency(estimated_latency(candidate.report)),
+        _interval(measurement.returns),
+        _loss(measurement),
+        _verdict(trial, result),
+    )
+
+
+def _verdict(trial: Trial, result: FitResult) -> str:
+    if trial is result.selection.chosen:
+        return "chosen"
+    if not trial.candidate.report.fits:
+        return f"over {', '.join(trial.candidate.report.exceeded)}"
+    if trial is result.selection.reference:
+        return "as trained"
+    if any(trial is refuted for refuted in result.selection.refuted):
+        return "not confirmed"
+    return "fits" if trial.measurement.is_kept else "loses too much"
+
+
+def _interval(returns: MeanReturn) -> str:
+    return f"{returns.mean:.1f} [{returns.low:.1f}, {returns.high:.1f}]"
+
+
+def _loss(measurement: Measurement) -> str:
+    """As a share of the reference's return, with its interval; in units of return where that is zero."""
+    gain, reference = measurement.gain, abs(measurement.reference.mean)
+    losses = (-gain.mean + 0.0, -gain.high + 0.0, -gain.low + 0.0)
+    if not reference:
+        return "{:.1f} [{:.1f}, {:.1f}]".format(*losses)
+    return "{:.1%} [{:.1%}, {:.1%}]".format(*(loss / reference for loss in losses)).replace("%", " %")
+
+
+def _why_none(result: FitResult) -> str:
+    """One line: what comes nearest, and what it breaks."""
+    best, nearest = result.selection.best_in_budget, result.selection.nearest_to_budget
+    parts = []
+    if best is not None:
+        parts.append(f"the best within the budgets has {_interval(best.measurement.returns)}")
+    if nearest is None:
+        wanted = result.goal.least_return(result.selection.reference.measurement.reference.mean)
+        parts.append(f"no policy reaches {wanted:.1f} with confidence; allow a lower return, or more --episodes")
+    elif nearest.candidate.report.fits:
+        parts.append("what kept it in the first episodes did not in others; more --episodes make intervals narrower")
+    else:
+        report = nearest.candidate.report
+        excess = (use_of_budget(name, report.verdicts[name]) for name in report.exceeded)
+        model = f"{nearest.candidate.policy.architecture}, {nearest.candidate.precision}, {report.runtime}"
+        parts.append(f"the nearest that keeps it ({model}) exceeds {', '.join(excess)}")
+    return f"no policy fits {result.device.id} and keeps the return: {'; '.join(parts)}"
+
+
+def _as_json(result: FitResult) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    selection = result.selection
+    named = {
+        "chosen": selection.chosen,
+        "best_in_budget": selection.best_in_budget,
+        "nearest_to_budget": selection.nearest_to_budget,
+    }
+    return {
+        "device": result.device.id,
+        "least_return": result.goal.least_return(selection.reference.measurement.reference.mean),
+        "episodes": result.episodes,
+        "candidates": result.candidates,
+        "reference": _trial_as_json(selection.reference),
+        "front": [_trial_as_json(trial) for trial in selection.front],
+        "measured": [_trial_as_json(trial) for trial in selection.trials],
+        **{name: None if trial is None else _trial_as_json(trial) for name, trial in named.items()},
+        "refuted": [_trial_as_json(trial) for trial in selection.refuted],
+        "confirmed": None if selection.confirmed is None else asdict(selection.confirmed),
+        "policy": None if selection.chosen is None else str(result.policy_path),
+        "picture": str(result.picture_path),
+    }
+
+
+def _trial_as_json(trial: Trial) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    candidate, report = trial.candidate, trial.candidate.report
+    return {
+        "architecture": candidate.policy.architecture,
+        "layers": [
+            {
+                "inputs": layer.n_inputs,
+                "outputs": layer.n_outputs,
+                "connections": layer.connections,
+                "layout": "sparse" if layer.is_sparse else "dense",
+            }
+            for layer in candidate.policy.layers
+        ],
+        "precision": candidate.precision,
+        "runtime": report.runtime,
+        "bytes": candidate.n_bytes,
+        "action_difference": candidate.difference,
+        "fits": report.fits,
+        **{name: {"used": v.used, "budget": v.budget, "unit": v.unit} for name, v in report.verdicts.items()},
+        **asdict(trial.measurement),
+    }

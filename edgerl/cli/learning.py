@@ -1,0 +1,33 @@
+"""`edgerl profile --learn`: which learner is meant, and what its part of the report looks like."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgerl.cli.models import find_model
+from edgerl.cli.output import human_bytes, human_seconds
+from edgerl.run_folder import LEARNER
+
+if TYPE_CHECKING:
+    from edgerl.profiling.learning import LearningReport
+
+
+def find_learner(model: Path | None) -> Path:
+    """The bundle that `model` (a file or a run folder) names; without one, that of `runs/latest`, printed."""
+    return find_model(model, (LEARNER,), fix="make one: edgerl export --format learner")
+
+
+def print_learning(report: LearningReport) -> None:
+    """Where the learner's memory goes, and what fits beside the control rate."""
+    memory, replay = report.memory, report.replay
+    update, idle = human_seconds(report.update_us * 1e-6), human_seconds(report.idle_us * 1e-6)
+    print(
+        f"learner: networks {human_bytes(memory.arena)}, champion {human_bytes(memory.champion)}, replay {replay.keep} "
+        f"of {memory.capacity} transitions, {memory.record} bytes each in {replay.precision}"
+    )
+    print(
+        f"learning: ≈ {report.updates_per_second:.3g} updates/s fit beside {report.acting.rate_hz:g} Hz (estimate, "
+        f"unvalidated): one takes ≈ {update}, and {idle} of each period are idle"
+    )
+    print(f"an update: {report.source}")

@@ -1,0 +1,141 @@
+"""`edgerl fit`: the smallest policy that meets every budget of a device and keeps the return.
+
+Candidates are made and priced without any episode (candidates.py). Those within the budgets that offer the least
+difference for their bytes form a ladder; returns are measured on few of its rungs (search.py), over the same episodes
+as the reference's (returns.py). The smallest that keeps the return must keep it once more over episodes that had no
+part in the choice, else the next one up is tried (choose.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from edgerl import run_folder
+from edgerl.compact import file as policy_file
+from edgerl.compact.policy import CompactPolicy
+from edgerl.compact.pruning import compact
+from edgerl.errors import ConfigError, OutputError, require
+from edgerl.files import refuse_existing, write_atomically
+from edgerl.fitting.candidates import find_candidates
+from edgerl.fitting.choose import Measure, Selection, choose
+from edgerl.fitting.picture import draw
+from edgerl.fitting.returns import Goal, compare
+from edgerl.fitting.search import SCANNED
+from edgerl.profiling.device import Device, find_device
+from edgerl.training import checkpoint as checkpoint_file
+from edgerl.training.compaction import environment_of, recorded_observations
+from edgerl.training.evaluate import evaluate, evaluation_seeds, longest_episode
+
+Array = npt.NDArray[Any]
+Progress = Callable[[str, float], None]
+"""Told what is under way, and about which share of it is done."""
+
+RECORDED_OBSERVATIONS = 12_500
+"""Of the run's replay memory, from the oldest to the newest."""
+
+DEFAULT_LOSS = 0.03
+
+EXPECTED_MEASUREMENTS = SCANNED + 10
+"""For the progress alone."""
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What `fit` found, and where it wrote it: the policy only where one was chosen."""
+
+    device: Device
+    goal: Goal
+    episodes: int
+    candidates: int  # that were priced and screened
+    selection: Selection
+    policy_path: Path
+    picture_path: Path
+
+
+def fit(
+    run: str | Path,
+    device: Device | str | Path,
+    path: str | Path | None = None,
+    *,
+    max_loss: float | None = None,
+    min_return: float | None = None,
+    episodes: int = 20,
+    force: bool = False,
+    progress: Progress = lambda _what, _share: None,
+) -> FitResult:
+    """Write the smallest policy of a run that meets a device's budgets and keeps its return, and a picture beside it.
+
+    path: default policy-<device>.safetensors in the run folder, replaced. max_loss: share of the return that may be
+    lost (default 3 %); or min_return: what it must reach; both by the low end of the 95 % interval over `episodes`
+    episodes. Where no policy does, none is written, and the result says what came nearest.
+
+    Raises ConfigError, DeviceError, EnvironmentError, FileFormatError, MissingExtraError, OutputError.
+    """
+    require("matplotlib", "report")
+    if episodes < 2:
+        raise ConfigError(f"the number of episodes is {episodes}; expected at least 2, for an interval")
+    goal = Goal(DEFAULT_LOSS if max_loss is None and min_return is None else max_loss, min_return)
+    target = device if isinstance(device, Device) else find_device(device)
+    folder = Path(run)
+    checkpoint = checkpoint_file.read(folder / run_folder.CHECKPOINT)
+    policy_path, picture_path = _outputs(folder, target, None if path is None else Path(path), force)
+    with closing(environment_of(checkpoint)) as environment:
+        observations = recorded_observations(folder, checkpoint, RECORDED_OBSERVATIONS)
+        reference = compact(checkpoint.policy)
+        candidates = find_candidates(reference, observations, target, lambda share: progress("reducing", share))
+        longest = longest_episode(environment, checkpoint.config.schedule)
+        number = count()
+
+        def returns(policy: CompactPolicy, seeds: Sequence[int]) -> Array:
+            progress("measuring returns", min(next(number) / EXPECTED_MEASUREMENTS, 1))
+            return evaluate(environment, policy, seeds, longest)
+
+        def measure(seeds: Sequence[int]) -> Measure:
+            """Compares with the reference over these episodes."""
+            before = cache(lambda: returns(reference, seeds))
+            return lambda policy: compare(returns(policy, seeds), before(), goal)
+
+        seeds = evaluation_seeds(checkpoint.config.seed, 2 * episodes)
+        selection = choose(candidates, measure(seeds[:episodes]), measure(seeds[episodes:]))
+    result = FitResult(target, goal, episodes, len(candidates), selection, policy_path, picture_path)
+    write_atomically(picture_path, draw(result.device, goal, selection))
+    if selection.chosen is not None:
+        policy_file.save(_described(result), policy_path)
+    return result
+
+
+def _outputs(folder: Path, device: Device, path: Path | None, force: bool) -> tuple[Path, Path]:
+    """(policy, picture), found to be writable before any work. Raises OutputError."""
+    policy = folder / f"policy-{device.id}.safetensors" if path is None else path
+    picture = policy.with_suffix(".png")
+    if picture == policy:
+        raise OutputError(f"{policy} is the name of the picture, too; choose another -o, as in policy.safetensors")
+    if not policy.parent.is_dir():
+        raise OutputError(f"cannot write {policy}: {policy.parent} is no folder; choose an existing, writable folder")
+    for output in (policy, picture):
+        refuse_existing(output, force=force or path is None)
+    return policy, picture
+
+
+def _described(result: FitResult) -> CompactPolicy:
+    """The chosen policy with what is known of it."""
+    chosen, confirmed = result.selection.chosen, result.selection.confirmed
+    assert chosen is not None
+    assert confirmed is not None
+    about = {
+        "device": result.device.id,
+        "runtime": chosen.candidate.report.runtime,
+        "episodes": result.episodes,
+        "return": asdict(confirmed.returns),
+        "gain": asdict(confirmed.gain),
+    }
+    policy = chosen.candidate.policy
+    return replace(policy, metadata={**policy.metadata, "fit": about})

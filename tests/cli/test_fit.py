@@ -1,0 +1,165 @@
+"""`edgerl fit`, as typed, on a run that was trained in a moment."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import edgerl as library
+from edgerl.compact.file import load
+from edgerl.profiling.report import profile
+from edgerl.training import checkpoint as checkpoint_file
+from edgerl.training.environments import make
+from edgerl.training.evaluate import evaluate, evaluation_seeds
+
+Run = Callable[..., tuple[int, str, str]]
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture
+def run() -> Path:
+    options = {"hidden": (32, 32), "sparsity": 0.5, "steps": 400, "start_steps": 30, "replay_capacity": 500}
+    return library.train("robots:robot", batch_size=8, evaluation_episodes=1, **options).folder
+
+
+def board(name: str, **budgets: float) -> str:
+    """A profile of an stm32f405 with other budgets."""
+    from importlib import resources
+
+    text = (resources.files("edgerl.device_profiles") / "stm32f405.toml").read_text()
+    lines = []
+    for line in text.splitlines():
+        key = line.partition(" =")[0]
+        lines.append(f'{key} = {{ value = {budgets[key]}, source = "assumed: a test" }}' if key in budgets else line)
+    Path(f"{name}.toml").write_text("\n".join(lines))
+    return f"{name}.toml"
+
+
+def test_the_policy_that_is_written_fits_and_keeps_the_return(edgerl: Run, run: Path) -> None:
+    code, out, err = edgerl("fit", "--device", "stm32f405", "--max-loss", "10%", "--episodes", 10)
+    assert code == 0
+    assert f"using {run}" in err
+    policy = load(run / "policy-stm32f405.safetensors")
+    assert profile(policy, "stm32f405").fits
+    before = checkpoint_file.read(run / "checkpoint.safetensors").policy
+    assert policy.connections < before.connections
+    assert (run / "policy-stm32f405.png").read_bytes().startswith(PNG)
+    assert f"policy {run / 'policy-stm32f405.safetensors'}" in out
+    (row,) = (line for line in out.splitlines() if line.rstrip().endswith(" chosen"))
+    assert row.split()[:3] == [policy.architecture, policy.layers[0].precision, str(policy.connections)]
+    # The printed return is that of the file, in episodes that the choice did not see.
+    environment = make("robots:robot")
+    seeds = evaluation_seeds(0, 20)[10:]
+    returns, reference = (evaluate(environment, each, seeds, 1000) for each in (policy, before))
+    fit = policy.metadata["fit"]
+    assert fit["return"]["mean"] == pytest.approx(returns.mean(), rel=1e-6)
+    assert fit["gain"]["mean"] == pytest.approx((returns - reference).mean(), rel=1e-4)
+    assert fit["gain"]["low"] >= -0.1 * abs(reference.mean())
+    assert f"in 10 other episodes: return {returns.mean():.1f} [" in out
+
+
+def test_the_same_run_gives_the_same_bytes(edgerl: Run, run: Path) -> None:
+    written = []
+    for _ in range(2):
+        assert edgerl("fit", run, "--device", "stm32f405", "--max-loss", "0.2", "--episodes", 5)[0] == 0
+        written.append([(run / f"policy-stm32f405.{suffix}").read_bytes() for suffix in ("safetensors", "png")])
+    assert written[0] == written[1]
+
+
+def test_json_says_what_was_measured(edgerl: Run, run: Path) -> None:
+    code, out, _ = edgerl("fit", run, "--device", "pi-zero-2w", "--min-return", -1000, "--episodes", 2, "--json")
+    report = json.loads(out)
+    assert code == 0
+    assert report["device"] == "raspberry-pi-zero-2w"
+    assert report["least_return"] == -1000
+    assert report["candidates"] > len(report["measured"]) >= len(report["front"])
+    chosen, reference = report["chosen"], report["reference"]
+    assert chosen["bytes"] == min(trial["bytes"] for trial in report["measured"])
+    assert chosen["bytes"] < reference["bytes"]
+    assert chosen["runtime"] == "native"
+    assert chosen["fits"]
+    assert chosen["is_kept"]
+    assert reference["gain"] == {"mean": 0, "low": 0, "high": 0}
+    assert report["policy"] == str(run / "policy-raspberry-pi-zero-2w.safetensors")
+    policy = load(report["policy"])
+    assert [layer["connections"] for layer in chosen["layers"]] == [layer.connections for layer in policy.layers]
+
+
+def test_a_budget_that_no_kept_return_meets_is_named(edgerl: Run, run: Path) -> None:
+    device = board("tiny", memory_bytes=1050)  # room for 6 activations beside the runtime
+    code, out, err = edgerl("fit", run, "--device", device, "--max-loss", "0.5%", "--episodes", 5)
+    assert code == 1
+    last = err.splitlines()[-1]
+    assert last.startswith("edgerl: no policy fits tiny and keeps the return: ")
+    assert re.search(r"exceeds memory (1\.0 KiB of 1\.0 KiB|10\d\d B of 1050 B|1\.1 KiB of 1\.0 KiB)$", last)
+    assert "over memory" in out
+    assert not (run / "policy-tiny.safetensors").exists()
+    assert (run / "policy-tiny.png").exists()
+
+
+def test_nothing_within_the_budgets(edgerl: Run, run: Path) -> None:
+    code, out, err = edgerl("fit", run, "--device", board("none", memory_bytes=1), "--episodes", 2, "--json")
+    report = json.loads(out)
+    assert code == 1
+    assert (report["chosen"], report["best_in_budget"], report["policy"]) == (None, None, None)
+    assert report["nearest_to_budget"]["memory"]["budget"] == 1
+    assert "the best within" not in err
+
+
+def test_a_return_out_of_reach(edgerl: Run, run: Path) -> None:
+    code, _, err = edgerl("fit", run, "--device", "stm32f405", "--min-return", 1000, "--episodes", 2)
+    assert code == 1
+    assert "no policy reaches 1000.0 with confidence; allow a lower return, or more --episodes" in err
+
+
+def test_an_output_elsewhere(edgerl: Run, run: Path) -> None:
+    options = ("--device", "stm32f405", "--max-loss", "50%", "--episodes", 2, "-o", "small.safetensors")
+    assert edgerl("fit", run, *options)[0] == 0
+    assert load("small.safetensors").n_actions == 2
+    assert Path("small.png").read_bytes().startswith(PNG)
+    assert not (run / "policy-stm32f405.safetensors").exists()
+    Path("small.safetensors").unlink()
+    code, _, err = edgerl("fit", run, *options)
+    assert code == 2
+    assert "small.png exists already; pass --force to replace it, or another -o" in err
+    assert edgerl("fit", run, *options, "--force")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--device", "stm32f40"], "there is no device 'stm32f40'; did you mean stm32f405?"),
+        (["--device", "esp32", "--max-loss", "3"], "the largest loss is 3; expected a share above 0 and below 1"),
+        (["--device", "esp32", "--max-loss", "-3%"], "--max-loss is '-3%'; expected a share, such as 3% or 0.03"),
+        (["--device", "esp32", "--max-loss", "3%", "--min-return", "0"], "expected one of them"),
+        (["--device", "esp32", "--episodes", "1"], "Invalid value for '--episodes'"),
+        (["--device", "esp32", "nowhere"], "nowhere is not there; expected a run folder"),
+        (["--device", "esp32", "-o", "there"], "there exists already; pass --force to replace it, or another -o"),
+        (["--device", "esp32", "-o", "no/folder/p"], "cannot write no/folder/p: no/folder is no folder"),
+        (["--device", "esp32", "-o", "new.png"], "new.png is the name of the picture, too; choose another -o"),
+        ([], "Missing option '--device'"),
+    ],
+)
+def test_bad_input_is_one_line_and_changes_nothing(edgerl: Run, run: Path, arguments: list[str], message: str) -> None:
+    Path("there").write_text("mine")
+    before = sorted(run.iterdir())
+    code, out, err = edgerl("fit", *arguments)
+    assert (code, out) == (2, "")
+    assert message in err.splitlines()[-1]
+    assert sorted(run.iterdir()) == before
+    assert sorted(path.name for path in Path().iterdir()) == ["runs", "there"]
+
+
+def test_without_matplotlib_the_command_says_what_to_install(
+    edgerl: Run, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    code, out, err = edgerl("fit", run, "--device", "stm32f405")
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1] == "edgerl: matplotlib is not installed; run: pip install 'edgerl[report]'"
