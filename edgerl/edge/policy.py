@@ -39,8 +39,8 @@ MEASURED_OBSERVATIONS = 32
 where its end is not foreseen."""
 
 REPEATS = 7
-REPEAT_NS = 40_000
-"""How long one measurement of one layer may take; where a run takes longer, it is one run."""
+REPEAT_NS = 5_000_000
+"""How long one measurement of one layer may take: where all observations take longer, fewer are run, at least one."""
 
 
 class Policy:
