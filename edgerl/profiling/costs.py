@@ -69,7 +69,7 @@ def training_cost(
     """
     updates = max(0, steps - start_steps)
     delayed_updates = updates // policy_delay
-    evolutions = 0 if evolution_interval is None else updates // evolution_interval
+    evolutions = 0 if evolution_interval is None else max(0, updates - 1) // evolution_interval  # none at the last one
     multiply_adds = updates * _critic_update(actor, critic) + delayed_updates * _actor_update(actor, critic)
     weights = connections(actor) + 2 * connections(critic)
     per_target_weight = SOFT_UPDATE_FLOPS + (0 if evolution_interval is None else TARGET_PRUNING_FLOPS)

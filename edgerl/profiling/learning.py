@@ -177,17 +177,20 @@ def _share(device: Device, config: LearnerConfig) -> float:
 def update_flops(config: LearnerConfig) -> float:
     """FLOPs of one update, on average: those that edgerl.profiling.costs counts, acting not among them."""
     actor, critic = _shape(config.actor[: config.n_layers]), _shape(config.critic[: config.n_layers])
-    cost = training_cost(
-        actor,
-        critic,
-        batch_size=config.batch,
-        steps=COUNTED_UPDATES,
-        start_steps=0,
-        policy_delay=config.policy_delay,
-        evolution_interval=config.evolution_interval or None,
-        growth_by_gradient=bool(config.growth),
+    until, after = (
+        training_cost(
+            actor,
+            critic,
+            batch_size=config.batch,
+            steps=steps,
+            start_steps=0,
+            policy_delay=config.policy_delay,
+            evolution_interval=config.evolution_interval or None,
+            growth_by_gradient=bool(config.growth),
+        ).training_flops_full
+        for steps in (1, 1 + COUNTED_UPDATES)
     )
-    return cost.training_flops_full / cost.updates - inference_flops(actor)
+    return (after - until) / COUNTED_UPDATES - inference_flops(actor)
 
 
 def _shape(plans: Sequence[LayerPlanStructure]) -> NetworkShape:
