@@ -10,6 +10,7 @@ import math
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib import resources
 from itertools import pairwise
 from pathlib import Path
@@ -292,6 +293,7 @@ def parse_device(data: bytes, device_id: str, source: str) -> Device:
     return _device(_Table(source, "", document), device_id)
 
 
+@cache
 def _load_shipped(device_id: str) -> Device:
     file = resources.files("edgerl.device_profiles") / f"{device_id}.toml"
     return parse_device(file.read_bytes(), device_id, f"{device_id}.toml")
