@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from edgerl.profiling.device import Device, Quantity, Runtime
     from edgerl.profiling.evaluate import ClassErrors, Prediction
 
+LARGE_ERROR_RATIO = 0.5
+"""Of estimates for the machine that was just measured: on a quiet one they are within a quarter."""
+
 app = typer.Typer(
     help="List, show, check and make device profiles; evaluate the latency model.",
     no_args_is_help=True,
@@ -111,6 +114,7 @@ def calibrate(
         for key, quantity in _runtime_quantities(runtime):
             if quantity.source.startswith("measured: edgerl"):
                 print(f"{runtime.name:<12} {key:<36} {quantity.value:.4g}")
+    _warn_of_errors(device)
 
 
 @app.command()
@@ -125,6 +129,7 @@ def evaluate(
     from dataclasses import asdict
 
     from edgerl.profiling.evaluate import class_errors, predict
+    from edgerl.profiling.latency_model import latency_model
     from edgerl.profiling.points import read_points
 
     predictions = [predict(point) for point in read_points(points)]
@@ -141,6 +146,8 @@ def evaluate(
         ("device", "class", "network", "precision", "published", "predicted", "error"),
         [_predicted_row(prediction) for prediction in predictions],
     )
+    fitted = latency_model().about["points"]
+    print(f"the model was fitted to {fitted} published points; of those it knows, errors flatter it")
     print_table(
         ("class", "points", "median error", "90 % below", "inside the interval"),
         [(name, *_error_row(errors)) for name, errors in classes.items()],
@@ -148,6 +155,18 @@ def evaluate(
     for prediction in predictions:
         if prediction.point.doubt is not None:
             print(f"left out: {prediction.point.device_id}, {prediction.point.net}: {prediction.point.doubt}")
+
+
+def _warn_of_errors(device: Device) -> None:
+    """A line for each runtime whose estimates were far off: then other work, or another clock, came in between."""
+    from edgerl.profiling.device import Costs
+
+    for runtime in device.runtimes:
+        costs = runtime.figures.costs if runtime.figures else None
+        error = costs.error_ratio if isinstance(costs, Costs) else None
+        if error is not None and error.value > LARGE_ERROR_RATIO:
+            off = f"{runtime.name}: estimates are off by up to {error.value:.0%}"
+            note(f"{off}; calibrate again while it does nothing else")
 
 
 def _onnx_writer() -> WriteOnnx | None:

@@ -20,19 +20,24 @@ class Core:
     has_int8_pairs: bool  # at least two int8 multiply-adds in one instruction
 
 
-# (what a text about the core matches, in lower case; the class). The first that matches counts.
+_ARM = r"(cortex|arm|^) ?m"
+_RISC_V = r"(rv|risc ?v) ?(32|64)"
+
+# (what a plain text about the core matches; the class). The first that matches counts.
 _CLASSES = (
-    (r"cortex-?m(0|1|23)(?!\d)", Core("Cortex-M0+", has_fpu=False, has_int8_pairs=False)),
-    (r"cortex-?m3(?!\d)", Core("Cortex-M3", has_fpu=False, has_int8_pairs=False)),
-    (r"cortex-?m4(?!\d)", Core("Cortex-M4F", has_fpu=True, has_int8_pairs=True)),
-    (r"cortex-?m7(?!\d)", Core("Cortex-M7", has_fpu=True, has_int8_pairs=True)),
-    (r"cortex-?m3[35]", Core("Cortex-M33F", has_fpu=True, has_int8_pairs=True)),
-    (r"cortex-?m(52|55|85)", Core("Cortex-M55", has_fpu=True, has_int8_pairs=True)),
-    (r"lx6", Core("Xtensa LX6", has_fpu=True, has_int8_pairs=False)),
-    (r"lx7", Core("Xtensa LX7", has_fpu=True, has_int8_pairs=True)),
-    (r"(rv32|risc-?v).*no fpu|rv32(i|e)m?a?c?(?![a-z])", Core("RV32IMC", has_fpu=False, has_int8_pairs=False)),
-    (r"rv32|risc-?v", Core("RV32F", has_fpu=True, has_int8_pairs=False)),
+    (_ARM + r"(0|1|23)(?!\d)", Core("Cortex-M0+", has_fpu=False, has_int8_pairs=False)),
+    (_ARM + r"3(?!\d)", Core("Cortex-M3", has_fpu=False, has_int8_pairs=False)),
+    (_ARM + r"4(?!\d)", Core("Cortex-M4F", has_fpu=True, has_int8_pairs=True)),
+    (_ARM + r"7(?!\d)", Core("Cortex-M7", has_fpu=True, has_int8_pairs=True)),
+    (_ARM + r"3[35](?!\d)", Core("Cortex-M33F", has_fpu=True, has_int8_pairs=True)),
+    (_ARM + r"(52|55|85)(?!\d)", Core("Cortex-M55", has_fpu=True, has_int8_pairs=True)),
+    (r"lx6(?!\d)", Core("Xtensa LX6", has_fpu=True, has_int8_pairs=False)),
+    (r"lx7(?!\d)", Core("Xtensa LX7", has_fpu=True, has_int8_pairs=True)),
+    (_RISC_V + r"[abcehikmv]*[dfg]|(rv|risc ?v).*fpu", Core("RV32F", has_fpu=True, has_int8_pairs=False)),
+    (_RISC_V + r"|risc ?v", Core("RV32IMC", has_fpu=False, has_int8_pairs=False)),
 )
+
+_NO_FPU = re.compile(r"(no|without( an?)?) fpu|soft ?float")
 
 UNKNOWN = Core("unknown", has_fpu=True, has_int8_pairs=False)
 
@@ -40,8 +45,16 @@ UNKNOWN = Core("unknown", has_fpu=True, has_int8_pairs=False)
 def find_core(text: str) -> Core:
     """The class of the core that `text` names, as in "Cortex-M4F" or "Xtensa LX6"; UNKNOWN where it fits none.
 
-    "no FPU" in the text is believed.
+    Case, and what stands between words, do not matter: "Arm Cortex M4" is the first, too. "no FPU" in the text is
+    believed; a RISC-V of which nothing says that it has one, has none, as most microcontrollers.
     """
-    lower = text.lower()
-    core = next((core for pattern, core in _CLASSES if re.search(pattern, lower)), UNKNOWN)
-    return Core(core.name, core.has_fpu and "no fpu" not in lower, core.has_int8_pairs)
+    plain = plain_words(text)
+    without_fpu = _NO_FPU.search(plain) is not None
+    named = _NO_FPU.sub("", plain)
+    core = next((core for pattern, core in _CLASSES if re.search(pattern, named)), UNKNOWN)
+    return Core(core.name, core.has_fpu and not without_fpu, core.has_int8_pairs)
+
+
+def plain_words(text: str) -> str:
+    """The text in lower case, with one space for whatever stands between letters and digits."""
+    return re.sub(r"[^a-z0-9]+", " ", text.lower()).strip()

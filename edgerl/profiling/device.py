@@ -10,6 +10,7 @@ import math
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib import resources
 from itertools import pairwise
 from pathlib import Path
@@ -292,6 +293,7 @@ def parse_device(data: bytes, device_id: str, source: str) -> Device:
     return _device(_Table(source, "", document), device_id)
 
 
+@cache
 def _load_shipped(device_id: str) -> Device:
     file = resources.files("edgerl.device_profiles") / f"{device_id}.toml"
     return parse_device(file.read_bytes(), device_id, f"{device_id}.toml")
@@ -420,6 +422,9 @@ def _cpu(table: _Table, kind: Kind) -> Cpu:
 
 
 def _modes(table: _Table) -> tuple[Mode, ...]:
+    for name in table.content:
+        if not _is_line(name):
+            raise table.fail(quoted(name), "is no name; expected one line of text, as 5W")
     return tuple(_mode(name, table.table(name)) for name in list(table.content))
 
 
@@ -542,6 +547,9 @@ def _check_together(device: Device, table: _Table) -> None:
     for key, quantity, limit_key, limit in limits:
         if quantity.value > limit.value:
             raise table.fail(key, f"is {quantity.value}; expected at most {limit_key}, {limit.value}")
+    for alias in device.aliases:
+        if alias != alias.lower():
+            raise table.fail("aliases", f"hold {quoted(alias)}; expected lower case, in which names are compared")
     names = [mode.name for mode in device.modes]
     if len({name.lower() for name in names}) < len(names):
         raise table.fail("modes", f"has two of one name among {quoted(names)}; rename one")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import median, quantiles
 from typing import Any, Literal
 
 from edgerl.errors import DeviceError, FileFormatError
-from edgerl.profiling.cores import find_core
-from edgerl.profiling.device import Device, Quantity, RuntimeName, find_device
+from edgerl.profiling.cores import find_core, plain_words
+from edgerl.profiling.device import Device, Quantity, RuntimeName, device_ids, find_device
 from edgerl.profiling.latency import estimate_latency
 from edgerl.profiling.latency_model import RUNTIME_CLASSES, RuntimeClass, latency_model
 from edgerl.profiling.model import matrix_row
@@ -126,7 +126,16 @@ def _from_cpu(point: Point) -> Prediction:
             f"{point.device_id[:40]!r} has no profile, and its point names no cpu and mhz; add them, or use an id of: "
             "edgerl devices list"
         )
+    board = _board_with(point.cpu)
+    if board is not None:
+        return replace(_from_linux(point, board), basis="cpu")
     return _by_class(point, point.cpu, point.clock_mhz, point.device_id, "cpu")
+
+
+def _board_with(cpu: str) -> Device | None:
+    """A board with Linux that has this core, for no microcontroller has one."""
+    boards = (device for device in map(find_device, device_ids()) if device.kind == "linux")
+    return next((board for board in boards if f"{plain_words(board.cpu.core)} " in f"{plain_words(cpu)} "), None)
 
 
 def _by_class(point: Point, cpu: str, clock_mhz: float, device_id: str, basis: Basis) -> Prediction:

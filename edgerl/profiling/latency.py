@@ -36,7 +36,7 @@ ITEM_BYTES: dict[Layout, float] = {"dense": FLOAT_BYTES, "sparse": FLOAT_BYTES +
 
 LEVEL_TEXTS: dict[Level, str] = {
     "device": "of this very device among them",
-    "core": "none of this device, some of its core",
+    "core": "at most one of this device, some of its core",
     "other": "none of this core",
 }
 

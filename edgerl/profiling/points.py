@@ -21,7 +21,9 @@ from edgerl.profiling.latency_model import RUNTIME_CLASSES, RuntimeClass
 
 MAXIMUM_POINTS = 10_000
 MAXIMUM_LAYERS = 256
-LARGEST_NUMBER = 1e12
+SMALLEST_NUMBER, LARGEST_NUMBER = 1e-6, 1e12
+LONGEST_NOTE = 200
+"""Characters of a note that are repeated."""
 
 CONTRADICTED = {
     (
@@ -70,7 +72,7 @@ class Point:
 def read_points(path: Path) -> list[Point]:
     """The points of a file, in its order. Raises FileFormatError, which names the line."""
     try:
-        lines = read_bytes(path).decode().splitlines()
+        lines = read_bytes(path).decode("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise FileFormatError(f"{path} is no UTF-8 text; expected one JSON object a line") from error
     numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
@@ -111,8 +113,8 @@ def _point(line: str, where: str) -> Point:
         widths=widths,
         precision=_precision(_text(row, "precision", where), where),
         latency_us=_number(row, "latency_us", where),
-        cpu=_text(row, "cpu", where) if "cpu" in row else None,
-        clock_mhz=_number(row, "mhz", where) if "mhz" in row else None,
+        cpu=_text(row, "cpu", where) if row.get("cpu") is not None else None,
+        clock_mhz=_number(row, "mhz", where) if row.get("mhz") is not None else None,
         doubt=_doubt(row, device_id),
     )
 
@@ -126,8 +128,9 @@ def _text(row: dict[str, Any], key: str, where: str) -> str:
 
 def _number(row: dict[str, Any], key: str, where: str) -> float:
     value = row.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= LARGEST_NUMBER:
-        raise FileFormatError(f"{where}: {key} is {quoted(value)}; expected a number above zero")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not SMALLEST_NUMBER <= value <= LARGEST_NUMBER:
+        expected = f"a number from {SMALLEST_NUMBER:g} to {LARGEST_NUMBER:g}"
+        raise FileFormatError(f"{where}: {key} is {quoted(value)}; expected {expected}")
     return float(value)
 
 
@@ -143,5 +146,6 @@ def _precision(text: str, where: str) -> Precision:
 def _doubt(row: dict[str, Any], device_id: str) -> str | None:
     note = str(row.get("note", ""))
     if "SUSPECT" in note:
-        return f"its note says {note}"
+        line = " ".join(note.split())[:LONGEST_NOTE]
+        return f"its note says {line if line.isprintable() else ascii(line)}"
     return CONTRADICTED.get((device_id, str(row.get("runtime"))))

@@ -64,6 +64,12 @@ UNPACKS = (
 REMOTE_COMMAND = f"exec /bin/sh -c '{UNPACKS}'"
 """On one line and in single quotes, which every login shell reads alike."""
 
+NEVER_IN_A_NAME = frozenset(" '`\"$\\;&<>|(){}")
+"""Of a host or user: a ProxyCommand of the user's own configuration may hand names to a shell (an ssh before 9.6)."""
+
+SHOWN_NAME = 60
+"""Characters of a destination that messages repeat."""
+
 ADVICE = (
     ("HOST IDENTIFICATION HAS CHANGED", "another machine answers, or it was set up anew: then ssh-keygen -R its name"),
     ("host key is known", "connect once by hand, compare its fingerprint and accept it"),
@@ -71,6 +77,9 @@ ADVICE = (
     ("Permission denied", "name the right user, and its IdentityFile in --ssh-config FILE; no password is asked for"),
     ("Could not resolve", "check the name, or give its HostName in --ssh-config FILE"),
     ("Connection refused", "start its ssh server, or name its Port in --ssh-config FILE"),
+    ("usage: ssh", "name it as host or user@host, its Port in --ssh-config FILE"),
+    ("invalid characters", "name it as host or user@host"),
+    ("bad configuration option", "correct the ssh configuration, or name another one: --ssh-config FILE"),
     ("timed out", "switch it on, or check its address"),
     ("No route to host", "switch it on, or check its address"),
     ("Network is unreachable", "check the network"),
@@ -97,7 +106,7 @@ def run_bundle(destination: str, bundle: bytes, ssh_config: Path | None = None) 
                 process.kill()
                 raise
     if code != 0:
-        raise RemoteError(f"cannot measure on {destination}: {_explanation(code, said)}")
+        raise RemoteError(f"cannot measure on {destination[:SHOWN_NAME]}: {_explanation(code, said)}")
     return answer
 
 
@@ -106,7 +115,12 @@ def ssh_command(destination: str, ssh_config: Path | None) -> list[str]:
     ssh = shutil.which("ssh")
     if ssh is None:
         raise MissingExtraError("ssh is not installed here; run: apt-get install openssh-client")
-    if destination.startswith("-") or not destination or not destination.isprintable() or " " in destination:
+    if (
+        not destination
+        or destination.startswith("-")
+        or not destination.isprintable()
+        or NEVER_IN_A_NAME & set(destination)
+    ):
         raise ConfigError(f"--ssh is {destination[:40]!r}; expected host or user@host")
     if ssh_config is not None and not ssh_config.is_file():
         raise ConfigError(f"--ssh-config is {ssh_config}, which is no file; name an ssh configuration")
@@ -128,14 +142,16 @@ def _read(process: subprocess.Popen[bytes], destination: str) -> tuple[bytes, st
         while selector.get_map():
             ready = selector.select(max(0, deadline - time.monotonic()))
             if not ready:
-                raise RemoteError(f"{destination} sent no result within {SECONDS} s; is it very busy?")
+                raise RemoteError(f"{destination[:SHOWN_NAME]} sent no result within {SECONDS} s; is it very busy?")
             for key, _ in ready:
                 part = os.read(key.fd, 1 << 16)
                 if not part:
                     selector.unregister(key.fd)
                 read[key.fd] += part
             if len(out) > MAXIMUM_BYTES:
-                raise RemoteError(f"{destination} sent more than {MAXIMUM_BYTES} bytes; that is no result of a bundle")
+                raise RemoteError(
+                    f"{destination[:SHOWN_NAME]} sent more than {MAXIMUM_BYTES} bytes; that is no result of a bundle"
+                )
             del err[MESSAGE_BYTES:]
     return bytes(out), err.decode(errors="replace")
 

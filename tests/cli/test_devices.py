@@ -73,6 +73,7 @@ def test_evaluate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
     assert sum("tuned-kernels" in line for line in out.splitlines()) == 22 + 1  # every point, and their summary
     assert out.count("left out: ") == 3
     assert any(line.split()[:2] == ["interpreter", "44"] for line in out.splitlines())
+    assert "\nthe model was fitted to 72 published points; of those it knows, errors flatter it\n" in out
 
 
 def test_evaluate_as_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -106,6 +107,25 @@ def test_calibrate_writes_a_profile_that_profile_takes(
     assert run(monkeypatch, "validate", str(path)) == 0
     assert run(monkeypatch, "calibrate", "-o", str(path)) == 2
     assert "my-board.toml exists already; pass --force to replace it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("error_ratio", "is_said"), [(0.15, False), (4.752, True)])
+def test_a_calibration_that_failed_its_check_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    error_ratio: float,
+    is_said: bool,
+) -> None:
+    from edgerl.profiling import calibrate
+
+    text = (SHIPPED / "raspberry-pi-5.toml").read_text(encoding="utf-8")
+    measured = f'error_ratio = {{ value = {error_ratio}, source = "measured: edgerl devices calibrate" }}\n'
+    text = text.replace("[runtimes.onnxruntime]\n", f"[runtimes.onnxruntime]\n{measured}")
+    monkeypatch.setattr(calibrate, "calibrate", lambda *_: text)
+    assert run(monkeypatch, "calibrate", "-o", str(tmp_path / "my-board.toml")) == 0
+    message = "onnxruntime: estimates are off by up to 475%; calibrate again while it does nothing else"
+    assert (message in capsys.readouterr().err) == is_said
 
 
 @pytest.mark.parametrize(

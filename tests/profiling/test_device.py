@@ -198,6 +198,9 @@ def test_an_unknown_device_suggests_the_nearest() -> None:
             "modes.5W.core_count is 5; expected at most cpu.core_count, 4",
         ),
         ("[modes.5W]", "[modes.5W]\nvolts = 5", "modes.5W.'volts' is an unknown key"),
+        ("[modes.5W]", '[modes."\\u001b[2J"]', r"modes\.'.x1b\[2J' is no name; expected one line of text"),
+        ("[modes.5W]", '[modes.""]', r"modes\.'' is no name"),
+        ("aliases", 'aliases = ["Nano"]', "aliases hold 'Nano'; expected lower case"),
         ("int8_flop_per_cycle", "", "cpu.int8_flop_per_cycle is missing"),
         ("dense_ns_per_multiply_add", "", "runtimes.onnxruntime.dense_ns_per_multiply_add is missing"),
         (

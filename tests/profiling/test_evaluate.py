@@ -56,6 +56,17 @@ def test_a_linux_board_is_predicted_by_the_runtime_that_stands_for_the_class() -
     assert on_32_bit.predicted_us > 0
 
 
+def test_a_core_that_runs_linux_is_predicted_by_a_board_that_has_it() -> None:
+    known = replace(POINT, device_id="raspberry-pi-4b", cpu=None, clock_mhz=1800.0, runtime_class="tuned-kernels")
+    found = predict(replace(known, device_id="my-board", cpu="4x ARM Cortex A72"))
+    assert (found.basis, found.uncertainty) == ("cpu", None)
+    assert found.predicted_us == pytest.approx(
+        predict(known).predicted_us, rel=0.1
+    )  # a Raspberry Pi's or a BeagleBone's
+    by_unknown_core = predict(replace(known, device_id="my-board", cpu="Cortex-A720"))  # another one
+    assert by_unknown_core.predicted_us != pytest.approx(found.predicted_us, rel=0.1)
+
+
 def test_statistics_by_hand() -> None:
     made = [
         Prediction(replace(POINT, latency_us=100.0), 110.0, 0.2, "profile"),

@@ -190,11 +190,32 @@ def test_a_board_that_dribbles(board: Board, bundle: bytes, monkeypatch: pytest.
         run_bundle("board", bundle, board.ssh_config(command="for i in 1 2 3 4 5 6 7 8 9; do echo; sleep 0.3; done"))
 
 
-@pytest.mark.parametrize("destination", ["", "-oProxyCommand=touch x", "two words", "line\nbreak"])
+@pytest.mark.parametrize(
+    "destination", ["", "-oProxyCommand=touch x", "two words", "line\nbreak", "a;touch x", "a$(touch x)"]
+)
 def test_what_is_no_host_is_refused(destination: str) -> None:
     with pytest.raises(ConfigError, match="expected host or user@host"):
         run_bundle(destination, b"")
     assert list(Path.cwd().glob("x")) == []
+
+
+@pytest.mark.parametrize(
+    ("destination", "message"),
+    [
+        ("ssh://board:99999", "usage: ssh .*; name it as host or user@host, its Port in --ssh-config FILE$"),
+        ("a@-oProxyCommand=x", "invalid characters; name it as host or user@host$"),
+        ("h" * 5000, "^cannot measure on h{60}: Could not resolve hostname h{1,180}: .*; check the name"),
+    ],
+)
+def test_names_that_ssh_does_not_take(destination: str, message: str) -> None:
+    with pytest.raises(RemoteError, match=message):
+        run_bundle(destination, b"")
+
+
+def test_a_configuration_that_ssh_does_not_understand(tmp_path: Path) -> None:
+    (tmp_path / "config").write_text("no such option\n")
+    with pytest.raises(RemoteError, match="bad configuration options; correct the ssh configuration, or name another"):
+        run_bundle("board", b"", tmp_path / "config")
 
 
 def test_a_configuration_that_is_not_there() -> None:
