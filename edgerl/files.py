@@ -335,7 +335,8 @@ def _refusals(source: Path) -> Iterator[None]:
 
 def _check_metadata(metadata: Mapping[str, Any], source: Path, kind: str, version: int) -> None:
     if metadata.get("kind") != kind:
-        raise FileFormatError(f"{source} holds {quoted(metadata.get('kind'))}; expected {kind!r}")
+        found = metadata.get("kind")
+        raise FileFormatError(f"{source} holds {quoted(found)}; expected {kind!r}; name the file of a {kind}")
     found = metadata.get("version")
     if type(found) is not int or found != version:
         raise FileFormatError(f"{source} has format version {quoted(found)}; this edgerl reads version {version}")

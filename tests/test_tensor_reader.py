@@ -238,7 +238,7 @@ def test_every_truncation_is_detected_and_every_addition() -> None:
 def test_another_kind_or_version() -> None:
     _write()
     for kind, version, problem in (
-        ("other", 3, r"holds 'test'; expected 'other'"),
+        ("other", 3, r"holds 'test'; expected 'other'; name the file of a other"),
         ("test", 4, r"has format version 3; this edgerl reads version 4"),
     ):
         with pytest.raises(FileFormatError, match=rf"^a\.safetensors {problem}$"):

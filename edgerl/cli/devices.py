@@ -239,6 +239,7 @@ def _described(device: Device) -> dict[str, Any]:
         "name": device.name,
         "kind": device.kind,
         "aliases": list(device.aliases),
+        "same_chip_as": device.same_chip_as,
         "core": device.cpu.core,
         "architecture": device.cpu.architecture,
         "default_runtime": device.default_runtime,

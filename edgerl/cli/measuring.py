@@ -58,7 +58,8 @@ class Measuring:
         if len(self.chosen) > 1:
             raise ConfigError(f"{' and '.join(self.chosen)} exclude each other; choose one")
         if not devices and not self.chosen:
-            raise ConfigError("Missing option '--device'; or measure: --measure, --ssh, --import, --bundle")
+            alternative = "" if of_a_device["--learn"] else "; or measure: --measure, --ssh, --import, --bundle"
+            raise ConfigError(f"Missing option '--device'{alternative}")
         useless = [name for name, value in of_a_device.items() if not devices and value is not None]
         if useless:
             raise ConfigError(f"{useless[0]} is for a device; add --device")

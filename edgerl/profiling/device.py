@@ -186,6 +186,12 @@ class Device:
     default_runtime: RuntimeName
     budgets: Budgets
     measured: tuple[SavedMeasurement, ...] = ()
+    same_chip_as: str | None = None
+
+    @property
+    def chip(self) -> str:
+        """The device id under which latencies of this chip were published."""
+        return self.same_chip_as or self.id
 
     def runtime(self, name: str) -> Runtime:
         """The runtime called `name`; DeviceError when there is none such."""
@@ -401,6 +407,7 @@ def _device(table: _Table, device_id: str) -> Device:
         runtimes=_runtimes(table.table("runtimes")),
         budgets=_budgets(table.table("budgets")),
         measured=tuple(_saved(entry) for entry in table.tables("measured")) if "measured" in table.content else (),
+        same_chip_as=table.text("same_chip_as") if "same_chip_as" in table.content else None,
     )
     table.finish()
     _check_together(device, table)
@@ -550,6 +557,9 @@ def _check_together(device: Device, table: _Table) -> None:
     for alias in device.aliases:
         if alias != alias.lower():
             raise table.fail("aliases", f"hold {quoted(alias)}; expected lower case, in which names are compared")
+    if device.same_chip_as is not None and device.same_chip_as not in device_ids():
+        known = nearest(device.same_chip_as, device_ids()) or "; expected an id of: edgerl devices list"
+        raise table.fail("same_chip_as", f"is {quoted(device.same_chip_as)}, which is no device{known}")
     names = [mode.name for mode in device.modes]
     if len({name.lower() for name in names}) < len(names):
         raise table.fail("modes", f"has two of one name among {quoted(names)}; rename one")

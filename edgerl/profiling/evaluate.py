@@ -93,7 +93,7 @@ def predict(point: Point) -> Prediction:
     if device.kind == "linux":
         return _from_linux(point, device)
     clock_mhz = point.clock_mhz or device.cpu.clock_mhz.value
-    return _by_class(point, device.cpu.core, clock_mhz, device.id, "profile")
+    return _by_class(point, device.cpu.core, clock_mhz, device.chip, "profile")
 
 
 def class_errors(predictions: Sequence[Prediction]) -> dict[RuntimeClass, ClassErrors]:

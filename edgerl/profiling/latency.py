@@ -70,13 +70,13 @@ def _estimate_by_class(device: Device, costs: ClassCosts, layers: Sequence[Layer
     model, core = latency_model(), find_core(device.cpu.core)
 
     def cycle_costs(precision: Precision) -> CycleCosts:
-        return model.cycle_costs(costs.latency_class, core, precision, device.id)
+        return model.cycle_costs(costs.latency_class, core, precision, device.chip)
 
     overhead = cycle_costs("fp32").call
     execution = sum(_class_cycles(layer, cycle_costs(layer.precision), costs) for layer in layers)
-    level = model.level(costs.latency_class, core, device.id)
+    level = model.level(costs.latency_class, core, device.chip)
     uncertainties = {
-        None if layer.is_sparse else model.widening(costs.latency_class, core, layer.precision, device.id)
+        None if layer.is_sparse else model.widening(costs.latency_class, core, layer.precision, device.chip)
         for layer in layers  # no published point is sparse
     }
     uncertainty = None if None in uncertainties else uncertainties.pop()

@@ -201,7 +201,7 @@ def test_a_tensor_file_of_another_kind(edgerl: Run, tmp_path: Path) -> None:
 
     (tmp_path / "a.safetensors").write_bytes(pack_tensors("recipe", 1, {}, {"a": np.zeros(1)}))
     code, _, err = edgerl("info", "a.safetensors")
-    assert (code, err) == (2, "edgerl: a.safetensors holds 'recipe'; expected 'policy'\n")
+    assert (code, err) == (2, "edgerl: a.safetensors holds 'recipe'; expected 'policy'; name the file of a policy\n")
 
 
 def test_a_file_does_not_steer_the_terminal(edgerl: Run, policy: CompactPolicy, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,8 @@ from edgerl.profiling.device import (
     load_device,
     parse_device,
 )
-from edgerl.profiling.points import read_points
+from edgerl.profiling.evaluate import predict
+from edgerl.profiling.points import Point, read_points
 
 SHIPPED = Path(__file__).parents[2] / "device_profiles"
 BOARDS = {
@@ -109,6 +111,15 @@ def test_what_prices_a_runtime() -> None:
     assert c.costs.latency_class == "generated-c"
 
 
+def test_the_same_chip_has_the_same_latencies() -> None:
+    """Both Teensies are an i.MX RT1062 at 600 MHz; latencies of the 4.0 alone are published."""
+    point = Point("teensy-4.1", "tuned-kernels", (13, 64, 64, 4), "fp32", 50.0, "Cortex-M7", None, None)
+    here, there = predict(point), predict(replace(point, device_id="teensy-4.0"))
+    assert (here.predicted_us, here.uncertainty) == (there.predicted_us, there.uncertainty)
+    other = predict(replace(point, device_id="stm32f746", clock_mhz=600))  # a core that no point ties to this chip
+    assert other.predicted_us != here.predicted_us
+
+
 def test_a_mode_that_is_not_there() -> None:
     with pytest.raises(DeviceError, match="jetson-nano has no mode '6W'; choose one of 5W; did you mean 5W"):
         find_device("jetson-nano").in_mode("6W")
@@ -135,6 +146,11 @@ def test_an_unknown_device_suggests_the_nearest() -> None:
     ("old", "new", "message"),
     [
         ("clock_mhz", 'clock_mhz = { value = 1, source = "x" }\nbogomips = 7', "cpu.'bogomips' is an unknown key"),
+        (
+            "kind",
+            'kind = "linux"\nsame_chip_as = "teensy-4"',
+            "same_chip_as is 'teensy-4', which is no device; did you",
+        ),
         ("kind", 'kind = "linux"\naliasses = []', "'aliasses' is an unknown key; did you mean aliases"),
         ("clock_mhz", 'clock = { value = 1479, source = "x" }', "cpu.clock has no unit; expected the key clock_mhz"),
         ("clock_mhz", "", "cpu.clock_mhz is missing"),
