@@ -430,7 +430,7 @@ def _kernel(p: str, layer: Layer, form: Form, number_type: str) -> str:
         "number": number_type,
         "value": kernel.value,
         "input": kernel.input,
-        "load": kernel.load,
+        **{column: kernel.weight(f"*{column}++") for column in "abcd"},
         "part": kernel.part,
         "test": "input != 0" if is_integer else "input > above",
         "condition": "is not zero" if is_integer else "is above `above`",

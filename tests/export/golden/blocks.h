@@ -37,7 +37,7 @@
 #define BLOCKS_FLASH_BYTES 181
 #define BLOCKS_SCRATCH_BYTES 48
 #define BLOCKS_NOT_FINITE 1
-#define BLOCKS_TAG 0xd1dc0e9a /* the same in both files */
+#define BLOCKS_TAG 0x469da029 /* the same in both files */
 
 #ifdef __cplusplus
 extern "C" {

@@ -37,7 +37,7 @@
 #define INT8_FLASH_BYTES 146
 #define INT8_SCRATCH_BYTES 32
 #define INT8_NOT_FINITE 1
-#define INT8_TAG 0x674d99c9 /* the same in both files */
+#define INT8_TAG 0xfb943ae1 /* the same in both files */
 
 #ifdef __cplusplus
 extern "C" {

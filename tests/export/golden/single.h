@@ -37,7 +37,7 @@
 #define SINGLE_FLASH_BYTES 151
 #define SINGLE_SCRATCH_BYTES 32
 #define SINGLE_NOT_FINITE 1
-#define SINGLE_TAG 0x20294008 /* the same in both files */
+#define SINGLE_TAG 0x205cdee4 /* the same in both files */
 
 #ifdef __cplusplus
 extern "C" {
