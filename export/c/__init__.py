@@ -231,7 +231,8 @@ _HEADER = Template("""\
  * Origin      $about
  * Target      $target
  *
- * Takes $flash bytes of constants in flash, $scratch bytes of scratch memory, and less than 300 bytes of stack.
+ * Takes $flash bytes of constants in flash, $scratch bytes of scratch memory, and on a Cortex-M at -O2 less than
+ * 300 bytes of stack.
  *
  * Contract
  * - $p reads $N numbers in the environment's own units and writes $M in the environment's own units:
