@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from edgerl.export import ExportReport
     from edgerl.training.handover import HandoverReport
 
-LEARNER_FORMAT = "learner"
+LEARNER_FORMAT, C_FORMAT = "learner", "c"
 
 
 def command(
@@ -29,7 +29,7 @@ def command(
             show_default=False,
         ),
     ] = None,
-    format: Annotated[str, typer.Option("--format", help="Format of the output: onnx or learner.")] = "onnx",
+    format: Annotated[str, typer.Option("--format", help="Format of the output: onnx, learner or c.")] = "onnx",
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Output file; default: beside the policy.", show_default=False)
     ] = None,
@@ -39,11 +39,11 @@ def command(
     ] = False,
     replay: Annotated[
         int | None,
-        typer.Option(min=0, help="learner: transitions of the run to begin with.", show_default="10000, or what fits"),
+        typer.Option(min=0, help="learner: transitions of the run to begin with; c: those kept.", show_default="10000, or what fits"),
     ] = None,
     replay_dtype: Annotated[
         str | None,
-        typer.Option(help="learner: how observations and actions are kept, fp32 or fp16.", show_default="fp32"),
+        typer.Option(help="learner, c: how observations and actions are kept, fp32 or fp16.", show_default="fp32"),
     ] = None,
     replay_policy: Annotated[
         str | None,
@@ -51,7 +51,20 @@ def command(
     ] = None,
     memory: Annotated[
         str | None,
-        typer.Option(help="learner: bytes of networks and replay together on the device.", show_default="32MiB"),
+        typer.Option(help="learner, c: bytes of networks and replay together on the device.", show_default="32MiB"),
+    ] = None,
+    learn: Annotated[
+        bool, typer.Option("--learn", help="c: the learner, which goes on learning on a microcontroller.")
+    ] = False,
+    batch: Annotated[
+        int | None, typer.Option(help="c --learn: transitions per update there.", show_default="(the run's)")
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(help="c: device whose budgets count, or cortex-m4, cortex-m7, generic.", show_default="generic"),
+    ] = None,
+    prefix: Annotated[
+        str | None, typer.Option(help="c: what all names begin with.", show_default="edgerl_learner")
     ] = None,
     force: Force = False,
     json: Json = False,
@@ -59,7 +72,8 @@ def command(
     """Write a policy as ONNX, and check the file before it gets its name; or a learner for a device.
 
     onnx: normalisation and action scaling are inside the graph. Of the state folder of `edgerl learn`, the policy that
-    drives, without dead units. learner: everything that `edgerl learn` needs.
+    drives, without dead units. learner: everything that `edgerl learn` needs. c with --learn: the learner as one C file,
+    from a run folder or a learner.safetensors.
 
     In a run or state folder, policy.onnx and learner.safetensors are replaced; any other output that exists needs
     --force.
@@ -68,14 +82,51 @@ def command(
     """
     from edgerl.export import FORMATS, check_format
 
-    check_format(format, (*FORMATS, LEARNER_FORMAT))
+    check_format(format, (*FORMATS, LEARNER_FORMAT, C_FORMAT))
     choices = {"replay": replay, "replay-dtype": replay_dtype, "replay-policy": replay_policy, "memory": memory}
+    if format == C_FORMAT:
+        _refuse_options(format, {"sparse-initializers": sparse_initializers or None, "replay-policy": replay_policy})
+        _export_c(policy, output, force, json, learn, replay, replay_dtype, memory, batch, target, prefix)
+        return
+    _refuse_options(format, {"learn": learn or None, "batch": batch, "target": target, "prefix": prefix})
     if format == LEARNER_FORMAT:
         _refuse_options(format, {"sparse-initializers": sparse_initializers or None})
         _print_handover(_export_learner(policy, output, force, **_chosen(choices)), json)
     else:
         _refuse_options(format, choices)
         _print(_export_policy(policy, format, output, force, sparse_initializers), sparse_initializers, json)
+
+
+def _export_c(
+    source: Path | None,
+    output: Path | None,
+    force: bool,
+    json: bool,
+    learn: bool,
+    replay: int | None,
+    replay_dtype: str | None,
+    memory: str | None,
+    batch: int | None,
+    target: str | None,
+    prefix: str | None,
+) -> None:
+    from edgerl.cli.c_learner import export_c_learner
+    from edgerl.profiling.units import parse_bytes
+
+    if not learn:
+        raise ConfigError("--format c writes a learner; add --learn")
+    export_c_learner(
+        source,
+        output,
+        force=force,
+        json=json,
+        replay=replay,
+        replay_dtype=replay_dtype,
+        memory=None if memory is None else parse_bytes(memory, "--memory"),
+        batch=batch,
+        target=target,
+        prefix=prefix,
+    )
 
 
 def _refuse_options(format: str, options: dict[str, Any]) -> None:

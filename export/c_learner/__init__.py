@@ -34,6 +34,8 @@ PREFIX = "edgerl_learner"
 DEFAULT_CAPACITY = 1000
 """Transitions that are kept where neither they, nor a memory, nor a device's budget say how many."""
 
+LARGEST_BATCH = 1 << 16
+
 ENGINE = ("base.h", "numeric.h", "random.h", "learner.h", "kernels.c", "learner.c", "topology.c", "update.c")
 """The engine's parts that learn."""
 
@@ -118,16 +120,18 @@ def make_c_learner(
     *,
     capacity: int | None = None,
     memory: int | None = None,
+    batch: int | None = None,
     lanes: int = 1,
     budget: Budget | None = None,
     prefix: str = PREFIX,
+    precision: str | None = None,
     about: str = "",
 ) -> CLearner:
     """The learner in the bundle at `path`, as C.
 
     capacity: transitions of its replay; memory: bytes of all its RAM instead, from which they follow; neither: what the
-    budget leaves, else 1000. lanes: numbers in a vector of the device, 1 for microcontrollers. prefix: of all names.
-    about: a line for the header's comment.
+    budget leaves, else 1000. batch: transitions per update, instead of the bundle's. lanes: numbers in a vector of the device, 1 for microcontrollers. prefix: of all names.
+    precision: what the bundle's replay must have, where it matters. about: a line for the header's comment.
 
     Raises ConfigError, FileFormatError, and CheckFailed where the budget is exceeded.
     """
@@ -138,7 +142,13 @@ def make_c_learner(
         origin = read_origin(reader, path)
     if origin.replay.keep != "ring":
         raise ConfigError(f"the replay of {path} is a {origin.replay.keep}; in C it is a ring: export the learner so")
-    device = _on_device(origin, lanes)
+    if precision not in (None, origin.replay.precision):
+        raise ConfigError(
+            f"the replay of {path} is {origin.replay.precision}, not {quoted(precision)}; export from the run folder"
+        )
+    if batch is not None and not 1 <= batch <= LARGEST_BATCH:
+        raise ConfigError(f"the batch is {batch}; expected 1 to {LARGEST_BATCH} transitions")
+    device = _on_device(origin, lanes, batch)
     sizes = _sizes(device, _capacity(device, capacity, memory, budget))
     identity = _identity(device, sizes.capacity)
     sizes, constants = _with_state(sizes, device, identity)
@@ -181,11 +191,12 @@ def _check_prefix(prefix: str) -> None:
         )
 
 
-def _on_device(origin: Origin, lanes: int) -> _Device:
+def _on_device(origin: Origin, lanes: int, batch: int | None) -> _Device:
     state = origin.arena.state
 
     def adapt(config: LearnerConfig) -> None:
         config.lanes, config.isa = lanes, BASELINE
+        config.batch = config.batch if batch is None else batch
 
     def read(memory: Array, offset: int) -> None:
         memory[...] = state[offset : offset + len(memory)]
@@ -354,10 +365,7 @@ def _engine() -> str:
     parts = engine_parts()
     text = amalgamate("".join(f'#include "{name}"\n' for name in ENGINE), parts)
     text = re.sub(r"\bedgerl_", "engine_", re.sub(r"\bEDGERL_", "ENGINE_", text))
-    return (
-        "#pragma GCC diagnostic push\n#pragma GCC diagnostic ignored \"-Wunused-function\"\n\n"
-        f"{text}\n#pragma GCC diagnostic pop\n"
-    )
+    return f'#pragma GCC diagnostic ignored "-Wunused-function" /* not all of the engine is needed here */\n\n{text}'
 
 
 def _identity(device: _Device, capacity: int) -> int:
@@ -365,7 +373,7 @@ def _identity(device: _Device, capacity: int) -> int:
     digest = sha256(device.arena.state.tobytes())
     for array in device.constants.tensors().values():
         digest.update(array.tobytes())
-    digest.update(f"{device.precision} {capacity} {device.noise!r}".encode())
+    digest.update(f"{device.precision} {capacity} {device.noise!r} {__version__}".encode())
     return int.from_bytes(digest.digest()[:8], "little")
 
 

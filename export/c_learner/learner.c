@@ -9,7 +9,7 @@
 #endif
 
 /* All memory there is. */
-static struct {
+static struct __attribute__((aligned(ENGINE_ALIGNMENT))) {
     unsigned char arena[ARENA_BYTES];
     uint32_t rows[EDGERL_LEARNER_TRANSITIONS][ROW_WORDS];
     float seen[EDGERL_LEARNER_OBSERVATIONS]; /* the observation that is acted upon, normalised */
@@ -19,7 +19,7 @@ static struct {
     uint32_t has_begun;
     uint32_t follows; /* the next transition may belong to the last one */
     uint32_t explored, refused, saturated, saves;
-} own __attribute__((aligned(ENGINE_ALIGNMENT))) EDGERL_LEARNER_RAM_SECTION;
+} own EDGERL_LEARNER_RAM_SECTION;
 
 _Static_assert(sizeof own == EDGERL_LEARNER_RAM, "takes the memory that was announced");
 _Static_assert((sizeof(learner) + ENGINE_ALIGNMENT - 1) / ENGINE_ALIGNMENT * ENGINE_ALIGNMENT == NETWORKS_AT,
