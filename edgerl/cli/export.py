@@ -39,7 +39,11 @@ def command(
     ] = False,
     replay: Annotated[
         int | None,
-        typer.Option(min=0, help="learner: transitions of the run to begin with; c: those kept.", show_default="10000, or what fits"),
+        typer.Option(
+            min=0,
+            help="learner: transitions of the run to begin with; c: those kept.",
+            show_default="10000, or what fits",
+        ),
     ] = None,
     replay_dtype: Annotated[
         str | None,
@@ -72,8 +76,8 @@ def command(
     """Write a policy as ONNX, and check the file before it gets its name; or a learner for a device.
 
     onnx: normalisation and action scaling are inside the graph. Of the state folder of `edgerl learn`, the policy that
-    drives, without dead units. learner: everything that `edgerl learn` needs. c with --learn: the learner as one C file,
-    from a run folder or a learner.safetensors.
+    drives, without dead units. learner: everything that `edgerl learn` needs. c with --learn: the learner as one C
+    file, from a run folder or a learner.safetensors.
 
     In a run or state folder, policy.onnx and learner.safetensors are replaced; any other output that exists needs
     --force.

@@ -1,8 +1,8 @@
 """A learner as C: one header and one file that act and go on learning on a microcontroller, in memory chosen here.
 
-The file holds the engine's learner (its names begin with `engine_` there, and are static), a configuration that is known
-when it is compiled, so that code for no other is in it, the initial state in flash, and what surrounds them: `learner.h`
-and `learner.c` of this package, whose names begin with a prefix of the user's.
+The file holds the engine's learner (its names begin with `engine_` there, and are static), a configuration that is
+known when it is compiled, so that code for no other is in it, the initial state in flash, and what surrounds them:
+`learner.h` and `learner.c` of this package, whose names begin with a prefix of the user's.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from edgerl.compact.policy import Array, action_scaling
 from edgerl.edge import bundle
 from edgerl.edge.amalgamation import amalgamate, engine_parts
 from edgerl.edge.arena import LearnerArena
-from edgerl.edge.bundle import Constants
+from edgerl.edge.bundle import MAXIMUM_MEMORY, Constants
 from edgerl.edge.learner import Origin, read_origin
 from edgerl.edge.library import ALIGNMENT, LayerPlanStructure, LearnerConfig, Progress, library
 from edgerl.edge.transitions import MAXIMUM_CAPACITY, Precision
@@ -50,11 +50,11 @@ SAVE_HEADER, CHECKSUM = 112, 4
 """Bytes of a save beside networks and rows."""
 
 WIDE_CHUNK, PANEL_CHUNK, BLOCK_CHUNK, PANEL = 8, 4, 2, 128
-"""Of edgerl/edge/engine/kernels.c and learner.h: numbers that are taken at once, and from which width on lines are cut."""
+"""Of edgerl/edge/engine: numbers that are taken at once (kernels.c), and the width beyond which lines are cut."""
 
-CODE_BYTES = {1: 33_000, 4: 28_000, 5: 36_000}
-"""Machine code by the blocks that a learner's layers have (bits), rounded up: arm-none-eabi-gcc 12.2 -O2 for a Cortex-M7
-(docs/c-learner.md); other processors and compilers differ."""
+CODE_BYTES = {1: 34_000, 4: 32_500, 5: 37_000}
+"""Machine code by the blocks that a learner's layers have (bits), rounded up: arm-none-eabi-gcc 12.2 -O2 for a
+Cortex-M7 (docs/c-learner.md); other processors and compilers differ."""
 
 
 @dataclass(frozen=True)
@@ -130,8 +130,9 @@ def make_c_learner(
     """The learner in the bundle at `path`, as C.
 
     capacity: transitions of its replay; memory: bytes of all its RAM instead, from which they follow; neither: what the
-    budget leaves, else 1000. batch: transitions per update, instead of the bundle's. lanes: numbers in a vector of the device, 1 for microcontrollers. prefix: of all names.
-    precision: what the bundle's replay must have, where it matters. about: a line for the header's comment.
+    budget leaves, else 1000. batch: transitions per update, instead of the bundle's. lanes: numbers in a vector of the
+    device, 1 for microcontrollers. prefix: of all names. precision: what the bundle's replay must have, where it
+    matters. about: a line for the header's comment.
 
     Raises ConfigError, FileFormatError, and CheckFailed where the budget is exceeded.
     """
@@ -139,7 +140,7 @@ def make_c_learner(
     if capacity is not None and memory is not None:
         raise ConfigError("a number of transitions and a memory were both given; expected one of them")
     with TensorReader(path, bundle.KIND, bundle.VERSION) as reader:
-        origin = read_origin(reader, path)
+        origin = read_origin(reader, path, MAXIMUM_MEMORY)  # here; the device's is counted below
     if origin.replay.keep != "ring":
         raise ConfigError(f"the replay of {path} is a {origin.replay.keep}; in C it is a ring: export the learner so")
     if precision not in (None, origin.replay.precision):
@@ -157,7 +158,7 @@ def make_c_learner(
     facts = _facts(device, sizes, _about(path, origin, about))
     header = _fill((resources.files(__name__) / "learner.h").read_text("utf-8"), facts)
     source = "\n".join([
-        f"/* {facts['ABOUT']} See {PREFIX}.h.\n *\n * C11 for GCC and Clang. The engine's own documentation: docs/engine.md of edgerl. */",
+        f"/* {facts['ABOUT']} See {PREFIX}.h.\n * C11 for GCC and Clang; the engine is described in docs/engine.md. */",
         f'#include "{PREFIX}.h"\n',
         _configuration(device),
         _engine(),
@@ -273,8 +274,8 @@ def _check_budget(sizes: Sizes, budget: Budget) -> None:
     ):
         if used > most:
             raise CheckFailed(
-                f"the learner takes {used} bytes of {name} ({_where(sizes, name)}), and the budget on {budget.device} is "
-                f"{most}; nothing was written: {fix}"
+                f"the learner takes {used} bytes of {name} ({_where(sizes, name)}), and the budget on {budget.device} "
+                f"is {most}; nothing was written: {fix}"
             )
 
 
@@ -353,7 +354,7 @@ def _configuration(device: _Device) -> str:
         panels = chunk_bits(config.batch, PANEL_CHUNK) if max(widths) > PANEL else 0
         lines += [
             "#if !defined(__ARM_NEON) && !defined(__x86_64__)",
-            f"#define ENGINE_CHUNKS 0x{chunk_bits(config.batch, WIDE_CHUNK) | panels:x}u /* of a batch of {config.batch} */",
+            f"#define ENGINE_CHUNKS 0x{chunk_bits(config.batch, WIDE_CHUNK) | panels:x}u",
             f"#define ENGINE_BLOCK_CHUNKS 0x{chunk_bits(config.batch, BLOCK_CHUNK):x}u",
             "#endif",
         ]
