@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,15 +11,26 @@ import typer
 
 from edgerl.cli.models import find_model, find_run
 from edgerl.cli.output import Force, Json, human_bytes, note, print_json
-from edgerl.errors import ConfigError
-from edgerl.run_folder import CONFIG, LEARNER, ONNX, POLICY
+from edgerl.errors import CheckFailed, ConfigError
+from edgerl.run_folder import C_FOLDER, CONFIG, LEARNER, ONNX, POLICY
 
 if TYPE_CHECKING:
     from edgerl.compact.policy import CompactPolicy
-    from edgerl.export import ExportReport
+    from edgerl.export.c import COptions, CReport
+    from edgerl.export.onnx import OnnxReport
+    from edgerl.profiling.device import Device
     from edgerl.training.handover import HandoverReport
 
-LEARNER_FORMAT, C_FORMAT = "learner", "c"
+LEARNER_FORMAT = "learner"
+C_LEARNER = "c --learn"
+
+HAVE = {
+    "onnx": {"sparse-initializers"},
+    "c": {"dtype", "target", "layout", "prefix"},
+    C_LEARNER: {"learn", "target", "prefix", "replay", "replay-dtype", "memory", "batch"},
+    LEARNER_FORMAT: {"replay", "replay-dtype", "replay-policy", "memory"},
+}
+"""Options of each format alone."""
 
 
 def command(
@@ -29,33 +41,37 @@ def command(
             show_default=False,
         ),
     ] = None,
-    format: Annotated[str, typer.Option("--format", help="Format of the output: onnx, learner or c.")] = "onnx",
+    format: Annotated[str, typer.Option("--format", help="Format of the output: onnx, c or learner.")] = "onnx",
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Output file; default: beside the policy.", show_default=False)
+        Path | None,
+        typer.Option(
+            "-o", "--output", help="Output file, for c output folder; default: beside the policy.", show_default=False
+        ),
     ] = None,
     sparse_initializers: Annotated[
         bool,
         typer.Option("--sparse-initializers", help="Store sparse weights sparsely; onnxruntime reads it, few others."),
     ] = False,
-    replay: Annotated[
-        int | None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="c: weights as fp32, fp16 or int8.", show_default="as the policy stores them"),
+    ] = None,
+    target: Annotated[
+        str | None,
         typer.Option(
-            min=0,
-            help="learner: transitions of the run to begin with; c: those kept.",
-            show_default="10000, or what fits",
+            help="c: cortex-m4, cortex-m7, esp32, rp2040, generic, or a device, whose budgets are then kept.",
+            show_default="generic",
         ),
     ] = None,
-    replay_dtype: Annotated[
+    layout: Annotated[
         str | None,
-        typer.Option(help="learner, c: how observations and actions are kept, fp32 or fp16.", show_default="fp32"),
+        typer.Option(help="c: dense, sparse, or auto, what is faster and not much larger.", show_default="auto"),
     ] = None,
-    replay_policy: Annotated[
+    prefix: Annotated[
         str | None,
-        typer.Option(help="learner: transitions kept, ring (the newest) or reservoir (a sample).", show_default="ring"),
-    ] = None,
-    memory: Annotated[
-        str | None,
-        typer.Option(help="learner, c: bytes of networks and replay together on the device.", show_default="32MiB"),
+        typer.Option(
+            help="c: of every name, and of the files.", show_default="edgerl_policy, or edgerl_learner with --learn"
+        ),
     ] = None,
     learn: Annotated[
         bool, typer.Option("--learn", help="c: the learner, which goes on learning on a microcontroller.")
@@ -63,73 +79,90 @@ def command(
     batch: Annotated[
         int | None, typer.Option(help="c --learn: transitions per update there.", show_default="(the run's)")
     ] = None,
-    target: Annotated[
-        str | None,
-        typer.Option(help="c: device whose budgets count, or cortex-m4, cortex-m7, generic.", show_default="generic"),
+    replay: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="learner: transitions of the run to begin with; c --learn: those that are kept.",
+            show_default="10000, or what fits",
+        ),
     ] = None,
-    prefix: Annotated[
-        str | None, typer.Option(help="c: what all names begin with.", show_default="edgerl_learner")
+    replay_dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="learner, c --learn: how observations and actions are kept, fp32 or fp16.", show_default="fp32"
+        ),
+    ] = None,
+    replay_policy: Annotated[
+        str | None,
+        typer.Option(help="learner: transitions kept, ring (the newest) or reservoir (a sample).", show_default="ring"),
+    ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            help="learner, c --learn: bytes of networks and replay together on the device.", show_default="32MiB"
+        ),
     ] = None,
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Write a policy as ONNX, and check the file before it gets its name; or a learner for a device.
+    """Write a policy as ONNX, and check the file before it gets its name; as C; or a learner for a device.
 
-    onnx: normalisation and action scaling are inside the graph. Of the state folder of `edgerl learn`, the policy that
-    drives, without dead units. learner: everything that `edgerl learn` needs. c with --learn: the learner as one C
-    file, from a run folder or a learner.safetensors.
+    onnx and c: normalisation and action scaling are inside. Of the state folder of `edgerl learn`, the policy that
+    drives, without dead units. c: a header and a C file for a firmware project; with --learn the
+    learner, from a run folder or a learner.safetensors. learner: everything that `edgerl learn` needs.
 
-    In a run or state folder, policy.onnx and learner.safetensors are replaced; any other output that exists needs
-    --force.
+    In a run or state folder, policy.onnx, the files in c/ and learner.safetensors are replaced; any other output that
+    exists needs --force.
 
     Example: edgerl export --format onnx
     """
     from edgerl.export import FORMATS, check_format
 
-    check_format(format, (*FORMATS, LEARNER_FORMAT, C_FORMAT))
-    choices = {"replay": replay, "replay-dtype": replay_dtype, "replay-policy": replay_policy, "memory": memory}
-    if format == C_FORMAT:
-        _refuse_options(format, {"sparse-initializers": sparse_initializers or None, "replay-policy": replay_policy})
-        _export_c(policy, output, force, json, learn, replay, replay_dtype, memory, batch, target, prefix)
-        return
-    _refuse_options(format, {"learn": learn or None, "batch": batch, "target": target, "prefix": prefix})
+    check_format(format, (*FORMATS, LEARNER_FORMAT))
+    options: dict[str, Any] = {
+        "sparse-initializers": sparse_initializers or None,
+        "dtype": dtype,
+        "layout": layout,
+        "target": target,
+        "prefix": prefix,
+        "learn": learn or None,
+        "batch": batch,
+        "replay": replay,
+        "replay-dtype": replay_dtype,
+        "replay-policy": replay_policy,
+        "memory": memory,
+    }
+    has = HAVE[C_LEARNER if learn and format == "c" else format]
+    _refuse_options(format, {name: value for name, value in options.items() if name not in has})
     if format == LEARNER_FORMAT:
-        _refuse_options(format, {"sparse-initializers": sparse_initializers or None})
-        _print_handover(_export_learner(policy, output, force, **_chosen(choices)), json)
+        _print_handover(_export_learner(policy, output, force, **_chosen(options)), json)
+    elif learn:
+        _export_c_learner(policy, output, force, json, options)
+    elif format == "c":
+        _print_c(_export_c(policy, output, force, dtype, target, layout, prefix), json)
     else:
-        _refuse_options(format, choices)
-        _print(_export_policy(policy, format, output, force, sparse_initializers), sparse_initializers, json)
+        _print(_export_onnx(policy, output, force, sparse_initializers), sparse_initializers, json)
 
 
-def _export_c(
-    source: Path | None,
-    output: Path | None,
-    force: bool,
-    json: bool,
-    learn: bool,
-    replay: int | None,
-    replay_dtype: str | None,
-    memory: str | None,
-    batch: int | None,
-    target: str | None,
-    prefix: str | None,
+def _export_c_learner(
+    source: Path | None, output: Path | None, force: bool, json: bool, options: dict[str, Any]
 ) -> None:
     from edgerl.cli.c_learner import export_c_learner
     from edgerl.profiling.units import parse_bytes
 
-    if not learn:
-        raise ConfigError("--format c writes a learner; add --learn")
+    memory = options["memory"]
     export_c_learner(
         source,
         output,
         force=force,
         json=json,
-        replay=replay,
-        replay_dtype=replay_dtype,
+        replay=options["replay"],
+        replay_dtype=options["replay-dtype"],
         memory=None if memory is None else parse_bytes(memory, "--memory"),
-        batch=batch,
-        target=target,
-        prefix=prefix,
+        batch=options["batch"],
+        target=options["target"],
+        prefix=options["prefix"],
     )
 
 
@@ -144,7 +177,7 @@ def _chosen(choices: dict[str, Any]) -> dict[str, Any]:
     from edgerl.profiling.units import parse_bytes
 
     names = {"replay": "seed", "replay-dtype": "precision", "replay-policy": "keep", "memory": "memory"}
-    chosen = {names[option]: value for option, value in choices.items() if value is not None}
+    chosen = {names[option]: choices[option] for option in names if choices[option] is not None}
     if "memory" in chosen:
         chosen["memory"] = parse_bytes(chosen["memory"], "--memory")
     return chosen
@@ -157,20 +190,77 @@ def _export_learner(run: Path | None, output: Path | None, force: bool, **chosen
     return hand_over(folder, output or folder / LEARNER, force=force or output is None, **chosen)
 
 
-def _export_policy(
-    model: Path | None, format: str, output: Path | None, force: bool, sparse_initializers: bool
-) -> ExportReport:
-    from edgerl.edge.store import Snapshots
+def _export_onnx(model: Path | None, output: Path | None, force: bool, sparse_initializers: bool) -> OnnxReport:
     from edgerl.export import export_policy
 
-    source: CompactPolicy | Path
-    if model is not None and Snapshots(model).are_there:
-        source, goal, is_ours = _champion(model), model / ONNX, True
-    else:
-        source = find_model(model, (POLICY,))
-        goal, is_ours = source.with_suffix(f".{format}"), source.name == POLICY and source.with_name(CONFIG).exists()
+    source, folder, is_ours = _source(model)
+    goal = source.with_suffix(".onnx") if isinstance(source, Path) else folder / ONNX
     force = force or (output is None and is_ours)
-    return export_policy(source, format, output or goal, force=force, sparse_initializers=sparse_initializers)
+    return export_policy(source, "onnx", output or goal, force=force, sparse_initializers=sparse_initializers)
+
+
+def _source(model: Path | None) -> tuple[CompactPolicy | Path, Path, bool]:
+    """(the policy or its file, the folder that exports of it go to, whether what is there is ours to replace)."""
+    from edgerl.edge.store import Snapshots
+
+    if model is not None and Snapshots(model).are_there:
+        return _champion(model), model, True
+    source = find_model(model, (POLICY,))
+    return source, source.parent, source.name == POLICY and source.with_name(CONFIG).exists()
+
+
+def _export_c(
+    model: Path | None,
+    output: Path | None,
+    force: bool,
+    dtype: str | None,
+    target: str | None,
+    layout: str | None,
+    prefix: str | None,
+) -> CReport:
+    from edgerl.compact.c_form import TARGETS, target_of_core
+    from edgerl.export import export_policy
+    from edgerl.export.c import COptions
+    from edgerl.profiling.device import find_device
+
+    device = None if target is None or target in TARGETS else find_device(target)
+    chosen: dict[str, Any] = {"dtype": dtype, "layout": layout, "prefix": prefix}
+    chosen["target"] = target if device is None else target_of_core(device.cpu.core)
+    options = COptions(**{name: value for name, value in chosen.items() if value is not None})
+    source, folder, is_ours = _source(model)
+    if device is not None:
+        _check_budgets(source, options, device)
+    return export_policy(
+        source,
+        "c",
+        output or folder / C_FOLDER,
+        force=force or (output is None and is_ours),
+        options=options,
+        command=" ".join(["edgerl", *sys.argv[1:]]),
+        device=None if device is None else device.id,
+    )
+
+
+def _check_budgets(source: CompactPolicy | Path, options: COptions, device: Device) -> None:
+    """Raise CheckFailed where the C of the policy takes more flash or memory than the device's budgets allow."""
+    from edgerl.compact import file as policy_file
+    from edgerl.compact.c_form import policy_form
+    from edgerl.profiling.report import profile
+
+    policy = policy_file.load(source) if isinstance(source, Path) else source
+    form = policy_form(policy, options.dtype, options.layout, options.target)
+    report = profile(form.policy, device, runtime="c")
+    constants_in_memory = form.flash_bytes if report.memory_parts["weights"] else 0
+    uses = {
+        "flash": (report.flash.used - report.model_bytes + form.flash_bytes, report.flash.budget),
+        "memory": (report.memory_parts["runtime"] + constants_in_memory + form.scratch_bytes, report.memory.budget),
+    }
+    for name, (used, budget) in uses.items():
+        if used > budget:
+            raise CheckFailed(
+                f"the C of {policy.architecture[:60]} takes {human_bytes(used)} of {name} on {device.id}, expected at "
+                f"most {human_bytes(budget)}: choose a smaller --dtype or --layout sparse, or prune it (edgerl fit)"
+            )
 
 
 def _champion(state: Path) -> CompactPolicy:
@@ -180,7 +270,20 @@ def _champion(state: Path) -> CompactPolicy:
     return compact(champion_policy(state))
 
 
-def _print(report: ExportReport, sparse_initializers: bool, json: bool) -> None:
+def _print_c(report: CReport, json: bool) -> None:
+    if json:
+        print_json({**asdict(report), "path": str(report.path)})
+        return
+    print(f"{report.path}: {' and '.join(report.files)}, {report.architecture}, for {report.target}")
+    for index, layer in enumerate(report.layers):
+        print(f"layer {index}: {layer}")
+    print(
+        f"flash {human_bytes(report.flash_bytes)} of constants, code not counted; scratch memory "
+        f"{human_bytes(report.scratch_bytes)}; self-test to {report.tolerance:g} of the action range"
+    )
+
+
+def _print(report: OnnxReport, sparse_initializers: bool, json: bool) -> None:
     if json:
         print_json({**asdict(report), "path": str(report.path)})
         return

@@ -1,0 +1,319 @@
+"""The C functions that compute layers, as text: templates in which the generator fills in names and types."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from string import Template
+
+FINITE = Template("""\
+/* Whether a number is neither infinite nor NaN; by its bits, which no compiler option for fast arithmetic touches. */
+static int ${p}_is_finite(float value) {
+    const union {
+        float real;
+        uint32_t bits;
+    } number = {value};
+    return (number.bits & UINT32_C(0x7f800000)) != UINT32_C(0x7f800000);
+}
+""")
+
+TANH = Template("""\
+/* tanh within 4e-7, never beyond -1 and 1: x P(x^2) / Q(x^2), so that every board computes the same without libm. */
+static float ${p}_tanh(float x) {
+    const float low = x < -9.0f ? -9.0f : x;
+    const float clamped = low > 9.0f ? 9.0f : low;
+    const float u = clamped * clamped;
+    float p = -8.48870263e-14f;
+    p = p * u + 5.27794579e-11f;
+    p = p * u - 2.02252206e-08f;
+    p = p * u + 1.11543068e-05f;
+    p = p * u + 3.10395611e-03f;
+    p = p * u + 1.30840093e-01f;
+    p = p * u + 1.0f;
+    float q = 2.54614512e-04f;
+    q = q * u + 2.44951788e-02f;
+    q = q * u + 4.64173377e-01f;
+    q = q * u + 1.0f;
+    const float result = clamped * p / q;
+    const float above = result < -1.0f ? -1.0f : result;
+    return above > 1.0f ? 1.0f : above;
+}
+""")
+
+HALF = Template("""\
+/* A binary16 number as float: one instruction where the processor has it, else by its bits. */
+static inline float ${p}_half(uint16_t half) {
+#if defined(__GNUC__) && defined(__ARM_FP) && (__ARM_FP & 4) && __ARM_ARCH_PROFILE == 'M' && !defined(__SOFTFP__)
+    const union {
+        uint32_t bits;
+        float real;
+    } number = {half};
+    float value;
+    __asm__("vcvtb.f32.f16 %0, %1" : "=t"(value) : "t"(number.real));
+    return value;
+#else
+    union {
+        uint32_t bits;
+        float real;
+    } number = {(uint32_t)(half & 0x7fffu) << 13};
+    number.real *= 5.19229686e+33f; /* 2^112: the two kinds of exponent begin so far apart; right for subnormals, too */
+    number.bits |= (uint32_t)(half & 0x8000u) << 16;
+    return number.real;
+#endif
+}
+""")
+
+ARM = Template("""\
+/* A Cortex-M with a floating-point unit loads and stores four numbers by one instruction, which no compiler finds. */
+#if defined(__GNUC__) && defined(__ARM_FP) && (__ARM_FP & 4) && __ARM_ARCH_PROFILE == 'M' && !defined(__SOFTFP__)
+#define ${P}_HAS_VLDM 1
+#else
+#define ${P}_HAS_VLDM 0
+#endif
+""")
+
+START = Template("""\
+/* The sums of a layer begin at its biases; what a last block has beyond the outputs, at zero. */
+static void ${p}_start(size_t outputs, size_t padded, const float *bias, ${number} *restrict y) {
+    for (size_t j = 0; j < outputs; j++) {
+        y[j]${real} = bias[j];
+    }
+    for (size_t j = outputs; j < padded; j++) {
+        y[j]${real} = 0.0f;
+    }
+}
+""")
+
+CLEAR = Template("""\
+/* The sums of an integer layer begin at zero. */
+static void ${p}_clear(size_t outputs, ${number} *restrict y) {
+    for (size_t j = 0; j < outputs; j++) {
+        y[j].integer = 0;
+    }
+}
+""")
+
+DENSE = Template("""\
+/* Adds four columns of weights, each times its input, to y[outputs]: four multiply-adds for a load and a store. */
+static void ${p}_four_${dtype}(size_t outputs, const ${value} *const column[4], const ${input} input[4],
+                               ${number} *restrict y) {
+    const ${value} *a = column[0], *b = column[1], *c = column[2], *d = column[3];
+    const ${input} p = input[0], q = input[1], r = input[2], s = input[3];
+    const ${number} *const whole = y + outputs / 4 * 4, *const end = y + outputs;
+    while (y != whole) {
+${body}    }
+    while (y != end) {
+        ${input} sum = y[0]${part};
+        sum += ${load}(*a++) * p;
+        sum += ${load}(*b++) * q;
+        sum += ${load}(*c++) * r;
+        sum += ${load}(*d++) * s;
+        y[0]${part} = sum;
+        y++;
+    }
+}
+
+/* y[outputs] += x[inputs] weights[inputs][outputs], for each input that ${condition}. */
+static void ${p}_dense_${dtype}(size_t inputs, size_t outputs, ${above}const ${value} *weights,
+                                const ${number} *restrict x, ${number} *restrict y) {
+    const ${number} *const end = x + inputs;
+    const ${value} *column[4];
+    ${input} active[4];
+    size_t count = 0;
+    while (x != end) {
+        const ${input} input = x[0]${part};
+        x++;
+        if (${test}) {
+            column[count] = weights;
+            active[count] = input;
+            count++;
+            if (count == 4) {
+                ${p}_four_${dtype}(outputs, column, active, y);
+                count = 0;
+            }
+        }
+        weights += outputs;
+    }
+    if (count > 0) {
+        for (; count < 4; count++) {
+            column[count] = column[0];
+            active[count] = 0;
+        }
+        ${p}_four_${dtype}(outputs, column, active, y);
+    }
+}
+""")
+
+COLUMNS = Template("""\
+/* Adds to y the weights of each of x[inputs] that ${condition}: counts[inputs] entries, each of which has ${index}
+ * and ${weights}. */
+static void ${p}_${name}(size_t inputs, ${above}const ${count} *counts, const ${row} *rows, const ${value} *values,
+                         const ${number} *restrict x, ${number} *restrict y) {
+    const ${number} *const last = x + inputs;
+    while (x != last) {
+        const size_t count = *counts++;
+        const ${input} input = x[0]${part};
+        x++;
+        if (${test}) {
+${loops}        } else {
+            rows += count;
+            values += ${skip};
+        }
+    }
+}
+""")
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What a kernel computes with."""
+
+    value: str  # type of a weight, as it is stored
+    input: str  # type of an input and a sum
+    load: str  # the function that makes the one of the other, or nothing
+    part: str  # the member of a scratch number
+    number: str  # type of a scratch number
+    vldm: str | None  # the macro that says whether Arm's instructions are there; None where they are of no use
+
+
+def dense_body(kernel: Kernel) -> str:
+    """Four sums, four multiply-adds each."""
+    lines = [f"{kernel.input} y{k} = y[{k}]{kernel.part};" for k in range(4)]
+    for column, factor in zip("abcd", "pqrs", strict=True):
+        lines += [f"y{k} += {kernel.load}({column}[{k}]) * {factor};" for k in range(4)]
+    lines += [f"y[{k}]{kernel.part} = y{k};" for k in range(4)]
+    lines += [f"{pointer} += 4;" for pointer in "abcdy"]
+    return _indented(_either(kernel, _DENSE_ARM, lines), 8)
+
+
+def column_loops(kernel: Kernel, row: str, block: int, is_delta: bool) -> str:
+    """The entries of one column; connections by fours as long as there are four."""
+    loops = [f"const {row} *const end = rows + count;"]
+    if is_delta:
+        loops.append(f"{kernel.number} *at = y;")
+    if block == 1:
+        loops += [f"const {row} *const whole = rows + count / 4 * 4;", "while (rows != whole) {"]
+        loops += [*_entries(kernel, 4, 1, is_delta), "}"]
+    loops += ["while (rows != end) {", *_entries(kernel, 1, block, is_delta), "}"]
+    return _indented(loops, 12)
+
+
+def _entries(kernel: Kernel, entries: int, block: int, is_delta: bool) -> list[str]:
+    """`entries` entries of a column: all sums are loaded before any is stored, for no two are of one row."""
+    lines = []
+    for e in range(entries):
+        base = ("at" if e == 0 else f"y{e - 1}") if is_delta else "y"
+        scaled = f"rows[{e}]" if block == 1 else f"{block} * (size_t)rows[{e}]"
+        lines.append(f"{kernel.number} *const y{e} = {base} + {scaled};")
+    if is_delta:
+        lines.append(f"at = y{entries - 1};")
+    lines.append(f"rows += {entries};")
+    pairs = [(e, k) for e in range(entries) for k in range(block)]
+    sums = [f"{kernel.input} sum{e}{k} = y{e}[{k}]{kernel.part};" for e, k in pairs]
+    sums += [f"sum{e}{k} += {kernel.load}(values[{block * e + k}]) * input;" for e, k in pairs]
+    sums += [f"y{e}[{k}]{kernel.part} = sum{e}{k};" for e, k in pairs]
+    sums.append(f"values += {block * entries};")
+    arm = {(4, 1): _FOUR_ARM, (1, 4): _BLOCK_ARM}.get((entries, block))
+    lines += sums if arm is None else _either(kernel, arm, sums)
+    return ["    " + line for line in lines]
+
+
+def _either(kernel: Kernel, arm: tuple[list[str], str], portable: list[str]) -> list[str]:
+    """Arm's instructions where they are, else the portable lines."""
+    if kernel.vldm is None:
+        return portable
+    instructions, operands = arm
+    text = [f'    "{instruction}\\n"' for instruction in instructions]
+    return [f"#if {kernel.vldm}", "__asm__ volatile(", *text, f"    {operands});", "#else", *portable, "#endif"]
+
+
+def _multiply_adds(sums: int, weights: int, factor: str) -> list[str]:
+    """Instructions: four registers from number `sums` on gain four from number `weights` on, times `factor`."""
+    return [f"vfma.f32 s{sums + k}, s{weights + k}, %[{factor}]" for k in range(4)]
+
+
+_CLOBBERED = ": " + ", ".join(f'"s{k}"' for k in range(8, 16)) + ', "memory"'
+
+_DENSE_ARM = (
+    [
+        "vldmia %[y], {s8-s11}",
+        *(
+            instruction
+            for column, factor in zip("abcd", "pqrs", strict=True)
+            for instruction in (f"vldmia %[{column}]!, {{s12-s15}}", *_multiply_adds(8, 12, factor))
+        ),
+        "vstmia %[y]!, {s8-s11}",
+    ],
+    ': [a] "+r"(a), [b] "+r"(b), [c] "+r"(c), [d] "+r"(d), [y] "+r"(y)\n'
+    '    : [p] "t"(p), [q] "t"(q), [r] "t"(r), [s] "t"(s)\n'
+    f"    {_CLOBBERED}",
+)
+
+_BLOCK_ARM = (
+    [
+        "vldmia %[values]!, {s12-s15}",
+        "vldmia %[y], {s8-s11}",
+        *_multiply_adds(8, 12, "input"),
+        "vstmia %[y], {s8-s11}",
+    ],
+    f': [values] "+r"(values) : [y] "r"(y0), [input] "t"(input) {_CLOBBERED}',
+)
+
+_FOUR_ARM = (
+    [
+        "vldmia %[values]!, {s12-s15}",
+        *(f"vldr s{8 + k}, [%[y{k}]]" for k in range(4)),
+        *_multiply_adds(8, 12, "input"),
+        *(f"vstr s{8 + k}, [%[y{k}]]" for k in range(4)),
+    ],
+    ': [values] "+r"(values)\n'
+    '    : [y0] "r"(y0), [y1] "r"(y1), [y2] "r"(y2), [y3] "r"(y3), [input] "t"(input)\n'
+    f"    {_CLOBBERED}",
+)
+
+
+def _indented(lines: list[str], depth: int) -> str:
+    """Lines of C at a depth; those of the preprocessor stay at the margin."""
+    return "".join(f"{line.strip()}\n" if line.strip().startswith("#") else f"{' ' * depth}{line}\n" for line in lines)
+
+
+QUANTISE = Template("""\
+/* x[inputs] to whole numbers of at most `limit`, in place; returns the step between two of them, or a negative number
+ * where one of x is not finite. What ReLU would make zero becomes zero, unless `is_first`. */
+static float ${p}_quantise(size_t inputs, int32_t limit, int is_first, ${number} *restrict x) {
+    int32_t largest = 0;
+    for (size_t i = 0; i < inputs; i++) {
+        if (!is_first && x[i].integer < 0) {
+            x[i].integer = 0;
+        }
+        const int32_t magnitude = x[i].integer & INT32_C(0x7fffffff); /* floats of one sign rise as their bits do */
+        if (magnitude > largest) {
+            largest = magnitude;
+        }
+    }
+    if (largest >= INT32_C(0x7f800000)) {
+        return -1.0f;
+    }
+    const ${number} range = {.integer = largest};
+    if (!(range.real > ${smallest})) {
+        for (size_t i = 0; i < inputs; i++) {
+            x[i].integer = 0;
+        }
+        return 0.0f;
+    }
+    const float factor = (float)limit / range.real;
+    for (size_t i = 0; i < inputs; i++) {
+        if (x[i].integer != 0) {
+            const float scaled = x[i].real * factor;
+            x[i].integer = (int32_t)(scaled < 0.0f ? scaled - 0.5f : scaled + 0.5f);
+        }
+    }
+    return range.real / (float)limit;
+}
+
+/* Sums of whole numbers to what they stand for, with the bias. */
+static void ${p}_scale(size_t outputs, float step, const float *scale, const float *bias, ${number} *restrict y) {
+    for (size_t j = 0; j < outputs; j++) {
+        y[j].real = (float)y[j].integer * (step * scale[j]) + bias[j];
+    }
+}
+""")
