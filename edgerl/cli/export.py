@@ -22,6 +22,15 @@ if TYPE_CHECKING:
     from edgerl.training.handover import HandoverReport
 
 LEARNER_FORMAT = "learner"
+C_LEARNER = "c --learn"
+
+HAVE = {
+    "onnx": {"sparse-initializers"},
+    "c": {"dtype", "target", "layout", "prefix"},
+    C_LEARNER: {"learn", "target", "prefix", "replay", "replay-dtype", "memory", "batch"},
+    LEARNER_FORMAT: {"replay", "replay-dtype", "replay-policy", "memory"},
+}
+"""Options of each format alone."""
 
 
 def command(
@@ -60,15 +69,29 @@ def command(
     ] = None,
     prefix: Annotated[
         str | None,
-        typer.Option(help="c: of every name, and of the files.", show_default="edgerl_policy"),
+        typer.Option(
+            help="c: of every name, and of the files.", show_default="edgerl_policy, or edgerl_learner with --learn"
+        ),
+    ] = None,
+    learn: Annotated[
+        bool, typer.Option("--learn", help="c: the learner, which goes on learning on a microcontroller.")
+    ] = False,
+    batch: Annotated[
+        int | None, typer.Option(help="c --learn: transitions per update there.", show_default="(the run's)")
     ] = None,
     replay: Annotated[
         int | None,
-        typer.Option(min=0, help="learner: transitions of the run to begin with.", show_default="10000, or what fits"),
+        typer.Option(
+            min=0,
+            help="learner: transitions of the run to begin with; c --learn: those that are kept.",
+            show_default="10000, or what fits",
+        ),
     ] = None,
     replay_dtype: Annotated[
         str | None,
-        typer.Option(help="learner: how observations and actions are kept, fp32 or fp16.", show_default="fp32"),
+        typer.Option(
+            help="learner, c --learn: how observations and actions are kept, fp32 or fp16.", show_default="fp32"
+        ),
     ] = None,
     replay_policy: Annotated[
         str | None,
@@ -76,7 +99,9 @@ def command(
     ] = None,
     memory: Annotated[
         str | None,
-        typer.Option(help="learner: bytes of networks and replay together on the device.", show_default="32MiB"),
+        typer.Option(
+            help="learner, c --learn: bytes of networks and replay together on the device.", show_default="32MiB"
+        ),
     ] = None,
     force: Force = False,
     json: Json = False,
@@ -84,8 +109,8 @@ def command(
     """Write a policy as ONNX, and check the file before it gets its name; as C; or a learner for a device.
 
     onnx and c: normalisation and action scaling are inside. Of the state folder of `edgerl learn`, the policy that
-    drives, without dead units. c: a header and a C file for a firmware project. learner: everything that `edgerl learn`
-    needs.
+    drives, without dead units. c: a header and a C file for a firmware project; with --learn the
+    learner, from a run folder or a learner.safetensors. learner: everything that `edgerl learn` needs.
 
     In a run or state folder, policy.onnx, the files in c/ and learner.safetensors are replaced; any other output that
     exists needs --force.
@@ -95,24 +120,50 @@ def command(
     from edgerl.export import FORMATS, check_format
 
     check_format(format, (*FORMATS, LEARNER_FORMAT))
-    options: dict[str, dict[str, Any]] = {
-        "onnx": {"sparse-initializers": sparse_initializers or None},
-        "c": {"dtype": dtype, "target": target, "layout": layout, "prefix": prefix},
-        LEARNER_FORMAT: {
-            "replay": replay,
-            "replay-dtype": replay_dtype,
-            "replay-policy": replay_policy,
-            "memory": memory,
-        },
+    options: dict[str, Any] = {
+        "sparse-initializers": sparse_initializers or None,
+        "dtype": dtype,
+        "layout": layout,
+        "target": target,
+        "prefix": prefix,
+        "learn": learn or None,
+        "batch": batch,
+        "replay": replay,
+        "replay-dtype": replay_dtype,
+        "replay-policy": replay_policy,
+        "memory": memory,
     }
-    for other in options.keys() - {format}:
-        _refuse_options(format, options[other])
+    has = HAVE[C_LEARNER if learn and format == "c" else format]
+    _refuse_options(format, {name: value for name, value in options.items() if name not in has})
     if format == LEARNER_FORMAT:
-        _print_handover(_export_learner(policy, output, force, **_chosen(options[format])), json)
+        _print_handover(_export_learner(policy, output, force, **_chosen(options)), json)
+    elif learn:
+        _export_c_learner(policy, output, force, json, options)
     elif format == "c":
         _print_c(_export_c(policy, output, force, dtype, target, layout, prefix), json)
     else:
         _print(_export_onnx(policy, output, force, sparse_initializers), sparse_initializers, json)
+
+
+def _export_c_learner(
+    source: Path | None, output: Path | None, force: bool, json: bool, options: dict[str, Any]
+) -> None:
+    from edgerl.cli.c_learner import export_c_learner
+    from edgerl.profiling.units import parse_bytes
+
+    memory = options["memory"]
+    export_c_learner(
+        source,
+        output,
+        force=force,
+        json=json,
+        replay=options["replay"],
+        replay_dtype=options["replay-dtype"],
+        memory=None if memory is None else parse_bytes(memory, "--memory"),
+        batch=options["batch"],
+        target=options["target"],
+        prefix=options["prefix"],
+    )
 
 
 def _refuse_options(format: str, options: dict[str, Any]) -> None:
@@ -126,7 +177,7 @@ def _chosen(choices: dict[str, Any]) -> dict[str, Any]:
     from edgerl.profiling.units import parse_bytes
 
     names = {"replay": "seed", "replay-dtype": "precision", "replay-policy": "keep", "memory": "memory"}
-    chosen = {names[option]: value for option, value in choices.items() if value is not None}
+    chosen = {names[option]: choices[option] for option in names if choices[option] is not None}
     if "memory" in chosen:
         chosen["memory"] = parse_bytes(chosen["memory"], "--memory")
     return chosen

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import platform
-import re
 import shutil
 import subprocess
 import tarfile
@@ -23,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from edgerl.compact.policy import Array, CompactPolicy, Layer
+from edgerl.edge.amalgamation import amalgamate, engine_parts
 from edgerl.edge.policy import float_values
 from edgerl.errors import UnsupportedModelError
 from edgerl.files import read_bytes
@@ -98,26 +98,7 @@ def _tar(files: Mapping[str, tuple[int, bytes]]) -> bytes:
 
 def program_source() -> str:
     """The measuring program as one C file, which includes only headers of the system."""
-    engine = resources.files("edgerl.edge.engine")
-    parts = {file.name: file.read_text("utf-8") for file in engine.iterdir() if file.name.endswith((".c", ".h"))}
-    return amalgamate(_data("benchmark.c").decode(), parts)
-
-
-def amalgamate(source: str, parts: Mapping[str, str]) -> str:
-    """`source` with each `#include "part"` replaced by that part, the first time, and by nothing later."""
-    waiting = dict(parts)
-
-    def insert(match: re.Match[str]) -> str:
-        name = match[1]
-        text = waiting.pop(name, None)
-        if text is None:
-            return ""
-        return f"/* {name} */\n" + _INCLUDE.sub(insert, text)
-
-    return _INCLUDE.sub(insert, source)
-
-
-_INCLUDE = re.compile(r'^#include "([^"]+)".*\n', flags=re.MULTILINE)
+    return amalgamate(_data("benchmark.c").decode(), engine_parts())
 
 
 @lru_cache

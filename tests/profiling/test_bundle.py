@@ -17,10 +17,11 @@ import pytest
 
 from edgerl.compact.file import save
 from edgerl.compact.policy import CompactPolicy
+from edgerl.edge.amalgamation import amalgamate
 from edgerl.errors import UnsupportedModelError
 from edgerl.export import export_policy
 from edgerl.profiling import bundle
-from edgerl.profiling.bundle import COMPILERS, FOLDER, amalgamate, make_bundle, policy_data, program_source
+from edgerl.profiling.bundle import COMPILERS, FOLDER, make_bundle, policy_data, program_source
 from edgerl.profiling.measure import find_subject
 from edgerl.profiling.measurement import benchmark_observations, largest_difference, parse_result
 from tests.board import few_tools

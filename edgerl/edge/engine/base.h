@@ -19,7 +19,20 @@ typedef float real;
 #define VECTOR(lanes) __attribute__((vector_size((lanes) * 4u), aligned(4), may_alias))
 typedef float float4 VECTOR(4);
 
-#if defined(__x86_64__)
+/* A program that knows its configuration when it is compiled defines these, and has no code for any other: no further instruction
+ * sets; bits of the blocks that its layers have (1 and 4); bits of how many vectors of a batch are taken at once, of single
+ * connections and of blocks (edgerl.export.c_learner computes them). */
+#ifndef EDGERL_BLOCKS
+#define EDGERL_BLOCKS 5u
+#endif
+#ifndef EDGERL_CHUNKS
+#define EDGERL_CHUNKS 0x1feu
+#endif
+#ifndef EDGERL_BLOCK_CHUNKS
+#define EDGERL_BLOCK_CHUNKS 0x1eu
+#endif
+
+#if defined(__x86_64__) && !defined(EDGERL_BASELINE_ONLY)
 #define HAS_X86_LEVELS 1
 #include <immintrin.h>
 #define TARGET_AVX2 __attribute__((target("avx2,fma")))

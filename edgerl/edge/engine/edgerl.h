@@ -20,6 +20,11 @@
 extern "C" {
 #endif
 
+/* What stands before each function's declaration: a program that includes the engine's one file may make them static. */
+#ifndef EDGERL_API
+#define EDGERL_API
+#endif
+
 #define EDGERL_ALIGNMENT 64u    /* bytes; of an arena */
 #define EDGERL_MAX_LAYERS 64u   /* affine layers of one network */
 #define EDGERL_MAX_UNITS 65536u /* inputs or outputs of one layer: indices have 16 bits */
@@ -44,7 +49,7 @@ typedef enum edgerl_status {
 } edgerl_status;
 
 /* What a status means, in English; never null. */
-const char *edgerl_status_text(int32_t status);
+EDGERL_API const char *edgerl_status_text(int32_t status);
 
 /* Instruction sets, each including those before it. */
 typedef enum edgerl_isa {
@@ -55,7 +60,7 @@ typedef enum edgerl_isa {
 } edgerl_isa;
 
 /* The best instruction set that this processor has. */
-int32_t edgerl_isa_best(void);
+EDGERL_API int32_t edgerl_isa_best(void);
 
 /* ---------------------------------------------------------------------------------------------------------------------
  * Policy: one observation to one action.
@@ -97,23 +102,23 @@ typedef struct edgerl_policy_config {
 } edgerl_policy_config;
 
 /* Bytes of the arena that `config` needs, into *bytes. Checks everything: what passes here can be built and run. */
-int32_t edgerl_policy_bytes(const edgerl_policy_config *config, size_t *bytes);
+EDGERL_API int32_t edgerl_policy_bytes(const edgerl_policy_config *config, size_t *bytes);
 
 /* Build the policy in `arena` of `bytes` bytes; nothing of `config` is needed afterwards. */
-int32_t edgerl_policy_init(const edgerl_policy_config *config, void *arena, size_t bytes);
+EDGERL_API int32_t edgerl_policy_init(const edgerl_policy_config *config, void *arena, size_t bytes);
 
 /* observation [n_observations] -> action [n_actions], each within centre ± half_range. Every action is NaN where a number
  * of the observation is NaN or infinite, or becomes infinite by normalisation. */
-int32_t edgerl_policy_act(void *arena, const float *observation, float *action);
+EDGERL_API int32_t edgerl_policy_act(void *arena, const float *observation, float *action);
 
 /* The same with an observation and an action that lie in the arena, for callers to whom each argument costs time: the
  * byte offsets, from the arena's start, of [n_observations] floats to write and of [n_actions] floats to read. */
-int32_t edgerl_policy_windows(const void *arena, size_t *observation, size_t *action);
-int32_t edgerl_policy_act_in_place(void *arena);
+EDGERL_API int32_t edgerl_policy_windows(const void *arena, size_t *observation, size_t *action);
+EDGERL_API int32_t edgerl_policy_act_in_place(void *arena);
 
 /* One layer alone, without ReLU and tanh, for `count` inputs one after the other: to measure it, or to compare it with
  * a reference. inputs [count][n_inputs of the layer] -> outputs [count][n_outputs of the layer] */
-int32_t edgerl_policy_run_layer(void *arena, uint32_t layer, const float *inputs, float *outputs, uint32_t count);
+EDGERL_API int32_t edgerl_policy_run_layer(void *arena, uint32_t layer, const float *inputs, float *outputs, uint32_t count);
 
 /* ------------------------------------------------------------------------------------------------------------------------
  * Learner: DS-TD3 (Sokar et al., IJCAI 2022) on truly sparse networks, with TD3 and Static-TD3 as special cases.
@@ -229,46 +234,46 @@ typedef struct edgerl_learner_progress {
 } edgerl_learner_progress;
 
 /* A number that changes with the sizes of this header's structures, for callers that declare them anew. */
-uint32_t edgerl_layout_number(void);
+EDGERL_API uint32_t edgerl_layout_number(void);
 
 /* Numbers in a vector of an instruction set on this machine. */
-uint32_t edgerl_lanes(int32_t isa);
+EDGERL_API uint32_t edgerl_lanes(int32_t isa);
 
 /* Bytes of the arena that `config` needs. Checks the configuration. Takes 8 KiB of stack: meant for the workstation. */
-int32_t edgerl_learner_bytes(const edgerl_learner_config *config, edgerl_learner_bytes_of *bytes);
+EDGERL_API int32_t edgerl_learner_bytes(const edgerl_learner_config *config, edgerl_learner_bytes_of *bytes);
 
 /* Begin to learn: draws topologies and weights. */
-int32_t edgerl_learner_init(const edgerl_learner_config *config, void *arena, size_t bytes);
+EDGERL_API int32_t edgerl_learner_init(const edgerl_learner_config *config, void *arena, size_t bytes);
 
 /* Take up an arena whose state bytes were copied or mapped from elsewhere, between two updates; nothing in it is trusted. On
  * every status but EDGERL_OK the arena holds no learner any more; EDGERL_BUSY: the bytes are of the midst of an update.
  * `config`: what holds from now on, null for what the bytes say; its plans and numbers of observations, actions and layers
  * must be theirs, everything else may differ: another machine has other `lanes`. */
-int32_t edgerl_learner_open(void *arena, size_t bytes, const edgerl_learner_config *config);
+EDGERL_API int32_t edgerl_learner_open(void *arena, size_t bytes, const edgerl_learner_config *config);
 
 /* The configuration in the first `bytes` of a state that is not opened yet, checked: a header of some KiB, or all of it.
  * edgerl_learner_bytes says what arena it needs. */
-int32_t edgerl_learner_config_in(const void *state, size_t bytes, edgerl_learner_config *config);
+EDGERL_API int32_t edgerl_learner_config_in(const void *state, size_t bytes, edgerl_learner_config *config);
 
 /* The configuration that is in an arena. */
-int32_t edgerl_learner_config_of(const void *arena, edgerl_learner_config *config);
+EDGERL_API int32_t edgerl_learner_config_of(const void *arena, edgerl_learner_config *config);
 
 /* Where the arrays of a layer lie. Who writes there calls edgerl_learner_open afterwards. */
-int32_t edgerl_learner_layer_of(const void *arena, uint32_t network, uint32_t layer, edgerl_learner_layer *arrays);
+EDGERL_API int32_t edgerl_learner_layer_of(const void *arena, uint32_t network, uint32_t layer, edgerl_learner_layer *arrays);
 
-int32_t edgerl_learner_progress_of(const void *arena, edgerl_learner_progress *progress);
-int32_t edgerl_learner_set_progress(void *arena, const edgerl_learner_progress *progress);
+EDGERL_API int32_t edgerl_learner_progress_of(const void *arena, edgerl_learner_progress *progress);
+EDGERL_API int32_t edgerl_learner_set_progress(void *arena, const edgerl_learner_progress *progress);
 
 /* Go on with an update, or begin one, for about `work` multiply-adds (none where it is 0); *complete tells whether it is done.
  * The result is the same bits however it was sliced. The batch is drawn and copied in the first slice: `replay` may change
  * between two, or be null in the others. `work` is a rough measure of time; not divided are: the drawing of a batch, a row of
  * a layer, and of each layer Adam's step, the pruning of its target, the drop and the growth of its topology. */
-int32_t edgerl_learner_step(void *arena, const edgerl_replay *replay, uint64_t work, int32_t *complete);
+EDGERL_API int32_t edgerl_learner_step(void *arena, const edgerl_replay *replay, uint64_t work, int32_t *complete);
 
 /* observation [n_observations] -> the actor's action [n_actions] in [-1, 1], without noise. Uses a copy of the actor that
  * changes only at the end of an update: one thread, or one interrupt, may act at any time while another one learns (two may
  * not act at once). It never waits. */
-int32_t edgerl_learner_act(void *arena, const float *observation, float *action);
+EDGERL_API int32_t edgerl_learner_act(void *arena, const float *observation, float *action);
 
 #ifdef __cplusplus
 }

@@ -199,7 +199,7 @@ static uint32_t gather_naive(const real *values, uint32_t first, uint32_t last, 
     return count;
 }
 
-static const kernels kernels_naive = {
+static const kernels kernels_naive __attribute__((unused)) = {
     forward_naive, input_gradient_naive, weight_gradient_naive, row_sums_naive, adam_naive,
     follow_naive,  squash_naive,         normals_naive,         gather_naive,
 };
@@ -224,19 +224,25 @@ static inline panel panel_of(const uint32_t *starts, const uint32_t *bounds, uin
     return p;
 }
 
+/* Run the kernel's instance for `count` vectors, where this program has one. */
+#define CHUNK_OF(has, count, kernel)        \
+    if (((has) >> (count) & 1u) != 0) {     \
+        kernel(count, t, at);               \
+    }
+
 /* Apply `kernel` to a batch of `width` columns in chunks of one to `at_most` (4 or 8) vectors, each with its own instance. */
-#define CHUNKS(at_most, width, kernel)                                                 \
+#define CHUNKS(has, at_most, width, kernel)                                            \
     for (uint32_t at = 0, count; at < (width); at += count * LANES) {                  \
         count = chunk_of(((width) - at) / LANES, at_most);                             \
         switch (count) {                                                               \
-        case 1: kernel(1, t, at); break;                                               \
-        case 2: kernel(2, t, at); break;                                               \
-        case 3: kernel(3, t, at); break;                                               \
-        case 4: kernel(4, t, at); break;                                               \
-        case 5: kernel(5, t, at); break;                                               \
-        case 6: kernel(6, t, at); break;                                               \
-        case 7: kernel(7, t, at); break;                                               \
-        default: kernel(8, t, at); break;                                              \
+        case 1: CHUNK_OF(has, 1, kernel) break;                                        \
+        case 2: CHUNK_OF(has, 2, kernel) break;                                        \
+        case 3: CHUNK_OF(has, 3, kernel) break;                                        \
+        case 4: CHUNK_OF(has, 4, kernel) break;                                        \
+        case 5: CHUNK_OF(has, 5, kernel) break;                                        \
+        case 6: CHUNK_OF(has, 6, kernel) break;                                        \
+        case 7: CHUNK_OF(has, 7, kernel) break;                                        \
+        default: CHUNK_OF(has, 8, kernel) break;                                       \
         }                                                                              \
     }
 
@@ -245,15 +251,17 @@ static inline panel panel_of(const uint32_t *starts, const uint32_t *bounds, uin
     for (uint32_t at = 0, count; at < (width); at += count * LANES) {                  \
         count = chunk_of(((width) - at) / LANES, at_most);                             \
         if (count == 1) {                                                              \
-            kernel(1, t, at);                                                          \
+            CHUNK_OF(EDGERL_BLOCK_CHUNKS, 1, kernel)                                   \
         } else if (count == 2 || (at_most) == 2) {                                     \
-            kernel(2, t, at);                                                          \
+            CHUNK_OF(EDGERL_BLOCK_CHUNKS, 2, kernel)                                   \
         } else if (count == 3) {                                                       \
-            kernel(3, t, at);                                                          \
+            CHUNK_OF(EDGERL_BLOCK_CHUNKS, 3, kernel)                                   \
         } else {                                                                       \
-            kernel(4, t, at);                                                          \
+            CHUNK_OF(EDGERL_BLOCK_CHUNKS, 4, kernel)                                   \
         }                                                                              \
     }
+
+#define HAS_BLOCK(block) ((EDGERL_BLOCKS & (block)) != 0)
 
 /* Vectors of the next chunk where `left` are left: as few chunks as possible, of about the same size. */
 static inline uint32_t chunk_of(uint32_t left, uint32_t at_most) {
@@ -340,5 +348,9 @@ static const kernels *kernels_of(int32_t isa, uint32_t lanes) {
     (void)isa;
     (void)lanes;
 #endif
+#if defined(EDGERL_BASELINE_ONLY) && BASELINE_LANES == 1
+    return &kernels_baseline; /* for any number of lanes: nothing else is needed */
+#else
     return &kernels_naive;
+#endif
 }

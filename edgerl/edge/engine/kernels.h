@@ -207,9 +207,9 @@ INLINE void K(forward_rows_4)(const uint32_t count, const forward_task *t, size_
 /* Where lines are cut into panels, chunks are narrow, so that a panel's tile stays in the first cache; else it is the cost of
  * each line itself that counts. */
 TARGET static void K(forward)(const forward_task *t, uint32_t block) {
-    if (block == 1) {
-        CHUNKS(t->panels > 1 ? 4u : 8u, t->width, K(forward_rows_1))
-    } else {
+    if (HAS_BLOCK(1) && (block == 1 || !HAS_BLOCK(4))) {
+        CHUNKS(EDGERL_CHUNKS, t->panels > 1 ? 4u : 8u, t->width, K(forward_rows_1))
+    } else if (HAS_BLOCK(4)) {
         CHUNKS_4(CHUNK, t->width, K(forward_rows_4))
     }
 }
@@ -314,9 +314,9 @@ INLINE void K(input_rows_4)(const uint32_t count, const input_task *t, size_t at
 }
 
 TARGET static void K(input_gradient)(const input_task *t, uint32_t block) {
-    if (block == 1) {
-        CHUNKS(t->panels > 1 ? 4u : 8u, t->width, K(input_columns_1))
-    } else {
+    if (HAS_BLOCK(1) && (block == 1 || !HAS_BLOCK(4))) {
+        CHUNKS(EDGERL_CHUNKS, t->panels > 1 ? 4u : 8u, t->width, K(input_columns_1))
+    } else if (HAS_BLOCK(4)) {
         CHUNKS_4(CHUNK, t->width, K(input_rows_4))
     }
 }
@@ -393,10 +393,10 @@ INLINE void K(weight_rows_4)(const uint32_t count, const weight_task *t, size_t 
 }
 
 TARGET static void K(weight_gradient)(const weight_task *t, uint32_t block) {
-    if (block == 1) {
-        CHUNKS(8u, t->width, K(weight_rows_1))
-    } else {
-        CHUNKS(8u, t->width, K(weight_rows_4))
+    if (HAS_BLOCK(1) && (block == 1 || !HAS_BLOCK(4))) {
+        CHUNKS(EDGERL_CHUNKS, 8u, t->width, K(weight_rows_1))
+    } else if (HAS_BLOCK(4)) {
+        CHUNKS(EDGERL_CHUNKS, 8u, t->width, K(weight_rows_4))
     }
 }
 

@@ -14,7 +14,8 @@ typedef enum purpose {
     PURPOSE_BIAS = 2,
     PURPOSE_GROWTH = 3,
     PURPOSE_REPLAY = 4,
-    PURPOSE_TARGET_NOISE = 5
+    PURPOSE_TARGET_NOISE = 5,
+    PURPOSE_EXPLORATION = 6
 } purpose;
 
 /* One sequence of words; `layer` has NARROW added for a layer's narrow blocks. */
