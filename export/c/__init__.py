@@ -1,0 +1,483 @@
+"""A policy as C: one header and one C file that a firmware project takes in (docs/c.md)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from string import Template
+
+import numpy as np
+
+from edgerl import __version__
+from edgerl.compact.c_form import (
+    LAYOUTS,
+    TARGETS,
+    ColumnForm,
+    DenseForm,
+    Form,
+    Layout,
+    PolicyForm,
+    Target,
+    check_choice,
+    check_dtype,
+    padded_outputs,
+    policy_form,
+)
+from edgerl.compact.policy import Array, CompactPolicy, Layer, Precision
+from edgerl.errors import UnsupportedModelError
+from edgerl.export.c import kernels
+from edgerl.export.c.text import array, check_prefix, comment_text, number
+
+MAXIMUM_FLASH_BYTES = 1 << 25
+"""No microcontroller holds more constants, and a C file of them would have hundreds of megabytes."""
+
+TOLERANCES: dict[Precision, float] = {"fp32": 1e-5, "fp16": 1e-5, "int8": 1e-3}
+"""Of the self-test, in shares of the action range. int8 rounds the inputs of each layer, the reference doesn't."""
+
+_INTEGERS = {"uint8": "uint8_t", "uint16": "uint16_t", "int8": "int8_t"}
+
+
+@dataclass(frozen=True)
+class COptions:
+    """How a policy becomes C. Raises ConfigError where a value is none of those that there are."""
+
+    dtype: Precision | None = None  # None: as the policy stores its weights
+    target: Target = "generic"
+    layout: Layout = "auto"
+    prefix: str = "edgerl_policy"
+
+    def __post_init__(self) -> None:
+        if self.dtype is not None:
+            check_dtype(self.dtype)
+        check_choice("the target", self.target, TARGETS)
+        check_choice("the layout", self.layout, LAYOUTS)
+        check_prefix(self.prefix)
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What the header says of the file's origin."""
+
+    model_sha256: str
+    command: str = "edgerl.export_policy"
+
+
+@dataclass(frozen=True)
+class CSource:
+    """Two files, and what they take."""
+
+    prefix: str
+    header: str
+    source: str
+    architecture: str
+    layouts: tuple[str, ...]  # of each layer, as the source's comments name them
+    flash_bytes: int  # constants; code comes on top
+    scratch_bytes: int
+    tolerance: float  # of the self-test, in shares of the action range
+
+
+def generate(policy: CompactPolicy, *, options: COptions, provenance: Provenance) -> CSource:
+    """The C of `policy`; the same arguments give the same text.
+
+    Raises UnsupportedModelError for a policy that C cannot hold: too large, or with numbers that are not finite.
+    """
+    form = policy_form(policy, options.dtype, options.layout, options.target)
+    _check(form)
+    return CSource(
+        prefix=options.prefix,
+        header=_header(form, options, provenance),
+        source=_source(form, options.prefix),
+        architecture=policy.architecture,
+        layouts=tuple(_layout_name(layer) for layer in form.layers),
+        flash_bytes=form.flash_bytes,
+        scratch_bytes=form.scratch_bytes,
+        tolerance=tolerance(form.policy),
+    )
+
+
+def tolerance(policy: CompactPolicy) -> float:
+    """How far the self-test's action may be from the workstation's, in shares of the action range."""
+    return max(TOLERANCES[layer.precision] for layer in policy.layers)
+
+
+def _check(form: PolicyForm) -> None:
+    if form.flash_bytes > MAXIMUM_FLASH_BYTES:
+        raise UnsupportedModelError(
+            f"{form.policy.architecture[:60]} would be {form.flash_bytes} bytes of constants in C; expected at most "
+            f"{MAXIMUM_FLASH_BYTES}: prune it, or choose --layout sparse"
+        )
+    for name, values in _floats(form.policy):
+        if not np.isfinite(values).all():
+            raise UnsupportedModelError(f"{name} holds a number that is not finite; C has no literal for it")
+
+
+def _floats(policy: CompactPolicy) -> list[tuple[str, Array]]:
+    named: list[tuple[str, Array | None]] = [
+        ("the observation's mean", policy.observation_mean),
+        ("the observation's scale", policy.observation_scale),
+        ("the example observation", policy.example_observation),
+        ("the example action", policy.example_action),
+        ("a bound of the actions", np.concatenate(policy.action_scaling)),
+    ]
+    for index, layer in enumerate(policy.layers):
+        named += [(f"layer {index}", part) for part in (layer.values, layer.bias, layer.scale)]
+    return [(name, values) for name, values in named if values is not None]
+
+
+def _layout_name(form: Form) -> str:
+    if isinstance(form, DenseForm):
+        return "dense"
+    unit = "single connections" if form.block == 1 else f"blocks of {form.block}"
+    index = "8-bit distances" if form.is_delta else f"{8 * form.rows.itemsize}-bit rows"
+    return f"sparse columns, {unit}, {index}"
+
+
+# ------------------------------------------------------------------------------------------------------- the header
+
+_HEADER = Template("""\
+/* A policy as C99: one observation to one action, without malloc, without stdio, without any library.
+ *
+ * Made by     edgerl $version
+ * Command     $command
+ * Model       $architecture, $precisions, SHA-256 of its file $sha256
+ * Origin      $about
+ * Target      $target
+ *
+ * Takes $flash bytes of constants in flash, $scratch bytes of scratch memory, and less than 300 bytes of stack.
+ *
+ * Contract
+ * - $p reads $N numbers in the environment's own units and writes $M in the environment's own units:
+ *   normalisation and the scaling of each action to its bounds are inside. No action leaves its bounds.
+ * - It returns 0; or ${P}_NOT_FINITE where a number of the observation, or of what comes of it, is
+ *   infinite or NaN: then every action is the middle of its range, and what is safe instead is for you to know.
+ * - observation and action may be the same array. Both must be there.
+ * - $p uses one static scratch buffer: one call at a time. ${p}_r computes in yours: as many at a
+ *   time as there are scratch buffers; nothing in one needs to be kept between calls.
+ * - ${p}_self_test returns 0 when this processor computes what the workstation did for one recorded
+ *   observation, to $tolerance of each action's range; else 1 + the number of the first action that differs, or
+ *   -1 where the example was refused. Call it once at start, before a motor moves.
+ * - To place constants and scratch, define ${P}_WEIGHTS and ${P}_SCRATCH as attributes
+ *   for the compiler, as in -D'${P}_SCRATCH=__attribute__((section(".dtcm")))'.
+ *
+ * Not its business: learning, batches, timing, a fallback for a late action, and compiler options that give up IEEE 754
+ * (-ffast-math).
+ */
+#ifndef ${P}_H
+#define ${P}_H
+
+#include <stdint.h>
+
+#define ${P}_VERSION "$version"
+#define ${P}_MODEL "$sha256"
+#define ${P}_OBSERVATIONS $N
+#define ${P}_ACTIONS $M
+#define ${P}_FLASH_BYTES $flash
+#define ${P}_SCRATCH_BYTES $scratch
+#define ${P}_NOT_FINITE 1
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+${union}typedef struct {
+    $number values[$values];
+} ${p}_scratch;
+
+int $p(const float observation[$N], float action[$M]);
+int ${p}_r(const float observation[$N], float action[$M], ${p}_scratch *scratch);
+int ${p}_self_test(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
+""")
+
+_UNION = Template("""\
+typedef union {
+    float real;
+    int32_t integer;
+} ${p}_number;
+
+""")
+
+
+def _header(form: PolicyForm, options: COptions, provenance: Provenance) -> str:
+    policy = form.policy
+    about = ", ".join(f"{key} {value}" for key, value in sorted(policy.metadata.items()))
+    precisions = sorted({layer.precision for layer in policy.layers})
+    return _HEADER.substitute(
+        p=options.prefix,
+        P=options.prefix.upper(),
+        version=__version__,
+        command=comment_text(provenance.command),
+        architecture=policy.architecture,
+        precisions=" and ".join(precisions) + " weights",
+        sha256=comment_text(provenance.model_sha256, 64),
+        about=comment_text(about, 400) or "not known",
+        target=options.target,
+        flash=form.flash_bytes,
+        scratch=form.scratch_bytes,
+        tolerance=f"{tolerance(policy):g}",
+        N=policy.n_observations,
+        M=policy.n_actions,
+        union=_UNION.substitute(p=options.prefix) if _has_integers(policy) else "",
+        number=_number(options.prefix, policy),
+        values=sum(form.scratch),
+    )
+
+
+def _has_integers(policy: CompactPolicy) -> bool:
+    return any(layer.precision == "int8" for layer in policy.layers)
+
+
+# ------------------------------------------------------------------------------------------------------- the C file
+
+
+@dataclass(frozen=True)
+class _Types:
+    """What a layer of one precision computes with."""
+
+    value: str  # of a weight, as it is stored
+    input: str  # of an input and a sum
+    load: str  # what makes the one of the other
+    part: str  # of a scratch number
+
+
+def _types(p: str, precision: Precision, has_integers: bool) -> _Types:
+    if precision == "int8":
+        return _Types("int8_t", "int32_t", "", ".integer")
+    part = ".real" if has_integers else ""
+    return _Types("float", "float", "", part) if precision == "fp32" else _Types("uint16_t", "float", f"{p}_half", part)
+
+
+def _number(p: str, policy: CompactPolicy) -> str:
+    """The type of one number of the scratch."""
+    return f"{p}_number" if _has_integers(policy) else "float"
+
+
+def _source(form: PolicyForm, p: str) -> str:
+    parts = [_START_OF_SOURCE.substitute(p=p, P=p.upper())]
+    parts += _constants(form, p)
+    parts += _functions(form, p)
+    parts.append(_act(form, p))
+    parts.append(_END_OF_SOURCE.substitute(p=p, P=p.upper(), tolerance=number(tolerance(form.policy))))
+    return "\n".join(parts)
+
+
+_START_OF_SOURCE = Template("""\
+/* See $p.h, which says what this is. */
+#include "$p.h"
+
+#include <stddef.h>
+
+#ifndef ${P}_WEIGHTS
+#define ${P}_WEIGHTS
+#endif
+#ifndef ${P}_SCRATCH
+#define ${P}_SCRATCH
+#endif
+""")
+
+
+def _constants(form: PolicyForm, p: str) -> list[str]:
+    """All arrays, each named after its layer."""
+    policy, attribute = form.policy, f"{p.upper()}_WEIGHTS"
+
+    def floats(name: str, values: Array) -> str:
+        return array("float", f"{p}_{name}", attribute, values)
+
+    parts = []
+    if policy.observation_mean is not None and policy.observation_scale is not None:
+        parts += [floats("mean", policy.observation_mean), floats("deviation", policy.observation_scale)]
+    for index, (layer, stored) in enumerate(zip(policy.layers, form.layers, strict=True)):
+        kind = {"fp32": "float", "fp16": "uint16_t", "int8": "int8_t"}[layer.precision]
+        arrays = [array(kind, f"{p}_values{index}", attribute, stored.values)]
+        if isinstance(stored, ColumnForm):
+            for name, values in (("counts", stored.counts), ("rows", stored.rows)):
+                arrays.append(array(_INTEGERS[values.dtype.name], f"{p}_{name}{index}", attribute, values))
+        if layer.scale is not None:
+            arrays.append(floats(f"scale{index}", layer.scale))
+        arrays.append(floats(f"bias{index}", layer.bias))
+        title = f"/* Layer {index}: {layer.n_inputs} inputs, {layer.n_outputs} outputs, {layer.precision}, "
+        parts += [f"{title}{_layout_name(stored)}. */\n" + "\n".join(arrays)]
+    centre, half_range = policy.action_scaling
+    parts += [floats("centre", centre), floats("half_range", half_range)]
+    expected = policy(policy.example_observation, np.float64).astype(np.float32)
+    return [*parts, floats("example_observation", policy.example_observation), floats("example_action", expected)]
+
+
+def _functions(form: PolicyForm, p: str) -> list[str]:
+    """Those that some layer calls, each once."""
+    policy = form.policy
+    n, has_integers = _number(p, policy), _has_integers(policy)
+    parts = [kernels.FINITE.substitute(p=p), kernels.TANH.substitute(p=p)]
+    if any(layer.precision == "fp16" for layer in policy.layers):
+        parts.append(kernels.HALF.substitute(p=p))
+    if any(layer.precision != "int8" for layer in policy.layers):
+        parts.append(kernels.START.substitute(p=p, number=n, real=".real" if has_integers else ""))
+    if has_integers:
+        parts += [kernels.CLEAR.substitute(p=p, number=n), kernels.QUANTISE.substitute(p=p, number=n)]
+    made: dict[str, str] = {}
+    for layer, stored in zip(policy.layers, form.layers, strict=True):
+        made.setdefault(_kernel_name(layer, stored), _kernel(p, layer, stored, n, has_integers))
+    return [*parts, *made.values()]
+
+
+def _kernel_name(layer: Layer, form: Form) -> str:
+    if isinstance(form, DenseForm):
+        return f"dense_{layer.precision}"
+    kinds = f"{'delta' if form.is_delta else 'row'}{8 * form.rows.itemsize}_count{8 * form.counts.itemsize}"
+    return f"columns{form.block}_{layer.precision}_{kinds}"
+
+
+def _kernel(p: str, layer: Layer, form: Form, n: str, has_integers: bool) -> str:
+    types = _types(p, layer.precision, has_integers)
+    is_integer = layer.precision == "int8"
+    common = {
+        "p": p,
+        "number": n,
+        "value": types.value,
+        "input": types.input,
+        "load": types.load,
+        "part": types.part,
+        "test": f"x[i]{types.part} != 0" if is_integer else f"x[i]{types.part} > above",
+        "condition": "is not zero" if is_integer else "is above `above`",
+        "above": "" if is_integer else "float above, ",
+    }
+    if isinstance(form, DenseForm):
+        body = kernels.dense_body(UNROLLED, types.input, types.load, types.part)
+        return kernels.DENSE.substitute(common, dtype=layer.precision, body=body, unrolled=UNROLLED)
+    entries = UNROLLED if form.block == 1 else 1
+
+    def body_of(count: int) -> str:
+        return kernels.column_entries(
+            count, form.block, form.is_delta, types.input, types.load, types.part, n
+        )
+
+    unit = "its row" if form.block == 1 else "its row of blocks"
+    return kernels.COLUMNS.substitute(
+        common,
+        name=_kernel_name(layer, form),
+        count=_INTEGERS[form.counts.dtype.name],
+        row=_INTEGERS[form.rows.dtype.name],
+        entry="its distance to the row before" if form.is_delta else unit,
+        weights="a weight" if form.block == 1 else f"{form.block} weights",
+        begin=f"            {n} *at = y;\n" if form.is_delta else "",
+        unrolled=entries,
+        body=body_of(entries),
+        rest=body_of(1),
+        skip="left" if form.block == 1 else f"{form.block} * left",
+    )
+
+
+UNROLLED = 4
+
+
+def _act(form: PolicyForm, p: str) -> str:
+    """The function that computes the layers one after the other, between two buffers."""
+    policy = form.policy
+    part = ".real" if _has_integers(policy) else ""
+    first, second = "even", "odd"
+    normalised = "observation[i]"
+    if policy.observation_mean is not None:
+        normalised = f"(observation[i] - {p}_mean[i]) * {p}_deviation[i]"
+    calls = []
+    for index, (layer, stored) in enumerate(zip(policy.layers, form.layers, strict=True)):
+        calls += _calls(p, index, layer, stored, first, second)
+        first, second = second, first
+    return _ACT.substitute(
+        p=p,
+        P=p.upper(),
+        number=_number(p, policy),
+        part=part,
+        N=policy.n_observations,
+        M=policy.n_actions,
+        split=form.scratch[0],
+        normalised=normalised,
+        calls="".join(f"    {line}\n" for line in calls),
+        output=first,
+        step="    float step;\n" if _has_integers(policy) else "",
+    )
+
+
+def _calls(p: str, index: int, layer: Layer, form: Form, x: str, y: str) -> list[str]:
+    padded = padded_outputs(layer, form)
+    arguments = [str(layer.n_inputs)]
+    if isinstance(form, DenseForm):
+        arguments.append(str(layer.n_outputs))
+    if layer.precision != "int8":
+        arguments.append("-3.402823466e+38f" if index == 0 else "0.0f")
+    if isinstance(form, ColumnForm):
+        arguments += [f"{p}_counts{index}", f"{p}_rows{index}"]
+    arguments += [f"{p}_values{index}", x, y]
+    kernel = f"{p}_{_kernel_name(layer, form)}({', '.join(arguments)});"
+    if layer.precision != "int8":
+        return [f"{p}_start({layer.n_outputs}, {padded}, {p}_bias{index}, {y});", kernel]
+    return [
+        f"step = {p}_quantise({layer.n_inputs}, {_limit(layer)}, {int(index == 0)}, {x});",
+        "if (step < 0.0f) {",
+        f"    return {p}_refuse(action);",
+        "}",
+        f"{p}_clear({padded}, {y});",
+        kernel,
+        f"{p}_scale({layer.n_outputs}, step, {p}_scale{index}, {p}_bias{index}, {y});",
+    ]
+
+
+def _limit(layer: Layer) -> int:
+    """The largest whole number for an input: no sum of 32 bits overflows."""
+    heaviest = int(np.abs(layer.stored_matrix().astype(np.int64)).sum(axis=1).max(initial=1))
+    return min(32767, (2**31 - 1) // max(heaviest, 1))
+
+
+_ACT = Template("""\
+static int ${p}_refuse(float *action) {
+    for (size_t j = 0; j < $M; j++) {
+        action[j] = ${p}_centre[j];
+    }
+    return ${P}_NOT_FINITE;
+}
+
+int ${p}_r(const float observation[$N], float action[$M], ${p}_scratch *scratch) {
+    $number *const even = scratch->values, *const odd = scratch->values + $split;
+${step}    for (size_t i = 0; i < $N; i++) {
+        if (!${p}_is_finite(observation[i])) {
+            return ${p}_refuse(action);
+        }
+        even[i]$part = $normalised;
+    }
+$calls    for (size_t j = 0; j < $M; j++) {
+        if (!${p}_is_finite($output[j]$part)) {
+            return ${p}_refuse(action);
+        }
+    }
+    for (size_t j = 0; j < $M; j++) {
+        action[j] = ${p}_centre[j] + ${p}_half_range[j] * ${p}_tanh($output[j]$part);
+    }
+    return 0;
+}
+""")
+
+_END_OF_SOURCE = Template("""\
+${P}_SCRATCH static ${p}_scratch ${p}_memory;
+
+int ${p}(const float observation[${P}_OBSERVATIONS], float action[${P}_ACTIONS]) {
+    return ${p}_r(observation, action, &${p}_memory);
+}
+
+int ${p}_self_test(void) {
+    float action[${P}_ACTIONS];
+    if (${p}(${p}_example_observation, action) != 0) {
+        return -1;
+    }
+    for (int j = 0; j < ${P}_ACTIONS; j++) {
+        const float difference = action[j] - ${p}_example_action[j];
+        const float allowed = 2.0f * ${p}_half_range[j] * $tolerance;
+        if (!(difference <= allowed && -difference <= allowed)) {
+            return 1 + j;
+        }
+    }
+    return 0;
+}
+""")
