@@ -191,7 +191,7 @@ _PAIRS = (("eq", "ne"), ("cs", "cc"), ("mi", "pl"), ("vs", "vc"), ("hi", "ls"), 
 _INVERSE = {one: other for pair in _PAIRS for one, other in (pair, pair[::-1])}
 _UPDATES_FIRST, _UPDATES_LAST = re.compile(r"\[(\w+)(, [^][]*)]!$"), r"[\1]\2"
 _ENCODED_FLOAT = re.compile(r"#\d+$")
-_BRANCH = re.compile(r"(b|bl|blx|cbn?z|b(?:eq|ne|cs|cc|mi|pl|vs|vc|hi|ls|ge|lt|gt|le))(\.[nw])?$")
+_BRANCH = re.compile(r"(b|bl|blx|cbn?z|b(?:eq|ne|cs|cc|mi|pl|vs|vc|hi|ls|ge|lt|gt|le))$")
 
 
 def _for_llvm(instructions: Sequence[str]) -> list[str]:
@@ -205,6 +205,7 @@ def _for_llvm(instructions: Sequence[str]) -> list[str]:
     conditions: list[str] = []
     for text in instructions:
         mnemonic, _, operands = text.partition(" ")
+        mnemonic = re.sub(r"\.[nw]$", "", mnemonic)  # LLVM chooses the width itself, and refuses it after some
         if re.fullmatch(r"it[te]*", mnemonic):
             conditions = [operands if letter == "t" else _INVERSE[operands] for letter in mnemonic[1:]]
             lines.append("nop")
