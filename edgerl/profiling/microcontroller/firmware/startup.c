@@ -9,6 +9,7 @@ void fault(void);
 
 /* From the linker script. */
 extern uint32_t data_begin[], data_end[], data_in_flash[], bss_begin[], bss_end[], stack_limit[], stack_top[];
+extern void (*const constructors_begin[])(void), (*const constructors_end[])(void);
 
 #define STACK_PAINT 0xa5c3a5c3u
 
@@ -28,6 +29,9 @@ void reset(void) {
     *coprocessor_access |= 0xfu << 20; /* CP10 and CP11: the FPU, in full */
     __asm__ volatile("dsb\n\tisb" ::: "memory");
 #endif
+    for (void (*const *constructor)(void) = constructors_begin; constructor < constructors_end; constructor++) {
+        (*constructor)();
+    }
     semihosting_exit(main());
 }
 
