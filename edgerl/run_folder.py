@@ -14,6 +14,7 @@ REPLAY = "replay.bin"
 METRICS = "metrics.csv"
 POLICY = "policy.safetensors"
 ONNX = "policy.onnx"
+C_FOLDER = "c"
 LEARNER = "learner.safetensors"
 
 

@@ -3,37 +3,33 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from edgerl.compact.file import from_bytes, to_bytes
 from edgerl.compact.policy import CompactPolicy
 from edgerl.errors import ConfigError, nearest, require
-from edgerl.files import read_bytes, refuse_existing
+from edgerl.files import read_bytes
 from edgerl.run_folder import POLICY
+
+if TYPE_CHECKING:
+    from edgerl.export.c import COptions, CReport
+    from edgerl.export.onnx import OnnxReport
 
 
 @dataclass(frozen=True)
 class ExportReport:
-    """A file that was written, and checked before it got its name."""
+    """What was written, whatever the format; each format's report adds its own."""
 
     path: Path
     format: str
-    n_bytes: int
     architecture: str  # 17-256-256-6
-    opset: int
-    largest_difference: float  # to the CompactPolicy in float64, in shares of the action range
-    largest_difference_extreme: float  # the same for extreme observations, where float32 itself rounds more
-    sparse_layers: int  # layers written as sparse initialisers
-    excluded_readers: tuple[str, ...]  # programs that cannot read this file because of them
 
 
-Exporter = Callable[[CompactPolicy, str, Path, bool], ExportReport]
-"""(policy, SHA-256 of its file, output path, sparse initialisers) → report."""
-
-FORMATS = {"onnx": ("edgerl.export.onnx", ("onnx", "onnxruntime"))}
+FORMATS = {"onnx": ("edgerl.export.onnx", ("onnx", "onnxruntime")), "c": ("edgerl.export.c", ())}
 """Format → (module with a function `export`, what must be installed for it)."""
 
 
@@ -44,22 +40,44 @@ def check_format(format: str, known: Collection[str] = FORMATS) -> None:
         raise ConfigError(f"{format[:40]!r} is no export format{suggestion}")
 
 
+@overload
 def export_policy(
     policy: CompactPolicy | str | Path,
-    format: str,
+    format: Literal["onnx"],
     path: str | Path,
     *,
     force: bool = False,
     sparse_initializers: bool = False,
+) -> OnnxReport: ...
+
+
+@overload
+def export_policy(
+    policy: CompactPolicy | str | Path,
+    format: Literal["c"],
+    path: str | Path,
+    *,
+    force: bool = False,
+    options: COptions | None = None,
+    command: str = ...,
+    device: str | None = None,
+) -> CReport: ...
+
+
+def export_policy(
+    policy: CompactPolicy | str | Path, format: str, path: str | Path, *, force: bool = False, **choices: Any
 ) -> ExportReport:
     """Write `policy` (or the policy.safetensors, or the run folder that holds it) to `path` in `format`.
 
-    Raises ConfigError for an unknown format, OutputError where `path` exists and `force` is not given, FileFormatError
-    for a damaged policy, MissingExtraError, and CheckFailed, leaving no file, where the written file acts differently.
+    onnx: `path` is a file; choices: sparse_initializers. c: `path` is a folder; choices: options (a
+    edgerl.export.c.COptions), command and device, which the header names.
+
+    Raises ConfigError for an unknown format, OutputError where a file exists and `force` is not given, FileFormatError
+    for a damaged policy, MissingExtraError, UnsupportedModelError, and CheckFailed, leaving no file, where the written
+    file acts differently.
     """
     check_format(format)
     module, requirements = FORMATS[format]
-    refuse_existing(Path(path), force=force)
     for requirement in requirements:
         require(requirement, "export")
     if isinstance(policy, CompactPolicy):
@@ -68,5 +86,7 @@ def export_policy(
         source = Path(policy) / POLICY if Path(policy).is_dir() else Path(policy)
         data = read_bytes(source)
         policy = from_bytes(data, source)
-    exporter: Exporter = importlib.import_module(module).export
-    return exporter(policy, sha256(data).hexdigest(), Path(path), sparse_initializers)
+    report: ExportReport = importlib.import_module(module).export(
+        policy, sha256(data).hexdigest(), Path(path), force=force, **choices
+    )
+    return report

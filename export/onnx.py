@@ -27,7 +27,7 @@ from edgerl.compact.policy import Array, CompactPolicy, Layer
 from edgerl.edge.onnx_policy import METADATA_KEY, OnnxPolicy
 from edgerl.errors import CheckFailed, EdgerlError, UnsupportedModelError, reason
 from edgerl.export import ExportReport
-from edgerl.files import MAXIMUM_BYTES, write_atomically
+from edgerl.files import MAXIMUM_BYTES, refuse_existing, write_atomically
 
 OPSET = 17
 IR_VERSION = 8
@@ -48,8 +48,23 @@ limit of float32 sums overflow, an action may be NaN, and only its bounds are ch
 PER_MAGNITUDE = 80
 
 
-def export(policy: CompactPolicy, source_sha256: str, path: Path, sparse_initializers: bool) -> ExportReport:
+@dataclass(frozen=True)
+class OnnxReport(ExportReport):
+    """A file that was written, and checked before it got its name."""
+
+    n_bytes: int
+    opset: int
+    largest_difference: float  # to the CompactPolicy in float64, in shares of the action range
+    largest_difference_extreme: float  # the same for extreme observations, where float32 itself rounds more
+    sparse_layers: int  # layers written as sparse initialisers
+    excluded_readers: tuple[str, ...]  # programs that cannot read this file because of them
+
+
+def export(
+    policy: CompactPolicy, source_sha256: str, path: Path, *, force: bool, sparse_initializers: bool = False
+) -> OnnxReport:
     """Write `policy` to `path`; CheckFailed, and no file, where the written file does not act like it."""
+    refuse_existing(path, force=force)
     if sum(layer.n_inputs * layer.n_outputs for layer in policy.layers) * 4 > MAXIMUM_BYTES // 2:
         raise UnsupportedModelError(
             f"a dense {policy.architecture[:60]} is too large for one ONNX file; expected at most 1 GiB of weights"
@@ -65,11 +80,11 @@ def export(policy: CompactPolicy, source_sha256: str, path: Path, sparse_initial
         differences.update(verify(temporary, policy, path, shapes=n_sparse == 0))
 
     write_atomically(path, data, check=check)
-    return ExportReport(
+    return OnnxReport(
         path=path,
         format="onnx",
-        n_bytes=len(data),
         architecture=policy.architecture,
+        n_bytes=len(data),
         opset=OPSET,
         largest_difference=differences["ordinary"],
         largest_difference_extreme=differences["extreme"],

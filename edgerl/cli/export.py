@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,12 +11,14 @@ import typer
 
 from edgerl.cli.models import find_model, find_run
 from edgerl.cli.output import Force, Json, human_bytes, note, print_json
-from edgerl.errors import ConfigError
-from edgerl.run_folder import CONFIG, LEARNER, ONNX, POLICY
+from edgerl.errors import CheckFailed, ConfigError
+from edgerl.run_folder import C_FOLDER, CONFIG, LEARNER, ONNX, POLICY
 
 if TYPE_CHECKING:
     from edgerl.compact.policy import CompactPolicy
-    from edgerl.export import ExportReport
+    from edgerl.export.c import COptions, CReport
+    from edgerl.export.onnx import OnnxReport
+    from edgerl.profiling.device import Device
     from edgerl.training.handover import HandoverReport
 
 LEARNER_FORMAT = "learner"
@@ -29,14 +32,36 @@ def command(
             show_default=False,
         ),
     ] = None,
-    format: Annotated[str, typer.Option("--format", help="Format of the output: onnx or learner.")] = "onnx",
+    format: Annotated[str, typer.Option("--format", help="Format of the output: onnx, c or learner.")] = "onnx",
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Output file; default: beside the policy.", show_default=False)
+        Path | None,
+        typer.Option(
+            "-o", "--output", help="Output file, for c output folder; default: beside the policy.", show_default=False
+        ),
     ] = None,
     sparse_initializers: Annotated[
         bool,
         typer.Option("--sparse-initializers", help="Store sparse weights sparsely; onnxruntime reads it, few others."),
     ] = False,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="c: weights as fp32, fp16 or int8.", show_default="as the policy stores them"),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="c: cortex-m4, cortex-m7, esp32, rp2040, generic, or a device, whose flash and memory budgets are checked.",
+            show_default="generic",
+        ),
+    ] = None,
+    layout: Annotated[
+        str | None,
+        typer.Option(help="c: dense, sparse, or auto, what is faster and not much larger.", show_default="auto"),
+    ] = None,
+    prefix: Annotated[
+        str | None,
+        typer.Option(help="c: of every name, and of the files.", show_default="edgerl_policy"),
+    ] = None,
     replay: Annotated[
         int | None,
         typer.Option(min=0, help="learner: transitions of the run to begin with.", show_default="10000, or what fits"),
@@ -56,26 +81,38 @@ def command(
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Write a policy as ONNX, and check the file before it gets its name; or a learner for a device.
+    """Write a policy as ONNX, and check the file before it gets its name; as C; or a learner for a device.
 
-    onnx: normalisation and action scaling are inside the graph. Of the state folder of `edgerl learn`, the policy that
-    drives, without dead units. learner: everything that `edgerl learn` needs.
+    onnx and c: normalisation and action scaling are inside. Of the state folder of `edgerl learn`, the policy that
+    drives, without dead units. c: a header and a C file for a firmware project. learner: everything that `edgerl learn`
+    needs.
 
-    In a run or state folder, policy.onnx and learner.safetensors are replaced; any other output that exists needs
-    --force.
+    In a run or state folder, policy.onnx, the files in c/ and learner.safetensors are replaced; any other output that
+    exists needs --force.
 
     Example: edgerl export --format onnx
     """
     from edgerl.export import FORMATS, check_format
 
     check_format(format, (*FORMATS, LEARNER_FORMAT))
-    choices = {"replay": replay, "replay-dtype": replay_dtype, "replay-policy": replay_policy, "memory": memory}
+    options = {
+        "onnx": {"sparse-initializers": sparse_initializers or None},
+        "c": {"dtype": dtype, "target": target, "layout": layout, "prefix": prefix},
+        LEARNER_FORMAT: {
+            "replay": replay,
+            "replay-dtype": replay_dtype,
+            "replay-policy": replay_policy,
+            "memory": memory,
+        },
+    }
+    for other in options.keys() - {format}:
+        _refuse_options(format, options[other])
     if format == LEARNER_FORMAT:
-        _refuse_options(format, {"sparse-initializers": sparse_initializers or None})
-        _print_handover(_export_learner(policy, output, force, **_chosen(choices)), json)
+        _print_handover(_export_learner(policy, output, force, **_chosen(options[format])), json)
+    elif format == "c":
+        _print_c(_export_c(policy, output, force, dtype, target, layout, prefix), json)
     else:
-        _refuse_options(format, choices)
-        _print(_export_policy(policy, format, output, force, sparse_initializers), sparse_initializers, json)
+        _print(_export_onnx(policy, output, force, sparse_initializers), sparse_initializers, json)
 
 
 def _refuse_options(format: str, options: dict[str, Any]) -> None:
@@ -102,20 +139,77 @@ def _export_learner(run: Path | None, output: Path | None, force: bool, **chosen
     return hand_over(folder, output or folder / LEARNER, force=force or output is None, **chosen)
 
 
-def _export_policy(
-    model: Path | None, format: str, output: Path | None, force: bool, sparse_initializers: bool
-) -> ExportReport:
-    from edgerl.edge.store import Snapshots
+def _export_onnx(model: Path | None, output: Path | None, force: bool, sparse_initializers: bool) -> OnnxReport:
     from edgerl.export import export_policy
 
-    source: CompactPolicy | Path
-    if model is not None and Snapshots(model).are_there:
-        source, goal, is_ours = _champion(model), model / ONNX, True
-    else:
-        source = find_model(model, (POLICY,))
-        goal, is_ours = source.with_suffix(f".{format}"), source.name == POLICY and source.with_name(CONFIG).exists()
+    source, folder, is_ours = _source(model)
+    goal = source.with_suffix(".onnx") if isinstance(source, Path) else folder / ONNX
     force = force or (output is None and is_ours)
-    return export_policy(source, format, output or goal, force=force, sparse_initializers=sparse_initializers)
+    return export_policy(source, "onnx", output or goal, force=force, sparse_initializers=sparse_initializers)
+
+
+def _source(model: Path | None) -> tuple[CompactPolicy | Path, Path, bool]:
+    """(the policy or its file, the folder that exports of it go to, whether what is there is ours to replace)."""
+    from edgerl.edge.store import Snapshots
+
+    if model is not None and Snapshots(model).are_there:
+        return _champion(model), model, True
+    source = find_model(model, (POLICY,))
+    return source, source.parent, source.name == POLICY and source.with_name(CONFIG).exists()
+
+
+def _export_c(
+    model: Path | None,
+    output: Path | None,
+    force: bool,
+    dtype: str | None,
+    target: str | None,
+    layout: str | None,
+    prefix: str | None,
+) -> CReport:
+    from edgerl.compact.c_form import TARGETS, target_of_core
+    from edgerl.export import export_policy
+    from edgerl.export.c import COptions
+    from edgerl.profiling.device import find_device
+
+    device = None if target is None or target in TARGETS else find_device(target)
+    chosen: dict[str, Any] = {"dtype": dtype, "layout": layout, "prefix": prefix}
+    chosen["target"] = target if device is None else target_of_core(device.cpu.core)
+    options = COptions(**{name: value for name, value in chosen.items() if value is not None})
+    source, folder, is_ours = _source(model)
+    if device is not None:
+        _check_budgets(source, options, device)
+    return export_policy(
+        source,
+        "c",
+        output or folder / C_FOLDER,
+        force=force or (output is None and is_ours),
+        options=options,
+        command=" ".join(["edgerl", *sys.argv[1:]]),
+        device=None if device is None else device.id,
+    )
+
+
+def _check_budgets(source: CompactPolicy | Path, options: COptions, device: Device) -> None:
+    """Raise CheckFailed where the C of the policy takes more flash or memory than the device's budgets allow."""
+    from edgerl.compact import file as policy_file
+    from edgerl.compact.c_form import policy_form
+    from edgerl.profiling.report import profile
+
+    policy = policy_file.load(source) if isinstance(source, Path) else source
+    form = policy_form(policy, options.dtype, options.layout, options.target)
+    report = profile(form.policy, device, runtime="c")
+    constants_in_memory = form.flash_bytes if report.memory_parts["weights"] else 0
+    uses = {
+        "flash": (report.flash.used - report.model_bytes + form.flash_bytes, report.flash.budget),
+        "memory": (report.memory_parts["runtime"] + constants_in_memory + form.scratch_bytes, report.memory.budget),
+    }
+    for name, (used, budget) in uses.items():
+        if used > budget:
+            raise CheckFailed(
+                f"the C of {policy.architecture[:60]} takes {human_bytes(used)} of {name} on {device.id}, expected at "
+                f"most {human_bytes(budget)}: choose a smaller --dtype or --layout sparse, or prune it (edgerl fit)"
+            )
 
 
 def _champion(state: Path) -> CompactPolicy:
@@ -125,7 +219,20 @@ def _champion(state: Path) -> CompactPolicy:
     return compact(champion_policy(state))
 
 
-def _print(report: ExportReport, sparse_initializers: bool, json: bool) -> None:
+def _print_c(report: CReport, json: bool) -> None:
+    if json:
+        print_json({**asdict(report), "path": str(report.path)})
+        return
+    print(f"{report.path}: {' and '.join(report.files)}, {report.architecture}, for {report.target}")
+    for index, layer in enumerate(report.layers):
+        print(f"layer {index}: {layer}")
+    print(
+        f"flash {human_bytes(report.flash_bytes)} of constants, code not counted; scratch memory "
+        f"{human_bytes(report.scratch_bytes)}; self-test to {report.tolerance:g} of the action range"
+    )
+
+
+def _print(report: OnnxReport, sparse_initializers: bool, json: bool) -> None:
     if json:
         print_json({**asdict(report), "path": str(report.path)})
         return

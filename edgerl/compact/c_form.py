@@ -31,17 +31,21 @@ ACTIVE = 0.25
 """The share of hidden units above zero that `auto` counts on; trained policies of HalfCheetah had 0.07 to 0.49."""
 
 
+MUCH_LARGER = 1.5
+"""Times the bytes of the smaller form: more flash than that is not worth the instructions that dense code saves."""
+
+
 @dataclass(frozen=True)
 class Costs:
-    """Instructions of one target in one precision."""
+    """Instructions of one target in one precision, for an input that is not zero."""
 
-    dense: float  # per weight of an input that is not zero
-    single: float  # per connection of such an input
+    dense: float  # per weight
+    single: float  # per connection
     block: float  # per block of four
-    dense_input: float  # per input, whatever it is
-    dense_active: float  # per input that is not zero, beyond its weights
-    column_input: float
-    column_active: float
+
+
+DENSE_INPUT, COLUMN_INPUT = 13.0, 22.0
+"""Instructions per input of a layer beyond those of its weights, on a Cortex-M4F."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,11 @@ class DenseForm:
     def n_bytes(self) -> int:
         """Of the values."""
         return self.values.nbytes
+
+    @property
+    def multiply_adds(self) -> int:
+        """For an observation that leaves no input zero."""
+        return self.values.size
 
 
 @dataclass(frozen=True)
@@ -71,6 +80,11 @@ class ColumnForm:
         """Of counts, rows and values."""
         return self.counts.nbytes + self.rows.nbytes + self.values.nbytes
 
+    @property
+    def multiply_adds(self) -> int:
+        """For an observation that leaves no input zero; with those of zeros that fill a block or bridge a distance."""
+        return self.values.size
+
 
 Form = DenseForm | ColumnForm
 
@@ -81,9 +95,24 @@ class PolicyForm:
 
     policy: CompactPolicy  # with its weights in the precision that is written
     layers: tuple[Form, ...]
-    flash_bytes: int  # constants: weights, biases, scaling, the example pair
-    model_bytes: int  # the same without the example pair
     scratch: tuple[int, int]  # numbers in the two buffers that layers are computed between
+
+    @property
+    def layer_bytes(self) -> tuple[int, ...]:
+        """Of each layer: weights, indices, scales, biases."""
+        pairs = zip(self.policy.layers, self.layers, strict=True)
+        return tuple(
+            form.n_bytes + layer.bias.nbytes + (0 if layer.scale is None else layer.scale.nbytes)
+            for layer, form in pairs
+        )
+
+    @property
+    def flash_bytes(self) -> int:
+        """Of all constants: layers, scaling, the example pair."""
+        policy = self.policy
+        scaling = (policy.observation_mean, policy.observation_scale, *policy.action_scaling)
+        example = FLOAT_BYTES * (policy.n_observations + policy.n_actions)
+        return sum(self.layer_bytes) + sum(array.nbytes for array in scaling if array is not None) + example
 
     @property
     def scratch_bytes(self) -> int:
@@ -98,12 +127,7 @@ def policy_form(policy: CompactPolicy, dtype: Precision | None, layout: Layout, 
     """
     policy = _with_example(_in_precision(policy, dtype))
     layers = tuple(layer_form(layer, layout, target, is_first=not i) for i, layer in enumerate(policy.layers))
-    constants = (policy.observation_mean, policy.observation_scale, *policy.action_scaling)
-    model_bytes = sum(form.n_bytes for form in layers) + sum(array.nbytes for array in constants if array is not None)
-    for layer in policy.layers:
-        model_bytes += layer.bias.nbytes + (0 if layer.scale is None else layer.scale.nbytes)
-    example_bytes = FLOAT_BYTES * (policy.n_observations + policy.n_actions)
-    return PolicyForm(policy, layers, model_bytes + example_bytes, model_bytes, _scratch(policy.layers, layers))
+    return PolicyForm(policy, layers, _scratch(policy.layers, layers))
 
 
 def _in_precision(policy: CompactPolicy, dtype: Precision | None) -> CompactPolicy:
@@ -132,7 +156,7 @@ def padded_outputs(layer: Layer, form: Form) -> int:
 
 
 def layer_form(layer: Layer, layout: Layout, target: Target, *, is_first: bool) -> Form:
-    """One layer in `layout`; auto takes what executes fewer instructions on `target`, of equal ones the smaller."""
+    """One layer in `layout`; auto takes what executes fewer instructions on `target`, unless it is MUCH_LARGER."""
     if layout == "dense":
         return dense_form(layer)
     columns = column_form(layer)
@@ -140,7 +164,9 @@ def layer_form(layer: Layer, layout: Layout, target: Target, *, is_first: bool) 
         return columns
     dense = dense_form(layer)
     active = 1.0 if is_first else ACTIVE
-    return min(columns, dense, key=lambda form: (instructions(layer, form, target, active), form.n_bytes))
+    smaller, larger = sorted((columns, dense), key=lambda form: form.n_bytes)
+    is_faster = instructions(layer, larger, target, active) < instructions(layer, smaller, target, active)
+    return larger if is_faster and larger.n_bytes <= MUCH_LARGER * smaller.n_bytes else smaller
 
 
 def dense_form(layer: Layer) -> DenseForm:
@@ -185,11 +211,11 @@ def _delta_form(layer: Layer, columns: Array, rows: Array, values: Array) -> Col
 
 def instructions(layer: Layer, form: Form, target: Target, active: float) -> float:
     """What a layer executes for one observation, where `active` of its inputs are not zero."""
-    costs, n = COSTS[target][layer.precision], layer.n_inputs
+    costs = COSTS[target][layer.precision]
     if isinstance(form, DenseForm):
-        return n * costs.dense_input + active * n * (costs.dense_active + costs.dense * layer.n_outputs)
+        return layer.n_inputs * (DENSE_INPUT + active * costs.dense * layer.n_outputs)
     entry = costs.single if form.block == 1 else costs.block
-    return n * costs.column_input + active * (n * costs.column_active + entry * len(form.rows))
+    return layer.n_inputs * COLUMN_INPUT + active * entry * len(form.rows)
 
 
 def target_of_core(core: str) -> Target:
@@ -218,5 +244,27 @@ _TARGET_OF_CORE: Mapping[str, Target] = {
     "Xtensa": "esp32",
 }
 
-_FLOATS = Costs(2.6, 6.0, 20.0, 7, 8, 9, 10)
-COSTS: Mapping[Target, Mapping[Precision, Costs]] = {t: {p: _FLOATS for p in PRECISIONS} for t in TARGETS}
+_WITH_FPU: Mapping[Precision, Costs] = {
+    "fp32": Costs(1.7, 6.1, 11.7),
+    "fp16": Costs(4.9, 8.8, 28.0),
+    "int8": Costs(3.5, 6.6, 22.3),
+}
+_PORTABLE: Mapping[Precision, Costs] = {
+    "fp32": Costs(3.2, 7.0, 22.0),
+    "fp16": Costs(11.8, 15.9, 54.3),
+    "int8": Costs(3.5, 6.6, 22.3),
+}
+_WITHOUT_FPU: Mapping[Precision, Costs] = {
+    "fp32": Costs(146, 207, 842),
+    "fp16": Costs(242, 330, 1332),
+    "int8": Costs(13.0, 17.8, 60.3),
+}
+COSTS: Mapping[Target, Mapping[Precision, Costs]] = {
+    "cortex-m4": _WITH_FPU,
+    "cortex-m7": _WITH_FPU,
+    "esp32": _PORTABLE,
+    "rp2040": _WITHOUT_FPU,
+    "generic": _PORTABLE,
+}
+"""Counted in QEMU at -O2, fitted over twelve networks: Cortex-M4F; the same without its own instructions, which stands
+for esp32 and generic; Cortex-M0+."""

@@ -14,7 +14,7 @@ from edgerl.compact.pruning import Affine, with_network
 from edgerl.compact.reduction import reductions, unit_actions
 from edgerl.errors import DeviceError
 from edgerl.profiling.device import Device, RuntimeName
-from edgerl.profiling.report import NOT_SHIPPED, ProfileReport, profile
+from edgerl.profiling.report import ProfileReport, profile
 
 Array = npt.NDArray[Any]
 
@@ -51,14 +51,14 @@ class Candidate:
 
 
 def usable_runtimes(device: Device) -> list[RuntimeName]:
-    """The runtimes that a policy can run with there; those that edgerl does not ship only where there is no other.
+    """The runtimes that a policy can run with there.
 
     Raises DeviceError where none is available.
     """
     available = [runtime.name for runtime in device.runtimes if runtime.available]
     if not available:
         raise DeviceError(f"no runtime is available on {device.id}; see edgerl devices show {device.id}")
-    return [name for name in available if name not in NOT_SHIPPED] or available
+    return available
 
 
 def best_report(policy: CompactPolicy, device: Device, runtimes: Sequence[RuntimeName]) -> ProfileReport:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from edgerl.compact.c_form import PolicyForm
 from edgerl.edge.library import ALIGNMENT
 from edgerl.edge.policy import DENSE_IS_SLOWER_BELOW, LAYOUTS, Layout
 from edgerl.profiling.device import Device, RuntimeName
@@ -47,13 +48,19 @@ class Columns:
     blocks: int
 
 
-def memory_parts(rows: ModelRows, device: Device, runtime: RuntimeName, base: int) -> Parts:
-    """All parts, with `base` bytes of the runtime's own."""
+def memory_parts(
+    rows: ModelRows, device: Device, runtime: RuntimeName, base: int, form: PolicyForm | None = None
+) -> Parts:
+    """All parts, with `base` bytes of the runtime's own; `form`: how C holds the policy, where its weights are known."""
     if runtime == "native":
         return {"runtime": base, **native_parts(rows, lanes(device))}
     if runtime == "onnxruntime":
         return {"runtime": base, **_onnxruntime_parts(rows)}
-    weights = 0 if device.kind == "microcontroller" else rows.constant_bytes + _stored_bytes(rows)
+    is_in_flash = device.kind == "microcontroller"
+    if form is not None:
+        weights = 0 if is_in_flash else form.flash_bytes
+        return {"runtime": base, "weights": weights, "activations": form.scratch_bytes}
+    weights = 0 if is_in_flash else rows.constant_bytes + _stored_bytes(rows)
     return {"runtime": base, "weights": weights, "activations": _widest_pair(rows)}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
@@ -56,6 +56,7 @@ class ModelRows:
     layers: tuple[LayerRow, ...]
     constant_bytes: int
     file_bytes: int | None  # None: the model lies in no file
+    policy: CompactPolicy | None = field(default=None, repr=False, compare=False)  # where all weights are known
 
     @property
     def architecture(self) -> str:
@@ -89,6 +90,7 @@ def policy_rows(policy: CompactPolicy, name: str = "policy", file_bytes: int | N
         layers=tuple(_row(layer) for layer in policy.layers),
         constant_bytes=sum(array.nbytes for array in arrays if array is not None),
         file_bytes=file_bytes,
+        policy=policy,
     )
 
 

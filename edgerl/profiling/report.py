@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from edgerl.compact.c_form import PolicyForm, policy_form, target_of_core
 from edgerl.compact.policy import CompactPolicy, Precision
 from edgerl.errors import ConfigError, DeviceError
 from edgerl.profiling.costs import FLOPS_PER_MULTIPLY_ADD
@@ -28,11 +29,6 @@ from edgerl.profiling.model import FLOAT_BYTES, LayerRow, ModelRows, policy_rows
 Unit = Literal["bytes", "FLOP", "us"]
 
 BUDGETS = ("memory", "flash", "flops", "latency")
-
-NOT_SHIPPED: dict[RuntimeName, str] = {
-    "c": "this version of edgerl does not write C yet; the figures are for C code that stores the compact form",
-}
-
 
 UNDECIDED = "the latency budget lies inside the estimate's interval: measure before you rely on the verdict"
 
@@ -168,8 +164,10 @@ def profile(
     device = profiled if mode is None else profiled.in_mode(mode)
     chosen = device.runtime(device.default_runtime if runtime is None else runtime)
     figures = _figures(device, chosen)
-    works = [_work(layer, chosen) for layer in rows.layers]
-    parts = memory_parts(rows, device, chosen.name, int(figures.base_memory_bytes.value))
+    form = _c_form(rows, device) if chosen.name == "c" else None
+    works = [_work(layer, chosen) for layer in rows.layers] if form is None else _c_works(form)
+    parts = memory_parts(rows, device, chosen.name, int(figures.base_memory_bytes.value), form)
+    stored = _stored_bytes(rows, chosen) if form is None else form.flash_bytes
     rate = _given("the rate", rate_hz, device.budgets.rate_hz)
     budget_latency_us = None if budget_latency_seconds is None else budget_latency_seconds * 1e6
     latency = _latency(rows, device, chosen, rate, budget_latency_us)
@@ -183,10 +181,10 @@ def profile(
         execution="dense" if chosen.name == "onnxruntime" else "connections",
         rate_hz=rate.value,
         layers=tuple(_layer_report(layer, work) for layer, work in zip(rows.layers, works, strict=True)),
-        model_bytes=_stored_bytes(rows, chosen),
+        model_bytes=stored,
         memory_parts=parts,
         memory=_memory(parts, device, figures, budget_memory_bytes),
-        flash=_flash(rows, device, chosen, figures, budget_flash_bytes),
+        flash=_flash(stored, device, chosen, figures, budget_flash_bytes),
         flops=_flops(rows, works, device, chosen, rate, budget_flops),
         latency=latency,
         notes=tuple(_notes(rows, device, chosen, latency)),
@@ -244,6 +242,18 @@ def _work(layer: LayerRow, runtime: Runtime) -> _Work:
     return _Work(layer.stored_weights, layer.stored_bytes)
 
 
+def _c_form(rows: ModelRows, device: Device) -> PolicyForm | None:
+    """The policy as `edgerl export --format c --target` this device writes it; None where its weights are not known."""
+    if rows.policy is None:
+        return None
+    return policy_form(rows.policy, None, "auto", target_of_core(device.cpu.core))
+
+
+def _c_works(form: PolicyForm) -> list[_Work]:
+    pairs = zip(form.layers, form.layer_bytes, strict=True)
+    return [_Work(layer.multiply_adds, n_bytes) for layer, n_bytes in pairs]
+
+
 def _onnxruntime_bytes(layer: LayerRow) -> int:
     """Bytes that onnxruntime holds: floats for every position, whatever the file stores."""
     return FLOAT_BYTES * (layer.positions + layer.n_biases)
@@ -268,9 +278,9 @@ def _memory(parts: Parts, device: Device, figures: RuntimeFigures, given: float 
     return _verdict(sum(parts.values()), budget, "bytes", " + ".join(named))
 
 
-def _flash(rows: ModelRows, device: Device, runtime: Runtime, figures: RuntimeFigures, given: float | None) -> Verdict:
-    """What runs the policy, and the policy in the form that it reads."""
-    installed, stored = int(figures.installed_bytes.value), _stored_bytes(rows, runtime)
+def _flash(stored: int, device: Device, runtime: Runtime, figures: RuntimeFigures, given: float | None) -> Verdict:
+    """What runs the policy, and the policy in the form that it reads, `stored` bytes."""
+    installed = int(figures.installed_bytes.value)
     source = f"{runtime.name} {installed} ({figures.installed_bytes.source}) + model {stored}"
     budget = _limited("flash", given, device.budgets.flash_bytes, device.memory.flash_bytes)
     return _verdict(installed + stored, budget, "bytes", source)
@@ -359,8 +369,8 @@ def _notes(rows: ModelRows, device: Device, runtime: Runtime, latency: Estimate)
     if not runtime.available:
         notes.append(f"{runtime.name} cannot be installed on {device.id} as it is: {runtime.reason}")
         notes.append(f"what can run there: {runtime.instead}")
-    if runtime.name in NOT_SHIPPED:
-        notes.append(NOT_SHIPPED[runtime.name])
+    if runtime.name == "c" and rows.policy is None:
+        notes.append("the weights are not known: the figures of C are for its compact form, its layouts may take more")
     if latency.interval is not None and not latency.is_decided:
         notes.append(UNDECIDED)
     if runtime.name == "native":

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
 from string import Template
 
 import numpy as np
@@ -23,15 +27,23 @@ from edgerl.compact.c_form import (
     policy_form,
 )
 from edgerl.compact.policy import Array, CompactPolicy, Layer, Precision
-from edgerl.errors import UnsupportedModelError
+from edgerl.errors import OutputError, UnsupportedModelError
+from edgerl.export import ExportReport
 from edgerl.export.c import kernels
 from edgerl.export.c.text import array, check_prefix, comment_text, number
+from edgerl.files import refuse_existing, write_atomically
 
 MAXIMUM_FLASH_BYTES = 1 << 25
 """No microcontroller holds more constants, and a C file of them would have hundreds of megabytes."""
 
-TOLERANCES: dict[Precision, float] = {"fp32": 1e-5, "fp16": 1e-5, "int8": 1e-3}
-"""Of the self-test, in shares of the action range. int8 rounds the inputs of each layer, the reference doesn't."""
+TOLERANCES: dict[Precision, float] = {"fp32": 1e-5, "fp16": 1e-5, "int8": 1e-4}
+"""Of the self-test, in shares of the action range. int8 rounds the inputs of each layer, now and then to the other side."""
+
+LARGEST_INPUT = 1 << 22
+"""Of an int8 layer: float32 holds it, and its half."""
+
+SMALLEST_RANGE = 1e-30
+"""An int8 layer takes smaller inputs for zeros."""
 
 _INTEGERS = {"uint8": "uint8_t", "uint16": "uint16_t", "int8": "int8_t"}
 
@@ -59,6 +71,7 @@ class Provenance:
 
     model_sha256: str
     command: str = "edgerl.export_policy"
+    device: str | None = None  # the id of the device that the target stands for
 
 
 @dataclass(frozen=True)
@@ -66,13 +79,84 @@ class CSource:
     """Two files, and what they take."""
 
     prefix: str
-    header: str
-    source: str
-    architecture: str
-    layouts: tuple[str, ...]  # of each layer, as the source's comments name them
+    header: str  # of <prefix>.h
+    source: str  # of <prefix>.c
+    layers: tuple[str, ...]  # how each is written: precision, layout, indices
     flash_bytes: int  # constants; code comes on top
     scratch_bytes: int
     tolerance: float  # of the self-test, in shares of the action range
+
+
+@dataclass(frozen=True)
+class CReport(ExportReport):
+    """The folder that was written: `path`."""
+
+    files: tuple[str, ...]
+    target: Target
+    layers: tuple[str, ...]
+    flash_bytes: int
+    scratch_bytes: int
+    tolerance: float
+
+
+def export(
+    policy: CompactPolicy,
+    source_sha256: str,
+    path: Path,
+    *,
+    force: bool,
+    options: COptions | None = None,
+    command: str = Provenance.command,
+    device: str | None = None,
+) -> CReport:
+    """Write header and C file of `policy` into the folder `path`, which is made where its parent is there.
+
+    `command` and `device` are for the header. Raises ConfigError, OutputError, UnsupportedModelError.
+    """
+    options = options or COptions()
+    made = generate(policy, options=options, provenance=Provenance(source_sha256, command, device))
+    texts = {path / f"{made.prefix}.c": made.source, path / f"{made.prefix}.h": made.header}
+    _refuse(path, tuple(texts), force)
+    with _folder(path):
+        for file, text in texts.items():
+            write_atomically(file, text.encode())
+    return CReport(
+        path=path,
+        format="c",
+        architecture=policy.architecture,
+        files=tuple(file.name for file in texts),
+        target=options.target,
+        layers=made.layers,
+        flash_bytes=made.flash_bytes,
+        scratch_bytes=made.scratch_bytes,
+        tolerance=made.tolerance,
+    )
+
+
+def _refuse(folder: Path, files: tuple[Path, ...], force: bool) -> None:
+    try:
+        is_other = folder.exists() and not folder.is_dir()
+    except OSError as error:
+        raise OutputError(f"cannot write {folder}: {error.strerror}") from error
+    if is_other:
+        raise OutputError(f"{folder} is a file; the output of C is a folder: choose another -o")
+    for file in files:
+        refuse_existing(file, force=force)
+
+
+@contextlib.contextmanager
+def _folder(path: Path) -> Iterator[None]:
+    """The folder is there; where it was not, and nothing could be written into it, it is gone afterwards."""
+    try:
+        path.mkdir(exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror}; choose an existing, writable folder") from error
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # it holds something
+            path.rmdir()
+        raise
 
 
 def generate(policy: CompactPolicy, *, options: COptions, provenance: Provenance) -> CSource:
@@ -82,12 +166,17 @@ def generate(policy: CompactPolicy, *, options: COptions, provenance: Provenance
     """
     form = policy_form(policy, options.dtype, options.layout, options.target)
     _check(form)
+    code = _code(form, options.prefix)
+    tag = f"0x{sha256(code.encode()).hexdigest()[:8]}"
+    names = {"p": options.prefix, "P": options.prefix.upper(), "tag": tag}
     return CSource(
         prefix=options.prefix,
-        header=_header(form, options, provenance),
-        source=_source(form, options.prefix),
-        architecture=policy.architecture,
-        layouts=tuple(_layout_name(layer) for layer in form.layers),
+        header=_header(form, options, provenance, tag),
+        source=_START_OF_SOURCE.substitute(names) + "\n" + code,
+        layers=tuple(
+            f"{layer.precision}, {_layout_name(stored)}"
+            for layer, stored in zip(form.policy.layers, form.layers, strict=True)
+        ),
         flash_bytes=form.flash_bytes,
         scratch_bytes=form.scratch_bytes,
         tolerance=tolerance(form.policy),
@@ -173,6 +262,7 @@ _HEADER = Template("""\
 #define ${P}_FLASH_BYTES $flash
 #define ${P}_SCRATCH_BYTES $scratch
 #define ${P}_NOT_FINITE 1
+#define ${P}_TAG $tag /* the same in both files */
 
 #ifdef __cplusplus
 extern "C" {
@@ -202,20 +292,21 @@ typedef union {
 """)
 
 
-def _header(form: PolicyForm, options: COptions, provenance: Provenance) -> str:
-    policy = form.policy
+def _header(form: PolicyForm, options: COptions, provenance: Provenance, tag: str) -> str:
+    policy, device = form.policy, provenance.device
     about = ", ".join(f"{key} {value}" for key, value in sorted(policy.metadata.items()))
     precisions = sorted({layer.precision for layer in policy.layers})
     return _HEADER.substitute(
         p=options.prefix,
         P=options.prefix.upper(),
+        tag=tag,
         version=__version__,
         command=comment_text(provenance.command),
         architecture=policy.architecture,
         precisions=" and ".join(precisions) + " weights",
         sha256=comment_text(provenance.model_sha256, 64),
         about=comment_text(about, 400) or "not known",
-        target=options.target,
+        target=options.target if device is None else f"{comment_text(device, 60)} ({options.target})",
         flash=form.flash_bytes,
         scratch=form.scratch_bytes,
         tolerance=f"{tolerance(policy):g}",
@@ -234,21 +325,15 @@ def _has_integers(policy: CompactPolicy) -> bool:
 # ------------------------------------------------------------------------------------------------------- the C file
 
 
-@dataclass(frozen=True)
-class _Types:
-    """What a layer of one precision computes with."""
-
-    value: str  # of a weight, as it is stored
-    input: str  # of an input and a sum
-    load: str  # what makes the one of the other
-    part: str  # of a scratch number
-
-
-def _types(p: str, precision: Precision, has_integers: bool) -> _Types:
+def _types(p: str, precision: Precision, number_type: str) -> kernels.Kernel:
+    """What a layer of `precision` computes with, in scratch numbers of `number_type`."""
+    has_integers = number_type != "float"
     if precision == "int8":
-        return _Types("int8_t", "int32_t", "", ".integer")
+        return kernels.Kernel("int8_t", "int32_t", "", ".integer", number_type, None)
     part = ".real" if has_integers else ""
-    return _Types("float", "float", "", part) if precision == "fp32" else _Types("uint16_t", "float", f"{p}_half", part)
+    if precision == "fp16":
+        return kernels.Kernel("uint16_t", "float", f"{p}_half", part, number_type, None)
+    return kernels.Kernel("float", "float", "", part, number_type, f"{p.upper()}_HAS_VLDM")
 
 
 def _number(p: str, policy: CompactPolicy) -> str:
@@ -256,10 +341,8 @@ def _number(p: str, policy: CompactPolicy) -> str:
     return f"{p}_number" if _has_integers(policy) else "float"
 
 
-def _source(form: PolicyForm, p: str) -> str:
-    parts = [_START_OF_SOURCE.substitute(p=p, P=p.upper())]
-    parts += _constants(form, p)
-    parts += _functions(form, p)
+def _code(form: PolicyForm, p: str) -> str:
+    parts = [*_constants(form, p), *_functions(form, p)]
     parts.append(_act(form, p))
     parts.append(_END_OF_SOURCE.substitute(p=p, P=p.upper(), tolerance=number(tolerance(form.policy))))
     return "\n".join(parts)
@@ -270,6 +353,10 @@ _START_OF_SOURCE = Template("""\
 #include "$p.h"
 
 #include <stddef.h>
+
+#if ${P}_TAG != $tag
+#error "$p.h and $p.c are of two exports: take both from one"
+#endif
 
 #ifndef ${P}_WEIGHTS
 #define ${P}_WEIGHTS
@@ -303,8 +390,8 @@ def _constants(form: PolicyForm, p: str) -> list[str]:
         parts += [f"{title}{_layout_name(stored)}. */\n" + "\n".join(arrays)]
     centre, half_range = policy.action_scaling
     parts += [floats("centre", centre), floats("half_range", half_range)]
-    expected = policy(policy.example_observation, np.float64).astype(np.float32)
-    return [*parts, floats("example_observation", policy.example_observation), floats("example_action", expected)]
+    parts.append(floats("example_observation", policy.example_observation))
+    return [*parts, floats("example_action", example_action(policy))]
 
 
 def _functions(form: PolicyForm, p: str) -> list[str]:
@@ -312,15 +399,20 @@ def _functions(form: PolicyForm, p: str) -> list[str]:
     policy = form.policy
     n, has_integers = _number(p, policy), _has_integers(policy)
     parts = [kernels.FINITE.substitute(p=p), kernels.TANH.substitute(p=p)]
+    if any(layer.precision == "fp32" for layer in policy.layers):
+        parts.append(kernels.ARM.substitute(P=p.upper()))
     if any(layer.precision == "fp16" for layer in policy.layers):
         parts.append(kernels.HALF.substitute(p=p))
     if any(layer.precision != "int8" for layer in policy.layers):
         parts.append(kernels.START.substitute(p=p, number=n, real=".real" if has_integers else ""))
     if has_integers:
-        parts += [kernels.CLEAR.substitute(p=p, number=n), kernels.QUANTISE.substitute(p=p, number=n)]
+        parts += [
+            kernels.CLEAR.substitute(p=p, number=n),
+            kernels.QUANTISE.substitute(p=p, number=n, smallest=number(SMALLEST_RANGE)),
+        ]
     made: dict[str, str] = {}
     for layer, stored in zip(policy.layers, form.layers, strict=True):
-        made.setdefault(_kernel_name(layer, stored), _kernel(p, layer, stored, n, has_integers))
+        made.setdefault(_kernel_name(layer, stored), _kernel(p, layer, stored, n))
     return [*parts, *made.values()]
 
 
@@ -331,47 +423,32 @@ def _kernel_name(layer: Layer, form: Form) -> str:
     return f"columns{form.block}_{layer.precision}_{kinds}"
 
 
-def _kernel(p: str, layer: Layer, form: Form, n: str, has_integers: bool) -> str:
-    types = _types(p, layer.precision, has_integers)
-    is_integer = layer.precision == "int8"
+def _kernel(p: str, layer: Layer, form: Form, number_type: str) -> str:
+    kernel, is_integer = _types(p, layer.precision, number_type), layer.precision == "int8"
     common = {
         "p": p,
-        "number": n,
-        "value": types.value,
-        "input": types.input,
-        "load": types.load,
-        "part": types.part,
-        "test": f"x[i]{types.part} != 0" if is_integer else f"x[i]{types.part} > above",
+        "number": number_type,
+        "value": kernel.value,
+        "input": kernel.input,
+        "load": kernel.load,
+        "part": kernel.part,
+        "test": "input != 0" if is_integer else "input > above",
         "condition": "is not zero" if is_integer else "is above `above`",
         "above": "" if is_integer else "float above, ",
     }
     if isinstance(form, DenseForm):
-        body = kernels.dense_body(UNROLLED, types.input, types.load, types.part)
-        return kernels.DENSE.substitute(common, dtype=layer.precision, body=body, unrolled=UNROLLED)
-    entries = UNROLLED if form.block == 1 else 1
-
-    def body_of(count: int) -> str:
-        return kernels.column_entries(
-            count, form.block, form.is_delta, types.input, types.load, types.part, n
-        )
-
-    unit = "its row" if form.block == 1 else "its row of blocks"
+        return kernels.DENSE.substitute(common, dtype=layer.precision, body=kernels.dense_body(kernel))
+    row, unit = _INTEGERS[form.rows.dtype.name], "row" if form.block == 1 else "row of blocks"
     return kernels.COLUMNS.substitute(
         common,
         name=_kernel_name(layer, form),
         count=_INTEGERS[form.counts.dtype.name],
-        row=_INTEGERS[form.rows.dtype.name],
-        entry="its distance to the row before" if form.is_delta else unit,
+        row=row,
+        index=f"its distance from the {unit} before" if form.is_delta else f"its {unit}",
         weights="a weight" if form.block == 1 else f"{form.block} weights",
-        begin=f"            {n} *at = y;\n" if form.is_delta else "",
-        unrolled=entries,
-        body=body_of(entries),
-        rest=body_of(1),
-        skip="left" if form.block == 1 else f"{form.block} * left",
+        loops=kernels.column_loops(kernel, row, form.block, form.is_delta),
+        skip="count" if form.block == 1 else f"{form.block} * count",
     )
-
-
-UNROLLED = 4
 
 
 def _act(form: PolicyForm, p: str) -> str:
@@ -426,9 +503,31 @@ def _calls(p: str, index: int, layer: Layer, form: Form, x: str, y: str) -> list
 
 
 def _limit(layer: Layer) -> int:
-    """The largest whole number for an input: no sum of 32 bits overflows."""
+    """The largest whole number for an input: no sum of 32 bits overflows, also where float32 rounds it up."""
     heaviest = int(np.abs(layer.stored_matrix().astype(np.int64)).sum(axis=1).max(initial=1))
-    return min(32767, (2**31 - 1) // max(heaviest, 1))
+    return min(LARGEST_INPUT, (2**31 - 256) // max(heaviest, 1) * 9999 // 10000)
+
+
+def example_action(policy: CompactPolicy) -> Array:
+    """The action [m] for the policy's example, float32, with inputs rounded as an int8 layer rounds them."""
+    x = policy.example_observation.astype(np.float64)
+    if policy.observation_mean is not None and policy.observation_scale is not None:
+        x = (x - policy.observation_mean) * policy.observation_scale
+    for index, layer in enumerate(policy.layers):
+        x = x if index == 0 else np.maximum(x, 0)
+        x = x if layer.scale is None else _rounded(x, _limit(layer))
+        x = layer.matrix(np.float64) @ x + layer.bias
+    centre, half_range = policy.action_scaling
+    action: Array = (centre + half_range * np.tanh(x)).astype(np.float32)
+    return action
+
+
+def _rounded(x: Array, limit: int) -> Array:
+    largest = np.abs(x).max(initial=0)
+    if not largest > SMALLEST_RANGE:
+        return np.zeros_like(x)
+    rounded: Array = np.rint(x * (limit / largest)) * (largest / limit)
+    return rounded
 
 
 _ACT = Template("""\

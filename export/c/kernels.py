@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from string import Template
 
 FINITE = Template("""\
@@ -41,7 +42,7 @@ static float ${p}_tanh(float x) {
 HALF = Template("""\
 /* A binary16 number as float: one instruction where the processor has it, else by its bits. */
 static inline float ${p}_half(uint16_t half) {
-#if defined(__GNUC__) && defined(__ARM_FP) && (__ARM_FP & 2) && !defined(__SOFTFP__)
+#if defined(__GNUC__) && defined(__ARM_FP) && (__ARM_FP & 4) && __ARM_ARCH_PROFILE == 'M' && !defined(__SOFTFP__)
     const union {
         uint32_t bits;
         float real;
@@ -59,6 +60,15 @@ static inline float ${p}_half(uint16_t half) {
     return number.real;
 #endif
 }
+""")
+
+ARM = Template("""\
+/* A Cortex-M with a floating-point unit loads and stores four numbers by one instruction; no compiler finds that here. */
+#if defined(__GNUC__) && defined(__ARM_FP) && (__ARM_FP & 4) && __ARM_ARCH_PROFILE == 'M' && !defined(__SOFTFP__)
+#define ${P}_HAS_VLDM 1
+#else
+#define ${P}_HAS_VLDM 0
+#endif
 """)
 
 START = Template("""\
@@ -88,15 +98,10 @@ static void ${p}_four_${dtype}(size_t outputs, const ${value} *const column[4], 
                                ${number} *restrict y) {
     const ${value} *a = column[0], *b = column[1], *c = column[2], *d = column[3];
     const ${input} p = input[0], q = input[1], r = input[2], s = input[3];
-    size_t left = outputs;
-    for (; left >= ${unrolled}; left -= ${unrolled}) {
-${body}        a += ${unrolled};
-        b += ${unrolled};
-        c += ${unrolled};
-        d += ${unrolled};
-        y += ${unrolled};
-    }
-    for (; left > 0; left--) {
+    const ${number} *const whole = y + outputs / 4 * 4, *const end = y + outputs;
+    while (y != whole) {
+${body}    }
+    while (y != end) {
         ${input} sum = y[0]${part};
         sum += ${load}(*a++) * p;
         sum += ${load}(*b++) * q;
@@ -110,16 +115,19 @@ ${body}        a += ${unrolled};
 /* y[outputs] += x[inputs] weights[inputs][outputs], for each input that ${condition}. */
 static void ${p}_dense_${dtype}(size_t inputs, size_t outputs, ${above}const ${value} *weights,
                                 const ${number} *restrict x, ${number} *restrict y) {
+    const ${number} *const end = x + inputs;
     const ${value} *column[4];
-    ${input} input[4];
+    ${input} active[4];
     size_t count = 0;
-    for (size_t i = 0; i < inputs; i++) {
+    while (x != end) {
+        const ${input} input = x[0]${part};
+        x++;
         if (${test}) {
             column[count] = weights;
-            input[count] = x[i]${part};
+            active[count] = input;
             count++;
             if (count == 4) {
-                ${p}_four_${dtype}(outputs, column, input, y);
+                ${p}_four_${dtype}(outputs, column, active, y);
                 count = 0;
             }
         }
@@ -128,28 +136,26 @@ static void ${p}_dense_${dtype}(size_t inputs, size_t outputs, ${above}const ${v
     if (count > 0) {
         for (; count < 4; count++) {
             column[count] = column[0];
-            input[count] = 0;
+            active[count] = 0;
         }
-        ${p}_four_${dtype}(outputs, column, input, y);
+        ${p}_four_${dtype}(outputs, column, active, y);
     }
 }
 """)
 
 COLUMNS = Template("""\
-/* Adds to y the connections of each of x[inputs] that ${condition}: counts[inputs] entries, each of which has ${entry}
+/* Adds to y the weights of each of x[inputs] that ${condition}: counts[inputs] entries, each of which has ${index}
  * and ${weights}. */
-static void ${p}_${name}(size_t inputs, ${above}const ${count} *counts, const ${row} *rows,
-                         const ${value} *values, const ${number} *restrict x, ${number} *restrict y) {
-    for (size_t i = 0; i < inputs; i++) {
-        size_t left = counts[i];
+static void ${p}_${name}(size_t inputs, ${above}const ${count} *counts, const ${row} *rows, const ${value} *values,
+                         const ${number} *restrict x, ${number} *restrict y) {
+    const ${number} *const last = x + inputs;
+    while (x != last) {
+        const size_t count = *counts++;
+        const ${input} input = x[0]${part};
+        x++;
         if (${test}) {
-            const ${input} input = x[i]${part};
-${begin}            for (; left >= ${unrolled}; left -= ${unrolled}) {
-${body}            }
-            for (; left > 0; left--) {
-${rest}            }
-        } else {
-            rows += left;
+${loops}        } else {
+            rows += count;
             values += ${skip};
         }
     }
@@ -157,36 +163,117 @@ ${rest}            }
 """)
 
 
-def dense_body(unrolled: int, kind: str, load: str, part: str) -> str:
-    """`unrolled` sums, four multiply-adds each."""
-    lines = [f"{kind} y{k} = y[{k}]{part};" for k in range(unrolled)]
+@dataclass(frozen=True)
+class Kernel:
+    """What a kernel computes with."""
+
+    value: str  # type of a weight, as it is stored
+    input: str  # type of an input and a sum
+    load: str  # the function that makes the one of the other, or nothing
+    part: str  # the member of a scratch number
+    number: str  # type of a scratch number
+    vldm: str | None  # the macro that says whether Arm's instructions are there; None where they are of no use
+
+
+def dense_body(kernel: Kernel) -> str:
+    """Four sums, four multiply-adds each."""
+    lines = [f"{kernel.input} y{k} = y[{k}]{kernel.part};" for k in range(4)]
     for column, factor in zip("abcd", "pqrs", strict=True):
-        lines += [f"y{k} += {load}({column}[{k}]) * {factor};" for k in range(unrolled)]
-    lines += [f"y[{k}]{part} = y{k};" for k in range(unrolled)]
-    return _indented(lines, 8)
+        lines += [f"y{k} += {kernel.load}({column}[{k}]) * {factor};" for k in range(4)]
+    lines += [f"y[{k}]{kernel.part} = y{k};" for k in range(4)]
+    lines += [f"{pointer} += 4;" for pointer in "abcdy"]
+    return _indented(_either(kernel, _DENSE_ARM, lines), 8)
 
 
-def column_entries(entries: int, block: int, is_delta: bool, kind: str, load: str, part: str, number: str) -> str:
+def column_loops(kernel: Kernel, row: str, block: int, is_delta: bool) -> str:
+    """The entries of one column; connections by fours as long as there are four."""
+    loops = [f"const {row} *const end = rows + count;"]
+    if is_delta:
+        loops.append(f"{kernel.number} *at = y;")
+    if block == 1:
+        loops += [f"const {row} *const whole = rows + count / 4 * 4;", "while (rows != whole) {"]
+        loops += [*_entries(kernel, 4, 1, is_delta), "}"]
+    loops += ["while (rows != end) {", *_entries(kernel, 1, block, is_delta), "}"]
+    return _indented(loops, 12)
+
+
+def _entries(kernel: Kernel, entries: int, block: int, is_delta: bool) -> list[str]:
     """`entries` entries of a column: all sums are loaded before any is stored, for no two are of one row."""
-    base, lines = "at" if is_delta else "y", []
+    lines = []
     for e in range(entries):
+        base = ("at" if e == 0 else f"y{e - 1}") if is_delta else "y"
         scaled = f"rows[{e}]" if block == 1 else f"{block} * (size_t)rows[{e}]"
-        if is_delta:
-            lines.append(f"{number} *const y{e} = {'at' if e == 0 else f'y{e - 1}'} + {scaled};")
-        else:
-            lines.append(f"{number} *const y{e} = {base} + {scaled};")
-    pairs = [(e, k) for e in range(entries) for k in range(block)]
-    lines += [f"{kind} sum{e}{k} = y{e}[{k}]{part};" for e, k in pairs]
-    lines += [f"sum{e}{k} += {load}(values[{block * e + k}]) * input;" for e, k in pairs]
-    lines += [f"y{e}[{k}]{part} = sum{e}{k};" for e, k in pairs]
+        lines.append(f"{kernel.number} *const y{e} = {base} + {scaled};")
     if is_delta:
         lines.append(f"at = y{entries - 1};")
-    lines += [f"rows += {entries};", f"values += {block * entries};"]
-    return _indented(lines, 16)
+    lines.append(f"rows += {entries};")
+    pairs = [(e, k) for e in range(entries) for k in range(block)]
+    sums = [f"{kernel.input} sum{e}{k} = y{e}[{k}]{kernel.part};" for e, k in pairs]
+    sums += [f"sum{e}{k} += {kernel.load}(values[{block * e + k}]) * input;" for e, k in pairs]
+    sums += [f"y{e}[{k}]{kernel.part} = sum{e}{k};" for e, k in pairs]
+    sums.append(f"values += {block * entries};")
+    arm = {(4, 1): _FOUR_ARM, (1, 4): _BLOCK_ARM}.get((entries, block))
+    lines += sums if arm is None else _either(kernel, arm, sums)
+    return ["    " + line for line in lines]
+
+
+def _either(kernel: Kernel, arm: tuple[list[str], str], portable: list[str]) -> list[str]:
+    """Arm's instructions where they are, else the portable lines."""
+    if kernel.vldm is None:
+        return portable
+    instructions, operands = arm
+    text = [f'    "{instruction}\\n"' for instruction in instructions]
+    return [f"#if {kernel.vldm}", "__asm__ volatile(", *text, f"    {operands});", "#else", *portable, "#endif"]
+
+
+def _multiply_adds(sums: int, weights: int, factor: str) -> list[str]:
+    """Instructions: four registers from number `sums` on gain four from number `weights` on, times `factor`."""
+    return [f"vfma.f32 s{sums + k}, s{weights + k}, %[{factor}]" for k in range(4)]
+
+
+_CLOBBERED = ": " + ", ".join(f'"s{k}"' for k in range(8, 16)) + ', "memory"'
+
+_DENSE_ARM = (
+    [
+        "vldmia %[y], {s8-s11}",
+        *(
+            instruction
+            for column, factor in zip("abcd", "pqrs", strict=True)
+            for instruction in (f"vldmia %[{column}]!, {{s12-s15}}", *_multiply_adds(8, 12, factor))
+        ),
+        "vstmia %[y]!, {s8-s11}",
+    ],
+    ': [a] "+r"(a), [b] "+r"(b), [c] "+r"(c), [d] "+r"(d), [y] "+r"(y)\n'
+    '    : [p] "t"(p), [q] "t"(q), [r] "t"(r), [s] "t"(s)\n'
+    f"    {_CLOBBERED}",
+)
+
+_BLOCK_ARM = (
+    [
+        "vldmia %[values]!, {s12-s15}",
+        "vldmia %[y], {s8-s11}",
+        *_multiply_adds(8, 12, "input"),
+        "vstmia %[y], {s8-s11}",
+    ],
+    f': [values] "+r"(values) : [y] "r"(y0), [input] "t"(input) {_CLOBBERED}',
+)
+
+_FOUR_ARM = (
+    [
+        "vldmia %[values]!, {s12-s15}",
+        *(f"vldr s{8 + k}, [%[y{k}]]" for k in range(4)),
+        *_multiply_adds(8, 12, "input"),
+        *(f"vstr s{8 + k}, [%[y{k}]]" for k in range(4)),
+    ],
+    ': [values] "+r"(values)\n'
+    '    : [y0] "r"(y0), [y1] "r"(y1), [y2] "r"(y2), [y3] "r"(y3), [input] "t"(input)\n'
+    f"    {_CLOBBERED}",
+)
 
 
 def _indented(lines: list[str], depth: int) -> str:
-    return "".join(f"{' ' * depth}{line}\n" for line in lines)
+    """Lines of C at a depth; those of the preprocessor stay at the margin."""
+    return "".join(f"{line.strip()}\n" if line.strip().startswith("#") else f"{' ' * depth}{line}\n" for line in lines)
 
 
 QUANTISE = Template("""\
@@ -207,7 +294,7 @@ static float ${p}_quantise(size_t inputs, int32_t limit, int is_first, ${number}
         return -1.0f;
     }
     const ${number} range = {.integer = largest};
-    if (!(range.real > 1e-30f)) {
+    if (!(range.real > ${smallest})) {
         for (size_t i = 0; i < inputs; i++) {
             x[i].integer = 0;
         }
