@@ -92,7 +92,16 @@ def trained(case: Case, folder: Path, steps: int) -> Path:
             *("--distribution", "uniform", "--block", case.block),
         ]
         method = ["--method", "td3"] if case.density == 1 else sparse
-        command = ["train", "--env", ENVIRONMENT, "--preset", "quick", "--hidden", f"{case.width},{case.width}", *method]
+        command = [
+            "train",
+            "--env",
+            ENVIRONMENT,
+            "--preset",
+            "quick",
+            "--hidden",
+            f"{case.width},{case.width}",
+            *method,
+        ]
         _say(f"training {case.name}, {steps} steps")
         arguments = [str(part) for part in [*command, "--seed", 0, "--steps", steps, "--out", goal]]
         subprocess.run([sys.executable, "-m", "edgerl", *arguments], check=True, stdout=subprocess.DEVNULL)
@@ -371,7 +380,11 @@ def _table(rows: Sequence[dict[str, Any]], width: int, core: str) -> str:
         pair = [cells[exporter, density, block, optimisation] for optimisation in OPTIMISATIONS]
         own = cells.get(("onnx2c, own file", density, block, "-O3")) if exporter == "edgerl" else None
         figures = [part for row in pair for part in _figures(row, instructions, cycles)]
-        beside = [_ratio(own["instructions"], pair[1]["instructions"]), _ratio(own["cycles"], pair[1]["cycles"])] if own else []
+        beside = (
+            [_ratio(own["instructions"], pair[1]["instructions"]), _ratio(own["cycles"], pair[1]["cycles"])]
+            if own
+            else []
+        )
         shape = f"{density:g}, {block}"
         lines.append(
             f"| {exporter} | {shape} | {100 * pair[0]['zero_share']:.0f} % | {' | '.join(figures)} | {', '.join(beside) or '–'} |"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edgerl.cli.measuring_c import Measured, measure_export
 from edgerl.cli.models import find_model, find_run
 from edgerl.cli.output import Force, Json, human_bytes, note, print_json
 from edgerl.errors import CheckFailed, ConfigError
@@ -62,6 +63,14 @@ def command(
         str | None,
         typer.Option(help="c: of every name, and of the files.", show_default="edgerl_policy"),
     ] = None,
+    measure: Annotated[
+        bool | None,
+        typer.Option(
+            "--measure/--no-measure",
+            help="c: compile it for the target's Cortex-M, and count its instructions in QEMU.",
+            show_default="where the cross compiler is",
+        ),
+    ] = None,
     replay: Annotated[
         int | None,
         typer.Option(min=0, help="learner: transitions of the run to begin with.", show_default="10000, or what fits"),
@@ -97,7 +106,7 @@ def command(
     check_format(format, (*FORMATS, LEARNER_FORMAT))
     options = {
         "onnx": {"sparse-initializers": sparse_initializers or None},
-        "c": {"dtype": dtype, "target": target, "layout": layout, "prefix": prefix},
+        "c": {"dtype": dtype, "target": target, "layout": layout, "prefix": prefix, "measure": measure},
         LEARNER_FORMAT: {
             "replay": replay,
             "replay-dtype": replay_dtype,
@@ -110,7 +119,9 @@ def command(
     if format == LEARNER_FORMAT:
         _print_handover(_export_learner(policy, output, force, **_chosen(options[format])), json)
     elif format == "c":
-        _print_c(_export_c(policy, output, force, dtype, target, layout, prefix), json)
+        core = _measured_core(target, measure)
+        report, source = _export_c(policy, output, force, dtype, target, layout, prefix)
+        _print_c(report, None if core is None else measure_export(report, source, core), json)
     else:
         _print(_export_onnx(policy, output, force, sparse_initializers), sparse_initializers, json)
 
@@ -166,7 +177,8 @@ def _export_c(
     target: str | None,
     layout: str | None,
     prefix: str | None,
-) -> CReport:
+) -> tuple[CReport, CompactPolicy | Path]:
+    """What was written, and of what."""
     from edgerl.compact.c_form import TARGETS, target_of_core
     from edgerl.export import export_policy
     from edgerl.export.c import COptions
@@ -179,7 +191,7 @@ def _export_c(
     source, folder, is_ours = _source(model)
     if device is not None:
         _check_budgets(source, options, device)
-    return export_policy(
+    report = export_policy(
         source,
         "c",
         output or folder / C_FOLDER,
@@ -188,6 +200,7 @@ def _export_c(
         command=" ".join(["edgerl", *sys.argv[1:]]),
         device=None if device is None else device.id,
     )
+    return report, source
 
 
 def _check_budgets(source: CompactPolicy | Path, options: COptions, device: Device) -> None:
@@ -219,9 +232,34 @@ def _champion(state: Path) -> CompactPolicy:
     return compact(champion_policy(state))
 
 
-def _print_c(report: CReport, json: bool) -> None:
+def _measured_core(target: str | None, measure: bool | None) -> str | None:
+    """The core to measure for, or None. Raises where measuring was asked for and cannot be done."""
+    from edgerl.compact.c_form import TARGETS
+    from edgerl.profiling.device import find_device
+    from edgerl.profiling.microcontroller.record import CORE_OF_DEVICE, CORE_OF_TARGET
+    from edgerl.profiling.microcontroller.toolchain import COMPILER, find_program, require_compiler
+
+    if measure is False or (measure is None and find_program(COMPILER) is None):
+        return None
+    if target is None or target in TARGETS:
+        core = CORE_OF_TARGET.get(target or "generic")
+    else:
+        core = CORE_OF_DEVICE.get(find_device(target).cpu.core)
+    if measure is None:
+        return core
+    if core is None:
+        raise ConfigError(
+            f"--measure compiles for a Cortex-M, and the target is {(target or 'generic')[:60]}; name one with "
+            f"--target: {', '.join(CORE_OF_TARGET)}, or a device that has one"
+        )
+    require_compiler()
+    return core
+
+
+def _print_c(report: CReport, measured: Measured | None, json: bool) -> None:
     if json:
-        print_json({**asdict(report), "path": str(report.path)})
+        figures = {} if measured is None else {"measured": measured.as_dict()}
+        print_json({**asdict(report), "path": str(report.path), **figures})
         return
     print(f"{report.path}: {' and '.join(report.files)}, {report.architecture}, for {report.target}")
     for index, layer in enumerate(report.layers):
@@ -230,6 +268,8 @@ def _print_c(report: CReport, json: bool) -> None:
         f"flash {human_bytes(report.flash_bytes)} of constants, code not counted; scratch memory "
         f"{human_bytes(report.scratch_bytes)}; self-test to {report.tolerance:g} of the action range"
     )
+    if measured is not None:
+        measured.print()
 
 
 def _print(report: OnnxReport, sparse_initializers: bool, json: bool) -> None:

@@ -61,9 +61,14 @@ def find_core(name: str) -> Core:
     return CORES[name]
 
 
+def find_program(program: str) -> str | None:
+    """Where a program is; None where it is not."""
+    return shutil.which(program)
+
+
 def require_program(program: str, package: str, purpose: str) -> str:
     """Where a program is. Raises MissingExtraError, which names the Debian package that has it."""
-    found = shutil.which(program)
+    found = find_program(program)
     if found is None:
         raise MissingExtraError(f"{program} is not installed, and {purpose} needs it; on Debian: apt install {package}")
     return found
