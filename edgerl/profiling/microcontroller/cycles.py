@@ -123,7 +123,7 @@ _M4_COSTS: tuple[tuple[str, int | Callable[[str], int]], ...] = (
 )
 
 _ACCESS = re.compile(r"(ldr|str)(?!d|ex)")
-_FLOAT_ARITHMETIC = re.compile(r"v(add|sub|n?mul|div|sqrt|cvt|f?n?m[la]?[as])")
+_FLOAT_ARITHMETIC = re.compile(r"v(add|sub|n?mul|div|sqrt|cvt|f?n?m(la|ls|a|s)\.)")
 
 
 def _m4_neighbours(before: str, here: str) -> int:
@@ -134,7 +134,7 @@ def _m4_neighbours(before: str, here: str) -> int:
         return 0 if loaded and re.search(rf"\b{loaded}\b", address) else -1
     if _FLOAT_ARITHMETIC.match(before) and here.startswith("v"):
         result, operands = before.partition(" ")[2].partition(",")[0], here.partition(" ")[2]
-        used = operands if re.match(r"v(str|stm|push|cmp|mrs|f?n?m[la][as])", here) else operands.partition(",")[2]
+        used = operands if re.match(r"v(str|stm|push|cmp|mrs|f?n?m(la|ls|a|s))", here) else operands.partition(",")[2]
         return 1 if re.search(rf"\b{result}\b", used) else 0
     return 0
 

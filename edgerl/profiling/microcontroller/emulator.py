@@ -152,19 +152,13 @@ def execute(program: Path, core: Core) -> Execution:
     symbols = read_symbols(program)
     plugin, counts = build_plugin(folder), folder / "counts.txt"
     marks = f"begin={symbols['mark_begin'].begin:x},end={symbols['mark_end'].begin:x}"
-    printed = run_on_board(program, core, ["-plugin", f"{plugin},out={counts},{marks}"])
+    skipped = ",".join(f"skip={each.begin:x}-{each.begin + each.size:x}" for each in map(symbols.__getitem__, HARNESS))
+    printed = run_on_board(program, core, ["-plugin", f"{plugin},out={counts},{marks},{skipped}"])
     lines = [line.split() for line in counts.read_text().splitlines()]
-    totals = np.array([int(words[1]) for words in lines if words[0] == "call"], np.int64)
-    executed = [Executed(int(w[0], 16), int(w[1]), int(w[2])) for w in lines if w[0] != "call"]
-    harness = [symbols[name] for name in HARNESS]
-    kept = tuple(each for each in executed if not any(each.address in function for function in harness))
-    around = int(totals.sum()) - sum(each.executions for each in kept)
-    if around % len(totals):
-        raise UnsupportedModelError(f"{program.name}: what surrounds the calls took {around} instructions, unevenly")
     return Execution(
         program=program,
-        instructions=totals - around // len(totals),
-        executed=kept,
+        instructions=np.array([int(words[1]) for words in lines if words[0] == "call"], np.int64),
+        executed=tuple(Executed(int(w[0], 16), int(w[1]), int(w[2])) for w in lines if w[0] != "call"),
         actions=_actions(printed),
         stack_bytes=_number(printed, "stack"),
     )
@@ -197,9 +191,6 @@ class Symbol:
 
     begin: int
     size: int
-
-    def __contains__(self, address: int) -> bool:
-        return self.begin <= address < self.begin + self.size
 
 
 def read_symbols(program: Path) -> dict[str, Symbol]:

@@ -1,8 +1,9 @@
 /* A plugin for QEMU's translator (API version 1): how often each instruction was executed between two marks.
 
    Declarations of its own, since distributions ship none; they are those of qemu-plugin.h.
-   -plugin count.so,out=FILE,begin=ADDRESS,end=ADDRESS writes "address executions left" a line, where `left` is how often
-   the next instruction was another than the one behind it, and "call instructions" for each pass between the marks. */
+   -plugin count.so,out=FILE,begin=ADDRESS,end=ADDRESS,skip=ADDRESS-ADDRESS,… writes "address executions left" a line,
+   where `left` is how often the next instruction was another than the one behind it, and "call instructions" for each
+   pass between the marks. What lies in a skipped range [first, last) does not count. */
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,9 +24,12 @@ int qemu_plugin_version = 1;
 
 typedef struct {
     uint64_t address, next, executions, left;
+    int is_skipped;
 } instruction;
 
-enum { ROOM = 1 << 21 }; /* halfwords of 4 MiB of code */
+enum { ROOM = 1 << 21 /* halfwords of 4 MiB of code */, RANGES = 8 };
+static uint64_t skipped[RANGES][2];
+static int ranges;
 static instruction *code[ROOM];
 static instruction *last;
 static uint64_t begin, end, executed;
@@ -52,9 +56,22 @@ static void on_execution(unsigned cpu, void *which) {
         fprintf(out, "call %llu\n", (unsigned long long)executed);
         return;
     }
+    if (here->is_skipped) {
+        last = NULL;
+        return;
+    }
     here->executions++;
     executed++;
     last = here;
+}
+
+static int is_skipped(uint64_t address) {
+    for (int i = 0; i < ranges; i++) {
+        if (skipped[i][0] <= address && address < skipped[i][1]) {
+            return 1;
+        }
+    }
+    return 0;
 }
 
 static void on_translation(plugin_id id, struct qemu_plugin_tb *block) {
@@ -67,6 +84,7 @@ static void on_translation(plugin_id id, struct qemu_plugin_tb *block) {
             *place = calloc(1, sizeof **place);
             (*place)->address = address;
             (*place)->next = address + qemu_plugin_insn_size(translated);
+            (*place)->is_skipped = is_skipped(address);
         }
         qemu_plugin_register_vcpu_insn_exec_cb(translated, on_execution, 0, *place);
     }
@@ -92,6 +110,10 @@ int qemu_plugin_install(plugin_id id, const void *info, int argc, char **argv) {
             begin = strtoull(argv[i] + 6, NULL, 16);
         } else if (!strncmp(argv[i], "end=", 4)) {
             end = strtoull(argv[i] + 4, NULL, 16);
+        } else if (!strncmp(argv[i], "skip=", 5) && ranges < RANGES) {
+            char *dash;
+            skipped[ranges][0] = strtoull(argv[i] + 5, &dash, 16);
+            skipped[ranges++][1] = strtoull(dash + 1, NULL, 16);
         }
     }
     if (!out || !begin || !end) {
