@@ -51,7 +51,7 @@ def command(
     target: Annotated[
         str | None,
         typer.Option(
-            help="c: cortex-m4, cortex-m7, esp32, rp2040, generic, or a device, whose flash and memory budgets are checked.",
+            help="c: cortex-m4, cortex-m7, esp32, rp2040, generic, or a device, whose budgets are then kept.",
             show_default="generic",
         ),
     ] = None,

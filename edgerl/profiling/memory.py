@@ -51,7 +51,7 @@ class Columns:
 def memory_parts(
     rows: ModelRows, device: Device, runtime: RuntimeName, base: int, form: PolicyForm | None = None
 ) -> Parts:
-    """All parts, with `base` bytes of the runtime's own; `form`: how C holds the policy, where its weights are known."""
+    """All parts, with `base` bytes of the runtime's own; `form`: how C holds the policy, where that is known."""
     if runtime == "native":
         return {"runtime": base, **native_parts(rows, lanes(device))}
     if runtime == "onnxruntime":

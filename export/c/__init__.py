@@ -37,7 +37,7 @@ MAXIMUM_FLASH_BYTES = 1 << 25
 """No microcontroller holds more constants, and a C file of them would have hundreds of megabytes."""
 
 TOLERANCES: dict[Precision, float] = {"fp32": 1e-5, "fp16": 1e-5, "int8": 1e-4}
-"""Of the self-test, in shares of the action range. int8 rounds the inputs of each layer, now and then to the other side."""
+"""Of the self-test, in shares of the action range. int8 rounds the inputs of each layer, one now and then otherwise."""
 
 LARGEST_INPUT = 1 << 22
 """Of an int8 layer: float32 holds it, and its half."""

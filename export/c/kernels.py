@@ -63,7 +63,7 @@ static inline float ${p}_half(uint16_t half) {
 """)
 
 ARM = Template("""\
-/* A Cortex-M with a floating-point unit loads and stores four numbers by one instruction; no compiler finds that here. */
+/* A Cortex-M with a floating-point unit loads and stores four numbers by one instruction, which no compiler finds. */
 #if defined(__GNUC__) && defined(__ARM_FP) && (__ARM_FP & 4) && __ARM_ARCH_PROFILE == 'M' && !defined(__SOFTFP__)
 #define ${P}_HAS_VLDM 1
 #else

@@ -15,18 +15,16 @@ LONGEST_PREFIX = 40
 LINE = 120
 """Characters of the longest line."""
 
-_RESERVED = frozenset(
-    """
-    auto break case char const continue default do double else enum extern float for goto if inline int long register
-    restrict return short signed sizeof static struct switch typedef union unsigned void volatile while
-    alignas alignof and and_eq asm atomic_cancel bitand bitor bool catch char16_t char32_t char8_t class co_await
-    co_return co_yield compl concept const_cast consteval constexpr constinit decltype delete dynamic_cast explicit
-    export false friend import module mutable namespace new noexcept not not_eq nullptr operator or or_eq private
-    protected public reinterpret_cast requires static_assert static_cast template this thread_local throw true try
-    typeid typename typeof typeof_unqual using virtual wchar_t xor xor_eq
-    main int8_t int16_t int32_t int64_t uint8_t uint16_t uint32_t uint64_t size_t ptrdiff_t intptr_t uintptr_t NULL
-    observation action scratch
-    """.split()
+_RESERVED_WORDS = (
+    "auto break case char const continue default do double else enum extern float for goto if inline int long register "
+    "restrict return short signed sizeof static struct switch typedef union unsigned void volatile while "
+    "alignas alignof and and_eq asm atomic_cancel bitand bitor bool catch char16_t char32_t char8_t class co_await "
+    "co_return co_yield compl concept const_cast consteval constexpr constinit decltype delete dynamic_cast explicit "
+    "export false friend import module mutable namespace new noexcept not not_eq nullptr operator or or_eq private "
+    "protected public reinterpret_cast requires static_assert static_cast template this thread_local throw true try "
+    "typeid typename typeof typeof_unqual using virtual wchar_t xor xor_eq "
+    "main int8_t int16_t int32_t int64_t uint8_t uint16_t uint32_t uint64_t size_t ptrdiff_t intptr_t uintptr_t NULL "
+    "observation action scratch "
 )
 """Keywords of C and C++, and names that the header or the program itself uses."""
 
@@ -38,7 +36,7 @@ def check_prefix(prefix: str) -> None:
             f"--prefix is {quoted(prefix)}; expected a C identifier: a letter, then letters, digits and single "
             "underscores, as in left_leg"
         )
-    if prefix in _RESERVED:
+    if prefix in _RESERVED_WORDS.split():
         raise ConfigError(f"--prefix is {prefix!r}, which C or C++ reserves; choose another, as in {prefix}_policy")
     if len(prefix) > LONGEST_PREFIX:
         raise ConfigError(f"--prefix has {len(prefix)} characters; expected at most {LONGEST_PREFIX}")

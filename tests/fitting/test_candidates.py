@@ -9,6 +9,7 @@ import pytest
 
 from edgerl.compact.policy import CompactPolicy, make_layer
 from edgerl.errors import DeviceError
+from edgerl.export.c import COptions, Provenance, generate
 from edgerl.fitting.candidates import (
     LARGEST_DIFFERENCE,
     best_report,
@@ -53,8 +54,8 @@ def test_a_candidate_is_what_its_policy_file_is() -> None:
         assert candidate.difference == pytest.approx(np.sqrt(np.mean(difference**2)), abs=1e-6)
         report = profile(candidate.policy, device)
         assert candidate.report == report
-        stored = sum(layer.n_bytes for layer in candidate.policy.layers)
-        assert candidate.n_bytes == stored + 4 * (2 * 3 + 2 * 5), "weights, action bounds, normalisation"
+        written = generate(candidate.policy, options=COptions(target="cortex-m4"), provenance=Provenance("0" * 64))
+        assert candidate.n_bytes == written.flash_bytes
         assert np.array_equal(candidate.policy.example_action, candidate.policy(policy.example_observation))
 
 
@@ -72,8 +73,8 @@ def test_a_single_layer_has_its_precisions_alone() -> None:
     assert [candidate.precision for candidate in found] == ["fp32", "fp16", "int8"]
 
 
-def test_runtimes_that_edgerl_does_not_ship_are_a_last_resort() -> None:
-    assert usable_runtimes(find_device("raspberry-pi-zero-2w")) == ["onnxruntime", "native"]
+def test_every_runtime_that_a_device_has_is_tried() -> None:
+    assert usable_runtimes(find_device("raspberry-pi-zero-2w")) == ["onnxruntime", "native", "c"]
     assert usable_runtimes(find_device("stm32f405")) == ["c"]
     device = find_device("stm32f405")
     none = replace(device, runtimes=tuple(replace(runtime, available=False) for runtime in device.runtimes))

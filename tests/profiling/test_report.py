@@ -48,12 +48,13 @@ def test_half_cheetah_fits_a_jetson_nano() -> None:
 
 def test_a_microcontroller_keeps_weights_in_flash_and_executes_connections() -> None:
     report = profile(policy(*HALF_CHEETAH), "stm32f405", rate_hz=400)
-    sparse_bytes = [6 * n + 4 * 257 + 4 * 256 for n in (1911, 32768)]  # weight and column, row starts, biases
+    sparse_bytes = [5 * n + i + 4 * 256 for n, i in ((1911, 17), (32768, 256))]  # weight and row, counts, biases
     assert (report.runtime, report.execution) == ("c", "connections")
     assert report.flops.used == 72430
     assert [layer.bytes for layer in report.layers] == [*sparse_bytes, 4 * (1536 + 6)]
     assert report.memory.used == 1024 + 4 * 512
-    assert report.flash.used == 4096 + sum(sparse_bytes) + 4 * (1536 + 6) + 2 * 6 * 4
+    scaling_and_example = 4 * (2 * 6 + 17 + 6)
+    assert report.flash.used == 4096 + sum(sparse_bytes) + 4 * (1536 + 6) + scaling_and_example
     assert report.latency.uncertainty is None  # no published point is sparse
     assert report.latency.interval is None
     assert report.exceeded == ("flops", "latency")

@@ -1,0 +1,568 @@
+"""C: the same actions as onnxruntime and float64 on every path, silent compilers, exact sizes, and nothing hostile."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgerl.compact.c_form import COSTS, TARGETS, ColumnForm, DenseForm, Layout, column_form, layer_form, policy_form
+from edgerl.compact.file import save
+from edgerl.compact.policy import Array, CompactPolicy, Precision, as_blocks, make_layer
+from edgerl.edge.onnx_policy import OnnxPolicy
+from edgerl.errors import ConfigError, OutputError, UnsupportedModelError
+from edgerl.export import export_policy
+from edgerl.export.c import COptions, Provenance, generate
+from edgerl.export.c.text import comment_text, number
+from edgerl.profiling.report import profile
+from tests.compact.policies import random_policy
+
+from .compiled_c import PROVENANCE, STRICT, Library, run, write
+from .golden.__main__ import CASES, golden
+
+Run = Callable[..., tuple[int, str, str]]
+
+M0 = ("-mcpu=cortex-m0plus", "-mthumb")
+M4F = ("-mcpu=cortex-m4", "-mthumb", "-mfpu=fpv4-sp-d16", "-mfloat-abi=hard")
+M7 = ("-mcpu=cortex-m7", "-mthumb", "-mfpu=fpv5-d16", "-mfloat-abi=hard")
+CORTEX = {"M0+": M0, "M4F": M4F, "M7": M7}
+
+BOUNDS = {"fp32": 1e-5, "fp16": 1e-5, "int8": 1e-3}
+"""Of the difference to the policy with the same stored weights, in shares of the action range (docs/c.md)."""
+
+GOLDEN = Path(__file__).parent / "golden"
+EDGE = Path(__file__).parents[1] / "edge"
+
+
+def observations_of(policy: CompactPolicy, count: int, seed: int = 7) -> Array:
+    drawn = np.random.default_rng(seed).normal(size=(count, policy.n_observations))
+    if policy.observation_mean is not None and policy.observation_scale is not None:
+        drawn = policy.observation_mean + drawn / policy.observation_scale
+    return drawn.astype(np.float32)
+
+
+def largest_difference(policy: CompactPolicy, actions: Array, expected: Array) -> float:
+    span = policy.action_high.astype(np.float64) - policy.action_low
+    return float((np.abs(actions.astype(np.float64) - expected) / span).max())
+
+
+# ---------------------------------------------------------------------------------------------------------- actions
+
+
+@pytest.mark.parametrize("layout", ["auto", "dense", "sparse"])
+@pytest.mark.parametrize("block", [1, 4])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_actions_are_those_of_onnxruntime(
+    make_policy: Any, precision: str, block: int, layout: Layout, tmp_path: Path
+) -> None:
+    made = make_policy((17, 66, 35, 6), precision, block)
+    policy = made.policy
+    export_policy(policy, "onnx", tmp_path / "policy.onnx")
+    reference = OnnxPolicy(tmp_path / "policy.onnx")
+    library = Library(policy, tmp_path, COptions(layout=layout))
+    observations = observations_of(policy, 1000)
+    actions = library.actions(observations)
+    expected = np.stack([reference(observation) for observation in observations])
+    assert largest_difference(policy, actions, expected) < BOUNDS[precision]
+    x = (observations.astype(np.float64) - made.mean) * made.scale  # the oracle: the numbers it was made from
+    for index, (weight, bias) in enumerate(zip(made.weights, made.biases, strict=True)):
+        x = (x if index == 0 else np.maximum(x, 0)) @ weight.T + bias
+    centre, half_range = policy.action_scaling
+    assert largest_difference(policy, actions, centre + half_range * np.tanh(x)) < BOUNDS[precision]
+    assert np.all((actions >= policy.action_low) & (actions <= policy.action_high))
+    assert library.self_test() == 0
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize(
+    ("widths", "block", "density", "indices"),
+    [
+        ((5, 700, 300, 3), 1, 0.05, "8-bit distances"),
+        ((5, 5000, 3), 4, 0.02, "8-bit distances"),
+        ((2, 2100, 3), 1, 0.002, "16-bit rows"),
+        ((300, 30, 3), 1, 0.5, "8-bit rows"),
+        ((5, 700, 3), 1, 0.9, "8-bit distances"),
+    ],
+)
+def test_every_kind_of_index(
+    precision: Precision, widths: tuple[int, ...], block: int, density: float, indices: str, tmp_path: Path
+) -> None:
+    policy = random_policy(3, widths, block, precision, density=density)
+    library = Library(policy, tmp_path, COptions(layout="sparse"))
+    assert indices in library.made.layers[0]
+    observations = observations_of(policy, 50)
+    expected = policy(observations, np.float64)
+    assert largest_difference(policy, library.actions(observations), expected) < BOUNDS[precision]
+
+
+def test_the_smaller_index_is_taken_and_holds_the_layer() -> None:
+    """Decoded again by hand; bytes compared with those of the other kind."""
+    rng = np.random.default_rng(0)
+    for n_outputs, density in ((300, 0.3), (300, 0.001), (4000, 0.001), (4000, 0.01), (256, 0.1), (257, 0.1)):
+        weight = (rng.normal(size=(n_outputs, 9)) * (rng.random((n_outputs, 9)) < density)).astype(np.float32)
+        form = column_form(make_layer(weight, np.zeros(n_outputs, np.float32), 1))
+        decoded, entry = np.zeros((n_outputs, 9), np.float32), 0
+        for column, count in enumerate(form.counts.tolist()):
+            row = 0
+            for _ in range(count):
+                row = int(form.rows[entry]) + (row if form.is_delta else 0)
+                decoded[row, column] += form.values[entry, 0]
+                entry += 1
+        assert np.array_equal(decoded, weight)
+        connections = max(np.count_nonzero(weight), 1)
+        bytes_with_16_bits = 6 * connections + 9 * form.counts.itemsize
+        assert form.n_bytes <= bytes_with_16_bits
+        assert (form.rows.itemsize, form.is_delta) == (1, False) or n_outputs > 256
+
+
+def test_blocks_stay_blocks() -> None:
+    policy = random_policy(0, (9, 24, 5), 4, density=0.3)
+    form = column_form(policy.layers[0])
+    blocks = as_blocks(policy.layers[0].matrix(), 4)
+    assert form.values.shape == (np.count_nonzero(blocks.any(axis=2)), 4)
+    assert form.rows.size == form.values.size // 4
+
+
+def test_a_requested_precision_is_that_of_prune(make_policy: Any, tmp_path: Path) -> None:
+    policy = make_policy().policy
+    for dtype, bound in (("fp16", 2e-3), ("int8", 3e-2)):
+        (folder := tmp_path / dtype).mkdir()
+        library = Library(policy, folder, COptions(dtype=dtype))
+        observations = observations_of(policy, 200)
+        actions, original = library.actions(observations), policy(observations, np.float64)
+        stored = policy_form(policy, dtype, "auto", "generic").policy
+        assert largest_difference(policy, actions, stored(observations, np.float64)) < BOUNDS[dtype]
+        assert largest_difference(policy, actions, original) < bound
+
+
+def test_layers_of_several_precisions(tmp_path: Path) -> None:
+    parts = [random_policy(1, (7, 20, 16, 3), precision=p).layers[i] for i, p in enumerate(("fp16", "int8", "fp32"))]
+    base = random_policy(1, (7, 20, 16, 3))
+    policy = replace(base, layers=tuple(parts)).with_example(base.example_observation)
+    library = Library(policy, tmp_path)
+    observations = observations_of(policy, 200)
+    assert largest_difference(policy, library.actions(observations), policy(observations, np.float64)) < 1e-3
+
+
+def test_one_layer_and_a_layer_without_connections(tmp_path: Path) -> None:
+    one, low = np.ones(2, np.float32), -np.ones(2, np.float32)
+    empty = make_layer(np.zeros((2, 3), np.float32), np.array([0.5, -0.25], np.float32), 1)
+    policy = CompactPolicy((empty,), low, one)
+    assert Library(policy, tmp_path).act(np.ones(3))[1] == pytest.approx(np.tanh([0.5, -0.25]), abs=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_what_is_not_finite_is_refused_with_the_middle_of_each_range(precision: Precision, tmp_path: Path) -> None:
+    policy = random_policy(2, precision=precision)
+    library = Library(policy, tmp_path)
+    middle = (policy.action_high.astype(np.float64) + policy.action_low) / 2
+    for bad in (np.nan, np.inf, -np.inf):
+        for position in range(policy.n_observations):
+            observation = np.zeros(policy.n_observations)
+            observation[position] = bad
+            code, action = library.act(observation)
+            assert code == 1
+            assert action == pytest.approx(middle, rel=1e-6)
+    for seed in range(50):  # sums overflow
+        code, action = library.act(np.random.default_rng(seed).choice([-3e38, 3e38], policy.n_observations))
+        assert code in (0, 1)
+        assert np.all((action >= policy.action_low) & (action <= policy.action_high))
+
+
+def test_example_and_tolerance_catch_a_wrong_weight(tmp_path: Path) -> None:
+    policy = random_policy(2)
+    made = write(policy, tmp_path)
+    value = number(policy.layers[0].values.ravel()[0])
+    (tmp_path / "edgerl_policy.c").write_text(made.source.replace(value, "9.5f", 1))
+    (tmp_path / "main.c").write_text(
+        '#include "edgerl_policy.h"\nint main(void) { return edgerl_policy_self_test() > 0 ? 0 : 1; }\n'
+    )
+    run("gcc", *STRICT, "edgerl_policy.c", "main.c", "-o", "main", folder=tmp_path)
+    run(tmp_path / "main", folder=tmp_path)
+
+
+# -------------------------------------------------------------------------------------------------------- compilers
+
+
+@pytest.mark.needs("clang", "arm-none-eabi-gcc")
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_it_compiles_in_silence_without_any_library(precision: Precision, tmp_path: Path) -> None:
+    compilers = [("gcc", ()), ("clang", ()), *(("arm-none-eabi-gcc", machine) for machine in CORTEX.values())]
+    for block, layout in ((1, "sparse"), (4, "sparse"), (1, "dense")):
+        write(random_policy(0, (5, 18, 7, 3), block, precision), tmp_path, COptions(layout=layout))  # type: ignore[arg-type]
+        for compiler, machine in compilers:
+            for level in ("-O2", "-O3", "-Os"):
+                run(compiler, *STRICT, *machine, level, "-c", "edgerl_policy.c", "-o", "policy.o", folder=tmp_path)
+                nm = "arm-none-eabi-nm" if machine else "nm"
+                undefined = {line.split()[-1] for line in run(nm, "-u", "policy.o", folder=tmp_path).splitlines()}
+                taken = {"memcpy", "memset", "memmove", "__stack_chk_fail", "_GLOBAL_OFFSET_TABLE_"}
+                assert {name for name in undefined - taken if not name.startswith("__aeabi_")} == set()
+
+
+def test_the_header_stands_alone_and_in_cpp(tmp_path: Path) -> None:
+    if shutil.which("g++") is None:
+        pytest.skip("no C++ compiler here")
+    for precision in ("fp32", "int8"):
+        write(random_policy(0, precision=precision), tmp_path)  # type: ignore[arg-type]
+        (tmp_path / "user.cpp").write_text('#include "edgerl_policy.h"\nint main() { return EDGERL_POLICY_ACTIONS; }\n')
+        run("g++", "-Wall", "-Wextra", "-Werror", "-c", "user.cpp", "-o", "user.o", folder=tmp_path)
+
+
+PROGRAM = """
+#include <stdlib.h>
+#include "edgerl_policy.h"
+int main(void) {
+    edgerl_policy_scratch *scratch = malloc(EDGERL_POLICY_SCRATCH_BYTES);
+    float *observation = malloc(sizeof(float) * EDGERL_POLICY_OBSERVATIONS);
+    float *action = malloc(sizeof(float) * EDGERL_POLICY_ACTIONS), once[EDGERL_POLICY_ACTIONS];
+    unsigned state = 1;
+    int wrong = edgerl_policy_self_test();
+    for (int call = 0; call < 300; call++) {
+        for (int i = 0; i < EDGERL_POLICY_OBSERVATIONS; i++) {
+            state = state * 1664525u + 1013904223u;
+            observation[i] = ((float)(state >> 8) / 8388608.0f - 1.0f) * (call < 200 ? 3.0f : 1e37f);
+        }
+        wrong |= edgerl_policy(observation, once) != edgerl_policy_r(observation, action, scratch);
+        for (int j = 0; j < EDGERL_POLICY_ACTIONS; j++) {
+            wrong |= once[j] != action[j];
+        }
+    }
+    free(scratch);
+    free(observation);
+    free(action);
+    return wrong;
+}
+"""
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_the_reentrant_form_is_the_same_under_sanitizers(precision: Precision, tmp_path: Path) -> None:
+    for block, layout, widths in ((1, "sparse", (5, 301, 9, 3)), (4, "sparse", (5, 30, 9, 3)), (1, "dense", (5, 9, 3))):
+        made = write(random_policy(0, widths, block, precision), tmp_path, COptions(layout=layout))  # type: ignore[arg-type]
+        assert f"_SCRATCH_BYTES {made.scratch_bytes}\n" in made.header
+        (tmp_path / "main.c").write_text(PROGRAM)
+        sanitized = ("-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all", "-g", "-O1")
+        run("gcc", "-std=c99", *sanitized, "edgerl_policy.c", "main.c", "-o", "main", folder=tmp_path)
+        run(tmp_path / "main", folder=tmp_path)
+
+
+def test_two_policies_in_one_program(tmp_path: Path) -> None:
+    for prefix, seed in (("left_leg", 1), ("right_leg", 2)):
+        write(random_policy(seed, precision="int8" if seed == 1 else "fp32"), tmp_path, COptions(prefix=prefix))
+    calls = " + ".join(f"{prefix}_self_test()" for prefix in ("left_leg", "right_leg"))
+    includes = '#include "left_leg.h"\n#include "right_leg.h"\n'
+    (tmp_path / "main.c").write_text(f"{includes}int main(void) {{ return {calls}; }}\n")
+    run("gcc", *STRICT, "left_leg.c", "right_leg.c", "main.c", "-o", "main", folder=tmp_path)
+    run(tmp_path / "main", folder=tmp_path)
+    (tmp_path / "one.c").write_text(
+        f'#include "left_leg.c"\n#include "right_leg.c"\nint main(void) {{ return {calls}; }}\n'
+    )
+    run("gcc", *STRICT, "one.c", "-o", "one", folder=tmp_path)
+    run(tmp_path / "one", folder=tmp_path)
+
+
+def test_constants_and_scratch_can_be_placed(tmp_path: Path) -> None:
+    write(random_policy(1), tmp_path)
+    placed = [f'-DEDGERL_POLICY_{name}=__attribute__((section(".{name.lower()}")))' for name in ("WEIGHTS", "SCRATCH")]
+    run("gcc", *STRICT, *placed, "-c", "edgerl_policy.c", "-o", "policy.o", folder=tmp_path)
+    sections = run("size", "-A", "policy.o", folder=tmp_path)
+    assert ".weights" in sections
+    assert ".scratch" in sections
+
+
+def test_files_of_two_exports_do_not_compile_together(tmp_path: Path) -> None:
+    write(random_policy(1), tmp_path)
+    header = (tmp_path / "edgerl_policy.h").read_text()
+    write(random_policy(2), tmp_path)
+    (tmp_path / "edgerl_policy.h").write_text(header)
+    with pytest.raises(AssertionError, match="are of two exports: take both from one"):
+        run("gcc", *STRICT, "-c", "edgerl_policy.c", "-o", "policy.o", folder=tmp_path)
+
+
+@pytest.mark.needs("arm-none-eabi-gcc", "qemu-system-arm")
+@pytest.mark.parametrize("core", CORTEX)
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_it_computes_the_same_on_a_cortex(precision: Precision, core: str, tmp_path: Path) -> None:
+    """The self-test, in emulation, of every kernel: Arm's own instructions are used nowhere else."""
+    start = EDGE / "cortex_m7.c"
+    machine = (*CORTEX[core], "-ffreestanding")
+    for block, layout, widths in (
+        *((1, "sparse", (5, 301, 9, 3)), (1, "sparse", (5, 99, 30, 3)), (4, "sparse", (5, 99, 30, 3))),
+        *((4, "sparse", (5, 1500, 3)), (1, "dense", (5, 97, 30, 3))),
+    ):
+        policy = random_policy(4, widths, block, precision)
+        for attempt in range(2):
+            made = write(policy, tmp_path, COptions(layout=layout))  # type: ignore[arg-type]
+            if attempt == 1:  # a wrong weight must be seen
+                value = made.source.index("values0[")
+                comma = made.source.index(",", value)
+                wrong = {"fp32": " 9.5f", "fp16": " 0x4900", "int8": " -127"}[precision]
+                start_of_value = made.source.rindex(" ", 0, comma)
+                (tmp_path / "edgerl_policy.c").write_text(made.source[:start_of_value] + wrong + made.source[comma:])
+            (tmp_path / "main.c").write_text(
+                '#include "edgerl_policy.h"\n'
+                f"int main(void) {{ return edgerl_policy_self_test() {'==' if attempt else '!='} 0; }}\n"
+            )
+            sources = ("edgerl_policy.c", "main.c", start)
+            link = ("-nostdlib", "-T", EDGE / "cortex_m7.ld", "-lgcc", "-o", "program.elf")
+            run("arm-none-eabi-gcc", *machine, "-O2", *sources, *link, folder=tmp_path)
+            board = "mps2-an500" if core == "M7" else "mps2-an386"
+            quiet = ("-nographic", "-monitor", "none", "-serial", "none")
+            semihosting = ("-semihosting-config", "enable=on,target=native")
+            run("qemu-system-arm", "-machine", board, *quiet, *semihosting, "-kernel", "program.elf", folder=tmp_path)
+
+
+# ------------------------------------------------------------------------------------------------------------ sizes
+
+
+@pytest.mark.needs("arm-none-eabi-gcc")
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("block", [1, 4])
+def test_announced_bytes_are_those_of_the_compiler_and_of_the_profile(
+    precision: Precision, block: int, tmp_path: Path
+) -> None:
+    policy = random_policy(5, (11, 300, 41, 6), block, precision, density=0.3)
+    made = write(policy, tmp_path, COptions(target="cortex-m4"))
+    apart = ("-O2", "-fdata-sections", "-ffunction-sections")
+    run("arm-none-eabi-gcc", *STRICT, *M4F, *apart, "-c", "edgerl_policy.c", "-o", "policy.o", folder=tmp_path)
+    sections = [line.split() for line in run("arm-none-eabi-size", "-A", "policy.o", folder=tmp_path).splitlines()]
+    sizes = {words[0]: int(words[1]) for words in sections if len(words) == 3 and words[0].startswith(".")}
+    assert sum(size for name, size in sizes.items() if name.startswith(".rodata")) == made.flash_bytes
+    assert sum(size for name, size in sizes.items() if name.startswith((".bss", ".data"))) == made.scratch_bytes
+    report = profile(policy, "stm32f405")
+    assert report.model_bytes == made.flash_bytes
+    assert report.memory_parts == {"runtime": 1024, "weights": 0, "activations": made.scratch_bytes}
+
+
+def half_cheetah(density: float, block: int) -> CompactPolicy:
+    """17-256-256-6 with exactly this share of blocks in the hidden layers, and a dense output layer."""
+    rng, layers = np.random.default_rng(0), []
+    for n, m in ((17, 256), (256, 256), (256, 6)):
+        weight = rng.normal(size=(m, n)).astype(np.float32)
+        if m == 256:
+            chosen = np.zeros(m // block * n, bool)
+            chosen[: round(density * chosen.size)] = True
+            mask = rng.permutation(chosen).reshape(m // block, n)
+            weight *= np.repeat(mask, block, axis=0)
+        layers.append(make_layer(weight, np.zeros(m, np.float32), block))
+    bound = np.ones(6, np.float32)
+    return CompactPolicy(tuple(layers), -bound, bound)
+
+
+@pytest.mark.parametrize(
+    ("block", "dtype", "factor"), [(1, "fp32", 6), (1, "int8", 13), (4, "fp32", 6.5), (4, "int8", 18)]
+)
+def test_a_tenth_of_the_connections_takes_a_fraction_of_the_flash(block: int, dtype: Precision, factor: float) -> None:
+    made = generate(half_cheetah(0.1, block), options=COptions(dtype=dtype, target="cortex-m4"), provenance=PROVENANCE)
+    dense = 4 * (17 * 256 + 256 * 256 + 256 * 6 + 256 + 256 + 6)
+    assert dense / made.flash_bytes >= factor
+    assert made.scratch_bytes == 4 * (256 + 256), "the two widest layers"
+
+
+def test_auto_takes_what_is_faster_and_not_much_larger() -> None:
+    def names(density: float, block: int = 1) -> list[type]:
+        layers = half_cheetah(density, block).layers
+        return [type(layer_form(layer, "auto", "cortex-m4", is_first=i == 0)) for i, layer in enumerate(layers)]
+
+    assert names(0.1) == names(0.5) == names(0.5, 4) == [ColumnForm, ColumnForm, DenseForm]
+    assert names(0.7) == names(1) == [DenseForm] * 3
+    assert set(COSTS) == set(TARGETS)
+
+
+# ------------------------------------------------------------------------------------------------------------- text
+
+
+@pytest.mark.parametrize(("name", "block", "precision"), CASES)
+def test_the_text_is_the_golden_one(name: str, block: int, precision: Precision) -> None:
+    """To review a change: write them anew with `python -m tests.export.golden`, and read the difference."""
+    for file, text in golden(name, block, precision).items():
+        assert (GOLDEN / file).read_text() == text, file
+
+
+def test_floats_survive() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, 1 << 32, 20_000, np.uint32).view(np.float32)
+    extremes = np.array([0, -0.0, 1, 1e-45, 1.1754944e-38, 3.4028235e38, -16777216], np.float32)
+    for value in (*extremes, *values[np.isfinite(values)]):
+        text = number(value)
+        assert text.endswith("f")
+        assert any(mark in text for mark in ".e")
+        assert np.float32(text[:-1]).tobytes() == np.float32(value).tobytes()
+
+
+def test_the_same_policy_gives_the_same_text() -> None:
+    first, second = (generate(random_policy(1), options=COptions(), provenance=PROVENANCE) for _ in range(2))
+    assert first == second
+
+
+HOSTILE = '*/ int main(void) { system("rm"); } /* \\\n#include "x" ??/\n\x00\u202e"'
+
+
+def test_hostile_metadata_stays_in_the_comment(tmp_path: Path) -> None:
+    policy = replace(random_policy(1), metadata={"environment": HOSTILE, HOSTILE: 1, "long": "x" * 10_000})
+    provenance = Provenance(HOSTILE, HOSTILE, HOSTILE)
+    made = generate(policy, options=COptions(), provenance=provenance)
+    comment, _, code = made.header.partition("*/")
+    assert comment.startswith("/*")
+    assert comment.count("/*") == 1
+    assert all(line.startswith((" *", "/* ")) for line in comment.rstrip().splitlines())
+    assert "system" not in code.replace(comment_text(HOSTILE, 64), "")
+    assert made.header.isascii()
+    assert "system" not in made.source
+    (tmp_path / "edgerl_policy.h").write_text(made.header)
+    (tmp_path / "edgerl_policy.c").write_text(made.source)
+    run("gcc", *STRICT, "-trigraphs", "-c", "edgerl_policy.c", "-o", "policy.o", folder=tmp_path)
+
+
+# -------------------------------------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize("prefix", ["", "1leg", "left-leg", "_leg", "left__leg", "légs", "a b", "a\n", "a" * 41])
+def test_a_prefix_must_be_an_identifier(prefix: str) -> None:
+    with pytest.raises(ConfigError, match="--prefix"):
+        COptions(prefix=prefix)
+
+
+@pytest.mark.parametrize("prefix", ["int", "main", "class", "uint8_t", "observation"])
+def test_a_prefix_must_be_free(prefix: str) -> None:
+    with pytest.raises(ConfigError, match=f"--prefix is '{prefix}', which C or C\\+\\+ reserves"):
+        COptions(prefix=prefix)
+
+
+def test_unknown_choices_are_refused() -> None:
+    with pytest.raises(ConfigError, match="the data type is 'fp8', which there is not; did you mean fp32"):
+        COptions(dtype="fp8")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="the target is 'cortex-m5', which there is not; did you mean cortex-m"):
+        COptions(target="cortex-m5")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="the layout is 'csr', which there is not; expected auto, dense, sparse"):
+        COptions(layout="csr")  # type: ignore[arg-type]
+
+
+def test_what_c_cannot_hold_is_refused() -> None:
+    policy = random_policy(1)
+    infinite = replace(
+        policy, layers=(replace(policy.layers[0], bias=np.full(9, np.inf, np.float32)), *policy.layers[1:])
+    )
+    with pytest.raises(UnsupportedModelError, match="layer 0 holds a number that is not finite"):
+        generate(infinite, options=COptions(), provenance=PROVENANCE)
+    wide = make_layer(np.ones((4096, 4096), np.int8), np.zeros(4096), 1, np.ones(4096, np.float32))
+    bound = np.ones(4096, np.float32)
+    with pytest.raises(UnsupportedModelError, match="bytes of constants in C; expected at most 33554432"):
+        generate(CompactPolicy((wide, wide), -bound, bound), options=COptions(dtype="fp32"), provenance=PROVENANCE)
+
+
+def test_files_that_exist_need_force(tmp_path: Path) -> None:
+    export_policy(random_policy(1), "c", tmp_path / "c")
+    with pytest.raises(OutputError, match="exists already; pass --force"):
+        export_policy(random_policy(2), "c", tmp_path / "c")
+    export_policy(random_policy(2), "c", tmp_path / "c", force=True)
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="file is a file; the output of C is a folder"):
+        export_policy(random_policy(2), "c", tmp_path / "file")
+    with pytest.raises(OutputError, match="choose an existing, writable folder"):
+        export_policy(random_policy(2), "c", tmp_path / "no" / "c")
+    assert sorted(os.listdir(tmp_path)) == ["c", "file"]
+
+
+def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, _data: bytes) -> None:
+        raise OutputError(f"cannot write {path}: No space left on device")
+
+    monkeypatch.setattr("edgerl.export.c.write_atomically", full)
+    with pytest.raises(OutputError, match="No space left"):
+        export_policy(random_policy(2), "c", tmp_path / "c")
+    assert os.listdir(tmp_path) == []
+
+
+# ------------------------------------------------------------------------------------------------------ the command
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A run folder that runs/latest points to."""
+    folder = tmp_path / "runs" / "first"
+    folder.mkdir(parents=True)
+    (tmp_path / "runs" / "latest").symlink_to("first")
+    save(half_cheetah(0.1, 1).with_example(np.zeros(17, np.float32)), folder / "policy.safetensors")
+    (folder / "config.json").write_text("{}")
+    return folder
+
+
+def test_the_command_writes_beside_the_policy_again_and_again(edgerl: Run, folder: Path) -> None:
+    for _ in range(2):
+        code, out, err = edgerl("export", "--format", "c", "--target", "stm32f405")
+        assert (code, err) == (0, "using runs/first/policy.safetensors\n")
+    lines = out.splitlines()
+    assert lines[0] == "runs/first/c: edgerl_policy.c and edgerl_policy.h, 17-256-256-6, for cortex-m4"
+    assert lines[1:4] == [
+        "layer 0: fp32, sparse columns, single connections, 8-bit rows",
+        "layer 1: fp32, sparse columns, single connections, 8-bit rows",
+        "layer 2: fp32, dense",
+    ]
+    header = (folder / "c" / "edgerl_policy.h").read_text()
+    assert "Command     edgerl export --format c --target stm32f405\n" in header
+    assert "Target      stm32f405 (cortex-m4)\n" in header
+    assert sorted(os.listdir(folder / "c")) == ["edgerl_policy.c", "edgerl_policy.h"]
+
+
+def test_json_has_the_facts(edgerl: Run, folder: Path) -> None:
+    options = ("--dtype", "int8", "--prefix", "gait", "--layout", "sparse", "--json")
+    code, out, _ = edgerl("export", folder, "--format", "c", "-o", "out", *options)
+    report = json.loads(out)
+    assert code == 0
+    assert (report["path"], report["format"], report["target"]) == ("out", "c", "generic")
+    assert report["files"] == ["gait.c", "gait.h"]
+    assert report["scratch_bytes"] == 2048
+    assert f"GAIT_FLASH_BYTES {report['flash_bytes']}\n" in Path("out/gait.h").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--prefix", "a-b"), "--prefix is 'a-b'; expected a C identifier"),
+        (("--dtype", "fp64"), "the data type is 'fp64', which there is not; did you mean fp"),
+        (("--layout", "csr"), "the layout is 'csr'"),
+        (("--target", "stm32f40"), "there is no device 'stm32f40'; did you mean stm32f405?"),
+        (("--replay", "5"), "--replay was given, which --format c does not have; leave it out"),
+        (("-o", "no/such/folder"), "choose an existing, writable folder"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(
+    edgerl: Run, folder: Path, options: tuple[str, ...], said: str
+) -> None:
+    code, out, err = edgerl("export", folder / "policy.safetensors", "--format", "c", *options)
+    assert (code, out) == (2, "")
+    assert said in err
+    assert len(err.splitlines()) == 1
+    assert sorted(os.listdir(folder)) == ["config.json", "policy.safetensors"]
+
+
+def test_options_of_c_are_not_those_of_onnx(edgerl: Run, folder: Path) -> None:
+    code, _, err = edgerl("export", folder, "--prefix", "a")
+    assert code == 2
+    assert "--prefix was given, which --format onnx does not have; leave it out" in err
+
+
+def test_what_is_too_large_for_the_device_is_not_written(edgerl: Run, folder: Path) -> None:
+    save(half_cheetah(1, 1).with_example(np.zeros(17, np.float32)), folder / "policy.safetensors")
+    device = (Path(__file__).parents[2] / "device_profiles/stm32f405.toml").read_text()
+    small = device.replace("flash_bytes = { value = 524_288", "flash_bytes = { value = 65_536")
+    assert small != device
+    Path("small.toml").write_text(small)
+    code, out, err = edgerl("export", folder, "--format", "c", "--target", "small.toml")
+    assert (code, out) == (1, "")
+    constants = 4 * (17 * 256 + 256 * 256 + 256 * 6 + 256 + 256 + 6 + 2 * 6 + 17 + 6)  # and code, as the profile has it
+    used = f"{(constants + 4096) / 1024:.1f} KiB"
+    assert f"the C of 17-256-256-6 takes {used} of flash on small, expected at most 64.0 KiB" in err
+    assert not (folder / "c").exists()
+    code, _, _ = edgerl("export", folder, "--format", "c", "--target", "small.toml", "--dtype", "int8")
+    assert code == 1
+    code, _, _ = edgerl("export", folder, "--format", "c", "--target", "stm32f405")
+    assert code == 0
