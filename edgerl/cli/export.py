@@ -63,6 +63,10 @@ def command(
         str | None,
         typer.Option(help="c: of every name, and of the files.", show_default="edgerl_policy"),
     ] = None,
+    project: Annotated[
+        bool,
+        typer.Option("--project", help="c: with files for PlatformIO and Arduino, ESP-IDF, and Zephyr."),
+    ] = False,
     measure: Annotated[
         bool | None,
         typer.Option(
@@ -106,7 +110,14 @@ def command(
     check_format(format, (*FORMATS, LEARNER_FORMAT))
     options = {
         "onnx": {"sparse-initializers": sparse_initializers or None},
-        "c": {"dtype": dtype, "target": target, "layout": layout, "prefix": prefix, "measure": measure},
+        "c": {
+            "dtype": dtype,
+            "target": target,
+            "layout": layout,
+            "prefix": prefix,
+            "measure": measure,
+            "project": project or None,
+        },
         LEARNER_FORMAT: {
             "replay": replay,
             "replay-dtype": replay_dtype,
@@ -120,7 +131,7 @@ def command(
         _print_handover(_export_learner(policy, output, force, **_chosen(options[format])), json)
     elif format == "c":
         core = _measured_core(target, measure)
-        report, source = _export_c(policy, output, force, dtype, target, layout, prefix)
+        report, source = _export_c(policy, output, force, dtype, target, layout, prefix, project)
         _print_c(report, None if core is None else measure_export(report, source, core), json)
     else:
         _print(_export_onnx(policy, output, force, sparse_initializers), sparse_initializers, json)
@@ -177,6 +188,7 @@ def _export_c(
     target: str | None,
     layout: str | None,
     prefix: str | None,
+    project: bool,
 ) -> tuple[CReport, CompactPolicy | Path]:
     """What was written, and of what."""
     from edgerl.compact.c_form import TARGETS, target_of_core
@@ -199,6 +211,7 @@ def _export_c(
         options=options,
         command=" ".join(["edgerl", *sys.argv[1:]]),
         device=None if device is None else device.id,
+        project=project,
     )
     return report, source
 
@@ -262,6 +275,8 @@ def _print_c(report: CReport, measured: Measured | None, json: bool) -> None:
         print_json({**asdict(report), "path": str(report.path), **figures})
         return
     print(f"{report.path}: {' and '.join(report.files)}, {report.architecture}, for {report.target}")
+    if report.project:
+        print(f"for other build systems: {', '.join(report.project)}")
     for index, layer in enumerate(report.layers):
         print(f"layer {index}: {layer}")
     print(

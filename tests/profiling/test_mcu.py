@@ -6,6 +6,7 @@ What a processor executes is known here by hand: loops of assembly whose instruc
 from __future__ import annotations
 
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -74,22 +75,24 @@ def _source(folder: Path, text: str) -> Path:
 
 
 def test_a_core_that_is_not_known_is_refused_with_those_that_are() -> None:
-    with pytest.raises(ConfigError, match="cortex-m5'; expected one of cortex-m0plus, .*cortex-m33; did you mean"):
+    with pytest.raises(ConfigError, match=r"cortex-m5'; expected one of cortex-m0plus, .*cortex-m33; did you mean"):
         find_core("cortex-m5")
 
 
 def test_without_the_cross_compiler_one_line_names_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(MissingExtraError, match="arm-none-eabi-gcc is not installed.*apt install gcc-arm-none-eabi"):
+    with pytest.raises(MissingExtraError, match=r"arm-none-eabi-gcc is not installed.*apt install gcc-arm-none-eabi"):
         measure_policy([_source(tmp_path, LINEAR)], "policy", OBSERVATIONS, 2)
 
 
 @pytest.mark.needs("arm-none-eabi-gcc")
 def test_an_optimisation_that_is_not_known_and_c_that_does_not_compile_are_refused(tmp_path: Path) -> None:
     source = _source(tmp_path, "int policy(")
-    with pytest.raises(ConfigError, match="the optimisation is '-O9'; expected one of -O2, -O3, -Os"):
+    with pytest.raises(ConfigError, match=r"the optimisation is '-O9'; expected one of -O2, -O3, -Os"):
         compile_sources([source], CORES["cortex-m7"], "-O9", tmp_path)
-    with pytest.raises(UnsupportedModelError, match="policy.c: arm-none-eabi-gcc ended with code 1: .*error: expected"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"policy.c: arm-none-eabi-gcc ended with code 1: .*error: expected"
+    ):
         compile_sources([source], CORES["cortex-m7"], "-O2", tmp_path)
 
 
@@ -192,7 +195,7 @@ def test_a_program_that_faults_ends_with_one_line(tmp_path: Path) -> None:
     text += " (void)o; *(volatile float *)0xf0000000u = *a; return 0; }\n"
     compiled = compile_sources([_source(tmp_path, text)], CORES["cortex-m4f"], "-O2", tmp_path)
     program = build_measured(compiled.objects, call_of("policy"), OBSERVATIONS, 2, CORES["cortex-m4f"], tmp_path)
-    with pytest.raises(UnsupportedModelError, match="measured.elf: qemu-system-arm ended with code 3"):
+    with pytest.raises(UnsupportedModelError, match=r"measured.elf: qemu-system-arm ended with code 3"):
         run_on_board(program, CORES["cortex-m4f"])
 
 
@@ -291,7 +294,7 @@ def exported(tmp_path: Path) -> Path:
     widths = (3, 8, 8, 2)
     layers = tuple(
         make_layer(generator.normal(size=(m, n)).astype(np.float32), np.zeros(m, np.float32), 1)
-        for n, m in zip(widths, widths[1:], strict=False)
+        for n, m in pairwise(widths)
     )
     bound = np.ones(2, np.float32)
     policy = CompactPolicy(layers, -bound, bound).with_example(OBSERVATIONS[0])
@@ -320,7 +323,7 @@ def test_the_firmware_example_notices_a_board_that_computes_something_else(expor
     )
     core = CORES["cortex-m4f"]
     program = build_program(["example.c", broken, exported / "fails.c"], core, exported, includes=[exported])
-    with pytest.raises(UnsupportedModelError, match="qemu-system-arm ended with code 1"):
+    with pytest.raises(UnsupportedModelError, match=r"qemu-system-arm ended with code 1"):
         run_on_board(program, core)
 
 
