@@ -69,10 +69,10 @@ def compare(run: Path, episodes: int) -> bool:
     is_fine = True
     with closing(environment_of(checkpoint)) as environment, tempfile.TemporaryDirectory() as folder:
         longest = longest_episode(environment, checkpoint.config.schedule)
-        original = np.array(evaluate(environment, policy, seeds, longest))
+        original = evaluate(environment, policy, seeds, longest)
         for dtype, allowed in ALLOWED.items():
-            returns = np.array(evaluate(environment, Compiled(policy, dtype, Path(folder)), seeds, longest))
-            mean, low, high = mean_interval((returns - original).tolist())
+            returns = evaluate(environment, Compiled(policy, dtype, Path(folder)), seeds, longest)
+            mean, low, high = mean_interval(returns - original)
             share = abs(mean) / abs(original.mean())
             is_fine &= low <= 0 <= high or share <= allowed
             print(

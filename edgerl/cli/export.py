@@ -108,7 +108,7 @@ def command(
     from edgerl.export import FORMATS, check_format
 
     check_format(format, (*FORMATS, LEARNER_FORMAT))
-    options = {
+    options: dict[str, dict[str, Any]] = {
         "onnx": {"sparse-initializers": sparse_initializers or None},
         "c": {
             "dtype": dtype,

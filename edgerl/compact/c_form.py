@@ -164,7 +164,8 @@ def layer_form(layer: Layer, layout: Layout, target: Target, *, is_first: bool) 
         return columns
     dense = dense_form(layer)
     active = 1.0 if is_first else ACTIVE
-    smaller, larger = sorted((columns, dense), key=lambda form: form.n_bytes)
+    forms: list[Form] = sorted((columns, dense), key=lambda form: form.n_bytes)
+    smaller, larger = forms
     is_faster = instructions(layer, larger, target, active) < instructions(layer, smaller, target, active)
     return larger if is_faster and larger.n_bytes <= MUCH_LARGER * smaller.n_bytes else smaller
 

@@ -236,7 +236,8 @@ _HEADER = Template("""\
  * Origin      $about
  * Target      $target
  *
- * Takes $flash bytes of constants in flash, $scratch bytes of scratch memory, and less than 300 bytes of stack.
+ * Takes $flash bytes of constants in flash, $scratch bytes of scratch memory, and on a Cortex-M at -O2 less than
+ * 300 bytes of stack.
  *
  * Contract
  * - $p reads $N numbers in the environment's own units and writes $M in the environment's own units:
@@ -435,7 +436,7 @@ def _kernel(p: str, layer: Layer, form: Form, number_type: str) -> str:
         "number": number_type,
         "value": kernel.value,
         "input": kernel.input,
-        "load": kernel.load,
+        **{column: kernel.weight(f"*{column}++") for column in "abcd"},
         "part": kernel.part,
         "test": "input != 0" if is_integer else "input > above",
         "condition": "is not zero" if is_integer else "is above `above`",

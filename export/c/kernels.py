@@ -94,8 +94,9 @@ static void ${p}_clear(size_t outputs, ${number} *restrict y) {
 
 DENSE = Template("""\
 /* Adds four columns of weights, each times its input, to y[outputs]: four multiply-adds for a load and a store. */
-static void ${p}_four_${dtype}(size_t outputs, const ${value} *const column[4], const ${input} input[4],
-                               ${number} *restrict y) {
+static void ${p}_four_${dtype}(
+    size_t outputs, const ${value} *const column[4], const ${input} input[4], ${number} *restrict y
+) {
     const ${value} *a = column[0], *b = column[1], *c = column[2], *d = column[3];
     const ${input} p = input[0], q = input[1], r = input[2], s = input[3];
     const ${number} *const whole = y + outputs / 4 * 4, *const end = y + outputs;
@@ -103,18 +104,19 @@ static void ${p}_four_${dtype}(size_t outputs, const ${value} *const column[4], 
 ${body}    }
     while (y != end) {
         ${input} sum = y[0]${part};
-        sum += ${load}(*a++) * p;
-        sum += ${load}(*b++) * q;
-        sum += ${load}(*c++) * r;
-        sum += ${load}(*d++) * s;
+        sum += ${a} * p;
+        sum += ${b} * q;
+        sum += ${c} * r;
+        sum += ${d} * s;
         y[0]${part} = sum;
         y++;
     }
 }
 
 /* y[outputs] += x[inputs] weights[inputs][outputs], for each input that ${condition}. */
-static void ${p}_dense_${dtype}(size_t inputs, size_t outputs, ${above}const ${value} *weights,
-                                const ${number} *restrict x, ${number} *restrict y) {
+static void ${p}_dense_${dtype}(
+    size_t inputs, size_t outputs, ${above}const ${value} *weights, const ${number} *restrict x, ${number} *restrict y
+) {
     const ${number} *const end = x + inputs;
     const ${value} *column[4];
     ${input} active[4];
@@ -146,8 +148,10 @@ static void ${p}_dense_${dtype}(size_t inputs, size_t outputs, ${above}const ${v
 COLUMNS = Template("""\
 /* Adds to y the weights of each of x[inputs] that ${condition}: counts[inputs] entries, each of which has ${index}
  * and ${weights}. */
-static void ${p}_${name}(size_t inputs, ${above}const ${count} *counts, const ${row} *rows, const ${value} *values,
-                         const ${number} *restrict x, ${number} *restrict y) {
+static void ${p}_${name}(
+    size_t inputs, ${above}const ${count} *counts, const ${row} *rows,
+    const ${value} *values, const ${number} *restrict x, ${number} *restrict y
+) {
     const ${number} *const last = x + inputs;
     while (x != last) {
         const size_t count = *counts++;
@@ -174,12 +178,16 @@ class Kernel:
     number: str  # type of a scratch number
     vldm: str | None  # the macro that says whether Arm's instructions are there; None where they are of no use
 
+    def weight(self, stored: str) -> str:
+        """The expression for a weight that is stored as `stored`."""
+        return f"{self.load}({stored})" if self.load else stored
+
 
 def dense_body(kernel: Kernel) -> str:
     """Four sums, four multiply-adds each."""
     lines = [f"{kernel.input} y{k} = y[{k}]{kernel.part};" for k in range(4)]
     for column, factor in zip("abcd", "pqrs", strict=True):
-        lines += [f"y{k} += {kernel.load}({column}[{k}]) * {factor};" for k in range(4)]
+        lines += [f"y{k} += {kernel.weight(f'{column}[{k}]')} * {factor};" for k in range(4)]
     lines += [f"y[{k}]{kernel.part} = y{k};" for k in range(4)]
     lines += [f"{pointer} += 4;" for pointer in "abcdy"]
     return _indented(_either(kernel, _DENSE_ARM, lines), 8)
@@ -209,7 +217,7 @@ def _entries(kernel: Kernel, entries: int, block: int, is_delta: bool) -> list[s
     lines.append(f"rows += {entries};")
     pairs = [(e, k) for e in range(entries) for k in range(block)]
     sums = [f"{kernel.input} sum{e}{k} = y{e}[{k}]{kernel.part};" for e, k in pairs]
-    sums += [f"sum{e}{k} += {kernel.load}(values[{block * e + k}]) * input;" for e, k in pairs]
+    sums += [f"sum{e}{k} += {kernel.weight(f'values[{block * e + k}]')} * input;" for e, k in pairs]
     sums += [f"y{e}[{k}]{kernel.part} = sum{e}{k};" for e, k in pairs]
     sums.append(f"values += {block * entries};")
     arm = {(4, 1): _FOUR_ARM, (1, 4): _BLOCK_ARM}.get((entries, block))
@@ -217,13 +225,14 @@ def _entries(kernel: Kernel, entries: int, block: int, is_delta: bool) -> list[s
     return ["    " + line for line in lines]
 
 
-def _either(kernel: Kernel, arm: tuple[list[str], str], portable: list[str]) -> list[str]:
+def _either(kernel: Kernel, arm: tuple[list[str], list[str]], portable: list[str]) -> list[str]:
     """Arm's instructions where they are, else the portable lines."""
     if kernel.vldm is None:
         return portable
     instructions, operands = arm
     text = [f'    "{instruction}\\n"' for instruction in instructions]
-    return [f"#if {kernel.vldm}", "__asm__ volatile(", *text, f"    {operands});", "#else", *portable, "#endif"]
+    tail = [f"    {line}" for line in (*operands, f"{_CLOBBERED});")]
+    return [f"#if {kernel.vldm}", "__asm__ volatile(", *text, *tail, "#else", *portable, "#endif"]
 
 
 def _multiply_adds(sums: int, weights: int, factor: str) -> list[str]:
@@ -243,9 +252,10 @@ _DENSE_ARM = (
         ),
         "vstmia %[y]!, {s8-s11}",
     ],
-    ': [a] "+r"(a), [b] "+r"(b), [c] "+r"(c), [d] "+r"(d), [y] "+r"(y)\n'
-    '    : [p] "t"(p), [q] "t"(q), [r] "t"(r), [s] "t"(s)\n'
-    f"    {_CLOBBERED}",
+    [
+        ': [a] "+r"(a), [b] "+r"(b), [c] "+r"(c), [d] "+r"(d), [y] "+r"(y)',
+        ': [p] "t"(p), [q] "t"(q), [r] "t"(r), [s] "t"(s)',
+    ],
 )
 
 _BLOCK_ARM = (
@@ -255,7 +265,7 @@ _BLOCK_ARM = (
         *_multiply_adds(8, 12, "input"),
         "vstmia %[y], {s8-s11}",
     ],
-    f': [values] "+r"(values) : [y] "r"(y0), [input] "t"(input) {_CLOBBERED}',
+    [': [values] "+r"(values)', ': [y] "r"(y0), [input] "t"(input)'],
 )
 
 _FOUR_ARM = (
@@ -265,9 +275,7 @@ _FOUR_ARM = (
         *_multiply_adds(8, 12, "input"),
         *(f"vstr s{8 + k}, [%[y{k}]]" for k in range(4)),
     ],
-    ': [values] "+r"(values)\n'
-    '    : [y0] "r"(y0), [y1] "r"(y1), [y2] "r"(y2), [y3] "r"(y3), [input] "t"(input)\n'
-    f"    {_CLOBBERED}",
+    [': [values] "+r"(values)', ': [y0] "r"(y0), [y1] "r"(y1), [y2] "r"(y2), [y3] "r"(y3), [input] "t"(input)'],
 )
 
 

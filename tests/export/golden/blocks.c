@@ -3,7 +3,7 @@
 
 #include <stddef.h>
 
-#if BLOCKS_TAG != 0xd1dc0e9a
+#if BLOCKS_TAG != 0x469da029
 #error "blocks.h and blocks.c are of two exports: take both from one"
 #endif
 
@@ -122,8 +122,10 @@ static void blocks_start(size_t outputs, size_t padded, const float *bias, float
 
 /* Adds to y the weights of each of x[inputs] that is above `above`: counts[inputs] entries, each of which has its row of blocks
  * and 4 weights. */
-static void blocks_columns4_fp32_row8_count8(size_t inputs, float above, const uint8_t *counts, const uint8_t *rows, const float *values,
-                         const float *restrict x, float *restrict y) {
+static void blocks_columns4_fp32_row8_count8(
+    size_t inputs, float above, const uint8_t *counts, const uint8_t *rows,
+    const float *values, const float *restrict x, float *restrict y
+) {
     const float *const last = x + inputs;
     while (x != last) {
         const size_t count = *counts++;
@@ -143,16 +145,18 @@ static void blocks_columns4_fp32_row8_count8(size_t inputs, float above, const u
                     "vfma.f32 s10, s14, %[input]\n"
                     "vfma.f32 s11, s15, %[input]\n"
                     "vstmia %[y], {s8-s11}\n"
-                    : [values] "+r"(values) : [y] "r"(y0), [input] "t"(input) : "s8", "s9", "s10", "s11", "s12", "s13", "s14", "s15", "memory");
+                    : [values] "+r"(values)
+                    : [y] "r"(y0), [input] "t"(input)
+                    : "s8", "s9", "s10", "s11", "s12", "s13", "s14", "s15", "memory");
 #else
                 float sum00 = y0[0];
                 float sum01 = y0[1];
                 float sum02 = y0[2];
                 float sum03 = y0[3];
-                sum00 += (values[0]) * input;
-                sum01 += (values[1]) * input;
-                sum02 += (values[2]) * input;
-                sum03 += (values[3]) * input;
+                sum00 += values[0] * input;
+                sum01 += values[1] * input;
+                sum02 += values[2] * input;
+                sum03 += values[3] * input;
                 y0[0] = sum00;
                 y0[1] = sum01;
                 y0[2] = sum02;

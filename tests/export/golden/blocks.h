@@ -6,7 +6,8 @@
  * Origin      environment Anything-v0, return -1.5, seed 1
  * Target      generic
  *
- * Takes 181 bytes of constants in flash, 48 bytes of scratch memory, and less than 300 bytes of stack.
+ * Takes 181 bytes of constants in flash, 48 bytes of scratch memory, and on a Cortex-M at -O2 less than
+ * 300 bytes of stack.
  *
  * Contract
  * - blocks reads 3 numbers in the environment's own units and writes 2 in the environment's own units:
@@ -37,7 +38,7 @@
 #define BLOCKS_FLASH_BYTES 181
 #define BLOCKS_SCRATCH_BYTES 48
 #define BLOCKS_NOT_FINITE 1
-#define BLOCKS_TAG 0xd1dc0e9a /* the same in both files */
+#define BLOCKS_TAG 0x469da029 /* the same in both files */
 
 #ifdef __cplusplus
 extern "C" {

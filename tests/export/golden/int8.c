@@ -3,7 +3,7 @@
 
 #include <stddef.h>
 
-#if INT8_TAG != 0x674d99c9
+#if INT8_TAG != 0xfb943ae1
 #error "int8.h and int8.c are of two exports: take both from one"
 #endif
 
@@ -159,8 +159,10 @@ static void int8_scale(size_t outputs, float step, const float *scale, const flo
 
 /* Adds to y the weights of each of x[inputs] that is not zero: counts[inputs] entries, each of which has its row
  * and a weight. */
-static void int8_columns1_int8_row8_count8(size_t inputs, const uint8_t *counts, const uint8_t *rows, const int8_t *values,
-                         const int8_number *restrict x, int8_number *restrict y) {
+static void int8_columns1_int8_row8_count8(
+    size_t inputs, const uint8_t *counts, const uint8_t *rows,
+    const int8_t *values, const int8_number *restrict x, int8_number *restrict y
+) {
     const int8_number *const last = x + inputs;
     while (x != last) {
         const size_t count = *counts++;
@@ -179,10 +181,10 @@ static void int8_columns1_int8_row8_count8(size_t inputs, const uint8_t *counts,
                 int32_t sum10 = y1[0].integer;
                 int32_t sum20 = y2[0].integer;
                 int32_t sum30 = y3[0].integer;
-                sum00 += (values[0]) * input;
-                sum10 += (values[1]) * input;
-                sum20 += (values[2]) * input;
-                sum30 += (values[3]) * input;
+                sum00 += values[0] * input;
+                sum10 += values[1] * input;
+                sum20 += values[2] * input;
+                sum30 += values[3] * input;
                 y0[0].integer = sum00;
                 y1[0].integer = sum10;
                 y2[0].integer = sum20;
@@ -193,7 +195,7 @@ static void int8_columns1_int8_row8_count8(size_t inputs, const uint8_t *counts,
                 int8_number *const y0 = y + rows[0];
                 rows += 1;
                 int32_t sum00 = y0[0].integer;
-                sum00 += (values[0]) * input;
+                sum00 += values[0] * input;
                 y0[0].integer = sum00;
                 values += 1;
             }

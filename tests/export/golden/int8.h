@@ -6,7 +6,8 @@
  * Origin      environment Anything-v0, return -1.5, seed 1
  * Target      generic
  *
- * Takes 146 bytes of constants in flash, 32 bytes of scratch memory, and less than 300 bytes of stack.
+ * Takes 146 bytes of constants in flash, 32 bytes of scratch memory, and on a Cortex-M at -O2 less than
+ * 300 bytes of stack.
  *
  * Contract
  * - int8 reads 3 numbers in the environment's own units and writes 2 in the environment's own units:
@@ -37,7 +38,7 @@
 #define INT8_FLASH_BYTES 146
 #define INT8_SCRATCH_BYTES 32
 #define INT8_NOT_FINITE 1
-#define INT8_TAG 0x674d99c9 /* the same in both files */
+#define INT8_TAG 0xfb943ae1 /* the same in both files */
 
 #ifdef __cplusplus
 extern "C" {

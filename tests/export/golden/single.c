@@ -3,7 +3,7 @@
 
 #include <stddef.h>
 
-#if SINGLE_TAG != 0x20294008
+#if SINGLE_TAG != 0x205cdee4
 #error "single.h and single.c are of two exports: take both from one"
 #endif
 
@@ -121,8 +121,10 @@ static void single_start(size_t outputs, size_t padded, const float *bias, float
 
 /* Adds to y the weights of each of x[inputs] that is above `above`: counts[inputs] entries, each of which has its row
  * and a weight. */
-static void single_columns1_fp32_row8_count8(size_t inputs, float above, const uint8_t *counts, const uint8_t *rows, const float *values,
-                         const float *restrict x, float *restrict y) {
+static void single_columns1_fp32_row8_count8(
+    size_t inputs, float above, const uint8_t *counts, const uint8_t *rows,
+    const float *values, const float *restrict x, float *restrict y
+) {
     const float *const last = x + inputs;
     while (x != last) {
         const size_t count = *counts++;
@@ -153,17 +155,17 @@ static void single_columns1_fp32_row8_count8(size_t inputs, float above, const u
                     "vstr s10, [%[y2]]\n"
                     "vstr s11, [%[y3]]\n"
                     : [values] "+r"(values)
-    : [y0] "r"(y0), [y1] "r"(y1), [y2] "r"(y2), [y3] "r"(y3), [input] "t"(input)
-    : "s8", "s9", "s10", "s11", "s12", "s13", "s14", "s15", "memory");
+                    : [y0] "r"(y0), [y1] "r"(y1), [y2] "r"(y2), [y3] "r"(y3), [input] "t"(input)
+                    : "s8", "s9", "s10", "s11", "s12", "s13", "s14", "s15", "memory");
 #else
                 float sum00 = y0[0];
                 float sum10 = y1[0];
                 float sum20 = y2[0];
                 float sum30 = y3[0];
-                sum00 += (values[0]) * input;
-                sum10 += (values[1]) * input;
-                sum20 += (values[2]) * input;
-                sum30 += (values[3]) * input;
+                sum00 += values[0] * input;
+                sum10 += values[1] * input;
+                sum20 += values[2] * input;
+                sum30 += values[3] * input;
                 y0[0] = sum00;
                 y1[0] = sum10;
                 y2[0] = sum20;
@@ -175,7 +177,7 @@ static void single_columns1_fp32_row8_count8(size_t inputs, float above, const u
                 float *const y0 = y + rows[0];
                 rows += 1;
                 float sum00 = y0[0];
-                sum00 += (values[0]) * input;
+                sum00 += values[0] * input;
                 y0[0] = sum00;
                 values += 1;
             }

@@ -6,7 +6,8 @@
  * Origin      environment Anything-v0, return -1.5, seed 1
  * Target      generic
  *
- * Takes 151 bytes of constants in flash, 32 bytes of scratch memory, and less than 300 bytes of stack.
+ * Takes 151 bytes of constants in flash, 32 bytes of scratch memory, and on a Cortex-M at -O2 less than
+ * 300 bytes of stack.
  *
  * Contract
  * - single reads 3 numbers in the environment's own units and writes 2 in the environment's own units:
@@ -37,7 +38,7 @@
 #define SINGLE_FLASH_BYTES 151
 #define SINGLE_SCRATCH_BYTES 32
 #define SINGLE_NOT_FINITE 1
-#define SINGLE_TAG 0x20294008 /* the same in both files */
+#define SINGLE_TAG 0x205cdee4 /* the same in both files */
 
 #ifdef __cplusplus
 extern "C" {
