@@ -2,18 +2,20 @@
 
     python benchmarks/mcu.py --onnx2c PATH [--emlearn PYTHON] [--rltools FOLDER] [--run FOLDER …] [--steps N] [--json]
 
-Instructions are counted in QEMU: exact, and no time. Cycles are models (edgerl/profiling/microcontroller/cycles.py): for
-the M4F its manual's timing tables, without wait states; for the M7 LLVM's scheduling model. No board is involved.
+Instructions are counted in QEMU: exact, and no time. Cycles are models (edgerl/profiling/microcontroller/cycles.py):
+for the M4F its manual's timing tables, without wait states; for the M7 LLVM's scheduling model. No board is involved.
 
-Policies are trained, since what a ReLU made zero is skipped: HalfCheetah-v5, 17-64-64-6 and 17-256-256-6, both hidden layers
-at the density, the output layer dense. They are trained here, --steps each (30 000), into --folder, and kept there;
---run FOLDER takes a run of yours in the place of the one that has its widths, density and block. A policy is measured on
-observations of an episode that it plays, as it is exported: without its dead units.
+Policies are trained, since what a ReLU made zero is skipped: HalfCheetah-v5, 17-64-64-6 and 17-256-256-6, both hidden
+layers at the density, the output layer dense. They are trained here, --steps each (30 000), into --folder, and kept
+there;
+--run FOLDER takes a run of yours in the place of the one that has its widths, density and block. A policy is measured
+on observations of an episode that it plays, as it is exported: without its dead units.
 
-Peers get the dense policy of the same widths: onnx2c (--onnx2c, a built one; docs/c.md says how; without it known counts at
+Peers get the dense policy of the same widths: onnx2c (--onnx2c, a built one; docs/c.md says how; without it known
+counts at
 -O3 stand in, and say so), emlearn (--emlearn: a Python that has it), the Arm kernels of RLtools (--rltools: its folder
-`include`, as in PyPI's wheel) and a plain loop over the rows. The last column's peer is onnx2c's C of the same policy's own ONNX
-file: dense as well, but without the dead units.
+`include`, as in PyPI's wheel) and a plain loop over the rows. The last column's peer is onnx2c's C of the same
+policy's own ONNX file: dense as well, but without the dead units.
 """
 
 from __future__ import annotations
@@ -264,7 +266,7 @@ def rltools_with(include: Path) -> Measure:
 
 
 def rltools_source(policy: CompactPolicy) -> str:
-    """C++ that loads a dense policy into RLtools' layers before main, and evaluates them on its optimised Arm device."""
+    """C++ that loads a dense policy into RLtools' layers before main, and evaluates them on its Arm device."""
     head = """#include <rl_tools/operations/arm.h>
 #include <rl_tools/nn/layers/dense/operations_arm/opt.h>
 #include <cstring>
@@ -387,7 +389,8 @@ def _table(rows: Sequence[dict[str, Any]], width: int, core: str) -> str:
         )
         shape = f"{density:g}, {block}"
         lines.append(
-            f"| {exporter} | {shape} | {100 * pair[0]['zero_share']:.0f} % | {' | '.join(figures)} | {', '.join(beside) or '–'} |"
+            f"| {exporter} | {shape} | {100 * pair[0]['zero_share']:.0f} % "
+            f"| {' | '.join(figures)} | {', '.join(beside) or '–'} |"
         )
     return "\n".join(lines)
 

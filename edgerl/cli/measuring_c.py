@@ -35,7 +35,8 @@ class Measured:
         sizes = measurement.sizes
         stack = "" if measurement.stack is None else f", stack {human_bytes(measurement.stack.bytes)} at most"
         print(
-            f"measured for {measurement.core} at {measurement.optimisation}: code and constants {human_bytes(sizes.text)}, "
+            f"measured for {measurement.core} at {measurement.optimisation}: "
+            f"code and constants {human_bytes(sizes.text)}, "
             f"data {human_bytes(sizes.data)}, bss {human_bytes(sizes.bss)}{stack}"
         )
         if counted is None:

@@ -202,7 +202,9 @@ def profile(
 
 
 def _with_measured_c(report: ProfileReport, model: Path, device: Device, figures: RuntimeFigures) -> ProfileReport:
-    """The same with what was measured of the C that was exported beside the policy for this device's core, if anything."""
+    """The same with what was measured of the C that was exported beside the policy for this device's core, if
+    anything.
+    """
     folder = (model if model.is_dir() else model.parent) / run_folder.C_FOLDER
     core = CORE_OF_DEVICE.get(device.cpu.core)
     if core is None or not (folder / measured_c.NAME).is_file():

@@ -114,7 +114,8 @@ def export(
 ) -> CReport:
     """Write header and C file of `policy` into the folder `path`, which is made where its parent is there.
 
-    `command` and `device` are for the header. `project`: with the files of other build systems (project.py). Raises ConfigError, OutputError, UnsupportedModelError.
+    `command` and `device` are for the header. `project`: with the files of other build systems (project.py).
+    Raises ConfigError, OutputError, UnsupportedModelError.
     """
     options = options or COptions()
     made = generate(policy, options=options, provenance=Provenance(source_sha256, command, device))

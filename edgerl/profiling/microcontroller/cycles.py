@@ -198,8 +198,8 @@ def _for_llvm(instructions: Sequence[str]) -> list[str]:
     """Instructions as llvm-mca takes them: what it cannot place is replaced by what costs the same.
 
     Branches get a label (a call becomes a branch, or it would stand for what it calls), an IT block its instructions
-    without their condition behind a nop, a comparison with zero is one with a register, and a load or store that updates
-    its address first does so last (LLVM 14 to 19 crash on it).
+    without their condition behind a nop, a comparison with zero is one with a register, and a load or store that
+    updates its address first does so last (LLVM 14 to 19 crash on it).
     """
     lines: list[str] = []
     conditions: list[str] = []

@@ -1,8 +1,9 @@
 """Executing a policy's C on an emulated board and counting its instructions.
 
-QEMU translates what a Cortex-M would execute; it knows no pipeline, no caches and no wait states. So it says exactly how
-many instructions a call takes, and nothing about time. A plugin (firmware/count.c, compiled for the occasion) counts each
-instruction between two marks. `-icount shift=0`, where an instruction takes a nanosecond of the board's time, is the check.
+QEMU translates what a Cortex-M would execute; it knows no pipeline, no caches and no wait states. So it says exactly
+how many instructions a call takes, and nothing about time. A plugin (firmware/count.c, compiled for the occasion)
+counts each instruction between two marks. `-icount shift=0`, where an instruction takes a nanosecond of the board's
+time, is the check.
 """
 
 from __future__ import annotations
@@ -96,7 +97,9 @@ def build_program(
 
 
 def run_on_board(program: Path, core: Core, more: Sequence[str | Path] = ()) -> str:
-    """What a program prints on the emulated board. Raises UnsupportedModelError where it ends with another code than 0."""
+    """What a program prints on the emulated board. Raises UnsupportedModelError where it ends with another code than
+    0.
+    """
     qemu = require_program(QEMU, QEMU, "running a program for microcontrollers here")
     command = [qemu, "-M", core.board, "-nodefaults", "-display", "none", "-monitor", "none", "-serial", "none"]
     semihosting = ["-chardev", "stdio,id=out", "-semihosting-config", "enable=on,target=native,chardev=out"]
@@ -116,7 +119,8 @@ def build_measured(
 ) -> Path:
     """A program that calls a policy for each of `observations` [calls, n], and prints the actions.
 
-    `call` is C that defines `int measured_call(const float *observation, float *action)`, or nothing where an object does.
+    `call` is C that defines `int measured_call(const float *observation, float *action)`, or nothing where an object
+    does.
     """
     (folder / "recorded.h").write_text(_recorded(observations, n_actions))
     (folder / "call.c").write_text(call or "typedef int nothing;\n")
@@ -165,7 +169,9 @@ def execute(program: Path, core: Core) -> Execution:
 
 
 def instructions_by_clock(program: Path, core: Core) -> float:
-    """Instructions of a measured call, the harness's few included, by the board's clock: QEMU's own count, as a check."""
+    """Instructions of a measured call, the harness's few included, by the board's clock: QEMU's own count, as a
+    check.
+    """
     ticks = _number(run_on_board(program, core, ["-icount", "shift=0"]), "ticks")
     observations = re.search(r"CALLS = (\d+)", (program.parent / "recorded.h").read_text())
     assert observations is not None

@@ -21,8 +21,8 @@ from edgerl.profiling.microcontroller.toolchain import Compiled, Sizes, Stack, c
 class Counted:
     """Calls on the emulated board.
 
-    `instructions` is a call's mean and `most_instructions` the largest; `stack_bytes` is the deepest that the stack was,
-    libraries included; `cycles` are modelled (None: no model of the core, or `no_cycles` says what it lacks).
+    `instructions` is a call's mean and `most_instructions` the largest; `stack_bytes` is the deepest that the stack
+    was, libraries included; `cycles` are modelled (None: no model of the core, or `no_cycles` says what it lacks).
     """
 
     calls: int
@@ -89,9 +89,9 @@ def measure_policy(
 ) -> McuMeasurement:
     """Compile `sources`, which define `int entry(const float observation[n], float action[n_actions])`, and call it.
 
-    `observations` is [calls, n]. `core` is one of toolchain.CORES, `optimisation` one of OPTIMISATIONS. Raises ConfigError
-    for others, MissingExtraError without a cross compiler, and UnsupportedModelError for sources that do not compile or
-    run.
+    `observations` is [calls, n]. `core` is one of toolchain.CORES, `optimisation` one of OPTIMISATIONS. Raises
+    ConfigError for others, MissingExtraError without a cross compiler, and UnsupportedModelError for sources that do
+    not compile or run.
     """
     with tempfile.TemporaryDirectory(prefix="edgerl-") as name:
         folder = Path(name)

@@ -27,7 +27,8 @@ LONGEST_WAIT = 300
 class Core:
     """A processor core that programs are compiled for, and QEMU's board that executes them.
 
-    `clock_hz` is the emulated board's. A Cortex-M0+ has no board of its own: its instructions are a part of the Cortex-M3's.
+    `clock_hz` is the emulated board's. A Cortex-M0+ has no board of its own: its instructions are a part of the
+    Cortex-M3's.
     """
 
     name: str
@@ -128,8 +129,8 @@ def compile_sources(
 ) -> Compiled:
     """Compile C files, each with its own folder for includes, into `folder`.
 
-    Raises MissingExtraError without a cross compiler, ConfigError for an optimisation that is none of OPTIMISATIONS, and
-    UnsupportedModelError where a file does not compile.
+    Raises MissingExtraError without a cross compiler, ConfigError for an optimisation that is none of OPTIMISATIONS,
+    and UnsupportedModelError where a file does not compile.
     """
     if optimisation not in OPTIMISATIONS:
         raise ConfigError(f"the optimisation is {quoted(optimisation)}; expected one of {', '.join(OPTIMISATIONS)}")
@@ -156,7 +157,7 @@ def _sizes(objects: Sequence[Path], folder: Path) -> Sizes:
     return Sizes(*(sum(column) for column in zip(*columns, strict=True)))
 
 
-# A line of GCC's call graph: node: { title: "file.c:name" label: "name\nfile.c:1:5\n16 bytes (static)\n0 dynamic objects" }
+# A line of GCC's call graph: node: { title: "file.c:name" label: "name\nfile.c:1:5\n16 bytes (static)\n…" }
 _NODE = re.compile(r'node: \{ title: "([^"]*)" label: "[^"]*?\\n(\d+) bytes \((static|dynamic[^)]*)\)')
 _EDGE = re.compile(r'edge: \{ sourcename: "([^"]*)" targetname: "([^"]*)"')
 
