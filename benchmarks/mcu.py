@@ -7,15 +7,13 @@ for the M4F its manual's timing tables, without wait states; for the M7 LLVM's s
 
 Policies are trained, since what a ReLU made zero is skipped: HalfCheetah-v5, 17-64-64-6 and 17-256-256-6, both hidden
 layers at the density, the output layer dense. They are trained here, --steps each (30 000), into --folder, and kept
-there;
---run FOLDER takes a run of yours in the place of the one that has its widths, density and block. A policy is measured
-on observations of an episode that it plays, as it is exported: without its dead units.
+there; --run FOLDER takes a run of yours in the place of the one that has its widths, density and block. A policy is
+measured on observations of an episode that it plays, as it is exported: without its dead units.
 
 Peers get the dense policy of the same widths: onnx2c (--onnx2c, a built one; docs/c.md says how; without it known
-counts at
--O3 stand in, and say so), emlearn (--emlearn: a Python that has it), the Arm kernels of RLtools (--rltools: its folder
-`include`, as in PyPI's wheel) and a plain loop over the rows. The last column's peer is onnx2c's C of the same
-policy's own ONNX file: dense as well, but without the dead units.
+counts at -O3 stand in, and say so), emlearn (--emlearn: a Python that has it), the Arm kernels of RLtools (--rltools:
+its folder `include`, as in PyPI's wheel) and a plain loop over the rows. The last column's peer is onnx2c's C of the
+same policy's own ONNX file: dense as well, but without the dead units.
 """
 
 from __future__ import annotations
