@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
@@ -34,7 +35,7 @@ from edgerl.export.c.project import project_files
 from edgerl.export.c.text import array, check_prefix, comment_text, number
 from edgerl.files import refuse_existing, write_atomically
 
-MAXIMUM_FLASH_BYTES = 1 << 25
+MAXIMUM_FLASH_BYTES = 1 << 24
 """No microcontroller holds more constants, and a C file of them would have hundreds of megabytes."""
 
 TOLERANCES: dict[Precision, float] = {"fp32": 1e-5, "fp16": 1e-5, "int8": 1e-4}
@@ -170,8 +171,10 @@ def generate(policy: CompactPolicy, *, options: COptions, provenance: Provenance
 
     Raises UnsupportedModelError for a policy that C cannot hold: too large, or with numbers that are not finite.
     """
+    _check_size(policy, sum(layer.connections for layer in policy.layers))  # a byte each, before anything is encoded
     form = policy_form(policy, options.dtype, options.layout, options.target)
-    _check(form)
+    _check_size(policy, form.flash_bytes)
+    _check_numbers(form.policy)
     code = _code(form, options.prefix)
     tag = f"0x{sha256(code.encode()).hexdigest()[:8]}"
     names = {"p": options.prefix, "P": options.prefix.upper(), "tag": tag}
@@ -194,13 +197,16 @@ def tolerance(policy: CompactPolicy) -> float:
     return max(TOLERANCES[layer.precision] for layer in policy.layers)
 
 
-def _check(form: PolicyForm) -> None:
-    if form.flash_bytes > MAXIMUM_FLASH_BYTES:
+def _check_size(policy: CompactPolicy, n_bytes: int) -> None:
+    if n_bytes > MAXIMUM_FLASH_BYTES:
         raise UnsupportedModelError(
-            f"{form.policy.architecture[:60]} would be {form.flash_bytes} bytes of constants in C; expected at most "
+            f"{policy.architecture[:60]} would be {n_bytes} bytes of constants in C or more; expected at most "
             f"{MAXIMUM_FLASH_BYTES}: prune it, or choose --layout sparse"
         )
-    for name, values in _floats(form.policy):
+
+
+def _check_numbers(policy: CompactPolicy) -> None:
+    for name, values in _floats(policy):
         if not np.isfinite(values).all():
             raise UnsupportedModelError(f"{name} holds a number that is not finite; C has no literal for it")
 
@@ -311,7 +317,7 @@ def _header(form: PolicyForm, options: COptions, provenance: Provenance, tag: st
         command=comment_text(provenance.command),
         architecture=policy.architecture,
         precisions=" and ".join(precisions) + " weights",
-        sha256=comment_text(provenance.model_sha256, 64),
+        sha256=re.sub("[^0-9a-f]", "", provenance.model_sha256)[:64],
         about=comment_text(about, 400) or "not known",
         target=options.target if device is None else f"{comment_text(device, 60)} ({options.target})",
         flash=form.flash_bytes,

@@ -452,7 +452,7 @@ def test_what_c_cannot_hold_is_refused() -> None:
         generate(infinite, options=COptions(), provenance=PROVENANCE)
     wide = make_layer(np.ones((4096, 4096), np.int8), np.zeros(4096), 1, np.ones(4096, np.float32))
     bound = np.ones(4096, np.float32)
-    with pytest.raises(UnsupportedModelError, match="bytes of constants in C; expected at most 33554432"):
+    with pytest.raises(UnsupportedModelError, match="bytes of constants in C or more; expected at most 16777216"):
         generate(CompactPolicy((wide, wide), -bound, bound), options=COptions(dtype="fp32"), provenance=PROVENANCE)
 
 
