@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edgerl.cli.measuring_c import Measured, measure_export
 from edgerl.cli.models import find_model, find_run
 from edgerl.cli.output import Force, Json, human_bytes, note, print_json
 from edgerl.errors import CheckFailed, ConfigError
@@ -26,7 +27,7 @@ C_LEARNER = "c --learn"
 
 HAVE = {
     "onnx": {"sparse-initializers"},
-    "c": {"dtype", "target", "layout", "prefix"},
+    "c": {"dtype", "target", "layout", "prefix", "measure", "project"},
     C_LEARNER: {"learn", "target", "prefix", "replay", "replay-dtype", "memory", "batch"},
     LEARNER_FORMAT: {"replay", "replay-dtype", "replay-policy", "memory"},
 }
@@ -79,6 +80,18 @@ def command(
     batch: Annotated[
         int | None, typer.Option(help="c --learn: transitions per update there.", show_default="(the run's)")
     ] = None,
+    project: Annotated[
+        bool,
+        typer.Option("--project", help="c: with files for PlatformIO and Arduino, ESP-IDF, and Zephyr."),
+    ] = False,
+    measure: Annotated[
+        bool | None,
+        typer.Option(
+            "--measure/--no-measure",
+            help="c: compile it for the target's Cortex-M, and count its instructions in QEMU.",
+            show_default="where the cross compiler is",
+        ),
+    ] = None,
     replay: Annotated[
         int | None,
         typer.Option(
@@ -126,6 +139,8 @@ def command(
         "layout": layout,
         "target": target,
         "prefix": prefix,
+        "measure": measure,
+        "project": project or None,
         "learn": learn or None,
         "batch": batch,
         "replay": replay,
@@ -140,7 +155,9 @@ def command(
     elif learn:
         _export_c_learner(policy, output, force, json, options)
     elif format == "c":
-        _print_c(_export_c(policy, output, force, dtype, target, layout, prefix), json)
+        core = _measured_core(target, measure)
+        report, source = _export_c(policy, output, force, dtype, target, layout, prefix, project)
+        _print_c(report, None if core is None else measure_export(report, source, core), json)
     else:
         _print(_export_onnx(policy, output, force, sparse_initializers), sparse_initializers, json)
 
@@ -217,7 +234,9 @@ def _export_c(
     target: str | None,
     layout: str | None,
     prefix: str | None,
-) -> CReport:
+    project: bool,
+) -> tuple[CReport, CompactPolicy | Path]:
+    """What was written, and of what."""
     from edgerl.compact.c_form import TARGETS, target_of_core
     from edgerl.export import export_policy
     from edgerl.export.c import COptions
@@ -230,7 +249,7 @@ def _export_c(
     source, folder, is_ours = _source(model)
     if device is not None:
         _check_budgets(source, options, device)
-    return export_policy(
+    report = export_policy(
         source,
         "c",
         output or folder / C_FOLDER,
@@ -238,7 +257,9 @@ def _export_c(
         options=options,
         command=" ".join(["edgerl", *sys.argv[1:]]),
         device=None if device is None else device.id,
+        project=project,
     )
+    return report, source
 
 
 def _check_budgets(source: CompactPolicy | Path, options: COptions, device: Device) -> None:
@@ -270,17 +291,46 @@ def _champion(state: Path) -> CompactPolicy:
     return compact(champion_policy(state))
 
 
-def _print_c(report: CReport, json: bool) -> None:
+def _measured_core(target: str | None, measure: bool | None) -> str | None:
+    """The core to measure for, or None. Raises where measuring was asked for and cannot be done."""
+    from edgerl.compact.c_form import TARGETS
+    from edgerl.profiling.device import find_device
+    from edgerl.profiling.microcontroller.record import CORE_OF_DEVICE, CORE_OF_TARGET
+    from edgerl.profiling.microcontroller.toolchain import COMPILER, find_program, require_compiler
+
+    if measure is False or (measure is None and find_program(COMPILER) is None):
+        return None
+    if target is None or target in TARGETS:
+        core = CORE_OF_TARGET.get(target or "generic")
+    else:
+        core = CORE_OF_DEVICE.get(find_device(target).cpu.core)
+    if measure is None:
+        return core
+    if core is None:
+        raise ConfigError(
+            f"--measure compiles for a Cortex-M, and the target is {(target or 'generic')[:60]}; name one with "
+            f"--target: {', '.join(CORE_OF_TARGET)}, or a device that has one"
+        )
+    require_compiler()
+    return core
+
+
+def _print_c(report: CReport, measured: Measured | None, json: bool) -> None:
     if json:
-        print_json({**asdict(report), "path": str(report.path)})
+        figures = {} if measured is None else {"measured": measured.as_dict()}
+        print_json({**asdict(report), "path": str(report.path), **figures})
         return
     print(f"{report.path}: {' and '.join(report.files)}, {report.architecture}, for {report.target}")
+    if report.project:
+        print(f"for other build systems: {', '.join(report.project)}")
     for index, layer in enumerate(report.layers):
         print(f"layer {index}: {layer}")
     print(
         f"flash {human_bytes(report.flash_bytes)} of constants, code not counted; scratch memory "
         f"{human_bytes(report.scratch_bytes)}; self-test to {report.tolerance:g} of the action range"
     )
+    if measured is not None:
+        measured.print()
 
 
 def _print(report: OnnxReport, sparse_initializers: bool, json: bool) -> None:

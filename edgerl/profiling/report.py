@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
+from edgerl import run_folder
 from edgerl.compact.c_form import PolicyForm, policy_form, target_of_core
 from edgerl.compact.policy import CompactPolicy, Precision
 from edgerl.errors import ConfigError, DeviceError
@@ -24,6 +25,8 @@ from edgerl.profiling.device import (
 from edgerl.profiling.latency import estimate_latency
 from edgerl.profiling.measure import policy_identity
 from edgerl.profiling.memory import Parts, memory_parts
+from edgerl.profiling.microcontroller import record as measured_c
+from edgerl.profiling.microcontroller.record import CORE_OF_DEVICE
 from edgerl.profiling.model import FLOAT_BYTES, LayerRow, ModelRows, policy_rows, read_model
 
 Unit = Literal["bytes", "FLOP", "us"]
@@ -189,11 +192,62 @@ def profile(
         latency=latency,
         notes=tuple(_notes(rows, device, chosen, latency)),
     )
+    if chosen.name == "c" and isinstance(model, (str, Path)):
+        report = _with_measured_c(report, Path(model), device, figures)
     if isinstance(model, ModelRows) or not profiled.measured:
         return report
     identity = policy_identity(model if isinstance(model, CompactPolicy) else Path(model))
     saved = profiled.saved(identity, chosen.name, mode)
     return report if saved is None else with_measured_latency(report, saved.latency_us)
+
+
+def _with_measured_c(report: ProfileReport, model: Path, device: Device, figures: RuntimeFigures) -> ProfileReport:
+    """The same with what was measured of the C that was exported beside the policy for this device's core, if
+    anything.
+    """
+    folder = (model if model.is_dir() else model.parent) / run_folder.C_FOLDER
+    core = CORE_OF_DEVICE.get(device.cpu.core)
+    if core is None or not (folder / measured_c.NAME).is_file():
+        return report
+    found = measured_c.find_record(folder, policy_identity(model), core)
+    return report if found is None else _with_record(report, found, device, figures)
+
+
+def _with_record(
+    report: ProfileReport, found: measured_c.Record, device: Device, figures: RuntimeFigures
+) -> ProfileReport:
+    measured = f"measured by the cross compiler for {found.core} at {found.optimisation}"
+    parts = {"runtime": report.memory_parts["runtime"], "weights": 0, "activations": found.memory_bytes}
+    stack = "" if found.stack_bytes is None else f", of which a call was measured to take {found.stack_bytes}"
+    memory_source = (
+        f"runtime {parts['runtime']} ({figures.base_memory_bytes.source}{stack}) + data and bss {parts['activations']} "
+        f"({measured})"
+    )
+    report = replace(
+        report,
+        model_bytes=found.text_bytes,
+        memory_parts=parts,
+        memory=_replaced(report.memory, sum(parts.values()), memory_source),
+        flash=_replaced(report.flash, found.text_bytes, f"code and constants {found.text_bytes} ({measured})"),
+    )
+    if found.instructions is None:
+        return report
+    cycles = "" if found.cycles is None else f", {found.cycles:.0f} modelled cycles"
+    note = f"instructions per call, counted in QEMU: {found.instructions:.0f}{cycles}"
+    if found.cycles is not None and estimated_latency(report).uncertainty is None:
+        latency = found.cycles / device.cpu.clock_mhz.value
+        source = f"modelled cycles of the counted instructions at {device.cpu.clock_mhz.value:g} MHz, no wait states"
+        report = replace(report, latency=_replaced(estimated_latency(report), latency, source))
+    return replace(report, notes=(*report.notes, note))
+
+
+AnyVerdict = TypeVar("AnyVerdict", bound=Verdict)
+
+
+def _replaced(verdict: AnyVerdict, used: float, source: str) -> AnyVerdict:
+    """The verdict on another use of the same budget."""
+    budget = Quantity(verdict.budget, verdict.source.partition(_BUDGET_FROM)[2])
+    return replace(verdict, used=used, source=_sources(source, budget))
 
 
 def with_measured_latency(report: ProfileReport, latency_us: Quantity) -> ProfileReport:

@@ -31,6 +31,7 @@ from edgerl.compact.policy import Array, CompactPolicy, Layer, Precision
 from edgerl.errors import OutputError, UnsupportedModelError
 from edgerl.export import ExportReport
 from edgerl.export.c import kernels
+from edgerl.export.c.project import project_files
 from edgerl.export.c.text import array, check_prefix, comment_text, number
 from edgerl.files import refuse_existing, write_atomically
 
@@ -93,6 +94,7 @@ class CReport(ExportReport):
     """The folder that was written: `path`."""
 
     files: tuple[str, ...]
+    project: tuple[str, ...]  # of other build systems
     target: Target
     layers: tuple[str, ...]
     flash_bytes: int
@@ -109,23 +111,27 @@ def export(
     options: COptions | None = None,
     command: str = Provenance.command,
     device: str | None = None,
+    project: bool = False,
 ) -> CReport:
     """Write header and C file of `policy` into the folder `path`, which is made where its parent is there.
 
-    `command` and `device` are for the header. Raises ConfigError, OutputError, UnsupportedModelError.
+    `command` and `device` are for the header. `project`: with the files of other build systems (project.py).
+    Raises ConfigError, OutputError, UnsupportedModelError.
     """
     options = options or COptions()
     made = generate(policy, options=options, provenance=Provenance(source_sha256, command, device))
     texts = {path / f"{made.prefix}.c": made.source, path / f"{made.prefix}.h": made.header}
-    _refuse(path, tuple(texts), force)
-    with _folder(path):
-        for file, text in texts.items():
+    around = {path / name: text for name, text in project_files(made.prefix).items()} if project else {}
+    _refuse(path, (*texts, *around), force)
+    with _folder(path), _folder(path / "zephyr") if project else contextlib.nullcontext():
+        for file, text in {**texts, **around}.items():
             write_atomically(file, text.encode())
     return CReport(
         path=path,
         format="c",
         architecture=policy.architecture,
         files=tuple(file.name for file in texts),
+        project=tuple(str(file.relative_to(path)) for file in around),
         target=options.target,
         layers=made.layers,
         flash_bytes=made.flash_bytes,

@@ -1,0 +1,87 @@
+"""What `edgerl export --format c` measures of what it wrote, and how it prints that."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgerl.cli.output import human_bytes, note
+from edgerl.errors import CheckFailed
+
+if TYPE_CHECKING:
+    from edgerl.compact.policy import CompactPolicy
+    from edgerl.export.c import CReport
+    from edgerl.profiling.microcontroller.measure import McuMeasurement
+
+CALLS = 32
+"""Observations that the emulated core acts on."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A measurement, and how far the emulated core's actions are from the policy's, in shares of their range."""
+
+    measurement: McuMeasurement
+    largest_difference: float | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**self.measurement.as_dict(), "largest_difference": self.largest_difference}
+
+    def print(self) -> None:
+        """For people."""
+        measurement, counted = self.measurement, self.measurement.counted
+        sizes = measurement.sizes
+        stack = "" if measurement.stack is None else f", stack {human_bytes(measurement.stack.bytes)} at most"
+        print(
+            f"measured for {measurement.core} at {measurement.optimisation}: "
+            f"code and constants {human_bytes(sizes.text)}, "
+            f"data {human_bytes(sizes.data)}, bss {human_bytes(sizes.bss)}{stack}"
+        )
+        if counted is None:
+            note(f"instructions not counted: {measurement.not_counted}")
+            return
+        print(
+            f"counted in QEMU: {counted.instructions:.0f} instructions per call, {counted.most_instructions} at most; "
+            f"stack {human_bytes(counted.stack_bytes)} with libraries; actions differ by {self.largest_difference:.1e}"
+        )
+        if counted.cycles is not None:
+            print(f"modelled cycles per call: {counted.cycles:.0f} ({counted.cycle_model})")
+        elif counted.no_cycles is not None:
+            note(f"cycles not modelled: {counted.no_cycles}")
+
+
+def measure_export(report: CReport, source: CompactPolicy | Path, core: str) -> Measured:
+    """Compile and run what was exported, compare its actions, and leave measured.json beside it.
+
+    Raises CheckFailed where the emulated core computes something else than the policy.
+    """
+    import numpy as np
+
+    from edgerl.compact import file as policy_file
+    from edgerl.profiling.measure import policy_identity
+    from edgerl.profiling.measurement import benchmark_observations
+    from edgerl.profiling.microcontroller.measure import measure_policy
+    from edgerl.profiling.microcontroller.record import write_record
+
+    policy = policy_file.load(source) if isinstance(source, Path) else source
+    sources = [report.path / name for name in report.files if name.endswith(".c")]
+    observations = benchmark_observations(policy)[:CALLS].astype(np.float32)
+    measurement = measure_policy(sources, sources[0].stem, observations, policy.n_actions, core)
+    difference = None
+    if measurement.counted is not None:
+        expected = np.array([policy(observation, np.float64) for observation in observations])
+        span = policy.action_high.astype(np.float64) - policy.action_low.astype(np.float64)
+        difference = float(np.max(np.abs(measurement.counted.actions - expected) / span))
+        if not difference <= LARGEST_DIFFERENCE:
+            raise CheckFailed(
+                f"{sources[0]} on an emulated {core} differs from the policy by {difference:.1e} of the action range, "
+                f"expected at most {LARGEST_DIFFERENCE:g}: report this as a bug"
+            )
+    write_record(report.path, policy_identity(source), report.files, measurement)
+    return Measured(measurement, difference)
+
+
+LARGEST_DIFFERENCE = 0.05
+"""Of actions, in their range; int8 rounds. The self-test, which is exact, runs on the board."""
