@@ -78,8 +78,8 @@ def _code(text: str) -> str:
 
 def _plain(text: str) -> str:
     """A text that is no Markdown, but for its `code`."""
-    outside = re.compile(r"(`[^`]*`)|[\[\]<*]")
-    return outside.sub(lambda found: found[1] or "\\" + found[0], text).replace("|", "\\|")
+    special = re.compile(r"(`[^`]*`)|([\[\]*|])")
+    return special.sub(lambda found: found[1] or "\\" + found[2], text.replace("<", "&lt;"))
 
 
 if __name__ == "__main__":

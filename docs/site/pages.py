@@ -1,8 +1,8 @@
-"""A hook of mkdocs: what the site shows beside the pages of docs/, and links that work in the site and in the repository.
+"""A hook of mkdocs: what the site shows beside the pages of docs/, and links that work in site and repository.
 
-Pages link to files as they lie in the repository, which is what a viewer of the repository needs. Here such a link leads
-to the page that shows the file: a document from elsewhere has one in the navigation, any other file that is linked to gets
-one with its text. What is no text is copied as it is.
+Pages link to files as they lie in the repository, which is what a viewer of the repository needs. In the site such a
+link leads to the page that shows the file: a document from elsewhere has one in the navigation, source code that is
+linked to gets one with its text. Files of other kinds are copied.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def in_site(path: str, root: Path) -> str:
         return ELSEWHERE[path]
     if path.startswith("docs/"):
         return path.removeprefix("docs/")
-    return f"source/{path}.md" if _is_text(root / path) else f"source/{path}"
+    return f"source/{path}.md" if _is_source(root / path) else f"source/{path}"
 
 
 def linked(markdown: str, place: str, root: Path) -> set[str]:
@@ -84,14 +84,14 @@ def _resolve(place: str, target: str) -> str:
     return posixpath.normpath(posixpath.join(posixpath.dirname(place), target))
 
 
-def _is_text(path: Path) -> bool:
+def _is_source(path: Path) -> bool:
     return path.suffix in LANGUAGES
 
 
 def _source(path: str, root: Path, config: MkDocsConfig) -> File:
-    """A page with the text of a file, which the search leaves out; or the file."""
+    """A page with the text of a file, which the search leaves out; or the file itself."""
     uri = in_site(path, root)
-    if not _is_text(root / path):
+    if not _is_source(root / path):
         return File.generated(config, uri, abs_src_path=str(root / path), inclusion=InclusionLevel.NOT_IN_NAV)
     text = (root / path).read_text(encoding="utf-8")
     language = LANGUAGES[Path(path).suffix]
