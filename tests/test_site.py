@@ -23,11 +23,15 @@ import edgerl.edge
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 Run = Callable[..., tuple[int, str, str]]
-ELEMENTS = {
-    *"html head meta title link style script body header nav main footer article aside section div span form".split(),
-    *"a p h1 h2 h3 h4 h5 h6 ul ol li dl dt dd table thead tbody tr th td pre code em strong del sup hr br img".split(),
-    *"button details summary input label svg path".split(),
-}
+ELEMENTS = set(
+    re.findall(
+        r"\w+",
+        """html head meta title link style script body header nav main footer article aside section div span form
+        a p h1 h2 h3 h4 h5 h6 ul ol li dl dt dd table thead tbody tr th td pre code em strong small del sup hr br img
+        button details summary input label svg path""",
+    )
+)
+"""What the theme and Markdown make."""
 
 
 def build(source: Path, site: Path) -> subprocess.CompletedProcess[str]:
