@@ -84,7 +84,8 @@ def test_from_training_to_a_board(edgerl: Run) -> None:
     shutil.copy("runs/latest/policy.safetensors", ".")  # what the page copies onto the board
     done = subprocess.run([sys.executable, "act.py"], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
-    assert " cycles=50," in done.stdout
+    counts = re.findall(r"\b(?:cycles|skipped_ticks)=(\d+)", done.stdout)
+    assert sum(map(int, counts)) == 50, done.stdout  # half a second at 100 Hz, however busy this machine is
 
 
 def test_your_own_environment(edgerl: Run) -> None:
