@@ -1,6 +1,7 @@
 # make demo   a fresh machine to a trained, pruned, exported, profiled and running policy, in minutes
 # make test   everything CI checks: ruff, mypy, tests
 # make soak   the long proofs in full (the tests run a tenth of each)
+# make docs   the documents as a site in build/site, and docs/cli.md from the commands
 # make bench  the figures of the README and docs/results.md
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --constraint constraints.txt
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint soak bench clean
+.PHONY: demo test lint docs soak bench clean
 .DEFAULT_GOAL := test
 
 $(BIN)/pip:
@@ -24,7 +25,7 @@ $(VENV)/.demo: pyproject.toml constraints.txt $(ENGINE) | $(BIN)/pip
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt $(ENGINE) | $(BIN)/pip
-	$(INSTALL) --editable '.[train,export,report,dev]'
+	$(INSTALL) --editable '.[train,export,report,docs,dev]'
 	touch $@
 
 # RLtools and MKL are peers of 0.9 GB: where they cannot be installed, the benchmark says so and goes on without.
@@ -54,6 +55,11 @@ lint: $(VENV)/.dev
 test: lint
 	$(BIN)/python tests/needs.py --install
 	$(BIN)/pytest
+
+# The warning is of a next version of mkdocs, which pyproject.toml excludes.
+docs: $(VENV)/.dev
+	$(BIN)/python docs/site/command_line.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 soak: $(VENV)/.dev
 	EDGERL_SOAK=1 $(BIN)/pytest -m soak

@@ -73,7 +73,7 @@ def fit(
 ) -> FitResult:
     """Write the smallest policy of a run that meets a device's budgets and keeps its return, and a picture beside it.
 
-    path: default policy-<device>.safetensors in the run folder, replaced. max_loss: share of the return that may be
+    path: default `policy-<device>.safetensors` in the run folder, replaced. max_loss: share of the return that may be
     lost (default 3 %); or min_return: what it must reach; both by the low end of the 95 % interval over `episodes`
     episodes. Where no policy does, none is written, and the result says what came nearest.
 

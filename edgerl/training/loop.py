@@ -80,8 +80,8 @@ def train(
     """Train a policy, or go on with the run folder `resume`.
 
     env: a gymnasium id or `module:factory` (default HalfCheetah-v5). out: the run folder, which must not exist (default
-    runs/<env>-<method>-seed<n>). options: every field of edgerl.training.config by name, such as steps, seed, sparsity.
-    report: called every 100 steps. notice: called with lines that a person should read.
+    `runs/<env>-<method>-seed<n>`). options: every field of edgerl.training.config by name, such as steps, seed and
+    sparsity. report: called every 100 steps. notice: called with lines that a person should read.
 
     Raises ConfigError, EnvironmentError, OutputError, FileFormatError; CheckFailed where training diverged;
     Interrupted, with the state saved, after SIGINT or SIGTERM (the running episode is finished first; a second signal
