@@ -6,7 +6,6 @@ It names the SHA-256 of the policy and of each C file. A reader believes it for 
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -111,7 +110,7 @@ def _optional(content: dict[str, Any], name: str, path: Path) -> float | None:
 
 def _number(content: dict[str, Any], name: str, path: Path) -> float:
     value = content.get(name)
-    fits = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not fits or not math.isfinite(value) or not 0 <= value <= LARGEST_NUMBER:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if value is None or not is_number or not 0 <= value <= LARGEST_NUMBER:  # NaN is not, either
         raise FileFormatError(f"{path}: {name} is {quoted(value)}; expected a number from 0 to {LARGEST_NUMBER:.0e}")
     return float(value)

@@ -139,7 +139,7 @@ def compile_sources(
     objects = []
     for index, source in enumerate(sources):
         goal = folder / f"{index}-{source.stem}.o"
-        command = [compiler, *flags, "-I", source.parent.resolve(), "-c", source.resolve(), "-o", goal]
+        command: list[str | Path] = [compiler, *flags, "-I", source.parent.resolve(), "-c", source.resolve(), "-o", goal]
         run_program(command, folder, source.name)
         objects.append(goal)
     return Compiled(
