@@ -61,6 +61,7 @@ def export_policy(
     options: COptions | None = None,
     command: str = ...,
     device: str | None = None,
+    project: bool = False,
 ) -> CReport: ...
 
 

@@ -208,7 +208,7 @@ def read_symbols(program: Path) -> dict[str, Symbol]:
 
 def disassemble(program: Path) -> dict[int, str]:
     """Instructions of a program by address, as arm-none-eabi-objdump writes them, without its remarks."""
-    command = ["arm-none-eabi-objdump", "--disassemble", "--no-show-raw-insn", program]
+    command: list[str | Path] = ["arm-none-eabi-objdump", "--disassemble", "--no-show-raw-insn", program]
     listing = run_program(command, program.parent, program.name)
     found: dict[int, str] = {}
     for line in listing.splitlines():
