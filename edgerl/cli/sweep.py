@@ -57,7 +57,9 @@ def with_address(arguments: Sequence[str]) -> list[str]:
 def command(
     study: Annotated[str, typer.Argument(metavar="STUDY", help="table1, schedule, sparsity, quick, or a .toml file.")],
     out: Annotated[Path | None, typer.Option(help="The study's folder.", show_default="runs/<study>")] = None,
-    jobs: Annotated[int | None, typer.Option(help="Runs at the same time, a core each.", show_default="cores")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Runs at the same time, a core each.", show_default="cores")
+    ] = None,
     ray: Annotated[
         str | None,
         typer.Option(
@@ -219,7 +221,7 @@ def _pool(jobs: int | None, ray: str | None) -> Iterator[tuple[Any, int]]:
         return
     from edgerl.studies.cluster import LOCAL, RayPool
 
-    cluster: RayPool = RayPool(ray, len(available_cores(jobs)) if ray == LOCAL else jobs)
+    cluster: RayPool = RayPool(ray, (jobs or len(available_cores())) if ray == LOCAL else jobs)
     with contextlib.closing(cluster):
         yield cluster, cluster.cpus
 

@@ -81,6 +81,8 @@ class LocalPool:
         process, core, folder = self._running.pop(name)
         self._free.append(core)
         said, _ = process.communicate()
+        if (log := folder / LOG).stat().st_size == 0:
+            log.unlink()
         lines = said.splitlines()
         try:
             return Outcome(**json.loads(lines[-1]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -282,9 +282,9 @@ def _markdown(table: Table) -> str:
         parts.append(_grid(_OVERALL_COLUMNS, table.overall))
     parts.append(
         "Return: mean of the last 10 evaluations, ± standard deviation over runs. Paper: after 1 000 000 steps, "
-        "5 runs, gym v3. IQM: interquartile mean. LCA: sum of the evaluations / steps. Better: probability that a run returns "
-        "more than one of TD3. In brackets: 95 % stratified bootstrap intervals. Steps to TD3's return: median of when "
-        "the mean of 10 evaluations reaches TD3's final return, and how many runs did. FLOPs: as the paper counts."
+        "5 runs, gym v3. IQM: interquartile mean. LCA: sum of the evaluations / steps. Better: probability that a run "
+        "returns more than one of TD3. In brackets: 95 % stratified bootstrap intervals. Steps to TD3's return: median "
+        "of when the mean of 10 evaluations reaches TD3's final return, and how many runs did. FLOPs: as the paper counts."
     )
     return "\n\n".join(parts) + "\n"
 
@@ -319,10 +319,11 @@ _OVERALL_COLUMNS: tuple[Column, ...] = (
 )
 
 
-def _grid(columns: Sequence[Column], rows: Iterable[Any]) -> str:
-    lines = [[name for name, _ in columns], ["---"] * len(columns)]
-    lines += [[cell(row) for _, cell in columns] for row in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def _grid(columns: Sequence[Column], rows: Sequence[Any]) -> str:
+    """A Markdown table; columns that have nothing to say are left out."""
+    cells = [[name, *(cell(row) for row in rows)] for name, cell in columns]
+    header, *lines = zip(*(column for column in cells if any(column[1:])), strict=True)
+    return "\n".join(f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *lines))
 
 
 def _plus_minus(figure: Figure | None, form: str = ".0f") -> str:
@@ -343,4 +344,4 @@ def _steps(row: Row) -> str:
     if row.reached_dense is None:
         return ""
     share = f"{row.reached_dense} of {row.runs}"
-    return f"never ({share})" if row.steps_to_dense is None else f"{row.steps_to_dense:.0f} ({share})"
+    return f"– ({share})" if row.steps_to_dense is None else f"{row.steps_to_dense:.0f} ({share})"
