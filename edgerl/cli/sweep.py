@@ -85,10 +85,13 @@ def command(
 
     Example: edgerl sweep table1 --steps 300000 --dry-run
     """
+    from importlib.util import find_spec
+
     from edgerl.errors import ConfigError, require
 
     for module in ("torch", "gymnasium", "tensorboard"):
-        require(module, "train")
+        if find_spec(module) is None:  # the runs' processes load it, this one need not
+            require(module, "train")
     if ray is not None:
         require("ray", "sweep")
     elif storage is not None:
@@ -133,7 +136,8 @@ def parse_seeds(text: str | None) -> list[int] | None:
 def _dry_run(study: Study, runs: Sequence[PlannedRun], folder: Path, jobs: int | None, as_json: bool) -> None:
     from edgerl.studies.local import available_cores
     from edgerl.studies.runs import inspect
-    from edgerl.studies.timing import expected_seconds, like, makespan, timings
+    from edgerl.studies.sweep import makespan
+    from edgerl.studies.timing import expected_seconds, like, timings
 
     cores = len(available_cores(jobs))
     found = [inspect(folder / run.name, run) for run in runs]
@@ -200,10 +204,15 @@ def _sweep(
     from edgerl.studies.sweep import Sweep, open_study, stop_requests
 
     folder = folder if ray is None else folder.absolute()
-    with _pool(jobs, ray) as (pool, cores), open_study(study, runs, folder) as found:
+    with contextlib.ExitStack() as stack:
+        if ray is not None:
+            stack.enter_context(contextlib.redirect_stdout(sys.stderr))  # where Ray says what has died
+        pool, cores = stack.enter_context(_pool(jobs, ray))
+        found = stack.enter_context(open_study(study, runs, folder))
         if (check := getattr(pool, "check_storage", None)) is not None:
             check(folder)
-        with stop_requests() as requests, display:
+        requests = stack.enter_context(stop_requests())
+        with display:
             display.started(study, runs, folder)
             status = Sweep(runs, folder, found, pool, cores).run(display.report, requests)
     display.finished(study, folder, status)
@@ -231,6 +240,7 @@ class _JsonLines:
 
     def __init__(self) -> None:
         self._before: dict[str, RunStatus] = {}
+        self._stdout = sys.stdout
 
     def __enter__(self) -> None:
         pass
@@ -255,7 +265,7 @@ class _JsonLines:
         self._print({"event": "finished", "folder": str(folder), "runs": len(status.runs), "seconds": status.seconds})
 
     def _print(self, line: dict[str, Any]) -> None:
-        print(json.dumps(line, allow_nan=False), flush=True)
+        print(json.dumps(line, allow_nan=False), file=self._stdout, flush=True)
 
 
 class _Screen:

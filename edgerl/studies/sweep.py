@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import heapq
 import os
 import signal
 import time
@@ -20,7 +21,6 @@ from edgerl.run_folder import CONFIG
 from edgerl.studies.grid import PlannedRun
 from edgerl.studies.runs import Live, Progress, inspect, live, prepare
 from edgerl.studies.study import RECORD, Study, to_record
-from edgerl.studies.timing import makespan
 from edgerl.studies.worker import Outcome
 
 RESTARTS = 3
@@ -238,3 +238,11 @@ class Sweep:
 def _mean_pace(runs: Sequence[Live]) -> float | None:
     paces = [run.seconds_per_step for run in runs if run.seconds_per_step is not None]
     return sum(paces) / len(paces) if paces else None
+
+
+def makespan(seconds: Sequence[float], cores: int) -> float:
+    """How long runs of these durations take, started in this order, each on the core that is free first."""
+    free = [0.0] * max(1, cores)
+    for duration in seconds:
+        heapq.heappush(free, heapq.heappop(free) + duration)
+    return max(free)

@@ -284,7 +284,7 @@ def _markdown(table: Table) -> str:
         "Return: mean of the last 10 evaluations, ± standard deviation over runs. Paper: after 1 000 000 steps, "
         "5 runs, gym v3. IQM: interquartile mean. LCA: sum of the evaluations / steps. Better: probability that a run "
         "returns more than one of TD3. In brackets: 95 % stratified bootstrap intervals. Steps to TD3's return: median "
-        "of when the mean of 10 evaluations reaches TD3's final return, and how many runs did. FLOPs: as the paper counts."
+        "of when the mean of 10 evaluations reaches TD3's final return, and how many did. FLOPs: as the paper counts."
     )
     return "\n\n".join(parts) + "\n"
 

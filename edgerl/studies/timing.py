@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import heapq
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -103,11 +102,3 @@ def like(config: Config) -> Config:
     """The configuration, the same for all seeds and steps."""
     schedule = dataclasses.replace(config.schedule, steps=1)
     return dataclasses.replace(config, seed=0, schedule=schedule)
-
-
-def makespan(seconds: Sequence[float], cores: int) -> float:
-    """How long runs of these durations take, started in this order, each on the core that is free first."""
-    free = [0.0] * max(1, cores)
-    for duration in seconds:
-        heapq.heappush(free, heapq.heappop(free) + duration)
-    return max(free)
