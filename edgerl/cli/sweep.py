@@ -24,14 +24,6 @@ if TYPE_CHECKING:
     from edgerl.studies.study import Study
     from edgerl.studies.sweep import RunStatus, SweepStatus
 
-Steps = Annotated[int | None, typer.Option(help="Environment steps of every run, instead of the study's.")]
-Environments = Annotated[
-    list[str] | None, typer.Option("--env", help="One of the study's environments; several times for several.")
-]
-Seeds = Annotated[
-    str | None, typer.Option(metavar="N,N,…", help="Instead of the study's: 0,1,2 or 0-2.", show_default="the study's")
-]
-
 SHOWN_RUNS = 30
 """Rows of the live table; the summary above it counts all runs."""
 
@@ -70,9 +62,11 @@ def command(
     storage: Annotated[
         Path | None, typer.Option(help="Folder that every node of the cluster sees; the study's folder is in it.")
     ] = None,
-    steps: Steps = None,
-    env: Environments = None,
-    seeds: Seeds = None,
+    steps: Annotated[int | None, typer.Option(help="Environment steps of every run, instead of the study's.")] = None,
+    env: Annotated[list[str] | None, typer.Option(help="One of the study's environments; may be repeated.")] = None,
+    seeds: Annotated[
+        str | None, typer.Option(metavar="N,N,…", help="As 0,1,2 or 0-2.", show_default="the study's")
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the grid, its FLOPs and the hours expected, after a short timing.")
     ] = False,

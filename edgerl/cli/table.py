@@ -8,16 +8,18 @@ from typing import Annotated
 import typer
 
 from edgerl.cli.output import note, print_json
-from edgerl.cli.sweep import Environments, Seeds, Steps, parse_seeds
+from edgerl.cli.sweep import parse_seeds
 
 
 def command(
     study: Annotated[str, typer.Argument(metavar="STUDY", help="A study's name, file or folder.")],
     form: Annotated[str, typer.Option("--format", help="markdown, csv or json.")] = "markdown",
     out: Annotated[Path | None, typer.Option(help="The study's folder.", show_default="runs/<study>")] = None,
-    steps: Steps = None,
-    env: Environments = None,
-    seeds: Seeds = None,
+    steps: Annotated[int | None, typer.Option(help="Environment steps of every run, instead of the study's.")] = None,
+    env: Annotated[list[str] | None, typer.Option(help="One of the study's environments; may be repeated.")] = None,
+    seeds: Annotated[
+        str | None, typer.Option(metavar="N,N,…", help="As 0,1,2 or 0-2.", show_default="the study's")
+    ] = None,
 ) -> None:
     """Print what a study's finished runs returned and cost, with intervals, and the paper's figures beside them.
 

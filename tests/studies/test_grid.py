@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -112,3 +114,14 @@ def test_no_width_comes_closer_than_tiny_denses(hidden: tuple[int, ...], share: 
 def test_a_grid_of_impossible_runs_is_refused_before_any_of_them(grid: dict[str, list[Any]], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         _runs(**grid)
+
+
+def test_the_studies_page_counts_runs_rightly() -> None:
+    page = (Path(__file__).parents[2] / "docs/studies.md").read_text()
+    (example,) = re.findall(r"```toml\n(.*?)```", page, flags=re.DOTALL)
+    Path("growth.toml").write_text(example)
+    assert len(plan_runs(load_study("growth.toml"))) == 27
+    assert "= 27 runs" in page
+    counts = re.findall(r"^\| `(\w+)` \|.*\| (\d+) \|$", page, flags=re.MULTILINE)
+    assert {name: len(plan_runs(load_study(name))) for name, _ in counts} == {n: int(count) for n, count in counts}
+    assert [name for name, _ in counts] == ["table1", "schedule", "sparsity", "quick"]
