@@ -310,7 +310,7 @@ def live_table(status: SweepStatus) -> Table:
 
     order = ("running", "failed", "stopped", "waiting", "finished")
     counts = ", ".join(f"{status.count(state)} {state}" for state in order if status.count(state))  # type: ignore[arg-type]
-    left = "" if status.seconds_left is None else f"; about {human_seconds(status.seconds_left)} left"
+    left = "" if not status.seconds_left else f"; about {human_seconds(status.seconds_left)} left"
     title = f"{counts}; {human_seconds(status.seconds)} so far{left}"
     table = Table(title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(("run", "state", "step", "return", "left")):

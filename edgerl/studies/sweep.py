@@ -181,7 +181,7 @@ class Sweep:
     def _take(self, name: str, outcome: Outcome, *, is_stopping: bool) -> bool:
         """Note how a run ended; whether it is to be started again."""
         again = outcome.ending in ("killed", "stopped") and not is_stopping and self._restarts[name] < RESTARTS
-        self._messages[name] = outcome.message
+        self._messages[name] = "" if outcome.ending == "stopped" and is_stopping else outcome.message
         if again:
             self._restarts[name] += 1
             self._messages[name] = f"{outcome.message or outcome.ending}; started again"

@@ -278,7 +278,7 @@ def _markdown(table: Table) -> str:
         _grid(_RETURN_COLUMNS, table.rows),
         _grid(_COST_COLUMNS, table.rows),
     ]
-    if any(overall.runs for overall in table.overall):
+    if any(overall.relative_return or overall.better_than_dense for overall in table.overall):
         parts.append(_grid(_OVERALL_COLUMNS, table.overall))
     parts.append(
         "Return: mean of the last 10 evaluations, ± standard deviation over runs. Paper: after 1 000 000 steps, "

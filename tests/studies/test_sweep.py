@@ -131,9 +131,9 @@ def test_a_sweep_that_is_stopped_and_killed_and_whose_run_is_killed_gives_the_sa
     assert err.splitlines()[-1] == "edgerl: stopped, with every run saved; the same command goes on"
     assert _holder(first) is None
     with _sweep(study, "--seeds", 0) as process:
-        orphan = _wait(lambda: _training(first))
+        _wait(lambda: _training(first))
         process.kill()
-        _wait(lambda: not Path(f"/proc/{orphan}").exists())
+        _wait(lambda: _holder(first) is None)
     with _sweep(study, "--seeds", 0) as process:
         os.kill(_wait(lambda: _training(first)), signal.SIGKILL)
         out, err = process.communicate(timeout=60)
