@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -39,7 +40,7 @@ class Command(TyperCommand):
 def with_address(arguments: Sequence[str]) -> list[str]:
     """['--ray'] → ['--ray', 'local'], unless auto or HOST:PORT follows."""
     completed = []
-    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for word, following in pairwise([*arguments, ""]):
         completed.append(word)
         if word == "--ray" and following not in ("auto", "local") and ":" not in following:
             completed.append("local")

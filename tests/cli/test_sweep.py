@@ -78,6 +78,8 @@ def test_a_dry_run_as_json_adds_up(edgerl: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ([], "Missing argument 'STUDY'."),
+        (["--ray"], "Missing argument 'STUDY'."),
         (["tabel1"], "study 'tabel1' is neither a file with the ending .toml nor one of "),
         (["own.toml", "--env", "robots:robt"], "environment 'robots:robt' is not in the study own"),
         (["own.toml", "--seeds", "a"], "--seeds is 'a'; expected whole numbers with commas, as in 0,1,2 or 0-2"),
@@ -124,6 +126,7 @@ def test_without_ray_the_extra_is_named(edgerl: Run, monkeypatch: pytest.MonkeyP
         (["--ray", "auto", "own.toml"], ["--ray", "auto", "own.toml"]),
         (["own.toml", "--ray", "10.0.0.1:6379"], ["own.toml", "--ray", "10.0.0.1:6379"]),
         (["own.toml"], ["own.toml"]),
+        ([], []),
     ],
 )
 def test_ray_may_stand_alone(arguments: list[str], completed: list[str]) -> None:
