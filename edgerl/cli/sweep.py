@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -210,7 +211,7 @@ def _sweep(
         with display:
             display.started(study, runs, folder)
             status = Sweep(runs, folder, found, pool, cores).run(display.report, requests)
-    display.finished(study, folder, status)
+    display.finished(folder, status)
 
 
 @contextlib.contextmanager
@@ -255,12 +256,15 @@ class _JsonLines:
                 self._before[run.name] = run
                 self._print({"event": "run", **asdict(run)})
 
-    def finished(self, _: Study, folder: Path, status: SweepStatus) -> None:
+    def finished(self, folder: Path, status: SweepStatus) -> None:
         """The end."""
         self._print({"event": "finished", "folder": str(folder), "runs": len(status.runs), "seconds": status.seconds})
 
     def _print(self, line: dict[str, Any]) -> None:
-        print(json.dumps(line, allow_nan=False), file=self._stdout, flush=True)
+        try:
+            print(json.dumps(line, allow_nan=False), file=self._stdout, flush=True)
+        except OSError:  # who reads may leave; the runs go on, and what is still in the buffer goes nowhere
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stdout.fileno())
 
 
 class _Screen:
@@ -298,10 +302,10 @@ class _Screen:
             if self._live is not None:
                 self._live.update(live_table(status), refresh=True)
 
-    def finished(self, study: Study, folder: Path, status: SweepStatus) -> None:
+    def finished(self, folder: Path, status: SweepStatus) -> None:
         """The end."""
         print(f"{len(status.runs)} runs finished in {folder}, {human_seconds(status.seconds)} this time")
-        print(f"their table: edgerl table {folder if (folder / 'study.json').exists() else study.name}")
+        print(f"their table: edgerl table {folder}")
 
 
 def live_table(status: SweepStatus) -> Table:
