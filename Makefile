@@ -25,7 +25,7 @@ $(VENV)/.demo: pyproject.toml constraints.txt $(ENGINE) | $(BIN)/pip
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt $(ENGINE) | $(BIN)/pip
-	$(INSTALL) --editable '.[train,export,report,docs,dev]'
+	$(INSTALL) --editable '.[train,export,report,docs,sweep,dev]'
 	touch $@
 
 # RLtools and MKL are peers of 0.9 GB: where they cannot be installed, the benchmark says so and goes on without.

@@ -20,6 +20,7 @@ FOLDERS = {
     "edgerl.training": "edgerl/training",
     "edgerl.profiling": "edgerl/profiling",
     "edgerl.fitting": "edgerl/fitting",
+    "edgerl.studies": "edgerl/studies",
     "edgerl.export": "export",
     "edgerl.device_profiles": "device_profiles",
 }
@@ -34,6 +35,10 @@ MAY_IMPORT = {
     "edgerl.fitting": {
         *("edgerl.compact", "edgerl.edge", "edgerl.training", "edgerl.profiling"),
         *("numpy", "matplotlib"),
+    },
+    "edgerl.studies": {
+        *("edgerl.compact", "edgerl.edge", "edgerl.training", "edgerl.profiling"),
+        *("numpy", "scipy", "ray", "tomli"),
     },
     "edgerl.export": {"edgerl.compact", "edgerl.edge", "numpy", "onnx", "onnxruntime"},
     "edgerl.device_profiles": set(),

@@ -25,6 +25,8 @@ COMMANDS = (
     "fit",
     "run",
     "learn",
+    "sweep",
+    "table",
     "info",
     "devices list",
     "devices show",

@@ -22,14 +22,14 @@ from edgerl.compact import file as policy_file
 from edgerl.compact.policy import CompactPolicy, make_layer
 from edgerl.compact.pruning import compact
 from edgerl.compact.shape import architecture
-from edgerl.edge.library import library
 from edgerl.edge.random import Purpose, uniform
 from edgerl.edge.replay import Boundary, Replay
-from edgerl.errors import CheckFailed, ConfigError, FileFormatError, Interrupted, MissingExtraError
+from edgerl.errors import CheckFailed, ConfigError, FileFormatError, Interrupted
 from edgerl.training import checkpoint as checkpoint_file
 from edgerl.training.agent import Agent
 from edgerl.training.checkpoint import Checkpoint, Counters, Returns
 from edgerl.training.config import Config, Preset, make_config
+from edgerl.training.engine import Notice, with_engine
 from edgerl.training.environments import Environment, Vector, make, resumes_bit_for_bit
 from edgerl.training.evaluate import evaluate, evaluation_seeds, longest_episode
 from edgerl.training.folder import check_latest, default_folder, new_folder, point_latest_to, read_config, sweep
@@ -64,7 +64,6 @@ class RunResult:
 
 
 Report = Callable[[Status], None]
-Notice = Callable[[str], None]
 
 
 def train(
@@ -101,7 +100,7 @@ def train(
             notice(
                 f"{config.environment} does not restart from its seed alone: a resumed run will not be bit-identical"
             )
-        stack.enter_context(_numerics(config))
+        stack.enter_context(numerics(config))
         stop = stack.enter_context(_stop_signals())
         if resume is None:
             config = replace(config, environment=environment.name)
@@ -120,20 +119,6 @@ def train(
 
 AnyAgent = Agent | NativeAgent
 """The two engines: the same algorithm, the same state, the same interface."""
-
-
-def with_engine(config: Config, notice: Notice) -> Config:
-    """The configuration with `auto` resolved: native on the CPU where it was built, else torch, which `notice` says."""
-    if config.engine != "auto":
-        return config
-    if config.device == "cuda":
-        return replace(config, engine="torch")
-    try:
-        library()
-    except MissingExtraError as error:
-        notice(f"training with PyTorch instead, which is slower: {error}")
-        return replace(config, engine="torch")
-    return replace(config, engine="native")
 
 
 def make_agent(config: Config, n_observations: int, n_actions: int) -> AnyAgent:
@@ -414,7 +399,7 @@ def _stop_signals() -> Iterator[StopFlag]:
 
 
 @contextlib.contextmanager
-def _numerics(config: Config) -> Iterator[None]:
+def numerics(config: Config) -> Iterator[None]:
     """The run's thread count; denormals flushed, since with weight decay dead weights decay into them, at twice the
     time of an update."""
     threads = torch.get_num_threads()

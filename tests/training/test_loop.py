@@ -485,7 +485,7 @@ def test_a_native_run_resumed_without_the_native_engine_is_refused_and_stays_as_
 
 def test_auto_is_torch_on_cuda() -> None:
     from edgerl.training.config import make_config
-    from edgerl.training.loop import with_engine
+    from edgerl.training.engine import with_engine
 
     notices: list[str] = []
     assert with_engine(make_config(device="cuda"), notices.append).engine == "torch"

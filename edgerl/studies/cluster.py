@@ -1,0 +1,167 @@
+"""Runs as tasks of a Ray cluster: one task a run, one CPU each, a new process for each.
+
+A run's folder is in storage that every node sees, so that wherever a task is tried again, after its worker or its node
+died, it goes on from the checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import os
+import re
+import secrets
+import socket
+from pathlib import Path
+from typing import Any
+
+from edgerl import __version__
+from edgerl.errors import ConfigError, EdgerlError, RemoteError, reason, require
+from edgerl.files import write_atomically
+from edgerl.studies.worker import Outcome, train_run
+
+LOCAL = "local"
+"""In place of an address: a cluster of this machine alone, for this sweep alone."""
+
+RETRIES = 3
+"""So often Ray tries a run again whose worker or node has died."""
+
+_CONNECT_SECONDS = 5
+_PROBE_SECONDS = 120
+
+
+class RayPool:
+    """Tasks on a Ray cluster. Ray decides when each begins, so all are handed over at once."""
+
+    def __init__(self, address: str, jobs: int | None = None) -> None:
+        """Connect to the cluster at `address` (host:port, or auto: the one that runs on this machine), or begin one on
+        this machine (LOCAL) with `jobs` CPUs (default: all cores).
+
+        Raises MissingExtraError, ConfigError, RemoteError.
+        """
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anyone
+        self._ray: Any = require("ray", "sweep")
+        if address != LOCAL and jobs is not None:
+            raise ConfigError("--jobs is for this machine; a Ray cluster decides itself how many runs go at once")
+        _check_address(address)
+        begun = {"num_cpus": jobs, "include_dashboard": False} if address == LOCAL else {}
+        try:
+            self._ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **begun)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise _unreachable(address, error) from error
+        self._task = self._ray.remote(num_cpus=1, max_calls=1, max_retries=RETRIES)(train_run)
+        self._running: dict[str, Any] = {}
+        self._was_asked = False
+        self.cpus = max(1, int(self._ray.cluster_resources().get("CPU", 1)))
+        self.capacity = 1 << 30
+
+    @property
+    def running(self) -> int:
+        """Runs that were handed over and have not ended."""
+        return len(self._running)
+
+    def check_storage(self, folder: Path) -> None:
+        """Let every node read what this process writes in `folder`, and the reverse.
+
+        Raises RemoteError where a node cannot, or has another edgerl; OutputError where this process cannot.
+        """
+        token = folder / f".edgerl-{secrets.token_hex(8)}.tmp"
+        write_atomically(token, token.name.encode())
+        affinity = importlib.import_module("ray.util.scheduling_strategies").NodeAffinitySchedulingStrategy
+        probe = self._ray.remote(num_cpus=0, max_calls=1, max_retries=0)(_probe)
+        try:
+            nodes = [node for node in self._ray.nodes() if node["Alive"]]
+            answers = [
+                probe.options(scheduling_strategy=affinity(node["NodeID"], soft=False)).remote(token) for node in nodes
+            ]
+            for node, answer in zip(nodes, answers, strict=True):
+                self._check_answer(node["NodeManagerAddress"], folder, answer)
+        finally:
+            for leftover in folder.glob(f"{token.name}*"):
+                leftover.unlink(missing_ok=True)
+
+    def _check_answer(self, node: str, folder: Path, answer: Any) -> None:
+        try:
+            version, written, problem = self._ray.get(answer, timeout=_PROBE_SECONDS)
+        except self._ray.exceptions.RayError as error:
+            raise RemoteError(
+                f"node {node} cannot run edgerl ({reason(error)}); install edgerl[train] {__version__} there"
+            ) from error
+        if version != __version__:
+            raise RemoteError(f"node {node} has edgerl {version}, this machine {__version__}; install the same on all")
+        if problem or not (folder / written).exists():
+            what = problem or "what it writes there is not seen here"
+            raise RemoteError(
+                f"node {node} does not share {folder} ({what}); name a folder that all nodes see: --storage"
+            )
+
+    def start(self, name: str, folder: Path) -> None:
+        """Hand a run over."""
+        self._running[name] = self._task.remote(folder)
+
+    def poll(self) -> list[tuple[str, Outcome]]:
+        """The runs that have ended since, and how. Raises RemoteError where the cluster is gone."""
+        names = {ref: name for name, ref in self._running.items()}
+        if not names:
+            return []
+        try:
+            ready, _ = self._ray.wait(list(names), num_returns=len(names), timeout=0)
+        except (self._ray.exceptions.RayError, OSError) as error:
+            raise RemoteError(f"the Ray cluster is gone ({reason(error)}); sweep again once it is back") from error
+        return [(names[ref], self._take(names[ref])) for ref in ready]
+
+    def _take(self, name: str) -> Outcome:
+        exceptions = self._ray.exceptions
+        try:
+            outcome: Outcome = self._ray.get(self._running.pop(name))
+        except exceptions.TaskCancelledError:
+            return Outcome("stopped")
+        except (exceptions.WorkerCrashedError, exceptions.NodeDiedError, exceptions.OutOfMemoryError) as error:
+            return Outcome("killed", f"its worker died {RETRIES + 1} times ({reason(error)})")
+        except exceptions.RayError as error:
+            return Outcome("failed", reason(error, 300))
+        return outcome
+
+    def stop(self) -> None:
+        """Ask every run to save and to stop; asked again, they leave at once with their last checkpoint."""
+        for ref in self._running.values():
+            self._ray.cancel(ref, force=self._was_asked)
+        self._was_asked = True
+
+    def close(self) -> None:
+        """Leave the cluster, or end the one that was begun for this sweep."""
+        self._ray.shutdown()
+
+
+def _probe(token: Path) -> tuple[str, str, str]:
+    """On a node: (edgerl's version, the file written beside the token, what is wrong or nothing)."""
+    written = token.with_name(f"{token.name}-{secrets.token_hex(8)}")
+    try:
+        if token.read_text() != token.name:
+            return __version__, written.name, "it reads something else there"
+        write_atomically(written, b"")
+    except (OSError, EdgerlError) as error:
+        return __version__, written.name, reason(error)
+    return __version__, written.name, ""
+
+
+def _check_address(address: str) -> None:
+    """Raise where nobody listens at host:port; Ray itself would try for a long time."""
+    if address in (LOCAL, "auto"):
+        return
+    match = re.fullmatch(r"\[?([^\[\]/]+?)\]?:(\d{1,5})", address)
+    if match is None or int(match[2]) > 65535:
+        raise ConfigError(f"--ray is {address[:80]!r}; expected HOST:PORT, or auto for the cluster that runs here")
+    try:
+        with contextlib.closing(socket.create_connection((match[1], int(match[2])), timeout=_CONNECT_SECONDS)):
+            pass
+    except (OSError, UnicodeError) as error:
+        raise _unreachable(address, error) from error
+
+
+def _unreachable(address: str, error: BaseException) -> RemoteError:
+    return RemoteError(
+        f"no Ray cluster answers at {address} ({reason(error)}); start one with: ray start --head, or leave the "
+        "address out for one on this machine"
+    )

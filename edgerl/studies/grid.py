@@ -1,0 +1,188 @@
+"""The runs of a study: every combination of its grid, each with its name, its configuration and its exact costs."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from edgerl.compact.shape import NetworkShape, connections, dense
+from edgerl.errors import ConfigError
+from edgerl.profiling.costs import training_cost
+from edgerl.studies.study import Study, Value
+from edgerl.training.config import Config, EvolutionConfig, make_config, plan_networks
+from edgerl.training.engine import Notice, with_engine
+from edgerl.training.environments import make
+
+TINY_DENSE = "tiny-dense"
+"""A dense TD3 with as many connections as the sparse networks of the same options."""
+
+EVOLUTION_KEYS = frozenset(known.name for known in dataclasses.fields(EvolutionConfig))
+"""What only an evolving topology has."""
+
+SPARSE_KEYS = frozenset(
+    ("sparsity", "actor_sparsity", "critic_sparsity", "lambda1", "lambda2", "block", "distribution", "output_layer")
+)
+"""What only a sparse network has."""
+
+_MEANINGLESS = {
+    "td3": SPARSE_KEYS | EVOLUTION_KEYS,
+    "static-td3": EVOLUTION_KEYS,
+    TINY_DENSE: EVOLUTION_KEYS,
+}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a run's networks are sized by."""
+
+    name: str  # the environment's, with its version
+    n_observations: int
+    n_actions: int
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a study. Connections and FLOPs are exact, of the actor and both critics."""
+
+    name: str
+    method: str  # as in the grid: tiny-dense has td3 in its configuration
+    settings: Mapping[str, Value]  # the values of the grid's other keys that vary and mean something to the method
+    config: Config
+    connections: int
+    flops_paper: int  # as the paper counts
+    flops_full: int
+    flops_paper_dense: int  # of the dense networks of the same hidden layers
+
+    @property
+    def group(self) -> tuple[str, str, tuple[tuple[str, Value], ...]]:
+        """What runs that differ in their seed alone share: environment, method, settings."""
+        return self.config.environment, self.method, tuple(self.settings.items())
+
+    @property
+    def label(self) -> str:
+        """Method and settings: ds-td3, sparsity 0.9."""
+        return ", ".join([self.method, *(f"{key} {shown(value)}" for key, value in self.settings.items())])
+
+
+def shown(value: Value) -> str:
+    """A value in a name or a table: 0.25, gradient, 256x256."""
+    return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def plan_runs(study: Study, notice: Notice = lambda _: None) -> list[PlannedRun]:
+    """The runs of a study, seed by seed, so that a part of them is a whole comparison. A combination whose differing
+    keys mean nothing to its method (a sparsity, to td3) is the same run as another and is there once.
+
+    Raises ConfigError, EnvironmentError.
+    """
+    sizes: dict[str, Sizes] = {}
+    notices: set[str] = set()
+
+    def notice_once(text: str) -> None:
+        if text not in notices:
+            notices.add(text)
+            notice(text)
+
+    runs: dict[str, PlannedRun] = {}
+    for combination in _combinations(study):
+        run = _plan(study, combination, lambda name: _sizes(name, sizes), notice_once)
+        if runs.setdefault(run.name, run) != run:
+            raise ConfigError(f"study {study.name} has two different runs of the name {run.name}; name one differently")
+    return list(runs.values())
+
+
+def _combinations(study: Study) -> list[dict[str, Value]]:
+    order = sorted(
+        study.grid, key=lambda key: ("seed", "environment").index(key) if key in ("seed", "environment") else 2
+    )
+    return [dict(zip(order, values, strict=True)) for values in itertools.product(*(study.grid[k] for k in order))]
+
+
+def _plan(
+    study: Study, combination: Mapping[str, Value], sizes_of: Callable[[str], Sizes], notice: Notice
+) -> PlannedRun:
+    method = str(combination["method"])
+    nothing = _MEANINGLESS.get(method, frozenset())
+    options: dict[str, Any] = {k: v for k, v in {**study.fixed, **combination}.items() if k not in nothing}
+    sparse_method = "ds-td3" if method == TINY_DENSE else method
+    try:
+        config = make_config(study.preset, **{**options, "method": sparse_method})  # type: ignore[arg-type]
+        sizes = sizes_of(config.environment)
+        actor, critic = _shapes(config, sizes)
+        dense_counterpart = dense(actor), dense(critic)
+        if method == TINY_DENSE:
+            hidden = tiny_dense(sizes, config.network.hidden, connections(actor) + 2 * connections(critic))
+            tiny = {k: v for k, v in options.items() if k not in SPARSE_KEYS} | {"method": "td3", "hidden": hidden}
+            config = make_config(study.preset, **tiny)  # type: ignore[arg-type]
+            actor, critic = _shapes(config, sizes)
+    except ConfigError as error:
+        raise ConfigError(f"study {study.name}: {error}") from error
+    config = with_engine(dataclasses.replace(config, environment=sizes.name), notice)
+    settings = {key: combination[key] for key in study.varying if key not in nothing}
+    flops_paper, flops_full = _flops(config, actor, critic)
+    return PlannedRun(
+        name=_name(sizes.name, method, settings, config.seed),
+        method=method,
+        settings=settings,
+        config=config,
+        connections=connections(actor) + 2 * connections(critic),
+        flops_paper=flops_paper,
+        flops_full=flops_full,
+        flops_paper_dense=_flops(config, *dense_counterpart)[0],
+    )
+
+
+def _name(environment: str, method: str, settings: Mapping[str, Value], seed: int) -> str:
+    parts = [environment.replace(":", "-").replace("/", "-"), method]
+    return "-".join([*parts, *(f"{key}{shown(value)}" for key, value in settings.items()), f"seed{seed}"])
+
+
+def _sizes(environment: str, known: dict[str, Sizes]) -> Sizes:
+    if environment not in known:
+        with contextlib.closing(make(environment)) as made:
+            known[environment] = Sizes(made.name, made.n_observations, made.n_actions)
+    return known[environment]
+
+
+def _shapes(config: Config, sizes: Sizes) -> tuple[NetworkShape, NetworkShape]:
+    actor, critic = plan_networks(config.network, sizes.n_observations, sizes.n_actions)
+    return tuple(layer.shape for layer in actor), tuple(layer.shape for layer in critic)
+
+
+def _flops(config: Config, actor: NetworkShape, critic: NetworkShape) -> tuple[int, int]:
+    evolves = config.network.method == "ds-td3"
+    cost = training_cost(
+        actor,
+        critic,
+        batch_size=config.td3.batch_size,
+        steps=config.schedule.steps,
+        start_steps=config.schedule.start_steps,
+        policy_delay=config.td3.policy_delay,
+        evolution_interval=config.evolution.evolution_interval if evolves else None,
+        growth_by_gradient=config.evolution.growth == "gradient",
+    )
+    return cost.training_flops_paper, cost.training_flops_full
+
+
+def tiny_dense(sizes: Sizes, hidden: Sequence[int], wanted: int) -> tuple[int, ...]:
+    """The hidden layers of the dense actor and critics that together come closest to `wanted` connections.
+
+    The layers keep the proportion of `hidden`: width k of the first one makes round(k · hidden_i / hidden_0), at least
+    1, of the others. Of two first widths that are equally close, the smaller. No layer is wider than in `hidden`.
+    """
+
+    def scaled(first: int) -> tuple[int, ...]:
+        return tuple(max(1, (2 * first * width + hidden[0]) // (2 * hidden[0])) for width in hidden)
+
+    def distance(first: int) -> int:
+        widths = scaled(first)
+        actor = (sizes.n_observations, *widths, sizes.n_actions)
+        critic = (sizes.n_observations + sizes.n_actions, *widths, 1)
+        return abs(sum(n * m for n, m in pairwise(actor)) + 2 * sum(n * m for n, m in pairwise(critic)) - wanted)
+
+    return scaled(min(range(1, hidden[0] + 1), key=distance))

@@ -1,0 +1,141 @@
+"""Run folders as a study sees them: which run a folder holds, how far it is, and its evaluations."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from edgerl import run_folder
+from edgerl.errors import ConfigError, FileFormatError, OutputError, quoted
+from edgerl.files import read_bytes, write_atomically
+from edgerl.studies.grid import PlannedRun
+from edgerl.training import checkpoint as checkpoint_file
+from edgerl.training.config import Config, to_json
+from edgerl.training.folder import read_config
+
+Stage = Literal["absent", "unfinished", "finished"]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run folder is, by its checkpoint."""
+
+    stage: Stage
+    step: int = 0
+    metrics_rows: int = 0
+    seconds: float = 0.0  # of training so far
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The evaluations of one run, in order: steps increasing [n], mean returns [n], seconds of training so far [n]."""
+
+    steps: npt.NDArray[np.int64]
+    returns: npt.NDArray[np.float64]
+    seconds: npt.NDArray[np.float64]
+
+
+def inspect(folder: Path, run: PlannedRun) -> Progress:
+    """How far the run in `folder` is; the folder may not be there yet, or be empty.
+
+    Raises ConfigError where it holds another run, FileFormatError where it holds none or is damaged.
+    """
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return Progress("absent")
+    found = read_config(folder)
+    if found != run.config:
+        raise ConfigError(
+            f"{folder} holds another run than the study's ({_difference(found, run.config)}); choose another --out, or "
+            "move the folder away"
+        )
+    checkpoint = folder / run_folder.CHECKPOINT
+    if not checkpoint.exists():
+        return Progress("unfinished")
+    counters = checkpoint_file.read(checkpoint).counters
+    stage: Stage = "finished" if counters.step >= run.config.schedule.steps else "unfinished"
+    return Progress(stage, counters.step, counters.metrics_rows, counters.elapsed_seconds)
+
+
+def _difference(found: Config, expected: Config) -> str:
+    """The first value that differs: network.sparsity 0.5, expected 0.9."""
+    pairs = zip(_flat(dataclasses.asdict(found)), _flat(dataclasses.asdict(expected)), strict=True)
+    name, own, wanted = next((name, own, wanted) for (name, own), (_, wanted) in pairs if own != wanted)
+    return f"{name} {quoted(own)}, expected {quoted(wanted)}"
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    flat: list[tuple[str, Any]] = []
+    for name, value in values.items():
+        flat += _flat(value, f"{name}.") if isinstance(value, dict) else [(prefix + name, value)]
+    return flat
+
+
+def prepare(folder: Path, run: PlannedRun) -> None:
+    """Make the folder of a run that is absent, with its config.json: from then on it is resumed like any other.
+
+    Raises OutputError.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make {folder}: {error.strerror}; choose another --out") from error
+    write_atomically(folder / run_folder.CONFIG, to_json(run.config).encode())
+
+
+def read_curve(folder: Path, *, rows: int | None = None) -> Curve:
+    """The evaluations in a run's metrics.csv: the first `rows`, a checkpoint's word, of which none may be missing; or
+    all of a run that is going on, without a last line that is only half written.
+
+    Raises FileFormatError.
+    """
+    path = folder / run_folder.METRICS
+    text = read_bytes(path).decode(errors="replace")
+    whole = text[: text.rfind("\n") + 1]
+    header, *lines = list(csv.reader(whole.splitlines())) or [[]]
+    try:
+        columns = [header.index(name) for name in ("step", "return_mean", "elapsed_seconds")]
+        kept = lines if rows is None else lines[:rows]
+        if rows is not None and len(kept) < rows:
+            raise ValueError(f"it has {len(kept)} whole rows, and the checkpoint counts on {rows}")
+        if any(len(line) != len(header) for line in kept):
+            raise ValueError("a row has not as many values as there are columns")
+        values = np.array([[float(line[column]) for column in columns] for line in kept]).reshape(-1, len(columns))
+        if not np.isfinite(values).all():
+            raise ValueError("a value is not finite")
+        if (np.diff(values[:, 0]) <= 0).any() or (values[:, 0] >= 1 << 53).any():
+            raise ValueError("its steps do not increase")
+    except (ValueError, OverflowError, csv.Error) as error:
+        raise FileFormatError(
+            f"{path} is damaged: {' '.join(str(error).split())[:120]}; restore the file, or sweep that run anew"
+        ) from error
+    return Curve(values[:, 0].astype(np.int64), values[:, 1], values[:, 2])
+
+
+@dataclass(frozen=True)
+class Live:
+    """A run as its metrics show it, also while it goes on."""
+
+    step: int = 0  # of the last evaluation
+    evaluation_return: float | None = None
+    seconds_per_step: float | None = None  # of learning; None before it is known
+
+
+def live(folder: Path, config: Config) -> Live:
+    """The last evaluation of a run, and its pace; of a run that has none yet, what is known, which is nothing."""
+    try:
+        curve = read_curve(folder)
+    except FileFormatError:  # not there yet, or about to be rewritten
+        return Live()
+    if not len(curve.steps):
+        return Live()
+    learning = curve.steps >= config.schedule.start_steps
+    steps, seconds = curve.steps[learning], curve.seconds[learning]
+    pace = float((seconds[-1] - seconds[0]) / (steps[-1] - steps[0])) if len(steps) > 1 else None
+    return Live(int(curve.steps[-1]), float(curve.returns[-1]), pace)

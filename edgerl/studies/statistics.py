@@ -1,0 +1,119 @@
+"""Statistics of returns over seeds and environments, with intervals.
+
+After Agarwal et al. (Deep Reinforcement Learning at the Edge of the Statistical Precipice, NeurIPS 2021): the
+interquartile mean, the probability of improvement, and percentile-bootstrap intervals that resample the runs of each
+environment by themselves (stratified). Resampling is scipy's, from a fixed seed: the same runs give the same interval.
+With two or three runs an interval is too narrow, whatever the method: what a few runs never showed, it cannot contain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgerl.errors import require
+from edgerl.studies.runs import Curve
+
+Array = npt.NDArray[Any]
+
+FINAL_EVALUATIONS = 10
+"""A final return is the mean of so many last evaluations, as in the paper; of all, where there are fewer."""
+
+LEVEL = 0.95
+RESAMPLES = 9999
+_TRIMMED = 0.25
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure with its bootstrap interval; low and high are None where an environment has fewer than two runs."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+def final_return(curve: Curve) -> float:
+    """Mean of the last 10 evaluations."""
+    return float(curve.returns[-FINAL_EVALUATIONS:].mean())
+
+
+def learning_curve_area(curve: Curve, steps: int) -> float:
+    """The paper's LCA: the sum of all evaluations, one every 5000 steps, divided by the number of training steps."""
+    return float(curve.returns.sum()) / steps
+
+
+def steps_to_reach(curve: Curve, goal: float) -> int | None:
+    """The first step at which the mean of the last 10 evaluations is `goal` or more; None where it never is.
+
+    The mean, since the goal is one, too: a single lucky evaluation does not count. Before ten there is no mean.
+    """
+    if len(curve.returns) < FINAL_EVALUATIONS:
+        means = np.array([curve.returns.mean()]) if len(curve.returns) else np.array([])
+        steps = curve.steps[-1:]
+    else:
+        means = np.convolve(curve.returns, np.full(FINAL_EVALUATIONS, 1 / FINAL_EVALUATIONS), "valid")
+        steps = curve.steps[FINAL_EVALUATIONS - 1 :]
+    reached = np.flatnonzero(means >= goal)
+    return int(steps[reached[0]]) if len(reached) else None
+
+
+def interquartile_mean(strata: Sequence[Array]) -> Interval:
+    """The mean of the middle half of all runs; strata: per environment, the comparable scores of its runs [runs].
+
+    Raises MissingExtraError without scipy.
+    """
+    trim_mean = require("scipy.stats", "report").trim_mean
+
+    def statistic(*samples: Array, axis: int = -1) -> Array:
+        result: Array = trim_mean(np.concatenate(samples, axis=axis), _TRIMMED, axis=axis)
+        return result
+
+    return _interval(strata, statistic)
+
+
+def probability_of_improvement(pairs: Sequence[tuple[Array, Array]]) -> Interval:
+    """How probable it is that a run of X returns more than a run of Y in an environment taken at random; ties count
+    half. pairs: per environment, the returns of X's and of Y's runs.
+
+    Raises MissingExtraError without scipy.
+    """
+
+    def statistic(*samples: Array, axis: int = -1) -> Array:
+        wins = [_win_rate(np.moveaxis(x, axis, -1), np.moveaxis(y, axis, -1)) for x, y in _in_pairs(samples)]
+        result: Array = np.mean(wins, axis=0)
+        return result
+
+    return _interval([sample for pair in pairs for sample in pair], statistic)
+
+
+def _in_pairs(samples: Sequence[Array]) -> list[tuple[Array, Array]]:
+    return list(zip(samples[::2], samples[1::2], strict=True))
+
+
+def _win_rate(x: Array, y: Array) -> Array:
+    """x [..., m], y [..., n] → [...]: Mann and Whitney's U divided by m · n."""
+    difference = x[..., :, None] - y[..., None, :]
+    result: Array = (0.5 * (np.sign(difference) + 1)).mean(axis=(-2, -1))
+    return result
+
+
+def _interval(strata: Sequence[Array], statistic: Callable[..., Array]) -> Interval:
+    value = float(statistic(*strata))
+    if min(len(sample) for sample in strata) < 2:
+        return Interval(value, None, None)
+    found = require("scipy.stats", "report").bootstrap(
+        tuple(strata),
+        statistic,
+        n_resamples=RESAMPLES,
+        vectorized=True,
+        axis=-1,
+        confidence_level=LEVEL,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    )
+    return Interval(value, float(found.confidence_interval.low), float(found.confidence_interval.high))

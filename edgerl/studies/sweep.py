@@ -1,0 +1,248 @@
+"""Runs all runs of a study, wherever they run, until each is finished, or someone stops it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import heapq
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Literal, Protocol
+
+from edgerl.errors import CheckFailed, Interrupted, OutputError
+from edgerl.files import write_atomically
+from edgerl.run_folder import CONFIG
+from edgerl.studies.grid import PlannedRun
+from edgerl.studies.runs import Live, Progress, inspect, live, prepare
+from edgerl.studies.study import RECORD, Study, to_record
+from edgerl.studies.worker import Outcome
+
+RESTARTS = 3
+"""So often a run that was killed goes on from its checkpoint, within one sweep."""
+
+LOCK = ".sweep.lock"
+_POLL_SECONDS = 0.2
+_REPORT_SECONDS = 1.0
+
+State = Literal["waiting", "running", "finished", "stopped", "failed"]
+
+
+class Pool(Protocol):
+    """Where runs run."""
+
+    capacity: int  # runs that may be started at once
+
+    @property
+    def running(self) -> int: ...
+
+    def start(self, name: str, folder: Path) -> None: ...
+
+    def poll(self) -> list[tuple[str, Outcome]]: ...
+
+    def stop(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """One run, for a display."""
+
+    name: str
+    state: State
+    step: int  # of its last evaluation, or where it is over
+    steps: int
+    evaluation_return: float | None  # of its last evaluation
+    seconds_left: float | None  # None while nobody can tell
+    message: str  # why it failed, or was started again
+
+
+@dataclass(frozen=True)
+class SweepStatus:
+    """The whole sweep, for a display."""
+
+    runs: tuple[RunStatus, ...]
+    seconds: float  # since it began
+    seconds_left: float | None
+
+    def count(self, state: State) -> int:
+        """Runs in that state."""
+        return sum(run.state == state for run in self.runs)
+
+
+Report = Callable[[SweepStatus], None]
+
+
+@dataclass
+class StopRequests:
+    """How often the user has asked to stop, and by which signal last."""
+
+    count: int = 0
+    signal: int = 0
+
+
+@contextlib.contextmanager
+def stop_requests() -> Iterator[StopRequests]:
+    """Count SIGINT and SIGTERM instead of dying of them; for the main thread."""
+    requests = StopRequests()
+
+    def request(number: int, _: FrameType | None) -> None:
+        requests.count += 1
+        requests.signal = number
+
+    previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield requests
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def open_study(study: Study, runs: Sequence[PlannedRun], folder: Path) -> Iterator[dict[str, Progress]]:
+    """Take the study's folder for this sweep alone and record the study in it; yields how far each run is, by name.
+
+    Nothing is written before every run folder that is there is known to be the study's own. Raises OutputError,
+    ConfigError, FileFormatError.
+    """
+    found = {run.name: inspect(folder / run.name, run) for run in runs}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise OutputError(f"cannot make {folder}: {error.strerror}; choose another --out") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise OutputError(f"another sweep is at work in {folder}; wait for it, or choose another --out") from error
+        write_atomically(folder / RECORD, to_record(study).encode())
+        yield found
+    finally:
+        os.close(descriptor)
+
+
+class Sweep:
+    """The runs of a study in one folder, and the pool that runs them."""
+
+    def __init__(
+        self, runs: Sequence[PlannedRun], folder: Path, found: Mapping[str, Progress], pool: Pool, cores: int
+    ) -> None:
+        """found: how far each run is, as `open_study` says. cores: runs that go on at the same time, for the ETA."""
+        self._runs = {run.name: run for run in runs}
+        self._folder, self._pool, self._cores = folder, pool, cores
+        self._states: dict[str, State] = {
+            name: "finished" if found[name].stage == "finished" else "waiting" for name in self._runs
+        }
+        self._messages = dict.fromkeys(self._runs, "")
+        self._restarts = dict.fromkeys(self._runs, 0)
+        self._live = {name: live(folder / name, run.config) for name, run in self._runs.items()}
+        self._started = time.monotonic()
+
+    def run(self, report: Report, requests: StopRequests) -> SweepStatus:
+        """Run what is not finished. Raises Interrupted after a stop, with every run saved; CheckFailed where runs
+        failed, after all others are finished."""
+        waiting = deque(name for name, state in self._states.items() if state == "waiting")
+        asked, reported = 0, 0.0
+        while self._pool.running or (waiting and not asked):
+            while waiting and not asked and self._pool.running < self._pool.capacity:
+                self._start(waiting.popleft())
+            for name, outcome in self._pool.poll():
+                if self._take(name, outcome, is_stopping=asked > 0):
+                    waiting.appendleft(name)
+            if requests.count > asked:
+                asked = requests.count
+                self._pool.stop()
+            if time.monotonic() - reported >= _REPORT_SECONDS:
+                reported = time.monotonic()
+                report(self._refreshed())
+            time.sleep(_POLL_SECONDS)
+        status = self._refreshed()
+        report(status)
+        if asked and status.count("finished") + status.count("failed") < len(status.runs):
+            raise Interrupted("stopped, with every run saved; the same command goes on", requests.signal)
+        if failed := [run for run in status.runs if run.state == "failed"]:
+            raise CheckFailed(
+                f"{len(failed)} of {len(status.runs)} runs failed; the first, {failed[0].name}: {failed[0].message}"
+            )
+        return status
+
+    def _start(self, name: str) -> None:
+        folder = self._folder / name
+        if not (folder / CONFIG).exists():
+            prepare(folder, self._runs[name])
+        self._pool.start(name, folder)
+        self._states[name] = "running"
+
+    def _take(self, name: str, outcome: Outcome, *, is_stopping: bool) -> bool:
+        """Note how a run ended; whether it is to be started again."""
+        again = outcome.ending in ("killed", "stopped") and not is_stopping and self._restarts[name] < RESTARTS
+        self._messages[name] = "" if outcome.ending == "stopped" and is_stopping else outcome.message
+        if again:
+            self._restarts[name] += 1
+            self._messages[name] = f"{outcome.message or outcome.ending}; started again"
+        states: dict[str, State] = {"finished": "finished", "stopped": "stopped", "failed": "failed"}
+        self._states[name] = "waiting" if again else states.get(outcome.ending, "stopped" if is_stopping else "failed")
+        return again
+
+    def _refreshed(self) -> SweepStatus:
+        for name, state in self._states.items():
+            if state == "running" or (state == "finished" and self._live[name].step < self._steps(name)):
+                self._live[name] = live(self._folder / name, self._runs[name].config)
+        left = {name: self._seconds_left(name) for name in self._runs}
+        running = sorted(left[name] or 0.0 for name, state in self._states.items() if state == "running")
+        waiting = [left[name] for name, state in self._states.items() if state == "waiting"]
+        known = [seconds for seconds in [*running, *waiting] if seconds is not None]
+        is_known = len(known) == len(running) + len(waiting) and None not in left.values()
+        return SweepStatus(
+            tuple(self._run_status(name, left[name]) for name in self._runs),
+            time.monotonic() - self._started,
+            makespan(known, self._cores) if is_known else None,
+        )
+
+    def _steps(self, name: str) -> int:
+        return self._runs[name].config.schedule.steps
+
+    def _run_status(self, name: str, seconds_left: float | None) -> RunStatus:
+        seen = self._live[name]
+        return RunStatus(
+            name=name,
+            state=self._states[name],
+            step=seen.step,
+            steps=self._steps(name),
+            evaluation_return=seen.evaluation_return,
+            seconds_left=seconds_left,
+            message=self._messages[name],
+        )
+
+    def _seconds_left(self, name: str) -> float | None:
+        if self._states[name] in ("finished", "failed", "stopped"):
+            return 0.0
+        rate = self._seconds_per_step(name)
+        return None if rate is None else rate * (self._steps(name) - self._live[name].step)
+
+    def _seconds_per_step(self, name: str) -> float | None:
+        """The run's own pace; before it has one, the mean of those of its group, then of all."""
+        own = self._live[name].seconds_per_step
+        if own is not None:
+            return own
+        group = self._runs[name].group
+        alike = [self._live[other] for other, run in self._runs.items() if run.group == group]
+        return _mean_pace(alike) or _mean_pace(list(self._live.values()))
+
+
+def _mean_pace(runs: Sequence[Live]) -> float | None:
+    paces = [run.seconds_per_step for run in runs if run.seconds_per_step is not None]
+    return sum(paces) / len(paces) if paces else None
+
+
+def makespan(seconds: Sequence[float], cores: int) -> float:
+    """How long runs of these durations take, started in this order, each on the core that is free first."""
+    free = [0.0] * max(1, cores)
+    for duration in seconds:
+        heapq.heappush(free, heapq.heappop(free) + duration)
+    return max(free)

@@ -1,0 +1,104 @@
+"""How long a run will take: a short timing of its three kinds of steps, on this machine, times how many it has."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgerl.edge.replay import Boundary, Replay
+from edgerl.training.config import Config
+from edgerl.training.environments import Environment, make
+from edgerl.training.evaluate import longest_episode
+from edgerl.training.loop import AnyAgent, make_agent, numerics
+from edgerl.training.normalizer import Normalizer
+
+_RANDOM_STEPS = 1000
+_WARM_UP_UPDATES = 50
+_UPDATES = 200
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one step of each kind, and how long an episode is."""
+
+    random: float
+    acting: float
+    update: float
+    episode_steps: int  # the environment's limit; where it has none, what random actions reached
+
+
+def time_steps(config: Config) -> Timing:
+    """Time a run's steps: a thousand random ones, then 250 updates and as many actions of the policy."""
+    with contextlib.closing(make(config.environment)) as environment, numerics(config):
+        agent = make_agent(config, environment.n_observations, environment.n_actions)
+        normalizer = Normalizer(environment.n_observations) if config.normalize else None
+        capacity = max(_RANDOM_STEPS, config.td3.n_step + 1)
+        replay = Replay(None, environment.n_observations, environment.n_actions, capacity)
+        with contextlib.closing(replay):
+            random, episode_steps = _time_random_steps(environment, replay, normalizer)
+            update = _time_updates(agent, replay, normalizer)
+        acting = random + _time_actions(agent, environment)
+        limit = environment.maximum_episode_steps
+        longest = longest_episode(environment, config.schedule)
+    return Timing(random, acting, update, limit or min(episode_steps, longest))
+
+
+def _time_random_steps(environment: Environment, replay: Replay, normalizer: Normalizer | None) -> tuple[float, int]:
+    """(seconds of a step with its place in the replay, steps of the longest episode)."""
+    generator = np.random.default_rng(0)
+    actions = generator.uniform(-1, 1, (_RANDOM_STEPS, environment.n_actions)).astype(np.float32)
+    observation, length, longest = environment.reset(0), 0, 1
+    started = time.perf_counter()
+    for action in actions:
+        following, reward, terminated, truncated = environment.step(environment.scale(action))
+        boundary = Boundary.TERMINATED if terminated else Boundary.TRUNCATED if truncated else Boundary.CONTINUES
+        replay.append(observation, action, reward, following, boundary)
+        if normalizer is not None:
+            normalizer.observe(following)
+        length += 1
+        longest = max(longest, length)
+        observation, length = (environment.reset(0), 0) if terminated or truncated else (following, length)
+    return (time.perf_counter() - started) / _RANDOM_STEPS, longest
+
+
+def _time_updates(agent: AnyAgent, replay: Replay, normalizer: Normalizer | None) -> float:
+    for _ in range(_WARM_UP_UPDATES):
+        agent.learn(replay, normalizer)
+    started = time.perf_counter()
+    for _ in range(_UPDATES):
+        agent.learn(replay, normalizer)
+    return (time.perf_counter() - started) / _UPDATES
+
+
+def _time_actions(agent: AnyAgent, environment: Environment) -> float:
+    observation = environment.reset(0)
+    started = time.perf_counter()
+    for _ in range(_UPDATES):
+        agent.act(observation)
+    return (time.perf_counter() - started) / _UPDATES
+
+
+def expected_seconds(config: Config, timing: Timing, first_step: int = 0) -> float:
+    """What a run takes from `first_step` on: random steps, learning steps, and evaluations of whole episodes."""
+    schedule = config.schedule
+    random = max(0, min(schedule.steps, schedule.start_steps) - first_step)
+    learning = max(0, schedule.steps - max(first_step, schedule.start_steps))
+    evaluations = -(-schedule.steps // schedule.evaluation_interval) - first_step // schedule.evaluation_interval
+    evaluated = max(0, evaluations) * schedule.evaluation_episodes * timing.episode_steps
+    return random * timing.random + learning * (timing.acting + timing.update) + evaluated * timing.acting
+
+
+def timings(configs: Iterable[Config]) -> dict[Config, Timing]:
+    """By `like`: one timing for all runs that differ in seed and steps alone."""
+    return {config: time_steps(config) for config in dict.fromkeys(map(like, configs))}
+
+
+def like(config: Config) -> Config:
+    """The configuration, the same for all seeds and steps."""
+    schedule = dataclasses.replace(config.schedule, steps=1)
+    return dataclasses.replace(config, seed=0, schedule=schedule)

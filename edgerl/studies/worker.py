@@ -1,0 +1,56 @@
+"""One run of a sweep in a process of its own: `python -m edgerl.studies.worker FOLDER CORE PARENT`.
+
+The folder has a config.json at least. The outcome is the last line on stdout, as JSON.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from edgerl.errors import EdgerlError, Interrupted
+
+Ending = Literal["finished", "stopped", "killed", "failed"]
+
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended, for now: finished; stopped, with everything saved; killed, with its last checkpoint; failed."""
+
+    ending: Ending
+    message: str = ""
+
+
+def train_run(folder: Path) -> Outcome:
+    """Go on with the run in a folder, or begin it, to its end. The errors that a user can cause are outcomes."""
+    from edgerl.training.loop import train
+
+    try:
+        train(resume=folder)
+    except Interrupted as error:
+        return Outcome("stopped", str(error))
+    except EdgerlError as error:
+        return Outcome("failed", str(error))
+    return Outcome("finished")
+
+
+def main(folder: str, core: str, parent: str) -> None:
+    """Train on one core; stop, saving everything, where the sweep dies."""
+    if sys.platform == "linux":
+        os.sched_setaffinity(0, {int(core)})
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != int(parent):  # it died before we could ask to be told
+            sys.exit(1)
+    print(json.dumps(asdict(train_run(Path(folder)))), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

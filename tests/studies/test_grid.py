@@ -1,0 +1,127 @@
+"""The runs of a study: names, configurations, costs, and the dense network with as many connections."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgerl.errors import ConfigError
+from edgerl.studies.grid import PlannedRun, Sizes, plan_runs, tiny_dense
+from edgerl.studies.study import load_study, narrowed, parse_study
+from edgerl.training.config import make_config
+
+
+def _runs(**grid: list[Any]) -> dict[str, PlannedRun]:
+    environment = {"environment": ["robots:robot"]} if "environment" not in grid else {}
+    study = parse_study({"grid": {**environment, **grid}, "run": {"hidden": [16, 16]}}, "own", "own.toml")
+    return {run.name: run for run in plan_runs(study)}
+
+
+def _dense_connections(n_observations: int, n_actions: int, hidden: tuple[int, ...]) -> int:
+    actor = (n_observations, *hidden, n_actions)
+    critic = (n_observations + n_actions, *hidden, 1)
+    return sum(n * m for n, m in pairwise(actor)) + 2 * sum(n * m for n, m in pairwise(critic))
+
+
+def test_table1_is_the_papers_setting_for_every_task() -> None:
+    runs = plan_runs(narrowed(load_study("table1"), steps=300_000, seeds=[0, 1]))
+    assert len(runs) == 5 * 3 * 2
+    assert runs[0].name == "HalfCheetah-v5-td3-seed0"
+    assert [run.config.seed for run in runs] == [0] * 15 + [1] * 15, "seed by seed"
+    by_name = {run.name: run for run in runs}
+    for environment in ("HalfCheetah-v5", "Humanoid-v5"):
+        run = by_name[f"{environment}-ds-td3-seed1"]
+        expected = make_config(environment=environment, method="ds-td3", seed=1, steps=300_000, engine="native")
+        assert run.config == expected
+    counts = {name: by_name[f"{name}-seed0"].connections for name in by_name_stems(runs)}
+    assert counts["HalfCheetah-v5-td3"] == 214_784  # the paper's own figures, and FACTS' for the others
+    assert counts["HalfCheetah-v5-ds-td3"] == counts["HalfCheetah-v5-static-td3"] == 106_169
+    assert counts["Ant-v5-ds-td3"] == 144_824
+    assert counts["Humanoid-v5-ds-td3"] == 215_774
+    sparse = by_name["HalfCheetah-v5-ds-td3-seed0"]
+    assert sparse.flops_paper_dense == pytest.approx(0.3 * 1.07e14, rel=0.01)
+    assert sparse.flops_paper / sparse.flops_paper_dense == pytest.approx(0.49, abs=0.005)
+
+
+def by_name_stems(runs: list[PlannedRun]) -> list[str]:
+    return [run.name.removesuffix("-seed0") for run in runs if run.name.endswith("-seed0")]
+
+
+def test_names_have_the_keys_that_vary_and_mean_something_to_the_method() -> None:
+    runs = _runs(method=["td3", "static-td3", "ds-td3", "tiny-dense"], sparsity=[0.3, 0.5], drop_fraction=[0.05, 0.1])
+    assert set(runs) == {
+        "robots-robot-td3-seed0",
+        "robots-robot-static-td3-sparsity0.3-seed0",
+        "robots-robot-static-td3-sparsity0.5-seed0",
+        "robots-robot-tiny-dense-sparsity0.3-seed0",
+        "robots-robot-tiny-dense-sparsity0.5-seed0",
+        *(
+            f"robots-robot-ds-td3-sparsity{sparsity}-drop_fraction{fraction}-seed0"
+            for sparsity in (0.3, 0.5)
+            for fraction in (0.05, 0.1)
+        ),
+    }
+    run = runs["robots-robot-ds-td3-sparsity0.3-drop_fraction0.1-seed0"]
+    assert (run.config.network.sparsity, run.config.evolution.drop_fraction) == (0.3, 0.1)
+    assert run.label == "ds-td3, sparsity 0.3, drop_fraction 0.1"
+
+
+def test_a_key_with_one_value_reaches_the_run_and_not_its_name() -> None:
+    runs = _runs(sparsity=[0.4])
+    assert list(runs) == ["robots-robot-ds-td3-seed0"]
+    assert runs["robots-robot-ds-td3-seed0"].config.network.sparsity == 0.4
+
+
+def test_tiny_dense_is_dense_and_has_about_as_many_connections() -> None:
+    study = parse_study(
+        {"grid": {"method": ["tiny-dense", "ds-td3"], "environment": ["HalfCheetah-v5"]}}, "own", "own.toml"
+    )
+    tiny, sparse = plan_runs(study)
+    # 3 w² + w (17 + 6 + 2 · (23 + 1)) = 3 w² + 71 w: 106 554 at w = 177, 105 424 at 176; the sparse one has 106 169
+    assert tiny.config.network.hidden == (177, 177)
+    assert tiny.connections == 3 * 177**2 + 71 * 177 == 106_554
+    assert sparse.connections == 106_169
+    assert tiny.config == make_config(environment="HalfCheetah-v5", method="td3", hidden=(177, 177), engine="native")
+    assert tiny.flops_paper_dense == sparse.flops_paper_dense
+
+
+@pytest.mark.parametrize("hidden", [(256, 256), (400, 300), (64,), (128, 64, 32)])
+@pytest.mark.parametrize("share", [0.05, 0.3, 0.77, 1.0])
+def test_no_width_comes_closer_than_tiny_denses(hidden: tuple[int, ...], share: float) -> None:
+    wanted = round(share * _dense_connections(11, 3, hidden))
+    found = tiny_dense(Sizes("any", 11, 3), hidden, wanted)
+    candidates = [
+        tuple(max(1, int(first * width / hidden[0] + 0.5)) for width in hidden) for first in range(1, hidden[0] + 1)
+    ]
+    assert found in candidates
+    distance = abs(_dense_connections(11, 3, found) - wanted)
+    assert distance == min(abs(_dense_connections(11, 3, candidate) - wanted) for candidate in candidates)
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        ({"method": ["ppo"]}, r"^study own: method is 'ppo'; expected td3, static-td3, ds-td3$"),
+        ({"sparsity": [0.999]}, r"^study own: sparsity 0\.999 is impossible for "),
+        ({"seed": [-1]}, r"^study own: seed is -1; expected a whole number in "),
+        ({"environment": [3]}, r"^study own: environment is 3; expected str$"),
+    ],
+)
+def test_a_grid_of_impossible_runs_is_refused_before_any_of_them(grid: dict[str, list[Any]], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        _runs(**grid)
+
+
+def test_the_studies_page_counts_runs_rightly() -> None:
+    page = (Path(__file__).parents[2] / "docs/studies.md").read_text()
+    (example,) = re.findall(r"```toml\n(.*?)```", page, flags=re.DOTALL)
+    Path("growth.toml").write_text(example)
+    assert len(plan_runs(load_study("growth.toml"))) == 27
+    assert "= 27 runs" in page
+    counts = re.findall(r"^\| `(\w+)` \|.*\| (\d+) \|$", page, flags=re.MULTILINE)
+    assert {name: len(plan_runs(load_study(name))) for name, _ in counts} == {n: int(count) for n, count in counts}
+    assert [name for name, _ in counts] == ["table1", "schedule", "sparsity", "quick"]

@@ -1,0 +1,123 @@
+"""Study files: what they may say, what they are refused for, and what the package's own hold."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgerl.errors import ConfigError, EdgerlError
+from edgerl.studies.study import (
+    find_swept,
+    load_study,
+    narrowed,
+    packaged_studies,
+    parse_study,
+    read_record,
+    to_record,
+)
+
+
+def _load(text: str) -> Any:
+    Path("own.toml").write_text(text)
+    return load_study("own.toml")
+
+
+def test_the_package_brings_the_papers_four_questions_and_a_quick_one() -> None:
+    assert packaged_studies() == ["quick", "schedule", "sparsity", "table1"]
+    table1, schedule, sparsity = (load_study(name) for name in ("table1", "schedule", "sparsity"))
+    assert table1.grid["environment"] == ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5", "Ant-v5", "Humanoid-v5")
+    assert table1.grid["method"] == ("td3", "static-td3", "ds-td3")
+    assert schedule.grid["evolution_interval"] == (200, 500, 1000, 2000)
+    assert sparsity.grid["sparsity"] == (0.25, 0.5, 0.8, 0.9, 0.95)
+    for study in (table1, schedule, sparsity):
+        assert study.fixed == {"steps": 1_000_000}
+        assert study.grid["seed"] == (0, 1, 2, 3, 4)
+    assert "tiny-dense" in load_study("quick").grid["method"]
+
+
+def test_what_a_file_leaves_out_has_defaults_and_the_rest_varies() -> None:
+    study = _load('[run]\nseed = 7\nhidden = [16, 16]\n[grid]\nsparsity = [0.5, 0.9]\ngrowth = ["random"]\n')
+    assert study.name == study.title == "own"
+    assert study.preset == "paper"
+    assert study.fixed == {"hidden": (16, 16)}
+    assert study.grid == {
+        "environment": ("HalfCheetah-v5",),
+        "method": ("ds-td3",),
+        "seed": (7,),
+        "sparsity": (0.5, 0.9),
+        "growth": ("random",),
+    }
+    assert study.varying == ("sparsity",)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"^own\.toml is empty: \[grid\] names no run; expected such as environment = "),
+        ("[grid]\n", r"is empty: \[grid\] names no run"),
+        ("[grid]\nseed = []\n", r"grid\.seed is an empty list, which makes no run"),
+        ("[grid]\nsparsty = [0.5]\n", r"key 'grid\.sparsty' is unknown; did you mean sparsity\?$"),
+        ("[run]\nstep = 3\n[grid]\nseed = [0]\n", r"key 'run\.step' is unknown; did you mean steps\?$"),
+        ("titel = 'a'\n[grid]\nseed = [0]\n", r"key 'titel' is unknown; did you mean title\?$"),
+        ("title = 3\n[grid]\nseed = [0]\n", r"title is 3; expected at most 200 printable characters$"),
+        ("title = '\x1b[2J'\n[grid]\nseed = [0]\n", r"is no study file"),
+        ('title = "\\u001b[2J"\n[grid]\nseed = [0]\n', r"title is '.x1b\[2J'; expected at most 200 printable"),
+        ("grid = 3\n", r"grid is 3; expected a table, \[grid\]$"),
+        ("[grid]\nseed = 3\n", r"grid\.seed is 3; expected a list, or the key in \[run\]$"),
+        ("[grid]\nseed = [0, 1, 0]\n", r"grid\.seed has a value twice; expected each once$"),
+        ("[run]\nseed = 1\n[grid]\nseed = [0]\n", r"seed is in \[grid\] and in \[run\]; expected it in one of them$"),
+        ("[grid]\nseed = [", r"own\.toml is no study file \("),
+        ("[grid]\nseed = [" + "[" * 5000, r"own\.toml is no study file \("),
+        (f"[grid]\nseed = {list(range(10001))}\n", r"has 10001 runs; expected at most 10000$"),
+    ],
+)
+def test_what_a_study_file_is_refused_for(text: str, message: str) -> None:
+    with pytest.raises(EdgerlError, match=message):
+        _load(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("tabel1", r"^study 'tabel1' is neither a file with the ending \.toml nor one of .*; did you mean table1\?$"),
+        ("absent.toml", r"^absent\.toml is not there; expected a file$"),
+        (".toml", r"is neither a file with the ending"),
+    ],
+)
+def test_a_study_that_is_not_there(name: str, message: str) -> None:
+    with pytest.raises(EdgerlError, match=message):
+        load_study(name)
+
+
+def test_a_name_that_is_no_folder_name_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"'a b' cannot name a folder"):
+        parse_study({"grid": {"seed": [0]}}, "a b", "a b.toml")
+
+
+def test_narrowing_takes_other_steps_and_seeds_and_some_of_the_environments() -> None:
+    table1 = load_study("table1")
+    narrow = narrowed(table1, steps=300_000, environments=["Hopper-v5", "Ant-v5"], seeds=[3, 9])
+    assert narrow.fixed == {"steps": 300_000}
+    assert narrow.grid == {**table1.grid, "environment": ("Hopper-v5", "Ant-v5"), "seed": (3, 9)}
+    assert narrowed(table1) == table1
+    with pytest.raises(
+        ConfigError, match=r"environment 'Hoper-v5' is not in the study table1.*; did you mean Hopper-v5"
+    ):
+        narrowed(table1, environments=["Hoper-v5"])
+
+
+def test_the_record_in_a_studys_folder_is_the_study(tmp_path: Path) -> None:
+    folder = tmp_path / "elsewhere/sparsity"
+    folder.mkdir(parents=True)
+    study = narrowed(_load("[run]\nhidden = [16, 16]\npreset = 'quick'\n[grid]\nsparsity = [0.5]\n"), seeds=[1, 2])
+    (folder / "study.json").write_text(to_record(study))
+    assert read_record(folder) == dataclasses.replace(study, name="sparsity")
+    assert find_swept(folder) == (read_record(folder), folder)
+    assert find_swept("sparsity", folder) == (read_record(folder), folder)
+    assert find_swept("sparsity") == (load_study("sparsity"), Path("runs/sparsity"))
+    (folder / "study.json").write_text("[]")
+    with pytest.raises(EdgerlError, match=r"study\.json holds no JSON object"):
+        read_record(folder)

@@ -1,0 +1,189 @@
+"""Tables from run folders with evaluations chosen by hand."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgerl.errors import ConfigError, EdgerlError
+from edgerl.studies.grid import PlannedRun, plan_runs
+from edgerl.studies.runs import inspect, read_curve
+from edgerl.studies.study import Study, load_study, narrowed, parse_study, to_record
+from edgerl.studies.table import Table, format_table, make_table
+
+from .folders import write_run
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+def _study(**grid: list[Any]) -> tuple[Study, dict[str, PlannedRun]]:
+    study = parse_study({"grid": grid, "run": {"steps": 60_000}}, "own", "own.toml")
+    return study, {run.name: run for run in plan_runs(study)}
+
+
+def _table(study: Study, runs: dict[str, PlannedRun]) -> Table:
+    return make_table(study, list(runs.values()), Path("own"))
+
+
+def test_the_figures_of_a_study_by_hand() -> None:
+    study, runs = _study(environment=["HalfCheetah-v5", "Hopper-v5"], method=["td3", "ds-td3"], seed=[0, 1])
+    finals = {  # environment, method → the return of each seed, from the third evaluation on
+        ("HalfCheetah-v5", "td3"): (1000, 3000),
+        ("HalfCheetah-v5", "ds-td3"): (2000, 4000),
+        ("Hopper-v5", "td3"): (100, 300),
+        ("Hopper-v5", "ds-td3"): (50, 250),
+    }
+    for (environment, method), values in finals.items():
+        for seed, value in enumerate(values):
+            name = f"{environment}-{method}-seed{seed}"
+            write_run(Path("own") / name, runs[name], [0, 0, *[value] * 10])
+    table = _table(study, runs)
+    assert (table.finished, table.planned, table.steps) == (8, 8, (60_000,))
+    rows = {(row.environment, row.method): row for row in table.rows}
+    row = rows["HalfCheetah-v5", "ds-td3"]
+    assert (row.final_return.mean, row.final_return.deviation) == (3000, pytest.approx(2000 / 2**0.5))
+    assert (row.paper_return.mean, row.paper_return.deviation) == (11460, 483)
+    assert row.learning_curve_area.mean == pytest.approx((20_000 + 40_000) / 2 / 60_000)
+    assert (row.interquartile_mean.value, row.interquartile_mean.low, row.interquartile_mean.high) == (3000, 2000, 4000)
+    assert row.better_than_dense.value == (1 + 0 + 1 + 1) / 4  # 2000 > 1000, 2000 < 3000, 4000 > both
+    # TD3 ends at 2000. Seed 0 has it at the twelfth evaluation alone; seed 1 at the tenth: 8 · 4000 / 10.
+    assert (row.reached_dense, row.steps_to_dense) == (2, (60_000 + 50_000) / 2)
+    assert (row.connections, row.paper_connections, row.paper_relative_flops) == (106_169, 106_169, 0.49)
+    dense = rows["Hopper-v5", "td3"]
+    assert dense.better_than_dense is None
+    assert (dense.reached_dense, dense.steps_to_dense) == (1, None), "half of the runs never reach their mean"
+    overall = {row.method: row for row in table.overall}
+    # relative returns: HalfCheetah 1, 2; Hopper .25, 1.25: the middle two of four
+    assert overall["ds-td3"].relative_return.value == pytest.approx((1 + 1.25) / 2)
+    assert overall["ds-td3"].better_than_dense.value == (0.75 + 0.25) / 2  # Hopper: 250 > 100 alone
+    assert overall["td3"].better_than_dense is None
+    text = format_table(table, "markdown")
+    assert "| HalfCheetah-v5 | ds-td3 | 2 | 3000 ± 1414 | 11460 ± 483 | 3000 [2000, 4000] |" in text
+    assert "| HalfCheetah-v5 | ds-td3 | 106169 | 106169 | " in text
+
+
+def test_only_finished_runs_count_and_none_is_refused() -> None:
+    study, runs = _study(method=["ds-td3"], seed=[0, 1])
+    first, second = runs
+    write_run(Path("own") / first, runs[first], [7.0] * 3, step=15_000)
+    with pytest.raises(EdgerlError, match=r"^own holds no finished run of the study own; run edgerl sweep, or name"):
+        _table(study, runs)
+    write_run(Path("own") / second, runs[second], [7.0] * 12)
+    (row,) = _table(study, runs).rows
+    assert (row.runs, row.planned) == (1, 2)
+    assert (row.final_return.mean, row.final_return.deviation) == (7, None)
+    assert row.better_than_dense is None, "the study has no TD3"
+
+
+def test_settings_are_compared_with_the_one_dense_td3() -> None:
+    study, runs = _study(method=["td3", "ds-td3"], sparsity=[0.5, 0.9], seed=[0])
+    for index, name in enumerate(runs):
+        write_run(Path("own") / name, runs[name], [100.0 * index] * 12)
+    rows = {row.label: row for row in _table(study, runs).rows}
+    assert set(rows) == {"td3", "ds-td3, sparsity 0.5", "ds-td3, sparsity 0.9"}
+    assert rows["ds-td3, sparsity 0.9"].better_than_dense.value == 1
+    assert rows["ds-td3, sparsity 0.9"].paper_return is None, "the paper's is at half density"
+    lines = list(csv.DictReader(io.StringIO(format_table(_table(study, runs), "csv"))))
+    assert [(line["method"], line["sparsity"], line["final_return_mean"]) for line in lines] == [
+        ("td3", "", "0.0"),
+        ("ds-td3", "0.5", "100.0"),
+        ("ds-td3", "0.9", "200.0"),
+    ]
+
+
+def test_another_run_in_a_folder_is_refused_with_the_first_difference() -> None:
+    _, runs = _study(sparsity=[0.5, 0.9])
+    first, second = runs.values()
+    write_run(Path("here"), first, [1.0])
+    message = (
+        r"^here holds another run than the study's \(network\.sparsity 0\.5, expected 0\.9\); choose another --out"
+    )
+    with pytest.raises(ConfigError, match=message):
+        inspect(Path("here"), second)
+    assert inspect(Path("here"), first).stage == "finished"
+
+
+def test_a_folder_of_another_version_is_refused() -> None:
+    _, runs = _study(seed=[0])
+    (run,) = runs.values()
+    write_run(Path("here"), run, [1.0])
+    config = json.loads(Path("here/config.json").read_text())
+    del config["network"]["block"]
+    Path("here/config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match=r"network has not the keys of this version of edgerl"):
+        inspect(Path("here"), run)
+    Path("here/config.json").unlink()
+    with pytest.raises(EdgerlError, match=r"^here is no run folder"):
+        inspect(Path("here"), run)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text[:-8], r"metrics\.csv is damaged: it has 2 whole rows, and the checkpoint counts on 3"),
+        (lambda text: text.replace("10000,", "1e400,"), r"is damaged: a value is not finite"),
+        (lambda text: text.replace("10000,", "x,"), r"is damaged: could not convert string to float: 'x'"),
+        (lambda text: text.replace("10000,", "10000,1,"), r"is damaged: a row has not as many values as"),
+        (lambda text: text.replace("10000,", "5000,"), r"is damaged: its steps do not increase"),
+        (lambda text: text.replace("return_mean", "other"), r"is damaged: 'return_mean' is not in list"),
+        (lambda _: "", r"is damaged: 'step' is not in list"),
+    ],
+)
+def test_half_written_metrics_are_refused(change: Callable[[str], str], message: str) -> None:
+    _, runs = _study(seed=[0])
+    (run,) = runs.values()
+    write_run(Path("here"), run, [1.0, 2.0, 3.0])
+    metrics = Path("here/metrics.csv")
+    metrics.write_text(change(metrics.read_text()))
+    with pytest.raises(EdgerlError, match=message):
+        read_curve(Path("here"), rows=3)
+
+
+def test_a_run_that_goes_on_is_read_up_to_its_last_whole_row() -> None:
+    _, runs = _study(seed=[0])
+    (run,) = runs.values()
+    write_run(Path("here"), run, [1.0, 2.0])
+    with Path("here/metrics.csv").open("a") as file:
+        file.write("15000,3")
+    assert read_curve(Path("here")).returns.tolist() == [1, 2]
+
+
+def test_the_command_prints_the_study_as_it_was_swept(edgerl: Run) -> None:
+    study = narrowed(load_study("sparsity"), steps=10_000, seeds=[0])
+    for run in plan_runs(study):
+        write_run(Path("runs/sparsity") / run.name, run, [1.0, 2.0])
+    Path("runs/sparsity/study.json").write_text(to_record(study))
+    code, out, err = edgerl("table", "sparsity")
+    assert (code, err) == (0, "")
+    assert "Effect of the sparsity level: 5 of 5 runs, 10 000 steps." in out
+    assert edgerl("table", "runs/sparsity")[1] == out
+    report = json.loads(edgerl("table", "sparsity", "--format", "json")[1])
+    assert [row["settings"]["sparsity"] for row in report["rows"]] == [0.25, 0.5, 0.8, 0.9, 0.95]
+    assert edgerl("table", "sparsity", "--format", "csv")[1].count("\n") == 6
+    code, out, err = edgerl("table", "sparsity", "--seeds", "0,1")
+    assert (code, err) == (0, "edgerl: 5 of 10 runs are not finished, and left out\n".removeprefix("edgerl: "))
+    assert "5 of 10 runs" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["sparsity"],
+            "runs/sparsity holds no finished run of the study sparsity; run edgerl sweep, or name its folder",
+        ),
+        (["sparsity", "--format", "html"], "--format is 'html'; expected markdown, csv, json"),
+        (["nothing"], "study 'nothing' is neither a file"),
+    ],
+)
+def test_bad_input_is_one_line(edgerl: Run, arguments: list[str], message: str) -> None:
+    code, out, err = edgerl("table", *arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"edgerl: {message}")
+    assert err.count("\n") == 1
