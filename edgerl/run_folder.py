@@ -19,6 +19,14 @@ ONNX = "policy.onnx"
 LEARNER = "learner.safetensors"
 
 
+FIT_RECORDS = "fit-*.json"
+
+
+def fit_record(device_id: str) -> str:
+    """What `edgerl fit` measured for a device."""
+    return FIT_RECORDS.replace("*", device_id)
+
+
 def short(path: Path) -> Path:
     """An absolute path from the current folder on, where it lies inside."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
