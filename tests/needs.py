@@ -20,6 +20,7 @@ PACKAGES = {
     "qemu-system-arm": "qemu-system-arm",
     "arm-linux-gnueabihf-gcc": "gcc-arm-linux-gnueabihf libc6-dev-armhf-cross",
     "qemu-arm": "qemu-user",
+    "chromium": "chromium",
     "ssh": "openssh-client",
     "sshd": "openssh-server",
 }

@@ -20,6 +20,7 @@ FOLDERS = {
     "edgerl.training": "edgerl/training",
     "edgerl.profiling": "edgerl/profiling",
     "edgerl.fitting": "edgerl/fitting",
+    "edgerl.report": "edgerl/report",
     "edgerl.export": "export",
     "edgerl.device_profiles": "device_profiles",
 }
@@ -28,12 +29,16 @@ MAY_IMPORT = {
     "edgerl.edge": {"numpy", "safetensors", "edgerl.compact", "onnxruntime"},
     "edgerl.training": {
         *("edgerl.compact", "edgerl.edge"),
-        *("numpy", "torch", "gymnasium", "mujoco"),
+        *("numpy", "torch", "gymnasium", "mujoco", "PIL", "imageio_ffmpeg"),
     },
     "edgerl.profiling": {"edgerl.compact", "edgerl.edge", "edgerl.device_profiles", "numpy", "onnx", "tomli"},
     "edgerl.fitting": {
         *("edgerl.compact", "edgerl.edge", "edgerl.training", "edgerl.profiling"),
         *("numpy", "matplotlib"),
+    },
+    "edgerl.report": {
+        *("edgerl.compact", "edgerl.edge", "edgerl.training", "edgerl.profiling"),
+        *("numpy", "plotly"),
     },
     "edgerl.export": {"edgerl.compact", "edgerl.edge", "numpy", "onnx", "onnxruntime"},
     "edgerl.device_profiles": set(),
@@ -105,7 +110,7 @@ def test_an_import_loads_no_more_than_it_needs(statement: str, absent: set[str])
 
 
 def test_the_public_names_are_there() -> None:
-    for name in ("train", "prune", "profile", "fit", "load", "export_policy"):
+    for name in ("train", "prune", "profile", "fit", "report", "load", "export_policy"):
         assert callable(getattr(edgerl, name))
         assert name in dir(edgerl)
     with pytest.raises(AttributeError, match="module 'edgerl' has no attribute 'nothing'"):

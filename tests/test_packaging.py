@@ -59,6 +59,7 @@ def sources_of_the_packages() -> set[str]:
     expected |= {f"edgerl/device_profiles/{path.name}" for path in (ROOT / "device_profiles").glob("*.*")}
     expected |= {f"edgerl/edge/engine/{path.name}" for path in ENGINE.iterdir()}
     expected |= {f"edgerl/profiling/benchmark/{path.name}" for path in BENCHMARK.iterdir()}
+    expected |= {f"edgerl/report/{path.name}" for path in (ROOT / "edgerl/report").glob("page.*")}
     return expected | {"edgerl/py.typed", "edgerl/profiling/latency_model.json"}
 
 

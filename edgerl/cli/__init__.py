@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from edgerl import __version__
-from edgerl.cli import cost, devices, export, fit, info, learn, profile, prune, report, run, train
+from edgerl.cli import cost, devices, export, fit, info, learn, play, profile, prune, report, run, train
 from edgerl.errors import EdgerlError
 
 app = typer.Typer(
@@ -22,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _module in (train, cost, prune, export, profile, fit, report, run, learn, info):
+for _module in (train, cost, prune, export, profile, fit, report, run, play, learn, info):
     app.command(_module.__name__.rpartition(".")[2])(_module.command)
 app.add_typer(devices.app, name="devices")
 

@@ -65,12 +65,16 @@ def group_labels(runs: Sequence[Run]) -> list[str]:
     for own, kind in zip(settings, kinds, strict=True):
         others = [other for other, its_kind in zip(settings, kinds, strict=True) if its_kind == kind]
         differing = [
-            f"{name.rpartition('.')[2].replace('_', ' ')} {value}"
+            f"{name.rpartition('.')[2].replace('_', ' ')} {_shown(value)}"
             for name, value in own.items()
             if name not in NOT_A_SETTING and value is not None and any(other[name] != value for other in others)
         ]
         labels.append(", ".join([kind[1], *differing]))
     return labels
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def flat(config: Config) -> dict[str, Any]:

@@ -288,9 +288,9 @@ def _sensors_section(found: Sensors, names: Sequence[str], *, has_names: bool, r
     return words.section(
         "sensors",
         "Sensors",
-        "How many units of the actor’s first layer each observation is connected with, and the sum of those "
-        "weights’ magnitudes: what the policy listens to. Weights are per unit of the observation, so sensors of different units "
-        "compare only roughly.",
+        "How many units of the actor’s first layer each observation is connected with, and the sum of "
+        "those weights’ magnitudes: what the policy listens to. Weights are per unit of the observation, so sensors of "
+        "different units compare only roughly.",
         words.choice("weigh", (("degree", "Connections"), ("mass", "Weight mass"))),
         *map(words.note, notes),
         both,
@@ -492,7 +492,6 @@ def _fit_data(fit: Fit) -> Json:
         "least": fit.least_return,
         "budget": fit.latency_budget_us * MICRO,
         "trials": [_trial_data(trial) for trial in fit.trials],
-        "front": [_trial_data(trial) for trial in fit.front],
         "chosen": None if fit.chosen is None else _trial_data(fit.chosen),
     }
 
@@ -527,8 +526,8 @@ def _fit_section(fit: Fit, at: int, index: int) -> str:
         "fit" if not index else "further-fit",
         f"Fitted to {fit.device}",
         f"Return, with its 95 % interval over {fit.episodes} episodes, against latency and bytes. The line joins what "
-        f"nothing measured beats; hollow points exceed a budget; {chosen}. Dashed: the return to be reached; dotted: the "
-        "latency budget.",
+        f"nothing measured beats; hollow points exceed a budget; {chosen}. Dashed: the return to be reached; dotted: "
+        "the latency budget.",
         f'<ul class="key">{key}</ul>',
         words.pair(
             words.chart(f"fit-latency-{at}-{index}", "Return against latency"),
@@ -555,7 +554,7 @@ def _configuration_section(run: Run) -> str:
         old += words.note(
             f"Its policy was written by edgerl {run.policy.metadata.get('edgerl', 'of an unknown version')}."
         )
-    options = words.table(("option", "value"), rows, text_columns=(1,))
+    options = words.folded(f"{len(rows)} options", words.table(("option", "value"), rows, text_columns=(1,)))
     return words.section(
         "configuration",
         "Configuration and versions",

@@ -212,6 +212,20 @@
     return { traces, height: 60 + 20 * devices.length, layout: { ...made, ...layout } };
   });
 
+  // Ticks at 1, 2 and 5 of each decade, in units that people read.
+  const withUnit = (value, unit) => {
+    const [size, prefix] = [[1e9, "G"], [1e6, "M"], [1e3, "k"], [1, ""], [1e-3, "m"], [1e-6, "µ"]].find(([size]) => value >= 0.999 * size) || [1e-9, "n"];
+    return `${Number((value / size).toPrecision(3))} ${prefix}${unit}`;
+  };
+  const roundTicks = (values, unit) => {
+    const low = Math.min(...values) / 1.2, high = 1.2 * Math.max(...values), tickvals = [];
+    const step = high / low > 300 || narrow.matches ? [1] : [1, 2, 5];
+    for (let decade = Math.floor(Math.log10(low)); decade <= Math.log10(high); decade++) {
+      for (const digit of step) if (digit * 10 ** decade >= low && digit * 10 ** decade <= high) tickvals.push(digit * 10 ** decade);
+    }
+    return { tickvals, ticktext: tickvals.map((value) => withUnit(value, unit)), range: [Math.log10(low), Math.log10(high)] };
+  };
+
   const fitChart = (index, cost, label, unit) => () => {
     const fit = current().fits[index], trials = fit.trials, kinds = ["fp32", "fp16", "int8"];
     const traces = kinds.map((kind, rank) => {
@@ -224,12 +238,13 @@
         hovertemplate: `<b>%{customdata[0]}</b>, ${kind}, %{customdata[1]} connections<br>return %{customdata[2]} [%{customdata[3]}, %{customdata[4]}]<br>%{customdata[5]}, %{customdata[6]}<extra></extra>`,
       };
     });
-    const front = [...fit.front].sort((a, b) => a[cost] - b[cost]);
+    let best = -Infinity;
+    const front = [...trials].sort((a, b) => a[cost] - b[cost] || b.mean - a.mean).filter((trial) => trial.mean > best && ((best = trial.mean), true));
     traces.unshift({ type: "scatter", mode: "lines", x: front.map((t) => t[cost]), y: front.map((t) => t.mean), line: { color: ink().line, width: 2 }, hoverinfo: "skip" });
-    if (fit.chosen) traces.push({ type: "scatter", mode: "markers", x: [fit.chosen[cost]], y: [fit.chosen.mean], marker: { symbol: "circle-open", size: 18, line: { width: 2, color: ink().text } }, hoverinfo: "skip" });
+    if (fit.chosen) traces.push({ type: "scatter", mode: "markers", x: [fit.chosen[cost]], y: [fit.chosen.mean], marker: { symbol: "circle-open", size: 18, color: ink().text, line: { width: 2 } }, hoverinfo: "skip" });
     const across = { type: "line", xref: "paper", x0: 0, x1: 1, y0: fit.least, y1: fit.least, line: { color: ink().text, width: 1, dash: "dash" } };
     const shapes = cost === "latency" ? [across, { type: "line", yref: "paper", y0: 0, y1: 1, x0: fit.budget, x1: fit.budget, line: { color: ink().bad, width: 1, dash: "dot" } }] : [across];
-    return { traces, layout: base({ hovermode: "closest", shapes, xaxis: { type: "log", title: { text: label }, exponentformat: "SI", nticks: 6, ticksuffix: unit }, yaxis: { title: { text: "return" }, tickformat: ",~f" } }) };
+    return { traces, layout: base({ hovermode: "closest", shapes, xaxis: { type: "log", title: { text: label }, ...roundTicks([...trials.map((trial) => trial[cost]), ...(cost === "latency" ? [fit.budget] : [])], unit) }, yaxis: { title: { text: "return" }, tickformat: ",~f" } }) };
   };
   data.details.forEach((detail, at) => detail.fits.forEach((_, index) => {
     charts.set(`fit-latency-${at}-${index}`, fitChart(index, "latency", "latency (estimate)", "s"));

@@ -55,7 +55,6 @@ class Fit:
     latency_budget_us: float
     episodes: int
     trials: tuple[Trial, ...]
-    front: tuple[Trial, ...]
     chosen: Trial | None
 
 
@@ -232,7 +231,6 @@ def _read_fit(path: Path) -> Fit:
             latency_budget_us=_number(data["reference"]["latency"]["budget"]),
             episodes=int(_number(data["episodes"])),
             trials=_trials(data["measured"]),
-            front=_trials(data["front"]),
             chosen=None if chosen is None else _trial(chosen),
         )
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
