@@ -110,7 +110,7 @@ def test_an_import_loads_no_more_than_it_needs(statement: str, absent: set[str])
 
 
 def test_the_public_names_are_there() -> None:
-    for name in ("train", "prune", "profile", "fit", "report", "load", "export_policy"):
+    for name in ("train", "prune", "profile", "fit", "write_report", "load", "export_policy"):
         assert callable(getattr(edgerl, name))
         assert name in dir(edgerl)
     with pytest.raises(AttributeError, match="module 'edgerl' has no attribute 'nothing'"):

@@ -41,7 +41,7 @@ def command(
     from dataclasses import asdict
 
     from edgerl.files import refuse_existing
-    from edgerl.report.build import DEFAULT_NAME, report
+    from edgerl.report.build import DEFAULT_NAME, write_report
     from edgerl.report.build import watch as write_on_change
 
     named = sources or [find_run(None)]
@@ -53,7 +53,7 @@ def command(
     if watch:
         write_on_change(named, path, told=_tell)
         return
-    result = report(named, path)
+    result = write_report(named, path)
     if as_json:
         print_json({**asdict(result), "path": str(result.path)})
     else:

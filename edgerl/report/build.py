@@ -29,7 +29,9 @@ class ReportResult:
     seconds: float
 
 
-def report(paths: Sequence[str | Path], output: str | Path, *, reload_seconds: float | None = None) -> ReportResult:
+def write_report(
+    paths: Sequence[str | Path], output: str | Path, *, reload_seconds: float | None = None
+) -> ReportResult:
     """Write one self-contained HTML file about run folders, folders of runs, and policy files.
 
     Raises ConfigError, FileFormatError, MissingExtraError, OutputError, UnsupportedModelError.
@@ -63,7 +65,7 @@ def watch(
             now = sources.watched(named)
             if now != seen:
                 try:
-                    told(report(named, output, reload_seconds=RELOAD_SECONDS))
+                    told(write_report(named, output, reload_seconds=RELOAD_SECONDS))
                 except FileFormatError as error:
                     if seen is None:
                         raise
@@ -72,7 +74,7 @@ def watch(
             sleep(RELOAD_SECONDS / 2)
     except KeyboardInterrupt:
         try:
-            report(named, output)
+            write_report(named, output)
         except EdgerlError as error:
             told(FileFormatError(str(error)))
         raise

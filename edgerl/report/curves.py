@@ -39,7 +39,7 @@ class Curve:
     low: Array
     high: Array
     counts: Array  # runs that have an evaluation at the step
-    final: tuple[float, float, float] | None  # mean of the last ten evaluations, with its interval over runs
+    final: tuple[float, float, float]  # mean of the last ten evaluations, with its interval over runs
 
     @property
     def interval_is_over_episodes(self) -> bool:
@@ -100,7 +100,8 @@ def _curve(environment: str, label: str, runs: tuple[Run, ...]) -> Curve:
     else:
         mean, low, high = bootstrap(values)
     finals = np.array([run.metrics["return_mean"][-FINAL_EVALUATIONS:].mean() for run in runs])
-    final = float(finals.mean()), *(float(end[0]) for end in bootstrap(finals[:, None])[1:])
+    middle, lowest, highest = (float(part[0]) for part in bootstrap(finals[:, None]))
+    final = (middle, lowest, highest)
     return Curve(environment, label, runs, steps, mean, low, high, counts.astype(np.float64), final)
 
 

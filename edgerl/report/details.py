@@ -44,7 +44,7 @@ MAXIMUM_MASK_BITS = 12_000_000
 
 def describe(sources: Sources) -> list[tuple[Json, str]]:
     """(data, HTML) of each run and each model."""
-    names = {}
+    names: dict[tuple[str, int], tuple[str, ...] | None] = {}
     for run in sources.runs:
         if run.checkpoint is not None:
             task = (run.config.environment, run.checkpoint.policy.n_observations)
@@ -132,7 +132,7 @@ def _named(policy: CompactPolicy, names: Sequence[str] | None) -> Sequence[str]:
 
 def _key_figures(run: Run, devices: Sequence[Json]) -> str:
     figures = []
-    returns, network = run.metrics.get("return_mean", ()), run.config.network
+    returns, network = run.metrics.get("return_mean", np.zeros(0)), run.config.network
     if len(returns):
         last = returns[-FINAL_EVALUATIONS:]
         figures.append(
@@ -389,7 +389,7 @@ def _compaction_section(before: CompactPolicy, written: CompactPolicy | None, wr
             f"{new.connections / (new.n_inputs * new.n_outputs):.0%}" if new.n_inputs * new.n_outputs else "–",
             words.human_bytes(4 * (old.n_inputs * old.n_outputs + old.n_outputs)),
             words.human_bytes(new.n_bytes),
-            new.precision,
+            str(new.precision),
         )
         for at, (old, new) in enumerate(zip(before.layers, after.layers, strict=True), 1)
     ]

@@ -117,7 +117,7 @@
           },
         ];
       });
-      return { traces, layout: base({ hovermode: "x unified", xaxis: { title: { text: "environment steps" }, tickformat: "~s" }, yaxis: { title: { text: "return" }, rangemode: "tozero", tickformat: ",~f" } }) };
+      return { traces, layout: base({ hovermode: "x unified", hoverdistance: -1, xaxis: { title: { text: "environment steps" }, tickformat: "~s" }, yaxis: { title: { text: "return" }, rangemode: "tozero", tickformat: ",~f" } }) };
     });
   });
 
@@ -138,7 +138,7 @@
       };
     });
     const legend = { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", itemclick: false, itemdoubleclick: false };
-    return { traces, layout: base({ hovermode: "x unified", showlegend: true, legend, xaxis: { title: { text: "environment steps" }, tickformat: "~s" }, yaxis: axis }) };
+    return { traces, layout: base({ hovermode: "x unified", hoverdistance: -1, showlegend: true, legend, xaxis: { title: { text: "environment steps" }, tickformat: "~s" }, yaxis: axis }) };
   };
   const each = (prefix, make) => data.details.forEach((_, at) => charts.set(`${prefix}-${at}`, make));
   const extent = (series, kind) => {

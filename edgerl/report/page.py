@@ -168,7 +168,6 @@ def _about_intervals(curves: Sequence[Curve]) -> str:
 
 
 def _interval(curve: Curve) -> str:
-    assert curve.final is not None
     mean, low, high = curve.final
     return (
         words.spaced(mean)
