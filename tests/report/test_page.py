@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -162,8 +164,6 @@ def test_what_is_embedded_cannot_leave_its_element() -> None:
     text = embed({"</script>": ["<!--<script>", "&", 1 / 3, float("nan"), np.float64(2.0), np.arange(2)]})
     assert not set("<>&").intersection(text)
     assert text.count("\\u003c/script\\u003e") == 1
-    import json
-
     assert json.loads(text) == {"</script>": ["<!--<script>", "&", 0.333333, None, 2, [0, 1]]}
 
 
@@ -183,11 +183,9 @@ def _library() -> str:
 
 def test_a_long_run_makes_a_page_in_seconds_and_a_few_megabytes(runs: Path, tmp_path: Path) -> None:
     """A million steps with an evaluation every fifty: a hundred times as many rows as the paper's."""
-    import shutil
-
     shutil.copytree(runs / "a-ds-td3-seed0", folder := tmp_path / "long")
     for name in ("metrics.csv", "topology.csv"):
-        header, *rows = list(csv.reader((folder / name).open()))
+        header, *rows = list(csv.reader((folder / name).read_text().splitlines()))
         steps = range(50, 1_000_001, 50) if name == "metrics.csv" else range(0, 1_000_001, 5000)
         lines = [",".join([str(step), *rows[-1][1:]]) for step in steps]
         (folder / name).write_text("\n".join([",".join(header), *lines]) + "\n")
