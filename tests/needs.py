@@ -20,7 +20,7 @@ PACKAGES = {
     "qemu-system-arm": "qemu-system-arm",
     "arm-linux-gnueabihf-gcc": "gcc-arm-linux-gnueabihf libc6-dev-armhf-cross",
     "qemu-arm": "qemu-user",
-    "chromium": "chromium",
+    "chromium": "chromium libegl1 libgl1-mesa-dri",
     "ssh": "openssh-client",
     "sshd": "openssh-server",
 }

@@ -32,11 +32,13 @@ MOST_SENSORS = 60
 SENSOR_NUMBERS = 200_000
 """Of all sensors over time, of all runs together: about 1.5 MB."""
 
-LAYER_POINTS = 200
-"""Of a curve of connections."""
+LAYER_POINTS = 4000
+"""Of a layer's curves of connections, of all runs together."""
 
 MAXIMUM_MASK_BITS = 12_000_000
 """Of all pictures of topologies together: 2 MB. Where they are more, none is shown, which the page says."""
+
+TOO_MANY_PICTURES = "Not pictured: the page would grow too large. Report fewer runs at once to see it."
 
 
 # One run, or one model ----------------------------------------------------------------------------------------------
@@ -54,23 +56,26 @@ def describe(sources: Sources) -> list[tuple[Json, str]]:
     ]
     room = SENSOR_NUMBERS // max(2 * sum(actor.n_observations for actor in actors), 1)
     bits = MAXIMUM_MASK_BITS // max(sum(2 * layer.n_inputs * layer.n_outputs for a in actors for layer in a.layers), 1)
+    points = min(200, max(2, LAYER_POINTS // max(len(sources.runs), 1)))
     found = []
     for at, run in enumerate(sources.runs):
         task = (run.config.environment, 0 if run.checkpoint is None else run.checkpoint.policy.n_observations)
-        found.append(_run_detail(run, at, names.get(task), time_points=max(room, 2), with_pictures=bits > 0))
+        found.append(
+            _run_detail(run, at, names.get(task), points=points, time_points=max(room, 2), with_pictures=bits > 0)
+        )
     for at, model in enumerate(sources.models, len(found)):
         found.append(_model_detail(model, at, with_pictures=bits > 0))
     return found
 
 
 def _run_detail(
-    run: Run, at: int, names: Sequence[str] | None, *, time_points: int, with_pictures: bool
+    run: Run, at: int, names: Sequence[str] | None, *, points: int, time_points: int, with_pictures: bool
 ) -> tuple[Json, str]:
     pictures = actor_pictures(run)
     actor = None if run.checkpoint is None else run.checkpoint.policy
     connected = None if actor is None else sensors(actor, pictures, run)
     devices = [] if run.rows is None else device_budgets(run.rows)
-    layers = _layers_data(run)
+    layers = _layers_data(run, points)
     data = {
         "name": run.name,
         "layers": layers,
@@ -191,12 +196,12 @@ def _figures(heading: str, about: str, figures: Iterable[tuple[str, str, str]]) 
 NETWORKS = ("actor", "critic_1", "critic_2")
 
 
-def _layers_data(run: Run) -> Json | None:
-    """Connections and share ever active, per network and layer, over training."""
+def _layers_data(run: Run, points: int) -> Json | None:
+    """Connections and share ever active, per network and layer, over training, at most so many points each."""
     series: list[Json] = []
 
     def add(kind: str, network: str, layer: int | None, steps: npt.NDArray[Any], values: npt.NDArray[Any]) -> None:
-        chosen = evenly(len(steps), LAYER_POINTS)
+        chosen = evenly(len(steps), points)
         one = {"kind": kind, "network": network, "layer": layer, "steps": steps[chosen], "values": values[chosen]}
         series.append(one)
 
@@ -326,8 +331,10 @@ def _picture_data(picture: LayerPicture, inputs: npt.NDArray[Any], outputs: npt.
 
 
 def _topology_section(pictures: tuple[LayerPicture, ...], shown: Any, *, is_run: bool) -> str:
-    if not pictures or not shown:
+    if not pictures:
         return ""
+    if not shown:
+        return words.section("topology", "Topology of the actor", TOO_MANY_PICTURES)
     has_before = any(picture.before is not None for picture in pictures)
     blocks = []
     for at, picture in enumerate(pictures):

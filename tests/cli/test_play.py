@@ -32,7 +32,7 @@ def _any_renderer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MUJOCO_GL")
 
 
-@pytest.mark.needs("chromium")  # it brings a renderer, too
+@pytest.mark.needs("chromium")  # its packages include a renderer
 @pytest.mark.parametrize("name", ["out.mp4", "out.gif"])
 def test_a_video_shows_the_episode_at_its_speed(edgerl: Run, policy: Path, name: str) -> None:
     code, out, err = edgerl("play", policy, "--video", name, "--seed", 5, *TINY)

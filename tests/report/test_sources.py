@@ -11,7 +11,7 @@ import pytest
 
 import edgerl
 from edgerl.errors import ConfigError, FileFormatError
-from edgerl.report import sources
+from edgerl.report import details, sources
 from edgerl.report.curves import bootstrap, group_labels, learning_curves
 from edgerl.report.topology import actor_pictures, by_degree, sensors
 from edgerl.training import checkpoint as checkpoint_file
@@ -171,6 +171,16 @@ def test_an_older_run_is_shown_and_the_page_says_what_it_lacks(tmp_path: Path) -
     text = edgerl.write_report([folder], tmp_path / "page.html").path.read_text()
     for part in ("the share ever active layer by layer", "its sensors over training", "versions"):
         assert f"This run was made by a version that did not record {part}" in text
+
+
+def test_pictures_that_would_make_the_page_too_large_are_left_out_and_it_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = train(steps=60)
+    monkeypatch.setattr(details, "MAXIMUM_MASK_BITS", 100)
+    text = edgerl.write_report([folder], tmp_path / "page.html").path.read_text()
+    assert "Not pictured: the page would grow too large." in text
+    assert "<canvas data-layer" not in text
 
 
 def test_too_many_runs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
