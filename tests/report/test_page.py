@@ -137,7 +137,10 @@ def test_the_page_in_a_browser(browser: Any, page_file: Path, width: int, scheme
     assert brightness[1] < 60
     assert page.evaluate("document.documentElement.scrollWidth") <= width, "nothing sticks out"
     page.emulate_media(media="print")
-    assert opened.pixels("footer").mean() > 200, "paper is white"
+    page.wait_for_timeout(300)
+    for part in ("footer", "#learning", "#devices", "h1"):
+        assert opened.pixels(part).mean() > 200, "paper is white"
+    assert opened.pixels("h1").min() < 60, "and ink dark"
     page.close()
     assert opened.said == []
     assert {url.partition(":")[0] for url in opened.asked if not url.startswith(page_file.resolve().as_uri())} <= {
