@@ -17,6 +17,7 @@ _PUBLIC = {
     "profile": ("edgerl.profiling.report", "profile"),
     "fit": ("edgerl.fitting.fit", "fit"),
     "load": ("edgerl.compact.file", "load"),
+    "write_report": ("edgerl.report.build", "write_report"),
     "export_policy": ("edgerl.export", "export_policy"),
 }
 

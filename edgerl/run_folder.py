@@ -12,10 +12,20 @@ CONFIG = "config.json"
 CHECKPOINT = "checkpoint.safetensors"
 REPLAY = "replay.bin"
 METRICS = "metrics.csv"
+TOPOLOGY = "topology.csv"
+VERSIONS = "versions.json"
 POLICY = "policy.safetensors"
 ONNX = "policy.onnx"
 C_FOLDER = "c"
 LEARNER = "learner.safetensors"
+
+
+FIT_RECORDS = "fit-*.json"
+
+
+def fit_record(device_id: str) -> str:
+    """What `edgerl fit` measured for a device."""
+    return FIT_RECORDS.replace("*", device_id)
 
 
 def short(path: Path) -> Path:

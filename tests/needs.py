@@ -21,6 +21,7 @@ PACKAGES = {
     "arm-linux-gnueabihf-gcc": "gcc-arm-linux-gnueabihf libc6-dev-armhf-cross",
     "qemu-arm": "qemu-user",
     "llvm-mca": "llvm",
+    "chromium": "chromium libegl1 libgl1-mesa-dri",
     "ssh": "openssh-client",
     "sshd": "openssh-server",
 }

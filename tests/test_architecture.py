@@ -21,6 +21,7 @@ FOLDERS = {
     "edgerl.profiling": "edgerl/profiling",
     "edgerl.fitting": "edgerl/fitting",
     "edgerl.studies": "edgerl/studies",
+    "edgerl.report": "edgerl/report",
     "edgerl.export": "export",
     "edgerl.device_profiles": "device_profiles",
 }
@@ -29,7 +30,7 @@ MAY_IMPORT = {
     "edgerl.edge": {"numpy", "safetensors", "edgerl.compact", "onnxruntime"},
     "edgerl.training": {
         *("edgerl.compact", "edgerl.edge"),
-        *("numpy", "torch", "gymnasium", "mujoco"),
+        *("numpy", "torch", "gymnasium", "mujoco", "PIL", "imageio_ffmpeg"),
     },
     "edgerl.profiling": {"edgerl.compact", "edgerl.edge", "edgerl.device_profiles", "numpy", "onnx", "tomli"},
     "edgerl.fitting": {
@@ -39,6 +40,10 @@ MAY_IMPORT = {
     "edgerl.studies": {
         *("edgerl.compact", "edgerl.edge", "edgerl.training", "edgerl.profiling"),
         *("numpy", "scipy", "ray", "tomli"),
+    },
+    "edgerl.report": {
+        *("edgerl.compact", "edgerl.edge", "edgerl.training", "edgerl.profiling"),
+        *("numpy", "plotly"),
     },
     "edgerl.export": {"edgerl.compact", "edgerl.edge", "numpy", "onnx", "onnxruntime"},
     "edgerl.device_profiles": set(),
@@ -110,7 +115,7 @@ def test_an_import_loads_no_more_than_it_needs(statement: str, absent: set[str])
 
 
 def test_the_public_names_are_there() -> None:
-    for name in ("train", "prune", "profile", "fit", "load", "export_policy"):
+    for name in ("train", "prune", "profile", "fit", "write_report", "load", "export_policy"):
         assert callable(getattr(edgerl, name))
         assert name in dir(edgerl)
     with pytest.raises(AttributeError, match="module 'edgerl' has no attribute 'nothing'"):

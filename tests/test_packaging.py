@@ -62,6 +62,7 @@ def sources_of_the_packages() -> set[str]:
     expected |= {f"edgerl/profiling/benchmark/{path.name}" for path in BENCHMARK.iterdir()}
     expected |= {f"edgerl/export/c_learner/{path.name}" for path in C_LEARNER.glob("*.[ch]")}
     expected |= {f"edgerl/studies/{path.name}" for path in (ROOT / "edgerl/studies").glob("*.toml")}
+    expected |= {f"edgerl/report/{path.name}" for path in (ROOT / "edgerl/report").glob("page.*")}
     return expected | {"edgerl/py.typed", "edgerl/profiling/latency_model.json"}
 
 

@@ -12,7 +12,22 @@ from typing import Annotated
 import typer
 
 from edgerl import __version__
-from edgerl.cli import cost, devices, export, fit, info, learn, profile, prune, run, sweep, table, train
+from edgerl.cli import (
+    cost,
+    devices,
+    export,
+    fit,
+    info,
+    learn,
+    play,
+    profile,
+    prune,
+    report,
+    run,
+    sweep,
+    table,
+    train,
+)
 from edgerl.errors import EdgerlError
 
 app = typer.Typer(
@@ -22,7 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _module in (train, cost, prune, export, profile, fit, run, learn, table, info):
+for _module in (train, cost, prune, export, profile, fit, run, play, learn, table, report, info):
     app.command(_module.__name__.rpartition(".")[2])(_module.command)
 app.command("sweep", cls=sweep.Command)(sweep.command)
 app.add_typer(devices.app, name="devices")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -63,7 +63,7 @@ def command(
             progress=progress.report,
         )
     if as_json:
-        print_json(_as_json(result))
+        print_json(result.as_dict())
     else:
         _print(result)
     if result.selection.chosen is None:
@@ -178,53 +178,3 @@ def _why_none(result: FitResult) -> str:
         model = f"{nearest.candidate.policy.architecture}, {nearest.candidate.precision}, {report.runtime}"
         parts.append(f"the nearest that keeps it ({model}) exceeds {', '.join(excess)}")
     return f"no policy fits {result.device.id} and keeps the return: {'; '.join(parts)}"
-
-
-def _as_json(result: FitResult) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    selection = result.selection
-    named = {
-        "chosen": selection.chosen,
-        "best_in_budget": selection.best_in_budget,
-        "nearest_to_budget": selection.nearest_to_budget,
-    }
-    return {
-        "device": result.device.id,
-        "least_return": result.goal.least_return(selection.reference.measurement.reference.mean),
-        "episodes": result.episodes,
-        "candidates": result.candidates,
-        "reference": _trial_as_json(selection.reference),
-        "front": [_trial_as_json(trial) for trial in selection.front],
-        "measured": [_trial_as_json(trial) for trial in selection.trials],
-        **{name: None if trial is None else _trial_as_json(trial) for name, trial in named.items()},
-        "refuted": [_trial_as_json(trial) for trial in selection.refuted],
-        "confirmed": None if selection.confirmed is None else asdict(selection.confirmed),
-        "policy": None if selection.chosen is None else str(result.policy_path),
-        "picture": str(result.picture_path),
-    }
-
-
-def _trial_as_json(trial: Trial) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    candidate, report = trial.candidate, trial.candidate.report
-    return {
-        "architecture": candidate.policy.architecture,
-        "layers": [
-            {
-                "inputs": layer.n_inputs,
-                "outputs": layer.n_outputs,
-                "connections": layer.connections,
-                "layout": "sparse" if layer.is_sparse else "dense",
-            }
-            for layer in candidate.policy.layers
-        ],
-        "precision": candidate.precision,
-        "runtime": report.runtime,
-        "bytes": candidate.n_bytes,
-        "action_difference": candidate.difference,
-        "fits": report.fits,
-        **{name: {"used": v.used, "budget": v.budget, "unit": v.unit} for name, v in report.verdicts.items()},
-        **asdict(trial.measurement),
-    }

@@ -88,7 +88,14 @@ def _run_folder(path: Path) -> Description:
     from edgerl import run_folder
 
     models = (run_folder.CHECKPOINT, run_folder.POLICY, run_folder.ONNX, run_folder.LEARNER)
-    names = (run_folder.CONFIG, run_folder.METRICS, run_folder.REPLAY, *models)
+    names = (
+        run_folder.CONFIG,
+        run_folder.METRICS,
+        run_folder.TOPOLOGY,
+        run_folder.VERSIONS,
+        run_folder.REPLAY,
+        *models,
+    )
     found = [path / name for name in names if (path / name).is_file()]
     if not found:
         raise FileFormatError(

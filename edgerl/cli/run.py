@@ -51,7 +51,7 @@ def command(
     from edgerl.training.environments import make
 
     path = find_model(model)
-    policy = _load(path)
+    policy = load_policy(path)
     environment = make(env or environment_in(policy.metadata.get("about", {}), path))
     try:
         _refuse_misfit(policy, path, environment)
@@ -97,7 +97,7 @@ class _Simulation:
             self._observation = self._environment.reset(self._seed + len(self.finished))
 
 
-def _load(path: Path) -> Policy | OnnxPolicy:
+def load_policy(path: Path) -> Policy | OnnxPolicy:
     """The policy, on the engine that its file is for."""
     if path.suffix == ".safetensors":
         from edgerl.edge.policy import Policy

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from edgerl.compact.policy import CompactPolicy
 from edgerl.fitting.candidates import Candidate
@@ -22,6 +23,29 @@ class Trial:
 
     candidate: Candidate
     measurement: Measurement
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        candidate, report = self.candidate, self.candidate.report
+        return {
+            "architecture": candidate.policy.architecture,
+            "layers": [
+                {
+                    "inputs": layer.n_inputs,
+                    "outputs": layer.n_outputs,
+                    "connections": layer.connections,
+                    "layout": "sparse" if layer.is_sparse else "dense",
+                }
+                for layer in candidate.policy.layers
+            ],
+            "precision": candidate.precision,
+            "runtime": report.runtime,
+            "bytes": candidate.n_bytes,
+            "action_difference": candidate.difference,
+            "fits": report.fits,
+            **{name: {"used": v.used, "budget": v.budget, "unit": v.unit} for name, v in report.verdicts.items()},
+            **asdict(self.measurement),
+        }
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ part in the choice, else the next one up is tried (choose.py).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
@@ -59,6 +60,29 @@ class FitResult:
     policy_path: Path
     picture_path: Path
 
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        selection = self.selection
+        named = {
+            "chosen": selection.chosen,
+            "best_in_budget": selection.best_in_budget,
+            "nearest_to_budget": selection.nearest_to_budget,
+        }
+        return {
+            "device": self.device.id,
+            "least_return": self.goal.least_return(selection.reference.measurement.reference.mean),
+            "episodes": self.episodes,
+            "candidates": self.candidates,
+            "reference": selection.reference.as_dict(),
+            "front": [trial.as_dict() for trial in selection.front],
+            "measured": [trial.as_dict() for trial in selection.trials],
+            **{name: None if trial is None else trial.as_dict() for name, trial in named.items()},
+            "refuted": [trial.as_dict() for trial in selection.refuted],
+            "confirmed": None if selection.confirmed is None else asdict(selection.confirmed),
+            "policy": None if selection.chosen is None else str(self.policy_path),
+            "picture": str(self.picture_path),
+        }
+
 
 def fit(
     run: str | Path,
@@ -72,6 +96,8 @@ def fit(
     progress: Progress = lambda _what, _share: None,
 ) -> FitResult:
     """Write the smallest policy of a run that meets a device's budgets and keeps its return, and a picture beside it.
+
+    What was measured is left in the run folder as `fit-<device>.json`, for reports.
 
     path: default `policy-<device>.safetensors` in the run folder, replaced. max_loss: share of the return that may be
     lost (default 3 %); or min_return: what it must reach; both by the low end of the 95 % interval over `episodes`
@@ -107,6 +133,8 @@ def fit(
         selection = choose(candidates, measure(seeds[:episodes]), measure(seeds[episodes:]))
     result = FitResult(target, goal, episodes, len(candidates), selection, policy_path, picture_path)
     write_atomically(picture_path, draw(result.device, goal, selection))
+    record = json.dumps(result.as_dict(), indent=2, allow_nan=False) + "\n"
+    write_atomically(folder / run_folder.fit_record(target.id), record.encode())
     if selection.chosen is not None:
         policy_file.save(_described(result), policy_path)
     return result

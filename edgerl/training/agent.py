@@ -30,6 +30,7 @@ from edgerl.training.topology import (
     Mask,
     draw_mask,
     expand,
+    input_degrees,
     select_drop,
     select_gradient_growth,
     select_random_growth,
@@ -220,6 +221,15 @@ class SparseNetwork:
         """Blocks that ever existed / blocks that could, over the sparse layers; 1 where every layer is dense."""
         possible = sum(mask.size for mask in self.ever_active.values())
         return sum(int(mask.sum()) for mask in self.ever_active.values()) / possible if possible else 1.0
+
+    def shares_ever_active(self) -> list[float]:
+        """Of each layer: blocks that ever existed / blocks that could; 1 where it is dense."""
+        return [float(self.ever_active[i].mean()) if i in self.ever_active else 1.0 for i in range(len(self.plans))]
+
+    def input_degrees(self) -> npt.NDArray[Any]:
+        """How many units of the first layer each input is connected with, [inputs]."""
+        plan = self.plans[0]
+        return input_degrees(self.masks[0], plan) if 0 in self.masks else np.full(plan.n_inputs, plan.n_outputs)
 
 
 @dataclass

@@ -161,8 +161,8 @@ def _probe(environment: Environment) -> bytes:
     return b"".join(seen)
 
 
-def registered(name: str) -> Any:
-    """The gymnasium environment of that id, as gymnasium makes it.
+def registered(name: str, **options: Any) -> Any:
+    """The gymnasium environment of that id, as gymnasium makes it with these options.
 
     Raises EnvironmentError, with the nearest known name, where there is none.
     """
@@ -171,7 +171,7 @@ def registered(name: str) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that an id has no version, or a newer one
-            return gymnasium.make(name)
+            return gymnasium.make(name, **options)
     except (ImportError, gymnasium.error.DependencyNotInstalled) as error:
         needed = reason(error, 200)
         raise EnvironmentError(f"environment {name!r} needs a package that is not installed: {needed}") from error

@@ -36,6 +36,7 @@ from edgerl.training.folder import check_latest, default_folder, new_folder, poi
 from edgerl.training.logs import MetricsLog
 from edgerl.training.native import NativeAgent
 from edgerl.training.normalizer import Normalizer
+from edgerl.training.records import TopologyLog, record_versions
 
 REPORT_INTERVAL = 100  # steps between two calls of a progress report
 
@@ -157,6 +158,8 @@ class Trainer:
             sweep(folder)  # nobody else is here: we hold the replay's lock
             self.log = MetricsLog(folder, self._metrics_columns(), self.counters.metrics_rows)
             files.callback(self.log.close)
+            self.topology = TopologyLog(folder, agent, schedule, self.counters.step)
+            record_versions(folder, self.counters.step)
             self.close = files.pop_all().close
         self.step, self.episode = self.counters.step, self.counters.episode
         self._started, self._first_step = time.monotonic(), self.step
@@ -260,6 +263,7 @@ class Trainer:
         if self.returns.best == last and self.config.policy == "best":
             self.best_policy = self._masked_policy()
         self.log.append(self._metrics(returns))
+        self.topology.evaluated(self.step)
 
     def _masked_policy(self) -> CompactPolicy:
         """The actor as it is: masked weights stored at their connections, no unit removed."""
@@ -333,6 +337,7 @@ class Trainer:
         policy = self.best_policy or self._masked_policy()
         self.replay.sync()
         self.log.sync()
+        self.topology.sync()
         if self.normalizer is not None:
             tensors |= {f"normalizer.{name}": array for name, array in self.normalizer.state().items()}
         self.counters = Counters(self.step, self.episode, self.replay.count, self.log.rows, self._elapsed())

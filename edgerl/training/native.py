@@ -20,7 +20,7 @@ from edgerl.errors import ConfigError
 from edgerl.training.config import Config, plan_networks
 from edgerl.training.normalizer import Normalizer
 from edgerl.training.state import Arrays, take
-from edgerl.training.topology import LayerPlan, Mask
+from edgerl.training.topology import LayerPlan, Mask, input_degrees
 
 Array = npt.NDArray[Any]
 
@@ -238,6 +238,15 @@ class NativeNetwork:
         """Blocks that ever existed / blocks that could, over the sparse layers; 1 where every layer is dense."""
         possible = sum(mask.size for mask in self._ever_active.values())
         return sum(int(mask.sum()) for mask in self._ever_active.values()) / possible if possible else 1.0
+
+    def shares_ever_active(self) -> list[float]:
+        """Of each layer: blocks that ever existed / blocks that could; 1 where it is dense."""
+        return [float(self._ever_active[i].mean()) if i in self._ever_active else 1.0 for i in range(len(self.plans))]
+
+    def input_degrees(self) -> Array:
+        """How many units of the first layer each input is connected with, [inputs]."""
+        plan = self.plans[0]
+        return np.full(plan.n_inputs, plan.n_outputs) if plan.is_dense else input_degrees(self.layers[0].mask, plan)
 
     def connections(self) -> list[int]:
         """Connections of each layer."""

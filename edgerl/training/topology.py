@@ -212,6 +212,12 @@ def expand(mask: Mask, plan: LayerPlan) -> Mask:
     return expanded
 
 
+def input_degrees(mask: Mask, plan: LayerPlan) -> Array:
+    """How many outputs each input is connected with, [inputs]."""
+    degrees: Array = np.count_nonzero(expand(mask, plan), axis=0)
+    return degrees
+
+
 def block_magnitude(weight: Array, block: int) -> Array:
     """Mean |w| of each block [block rows, inputs] of a weight matrix [outputs, inputs]."""
     if block == 1:

@@ -89,6 +89,7 @@ def test_json_says_what_was_measured(edgerl: Run, run: Path) -> None:
     assert report["policy"] == str(run / "policy-raspberry-pi-zero-2w.safetensors")
     policy = load(report["policy"])
     assert [layer["connections"] for layer in chosen["layers"]] == [layer.connections for layer in policy.layers]
+    assert json.loads((run / "fit-raspberry-pi-zero-2w.json").read_text()) == report
 
 
 def test_a_budget_that_no_kept_return_meets_is_named(edgerl: Run, run: Path) -> None:

@@ -46,12 +46,13 @@ def _train(out: str, env: str = "robots:robot", **options: Any) -> Path:
 
 
 def _state(folder: Path) -> tuple[dict[str, bytes], dict[str, Any], bytes, list[dict[str, float]]]:
-    """Everything a run determines: tensors, counters, the policy file, metrics without times."""
+    """Everything a run determines: tensors, counters, the policy file and topology.csv, metrics without times."""
     checkpoint = checkpoint_file.read(folder / "checkpoint.safetensors")
     tensors = {name: array.tobytes() for name, array in checkpoint.tensors.items()}
     counters = {k: v for k, v in vars(checkpoint.counters).items() if k not in TIMES}
     rows = [{k: v for k, v in row.items() if k not in TIMES} for row in read_metrics(folder)]
-    return tensors, counters, (folder / "policy.safetensors").read_bytes(), rows
+    files = b"".join((folder / name).read_bytes() for name in ("policy.safetensors", "topology.csv"))
+    return tensors, counters, files, rows
 
 
 def _replay_rows(folder: Path) -> bytes:
@@ -73,6 +74,8 @@ def test_a_run_leaves_what_its_folder_promises() -> None:
         "metrics.csv",
         "policy.safetensors",
         "replay.bin",
+        "topology.csv",
+        "versions.json",
     ]
     assert Path("runs/latest").resolve() == result.folder.resolve()
     assert result.steps == 400

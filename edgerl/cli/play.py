@@ -1,0 +1,60 @@
+"""`edgerl play`: a policy in its environment as a video."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgerl.cli.models import environment_in, find_model
+from edgerl.cli.output import Force, Json, human_bytes, print_json
+
+
+def command(
+    video: Annotated[Path, typer.Option("--video", metavar="FILE.mp4|FILE.gif", help="File to write.")],
+    model: Annotated[
+        Path | None,
+        typer.Argument(help="policy.safetensors, policy.onnx or run folder; default: runs/latest.", show_default=False),
+    ] = None,
+    env: Annotated[
+        str | None, typer.Option("--env", help="Environment; default: the one the file names.", show_default=False)
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the first episode; each next one adds 1.")] = 0,
+    episodes: Annotated[int, typer.Option(min=1, help="Episodes, one after the other.")] = 1,
+    steps: Annotated[int, typer.Option(min=1, help="After which an episode is cut.")] = 1000,
+    width: Annotated[int, typer.Option(help="Pixels.")] = 640,
+    height: Annotated[int, typer.Option(help="Pixels.")] = 480,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Film a policy in its environment, with its actions as bars and the return so far, at the simulation's speed.
+
+    MuJoCo renders off screen, with EGL or OSMesa, whichever works here; MUJOCO_GL names one.
+
+    Example: edgerl play --video out.mp4
+    """
+    from edgerl.cli.run import load_policy
+    from edgerl.training.video import play
+
+    path = find_model(model)
+    policy = load_policy(path)
+    result = play(
+        policy,
+        env or environment_in(policy.metadata.get("about", {}), path),
+        video,
+        seed=seed,
+        episodes=episodes,
+        steps=steps,
+        width=width,
+        height=height,
+        force=force,
+    )
+    if as_json:
+        print_json({**asdict(result), "path": str(result.path)})
+        return
+    for number, (total, length) in enumerate(result.episodes, 1):
+        print(f"episode {number}: return {total:.1f} in {length} steps")
+    rate, size = result.frames_per_second, human_bytes(result.path.stat().st_size)
+    print(f"{result.path}: {result.frames} frames at {rate:g} per second, {size}")

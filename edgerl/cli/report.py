@@ -1,0 +1,67 @@
+"""`edgerl report`: runs, studies and policies as one HTML page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgerl.cli.models import find_run
+from edgerl.cli.output import Force, Json, human_bytes, human_seconds, note, print_json
+
+if TYPE_CHECKING:
+    from edgerl.errors import FileFormatError
+    from edgerl.report.build import ReportResult
+
+
+def command(
+    sources: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[RUN|STUDY|POLICY]...", help="Default: runs/latest.", show_default=False),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="File to write.", show_default="report.html in the run or study folder"),
+    ] = None,
+    watch: Annotated[
+        bool,
+        typer.Option("--watch", help="Write it anew whenever a run goes on; the page reloads itself. Ctrl-C ends it."),
+    ] = False,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Write one HTML page, which opens without a network, about runs, a study (a folder of runs) or policy files.
+
+    Learning curves with intervals, connections and sensors over training, the actor's topology before and after,
+    compaction, the budgets of every device, what edgerl fit measured, configuration and versions.
+
+    Example: edgerl report runs/latest -o report.html
+    """
+    from dataclasses import asdict
+
+    from edgerl.files import refuse_existing
+    from edgerl.report.build import DEFAULT_NAME, write_report
+    from edgerl.report.build import watch as write_on_change
+
+    named = sources or [find_run(None)]
+    if output is None:
+        path = named[0] / DEFAULT_NAME if len(named) == 1 and named[0].is_dir() else Path(DEFAULT_NAME)
+    else:
+        path = output
+    refuse_existing(path, force=force or path.parent == named[0])
+    if watch:
+        write_on_change(named, path, told=_tell)
+        return
+    result = write_report(named, path)
+    if as_json:
+        print_json({**asdict(result), "path": str(result.path)})
+    else:
+        _tell(result)
+
+
+def _tell(said: ReportResult | FileFormatError) -> None:
+    if isinstance(said, Exception):
+        note(f"left as it was: {said}")
+        return
+    print(f"{said.path}: {human_bytes(said.bytes)}, made in {human_seconds(said.seconds)}", flush=True)

@@ -1,0 +1,1 @@
+"""The page people look at: runs, studies and policies as one self-contained HTML file."""

@@ -1,0 +1,36 @@
+"""What a model uses of the budgets of every device that comes with edgerl."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edgerl.profiling.device import device_ids, find_device
+from edgerl.profiling.model import ModelRows
+from edgerl.profiling.report import BUDGETS, profile
+
+
+def device_budgets(rows: ModelRows) -> list[dict[str, Any]]:
+    """One object per device, with its default runtime: verdicts as (used, budget, unit, fits) by budget."""
+    found = []
+    for device_id in device_ids():
+        report = profile(rows, find_device(device_id))
+        found.append(
+            {
+                "id": report.device,
+                "name": report.device_name,
+                "runtime": report.runtime,
+                "fits": report.fits,
+                "verdicts": {
+                    name: {
+                        "used": v.used,
+                        "budget": v.budget,
+                        "unit": v.unit,
+                        "share": v.used / v.budget,
+                        "fits": v.fits,
+                    }
+                    for name in BUDGETS
+                    for v in (report.verdicts[name],)
+                },
+            }
+        )
+    return found

@@ -1,0 +1,587 @@
+"""One run, or one model file: what the charts draw, and the sections around them."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from html import escape
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgerl.compact.policy import CompactPolicy
+from edgerl.compact.pruning import compact
+from edgerl.profiling.model import ModelRows, policy_rows
+from edgerl.report import words
+from edgerl.report.budgets import device_budgets
+from edgerl.report.curves import FINAL_EVALUATIONS, flat
+from edgerl.report.sources import Fit, Model, Run, Sources, Trial, evenly
+from edgerl.report.topology import LayerPicture, Sensors, actor_pictures, by_degree, policy_picture, sensors
+from edgerl.training.observations import fallback_names, observation_names
+
+Json = dict[str, Any]
+
+MICRO = 1e-6
+
+MOST_SENSORS = 60
+"""Bars of a chart; the table has them all."""
+
+SENSOR_NUMBERS = 200_000
+"""Of all sensors over time, of all runs together: about 1.5 MB."""
+
+LAYER_POINTS = 4000
+"""Of a layer's curves of connections, of all runs together."""
+
+MAXIMUM_MASK_BITS = 12_000_000
+"""Of all pictures of topologies together: 2 MB. Where they are more, none is shown, which the page says."""
+
+TOO_MANY_PICTURES = "Not pictured: the page would grow too large. Report fewer runs at once to see it."
+
+
+# One run, or one model ----------------------------------------------------------------------------------------------
+
+
+def describe(sources: Sources) -> list[tuple[Json, str]]:
+    """(data, HTML) of each run and each model."""
+    names: dict[tuple[str, int], tuple[str, ...] | None] = {}
+    for run in sources.runs:
+        if run.checkpoint is not None:
+            task = (run.config.environment, run.checkpoint.policy.n_observations)
+            names[task] = names.get(task) or observation_names(*task)
+    actors = [run.checkpoint.policy for run in sources.runs if run.checkpoint] + [
+        m.policy for m in sources.models if m.policy
+    ]
+    room = SENSOR_NUMBERS // max(2 * sum(actor.n_observations for actor in actors), 1)
+    bits = MAXIMUM_MASK_BITS // max(sum(2 * layer.n_inputs * layer.n_outputs for a in actors for layer in a.layers), 1)
+    points = min(200, max(2, LAYER_POINTS // max(len(sources.runs), 1)))
+    found = []
+    for at, run in enumerate(sources.runs):
+        task = (run.config.environment, 0 if run.checkpoint is None else run.checkpoint.policy.n_observations)
+        found.append(
+            _run_detail(run, at, names.get(task), points=points, time_points=max(room, 2), with_pictures=bits > 0)
+        )
+    for at, model in enumerate(sources.models, len(found)):
+        found.append(_model_detail(model, at, with_pictures=bits > 0))
+    return found
+
+
+def _run_detail(
+    run: Run, at: int, names: Sequence[str] | None, *, points: int, time_points: int, with_pictures: bool
+) -> tuple[Json, str]:
+    pictures = actor_pictures(run)
+    actor = None if run.checkpoint is None else run.checkpoint.policy
+    connected = None if actor is None else sensors(actor, pictures, run)
+    devices = [] if run.rows is None else device_budgets(run.rows)
+    layers = _layers_data(run, points)
+    data = {
+        "name": run.name,
+        "layers": layers,
+        "sensors": None
+        if actor is None or connected is None
+        else _sensors_data(connected, _named(actor, names), time_points),
+        "pictures": [_picture_data(*pair) for pair in _ordered(pictures)] if with_pictures else [],
+        "devices": [_device_data(device) for device in devices],
+        "fits": [_fit_data(fit) for fit in run.fits],
+        "has_compaction": actor is not None,
+        "has_configuration": True,
+    }
+    html = [
+        _key_figures(run, devices),
+        _connections_section(layers, at),
+        ""
+        if actor is None or connected is None
+        else _sensors_section(connected, _named(actor, names), has_names=names is not None, run=run, at=at),
+        _topology_section(pictures, data["pictures"], is_run=True),
+        "" if actor is None else _compaction_section(actor, run.policy, run.policy_bytes),
+        _devices_section(devices, at),
+        "".join(_fit_section(fit, at, index) for index, fit in enumerate(run.fits)),
+        _configuration_section(run),
+    ]
+    return data, "".join(html)
+
+
+def _model_detail(model: Model, at: int, *, with_pictures: bool) -> tuple[Json, str]:
+    devices, policy = device_budgets(model.rows), model.policy
+    pictures = () if policy is None else policy_picture(policy)
+    connected = None if policy is None else sensors(policy, pictures, None)
+    environment = None if policy is None else policy.metadata.get("environment")
+    names = observation_names(environment, policy.n_observations) if policy and isinstance(environment, str) else None
+    data = {
+        "name": model.name,
+        "layers": None,
+        "sensors": None if policy is None or connected is None else _sensors_data(connected, _named(policy, names), 2),
+        "pictures": [_picture_data(*pair) for pair in _ordered(pictures)] if with_pictures else [],
+        "devices": [_device_data(device) for device in devices],
+        "fits": [],
+        "has_compaction": False,
+        "has_configuration": policy is not None,
+    }
+    html = [
+        _model_figures(model, devices),
+        ""
+        if policy is None or connected is None
+        else _sensors_section(connected, _named(policy, names), has_names=names is not None, run=None, at=at),
+        _topology_section(pictures, data["pictures"], is_run=False),
+        _devices_section(devices, at),
+        "" if policy is None else _about_model(policy),
+    ]
+    return data, "".join(html)
+
+
+def _named(policy: CompactPolicy, names: Sequence[str] | None) -> Sequence[str]:
+    return fallback_names(policy.n_observations) if names is None else names
+
+
+def _key_figures(run: Run, devices: Sequence[Json]) -> str:
+    figures = []
+    returns, network = run.metrics.get("return_mean", np.zeros(0)), run.config.network
+    if len(returns):
+        last = returns[-FINAL_EVALUATIONS:]
+        figures.append(
+            ("return", words.spaced(last.mean()), f"mean of the last {words.count(len(last), 'evaluation')}")
+        )
+        done, wanted = run.metrics["step"][-1], run.config.schedule.steps
+        figures.append(("steps", words.spaced(done), "complete" if done >= wanted else f"of {words.spaced(wanted)}"))
+    else:
+        figures.append(("return", "–", "no evaluation yet"))
+    if run.policy is not None and run.checkpoint is not None:
+        figures.append(_policy_figure(run.policy))
+        figures.append(("file", words.human_bytes(run.policy_bytes), "policy.safetensors"))
+    figures += _device_figure(devices)
+    heading = f"{escape(run.name)}"
+    about = f"{network.method} on {run.config.environment}, seed {run.config.seed}, {run.config.engine} engine"
+    return _figures(heading, about, figures)
+
+
+def _model_figures(model: Model, devices: Sequence[Json]) -> str:
+    rows = model.rows
+    figures = [
+        _rows_figure(rows),
+        ("file", words.human_bytes(rows.file_bytes or 0), rows.kind),
+        *_device_figure(devices),
+    ]
+    return _figures(escape(model.name), f"layers {rows.architecture}", figures)
+
+
+def _policy_figure(policy: CompactPolicy) -> tuple[str, str, str]:
+    return _rows_figure(policy_rows(policy))
+
+
+def _rows_figure(rows: ModelRows) -> tuple[str, str, str]:
+    connections, positions = (sum(getattr(r, name) for r in rows.layers) for name in ("connections", "positions"))
+    return (
+        "connections of the policy",
+        words.spaced(connections),
+        f"{connections / positions:.1%} of {rows.architecture}",
+    )
+
+
+def _device_figure(devices: Sequence[Json]) -> list[tuple[str, str, str]]:
+    fitting = sum(device["fits"] for device in devices)
+    return [("devices", f"{fitting} of {len(devices)}", "keep every budget")] if devices else []
+
+
+def _figures(heading: str, about: str, figures: Iterable[tuple[str, str, str]]) -> str:
+    cells = "".join(
+        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}<small>{escape(remark)}</small></dd></div>"
+        for name, value, remark in figures
+    )
+    title = f'<h2>{heading}</h2><p class="about">{escape(about)}</p>'
+    return f'<section class="panel">{title}<dl class="figures">{cells}</dl></section>'
+
+
+NETWORKS = ("actor", "critic_1", "critic_2")
+
+
+def _layers_data(run: Run, points: int) -> Json | None:
+    """Connections and share ever active, per network and layer, over training, at most so many points each."""
+    series: list[Json] = []
+
+    def add(kind: str, network: str, layer: int | None, steps: npt.NDArray[Any], values: npt.NDArray[Any]) -> None:
+        chosen = evenly(len(steps), points)
+        one = {"kind": kind, "network": network, "layer": layer, "steps": steps[chosen], "values": values[chosen]}
+        series.append(one)
+
+    for network in NETWORKS:
+        layer = 0
+        while (name := f"connections.{network}.{layer}") in run.metrics:
+            add("connections", network, layer, run.metrics["step"], run.metrics[name])
+            layer += 1
+        layer = 0
+        while (name := f"share_ever_active.{network}.{layer}") in run.topology:
+            add("ever", network, layer, run.topology["step"], run.topology[name])
+            layer += 1
+        if not layer and (name := f"share_ever_active.{network}") in run.metrics:
+            add("ever", network, None, run.metrics["step"], run.metrics[name])
+    has_points = bool(series) and all(len(one["steps"]) for one in series)
+    return {"series": series} if has_points else None
+
+
+def _connections_section(layers: Json | None, at: int) -> str:
+    if layers is None:
+        return ""
+    old = any(one["kind"] == "ever" and one["layer"] is None for one in layers["series"])
+    note = (
+        "This run was made by a version that did not record the share ever active layer by layer: one curve stands for "
+        "all sparse layers."
+        if old
+        else ""
+    )
+    return words.section(
+        "connections",
+        "Connections",
+        "How many weights each layer has, which sparse training keeps constant, and the share of all possible ones "
+        "that existed at some time: how much of the space of topologies was tried.",
+        words.choice("network", (("actor", "Actor"), ("critic_1", "Critic 1"), ("critic_2", "Critic 2"))),
+        words.note(note),
+        words.pair(
+            words.chart(f"connections-{at}", "Connections of each layer over environment steps"),
+            words.chart(f"ever-{at}", "Share of possible connections that ever existed, over environment steps"),
+        ),
+    )
+
+
+# Sensors ------------------------------------------------------------------------------------------------------------
+
+
+def _sensors_data(found: Sensors, names: Sequence[str], time_points: int) -> Json:
+    chosen = evenly(len(found.steps), time_points)
+    return {
+        "names": list(names),
+        "most": MOST_SENSORS,
+        "degree": found.degree_now,
+        "mass": found.mass_now,
+        "degree_before": found.degree_before,
+        "mass_before": found.masses[0] if len(found.steps) and found.steps[0] == 0 else None,
+        "steps": found.steps[chosen],
+        "degree_over_time": found.degrees[chosen],
+        "mass_over_time": found.masses[chosen],
+    }
+
+
+def _sensors_section(found: Sensors, names: Sequence[str], *, has_names: bool, run: Run | None, at: int) -> str:
+    notes = []
+    if len(names) > MOST_SENSORS:
+        notes.append(f"The charts show the {MOST_SENSORS} strongest of {len(names)} observations; the table has all.")
+    if not has_names:
+        notes.append("Nothing says what these observations are: they are named by their position.")
+    if run is not None and not len(found.steps):
+        notes.append(
+            "This run was made by a version that did not record its sensors over training: only the present is shown."
+        )
+    elif run is not None and found.steps[0] > 0:
+        notes.append(f"Recorded from step {found.steps[0]:.0f} on: the run began in a version that did not record it.")
+    rows = [
+        (
+            escape(name),
+            words.spaced(degree),
+            "–" if found.degree_before is None else words.spaced(found.degree_before[at]),
+            f"{mass:.2f}",
+        )
+        for at, (name, degree, mass) in enumerate(zip(names, found.degree_now, found.mass_now, strict=True))
+    ]
+    table = words.table(("observation", "connections", "at the start", "Σ |weight|"), rows)
+    heading = "Now" if found.degree_before is None else "Now, and at the start (marks)"
+    now = words.chart(f"sensors-{at}", "How strongly each sensor is connected now", title=heading)
+    over_time = words.chart(
+        f"sensors-over-time-{at}", "The same for each sensor over environment steps", title="Over training"
+    )
+    both = words.pair(now, over_time) if len(found.steps) > 1 else now
+    return words.section(
+        "sensors",
+        "Sensors",
+        "How many units of the actor’s first layer each observation is connected with, and the sum of "
+        "those weights’ magnitudes: what the policy listens to. Weights are per unit of the observation, so sensors of "
+        "different units compare only roughly.",
+        words.choice("weigh", (("degree", "Connections"), ("mass", "Weight mass"))),
+        *map(words.note, notes),
+        both,
+        words.folded(f"Table of {len(names)} sensors", f'<div class="tall">{table}</div>'),
+    )
+
+
+# Topology -----------------------------------------------------------------------------------------------------------
+
+
+def _ordered(pictures: tuple[LayerPicture, ...]) -> list[tuple[LayerPicture, npt.NDArray[Any], npt.NDArray[Any]]]:
+    """Each layer with the order of its inputs and of its outputs, which is the next one's of inputs."""
+    if not pictures:
+        return []
+    orders = by_degree(pictures)
+    inputs = [np.arange(pictures[0].after.shape[1]), *orders[:-1]]
+    return list(zip(pictures, inputs, orders, strict=True))
+
+
+def _picture_data(picture: LayerPicture, inputs: npt.NDArray[Any], outputs: npt.NDArray[Any]) -> Json:
+    """Bits [inputs, outputs], the first in the highest bit of the first byte."""
+
+    def packed(mask: npt.NDArray[np.bool_] | None) -> str | None:
+        return None if mask is None else base64.b64encode(np.packbits(mask[outputs][:, inputs].T).tobytes()).decode()
+
+    n_outputs, n_inputs = picture.after.shape
+    return {
+        "n_inputs": n_inputs,
+        "n_outputs": n_outputs,
+        "before": packed(picture.before),
+        "after": packed(picture.after),
+    }
+
+
+def _topology_section(pictures: tuple[LayerPicture, ...], shown: Any, *, is_run: bool) -> str:
+    if not pictures:
+        return ""
+    if not shown:
+        return words.section("topology", "Topology of the actor", TOO_MANY_PICTURES)
+    has_before = any(picture.before is not None for picture in pictures)
+    blocks = []
+    for at, picture in enumerate(pictures):
+        n_outputs, n_inputs = picture.after.shape
+        name = "Output layer" if at == len(pictures) - 1 else f"Layer {at + 1}"
+        blocks.append(f'<p class="wide">{name}: {n_inputs} inputs × {n_outputs} units</p>')
+        if picture.after.all():
+            blocks.append('<p class="wide" style="font-weight:400;margin:0">Dense: every connection exists.</p>')
+            continue
+        parts = (["before"] if picture.before is not None else []) + ["after"]
+        blocks += [f"<figure>{_canvas(at, part, name)}<p>{_caption(picture, part)}</p></figure>" for part in parts]
+    note = "" if has_before or not is_run else "The topology before training is not known for this run."
+    key = (
+        '<ul class="key"><li><span class="swatch" style="background:var(--kept)"></span>before and after</li>'
+        '<li><span class="swatch" style="background:var(--dropped)"></span>dropped since</li>'
+        '<li><span class="swatch" style="background:var(--grown)"></span>grown since</li></ul>'
+        if has_before
+        else ""
+    )
+    sides = " Left: before the first update; right: at the last checkpoint." if has_before else ""
+    return words.section(
+        "topology",
+        "Topology of the actor",
+        "Every dot is a connection: rows are inputs, columns are units, those with the most connections after training "
+        f"to the left.{sides}",
+        key,
+        words.note(note),
+        f'<div class="masks">{"".join(blocks)}</div>',
+    )
+
+
+def _canvas(layer: int, part: str, name: str) -> str:
+    label = f"{name}, connections {part} training"
+    return f'<canvas data-layer="{layer}" data-part="{part}" role="img" aria-label="{label}"></canvas>'
+
+
+def _caption(picture: LayerPicture, part: str) -> str:
+    mask = picture.before if part == "before" else picture.after
+    assert mask is not None
+    text = f"{part.capitalize()}: {words.spaced(mask.sum())} connections"
+    if part == "after" and picture.before is not None:
+        text += f", {1 - (picture.before & mask).sum() / max(mask.sum(), 1):.0%} of them new"
+    dead = int((~mask.any(axis=1)).sum())
+    return text + (f"; {words.count(dead, 'unit')} without any" if dead else "")
+
+
+# Compaction ---------------------------------------------------------------------------------------------------------
+
+
+def _compaction_section(before: CompactPolicy, written: CompactPolicy | None, written_bytes: int) -> str:
+    after = compact(before) if written is None or len(written.layers) != len(before.layers) else written
+    rows = [
+        (
+            str(at),
+            f"{old.n_inputs} × {old.n_outputs}",
+            f"{new.n_inputs} × {new.n_outputs}",
+            words.spaced(old.connections),
+            words.spaced(new.connections),
+            f"{new.connections / (new.n_inputs * new.n_outputs):.0%}" if new.n_inputs * new.n_outputs else "–",
+            words.human_bytes(4 * (old.n_inputs * old.n_outputs + old.n_outputs)),
+            words.human_bytes(new.n_bytes),
+            str(new.precision),
+        )
+        for at, (old, new) in enumerate(zip(before.layers, after.layers, strict=True), 1)
+    ]
+    dense = sum(4 * (layer.n_inputs * layer.n_outputs + layer.n_outputs) for layer in before.layers)
+    stored = sum(layer.n_bytes for layer in after.layers)
+    rows.append(
+        (
+            "all",
+            before.architecture,
+            after.architecture,
+            words.spaced(before.connections),
+            words.spaced(after.connections),
+            f"{after.connections / sum(layer.n_inputs * layer.n_outputs for layer in after.layers):.0%}",
+            words.human_bytes(dense),
+            words.human_bytes(stored),
+            "",
+        )
+    )
+    columns = (
+        "layer",
+        "trained",
+        "compact",
+        "connections trained",
+        "compact",
+        "density",
+        "dense, fp32",
+        "stored",
+        "weights",
+    )
+    file = f" The file has {words.human_bytes(written_bytes)}." if written_bytes else ""
+    return words.section(
+        "compaction",
+        "Compaction",
+        f"What the compact policy leaves out: absent weights, and units that nothing depends on.{file}",
+        words.table(columns, rows),
+    )
+
+
+# Devices ------------------------------------------------------------------------------------------------------------
+
+
+def _device_data(device: Json) -> Json:
+    verdicts = {
+        name: {
+            "share": v["share"],
+            "fits": v["fits"],
+            "text": f"{_quantity(v['used'], v['unit'])} of {_quantity(v['budget'], v['unit'])}",
+        }
+        for name, v in device["verdicts"].items()
+    }
+    return {"id": device["id"], "name": device["name"], "runtime": device["runtime"], "verdicts": verdicts}
+
+
+def _devices_section(devices: Sequence[Json], at: int) -> str:
+    if not devices:
+        return ""
+    names = (("memory", "Memory"), ("flash", "Flash"), ("flops", "FLOPs"), ("latency", "Latency"))
+    rows = [
+        (
+            escape(device["name"]),
+            escape(device["runtime"]),
+            *(
+                f'<span class="{"good" if v["fits"] else "bad"}">{escape(_quantity(v["used"], v["unit"]))}</span> of '
+                f"{escape(_quantity(v['budget'], v['unit']))}"
+                for v in device["verdicts"].values()
+            ),
+            '<span class="good">fits</span>' if device["fits"] else '<span class="bad">too large</span>',
+        )
+        for device in devices
+    ]
+    columns = ("device", "runtime", *(text for _, text in names), "")
+    return words.section(
+        "devices",
+        "Devices",
+        "What the policy uses of each device’s budgets, with the device’s default runtime and rate. The dotted line is "
+        "the budget; axes are logarithmic. Latencies are estimates.",
+        words.choice("budget", names, extra="only-narrow"),
+        words.chart(f"devices-{at}", "Share of the budgets that the policy uses, for every device"),
+        words.folded(f"Table of {len(devices)} devices", words.table(columns, rows, text_columns=(1,))),
+    )
+
+
+def _quantity(value: float, unit: str) -> str:
+    if unit == "bytes":
+        return words.human_bytes(value)
+    if unit == "us":
+        return words.human_estimate(value * MICRO)
+    for size, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g} {prefix}FLOP"
+    return f"{value:.0f} FLOP"
+
+
+# Fit ----------------------------------------------------------------------------------------------------------------
+
+
+def _fit_data(fit: Fit) -> Json:
+    return {
+        "device": fit.device,
+        "least": fit.least_return,
+        "budget": fit.latency_budget_us * MICRO,
+        "trials": [_trial_data(trial) for trial in fit.trials],
+        "chosen": None if fit.chosen is None else _trial_data(fit.chosen),
+    }
+
+
+def _trial_data(trial: Trial) -> Json:
+    mean, low, high = trial.returns
+    data = {**asdict(trial), "mean": mean, "low": low, "high": high, "latency": trial.latency_us * MICRO}
+    del data["returns"], data["latency_us"]
+    return data | {"latency_text": words.human_estimate(data["latency"]), "bytes_text": words.human_bytes(trial.bytes)}
+
+
+def _fit_section(fit: Fit, at: int, index: int) -> str:
+    rows = [
+        (
+            escape(trial.architecture),
+            escape(trial.precision),
+            words.spaced(trial.connections),
+            words.human_bytes(trial.bytes),
+            words.human_estimate(trial.latency_us * MICRO),
+            "{} [{}, {}]".format(*map(words.spaced, trial.returns)),
+            "chosen" if trial == fit.chosen else "fits" if trial.fits else "over a budget",
+        )
+        for trial in fit.trials
+    ]
+    columns = ("policy", "weights", "connections", "bytes", "latency", "return", "")
+    chosen = "none was chosen" if fit.chosen is None else "the ringed one was chosen"
+    key = "".join(
+        f'<li><span class="swatch" data-colour="{rank}"></span>{name}</li>'
+        for rank, name in enumerate(("fp32", "fp16", "int8"))
+    )
+    return words.section(
+        "fit" if not index else "further-fit",
+        f"Fitted to {fit.device}",
+        f"Return, with its 95 % interval over {fit.episodes} episodes, against latency and bytes. The line joins what "
+        f"nothing measured beats; hollow points exceed a budget; {chosen}. Dashed: the return to be reached; dotted: "
+        "the latency budget.",
+        f'<ul class="key">{key}</ul>',
+        words.pair(
+            words.chart(f"fit-latency-{at}-{index}", "Return against latency"),
+            words.chart(f"fit-bytes-{at}-{index}", "Return against bytes"),
+        ),
+        words.folded("Table of all that was measured", words.table(columns, rows, text_columns=(1,))),
+    )
+
+
+# Configuration ------------------------------------------------------------------------------------------------------
+
+
+def _configuration_section(run: Run) -> str:
+    rows = [(escape(name), escape(_value(value))) for name, value in flat(run.config).items()]
+    sessions = "".join(
+        f"<h3>Versions from step {session['from_step']}</h3>"
+        + words.table(
+            ("part", "version"), [(escape(k), escape(v)) for k, v in session["versions"].items()], text_columns=(1,)
+        )
+        for session in run.versions
+    )
+    old = words.note("This run was made by a version that did not record versions.") if not sessions else ""
+    if run.policy is not None and not sessions:
+        old += words.note(
+            f"Its policy was written by edgerl {run.policy.metadata.get('edgerl', 'of an unknown version')}."
+        )
+    options = words.folded(f"{len(rows)} options", words.table(("option", "value"), rows, text_columns=(1,)))
+    return words.section(
+        "configuration",
+        "Configuration and versions",
+        "",
+        words.pair(f"<div>{options}</div>", f"<div>{sessions}{old}</div>"),
+    )
+
+
+def _about_model(policy: CompactPolicy) -> str:
+    rows = [(escape(str(name)[:80]), escape(_value(value))) for name, value in policy.metadata.items()]
+    return words.section(
+        "configuration", "What the file says", "", words.table(("key", "value"), rows, text_columns=(1,))
+    )
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict | list):
+        return json.dumps(value)[:200]
+    return f"{value:.6g}" if isinstance(value, float) else str(value)[:200]

@@ -1,0 +1,189 @@
+"""From what was read to one HTML file. Every text that comes from outside goes through `escape` or `embed`."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from functools import cache
+from html import escape
+from importlib import resources
+from typing import Any
+
+import numpy as np
+
+from edgerl import __version__
+from edgerl.errors import require
+from edgerl.report import words
+from edgerl.report.curves import FINAL_EVALUATIONS, Curve, learning_curves
+from edgerl.report.details import Json, describe
+from edgerl.report.sources import Run, Sources
+
+DIGITS = 6
+"""Of every number in the page's data."""
+
+
+def render(sources: Sources, *, title: str, reload_seconds: float | None) -> bytes:
+    """The page; reload_seconds: after which it loads itself anew, None for never. Raises MissingExtraError."""
+    curves = learning_curves(sources.runs)
+    environments = [
+        (name, [curve for curve in curves if curve.environment == name])
+        for name in dict.fromkeys(curve.environment for curve in curves)
+    ]
+    details = describe(sources)
+    data = {
+        "environments": [{"name": name, "curves": [_curve_data(curve) for curve in own]} for name, own in environments],
+        "details": [detail for detail, _ in details],
+        "reload_seconds": reload_seconds,
+    }
+    body = [_learning(environments), _picker([str(detail["name"]) for detail, _ in details])]
+    body += [f'<div id="detail-{at}"{" hidden" if at else ""}>{html}</div>' for at, (_, html) in enumerate(details)]
+    parts = {
+        "title": escape(title),
+        "lead": escape(_lead(sources)),
+        "version": escape(__version__),
+        "navigation": _navigation(bool(curves), [detail for detail, _ in details]),
+        "style": _resource("page.css"),
+        "script": _resource("page.js"),
+        "library": require("plotly.offline", "report").get_plotlyjs(),
+        "data": embed(data),
+        "body": "\n".join(body),
+        "footer": (
+            f"Made by edgerl {escape(__version__)}. Charts: plotly.js (MIT licence). Nothing in this file is loaded "
+            "from elsewhere."
+        ),
+    }
+    # In one pass: what a part says is never taken for a place to fill.
+    page = re.sub(r"\[\[(\w+)\]\]", lambda match: parts[match[1]], _resource("page.html"))
+    return page.encode()
+
+
+@cache
+def _resource(name: str) -> str:
+    return (resources.files("edgerl.report") / name).read_text(encoding="utf-8")
+
+
+def embed(data: Any) -> str:
+    """JSON inside a <script>: no character of it can end the element, and NaN becomes null."""
+    text = json.dumps(_short(data), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _short(value: Any) -> Any:
+    """Numbers with as many digits as a chart shows."""
+    if isinstance(value, dict):
+        return {key: _short(inner) for key, inner in value.items()}
+    if isinstance(value, np.ndarray):
+        return _short(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_short(inner) for inner in value]
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return None
+        return int(value) if value.is_integer() and abs(value) < 1e15 else float(f"{value:.{DIGITS}g}")
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _lead(sources: Sources) -> str:
+    runs, tasks = len(sources.runs), {run.config.environment for run in sources.runs}
+    parts = []
+    if runs:
+        parts.append(
+            f"{words.count(runs, 'run')} in {', '.join(sorted(tasks)) if len(tasks) <= 5 else f'{len(tasks)} tasks'}"
+        )
+    if sources.models:
+        parts.append(words.count(len(sources.models), "model file"))
+    return "; ".join(parts)
+
+
+def _navigation(has_curves: bool, details: Sequence[Json]) -> str:
+    first = details[0] if details else {}
+    known = [
+        ("learning", "Learning", has_curves),
+        ("connections", "Connections", first.get("layers")),
+        ("sensors", "Sensors", first.get("sensors")),
+        ("topology", "Topology", first.get("pictures")),
+        ("compaction", "Compaction", first.get("has_compaction")),
+        ("devices", "Devices", first.get("devices")),
+        ("fit", "Fit", first.get("fits")),
+        ("configuration", "Configuration", first.get("has_configuration")),
+    ]
+    return "".join(f'<a href="#{name}">{text}</a>' for name, text, is_there in known if is_there)
+
+
+# Learning -----------------------------------------------------------------------------------------------------------
+
+
+def _curve_data(curve: Curve) -> Json:
+    return {
+        "label": curve.label,
+        "runs": len(curve.runs),
+        **{name: getattr(curve, name) for name in ("steps", "mean", "low", "high", "counts")},
+    }
+
+
+def _learning(environments: Sequence[tuple[str, Sequence[Curve]]]) -> str:
+    if not environments:
+        return ""
+    charts = "".join(
+        f'<figure><h3>{escape(name)}</h3><div class="legend" id="legend-{at}" role="group" '
+        f'aria-label="Curves that are shown"></div><div class="chart" id="curves-{at}" tabindex="0" role="img" '
+        f'aria-label="Return over environment steps in {escape(name)}; the arrow keys walk along the curves"></div>'
+        "</figure>"
+        for at, (name, _) in enumerate(environments)
+    )
+    every = [curve for _, curves in environments for curve in curves]
+    rows = [
+        (
+            escape(curve.environment),
+            escape(curve.label),
+            str(len(curve.runs)),
+            words.spaced(curve.steps[-1]),
+            _interval(curve),
+            words.spaced(max(run.metrics["return_mean"].max() for run in curve.runs)),
+            _connections(curve.runs[0]),
+            words.human_duration(float(np.mean([run.metrics["elapsed_seconds"][-1] for run in curve.runs])))
+            if all("elapsed_seconds" in run.metrics for run in curve.runs)
+            else "–",
+        )
+        for curve in every
+    ]
+    columns = (
+        *("task", "method", "runs", "steps", f"return, last {FINAL_EVALUATIONS} evaluations", "best evaluation"),
+        *("connections", "time per run"),
+    )
+    summary = words.table(columns, rows, text_columns=(1,))
+    return words.section("learning", "Learning", _about_intervals(every), charts, summary, is_always_there=True)
+
+
+def _about_intervals(curves: Sequence[Curve]) -> str:
+    single = [curve for curve in curves if curve.interval_is_over_episodes]
+    text = "Mean return of the episodes of an evaluation, without exploration. "
+    if len(single) < len(curves):
+        text += "Bands of several runs: the 95 % bootstrap interval of their mean; few runs make it too narrow. "
+    if single:
+        text += "Bands of one run: about 95 % for the episodes of one evaluation; they say nothing of other seeds. "
+    return text
+
+
+def _interval(curve: Curve) -> str:
+    mean, low, high = curve.final
+    return (
+        words.spaced(mean)
+        if curve.interval_is_over_episodes
+        else f"{words.spaced(mean)} [{words.spaced(low)}, {words.spaced(high)}]"
+    )
+
+
+def _connections(run: Run) -> str:
+    """Of the actor and of both critics, as trained."""
+    own = [values[-1] for name, values in run.metrics.items() if name.startswith("connections.")]
+    return words.spaced(sum(own)) if own else "–"
+
+
+def _picker(names: Sequence[str]) -> str:
+    if len(names) < 2:
+        return ""
+    options = "".join(f'<option value="{at}">{escape(name)}</option>' for at, name in enumerate(names))
+    return f'<div class="picker"><label for="picker">One by one</label><select id="picker">{options}</select></div>'

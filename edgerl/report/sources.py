@@ -1,0 +1,274 @@
+"""What a report is made of: run folders, folders of them, and model files. Nothing in them is trusted."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgerl import run_folder
+from edgerl.compact import file as policy_file
+from edgerl.compact.policy import CompactPolicy
+from edgerl.errors import ConfigError, FileFormatError, OutputError, quoted
+from edgerl.profiling.model import ModelRows, policy_rows, read_model
+from edgerl.training import checkpoint as checkpoint_file
+from edgerl.training.checkpoint import Checkpoint
+from edgerl.training.config import Config
+from edgerl.training.folder import read_config
+from edgerl.training.records import read_versions
+
+Columns = dict[str, npt.NDArray[np.float64]]
+"""A table of numbers by the name of its columns."""
+
+MAXIMUM_POINTS = 1000
+"""Of a curve: of more rows, evenly spread ones are read, the last one always."""
+
+MAXIMUM_RUNS = 500
+"""Of one page."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One measured policy of `edgerl fit`."""
+
+    architecture: str
+    precision: str
+    connections: int
+    bytes: float
+    latency_us: float
+    returns: tuple[float, float, float]  # mean, low, high
+    fits: bool
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What `edgerl fit` left of one device."""
+
+    device: str
+    least_return: float
+    latency_budget_us: float
+    episodes: int
+    trials: tuple[Trial, ...]
+    chosen: Trial | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder; what it does not hold (yet) is empty or None."""
+
+    name: str
+    folder: Path
+    config: Config
+    metrics: Columns
+    topology: Columns
+    checkpoint: Checkpoint | None
+    policy: CompactPolicy | None  # the file's, compact
+    policy_bytes: int
+    fits: tuple[Fit, ...]
+    versions: tuple[dict[str, Any], ...]
+
+    @property
+    def rows(self) -> ModelRows | None:
+        """The policy as profiling sees it."""
+        return None if self.policy is None else policy_rows(self.policy, run_folder.POLICY, self.policy_bytes)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model file that was named by itself."""
+
+    name: str
+    rows: ModelRows
+    policy: CompactPolicy | None  # None: an ONNX file
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Everything that a page shows."""
+
+    runs: tuple[Run, ...]
+    models: tuple[Model, ...]
+
+
+def find(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """(run folders, model files) that the paths name, a study being every run folder in it; each once.
+
+    Raises FileFormatError for a path that is neither, ConfigError for too many runs.
+    """
+    runs: dict[Path, Path] = {}
+    models: dict[Path, Path] = {}
+    for path in paths:
+        if path.is_dir():
+            runs |= {found.resolve(): found for found in _runs_in(path)}
+        elif path.suffix in (".safetensors", ".onnx") and path.exists():
+            models[path.resolve()] = path
+        else:
+            what = "not there" if not path.exists() else f"a file of type {path.suffix or 'unknown'}"
+            raise FileFormatError(f"{path} is {what}; expected a run folder, a folder of runs, or a policy file")
+    if len(runs) > MAXIMUM_RUNS:
+        raise ConfigError(f"{len(runs)} runs were named; expected at most {MAXIMUM_RUNS}; name fewer")
+    return list(runs.values()), list(models.values())
+
+
+def _runs_in(folder: Path) -> list[Path]:
+    if (folder / run_folder.CONFIG).exists():
+        return [folder]
+    found = sorted(path.parent for path in folder.glob(f"*/{run_folder.CONFIG}") if not path.parent.is_symlink())
+    if not found:
+        raise FileFormatError(f"{folder} holds no {run_folder.CONFIG} and no run folders; name a run that train made")
+    return found
+
+
+def read(paths: Sequence[Path]) -> Sources:
+    """Raises FileFormatError, ConfigError, UnsupportedModelError."""
+    folders, files = find(paths)
+    names = _names(folders)
+    runs = tuple(_read_run(folder, name) for folder, name in zip(folders, names, strict=True))
+    return Sources(runs, tuple(_read_model(path) for path in files))
+
+
+def watched(paths: Sequence[Path]) -> dict[Path, tuple[int, int]]:
+    """The files that a page is made of, with what tells whether they changed: time (ns) and size."""
+    folders, files = find(paths)
+    names = (
+        *(run_folder.CONFIG, run_folder.METRICS, run_folder.TOPOLOGY, run_folder.VERSIONS),
+        *(run_folder.CHECKPOINT, run_folder.POLICY, run_folder.FIT_RECORDS),
+    )
+    every = [*files, *(path for folder in folders for name in names for path in folder.glob(name))]
+    found = {}
+    for path in every:
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            continue
+        found[path] = (status.st_mtime_ns, status.st_size)
+    return found
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """Folder names; with their parents' where two are the same."""
+    short = [folder.resolve().name for folder in folders]
+    return [
+        name if short.count(name) == 1 else f"{folder.resolve().parent.name}/{name}"
+        for folder, name in zip(folders, short, strict=True)
+    ]
+
+
+def _read_run(folder: Path, name: str) -> Run:
+    config = read_config(folder)
+    policy_path, checkpoint_path = folder / run_folder.POLICY, folder / run_folder.CHECKPOINT
+    has_policy = policy_path.exists()
+    return Run(
+        name=name,
+        folder=folder,
+        config=config,
+        metrics=read_table(folder / run_folder.METRICS, folder),
+        topology=read_table(folder / run_folder.TOPOLOGY, folder),
+        checkpoint=checkpoint_file.read(checkpoint_path) if checkpoint_path.exists() else None,
+        policy=policy_file.load(policy_path) if has_policy else None,
+        policy_bytes=policy_path.stat().st_size if has_policy else 0,
+        fits=tuple(_read_fit(path) for path in sorted(folder.glob(run_folder.FIT_RECORDS))),
+        versions=tuple(read_versions(folder / run_folder.VERSIONS)),
+    )
+
+
+def _read_model(path: Path) -> Model:
+    policy = policy_file.load(path) if path.suffix == ".safetensors" else None
+    return Model(name=path.name, rows=read_model(path), policy=policy)
+
+
+def read_table(path: Path, run: Path) -> Columns:
+    """A CSV table with a `step` column, at most MAXIMUM_POINTS rows of it; empty where there is none yet.
+
+    Raises FileFormatError where a row is cut off, or holds something that is no finite number.
+    """
+    if not path.exists():
+        return {}
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileFormatError(f"cannot read {path}: {error}") from error
+    header, *lines = text.splitlines() or [""]
+    names = header.split(",")
+    mend = f"cut off or damaged; mend it with: edgerl train --resume {run}"
+    if not text.endswith("\n") or "step" not in names or len(set(names)) < len(names):
+        raise FileFormatError(f"{path} does not end with a whole line of a table: it was {mend}")
+    for number, line in enumerate(lines, 2):
+        if line.count(",") != len(names) - 1:
+            found = line.count(",") + 1
+            raise FileFormatError(f"{path} has {found} of {len(names)} columns in line {number}: it was {mend}")
+    chosen = evenly(len(lines), MAXIMUM_POINTS)
+    try:
+        numbers = np.array([lines[index].split(",") for index in chosen], np.float64).reshape(-1, len(names))
+    except ValueError as error:
+        raise FileFormatError(f"{path} holds something that is no number ({error}): it was {mend}") from error
+    if not np.isfinite(numbers).all() or (np.diff(numbers[:, names.index("step")]) <= 0).any():
+        raise FileFormatError(f"{path} holds a number that is not finite, or steps that do not rise: it was {mend}")
+    return {name: numbers[:, index] for index, name in enumerate(names)}
+
+
+def evenly(count: int, at_most: int) -> list[int]:
+    """At most so many of the indices below `count`, evenly spread, the first and the last always."""
+    if count <= at_most:
+        return list(range(count))
+    chosen: list[int] = np.linspace(0, count - 1, at_most).round().astype(int).tolist()
+    return chosen
+
+
+def _read_fit(path: Path) -> Fit:
+    try:
+        data = json.loads(path.read_text())
+        chosen = data["chosen"]
+        return Fit(
+            device=_line(data["device"]),
+            least_return=_number(data["least_return"]),
+            latency_budget_us=_number(data["reference"]["latency"]["budget"]),
+            episodes=int(_number(data["episodes"])),
+            trials=_trials(data["measured"]),
+            chosen=None if chosen is None else _trial(chosen),
+        )
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise FileFormatError(
+            f"{path} is no record of edgerl fit ({quoted(error, 80)}); run edgerl fit again, or remove it"
+        ) from error
+
+
+def _trials(data: Iterable[Any]) -> tuple[Trial, ...]:
+    return tuple(map(_trial, data))
+
+
+def _trial(data: Any) -> Trial:
+    returns = data["returns"]
+    return Trial(
+        architecture=_line(data["architecture"]),
+        precision=_line(data["precision"]),
+        connections=sum(int(_number(layer["connections"])) for layer in data["layers"]),
+        bytes=_number(data["bytes"]),
+        latency_us=_number(data["latency"]["used"]),
+        returns=(_number(returns["mean"]), _number(returns["low"]), _number(returns["high"])),
+        fits=bool(data["fits"]),
+    )
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{quoted(value)} where a number is expected")
+    return float(value)
+
+
+def _line(value: Any) -> str:
+    if not isinstance(value, str) or not value.isprintable():
+        raise ValueError(f"{quoted(value)} where a line is expected")
+    return value[:100]
+
+
+def refuse_overwriting_a_source(output: Path, paths: Sequence[Path]) -> None:
+    """Raise OutputError where the page would replace what it is made of."""
+    if output.resolve() in {path.resolve() for path in watched(paths)}:
+        raise OutputError(f"{output} is one of the files that the report reads; choose another -o")

@@ -1,0 +1,105 @@
+"""The actor's topology before and after training, and how its sensors are connected."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgerl.compact.policy import CompactPolicy
+from edgerl.edge.random import Draws, Network
+from edgerl.errors import ConfigError, FileFormatError
+from edgerl.report.sources import Run
+from edgerl.training.config import plan_networks
+from edgerl.training.topology import LayerPlan, Mask, draw_mask, expand
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class LayerPicture:
+    """The connections of one layer, bool [outputs, inputs]; before: None where the run's start is not known."""
+
+    before: Mask | None
+    after: Mask
+
+
+def actor_pictures(run: Run) -> tuple[LayerPicture, ...]:
+    """One per layer of the actor at the run's checkpoint; none where there is no checkpoint.
+
+    The topology before is drawn anew from the run's seed. It must lie within what the checkpoint says was ever
+    connected: a run of a version that drew it otherwise is shown without it.
+    """
+    checkpoint = run.checkpoint
+    if checkpoint is None:
+        return ()
+    policy = checkpoint.policy
+    try:
+        plans, _ = plan_networks(run.config.network, policy.n_observations, policy.n_actions)
+    except ConfigError as error:
+        raise FileFormatError(
+            f"{run.folder} holds a configuration and a checkpoint that do not fit: {error}"
+        ) from error
+    return tuple(_layer_picture(run, index, plan) for index, plan in enumerate(plans))
+
+
+def _layer_picture(run: Run, index: int, plan: LayerPlan) -> LayerPicture:
+    dense = np.ones((plan.n_outputs, plan.n_inputs), bool)
+    after, ever = (_stored_mask(run, f"actor.{index}.{part}", plan) for part in ("mask", "ever_active"))
+    if plan.is_dense or after is None or ever is None:
+        return LayerPicture(dense if plan.is_dense else None, dense if after is None else after)
+    before = expand(draw_mask(plan, Draws(run.config.seed), Network.ACTOR, index), plan)
+    return LayerPicture(None if (before & ~ever).any() else before, after)
+
+
+def _stored_mask(run: Run, name: str, plan: LayerPlan) -> Mask | None:
+    assert run.checkpoint is not None
+    packed = run.checkpoint.tensors.get(name)
+    size = plan.block_rows * plan.n_inputs
+    if packed is None or packed.dtype != np.uint8 or packed.shape != (-(-size // 8),):
+        return None
+    return expand(np.unpackbits(packed, count=size).astype(bool).reshape(plan.block_rows, plan.n_inputs), plan)
+
+
+def policy_picture(policy: CompactPolicy) -> tuple[LayerPicture, ...]:
+    """Of a policy that comes without its run: what it is now."""
+    return tuple(LayerPicture(None, layer.matrix() != 0) for layer in policy.layers)
+
+
+def by_degree(layers: tuple[LayerPicture, ...]) -> list[Array]:
+    """An order of each layer's outputs: most incoming connections after training first; the last layer as it is."""
+    orders = [np.argsort(-layer.after.sum(axis=1), kind="stable") for layer in layers[:-1]]
+    return [*orders, np.arange(layers[-1].after.shape[0])]
+
+
+@dataclass(frozen=True)
+class Sensors:
+    """How each observation is connected in the actor: over training [times, sensors] and now [sensors]."""
+
+    steps: Array  # none where the run did not record it
+    degrees: Array
+    masses: Array
+    degree_now: Array
+    mass_now: Array
+    degree_before: Array | None
+
+
+def sensors(policy: CompactPolicy, pictures: tuple[LayerPicture, ...], run: Run | None) -> Sensors:
+    """Of an actor with its dead units; run: whose topology.csv tells of the time before, where there is one."""
+    first, count = pictures[0], policy.n_observations
+    table = {} if run is None else run.topology
+    names = [[f"{part}.{sensor}" for sensor in range(count)] for part in ("degree", "mass")]
+    is_recorded = bool(table) and all(name in table for part in names for name in part)
+    degrees, masses = (
+        np.stack([table[name] for name in part], axis=1) if is_recorded else np.zeros((0, count)) for part in names
+    )
+    return Sensors(
+        steps=table["step"] if is_recorded else np.zeros(0),
+        degrees=degrees,
+        masses=masses,
+        degree_now=first.after.sum(axis=0),
+        mass_now=np.abs(policy.layers[0].matrix()).sum(axis=0, dtype=np.float64),
+        degree_before=None if first.before is None else first.before.sum(axis=0),
+    )

@@ -1,0 +1,98 @@
+"""Pieces of HTML, and numbers as people read them. What is said to be HTML must be escaped already."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+
+
+def count(number: int, what: str) -> str:
+    """1 run, 2 runs."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def choice(of: str, names: Sequence[tuple[str, str]], *, extra: str = "") -> str:
+    """Buttons of which one is pressed: (value, text) each."""
+    buttons = "".join(
+        f'<button type="button" data-value="{value}" aria-pressed="{"true" if not at else "false"}">{text}</button>'
+        for at, (value, text) in enumerate(names)
+    )
+    return f'<div class="choice {extra}" data-of="{of}" role="group" aria-label="Shown in the charts">{buttons}</div>'
+
+
+def chart(element: str, label: str, *, title: str = "") -> str:
+    """The place of a chart that page.js draws."""
+    heading = f"<h3>{title}</h3>" if title else ""
+    return (
+        f'<figure>{heading}<div class="chart" id="{element}" tabindex="0" role="img" '
+        f'aria-label="{escape(label)}; the arrow keys walk along the points"></div></figure>'
+    )
+
+
+def note(text: str) -> str:
+    """A remark; nothing for an empty text."""
+    return f'<p class="note">{escape(text)}</p>' if text else ""
+
+
+def pair(left: str, right: str) -> str:
+    """Two figures side by side; on a narrow screen one below the other."""
+    return f'<div class="pair">{left}{right}</div>'
+
+
+def folded(summary: str, html: str) -> str:
+    """What opens on demand; summary: text."""
+    return f"<details><summary>{escape(summary)}</summary>{html}</details>"
+
+
+def section(name: str, title: str, about: str, *html: str, is_always_there: bool = False) -> str:
+    """A panel with a heading and a sentence, both text. One of a single run is found by its name while it is shown."""
+    place = f'id="{name}"' if is_always_there else f'data-section="{name}"'
+    sentence = f'<p class="about">{escape(about)}</p>' if about else ""
+    return f'<section class="panel" {place}><h2>{escape(title)}</h2>{sentence}{"".join(html)}</section>'
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, text_columns: Sequence[int] = ()) -> str:
+    """Cells are HTML already."""
+    head = "".join(
+        f'<th scope="col"{" class=text" if at in text_columns else ""}>{name}</th>' for at, name in enumerate(columns)
+    )
+    body = "".join(
+        f"<tr>{''.join(_cell(cell, is_text=at in text_columns) for at, cell in enumerate(row))}</tr>" for row in rows
+    )
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _cell(html: str, *, is_text: bool) -> str:
+    return f'<td class="text">{html}</td>' if is_text else f"<td>{html}</td>"
+
+
+def spaced(number: float) -> str:
+    """A whole number from 10 on, in groups of three; else three digits."""
+    text = f"{number:,.0f}" if abs(number) >= 10 or float(number).is_integer() else f"{number:.3g}"
+    return text.replace(",", "\u202f").replace("-", "\u2212")
+
+
+def human_bytes(count: float) -> str:
+    """512 B, 41.2 KiB, 1.1 MiB."""
+    if count < 1024:
+        return f"{count:.0f} B"
+    for unit in ("KiB", "MiB"):
+        count /= 1024
+        if count < 1024:
+            return f"{count:.1f} {unit}"
+    return f"{count / 1024:.2f} GiB"
+
+
+def human_estimate(seconds: float) -> str:
+    """Two digits: an estimate has no more."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3)):
+        if seconds >= size:
+            return f"{float(f'{seconds / size:.2g}'):g} {unit}"
+    return f"{float(f'{seconds * 1e6:.2g}'):g} µs"
+
+
+def human_duration(seconds: float) -> str:
+    """3 s, 4 min 10 s, 2 h 05 min."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -1,0 +1,157 @@
+"""What a run leaves for its report, and does not need to go on: topology.csv and versions.json (docs/format.md)."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import platform
+from collections.abc import Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from edgerl import __version__, run_folder
+from edgerl.errors import OutputError
+from edgerl.files import write_atomically
+from edgerl.training.config import ScheduleConfig
+
+Array = npt.NDArray[Any]
+
+MAXIMUM_ROWS = 200
+MAXIMUM_NUMBERS = 1_000_000
+"""Of topology.csv, however long the run and however many its sensors: about 10 MB."""
+
+PACKAGES = ("numpy", "torch", "gymnasium", "mujoco")
+
+
+class ObservedNetwork(Protocol):
+    """What a record needs of a network, on either engine."""
+
+    def shares_ever_active(self) -> list[float]: ...
+
+    def input_degrees(self) -> Array: ...
+
+
+class ObservedAgent(Protocol):
+    """What a record needs of an agent, on either engine."""
+
+    @property
+    def networks(self) -> Iterator[tuple[str, Any]]: ...
+
+    def actor_layers(self) -> list[tuple[Array, Array]]: ...
+
+
+class TopologyLog:
+    """topology.csv: per layer the share ever active; per sensor its connections in the actor and their Σ |weight|.
+
+    Rows are functions of the run's state alone, so a resumed run cuts the file back to its checkpoint's step and goes
+    on; where there is none, as in runs of earlier versions, it begins with the next evaluation.
+    """
+
+    def __init__(self, folder: Path, agent: ObservedAgent, schedule: ScheduleConfig, step: int) -> None:
+        """Take up the log at `step`; a new run begins with the topology before any update. Raises OutputError."""
+        self.path, self._agent, self._schedule = folder / run_folder.TOPOLOGY, agent, schedule
+        self._columns = list(self._row(0))
+        evaluations = -(-schedule.steps // schedule.evaluation_interval)
+        rows = min(MAXIMUM_ROWS, max(1, MAXIMUM_NUMBERS // len(self._columns)))
+        self._every = -(-evaluations // rows)
+        kept = _rows_up_to(self.path, self._columns, step) if step else []
+        lines = [self._columns, *kept, *([] if step else [self._numbers(0)])]
+        write_atomically(self.path, "".join(map(_line, lines)).encode())
+
+    def evaluated(self, step: int) -> None:
+        """Add a row after the evaluation at `step`, where it is due. Raises OutputError."""
+        number, rest = divmod(step, self._schedule.evaluation_interval)
+        if step < self._schedule.steps and (rest or number % self._every):
+            return
+        try:
+            with self.path.open("a", newline="") as file:
+                file.write(_line(self._numbers(step)))
+        except OSError as error:
+            raise OutputError(f"cannot write {self.path}: {error.strerror}") from error
+
+    def sync(self) -> None:
+        """Return once every row is on the disk. Raises OutputError."""
+        try:
+            with self.path.open("rb") as file:
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise OutputError(f"cannot write {self.path}: {error.strerror}") from error
+
+    def _numbers(self, step: int) -> list[str]:
+        return [f"{number:.9g}" for number in self._row(step).values()]
+
+    def _row(self, step: int) -> dict[str, float]:
+        row: dict[str, float] = {"step": step}
+        for name, network in self._agent.networks:
+            row |= {f"share_ever_active.{name}.{i}": share for i, share in enumerate(network.shares_ever_active())}
+        degrees = next(network.input_degrees() for name, network in self._agent.networks if name == "actor")
+        masses = np.abs(self._agent.actor_layers()[0][0]).sum(axis=0, dtype=np.float64)
+        row |= {f"degree.{sensor}": int(degree) for sensor, degree in enumerate(degrees)}
+        return row | {f"mass.{sensor}": float(mass) for sensor, mass in enumerate(masses)}
+
+
+def _line(fields: Sequence[str]) -> str:
+    return ",".join(fields) + "\n"
+
+
+def _rows_up_to(path: Path, columns: list[str], step: int) -> list[list[str]]:
+    """The rows of an earlier session up to `step`; none where the file is no such log."""
+    try:
+        with path.open(newline="") as file:
+            header, *rows = list(csv.reader(file)) or [[]]
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return []
+    if header != columns:
+        return []
+    return [row for row in rows if len(row) == len(columns) and row[0].isdecimal() and int(row[0]) <= step]
+
+
+def versions() -> dict[str, str]:
+    """What a run's numbers may depend on, by name."""
+    return {
+        "edgerl": __version__,
+        "python": platform.python_version(),
+        **{name: found for name in PACKAGES if (found := _version(name))},
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def _version(package: str) -> str:
+    """Empty where it is not installed, as MuJoCo need not be."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def record_versions(folder: Path, step: int) -> None:
+    """Note in versions.json the versions that the run goes on with from `step`, where they are others than before.
+
+    Raises OutputError.
+    """
+    path = folder / run_folder.VERSIONS
+    sessions = [session for session in read_versions(path) if session["from_step"] < step]
+    if not sessions or sessions[-1]["versions"] != versions():
+        sessions.append({"from_step": step, "versions": versions()})
+    write_atomically(path, (json.dumps({"sessions": sessions}, indent=2) + "\n").encode())
+
+
+def read_versions(path: Path) -> list[dict[str, Any]]:
+    """The sessions that versions.json tells of, the first one first; none where it is not there or not valid."""
+    try:
+        data = json.loads(path.read_text())
+        sessions = [
+            {
+                "from_step": int(session["from_step"]),
+                "versions": {str(k): str(v) for k, v in session["versions"].items()},
+            }
+            for session in data["sessions"]
+        ]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return []
+    return sessions

@@ -1,0 +1,122 @@
+"""`edgerl play`: the video that is written is of this policy in this environment."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import edgerl as library
+from edgerl.compact.file import load
+from edgerl.training import video
+from edgerl.training.environments import make
+
+Run = Callable[..., tuple[int, str, str]]
+TINY = ("--steps", 12, "--width", 96, "--height", 64)
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    options = {"hidden": (8, 8), "steps": 40, "start_steps": 30, "evaluation_interval": 1000, "evaluation_episodes": 1}
+    out = tmp_path_factory.mktemp("play") / "run"
+    return library.train("HalfCheetah-v5", out=out, sparsity=0.5, batch_size=8, **options).policy
+
+
+@pytest.fixture(autouse=True)
+def _any_renderer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test chooses is forgotten after it."""
+    monkeypatch.setenv("MUJOCO_GL", "")
+    monkeypatch.delenv("MUJOCO_GL")
+
+
+@pytest.mark.needs("chromium")  # its packages include a renderer
+@pytest.mark.parametrize("name", ["out.mp4", "out.gif"])
+def test_a_video_shows_the_episode_at_its_speed(edgerl: Run, policy: Path, name: str) -> None:
+    code, out, err = edgerl("play", policy, "--video", name, "--seed", 5, *TINY)
+    assert code == 0, err
+    # The return is that of the same episode without a camera.
+    environment, actor, total = make("HalfCheetah-v5"), load(policy), 0.0
+    observation = environment.reset(5)
+    for _ in range(12):
+        observation, reward, *_ = environment.step(actor(observation))
+        total += reward
+    environment.close()
+    assert f"episode 1: return {total:.1f} in 12 steps" in out
+    assert f"{name}: 12 frames at 20 per second" in out, "HalfCheetah makes 20 steps a second"
+    frames = _frames(Path(name))
+    assert frames.shape == (12, 64, 96, 3)
+    assert all(len(np.unique(frame.reshape(-1, 3), axis=0)) > 50 for frame in frames)
+    assert (np.abs(frames[0].astype(int) - frames[-1]) > 30).mean() > 0.02, "something moves"
+    assert [path.name for path in Path().iterdir()] == [name]
+    code, _, err = edgerl("play", policy, "--video", name, *TINY)
+    assert (code, f"{name} exists already; pass --force" in err) == (2, True)
+
+
+def _frames(path: Path) -> np.ndarray:
+    if path.suffix == ".gif":
+        from PIL import Image, ImageSequence
+
+        with Image.open(path) as image:
+            assert image.info["duration"] == 50
+            return np.stack([np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(image)])
+    import imageio_ffmpeg
+
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-i", path, "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+    done = subprocess.run(command, capture_output=True, check=True)
+    assert b"yuv420p" in done.stderr
+    assert b"96x64" in done.stderr
+    assert b" 20 fps" in done.stderr
+    return np.frombuffer(done.stdout, np.uint8).reshape(-1, 64, 96, 3)
+
+
+def test_the_overlay_has_a_bar_per_action_that_ends_where_the_action_is() -> None:
+    grey = np.full((480, 640, 3), 128, np.uint8)
+    drawn = video.overlaid(grey, np.array([0.5, 1.0, 0.0]), "return 1.0").astype(int)
+    up, down = ((drawn == colour).all(axis=2) for colour in ((142, 166, 255), (255, 159, 90)))
+    assert np.flatnonzero(up.any(axis=0)).tolist() == [*range(16, 30), *range(34, 48)]
+    assert np.flatnonzero(down.any(axis=0)).tolist() == list(range(52, 66))
+    # Half the range is 35 pixels, from the middle of the box upwards and downwards.
+    assert 35 <= up[:, 40].sum() <= 36
+    assert 35 <= down[:, 60].sum() <= 36
+    assert np.flatnonzero(up[:, 40]).max() <= np.flatnonzero(down[:, 60]).min() + 1
+    assert (grey == 128).all()
+    assert (drawn[:40, :60] == 240).any(), "and text"
+
+
+def test_no_renderer_is_one_line(edgerl: Run, policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(video, "PROBE", "raise SystemExit('libEGL.so.1: cannot open shared object file')")
+    code, _, err = edgerl("play", policy, "--video", "out.mp4", *TINY)
+    assert code == 2
+    line = err.splitlines()[-1]
+    assert line.startswith("edgerl: there is no renderer on this machine (egl: libEGL.so.1: cannot open shared object")
+    assert line.endswith(
+        "install a renderer (apt-get install libegl1 libgl1-mesa-dri, or libosmesa6), or name one in MUJOCO_GL"
+    )
+    monkeypatch.setenv("MUJOCO_GL", "nothing")
+    code, _, err = edgerl("play", policy, "--video", "out.mp4", *TINY)
+    assert (code, "MUJOCO_GL is 'nothing', which does not render (libEGL" in err.splitlines()[-1]) == (2, True)
+    assert not list(Path().iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--video", "out.avi"], "the video is 'out.avi'; expected a name that ends with .mp4 or .gif"),
+        (["--video", "out.mp4", "--width", "10"], "width is 10; expected 64 to 3840"),
+        (
+            ["--video", "out.mp4", "--env", "Hopper-v5"],
+            "the policy maps 17 observations to 6 actions; Hopper-v5 has 11 and 3",
+        ),
+        (["--video", "out.mp4", "--env", "robots:robot"], "is code, which says not how to render it"),
+        (["--video", "out.mp4", "--env", "Hoper-v5"], "environment 'Hoper-v5' is unknown; did you mean"),
+        ([], "Missing option '--video'"),
+    ],
+)
+def test_bad_input_is_one_line(edgerl: Run, policy: Path, arguments: list[str], message: str) -> None:
+    code, out, err = edgerl("play", policy, *arguments)
+    assert (code, out) == (2, "")
+    assert message in err.splitlines()[-1]
+    assert not list(Path().iterdir())

@@ -1,0 +1,191 @@
+"""What a report reads: curves, topologies and sensors against arithmetic by hand, and one line for what it cannot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import edgerl
+from edgerl.errors import ConfigError, FileFormatError
+from edgerl.report import details, sources
+from edgerl.report.curves import bootstrap, group_labels, learning_curves
+from edgerl.report.topology import actor_pictures, by_degree, sensors
+from edgerl.training import checkpoint as checkpoint_file
+from edgerl.training.config import make_config
+
+SMALL: dict[str, Any] = {
+    "hidden": (18, 13),
+    "sparsity": 0.5,
+    "batch_size": 8,
+    "steps": 200,
+    "start_steps": 30,
+    "evaluation_interval": 50,
+    "evaluation_episodes": 1,
+    "drop_fraction": 0.25,
+    "evolution_interval": 20,
+}
+
+
+def train(out: str = "run", **options: Any) -> Path:
+    return edgerl.train("robots:robot", out=out, **(SMALL | options)).folder
+
+
+def run_with(at: list[float], returns: list[float], **options: Any) -> Any:
+    """As much of a run as curves need."""
+    metrics = {"step": np.array(at), "return_mean": np.array(returns), "return_deviation": np.full(len(at), 3.0)}
+    return SimpleNamespace(config=make_config(**options), metrics=metrics, name="run")
+
+
+def test_runs_of_one_setting_share_a_curve_and_a_seed_is_no_setting() -> None:
+    runs = [
+        run_with([10, 20], [1, 2], seed=0),
+        run_with([10, 20], [3, 6], seed=1),
+        run_with([10], [5], seed=2),
+        run_with([10], [9], sparsity=0.8),
+        run_with([10], [7], method="td3"),
+    ]
+    curves = {curve.label: curve for curve in learning_curves(runs)}
+    assert list(curves) == ["ds-td3, lambda1 7, lambda2 64", "ds-td3, sparsity 0.8", "td3"]
+    paper = curves["ds-td3, lambda1 7, lambda2 64"]
+    assert paper.mean.tolist() == [3, 4]
+    assert paper.counts.tolist() == [3, 2]
+    assert (paper.low[0], paper.high[0]) == (1, 5), "of 27 resamples the extreme ones are within 95 %"
+    assert not paper.interval_is_over_episodes
+    single = curves["td3"]
+    assert single.interval_is_over_episodes
+    # Ten episodes with a deviation of 3 around their mean: the standard error is 3 / √9.
+    assert (single.low[0], single.high[0]) == pytest.approx((7 - 1.96, 7 + 1.96))
+
+
+def test_the_final_return_is_the_mean_of_the_last_ten_evaluations() -> None:
+    (curve,) = learning_curves([run_with(list(range(1, 31)), list(range(1, 31)))])
+    assert curve.final == pytest.approx((25.5, 25.5, 25.5))
+
+
+def test_the_bootstrap_of_two_runs_is_exact() -> None:
+    """Of two values the resampled mean is the lower with chance 1/4, the higher with 1/4."""
+    mean, low, high = bootstrap(np.array([[1.0, np.nan], [3.0, 8.0]]))
+    assert (mean.tolist(), low.tolist(), high.tolist()) == ([2, 8], [1, 8], [3, 8])
+
+
+def test_labels_name_only_what_differs() -> None:
+    runs = [run_with([1], [1], steps=100_000), run_with([1], [1], steps=200_000), run_with([1], [1], method="td3")]
+    assert group_labels(runs) == ["ds-td3, steps 100000", "ds-td3, steps 200000", "td3"]
+
+
+@pytest.mark.parametrize(("engine", "block"), [("native", 1), ("native", 4), ("torch", 1)])
+def test_the_pictures_are_the_topologies_before_and_after(engine: str, block: int) -> None:
+    """A run that has not evolved yet is at its beginning; one that has, has other connections, and as many."""
+    young = sources.read([train("young", engine=engine, block=block, evolution_interval=10_000)]).runs[0]
+    assert all((picture.before == picture.after).all() for picture in actor_pictures(young))  # type: ignore[union-attr]
+    run = sources.read([train(engine=engine, block=block)]).runs[0]
+    pictures = actor_pictures(run)
+    assert [picture.after.shape for picture in pictures] == [(18, 4), (13, 18), (2, 13)]
+    for layer, picture in enumerate(pictures):
+        assert picture.before is not None
+        recorded = run.metrics[f"connections.actor.{layer}"][-1]
+        assert picture.before.sum() == picture.after.sum() == recorded
+    assert any((picture.before != picture.after).any() for picture in pictures)  # type: ignore[union-attr]
+    assert run.checkpoint is not None
+    weights = run.checkpoint.policy.layers[0].matrix()
+    assert not weights[~pictures[0].after].any(), "where there is no connection there is no weight"
+    found = sensors(run.checkpoint.policy, pictures, run)
+    assert found.degree_now.tolist() == pictures[0].after.sum(axis=0).tolist() == found.degrees[-1].tolist()
+    np.testing.assert_allclose(found.mass_now, np.abs(weights).sum(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(found.mass_now, found.masses[-1], rtol=1e-6)
+    order = by_degree(pictures)[1]
+    assert (np.diff(pictures[1].after.sum(axis=1)[order]) <= 0).all()
+
+
+def test_a_topology_that_was_drawn_otherwise_is_not_shown(tmp_path: Path) -> None:
+    """As in a version that drew it from other numbers: what was ever connected does not hold it."""
+    folder = train()
+    path = folder / "checkpoint.safetensors"
+    checkpoint = checkpoint_file.read(path)
+    checkpoint.tensors["actor.0.ever_active"] = checkpoint.tensors["actor.0.mask"]
+    checkpoint_file.write(path, checkpoint)
+    (run,) = sources.read([folder]).runs
+    pictures = actor_pictures(run)
+    assert pictures[0].before is None
+    assert pictures[1].before is not None
+    edgerl.write_report([folder], tmp_path / "page.html")
+
+
+def test_a_study_is_its_runs_and_a_run_is_read_once() -> None:
+    for seed in (0, 1):
+        train(f"study/run{seed}", seed=seed, steps=60)
+    Path("study/latest").symlink_to("run1")
+    Path("study/notes").mkdir()
+    found = sources.read([Path("study"), Path("study/run0"), Path("study/run1/policy.safetensors")])
+    assert [run.name for run in found.runs] == ["run0", "run1"]
+    assert [model.name for model in found.models] == ["policy.safetensors"]
+
+
+def test_long_tables_are_thinned_and_keep_their_ends(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_text("step,x\n" + "".join(f"{step},{step / 2}\n" for step in range(1, 30_001)))
+    table = sources.read_table(path, tmp_path)
+    assert len(table["step"]) == sources.MAXIMUM_POINTS
+    assert (table["step"][0], table["step"][-1]) == (1, 30_000)
+    assert (table["x"] == table["step"] / 2).all()
+    assert np.diff(table["step"]).max() <= 32
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("step,x\n1,2\n3", "does not end with a whole line"),
+        ("step,x\n1,2\n3\n", r"has 1 of 2 columns in line 3: it was cut off"),
+        ("step,x\n1,2\n3,\n", "holds something that is no number"),
+        ("step,x\n1,nan\n", "holds a number that is not finite, or steps that do not rise"),
+        ("step,x\n2,1\n1,1\n", "steps that do not rise"),
+        ("x,y\n1,2\n", "does not end with a whole line of a table"),
+        ("\udcff", "cannot read"),
+        ("", "does not end with a whole line of a table"),
+    ],
+)
+def test_half_written_metrics_are_refused_with_the_remedy(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(FileFormatError, match=message) as raised:
+        sources.read_table(path, tmp_path)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_run_without_evaluations_yet_is_no_error(tmp_path: Path) -> None:
+    folder = train(steps=40, evaluation_interval=1000, start_steps=30)
+    (folder / "metrics.csv").write_text((folder / "metrics.csv").read_text().splitlines()[0] + "\n")
+    for name in ("checkpoint.safetensors", "policy.safetensors", "topology.csv", "versions.json"):
+        (folder / name).unlink()
+    assert b"no evaluation yet" in edgerl.write_report([folder], tmp_path / "page.html").path.read_bytes()
+
+
+def test_an_older_run_is_shown_and_the_page_says_what_it_lacks(tmp_path: Path) -> None:
+    folder = train()
+    for name in ("topology.csv", "versions.json"):
+        (folder / name).unlink()
+    text = edgerl.write_report([folder], tmp_path / "page.html").path.read_text()
+    for part in ("the share ever active layer by layer", "its sensors over training", "versions"):
+        assert f"This run was made by a version that did not record {part}" in text
+
+
+def test_pictures_that_would_make_the_page_too_large_are_left_out_and_it_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = train(steps=60)
+    monkeypatch.setattr(details, "MAXIMUM_MASK_BITS", 100)
+    text = edgerl.write_report([folder], tmp_path / "page.html").path.read_text()
+    assert "Not pictured: the page would grow too large." in text
+    assert "<canvas data-layer" not in text
+
+
+def test_too_many_runs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    train("study/a", steps=60)
+    train("study/b", steps=60)
+    monkeypatch.setattr(sources, "MAXIMUM_RUNS", 1)
+    with pytest.raises(ConfigError, match="2 runs were named; expected at most 1; name fewer"):
+        sources.find([Path("study")])
