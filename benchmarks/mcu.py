@@ -125,7 +125,7 @@ def played(policy: CompactPolicy) -> NDArray[np.float32]:
     import gymnasium
 
     environment = gymnasium.make(ENVIRONMENT)
-    act = Policy(policy)
+    act = Policy(policy, "dense")  # of one layout, so that the same observations follow each time
     observation, _ = environment.reset(seed=1)
     observations = []
     for _ in range(20 * CALLS):

@@ -495,7 +495,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_the_command_writes_beside_the_policy_again_and_again(edgerl: Run, folder: Path) -> None:
     for _ in range(2):
-        code, out, err = edgerl("export", "--format", "c", "--target", "stm32f405")
+        code, out, err = edgerl("export", "--format", "c", "--target", "stm32f405", "--no-measure")
         assert (code, err) == (0, "using runs/first/policy.safetensors\n")
     lines = out.splitlines()
     assert lines[0] == "runs/first/c: edgerl_policy.c and edgerl_policy.h, 17-256-256-6, for cortex-m4"
@@ -505,7 +505,7 @@ def test_the_command_writes_beside_the_policy_again_and_again(edgerl: Run, folde
         "layer 2: fp32, dense",
     ]
     header = (folder / "c" / "edgerl_policy.h").read_text()
-    assert "Command     edgerl export --format c --target stm32f405\n" in header
+    assert "Command     edgerl export --format c --target stm32f405 --no-measure\n" in header
     assert "Target      stm32f405 (cortex-m4)\n" in header
     assert sorted(os.listdir(folder / "c")) == ["edgerl_policy.c", "edgerl_policy.h"]
 
