@@ -125,12 +125,13 @@ def policy_form(policy: CompactPolicy, dtype: Precision | None, layout: Layout, 
 
     A policy without an example gets one, of zeros. Raises UnsupportedModelError where a weight does not fit into fp16.
     """
-    policy = _in_precision(_with_example(policy), dtype)
+    policy = in_precision(_with_example(policy), dtype)
     layers = tuple(layer_form(layer, layout, target, is_first=not i) for i, layer in enumerate(policy.layers))
     return PolicyForm(policy, layers, _scratch(policy.layers, layers))
 
 
-def _in_precision(policy: CompactPolicy, dtype: Precision | None) -> CompactPolicy:
+def in_precision(policy: CompactPolicy, dtype: Precision | None) -> CompactPolicy:
+    """The policy with weights of `dtype`; None: as they are stored."""
     if dtype is None or all(layer.precision == dtype for layer in policy.layers):
         return policy
     network = [(layer.matrix(), layer.bias) for layer in policy.layers]

@@ -95,6 +95,7 @@ class CReport(ExportReport):
 
     files: tuple[str, ...]
     project: tuple[str, ...]  # of other build systems
+    dtype: Precision | None  # None: as the policy stores its weights
     target: Target
     layers: tuple[str, ...]
     flash_bytes: int
@@ -132,6 +133,7 @@ def export(
         architecture=policy.architecture,
         files=tuple(file.name for file in texts),
         project=tuple(str(file.relative_to(path)) for file in around),
+        dtype=options.dtype,
         target=options.target,
         layers=made.layers,
         flash_bytes=made.flash_bytes,

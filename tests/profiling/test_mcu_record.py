@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from edgerl.compact import file as policy_file
+from edgerl.compact.c_form import in_precision
 from edgerl.compact.policy import CompactPolicy, make_layer
 from edgerl.errors import FileFormatError
 from edgerl.profiling.microcontroller import toolchain
@@ -60,6 +62,26 @@ def test_export_measures_and_profile_uses_it(edgerl: Command, policy: Path) -> N
     source = policy.parent / "c" / "edgerl_policy.c"
     source.write_text(source.read_text() + "\n")
     assert "measured" not in profile(policy, "stm32f405", runtime="c").flash.source
+
+
+@pytest.mark.needs("arm-none-eabi-gcc", "qemu-system-arm")
+def test_int8_is_compared_with_the_policy_of_the_same_weights(edgerl: Command, policy: Path) -> None:
+    """What int8 weights lose of the policy is not an error of the code."""
+    stored = policy_file.load(policy)
+    weights = [layer.matrix() for layer in stored.layers]
+    weights[0][:, 0] *= 400  # beside which others are rounded coarsely
+    weights[-1] *= 0.05  # so that tanh hides nothing
+    layers = tuple(make_layer(weight, layer.bias, 1) for weight, layer in zip(weights, stored.layers, strict=True))
+    coarse = replace(stored, layers=layers)
+    policy_file.save(coarse, policy)
+    options = ("--dtype", "int8", "--target", "rp2040", "--measure", "--json")
+    code, out, err = edgerl("export", policy, "--format", "c", "--force", *options)
+    assert (code, err) == (0, "")
+    assert json.loads(out)["dtype"] == "int8"
+    assert json.loads(out)["measured"]["largest_difference"] < 1e-3
+    observation = np.array([0, 1, -1, 1, -1])
+    lost = in_precision(coarse, "int8")(observation, np.float64) - coarse(observation, np.float64)
+    assert np.abs(lost).max() > 0.02  # of a range of 2
 
 
 def test_measuring_that_was_asked_for_without_a_compiler_is_refused_before_anything_is_written(
