@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -15,10 +13,9 @@ from edgerl.cli.models import environment_in, find_model
 from edgerl.cli.output import human_seconds, note
 from edgerl.errors import ConfigError, EdgerlError, EnvironmentError, Interrupted
 from edgerl.run_folder import LEARNER
+from edgerl.signals import StopRequests, leave_at_the_second, stop_requests
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from edgerl.cli.live import JsonLines, Screen
     from edgerl.edge.learner import Learner
     from edgerl.edge.robot import Robot
@@ -135,18 +132,24 @@ def _run(session: Session, seconds: float, output: JsonLines | Screen, folder: P
         output.stopped(session.status(), "complete")
         return
     try:
-        with output, _stopped_by_signals(session) as stopped:
+        with output, stop_requests(lambda asked: _stop(session, asked)) as stop:
             status = session.run(seconds, report=output.report)
     except EdgerlError as error:
         output.stopped(session.status(), str(error))
         raise
-    output.stopped(status, stopped.name)
-    if stopped.number:
+    output.stopped(status, signal.Signals(stop.signal).name if stop.count else "complete")
+    if stop.count:
         raise Interrupted(
             f"stopped after {human_seconds(status['seconds'])} in all; everything is in {folder}, and the same command "
             "continues",
-            stopped.number,
+            stop.signal,
         )
+
+
+def _stop(session: Session, requests: StopRequests) -> None:
+    """The first request ends the session after its cycle, the second interrupts a robot that hangs."""
+    leave_at_the_second(requests)
+    session.stop()
 
 
 def _check_choice(option: str, value: str, known: tuple[str, ...]) -> None:
@@ -254,33 +257,3 @@ def _are_close(stated: Any, own: Any) -> bool:
     except (TypeError, ValueError):
         return False
     return flat.shape == own.shape and bool(np.allclose(flat, own, rtol=1e-6))
-
-
-@dataclass
-class _Stopped:
-    """The signal that ended a run; 0 where none did."""
-
-    number: int = 0
-
-    @property
-    def name(self) -> str:
-        return signal.Signals(self.number).name if self.number else "complete"
-
-
-@contextlib.contextmanager
-def _stopped_by_signals(session: Session) -> Iterator[_Stopped]:
-    """The first SIGINT or SIGTERM ends the session after its cycle, the second interrupts a robot that hangs."""
-    stopped = _Stopped()
-
-    def stop(number: int, _: FrameType | None) -> None:
-        if stopped.number:
-            raise KeyboardInterrupt
-        stopped.number = number
-        session.stop()
-
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stopped
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

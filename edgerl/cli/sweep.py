@@ -197,7 +197,8 @@ def _sweep(
     ray: str | None,
     display: _JsonLines | _Screen,
 ) -> None:
-    from edgerl.studies.sweep import Sweep, open_study, stop_requests
+    from edgerl.signals import stop_requests
+    from edgerl.studies.sweep import Sweep, open_study
 
     folder = folder if ray is None else folder.absolute()
     with contextlib.ExitStack() as stack:

@@ -6,18 +6,17 @@ import contextlib
 import fcntl
 import heapq
 import os
-import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Literal, Protocol
 
 from edgerl.errors import CheckFailed, Interrupted, OutputError
 from edgerl.files import write_atomically
 from edgerl.run_folder import CONFIG
+from edgerl.signals import StopRequests
 from edgerl.studies.grid import PlannedRun
 from edgerl.studies.runs import Live, Progress, inspect, live, prepare
 from edgerl.studies.study import RECORD, Study, to_record
@@ -75,31 +74,6 @@ class SweepStatus:
 
 
 Report = Callable[[SweepStatus], None]
-
-
-@dataclass
-class StopRequests:
-    """How often the user has asked to stop, and by which signal last."""
-
-    count: int = 0
-    signal: int = 0
-
-
-@contextlib.contextmanager
-def stop_requests() -> Iterator[StopRequests]:
-    """Count SIGINT and SIGTERM instead of dying of them; for the main thread."""
-    requests = StopRequests()
-
-    def request(number: int, _: FrameType | None) -> None:
-        requests.count += 1
-        requests.signal = number
-
-    previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield requests
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

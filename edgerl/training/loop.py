@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import itertools
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -25,6 +23,7 @@ from edgerl.compact.shape import architecture
 from edgerl.edge.random import Purpose, uniform
 from edgerl.edge.replay import Boundary, Replay
 from edgerl.errors import CheckFailed, ConfigError, FileFormatError, Interrupted
+from edgerl.signals import StopRequests, leave_at_the_second, stop_requests
 from edgerl.training import checkpoint as checkpoint_file
 from edgerl.training.agent import Agent
 from edgerl.training.checkpoint import Checkpoint, Counters, Returns
@@ -102,7 +101,7 @@ def train(
                 f"{config.environment} does not restart from its seed alone: a resumed run will not be bit-identical"
             )
         stack.enter_context(numerics(config))
-        stop = stack.enter_context(_stop_signals())
+        stop = stack.enter_context(stop_requests(leave_at_the_second))
         if resume is None:
             config = replace(config, environment=environment.name)
             folder = default_folder(config) if out is None else Path(out)
@@ -165,15 +164,17 @@ class Trainer:
         self._started, self._first_step = time.monotonic(), self.step
         self._elapsed_before = self.counters.elapsed_seconds
 
-    def run(self, report: Report, notice: Notice, stop: StopFlag) -> RunResult:
-        """Train to the last step. Raises Interrupted, with a checkpoint taken, once `stop` was set."""
+    def run(self, report: Report, notice: Notice, stop: StopRequests) -> RunResult:
+        """Train to the last step. Raises Interrupted, with a checkpoint taken, once somebody asked to stop."""
         interval = self.config.schedule.checkpoint_interval
+        is_announced = False
 
         def tell() -> None:
+            nonlocal is_announced
             if self.step % REPORT_INTERVAL == 0:
                 report(self._status())
-            if stop.signal and not stop.announced:
-                stop.announced = True
+            if stop.count and not is_announced:
+                is_announced = True
                 notice("stopping at the episode's end, with everything saved; once more leaves at once, and loses it")
 
         while self.step < self.config.schedule.steps:
@@ -185,9 +186,9 @@ class Trainer:
                     f"{self.folder}",
                     stop.signal or signal.SIGINT,
                 ) from None
-            if self.step - self.counters.step >= interval or stop.signal or self._is_complete:
+            if self.step - self.counters.step >= interval or stop.count or self._is_complete:
                 self._save_checkpoint()
-            if stop.signal and not self._is_complete:
+            if stop.count and not self._is_complete:
                 raise Interrupted(
                     f"stopped at step {self.step}; go on with: edgerl train --resume {self.folder}", stop.signal
                 )
@@ -371,36 +372,6 @@ class Trainer:
             policy_file.save(compact(checkpoint.policy), self.folder / run_folder.POLICY)
         if not run_folder.LATEST.exists():
             point_latest_to(self.folder)
-
-
-@dataclass
-class StopFlag:
-    """The signal that asked a run to stop, 0 where none did; and whether the user was told what happens now."""
-
-    signal: int = 0
-    announced: bool = False
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[StopFlag]:
-    """The first SIGINT or SIGTERM sets the flag, the second raises KeyboardInterrupt. Only the main thread can catch
-    signals."""
-    flag = StopFlag()
-
-    def request(number: int, _: FrameType | None) -> None:
-        if flag.signal:
-            raise KeyboardInterrupt
-        flag.signal = number
-
-    if threading.current_thread() is not threading.main_thread():
-        yield flag
-        return
-    previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield flag
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -20,11 +20,12 @@ import pytest
 
 import edgerl
 from edgerl.errors import CheckFailed, ConfigError, Interrupted, OutputError, RemoteError
+from edgerl.signals import StopRequests
 from edgerl.studies.cluster import RayPool, _probe
 from edgerl.studies.grid import PlannedRun, plan_runs
 from edgerl.studies.runs import Progress
 from edgerl.studies.study import load_study
-from edgerl.studies.sweep import RESTARTS, StopRequests, Sweep, SweepStatus, makespan, open_study
+from edgerl.studies.sweep import RESTARTS, Sweep, SweepStatus, makespan, open_study
 from edgerl.studies.timing import Timing, expected_seconds
 from edgerl.studies.worker import Outcome
 from edgerl.training.config import make_config

@@ -1,0 +1,51 @@
+"""Stopping long work by SIGINT (Ctrl-C) and SIGTERM without losing it."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import FrameType
+
+
+@dataclass
+class StopRequests:
+    """How often somebody has asked the work to stop, and by which signal last; 0 where nobody has."""
+
+    count: int = 0
+    signal: int = 0
+
+
+@contextlib.contextmanager
+def stop_requests(asked: Callable[[StopRequests], None] = lambda _: None) -> Iterator[StopRequests]:
+    """Count SIGINT and SIGTERM instead of dying of them, and call `asked` after each, within the signal handler.
+
+    Only the main thread can catch signals: in another, nothing is ever counted.
+    """
+    requests = StopRequests()
+    if threading.current_thread() is not threading.main_thread():
+        yield requests
+        return
+
+    def request(number: int, _: FrameType | None) -> None:
+        requests.count += 1
+        requests.signal = number
+        asked(requests)
+
+    previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield requests
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def leave_at_the_second(requests: StopRequests) -> None:
+    """For `stop_requests`, where what goes on at the first request may take long: the second ends it at once.
+
+    Raises KeyboardInterrupt.
+    """
+    if requests.count > 1:
+        raise KeyboardInterrupt
