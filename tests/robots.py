@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -30,6 +30,23 @@ class Robot(gymnasium.Env[Any, Any]):
         )
         done = self.age >= self.length
         return self.state.copy(), -float(np.abs(self.state[:2]).sum()), done and self.terminates, done, {}
+
+
+class PaintedRobot(Robot):
+    """One that shows its age as a shade of red."""
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 10}
+
+    def __init__(self, render_mode: str | None) -> None:
+        super().__init__(length=5)
+        self.render_mode = render_mode
+
+    def render(self) -> Any:
+        return np.full((64, 96, 3), (40 * self.age, 0, 0), np.uint8) if self.render_mode == "rgb_array" else None
+
+
+def painted_robot(render_mode: str | None = None) -> PaintedRobot:
+    return PaintedRobot(render_mode)
 
 
 def robot() -> Robot:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgerl.cli.models import find_run
-from edgerl.cli.output import human_bytes, print_json
+from edgerl.cli.output import print_json
 from edgerl.errors import ConfigError, FileFormatError
 from edgerl.run_folder import CHECKPOINT, LEARNER, short
+from edgerl.units import human_bytes
 
 if TYPE_CHECKING:
     from edgerl.export.c_learner import Budget, Sizes

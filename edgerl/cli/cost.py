@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgerl.cli.output import Json, human_bytes, print_json, print_table
+from edgerl.cli.output import Json, print_json, print_table
+from edgerl.units import human_bytes
 
 if TYPE_CHECKING:
     from edgerl.training.config import Config

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgerl.cli.output import Force, Json, human_bytes, human_estimate, note, print_json, print_table
+from edgerl.cli.output import Force, Json, note, print_json, print_table
+from edgerl.units import human_bytes, human_estimate
 
 if TYPE_CHECKING:
     from edgerl.profiling.calibrate import WriteOnnx

@@ -11,9 +11,10 @@ import typer
 
 from edgerl.cli.measuring_c import Measured, measure_export
 from edgerl.cli.models import find_model, find_run
-from edgerl.cli.output import Force, Json, human_bytes, note, print_json
+from edgerl.cli.output import Force, Json, note, print_json
 from edgerl.errors import CheckFailed, ConfigError
 from edgerl.run_folder import C_FOLDER, CONFIG, LEARNER, ONNX, POLICY
+from edgerl.units import human_bytes
 
 if TYPE_CHECKING:
     from edgerl.compact.policy import CompactPolicy
@@ -166,7 +167,7 @@ def _export_c_learner(
     source: Path | None, output: Path | None, force: bool, json: bool, options: dict[str, Any]
 ) -> None:
     from edgerl.cli.c_learner import export_c_learner
-    from edgerl.profiling.units import parse_bytes
+    from edgerl.units import parse_bytes
 
     memory = options["memory"]
     export_c_learner(
@@ -191,7 +192,7 @@ def _refuse_options(format: str, options: dict[str, Any]) -> None:
 
 def _chosen(choices: dict[str, Any]) -> dict[str, Any]:
     """The options of a learner as `hand_over` names them, those left out not among them."""
-    from edgerl.profiling.units import parse_bytes
+    from edgerl.units import parse_bytes
 
     names = {"replay": "seed", "replay-dtype": "precision", "replay-policy": "keep", "memory": "memory"}
     chosen = {names[option]: choices[option] for option in names if choices[option] is not None}

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgerl.cli.models import find_run
-from edgerl.cli.output import Force, Json, human_bytes, print_json, print_table
+from edgerl.cli.output import Force, Json, print_json, print_table
 from edgerl.cli.profile_formats import human_latency, use_of_budget
 from edgerl.errors import CheckFailed
+from edgerl.units import human_bytes
 
 if TYPE_CHECKING:
     from edgerl.fitting.candidates import Candidate
@@ -47,7 +48,7 @@ def command(
     Example: edgerl fit --device stm32f405 --max-loss 3%
     """
     from edgerl.fitting.fit import fit
-    from edgerl.profiling.units import parse_share
+    from edgerl.units import parse_share
 
     folder = find_run(run)
     share = None if max_loss is None else parse_share(max_loss, "--max-loss")

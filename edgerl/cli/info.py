@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgerl.cli.output import Json, human_bytes, print_json, print_table
+from edgerl.cli.output import Json, print_json, print_table
 from edgerl.errors import EdgerlError, FileFormatError, UnsupportedModelError
+from edgerl.units import human_bytes
 
 if TYPE_CHECKING:
     from edgerl.compact.policy import CompactPolicy

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from edgerl.cli.models import environment_in, find_model
-from edgerl.cli.output import human_seconds, note
+from edgerl.cli.output import note
 from edgerl.errors import ConfigError, EdgerlError, EnvironmentError, Interrupted
 from edgerl.run_folder import LEARNER
 from edgerl.signals import StopRequests, leave_at_the_second, stop_requests
+from edgerl.units import human_seconds
 
 if TYPE_CHECKING:
     from edgerl.cli.live import JsonLines, Screen
@@ -193,7 +194,7 @@ def _load(
 ) -> Learner:
     from edgerl.edge.learner import Learner
     from edgerl.edge.trials import TrialRule
-    from edgerl.profiling.units import parse_bytes
+    from edgerl.units import parse_bytes
 
     return Learner.load(
         source,

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgerl.cli.models import find_model
-from edgerl.cli.output import human_bytes, human_seconds
 from edgerl.run_folder import LEARNER
+from edgerl.units import human_bytes, human_seconds
 
 if TYPE_CHECKING:
     from edgerl.profiling.learning import LearningReport

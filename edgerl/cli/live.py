@@ -11,7 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgerl.cli.output import human_bytes, human_seconds, note
+from edgerl.cli.output import note
+from edgerl.units import human_bytes, human_seconds
 
 if TYPE_CHECKING:
     from rich.live import Live

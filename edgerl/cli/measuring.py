@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgerl.cli.output import human_bytes, note, print_json, print_table
+from edgerl.cli.output import note, print_json, print_table
 from edgerl.cli.profile_formats import human_latency
 from edgerl.errors import ConfigError, MissingExtraError, OutputError
+from edgerl.units import human_bytes
 
 if TYPE_CHECKING:
     from edgerl.profiling.device import Device

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgerl.cli.output import human_bytes, note
+from edgerl.cli.output import note
 from edgerl.errors import CheckFailed
+from edgerl.units import human_bytes
 
 if TYPE_CHECKING:
     from edgerl.compact.policy import CompactPolicy, Precision

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from edgerl.cli.models import environment_in, find_model
-from edgerl.cli.output import Force, Json, human_bytes, print_json
+from edgerl.cli.output import Force, Json, print_json
+from edgerl.units import human_bytes
 
 
 def command(

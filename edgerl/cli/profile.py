@@ -95,7 +95,7 @@ def command(
     from edgerl.profiling.device import find_device
     from edgerl.profiling.learning import profile_learner
     from edgerl.profiling.report import profile
-    from edgerl.profiling.units import parse_bytes, parse_count, parse_seconds
+    from edgerl.units import parse_bytes, parse_count, parse_seconds
 
     if form not in FORMATS or (as_json and form != "text"):
         expected = "--json alone" if as_json and form in FORMATS else f"one of {', '.join(FORMATS)}"

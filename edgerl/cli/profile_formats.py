@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from edgerl.cli.output import human_bytes, human_estimate, human_seconds, print_table
+from edgerl.cli.output import print_table
+from edgerl.units import human_bytes, human_estimate, human_seconds
 
 if TYPE_CHECKING:
     from edgerl.profiling.report import Estimate, ProfileReport, Unit, Verdict

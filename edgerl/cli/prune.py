@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgerl.cli.models import find_run
-from edgerl.cli.output import Force, Json, human_bytes, print_json, print_table
+from edgerl.cli.output import Force, Json, print_json, print_table
+from edgerl.units import human_bytes
 
 if TYPE_CHECKING:
     from edgerl.training.compaction import PruneResult

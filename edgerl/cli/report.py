@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgerl.cli.models import find_run
-from edgerl.cli.output import Force, Json, human_bytes, human_seconds, note, print_json
+from edgerl.cli.output import Force, Json, note, print_json
+from edgerl.units import human_bytes, human_seconds
 
 if TYPE_CHECKING:
     from edgerl.errors import FileFormatError
@@ -18,7 +19,11 @@ if TYPE_CHECKING:
 def command(
     sources: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[RUN|STUDY|POLICY]...", help="Default: runs/latest.", show_default=False),
+        typer.Argument(
+            metavar="[RUN|STUDY|POLICY]...",
+            help="Folders and files, or a study by its name; default: runs/latest.",
+            show_default=False,
+        ),
     ] = None,
     output: Annotated[
         Path | None,
@@ -44,7 +49,7 @@ def command(
     from edgerl.report.build import DEFAULT_NAME, write_report
     from edgerl.report.build import watch as write_on_change
 
-    named = sources or [find_run(None)]
+    named = [_swept(source) for source in sources] if sources else [find_run(None)]
     if output is None:
         path = named[0] / DEFAULT_NAME if len(named) == 1 and named[0].is_dir() else Path(DEFAULT_NAME)
     else:
@@ -58,6 +63,15 @@ def command(
         print_json({**asdict(result), "path": str(result.path)})
     else:
         _tell(result)
+
+
+def _swept(source: Path) -> Path:
+    """The folder of a study that is named as for `edgerl sweep`; else the path itself."""
+    from edgerl.studies.study import default_folder
+
+    folder = default_folder(source.stem)
+    is_study = not source.exists() or source.suffix == ".toml"
+    return folder if is_study and len(source.parts) == 1 and folder.is_dir() else source
 
 
 def _tell(said: ReportResult | FileFormatError) -> None:

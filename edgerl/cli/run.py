@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgerl.cli.models import environment_in, find_model
-from edgerl.cli.output import Json, human_seconds, note, print_json
+from edgerl.cli.output import Json, note, print_json
 from edgerl.errors import UnsupportedModelError
 from edgerl.run_folder import ONNX, POLICY
+from edgerl.units import human_seconds
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgerl.cli.output import Json, human_seconds, print_json
+from edgerl.cli.output import Json, print_json
+from edgerl.units import human_seconds
 
 if TYPE_CHECKING:
     from rich.progress import TaskID

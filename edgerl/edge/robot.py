@@ -36,7 +36,7 @@ class Robot:
             if not callable(getattr(environment, part, None)):
                 raise EnvironmentError(f"{name} has no {part}(); expected what a gymnasium.Env has: reset and step")
         self._environment = environment
-        self._takes_seed = _takes_seed(environment.reset)
+        self._takes_seed = _takes(environment.reset, "seed")
         self._stated_shape("observation_space", n_observations)
         self._action_shape = self._stated_shape("action_space", n_actions)
         self._steps = 0
@@ -118,10 +118,10 @@ class Robot:
         return EnvironmentError(f"{self.name} returned {found} {where} at step {self._steps}; expected {expected}")
 
 
-def load_factory(name: str) -> Any:
+def load_factory(name: str, **options: Any) -> Any:
     """What `module:factory` makes; the module is looked for in the current folder too.
 
-    Raises EnvironmentError.
+    options: arguments for the factory. Raises EnvironmentError, also where it has no parameter of such a name.
     """
     module, _, factory = name.partition(":")
     if not all(part.isidentifier() for part in (*module.split("."), factory)):
@@ -135,8 +135,13 @@ def load_factory(name: str) -> Any:
         raise EnvironmentError(f"environment {name!r}: cannot import {module!r} ({problem(error)})") from error
     if not callable(make):
         raise EnvironmentError(f"environment {name!r}: {module} has no function {factory!r}; expected module:factory")
+    for option in options:
+        if not _takes(make, option):
+            raise EnvironmentError(
+                f"environment {name!r}: {factory}() takes no {option!r}; give it that parameter, with a default"
+            )
     try:
-        return make()
+        return make(**options)
     except Exception as error:
         raise EnvironmentError(f"environment {name!r}: {factory}() failed ({problem(error)})") from error
 
@@ -146,13 +151,13 @@ def problem(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
-def _takes_seed(reset: Callable[..., Any]) -> bool:
+def _takes(function: Callable[..., Any], name: str) -> bool:
     """By its signature, not by trying: a TypeError may come from inside."""
     try:
-        parameters = inspect.signature(reset).parameters.values()
+        parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # a function without one, as of an extension module
         return True
-    return any(p.name == "seed" or p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+    return any(p.name == name or p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
 
 
 def _is_with_info(answer: Any) -> bool:

@@ -11,6 +11,7 @@ from edgerl.errors import ConfigError, EdgerlError, FileFormatError
 from edgerl.files import write_atomically
 from edgerl.report import sources
 from edgerl.report.page import render
+from edgerl.studies.study import RECORD, read_record
 
 RELOAD_SECONDS = 10.0
 """After which a watched page loads itself anew; its files are looked at twice as often."""
@@ -81,5 +82,5 @@ def watch(
 
 
 def _title(paths: Sequence[Path]) -> str:
-    names = [path.resolve().name for path in paths]
+    names = [read_record(path).title if (path / RECORD).is_file() else path.resolve().name for path in paths]
     return ", ".join(names) if len(names) <= 3 else f"{names[0]}, {names[1]} and {len(names) - 2} more"

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgerl.report.sources import Run
+from edgerl.studies.statistics import FINAL_EVALUATIONS, Interval, interquartile_mean, interquartile_means
 from edgerl.training.config import Config
 
 Array = npt.NDArray[np.float64]
@@ -19,27 +20,22 @@ Array = npt.NDArray[np.float64]
 NOT_A_SETTING = {"environment", "seed", "device", "threads", "network.method"}
 """Fields that do not make another group: the first and the last name it already."""
 
-FINAL_EVALUATIONS = 10
-"""The paper's measure: the mean of the last ten evaluations."""
-
-BOOTSTRAP_SAMPLES = 2000
-LEVEL = 0.95
 NORMAL_QUANTILE = 1.96
 
 
 @dataclass(frozen=True)
 class Curve:
-    """The runs of one setting: mean return at each step, and an interval of it."""
+    """The runs of one setting: the interquartile mean of their returns at each step, and an interval of it."""
 
     environment: str
     label: str
     runs: tuple[Run, ...]
     steps: Array
-    mean: Array
+    middle: Array
     low: Array
     high: Array
     counts: Array  # runs that have an evaluation at the step
-    final: tuple[float, float, float]  # mean of the last ten evaluations, with its interval over runs
+    final: Interval  # of the runs' means of the last ten evaluations
 
     @property
     def interval_is_over_episodes(self) -> bool:
@@ -91,28 +87,15 @@ def _curve(environment: str, label: str, runs: tuple[Run, ...]) -> Curve:
     for row, run in zip(values, runs, strict=True):
         row[np.searchsorted(steps, run.metrics["step"])] = run.metrics["return_mean"]
     counts = np.count_nonzero(~np.isnan(values), axis=0)
+    finals = np.array([run.metrics["return_mean"][-FINAL_EVALUATIONS:].mean() for run in runs])
     if len(runs) == 1:
-        mean = values[0]
+        middle = values[0]
         episodes = runs[0].config.schedule.evaluation_episodes
         deviation = runs[0].metrics.get("return_deviation", np.zeros(len(steps)))
         margin = NORMAL_QUANTILE * deviation / np.sqrt(max(episodes - 1, 1))  # the logged deviation divides by n
-        low, high = mean - margin, mean + margin
+        low, high = middle - margin, middle + margin
+        final = Interval(float(finals[0]), None, None)
     else:
-        mean, low, high = bootstrap(values)
-    finals = np.array([run.metrics["return_mean"][-FINAL_EVALUATIONS:].mean() for run in runs])
-    middle, lowest, highest = (float(part[0]) for part in bootstrap(finals[:, None]))
-    final = (middle, lowest, highest)
-    return Curve(environment, label, runs, steps, mean, low, high, counts.astype(np.float64), final)
-
-
-def bootstrap(values: Array) -> tuple[Array, Array, Array]:
-    """(mean, low, high) [steps] over the rows of values [runs, steps], NaN where a run has none: percentile bootstrap
-    over runs, from a fixed seed."""
-    chosen = np.random.default_rng(0).integers(len(values), size=(BOOTSTRAP_SAMPLES, len(values)))
-    weights = np.zeros((BOOTSTRAP_SAMPLES, len(values)))
-    np.add.at(weights, (np.arange(BOOTSTRAP_SAMPLES)[:, None], chosen), 1)
-    there = ~np.isnan(values)
-    totals, counts = weights @ np.where(there, values, 0), weights @ there
-    means = np.divide(totals, counts, out=np.full(totals.shape, np.nan), where=counts > 0)
-    low, high = np.nanquantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-    return np.nanmean(values, axis=0), low, high
+        middle, low, high = interquartile_means(values)
+        final = interquartile_mean([finals])
+    return Curve(environment, label, runs, steps, middle, low, high, counts.astype(np.float64), final)

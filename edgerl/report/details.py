@@ -17,10 +17,12 @@ from edgerl.compact.pruning import compact
 from edgerl.profiling.model import ModelRows, policy_rows
 from edgerl.report import words
 from edgerl.report.budgets import device_budgets
-from edgerl.report.curves import FINAL_EVALUATIONS, flat
+from edgerl.report.curves import flat
 from edgerl.report.sources import Fit, Model, Run, Sources, Trial, evenly
 from edgerl.report.topology import LayerPicture, Sensors, actor_pictures, by_degree, policy_picture, sensors
+from edgerl.studies.statistics import FINAL_EVALUATIONS
 from edgerl.training.observations import fallback_names, observation_names
+from edgerl.units import human_bytes, human_estimate
 
 Json = dict[str, Any]
 
@@ -149,7 +151,7 @@ def _key_figures(run: Run, devices: Sequence[Json]) -> str:
         figures.append(("return", "–", "no evaluation yet"))
     if run.policy is not None and run.checkpoint is not None:
         figures.append(_policy_figure(run.policy))
-        figures.append(("file", words.human_bytes(run.policy_bytes), "policy.safetensors"))
+        figures.append(("file", human_bytes(run.policy_bytes), "policy.safetensors"))
     figures += _device_figure(devices)
     heading = f"{escape(run.name)}"
     about = f"{network.method} on {run.config.environment}, seed {run.config.seed}, {run.config.engine} engine"
@@ -160,7 +162,7 @@ def _model_figures(model: Model, devices: Sequence[Json]) -> str:
     rows = model.rows
     figures = [
         _rows_figure(rows),
-        ("file", words.human_bytes(rows.file_bytes or 0), rows.kind),
+        ("file", human_bytes(rows.file_bytes or 0), rows.kind),
         *_device_figure(devices),
     ]
     return _figures(escape(model.name), f"layers {rows.architecture}", figures)
@@ -394,8 +396,8 @@ def _compaction_section(before: CompactPolicy, written: CompactPolicy | None, wr
             words.spaced(old.connections),
             words.spaced(new.connections),
             f"{new.connections / (new.n_inputs * new.n_outputs):.0%}" if new.n_inputs * new.n_outputs else "–",
-            words.human_bytes(4 * (old.n_inputs * old.n_outputs + old.n_outputs)),
-            words.human_bytes(new.n_bytes),
+            human_bytes(4 * (old.n_inputs * old.n_outputs + old.n_outputs)),
+            human_bytes(new.n_bytes),
             str(new.precision),
         )
         for at, (old, new) in enumerate(zip(before.layers, after.layers, strict=True), 1)
@@ -410,8 +412,8 @@ def _compaction_section(before: CompactPolicy, written: CompactPolicy | None, wr
             words.spaced(before.connections),
             words.spaced(after.connections),
             f"{after.connections / sum(layer.n_inputs * layer.n_outputs for layer in after.layers):.0%}",
-            words.human_bytes(dense),
-            words.human_bytes(stored),
+            human_bytes(dense),
+            human_bytes(stored),
             "",
         )
     )
@@ -426,7 +428,7 @@ def _compaction_section(before: CompactPolicy, written: CompactPolicy | None, wr
         "stored",
         "weights",
     )
-    file = f" The file has {words.human_bytes(written_bytes)}." if written_bytes else ""
+    file = f" The file has {human_bytes(written_bytes)}." if written_bytes else ""
     return words.section(
         "compaction",
         "Compaction",
@@ -481,9 +483,9 @@ def _devices_section(devices: Sequence[Json], at: int) -> str:
 
 def _quantity(value: float, unit: str) -> str:
     if unit == "bytes":
-        return words.human_bytes(value)
+        return human_bytes(value)
     if unit == "us":
-        return words.human_estimate(value * MICRO)
+        return human_estimate(value * MICRO)
     for size, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= size:
             return f"{value / size:.3g} {prefix}FLOP"
@@ -507,7 +509,7 @@ def _trial_data(trial: Trial) -> Json:
     mean, low, high = trial.returns
     data = {**asdict(trial), "mean": mean, "low": low, "high": high, "latency": trial.latency_us * MICRO}
     del data["returns"], data["latency_us"]
-    return data | {"latency_text": words.human_estimate(data["latency"]), "bytes_text": words.human_bytes(trial.bytes)}
+    return data | {"latency_text": human_estimate(data["latency"]), "bytes_text": human_bytes(trial.bytes)}
 
 
 def _fit_section(fit: Fit, at: int, index: int) -> str:
@@ -516,8 +518,8 @@ def _fit_section(fit: Fit, at: int, index: int) -> str:
             escape(trial.architecture),
             escape(trial.precision),
             words.spaced(trial.connections),
-            words.human_bytes(trial.bytes),
-            words.human_estimate(trial.latency_us * MICRO),
+            human_bytes(trial.bytes),
+            human_estimate(trial.latency_us * MICRO),
             "{} [{}, {}]".format(*map(words.spaced, trial.returns)),
             "chosen" if trial == fit.chosen else "fits" if trial.fits else "over a budget",
         )

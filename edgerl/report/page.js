@@ -110,9 +110,9 @@
           { ...edge, y: curve.low },
           { ...edge, y: curve.high, fill: "tonexty", fillcolor: faded(colour(index), 0.16) },
           {
-            x: curve.steps, y: curve.mean, mode: curve.steps.length < 3 ? "lines+markers" : "lines", name: plain(curve.label), visible,
+            x: curve.steps, y: curve.middle, mode: curve.steps.length < 3 ? "lines+markers" : "lines", name: plain(curve.label), visible,
             line: { width: 2, color: colour(index), dash: DASHES[Math.floor(index / 8) % 4] },
-            customdata: curve.low.map((low, i) => [number(curve.mean[i]), number(low), number(curve.high[i]), curve.counts[i]]),
+            customdata: curve.low.map((low, i) => [number(curve.middle[i]), number(low), number(curve.high[i]), curve.counts[i]]),
             hovertemplate: `<b>%{customdata[0]}</b> [%{customdata[1]}, %{customdata[2]}]${curve.runs > 1 ? `, %{customdata[3]} of ${curve.runs} runs` : ""}<extra>${plain(curve.label)}</extra>`,
           },
         ];

@@ -16,9 +16,11 @@ import numpy as np
 from edgerl import __version__
 from edgerl.errors import require
 from edgerl.report import words
-from edgerl.report.curves import FINAL_EVALUATIONS, Curve, learning_curves
+from edgerl.report.curves import Curve, learning_curves
 from edgerl.report.details import Json, describe
 from edgerl.report.sources import Run, Sources
+from edgerl.studies.statistics import FINAL_EVALUATIONS
+from edgerl.units import human_seconds
 
 DIGITS = 6
 """Of every number in the page's data."""
@@ -119,7 +121,7 @@ def _curve_data(curve: Curve) -> Json:
     return {
         "label": curve.label,
         "runs": len(curve.runs),
-        **{name: getattr(curve, name) for name in ("steps", "mean", "low", "high", "counts")},
+        **{name: getattr(curve, name) for name in ("steps", "middle", "low", "high", "counts")},
     }
 
 
@@ -143,7 +145,7 @@ def _learning(environments: Sequence[tuple[str, Sequence[Curve]]]) -> str:
             _interval(curve),
             words.spaced(max(run.metrics["return_mean"].max() for run in curve.runs)),
             _connections(curve.runs[0]),
-            words.human_duration(float(np.mean([run.metrics["elapsed_seconds"][-1] for run in curve.runs])))
+            human_seconds(float(np.mean([run.metrics["elapsed_seconds"][-1] for run in curve.runs])))
             if all("elapsed_seconds" in run.metrics for run in curve.runs)
             else "–",
         )
@@ -161,19 +163,17 @@ def _about_intervals(curves: Sequence[Curve]) -> str:
     single = [curve for curve in curves if curve.interval_is_over_episodes]
     text = "Mean return of the episodes of an evaluation, without exploration. "
     if len(single) < len(curves):
-        text += "Bands of several runs: the 95 % bootstrap interval of their mean; few runs make it too narrow. "
+        text += "Of several runs: the interquartile mean, and its 95 % bootstrap interval; of few runs too narrow. "
     if single:
         text += "Bands of one run: about 95 % for the episodes of one evaluation; they say nothing of other seeds. "
     return text
 
 
 def _interval(curve: Curve) -> str:
-    mean, low, high = curve.final
-    return (
-        words.spaced(mean)
-        if curve.interval_is_over_episodes
-        else f"{words.spaced(mean)} [{words.spaced(low)}, {words.spaced(high)}]"
-    )
+    final = curve.final
+    if final.low is None or final.high is None:
+        return words.spaced(final.value)
+    return f"{words.spaced(final.value)} [{words.spaced(final.low)}, {words.spaced(final.high)}]"
 
 
 def _connections(run: Run) -> str:

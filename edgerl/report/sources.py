@@ -17,6 +17,7 @@ from edgerl.compact import file as policy_file
 from edgerl.compact.policy import CompactPolicy
 from edgerl.errors import ConfigError, FileFormatError, OutputError, quoted
 from edgerl.profiling.model import ModelRows, policy_rows, read_model
+from edgerl.studies.statistics import FINAL_EVALUATIONS
 from edgerl.training import checkpoint as checkpoint_file
 from edgerl.training.checkpoint import Checkpoint
 from edgerl.training.config import Config
@@ -27,7 +28,7 @@ Columns = dict[str, npt.NDArray[np.float64]]
 """A table of numbers by the name of its columns."""
 
 MAXIMUM_POINTS = 1000
-"""Of a curve: of more rows, evenly spread ones are read, the last one always."""
+"""Of a curve: of more rows, evenly spread ones are read, and the last ten, of which the final return is the mean."""
 
 MAXIMUM_RUNS = 500
 """Of one page."""
@@ -203,7 +204,8 @@ def read_table(path: Path, run: Path) -> Columns:
         if line.count(",") != len(names) - 1:
             found = line.count(",") + 1
             raise FileFormatError(f"{path} has {found} of {len(names)} columns in line {number}: it was {mend}")
-    chosen = evenly(len(lines), MAXIMUM_POINTS)
+    first = max(0, len(lines) - FINAL_EVALUATIONS)
+    chosen = [*evenly(first, MAXIMUM_POINTS - FINAL_EVALUATIONS), *range(first, len(lines))]
     try:
         numbers = np.array([lines[index].split(",") for index in chosen], np.float64).reshape(-1, len(names))
     except ValueError as error:

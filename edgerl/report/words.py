@@ -70,29 +70,3 @@ def spaced(number: float) -> str:
     """A whole number from 10 on, in groups of three; else three digits."""
     text = f"{number:,.0f}" if abs(number) >= 10 or float(number).is_integer() else f"{number:.3g}"
     return text.replace(",", "\u202f").replace("-", "\u2212")
-
-
-def human_bytes(count: float) -> str:
-    """512 B, 41.2 KiB, 1.1 MiB."""
-    if count < 1024:
-        return f"{count:.0f} B"
-    for unit in ("KiB", "MiB"):
-        count /= 1024
-        if count < 1024:
-            return f"{count:.1f} {unit}"
-    return f"{count / 1024:.2f} GiB"
-
-
-def human_estimate(seconds: float) -> str:
-    """Two digits: an estimate has no more."""
-    for unit, size in (("s", 1.0), ("ms", 1e-3)):
-        if seconds >= size:
-            return f"{float(f'{seconds / size:.2g}'):g} {unit}"
-    return f"{float(f'{seconds * 1e6:.2g}'):g} µs"
-
-
-def human_duration(seconds: float) -> str:
-    """3 s, 4 min 10 s, 2 h 05 min."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -25,6 +25,9 @@ FINAL_EVALUATIONS = 10
 
 LEVEL = 0.95
 RESAMPLES = 9999
+CURVE_RESAMPLES = 2000
+"""A band in a chart shows no third digit."""
+
 _TRIMMED = 0.25
 
 
@@ -76,6 +79,26 @@ def interquartile_mean(strata: Sequence[Array]) -> Interval:
     return _interval(strata, statistic)
 
 
+def interquartile_means(values: Array) -> tuple[Array, Array, Array]:
+    """(IQM, low, high) [points] of each column of values [runs, points], over the runs that have a value there.
+
+    NaN where a run has none; every column has one at least. Low and high are the IQM itself where a single run has one.
+    Raises MissingExtraError without scipy.
+    """
+    trim_mean = require("scipy.stats", "report").trim_mean
+
+    def statistic(sample: Array, axis: int = -1) -> Array:
+        result: Array = trim_mean(sample, _TRIMMED, axis=axis)
+        return result
+
+    found = np.empty((3, values.shape[1]))
+    present, columns = np.unique(~np.isnan(values), axis=1, return_inverse=True)
+    for at, runs in enumerate(present.T):  # few: runs are of one length, or end one after the other
+        chosen = columns.reshape(-1) == at
+        found[:, chosen] = _column_intervals(values[runs][:, chosen], statistic)
+    return found[0], found[1], found[2]
+
+
 def probability_of_improvement(pairs: Sequence[tuple[Array, Array]]) -> Interval:
     """How probable it is that a run of X returns more than a run of Y in an environment taken at random; ties count
     half. pairs: per environment, the returns of X's and of Y's runs.
@@ -106,14 +129,28 @@ def _interval(strata: Sequence[Array], statistic: Callable[..., Array]) -> Inter
     value = float(statistic(*strata))
     if min(len(sample) for sample in strata) < 2:
         return Interval(value, None, None)
+    low, high = _bootstrap(strata, statistic, RESAMPLES)
+    return Interval(value, float(low), float(high))
+
+
+def _column_intervals(sample: Array, statistic: Callable[..., Array]) -> Array:
+    """[3, points]: statistic, low and high of each column of sample [runs, points]."""
+    columns = np.ascontiguousarray(sample.T)
+    value = statistic(columns)
+    low, high = (value, value) if len(sample) < 2 else _bootstrap([columns], statistic, CURVE_RESAMPLES)
+    return np.stack([value, low, high])
+
+
+def _bootstrap(strata: Sequence[Array], statistic: Callable[..., Array], resamples: int) -> tuple[Array, Array]:
+    """(low, high) [...] of samples [..., runs], which are resampled each by itself."""
     found = require("scipy.stats", "report").bootstrap(
         tuple(strata),
         statistic,
-        n_resamples=RESAMPLES,
+        n_resamples=resamples,
         vectorized=True,
         axis=-1,
         confidence_level=LEVEL,
         method="percentile",
         rng=np.random.default_rng(0),
     )
-    return Interval(value, float(found.confidence_interval.low), float(found.confidence_interval.high))
+    return found.confidence_interval.low, found.confidence_interval.high

@@ -368,5 +368,8 @@ def _section(kind: type[Any], data: Any, name: str) -> Any:
     known = {f.name for f in dataclasses.fields(kind)}
     if not isinstance(data, Mapping) or set(data) != known:
         odd = sorted(map(str, set(data) ^ known))[0] if isinstance(data, Mapping) else data
-        raise ConfigError(f"{name} has not the keys of this version of edgerl (first difference: {str(odd)[:40]})")
+        raise ConfigError(
+            f"{name} has not the keys of this version of edgerl (first difference: {str(odd)[:40]}); use the version "
+            "that made it, or train anew"
+        )
     return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in data.items()})

@@ -132,8 +132,7 @@ def make(name: str) -> Environment:
     Raises EnvironmentError, with the nearest known name, where there is none or it does not suit.
     """
     if ":" in name:
-        _silence_mujoco()
-        return Environment(name, _from_factory(name))
+        return Environment(name, from_factory(name))
     made = registered(name)
     return Environment(made.spec.id, made)  # with its version, where the name had none
 
@@ -184,8 +183,10 @@ def _suggestion(name: str, known: list[str], error: Exception) -> str:
     return nearest(name, known) or f" ({' '.join(str(error).split())[:100]})"
 
 
-def _from_factory(name: str) -> Any:
-    environment = load_factory(name)
+def from_factory(name: str, **options: Any) -> Any:
+    """The environment that `module:factory` makes with these arguments. Raises EnvironmentError."""
+    _silence_mujoco()
+    environment = load_factory(name, **options)
     if not all(hasattr(environment, part) for part in ("reset", "step", "observation_space", "action_space")):
         factory, made = name.partition(":")[2], type(environment).__name__
         raise EnvironmentError(f"environment {name!r}: {factory}() returned {made}; expected a gymnasium.Env")
@@ -193,9 +194,16 @@ def _from_factory(name: str) -> Any:
 
 
 def _silence_mujoco() -> None:
-    """Send MuJoCo's warnings to our log: by itself it prints them and writes MUJOCO_LOG.TXT into the user's folder."""
+    """Send MuJoCo's warnings to our log: by itself it prints them and writes MUJOCO_LOG.TXT into the user's folder.
+
+    Raises EnvironmentError where MuJoCo is there and cannot be imported.
+    """
     try:
         import mujoco
-    except ImportError:
+    except ModuleNotFoundError:
         return
+    except Exception as error:  # of its renderer, which MUJOCO_GL chooses
+        raise EnvironmentError(
+            f"MuJoCo cannot be imported ({problem(error)}); unset MUJOCO_GL, or name egl, osmesa or glfw"
+        ) from error
     mujoco.set_mju_user_warning(_log.debug)

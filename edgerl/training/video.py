@@ -21,7 +21,7 @@ import numpy.typing as npt
 from edgerl.edge.robot import problem
 from edgerl.errors import ConfigError, EnvironmentError, OutputError, UnsupportedModelError, reason, require
 from edgerl.files import refuse_existing, write_atomically
-from edgerl.training.environments import Environment, registered
+from edgerl.training.environments import Environment, from_factory, registered
 
 Array = npt.NDArray[Any]
 Frame = npt.NDArray[np.uint8]
@@ -142,11 +142,15 @@ HOW_TO_RENDER = "install a renderer (apt-get install libegl1 libgl1-mesa-dri, or
 
 
 def rendered(name: str, width: int, height: int) -> Rendered:
-    """A gymnasium environment that renders off screen. Raises EnvironmentError where it, or a renderer, is missing."""
+    """An environment that renders off screen; one that is made by code, in the size it likes.
+
+    Raises EnvironmentError where it, or a renderer, is missing.
+    """
     if ":" in name:
-        raise EnvironmentError(
-            f"environment {name!r} is code, which says not how to render it; expected a gymnasium id"
-        )
+        made = from_factory(name, render_mode="rgb_array")
+        if hasattr(getattr(made, "unwrapped", made), "mujoco_renderer"):
+            choose_renderer()
+        return Rendered(name, made)
     if os.environ.get("MUJOCO_GL") and find_spec("mujoco"):
         choose_renderer()  # a name that MuJoCo does not know would already fail its import
     with closing(registered(name)) as probe:

@@ -55,7 +55,7 @@ def test_a_video_shows_the_episode_at_its_speed(edgerl: Run, policy: Path, name:
     assert (code, f"{name} exists already; pass --force" in err) == (2, True)
 
 
-def _frames(path: Path) -> np.ndarray:
+def _frames(path: Path, rate: int = 20) -> np.ndarray:
     if path.suffix == ".gif":
         from PIL import Image, ImageSequence
 
@@ -68,8 +68,18 @@ def _frames(path: Path) -> np.ndarray:
     done = subprocess.run(command, capture_output=True, check=True)
     assert b"yuv420p" in done.stderr
     assert b"96x64" in done.stderr
-    assert b" 20 fps" in done.stderr
+    assert f" {rate} fps".encode() in done.stderr
     return np.frombuffer(done.stdout, np.uint8).reshape(-1, 64, 96, 3)
+
+
+def test_an_environment_of_ones_own_is_filmed_where_its_factory_takes_a_render_mode(edgerl: Run) -> None:
+    options = {"hidden": (4,), "steps": 20, "start_steps": 10, "evaluation_interval": 1000, "evaluation_episodes": 1}
+    policy = library.train("robots:painted_robot", out="run", batch_size=8, sparsity=0.5, **options).policy
+    code, out, err = edgerl("play", policy, "--video", "out.mp4", "--env", "robots:painted_robot")
+    assert code == 0, err
+    assert "out.mp4: 5 frames at 10 per second" in out
+    reds = _frames(Path("out.mp4"), rate=10)[:, 40, 48, 0].astype(int)
+    assert np.abs(reds - [40, 80, 120, 160, 200]).max() < 12
 
 
 def test_the_overlay_has_a_bar_per_action_that_ends_where_the_action_is() -> None:
@@ -110,7 +120,7 @@ def test_no_renderer_is_one_line(edgerl: Run, policy: Path, monkeypatch: pytest.
             ["--video", "out.mp4", "--env", "Hopper-v5"],
             "the policy maps 17 observations to 6 actions; Hopper-v5 has 11 and 3",
         ),
-        (["--video", "out.mp4", "--env", "robots:robot"], "is code, which says not how to render it"),
+        (["--video", "out.mp4", "--env", "robots:robot"], "robot() takes no 'render_mode'; give it that parameter"),
         (["--video", "out.mp4", "--env", "Hoper-v5"], "environment 'Hoper-v5' is unknown; did you mean"),
         ([], "Missing option '--video'"),
     ],

@@ -42,6 +42,24 @@ def test_an_output_elsewhere_and_json(edgerl: Run, run: Path) -> None:
     assert edgerl("report", run, "-o", "page.html", "--force")[0] == 0
 
 
+def test_a_study_is_found_by_its_name_and_has_its_title(edgerl: Run) -> None:
+    Path("pendulum.toml").write_text(
+        'title = "Does it <learn>?"\n[run]\nsteps = 60\nstart_steps = 30\nevaluation_interval = 30\nbatch_size = 8\n'
+        "hidden = [8]\nevaluation_episodes = 1\n"
+        '[grid]\nenvironment = ["Pendulum-v1"]\nmethod = ["td3"]\nseed = [0, 1]\n'
+    )
+    assert edgerl("sweep", "pendulum.toml", "--jobs", 1)[0] == 0
+    for name in ("pendulum", "pendulum.toml", "runs/pendulum"):
+        code, out, err = edgerl("report", name)
+        assert (code, out.split(":")[0]) == (0, "runs/pendulum/report.html"), err
+    text = Path("runs/pendulum/report.html").read_text()
+    assert "<title>Does it &lt;learn&gt;?</title>" in text
+    assert "2 runs in Pendulum-v1" in text
+    Path("runs/pendulum/study.json").write_text("{}")
+    code, _, err = edgerl("report", "pendulum")
+    assert (code, "study.json" in err.splitlines()[-1]) == (2, True)
+
+
 def test_an_onnx_file_has_budgets_and_no_more(edgerl: Run, run: Path) -> None:
     library.export_policy(run, "onnx", "small.onnx")
     assert edgerl("report", "small.onnx")[0] == 0

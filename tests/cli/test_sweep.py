@@ -41,7 +41,7 @@ def test_a_dry_run_prints_the_grid_with_its_costs_and_writes_nothing(edgerl: Run
     for name in ("robots-robot-td3-seed0", "robots-robot-ds-td3-seed1"):
         assert name in out
     assert "4 runs, 0 finished; " in out
-    assert "on 1 cores" in out
+    assert "on 1 core of" in out
     assert sorted(path.name for path in Path().iterdir()) == ["own.toml"]
 
 

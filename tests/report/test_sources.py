@@ -12,8 +12,9 @@ import pytest
 import edgerl
 from edgerl.errors import ConfigError, FileFormatError
 from edgerl.report import details, sources
-from edgerl.report.curves import bootstrap, group_labels, learning_curves
+from edgerl.report.curves import group_labels, learning_curves
 from edgerl.report.topology import actor_pictures, by_degree, sensors
+from edgerl.studies.statistics import Interval, interquartile_mean
 from edgerl.training import checkpoint as checkpoint_file
 from edgerl.training.config import make_config
 
@@ -51,7 +52,7 @@ def test_runs_of_one_setting_share_a_curve_and_a_seed_is_no_setting() -> None:
     curves = {curve.label: curve for curve in learning_curves(runs)}
     assert list(curves) == ["ds-td3, lambda1 7, lambda2 64", "ds-td3, sparsity 0.8", "td3"]
     paper = curves["ds-td3, lambda1 7, lambda2 64"]
-    assert paper.mean.tolist() == [3, 4]
+    assert paper.middle.tolist() == [3, 4]
     assert paper.counts.tolist() == [3, 2]
     assert (paper.low[0], paper.high[0]) == (1, 5), "of 27 resamples the extreme ones are within 95 %"
     assert not paper.interval_is_over_episodes
@@ -63,13 +64,9 @@ def test_runs_of_one_setting_share_a_curve_and_a_seed_is_no_setting() -> None:
 
 def test_the_final_return_is_the_mean_of_the_last_ten_evaluations() -> None:
     (curve,) = learning_curves([run_with(list(range(1, 31)), list(range(1, 31)))])
-    assert curve.final == pytest.approx((25.5, 25.5, 25.5))
-
-
-def test_the_bootstrap_of_two_runs_is_exact() -> None:
-    """Of two values the resampled mean is the lower with chance 1/4, the higher with 1/4."""
-    mean, low, high = bootstrap(np.array([[1.0, np.nan], [3.0, 8.0]]))
-    assert (mean.tolist(), low.tolist(), high.tolist()) == ([2, 8], [1, 8], [3, 8])
+    assert curve.final == Interval(25.5, None, None)
+    runs = [run_with(list(range(1, 31)), [value] * 30) for value in (1, 2, 6)]
+    assert learning_curves(runs)[0].final == interquartile_mean([np.array([1.0, 2.0, 6.0])])
 
 
 def test_labels_name_only_what_differs() -> None:

@@ -13,6 +13,7 @@ from edgerl.studies.statistics import (
     Interval,
     final_return,
     interquartile_mean,
+    interquartile_means,
     learning_curve_area,
     probability_of_improvement,
     steps_to_reach,
@@ -58,6 +59,20 @@ def test_an_interval_is_the_percentiles_of_all_resamples_within_each_environment
     found = interquartile_mean([first, second])
     assert found.value == (8 + 100) / 2
     assert (found.low, found.high) == (min(means), max(means)) == (50, 64)  # each of probability 1/16 > 2.5 %
+
+
+def test_the_columns_of_a_curve_are_each_what_their_runs_say() -> None:
+    """Of two values the resampled mean is the lower with chance 1/4, the higher with 1/4; a run may end early."""
+    nan = np.nan
+    middle, low, high = interquartile_means(np.array([[1.0, nan, nan, 1], [3.0, 8.0, 2.0, 3], [nan, nan, 4.0, 5]]))
+    assert (middle.tolist(), low.tolist(), high.tolist()) == ([2, 8, 3, 3], [1, 8, 2, 1], [3, 8, 4, 5])
+    values = np.random.default_rng(2).normal(size=(9, 1))
+    middle, low, high = interquartile_means(values)
+    whole = interquartile_mean([values[:, 0]])
+    assert whole.low is not None
+    assert whole.high is not None
+    assert middle[0] == whole.value
+    assert (low[0], high[0]) == pytest.approx((whole.low, whole.high), abs=0.05 * (whole.high - whole.low))
 
 
 def test_a_bootstrap_interval_agrees_with_the_normal_one_where_that_holds() -> None:

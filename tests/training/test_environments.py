@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -279,7 +280,7 @@ class _Hidden(Robot):
 
 def test_rewards_count_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.robots.Robot", _Hidden)
-    monkeypatch.setattr("edgerl.training.environments._from_factory", lambda *_: _Hidden())
+    monkeypatch.setattr("edgerl.training.environments.from_factory", lambda *_: _Hidden())
     assert not resumes_bit_for_bit("robots:hidden")
 
 
@@ -391,3 +392,17 @@ def test_a_module_with_a_syntax_error_is_one_line() -> None:
     Path("broken_robot.py").write_text("def factory(:\n")
     with pytest.raises(EnvironmentError, match=r"cannot import 'broken_robot' \(SyntaxError: "):
         make("broken_robot:factory")
+
+
+@pytest.mark.parametrize("name", ["Hopper-v5", "robots:robot"])
+def test_a_renderer_that_mujoco_does_not_know_is_one_line(name: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "edgerl", "train", "--env", name],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "MUJOCO_GL": "nothing"},
+    )
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "MuJoCo cannot be imported (RuntimeError: invalid value for environment variable MUJOCO_GL" in done.stderr
+    assert "unset MUJOCO_GL, or name egl, osmesa or glfw" in done.stderr
+    assert not list(Path().glob("runs"))

@@ -1,11 +1,19 @@
-"""Quantities as people type them."""
+"""Quantities as people type and read them."""
 
 from __future__ import annotations
 
 import pytest
 
 from edgerl.errors import ConfigError
-from edgerl.profiling.units import parse_bytes, parse_count, parse_seconds, parse_share
+from edgerl.units import (
+    human_bytes,
+    human_estimate,
+    human_seconds,
+    parse_bytes,
+    parse_count,
+    parse_seconds,
+    parse_share,
+)
 
 
 @pytest.mark.parametrize(
@@ -56,3 +64,41 @@ def test_bad_counts(text: str) -> None:
 def test_bad_shares(text: str) -> None:
     with pytest.raises(ConfigError, match=r"--max-loss is .*; expected a share, such as 3% or 0.03"):
         parse_share(text, "--max-loss")
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1.0 KiB"),
+        (42_189, "41.2 KiB"),
+        (1.1 * 2**20, "1.1 MiB"),
+        (2**31, "2.00 GiB"),
+    ],
+)
+def test_bytes_to_read(count: float, text: str) -> None:
+    assert human_bytes(count) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (41.3e-6, "41.3 µs"),
+        (2.1e-3, "2.1 ms"),
+        (3.2, "3.2 s"),
+        (250, "4 min 10 s"),
+        (3599.6, "1 h 00 min"),
+        (7500, "2 h 05 min"),
+    ],
+)
+def test_durations_to_read(seconds: float, text: str) -> None:
+    assert human_seconds(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(4.1e-7, "0.41 µs"), (4.12e-5, "41 µs"), (4.1e-4, "410 µs"), (9.99e-4, "1 ms"), (4, "4 s")],
+)
+def test_estimates_have_two_digits(seconds: float, text: str) -> None:
+    assert human_estimate(seconds) == text

@@ -1,4 +1,4 @@
-"""Quantities as people type them: 64KiB, 500us, 1e6."""
+"""Quantities as people type and read them: 64KiB, 500us, 1e6; 41.2 KiB, 2.1 ms, 4 min 10 s."""
 
 from __future__ import annotations
 
@@ -52,3 +52,42 @@ def _parse(text: str, name: str, units: dict[str, float] | dict[str, int], expec
     if not (math.isfinite(value) and value > 0):
         raise ConfigError(f"{name} is {text[:40]!r}; expected {expected}, above zero")
     return value
+
+
+def human_bytes(count: float) -> str:
+    """Bytes in binary units: 512 B, 41.2 KiB, 1.1 MiB."""
+    if count < 1024:
+        return f"{count:.0f} B"
+    for unit in ("KiB", "MiB"):
+        count /= 1024
+        if count < 1024:
+            return f"{count:.1f} {unit}"
+    return f"{count / 1024:.2f} GiB"
+
+
+def human_seconds(seconds: float) -> str:
+    """A duration: 41.3 µs, 2.1 ms, 3.2 s, 4 min 10 s, 2 h 05 min."""
+    if 0 < seconds < 1e-3:
+        return f"{seconds * 1e6:.1f} µs"
+    if 0 < seconds < 1:
+        return f"{seconds * 1e3:.1f} ms"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def human_estimate(seconds: float) -> str:
+    """An estimated duration, no more digits than an estimate has: 0.41 µs, 4.1 µs, 41 µs, 410 µs, 4.1 ms, 4.1 s."""
+    seconds = float(f"{seconds:.2g}")
+    for unit, size in (("s", 1.0), ("ms", 1e-3)):
+        if seconds >= size:
+            return f"{_plain(seconds / size)} {unit}"
+    return f"{_plain(seconds * 1e6)} µs"
+
+
+def _plain(number: float) -> str:
+    """Two digits, without an exponent where people need none."""
+    return f"{number:.2g}" if number < 100 else f"{float(f'{number:.2g}'):.0f}"
