@@ -13,7 +13,7 @@ import pytest
 import edgerl
 
 ROOT = Path(__file__).parents[1]
-SHARED = {"edgerl", "edgerl.disk", "edgerl.errors", "edgerl.files", "edgerl.run_folder"}
+SHARED = {"edgerl"} | {f"edgerl.{name}" for name in ("disk", "errors", "files", "run_folder", "signals", "units")}
 FOLDERS = {
     "edgerl.compact": "edgerl/compact",
     "edgerl.edge": "edgerl/edge",
@@ -42,7 +42,7 @@ MAY_IMPORT = {
         *("numpy", "scipy", "ray", "tomli"),
     },
     "edgerl.report": {
-        *("edgerl.compact", "edgerl.edge", "edgerl.training", "edgerl.profiling"),
+        *("edgerl.compact", "edgerl.edge", "edgerl.training", "edgerl.profiling", "edgerl.studies"),
         *("numpy", "plotly"),
     },
     "edgerl.export": {"edgerl.compact", "edgerl.edge", "numpy", "onnx", "onnxruntime"},
