@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 from typing import Any, ClassVar
 
 import gymnasium
@@ -47,6 +48,19 @@ class PaintedRobot(Robot):
 
 def painted_robot(render_mode: str | None = None) -> PaintedRobot:
     return PaintedRobot(render_mode)
+
+
+class ChattyRobot(Robot):
+    """One that talks at every step, and when its process ends."""
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        print("a step of many words " * 10)
+        return super().step(action)
+
+
+def chatty_robot() -> ChattyRobot:
+    atexit.register(print, "goodbye")
+    return ChattyRobot()
 
 
 def robot() -> Robot:

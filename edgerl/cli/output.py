@@ -12,6 +12,9 @@ import typer
 WIDE = 200
 """Columns of a table where no terminal limits it."""
 
+NARROWEST = 15
+"""Of a table's first column, which folds; a terminal that has not even that room breaks the lines itself."""
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an output file that exists.")]
 
@@ -32,10 +35,19 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title:
     from rich.console import Console
     from rich.table import Table
 
+    cells = [tuple(columns), *(tuple(row) for row in rows)]
+    terminal = Console().width if sys.stdout.isatty() else WIDE  # no terminal, no fold
+    if sum(_widths(cells)) > terminal:  # the names of columns fold first, then the first column; numbers never do
+        cells[0] = (columns[0], *(name.replace(" ", "\n") for name in columns[1:]))
+    width = max(terminal, NARROWEST + sum(_widths(cells)[1:]))
     table = Table(title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD, pad_edge=False)
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=index == 0)
-    for row in rows:
+    for index, column in enumerate(cells[0]):
+        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=index > 0, overflow="fold")
+    for row in cells[1:]:
         table.add_row(*row)
-    width = None if sys.stdout.isatty() else WIDE  # no terminal, no fold
     Console(highlight=False, markup=False, width=width).print(table)
+
+
+def _widths(cells: Sequence[Sequence[str]]) -> list[int]:
+    """Of each column with the three places between two, as printed."""
+    return [3 + max(len(line) for cell in column for line in cell.split("\n")) for column in zip(*cells, strict=True)]

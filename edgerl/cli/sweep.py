@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperCommand
 
 from edgerl.cli.output import note, print_table
+from edgerl.errors import EdgerlError
 from edgerl.units import human_seconds
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def command(
     """
     from importlib.util import find_spec
 
-    from edgerl.errors import ConfigError, require
+    from edgerl.errors import ConfigError, quoted, require
 
     for module in ("torch", "gymnasium", "tensorboard"):
         if find_spec(module) is None:  # the runs' processes load it, this one need not
@@ -95,15 +96,18 @@ def command(
         raise ConfigError("--storage is for --ray; on this machine name the study's folder with --out")
     if out is not None and storage is not None:
         raise ConfigError("--out and --storage were both given; expected one of them")
-    from edgerl.studies.grid import plan_runs
+    if storage is not None and not storage.is_dir():
+        raise ConfigError(f"--storage is {quoted(str(storage), 80)}; expected a folder that is there, on every node")
+    from edgerl.studies.grid import on_this_machine, plan_runs
+    from edgerl.studies.local import available_cores
     from edgerl.studies.study import default_folder, load_study, narrowed
 
     loaded = narrowed(load_study(study), steps=steps, environments=env, seeds=parse_seeds(seeds))
     folder = default_folder(loaded.name) if out is None else out
     folder = folder if storage is None else storage / loaded.name
-    runs = plan_runs(loaded, note)
+    runs = on_this_machine(plan_runs(loaded), note)
     if dry_run:
-        _dry_run(loaded, runs, folder, jobs, as_json)
+        _dry_run(loaded, runs, folder, None if ray else len(available_cores(jobs)), as_json)
     else:
         _sweep(loaded, runs, folder, jobs, ray, _JsonLines() if as_json else _Screen())
 
@@ -123,20 +127,21 @@ def parse_seeds(text: str | None) -> list[int] | None:
             if not 0 <= begin <= end or end - begin >= MAXIMUM_RUNS:
                 raise ValueError
             seeds += range(begin, end + 1)
+        if len(seeds) > MAXIMUM_RUNS:
+            raise ValueError
     except ValueError as error:
         raise ConfigError(
-            f"--seeds is {text[:80]!r}; expected whole numbers with commas, as in 0,1,2 or 0-2"
+            f"--seeds is {text[:80]!r}; expected at most {MAXIMUM_RUNS} whole numbers, as in 0,1,2 or 0-2"
         ) from error
     return seeds
 
 
-def _dry_run(study: Study, runs: Sequence[PlannedRun], folder: Path, jobs: int | None, as_json: bool) -> None:
-    from edgerl.studies.local import available_cores
+def _dry_run(study: Study, runs: Sequence[PlannedRun], folder: Path, cores: int | None, as_json: bool) -> None:
+    """cores: of this machine; None for a cluster, which is not asked."""
     from edgerl.studies.runs import inspect
     from edgerl.studies.sweep import makespan
     from edgerl.studies.timing import expected_seconds, like, timings
 
-    cores = len(available_cores(jobs))
     found = [inspect(folder / run.name, run) for run in runs]
     left = [run for run, progress in zip(runs, found, strict=True) if progress.stage != "finished"]
     measured = timings(run.config for run in left)
@@ -144,11 +149,17 @@ def _dry_run(study: Study, runs: Sequence[PlannedRun], folder: Path, jobs: int |
         0.0 if progress.stage == "finished" else expected_seconds(run.config, measured[like(run.config)], progress.step)
         for run, progress in zip(runs, found, strict=True)
     ]
-    total = makespan(seconds, cores)
+    total = None if cores is None else makespan(seconds, cores)
     if as_json:
         for run, progress, expected in zip(runs, found, seconds, strict=True):
             print(json.dumps({"event": "planned", **_planned(run, progress, expected)}))
-        summary = {"runs": len(runs), "finished": len(runs) - len(left), "cores": cores, "expected_seconds": total}
+        summary = {
+            "runs": len(runs),
+            "finished": len(runs) - len(left),
+            "cores": cores,
+            "expected_seconds": total,
+            "expected_core_seconds": sum(seconds),
+        }
         print(json.dumps({"event": "total", "study": study.name, "folder": str(folder), **summary}))
         return
     print_table(
@@ -169,7 +180,11 @@ def _dry_run(study: Study, runs: Sequence[PlannedRun], folder: Path, jobs: int |
     print(
         f"{len(runs)} runs, {len(runs) - len(left)} finished; {sum(run.flops_paper for run in runs):.3g} FLOPs in all"
     )
-    print(f"expected: {human_seconds(total)} on {cores} core{'' if cores == 1 else 's'} of this machine, {sum(seconds) / 3600:.2g} core hours")
+    hours = f"{sum(seconds) / 3600:.2g} core hours"
+    if total is None:
+        print(f"expected: {hours} at the pace of this machine; the cluster was not asked")
+    else:
+        print(f"expected: {human_seconds(total)} on {cores} core{'' if cores == 1 else 's'} of this machine, {hours}")
     print(
         "by a short timing of each kind of run, alone on the machine, with episodes as long as the environment allows"
     )
@@ -212,7 +227,11 @@ def _sweep(
         requests = stack.enter_context(stop_requests())
         with display:
             display.started(study, runs, folder)
-            status = Sweep(runs, folder, found, pool, cores).run(display.report, requests)
+            try:
+                status = Sweep(runs, folder, found, pool, cores).run(display.report, requests)
+            except EdgerlError as error:
+                display.ended(error)
+                raise
     display.finished(folder, status)
 
 
@@ -262,6 +281,10 @@ class _JsonLines:
         """The end."""
         self._print({"event": "finished", "folder": str(folder), "runs": len(status.runs), "seconds": status.seconds})
 
+    def ended(self, error: EdgerlError) -> None:
+        """An end before all are finished."""
+        self._print({"event": "ended", "error": str(error)})
+
     def _print(self, line: dict[str, Any]) -> None:
         try:
             print(json.dumps(line, allow_nan=False), file=self._stdout, flush=True)
@@ -309,6 +332,9 @@ class _Screen:
         print(f"{len(status.runs)} runs finished in {folder}, {human_seconds(status.seconds)} this time")
         print(f"their table: edgerl table {folder}")
 
+    def ended(self, error: EdgerlError) -> None:
+        """An end before all are finished: the error itself is all there is to say."""
+
 
 def live_table(status: SweepStatus) -> Table:
     """The runs that matter most now: running, failed, waiting, then those that are over."""
@@ -321,7 +347,7 @@ def live_table(status: SweepStatus) -> Table:
     title = f"{counts}; {human_seconds(status.seconds)} so far{left}"
     table = Table(title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(("run", "state", "step", "return", "left")):
-        table.add_column(column, justify="left" if index < 2 else "right", no_wrap=True)
+        table.add_column(column, justify="left" if index < 2 else "right", no_wrap=index > 0, overflow="fold")
     runs = sorted(status.runs, key=lambda run: order.index(run.state))
     for run in runs[:SHOWN_RUNS]:
         table.add_row(

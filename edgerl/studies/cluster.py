@@ -28,6 +28,9 @@ RETRIES = 3
 """So often Ray tries a run again whose worker or node has died."""
 
 _CONNECT_SECONDS = 5
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+"""What a gRPC client says first (RFC 9113, section 3.4), with empty settings; the server answers with its own."""
+_SETTINGS = 4
 _PROBE_SECONDS = 120
 
 
@@ -147,21 +150,25 @@ def _probe(token: Path) -> tuple[str, str, str]:
 
 
 def _check_address(address: str) -> None:
-    """Raise where nobody listens at host:port; Ray itself would try for a long time."""
+    """Raise where nobody listens at host:port, or not for gRPC; Ray itself would try for a long time."""
     if address in (LOCAL, "auto"):
         return
     match = re.fullmatch(r"\[?([^\[\]/]+?)\]?:(\d{1,5})", address)
     if match is None or int(match[2]) > 65535:
         raise ConfigError(f"--ray is {address[:80]!r}; expected HOST:PORT, or auto for the cluster that runs here")
     try:
-        with contextlib.closing(socket.create_connection((match[1], int(match[2])), timeout=_CONNECT_SECONDS)):
-            pass
+        with contextlib.closing(socket.create_connection((match[1], int(match[2])), timeout=_CONNECT_SECONDS)) as peer:
+            if not os.environ.get("RAY_USE_TLS"):
+                peer.sendall(_PREFACE)
+                answer = peer.recv(9, socket.MSG_WAITALL)
+                if len(answer) < 9 or answer[3] != _SETTINGS:
+                    raise OSError("what listens there is no Ray head")
     except (OSError, UnicodeError) as error:
         raise _unreachable(address, error) from error
 
 
 def _unreachable(address: str, error: BaseException) -> RemoteError:
+    found = "runs on this machine" if address == "auto" else f"answers at {address} ({reason(error)})"
     return RemoteError(
-        f"no Ray cluster answers at {address} ({reason(error)}); start one with: ray start --head, or leave the "
-        "address out for one on this machine"
+        f"no Ray cluster {found}; start one with: ray start --head, or leave the address out for one on this machine"
     )

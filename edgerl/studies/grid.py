@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 from edgerl.compact.shape import NetworkShape, connections, dense
-from edgerl.errors import ConfigError
+from edgerl.errors import ConfigError, nearest, quoted
 from edgerl.profiling.costs import training_cost
 from edgerl.studies.study import Study, Value
 from edgerl.training.config import Config, EvolutionConfig, make_config, plan_networks
@@ -29,7 +29,9 @@ SPARSE_KEYS = frozenset(
 )
 """What only a sparse network has."""
 
-_MEANINGLESS = {
+METHODS = ("td3", "static-td3", "ds-td3", TINY_DENSE)
+
+_MEANINGLESS: Mapping[object, frozenset[str]] = {
     "td3": SPARSE_KEYS | EVOLUTION_KEYS,
     "static-td3": EVOLUTION_KEYS,
     TINY_DENSE: EVOLUTION_KEYS,
@@ -74,26 +76,29 @@ def shown(value: Value) -> str:
     return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def plan_runs(study: Study, notice: Notice = lambda _: None) -> list[PlannedRun]:
+def plan_runs(study: Study) -> list[PlannedRun]:
     """The runs of a study, seed by seed, so that a part of them is a whole comparison. A combination whose differing
-    keys mean nothing to its method (a sparsity, to td3) is the same run as another and is there once.
+    keys mean nothing to its method (a sparsity, to td3) is the same run as another and is there once. The engine `auto`
+    is left as it is: see `on_this_machine`.
 
     Raises ConfigError, EnvironmentError.
     """
     sizes: dict[str, Sizes] = {}
-    notices: set[str] = set()
-
-    def notice_once(text: str) -> None:
-        if text not in notices:
-            notices.add(text)
-            notice(text)
-
     runs: dict[str, PlannedRun] = {}
     for combination in _combinations(study):
-        run = _plan(study, combination, lambda name: _sizes(name, sizes), notice_once)
+        run = _plan(study, combination, lambda name: _sizes(name, sizes))
         if runs.setdefault(run.name, run) != run:
             raise ConfigError(f"study {study.name} has two different runs of the name {run.name}; name one differently")
     return list(runs.values())
+
+
+def on_this_machine(runs: Sequence[PlannedRun], notice: Notice) -> list[PlannedRun]:
+    """The runs with the engine that `auto` means here; what there is to say about it is said once."""
+    said: list[str] = []
+    chosen = [dataclasses.replace(run, config=with_engine(run.config, said.append)) for run in runs]
+    for text in dict.fromkeys(said):
+        notice(text)
+    return chosen
 
 
 def _combinations(study: Study) -> list[dict[str, Value]]:
@@ -103,31 +108,34 @@ def _combinations(study: Study) -> list[dict[str, Value]]:
     return [dict(zip(order, values, strict=True)) for values in itertools.product(*(study.grid[k] for k in order))]
 
 
-def _plan(
-    study: Study, combination: Mapping[str, Value], sizes_of: Callable[[str], Sizes], notice: Notice
-) -> PlannedRun:
-    method = str(combination["method"])
+def _plan(study: Study, combination: Mapping[str, Value], sizes_of: Callable[[str], Sizes]) -> PlannedRun:
+    method = combination["method"]
+    if method not in METHODS:
+        known = f"{', '.join(METHODS)}{nearest(str(method), METHODS)}"
+        raise ConfigError(f"study {study.name}: method is {quoted(method)}; expected {known}")
     nothing = _MEANINGLESS.get(method, frozenset())
-    options: dict[str, Any] = {k: v for k, v in {**study.fixed, **combination}.items() if k not in nothing}
+    given = {**study.fixed, **combination}
+    options: dict[str, Any] = {k: v for k, v in given.items() if k not in nothing}
     sparse_method = "ds-td3" if method == TINY_DENSE else method
     try:
-        config = make_config(study.preset, **{**options, "method": sparse_method})  # type: ignore[arg-type]
+        _config(study, {**given, "method": "ds-td3"})  # what means nothing to this method is checked, too
+        config = _config(study, {**options, "method": sparse_method})
         sizes = sizes_of(config.environment)
         actor, critic = _shapes(config, sizes)
         dense_counterpart = dense(actor), dense(critic)
         if method == TINY_DENSE:
             hidden = tiny_dense(sizes, config.network.hidden, connections(actor) + 2 * connections(critic))
             tiny = {k: v for k, v in options.items() if k not in SPARSE_KEYS} | {"method": "td3", "hidden": hidden}
-            config = make_config(study.preset, **tiny)  # type: ignore[arg-type]
+            config = _config(study, tiny)
             actor, critic = _shapes(config, sizes)
     except ConfigError as error:
         raise ConfigError(f"study {study.name}: {error}") from error
-    config = with_engine(dataclasses.replace(config, environment=sizes.name), notice)
+    config = dataclasses.replace(config, environment=sizes.name)
     settings = {key: combination[key] for key in study.varying if key not in nothing}
     flops_paper, flops_full = _flops(config, actor, critic)
     return PlannedRun(
-        name=_name(sizes.name, method, settings, config.seed),
-        method=method,
+        name=_name(sizes.name, str(method), settings, config.seed),
+        method=str(method),
         settings=settings,
         config=config,
         connections=connections(actor) + 2 * connections(critic),
@@ -135,6 +143,10 @@ def _plan(
         flops_full=flops_full,
         flops_paper_dense=_flops(config, *dense_counterpart)[0],
     )
+
+
+def _config(study: Study, options: Mapping[str, Any]) -> Config:
+    return make_config(study.preset, **options)  # type: ignore[arg-type]  # which checks the preset
 
 
 def _name(environment: str, method: str, settings: Mapping[str, Value], seed: int) -> str:

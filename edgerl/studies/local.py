@@ -15,7 +15,7 @@ from edgerl.errors import ConfigError, OutputError
 from edgerl.studies.worker import Outcome
 
 LOG = "train.log"
-"""In a run folder: what the run's process wrote on stderr, a bug's traceback for instance."""
+"""In a run folder: what the run's process printed, a bug's traceback for instance."""
 
 
 def available_cores(jobs: int | None = None) -> list[int]:
@@ -81,13 +81,12 @@ class LocalPool:
         process, core, folder = self._running.pop(name)
         self._free.append(core)
         said, _ = process.communicate()
-        if (log := folder / LOG).stat().st_size == 0:
+        has_printed = (log := folder / LOG).stat().st_size > 0
+        if not has_printed:
             log.unlink()
-        lines = said.splitlines()
-        try:
-            return Outcome(**json.loads(lines[-1]))
-        except (IndexError, ValueError, TypeError):  # it never came to its last line
-            pass
+        with contextlib.suppress(ValueError, TypeError):  # of a process that never came to its answer
+            return Outcome(**json.loads(said))
         if process.returncode < 0:
             return Outcome("killed", f"killed by {signal.Signals(-process.returncode).name}")
-        return Outcome("failed", f"its process ended with exit code {process.returncode}; see {folder / LOG}")
+        seen = f"; see {log}" if has_printed else ""
+        return Outcome("failed", f"its process ended with exit code {process.returncode}{seen}")

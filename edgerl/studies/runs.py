@@ -13,12 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from edgerl import run_folder
-from edgerl.errors import ConfigError, FileFormatError, OutputError, quoted
-from edgerl.files import read_bytes, write_atomically
+from edgerl.errors import ConfigError, FileFormatError, OutputError, quoted, reason
+from edgerl.files import TEMPORARIES, read_bytes, write_atomically
 from edgerl.studies.grid import PlannedRun
 from edgerl.training import checkpoint as checkpoint_file
 from edgerl.training.config import Config, to_json
 from edgerl.training.folder import read_config
+
+LARGEST_RETURN = 1e100
+"""Sums and squares of smaller ones are finite."""
 
 Stage = Literal["absent", "unfinished", "finished"]
 
@@ -43,24 +46,34 @@ class Curve:
 
 
 def inspect(folder: Path, run: PlannedRun) -> Progress:
-    """How far the run in `folder` is; the folder may not be there yet, or be empty.
+    """How far the run in `folder` is; the folder may not be there yet, or be empty. A run planned for the engine `auto`
+    may have been trained on any.
 
     Raises ConfigError where it holds another run, FileFormatError where it holds none or is damaged.
     """
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    if not folder.exists() or (folder.is_dir() and all(path.match(TEMPORARIES) for path in folder.iterdir())):
         return Progress("absent")
-    found = read_config(folder)
-    if found != run.config:
+    try:
+        found = read_config(folder)
+        checkpoint = folder / run_folder.CHECKPOINT
+        counters = checkpoint_file.read(checkpoint).counters if checkpoint.exists() else None
+    except (ConfigError, FileFormatError) as error:
+        raise FileFormatError(f"{error}; {_anew(folder)}") from error
+    expected = run.config if run.config.engine != "auto" else dataclasses.replace(run.config, engine=found.engine)
+    if found != expected:
         raise ConfigError(
-            f"{folder} holds another run than the study's ({_difference(found, run.config)}); choose another --out, or "
+            f"{folder} holds another run than the study's ({_difference(found, expected)}); choose another --out, or "
             "move the folder away"
         )
-    checkpoint = folder / run_folder.CHECKPOINT
-    if not checkpoint.exists():
+    if counters is None:
         return Progress("unfinished")
-    counters = checkpoint_file.read(checkpoint).counters
     stage: Stage = "finished" if counters.step >= run.config.schedule.steps else "unfinished"
     return Progress(stage, counters.step, counters.metrics_rows, counters.elapsed_seconds)
+
+
+def _anew(folder: Path) -> str:
+    """What helps where a run's folder is damaged."""
+    return f"to train that run anew, remove {folder} and sweep"
 
 
 def _difference(found: Config, expected: Config) -> str:
@@ -96,25 +109,29 @@ def read_curve(folder: Path, *, rows: int | None = None) -> Curve:
     Raises FileFormatError.
     """
     path = folder / run_folder.METRICS
-    text = read_bytes(path).decode(errors="replace")
+    try:
+        text = read_bytes(path).decode(errors="replace")
+    except FileFormatError as error:
+        raise FileFormatError(f"{error}; {_anew(folder)}") from error
     whole = text[: text.rfind("\n") + 1]
     header, *lines = list(csv.reader(whole.splitlines())) or [[]]
     try:
-        columns = [header.index(name) for name in ("step", "return_mean", "elapsed_seconds")]
+        names = ("step", "return_mean", "elapsed_seconds")
+        if missing := [name for name in names if name not in header]:
+            raise ValueError(f"it has no column {missing[0]}")
+        columns = [header.index(name) for name in names]
         kept = lines if rows is None else lines[:rows]
         if rows is not None and len(kept) < rows:
             raise ValueError(f"it has {len(kept)} whole rows, and the checkpoint counts on {rows}")
         if any(len(line) != len(header) for line in kept):
             raise ValueError("a row has not as many values as there are columns")
         values = np.array([[float(line[column]) for column in columns] for line in kept]).reshape(-1, len(columns))
-        if not np.isfinite(values).all():
-            raise ValueError("a value is not finite")
+        if not (np.abs(values) < LARGEST_RETURN).all():
+            raise ValueError("a value is not finite, or beyond any return")
         if (np.diff(values[:, 0]) <= 0).any() or (values[:, 0] >= 1 << 53).any():
             raise ValueError("its steps do not increase")
     except (ValueError, OverflowError, csv.Error) as error:
-        raise FileFormatError(
-            f"{path} is damaged: {' '.join(str(error).split())[:120]}; restore the file, or sweep that run anew"
-        ) from error
+        raise FileFormatError(f"{path} is damaged: {reason(error)}; restore the file, or {_anew(folder)}") from error
     return Curve(values[:, 0].astype(np.int64), values[:, 1], values[:, 2])
 
 

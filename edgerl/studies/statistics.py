@@ -23,12 +23,16 @@ Array = npt.NDArray[Any]
 FINAL_EVALUATIONS = 10
 """A final return is the mean of so many last evaluations, as in the paper; of all, where there are fewer."""
 
+ROUNDING = 1e-9
+"""Relative; what two orders of adding make of one mean."""
+
 LEVEL = 0.95
 RESAMPLES = 9999
 CURVE_RESAMPLES = 2000
 """A band in a chart shows no third digit."""
 
 _TRIMMED = 0.25
+_BATCH_NUMBERS = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,8 @@ def learning_curve_area(curve: Curve, steps: int) -> float:
 def steps_to_reach(curve: Curve, goal: float) -> int | None:
     """The first step at which the mean of the last 10 evaluations is `goal` or more; None where it never is.
 
-    The mean, since the goal is one, too: a single lucky evaluation does not count. Before ten there is no mean.
+    The mean, since the goal is one, too: a single lucky evaluation does not count. Before ten there is no mean. Means
+    that differ by rounding alone are equal, so that a run reaches its own final return.
     """
     if len(curve.returns) < FINAL_EVALUATIONS:
         means = np.array([curve.returns.mean()]) if len(curve.returns) else np.array([])
@@ -61,7 +66,7 @@ def steps_to_reach(curve: Curve, goal: float) -> int | None:
     else:
         means = np.convolve(curve.returns, np.full(FINAL_EVALUATIONS, 1 / FINAL_EVALUATIONS), "valid")
         steps = curve.steps[FINAL_EVALUATIONS - 1 :]
-    reached = np.flatnonzero(means >= goal)
+    reached = np.flatnonzero(means >= goal - ROUNDING * abs(goal))
     return int(steps[reached[0]]) if len(reached) else None
 
 
@@ -143,6 +148,8 @@ def _column_intervals(sample: Array, statistic: Callable[..., Array]) -> Array:
 
 def _bootstrap(strata: Sequence[Array], statistic: Callable[..., Array], resamples: int) -> tuple[Array, Array]:
     """(low, high) [...] of samples [..., runs], which are resampled each by itself."""
+    # The numbers that a statistic makes of one resample: of two samples, one for each pair at most.
+    largest = sum(sample.size for sample in strata) * max(sample.shape[-1] for sample in strata)
     found = require("scipy.stats", "report").bootstrap(
         tuple(strata),
         statistic,
@@ -151,6 +158,7 @@ def _bootstrap(strata: Sequence[Array], statistic: Callable[..., Array], resampl
         axis=-1,
         confidence_level=LEVEL,
         method="percentile",
+        batch=max(1, _BATCH_NUMBERS // largest),
         rng=np.random.default_rng(0),
     )
     return found.confidence_interval.low, found.confidence_interval.high

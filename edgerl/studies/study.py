@@ -38,10 +38,11 @@ PACKAGED = Path(__file__).parent
 """Where the study files of the package are."""
 
 RECORD = "study.json"
-"""In a study's folder: the study as it was last swept."""
+"""In a study's folder: the study as it was last swept, with all environments and seeds that ever were."""
 
 MAXIMUM_RUNS = 10_000
 _MAXIMUM_TITLE = 200
+_LARGEST_INTEGER = 1 << 63
 
 Value = str | int | float | bool | tuple[int, ...]
 
@@ -98,8 +99,8 @@ def load_study(study: str | Path) -> Study:
         known = packaged_studies()
         if str(study) not in known:
             raise FileFormatError(
-                f"study {quoted(str(study))} is neither a file with the ending .toml nor one of {', '.join(known)}"
-                f"{nearest(str(study), known)}"
+                f"study {quoted(str(study), 80)} is no study's folder, no file with the ending .toml and none of "
+                f"{', '.join(known)}{nearest(str(study), known)}"
             )
         path = PACKAGED / f"{study}.toml"
     data = read_bytes(path)
@@ -127,10 +128,13 @@ def parse_study(document: Mapping[str, Any], name: str, source: str) -> Study:
         raise ConfigError(f'{source} is empty: [grid] names no run; expected such as environment = ["HalfCheetah-v5"]')
     if twice := sorted(set(grid) & set(run)):
         raise ConfigError(f"{source}: {twice[0]} is in [grid] and in [run]; expected it in one of them")
-    fixed = {key: _value(value) for key, value in run.items() if key != "preset"}
-    lists = {key: _values(key, values, source) for key, values in grid.items()}
+    fixed = {key: _value(value, f"{source}: run.{key}") for key, value in run.items() if key != "preset"}
+    lists = {key: _values(values, f"{source}: grid.{key}") for key, values in grid.items()}
     defaults = {key: (fixed.pop(key),) if key in fixed else values for key, values in DEFAULTS.items()}
-    study = Study(name, title, run.get("preset", "paper"), {**defaults, **lists}, fixed)
+    return _of_reasonable_size(Study(name, title, run.get("preset", "paper"), {**defaults, **lists}, fixed), source)
+
+
+def _of_reasonable_size(study: Study, source: str) -> Study:
     if study.n_combinations > MAXIMUM_RUNS:
         raise ConfigError(f"{source} has {study.n_combinations} runs; expected at most {MAXIMUM_RUNS}")
     return study
@@ -139,23 +143,33 @@ def parse_study(document: Mapping[str, Any], name: str, source: str) -> Study:
 def _check_keys(table: Mapping[str, Any], known: Sequence[str], source: str, prefix: str) -> None:
     for key in table:
         if key not in known:
-            raise ConfigError(f"{source}: key {quoted(prefix + key, 80)} is unknown{nearest(key, known)}")
+            place = "; it belongs under [run]" if key in (*option_names(), "preset") else nearest(key, known)
+            raise ConfigError(f"{source}: key {quoted(prefix + key, 80)} is unknown{place}")
 
 
-def _values(key: str, values: object, source: str) -> tuple[Value, ...]:
+def _values(values: object, place: str) -> tuple[Value, ...]:
     if not isinstance(values, list):
-        raise ConfigError(f"{source}: grid.{key} is {quoted(values)}; expected a list, or the key in [run]")
+        raise ConfigError(f"{place} is {quoted(values)}; expected a list, or the key in [run]")
     if not values:
-        raise ConfigError(f"{source}: grid.{key} is an empty list, which makes no run; expected at least one value")
-    unique = dict.fromkeys(json.dumps(value, default=str) for value in values)
-    if len(unique) < len(values):
-        raise ConfigError(f"{source}: grid.{key} has a value twice; expected each once")
-    return tuple(_value(value) for value in values)
+        raise ConfigError(f"{place} is an empty list, which makes no run; expected at least one value")
+    if place.endswith(".hidden") and not all(isinstance(value, list) for value in values):
+        raise ConfigError(f"{place} is {quoted(values)}; expected a list of lists, such as [[256, 256], [64, 64]]")
+    found = [_value(value, place) for value in values]
+    if len({(type(value), value) for value in found}) < len(found):
+        raise ConfigError(f"{place} has a value twice; expected each once")
+    return tuple(found)
 
 
-def _value(value: Any) -> Any:
-    """As the configuration takes it, which checks it."""
-    return tuple(value) if isinstance(value, list) else value
+def _value(value: Any, place: str) -> Value:
+    """As the configuration takes it, which checks it. Raises ConfigError for what no option is: a date, a table."""
+    is_list = isinstance(value, list)
+    parts = value if is_list else [value]
+    if not all(type(part) is int if is_list else isinstance(part, str | int | float) for part in parts):
+        raise ConfigError(f"{place} is {quoted(value)}; expected a number, a text, true, false, or a list of widths")
+    if any(isinstance(part, int) and abs(part) >= _LARGEST_INTEGER for part in parts):
+        raise ConfigError(f"{place} is {quoted(value)}; expected a number that 64 bits can hold")
+    found: Value = tuple(parts) if is_list else value
+    return found
 
 
 def narrowed(
@@ -184,12 +198,32 @@ def narrowed(
         grid["environment"] = tuple(dict.fromkeys(environments))
     if seeds:
         grid["seed"] = tuple(dict.fromkeys(seeds))
-    return replace(study, grid=grid, fixed=fixed)
+    return _of_reasonable_size(replace(study, grid=grid, fixed=fixed), f"study {study.name}, with these seeds,")
+
+
+def with_earlier(study: Study, folder: Path) -> Study:
+    """The study, with the environments and seeds of an earlier sweep of it in that folder, if nothing else differs.
+
+    Raises ConfigError where the folder is another study's; FileFormatError.
+    """
+    if not (folder / RECORD).is_file():
+        return study
+    earlier = read_record(folder)
+    if earlier.name != study.name:
+        raise ConfigError(
+            f"{folder} is the folder of the study {quoted(earlier.name, 80)}, not of {study.name}; choose another --out"
+        )
+    both = {key: tuple(dict.fromkeys((*earlier.grid[key], *study.grid[key]))) for key in ("environment", "seed")}
+    is_same = replace(earlier, title=study.title, grid={**earlier.grid, **both}) == replace(
+        study, grid={**study.grid, **both}
+    )
+    return replace(study, grid={**study.grid, **both}) if is_same else study
 
 
 def to_record(study: Study) -> str:
     """The content of study.json."""
     document = {
+        "study": study.name,
         "title": study.title,
         "run": {"preset": study.preset, **study.fixed},
         "grid": {key: list(values) for key, values in study.grid.items()},
@@ -201,12 +235,12 @@ def read_record(folder: Path) -> Study:
     """The study that was last swept in a folder. Raises FileFormatError, ConfigError; nothing in it is trusted."""
     path = folder / RECORD
     try:
-        document = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise FileFormatError(f"{folder} is no study's folder ({RECORD}: {reason(error)})") from error
-    if not isinstance(document, dict):
-        raise FileFormatError(f"{path} holds no JSON object; sweep the study again")
-    return parse_study(document, folder.resolve().name, str(path))
+        document = json.loads(read_bytes(path).decode())
+    except (ValueError, RecursionError) as error:
+        raise FileFormatError(f"{path} is damaged ({reason(error)}); remove it, and sweep the study again") from error
+    if not isinstance(document, dict) or not isinstance(name := document.pop("study", None), str):
+        raise FileFormatError(f"{path} names no study; remove it, and sweep the study again")
+    return parse_study(document, name, str(path))
 
 
 def find_swept(study: str | Path, out: Path | None = None) -> tuple[Study, Path]:
@@ -221,6 +255,10 @@ def find_swept(study: str | Path, out: Path | None = None) -> tuple[Study, Path]
         return read_record(folder), folder
     loaded = load_study(study)
     folder = default_folder(loaded.name) if out is None else out
-    if (folder / RECORD).is_file():
-        return replace(read_record(folder), name=loaded.name), folder
-    return loaded, folder
+    if not (folder / RECORD).is_file():
+        return loaded, folder
+    if (swept := read_record(folder)).name != loaded.name:
+        raise ConfigError(
+            f"{folder} is the folder of the study {quoted(swept.name, 80)}, not of {loaded.name}; name its own: --out"
+        )
+    return swept, folder

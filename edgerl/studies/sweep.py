@@ -11,15 +11,15 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from edgerl.errors import CheckFailed, Interrupted, OutputError
 from edgerl.files import write_atomically
 from edgerl.run_folder import CONFIG
 from edgerl.signals import StopRequests
 from edgerl.studies.grid import PlannedRun
-from edgerl.studies.runs import Live, Progress, inspect, live, prepare
-from edgerl.studies.study import RECORD, Study, to_record
+from edgerl.studies.runs import Progress, inspect, live, prepare
+from edgerl.studies.study import RECORD, Study, to_record, with_earlier
 from edgerl.studies.worker import Outcome
 
 RESTARTS = 3
@@ -83,6 +83,7 @@ def open_study(study: Study, runs: Sequence[PlannedRun], folder: Path) -> Iterat
     Nothing is written before every run folder that is there is known to be the study's own. Raises OutputError,
     ConfigError, FileFormatError.
     """
+    record = to_record(with_earlier(study, folder))
     found = {run.name: inspect(folder / run.name, run) for run in runs}
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -94,7 +95,7 @@ def open_study(study: Study, runs: Sequence[PlannedRun], folder: Path) -> Iterat
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise OutputError(f"another sweep is at work in {folder}; wait for it, or choose another --out") from error
-        write_atomically(folder / RECORD, to_record(study).encode())
+        write_atomically(folder / RECORD, record.encode())
         yield found
     finally:
         os.close(descriptor)
@@ -138,7 +139,7 @@ class Sweep:
         status = self._refreshed()
         report(status)
         if asked and status.count("finished") + status.count("failed") < len(status.runs):
-            raise Interrupted("stopped, with every run saved; the same command goes on", requests.signal)
+            raise Interrupted("stopped; the same command goes on from every run's last checkpoint", requests.signal)
         if failed := [run for run in status.runs if run.state == "failed"]:
             raise CheckFailed(
                 f"{len(failed)} of {len(status.runs)} runs failed; the first, {failed[0].name}: {failed[0].message}"
@@ -167,7 +168,8 @@ class Sweep:
         for name, state in self._states.items():
             if state == "running" or (state == "finished" and self._live[name].step < self._steps(name)):
                 self._live[name] = live(self._folder / name, self._runs[name].config)
-        left = {name: self._seconds_left(name) for name in self._runs}
+        paces = self._paces()
+        left = {name: self._seconds_left(name, paces) for name in self._runs}
         running = sorted(left[name] or 0.0 for name, state in self._states.items() if state == "running")
         waiting = [left[name] for name, state in self._states.items() if state == "waiting"]
         known = [seconds for seconds in [*running, *waiting] if seconds is not None]
@@ -193,25 +195,22 @@ class Sweep:
             message=self._messages[name],
         )
 
-    def _seconds_left(self, name: str) -> float | None:
+    def _paces(self) -> dict[Any, float]:
+        """Seconds a step, as known so far: the mean of each group of runs, and under None of all."""
+        known: dict[Any, list[float]] = {}
+        for name, run in self._runs.items():
+            if (pace := self._live[name].seconds_per_step) is not None:
+                known.setdefault(run.group, []).append(pace)
+                known.setdefault(None, []).append(pace)
+        return {group: sum(paces) / len(paces) for group, paces in known.items()}
+
+    def _seconds_left(self, name: str, paces: Mapping[Any, float]) -> float | None:
+        """By the run's own pace; before it has one, by that of its group, then of all."""
         if self._states[name] in ("finished", "failed", "stopped"):
             return 0.0
-        rate = self._seconds_per_step(name)
-        return None if rate is None else rate * (self._steps(name) - self._live[name].step)
-
-    def _seconds_per_step(self, name: str) -> float | None:
-        """The run's own pace; before it has one, the mean of those of its group, then of all."""
-        own = self._live[name].seconds_per_step
-        if own is not None:
-            return own
-        group = self._runs[name].group
-        alike = [self._live[other] for other, run in self._runs.items() if run.group == group]
-        return _mean_pace(alike) or _mean_pace(list(self._live.values()))
-
-
-def _mean_pace(runs: Sequence[Live]) -> float | None:
-    paces = [run.seconds_per_step for run in runs if run.seconds_per_step is not None]
-    return sum(paces) / len(paces) if paces else None
+        own, group = self._live[name].seconds_per_step, self._runs[name].group
+        pace = paces.get(group, paces.get(None)) if own is None else own
+        return None if pace is None else pace * (self._steps(name) - self._live[name].step)
 
 
 def makespan(seconds: Sequence[float], cores: int) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from edgerl.studies.statistics import (
     steps_to_reach,
 )
 from edgerl.studies.study import Study
+from edgerl.training.config import make_config
 
 Format = Literal["markdown", "csv", "json"]
 DENSE = "td3"
@@ -154,8 +156,7 @@ def _dense_of(group: _Group, groups: Sequence[_Group]) -> _Group | None:
 def _row(group: _Group, dense: _Group | None) -> Row:
     run, finals = group.run, group.finals
     is_compared = dense is not None and dense is not group and len(finals) > 0
-    task = run.config.environment.removesuffix("-v5")
-    of_paper = (task, run.method) if not run.settings else ("", "")
+    of_paper = (run.config.environment.removesuffix("-v5"), run.method) if _is_papers(run) else ("", "")
     returns, costs = paper.RETURNS.get(of_paper), paper.COSTS.get(of_paper)
     steps = run.config.schedule.steps
     reached = None if dense is None else [steps_to_reach(curve, float(dense.finals.mean())) for curve in group.curves]
@@ -178,6 +179,13 @@ def _row(group: _Group, dense: _Group | None) -> Row:
         relative_flops=run.flops_paper / run.flops_paper_dense,
         paper_relative_flops=None if costs is None else costs[1],
     )
+
+
+def _is_papers(run: PlannedRun) -> bool:
+    """Whether the run is the paper's but for its length: networks, evolution, and TD3's options."""
+    config = run.config
+    papers = make_config(environment=config.environment, method=config.network.method)
+    return all(getattr(config, part) == getattr(papers, part) for part in ("network", "evolution", "td3", "normalize"))
 
 
 def _median_steps(reached: Sequence[int | None] | None) -> float | None:
@@ -297,7 +305,7 @@ _RETURN_COLUMNS: tuple[Column, ...] = (
     ("runs", lambda row: f"{row.runs}" if row.runs == row.planned else f"{row.runs} of {row.planned}"),
     ("return", lambda row: _plus_minus(row.final_return)),
     ("paper", lambda row: _plus_minus(row.paper_return)),
-    ("IQM", lambda row: _bracketed(row.interquartile_mean, ".0f")),
+    ("IQM", lambda row: _bracketed(row.interquartile_mean)),
     ("LCA", lambda row: _plus_minus(row.learning_curve_area, ".3f")),
     ("better than TD3", lambda row: _bracketed(row.better_than_dense, ".2f")),
     ("steps to TD3's return", lambda row: _steps(row)),
@@ -326,15 +334,24 @@ def _grid(columns: Sequence[Column], rows: Sequence[Any]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *lines))
 
 
-def _plus_minus(figure: Figure | None, form: str = ".0f") -> str:
+def _three_digits(number: float) -> str:
+    """The format of a number, and of what stands beside it, with at least three digits: 7956, 60.4, 6.12, −0.250."""
+    if number == 0 or abs(number) >= 1e12:
+        return ".3g"
+    return f".{min(9, max(0, 2 - math.floor(math.log10(abs(number)))))}f"
+
+
+def _plus_minus(figure: Figure | None, form: str = "") -> str:
     if figure is None:
         return ""
+    form = form or _three_digits(figure.mean)
     return f"{figure.mean:{form}}" + ("" if figure.deviation is None else f" ± {figure.deviation:{form}}")
 
 
-def _bracketed(interval: Interval | None, form: str) -> str:
+def _bracketed(interval: Interval | None, form: str = "") -> str:
     if interval is None:
         return ""
+    form = form or _three_digits(interval.value)
     return f"{interval.value:{form}}" + (
         "" if interval.low is None else f" [{interval.low:{form}}, {interval.high:{form}}]"
     )

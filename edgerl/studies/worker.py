@@ -1,10 +1,12 @@
 """One run of a sweep in a process of its own: `python -m edgerl.studies.worker FOLDER CORE PARENT`.
 
-The folder has a config.json at least. The outcome is the last line on stdout, as JSON.
+The folder has a config.json at least. What arrives on stdout is the outcome, as JSON, and nothing else: whatever the
+environment prints goes to stderr.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -49,7 +51,9 @@ def main(folder: str, core: str, parent: str) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != int(parent):  # it died before we could ask to be told
             sys.exit(1)
-    print(json.dumps(asdict(train_run(Path(folder)))), flush=True)
+    with contextlib.suppress(BrokenPipeError), os.fdopen(os.dup(1), "w") as answer:
+        os.dup2(2, 1)
+        answer.write(json.dumps(asdict(train_run(Path(folder)))))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -80,13 +81,16 @@ def test_a_dry_run_as_json_adds_up(edgerl: Run) -> None:
     [
         ([], "Missing argument 'STUDY'."),
         (["--ray"], "Missing argument 'STUDY'."),
-        (["tabel1"], "study 'tabel1' is neither a file with the ending .toml nor one of "),
+        (["tabel1"], "study 'tabel1' is no study's folder, no file with the ending .toml and none of "),
         (["own.toml", "--env", "robots:robt"], "environment 'robots:robt' is not in the study own"),
-        (["own.toml", "--seeds", "a"], "--seeds is 'a'; expected whole numbers with commas, as in 0,1,2 or 0-2"),
+        (["own.toml", "--seeds", "a"], "--seeds is 'a'; expected at most 10000 whole numbers, as in 0,1,2 or 0-2"),
+        (["own.toml", "--seeds", "0-9999,10000"], "--seeds is '0-9999,10000'; expected at most 10000 whole numbers"),
+        (["own.toml", "--seeds", "0-5000"], "study own, with these seeds, has 10002 runs; expected at most 10000"),
         (["own.toml", "--steps", "0"], "study own: steps is 0; expected a whole number in "),
         (["own.toml", "--jobs", "100000"], "--jobs is 100000; expected 1 to "),
         (["own.toml", "--storage", "x"], "--storage is for --ray; on this machine name the study's folder with --out"),
         (["own.toml", "--ray", "--storage", "x", "--out", "y"], "--out and --storage were both given; expected one of"),
+        (["own.toml", "--ray", "--storage", "absent"], "--storage is 'absent'; expected a folder that is there, on "),
         (["own.toml", "--out", "own.toml/x"], "cannot make own.toml/x: "),
         (["own.toml", "--ray", "nowhere.invalid:6379"], "no Ray cluster answers at nowhere.invalid:6379 ("),
         (["own.toml", "--ray", "host:port:port"], "--ray is 'host:port:port'; expected HOST:PORT, or auto"),
@@ -109,6 +113,30 @@ def test_an_unreachable_cluster_is_one_line(edgerl: Run) -> None:
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert err.startswith(f"edgerl: no Ray cluster answers at {address} (")
     assert "start one with: ray start --head" in err
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.0 400 Bad request\r\n\r\n", b""])
+def test_a_port_at_which_something_else_listens_is_said_so_at_once(edgerl: Run, answer: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        code, out, err = edgerl("sweep", "own.toml", "--ray", address)
+        thread.join()
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert f"no Ray cluster answers at {address} (" in err
+
+
+def test_a_dry_run_for_a_cluster_says_core_hours_and_asks_nobody(edgerl: Run) -> None:
+    code, out, err = edgerl("sweep", "own.toml", "--dry-run", "--ray", "192.0.2.1:6379")
+    assert (code, err) == (0, "")
+    assert " core hours at the pace of this machine; the cluster was not asked" in out
 
 
 def test_without_ray_the_extra_is_named(edgerl: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from edgerl.errors import ConfigError
-from edgerl.studies.grid import PlannedRun, Sizes, plan_runs, tiny_dense
+from edgerl.errors import ConfigError, MissingExtraError
+from edgerl.studies.grid import PlannedRun, Sizes, on_this_machine, plan_runs, tiny_dense
 from edgerl.studies.study import load_study, narrowed, parse_study
 from edgerl.training.config import make_config
 
@@ -35,7 +35,7 @@ def test_table1_is_the_papers_setting_for_every_task() -> None:
     by_name = {run.name: run for run in runs}
     for environment in ("HalfCheetah-v5", "Humanoid-v5"):
         run = by_name[f"{environment}-ds-td3-seed1"]
-        expected = make_config(environment=environment, method="ds-td3", seed=1, steps=300_000, engine="native")
+        expected = make_config(environment=environment, method="ds-td3", seed=1, steps=300_000)
         assert run.config == expected
     counts = {name: by_name[f"{name}-seed0"].connections for name in by_name_stems(runs)}
     assert counts["HalfCheetah-v5-td3"] == 214_784  # the paper's own figures, and FACTS' for the others
@@ -85,7 +85,7 @@ def test_tiny_dense_is_dense_and_has_about_as_many_connections() -> None:
     assert tiny.config.network.hidden == (177, 177)
     assert tiny.connections == 3 * 177**2 + 71 * 177 == 106_554
     assert sparse.connections == 106_169
-    assert tiny.config == make_config(environment="HalfCheetah-v5", method="td3", hidden=(177, 177), engine="native")
+    assert tiny.config == make_config(environment="HalfCheetah-v5", method="td3", hidden=(177, 177))
     assert tiny.flops_paper_dense == sparse.flops_paper_dense
 
 
@@ -105,7 +105,10 @@ def test_no_width_comes_closer_than_tiny_denses(hidden: tuple[int, ...], share: 
 @pytest.mark.parametrize(
     ("grid", "message"),
     [
-        ({"method": ["ppo"]}, r"^study own: method is 'ppo'; expected td3, static-td3, ds-td3$"),
+        ({"method": ["ppo"]}, r"^study own: method is 'ppo'; expected td3, static-td3, ds-td3, tiny-dense$"),
+        ({"method": ["tiny_dense"]}, r"method is 'tiny_dense'; expected .*; did you mean tiny-dense\?$"),
+        ({"method": ["td3"], "sparsity": [7]}, r"^study own: sparsity is 7; expected "),
+        ({"method": ["static-td3"], "growth": ["bogus"]}, r"^study own: growth is 'bogus'; expected "),
         ({"sparsity": [0.999]}, r"^study own: sparsity 0\.999 is impossible for "),
         ({"seed": [-1]}, r"^study own: seed is -1; expected a whole number in "),
         ({"environment": [3]}, r"^study own: environment is 3; expected str$"),
@@ -114,6 +117,22 @@ def test_no_width_comes_closer_than_tiny_denses(hidden: tuple[int, ...], share: 
 def test_a_grid_of_impossible_runs_is_refused_before_any_of_them(grid: dict[str, list[Any]], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         _runs(**grid)
+
+
+def test_the_engine_auto_is_what_this_machine_has_and_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = plan_runs(parse_study({"grid": {"environment": ["robots:robot"], "seed": [0, 1]}}, "own", "own.toml"))
+    assert [run.config.engine for run in runs] == ["auto", "auto"]
+    said: list[str] = []
+    assert [run.config.engine for run in on_this_machine(runs, said.append)] == ["native", "native"]
+    assert said == []
+
+    def missing() -> None:
+        raise MissingExtraError("there is no compiler")
+
+    monkeypatch.setattr("edgerl.training.engine.library", missing)
+    assert [run.config.engine for run in on_this_machine(runs, said.append)] == ["torch", "torch"]
+    assert len(said) == 1
+    assert "there is no compiler" in said[0]
 
 
 def test_the_studies_page_counts_runs_rightly() -> None:

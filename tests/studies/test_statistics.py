@@ -41,6 +41,10 @@ def test_a_return_is_reached_by_the_mean_of_ten_evaluations_not_by_a_lucky_one()
     assert steps_to_reach(curve, 140) == 95_000
     assert steps_to_reach(curve, 141) is None
     assert steps_to_reach(_curve(1, 2, 3), 2) == 15_000, "fewer than ten: the mean of all, at the end"
+    generator = np.random.default_rng(3)
+    for _ in range(200):
+        rising = _curve(*np.cumsum(generator.random(60)))
+        assert steps_to_reach(rising, final_return(rising)) == 300_000, "a run reaches its own, however it is added up"
 
 
 def test_the_interquartile_mean_leaves_the_outer_quarters_out() -> None:

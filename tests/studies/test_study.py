@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from edgerl.studies.study import (
     parse_study,
     read_record,
     to_record,
+    with_earlier,
 )
 
 
@@ -69,6 +69,20 @@ def test_what_a_file_leaves_out_has_defaults_and_the_rest_varies() -> None:
         ("[grid]\nseed = 3\n", r"grid\.seed is 3; expected a list, or the key in \[run\]$"),
         ("[grid]\nseed = [0, 1, 0]\n", r"grid\.seed has a value twice; expected each once$"),
         ("[run]\nseed = 1\n[grid]\nseed = [0]\n", r"seed is in \[grid\] and in \[run\]; expected it in one of them$"),
+        ("steps = 3\n[grid]\nseed = [0]\n", r"key 'steps' is unknown; it belongs under \[run\]$"),
+        ("[grid]\npreset = ['quick']\n", r"key 'grid\.preset' is unknown; it belongs under \[run\]$"),
+        (
+            "[grid]\nhidden = [256, 256]\n",
+            r"grid\.hidden is \[256, 256\]; expected a list of lists, such as \[\[256, 256",
+        ),
+        ("[grid]\nsparsity = [1979-05-27]\n", r"grid\.sparsity is .*date.*; expected a number, a text, true, false"),
+        ("[grid]\nsparsity = [{a = 1}]\n", r"grid\.sparsity is \{'a': 1\}; expected a number, a text"),
+        ("[run]\nhidden = [[1]]\n[grid]\nseed = [0]\n", r"run\.hidden is \[\[1\]\]; expected a number, a text"),
+        ("[run]\nsteps = 1979-05-27\n[grid]\nseed = [0]\n", r"run\.steps is .*date.*; expected a number, a text"),
+        (
+            f"[grid]\nseed = [0x{'f' * 6000}]\n",
+            r"grid\.seed is a number of thousands of digits; expected",
+        ),
         ("[grid]\nseed = [", r"own\.toml is no study file \("),
         ("[grid]\nseed = [" + "[" * 5000, r"own\.toml is no study file \("),
         (f"[grid]\nseed = {list(range(10001))}\n", r"has 10001 runs; expected at most 10000$"),
@@ -82,9 +96,12 @@ def test_what_a_study_file_is_refused_for(text: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("tabel1", r"^study 'tabel1' is neither a file with the ending \.toml nor one of .*; did you mean table1\?$"),
+        (
+            "tabel1",
+            r"^study 'tabel1' is no study's folder, .*; did you mean table1\?$",
+        ),
         ("absent.toml", r"^absent\.toml is not there; expected a file$"),
-        (".toml", r"is neither a file with the ending"),
+        (".toml", r"no file with the ending"),
     ],
 )
 def test_a_study_that_is_not_there(name: str, message: str) -> None:
@@ -110,14 +127,32 @@ def test_narrowing_takes_other_steps_and_seeds_and_some_of_the_environments() ->
 
 
 def test_the_record_in_a_studys_folder_is_the_study(tmp_path: Path) -> None:
-    folder = tmp_path / "elsewhere/sparsity"
-    folder.mkdir(parents=True)
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
     study = narrowed(_load("[run]\nhidden = [16, 16]\npreset = 'quick'\n[grid]\nsparsity = [0.5]\n"), seeds=[1, 2])
     (folder / "study.json").write_text(to_record(study))
-    assert read_record(folder) == dataclasses.replace(study, name="sparsity")
-    assert find_swept(folder) == (read_record(folder), folder)
-    assert find_swept("sparsity", folder) == (read_record(folder), folder)
+    assert read_record(folder) == study
+    assert find_swept(folder) == find_swept("own.toml", folder) == (study, folder)
     assert find_swept("sparsity") == (load_study("sparsity"), Path("runs/sparsity"))
-    (folder / "study.json").write_text("[]")
-    with pytest.raises(EdgerlError, match=r"study\.json holds no JSON object"):
-        read_record(folder)
+    with pytest.raises(ConfigError, match=r"elsewhere is the folder of the study 'own', not of sparsity; name its own"):
+        find_swept("sparsity", folder)
+    with pytest.raises(ConfigError, match=r"of the study 'own', not of sparsity; choose another --out"):
+        with_earlier(load_study("sparsity"), folder)
+
+
+def test_a_part_of_a_study_that_is_swept_again_leaves_the_rest_in_the_record(tmp_path: Path) -> None:
+    table1 = load_study("table1")
+    first = narrowed(table1, steps=1000, environments=["Hopper-v5"], seeds=[3, 1])
+    assert with_earlier(first, tmp_path) == first
+    (tmp_path / "study.json").write_text(to_record(first))
+    both = with_earlier(narrowed(table1, steps=1000, environments=["Ant-v5"], seeds=[0]), tmp_path)
+    assert both.grid == {**table1.grid, "environment": ("Hopper-v5", "Ant-v5"), "seed": (3, 1, 0)}
+    longer = narrowed(table1, environments=["Ant-v5"], seeds=[0])
+    assert with_earlier(longer, tmp_path) == longer, "of other steps there are no runs"
+
+
+@pytest.mark.parametrize("text", ["[]", "{", "{}", '{"study": 3}', '{"study": "own", "grid": 3}', "\udcff"])
+def test_a_damaged_record_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "study.json").write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(EdgerlError, match=r"study\.json"):
+        read_record(tmp_path)

@@ -129,7 +129,7 @@ def test_a_sweep_that_is_stopped_and_killed_and_whose_run_is_killed_gives_the_sa
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, "")
-    assert err.splitlines()[-1] == "edgerl: stopped, with every run saved; the same command goes on"
+    assert err.splitlines()[-1] == "edgerl: stopped; the same command goes on from every run's last checkpoint"
     assert _holder(first) is None
     with _sweep(study, "--seeds", 0) as process:
         _wait(lambda: _training(first))
@@ -165,6 +165,19 @@ def test_a_sweep_on_ray_whose_worker_is_killed_gives_the_same_bits(expected: Pat
     assert {event["state"] for event in events if event.get("name") == names[1]} == {"finished"}
     assert not list(folder.glob("*.tmp*")), "the probe of the storage is gone"
     _assert_same(folder, expected, names)
+
+
+def test_what_an_environment_prints_goes_to_its_log() -> None:
+    """More than a pipe holds, and more after the end."""
+    study = _write_study(environment="chatty_robot", seeds=[0])
+    with _sweep(study, "--json") as process:
+        out, err = process.communicate(timeout=100)
+    assert (process.returncode, err) == (0, "")
+    assert json.loads(out.splitlines()[-2])["event"] == "finished"
+    assert out.splitlines()[-1] == "goodbye", "of this process, which made one to see its size"
+    log = Path("runs/tiny/robots-chatty_robot-ds-td3-seed0/train.log").read_text()
+    assert log.count("a step of many words") >= 1000
+    assert log.endswith("goodbye\n")
 
 
 class _FakePool:
@@ -243,7 +256,9 @@ def test_a_run_that_fails_is_not_tried_again() -> None:
 
 def test_a_stop_starts_nothing_new_and_asks_the_pool_once() -> None:
     pool = _FakePool(seed0=[Outcome("stopped")], seed1=[Outcome("stopped")])
-    with pytest.raises(Interrupted, match=r"^stopped, with every run saved; the same command goes on$") as stopped:
+    with pytest.raises(
+        Interrupted, match=r"^stopped; the same command goes on from every run's last checkpoint$"
+    ) as stopped:
         _run(pool, stops=1)
     assert stopped.value.exit_code == 143
     assert pool.started == ["robots-robot-ds-td3-seed0", "robots-robot-ds-td3-seed1"]
@@ -330,5 +345,5 @@ def test_a_node_that_does_not_share_the_storage_is_refused(answer: tuple[str, st
 def test_a_run_is_planned_as_edgerl_train_configures_it() -> None:
     study = load_study(_write_study(environment="robot"))
     options = {key: value for key, value in OPTIONS.items() if key != "preset"}
-    expected = make_config("quick", environment="robots:robot", engine="native", seed=1, **options)
+    expected = make_config("quick", environment="robots:robot", seed=1, **options)
     assert plan_runs(study)[1].config == dataclasses.replace(expected)

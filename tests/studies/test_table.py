@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomllib
 
 from edgerl.errors import ConfigError, EdgerlError
 from edgerl.studies.grid import PlannedRun, plan_runs
@@ -116,11 +118,62 @@ def test_a_folder_of_another_version_is_refused() -> None:
     config = json.loads(Path("here/config.json").read_text())
     del config["network"]["block"]
     Path("here/config.json").write_text(json.dumps(config))
-    with pytest.raises(ConfigError, match=r"network has not the keys of this version of edgerl"):
+    with pytest.raises(
+        EdgerlError, match=r"network has not the keys of this version of edgerl .*remove here and sweep$"
+    ):
         inspect(Path("here"), run)
     Path("here/config.json").unlink()
     with pytest.raises(EdgerlError, match=r"^here is no run folder"):
         inspect(Path("here"), run)
+
+
+def test_a_folder_in_which_only_a_temporary_file_was_left_is_absent() -> None:
+    _, runs = _study(seed=[0])
+    (run,) = runs.values()
+    Path("here").mkdir()
+    Path("here/.edgerl-1234.tmp").touch()
+    assert inspect(Path("here"), run).stage == "absent"
+    Path("here/notes").touch()
+    with pytest.raises(EdgerlError, match=r"^here is no run folder"):
+        inspect(Path("here"), run)
+
+
+def test_a_run_of_another_engine_is_tabulated_where_the_study_names_none() -> None:
+    _, runs = _study(seed=[0])
+    (run,) = runs.values()
+    for engine in ("native", "torch"):
+        config = dataclasses.replace(run.config, engine=engine)
+        write_run(Path(engine), dataclasses.replace(run, config=config), [1.0])
+        assert inspect(Path(engine), run).stage == "finished"
+    named = dataclasses.replace(run, config=dataclasses.replace(run.config, engine="torch"))
+    with pytest.raises(ConfigError, match=r"engine 'native', expected 'torch'"):
+        inspect(Path("native"), named)
+
+
+def test_the_papers_figures_stand_beside_the_papers_setting_alone() -> None:
+    for text, has in (("seed = [0]", True), ("sparsity = [0.8]", False), ("hidden = [[16, 16]]", False)):
+        study = parse_study({"grid": tomllib.loads(text)}, "own", "own.toml")
+        runs = plan_runs(study)
+        write_run(Path(text) / runs[0].name, runs[0], [1.0])
+        (row,) = make_table(study, runs, Path(text)).rows
+        assert (row.paper_return is not None, row.paper_connections is not None) == (has, has)
+    schedule = narrowed(load_study("schedule"), seeds=[0])
+    runs = plan_runs(schedule)
+    for run in runs:
+        write_run(Path("e") / run.name, run, [1.0])
+    rows = make_table(schedule, runs, Path("e")).rows
+    assert [(row.settings["evolution_interval"], row.paper_return is not None) for row in rows] == [
+        *((200, False), (500, False), (1000, True), (2000, False)),
+    ]
+
+
+def test_numbers_have_three_digits_at_least() -> None:
+    _, runs = _study(seed=[0, 1])
+    for run, value in zip(runs.values(), (-0.2512, -0.2548), strict=True):
+        write_run(Path("own") / run.name, run, [value])
+    text = format_table(_table(*_study(seed=[0, 1])), "markdown")
+    assert "| -0.253 ± 0.003 |" in text
+    assert "-0.253 [-0.255, -0.251]" in text
 
 
 @pytest.mark.parametrize(
@@ -131,8 +184,9 @@ def test_a_folder_of_another_version_is_refused() -> None:
         (lambda text: text.replace("10000,", "x,"), r"is damaged: could not convert string to float: 'x'"),
         (lambda text: text.replace("10000,", "10000,1,"), r"is damaged: a row has not as many values as"),
         (lambda text: text.replace("10000,", "5000,"), r"is damaged: its steps do not increase"),
-        (lambda text: text.replace("return_mean", "other"), r"is damaged: 'return_mean' is not in list"),
-        (lambda _: "", r"is damaged: 'step' is not in list"),
+        (lambda text: text.replace("10000,", "1e200,"), r"is damaged: a value is not finite, or beyond any return"),
+        (lambda text: text.replace("return_mean", "other"), r"is damaged: it has no column return_mean; restore"),
+        (lambda _: "", r"is damaged: it has no column step; .* to train that run anew, remove here and sweep$"),
     ],
 )
 def test_half_written_metrics_are_refused(change: Callable[[str], str], message: str) -> None:
@@ -179,7 +233,7 @@ def test_the_command_prints_the_study_as_it_was_swept(edgerl: Run) -> None:
             "runs/sparsity holds no finished run of the study sparsity; run edgerl sweep, or name its folder",
         ),
         (["sparsity", "--format", "html"], "--format is 'html'; expected markdown, csv, json"),
-        (["nothing"], "study 'nothing' is neither a file"),
+        (["nothing"], "study 'nothing' is no study's folder, no file"),
     ],
 )
 def test_bad_input_is_one_line(edgerl: Run, arguments: list[str], message: str) -> None:
