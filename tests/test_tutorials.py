@@ -74,8 +74,9 @@ def typed(line: str, edgerl: Run) -> str:
     return err + out + err
 
 
+@pytest.mark.needs("chromium")  # its packages include a renderer
 def test_quick_start(edgerl: Run) -> None:
-    follow("quickstart.md", edgerl, TRAINING)
+    follow("quickstart.md", edgerl, {**TRAINING, "--steps 200": "--steps 8"})
 
 
 def test_from_training_to_a_board(edgerl: Run) -> None:
