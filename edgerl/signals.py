@@ -42,6 +42,27 @@ def stop_requests(asked: Callable[[StopRequests], None] = lambda _: None) -> Ite
             signal.signal(number, handler)
 
 
+class Terminated(BaseException):
+    """SIGTERM, as KeyboardInterrupt is SIGINT: what is under way is tidied up on its way out."""
+
+
+@contextlib.contextmanager
+def terminated_tidily() -> Iterator[None]:
+    """Let SIGTERM raise Terminated in the main thread, wherever nothing else catches it."""
+
+    def terminate(_number: int, _: FrameType | None) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
 def leave_at_the_second(requests: StopRequests) -> None:
     """For `stop_requests`, where what goes on at the first request may take long: the second ends it at once.
 

@@ -29,6 +29,7 @@ from edgerl.cli import (
     train,
 )
 from edgerl.errors import EdgerlError
+from edgerl.signals import Terminated, terminated_tidily
 
 app = typer.Typer(
     name="edgerl",
@@ -65,30 +66,53 @@ def root(
 INTERRUPTED = 130
 """128 + SIGINT."""
 
+TERMINATED = 143
+"""128 + SIGTERM."""
+
 
 def main() -> None:
-    """Run the command line: 0 done, 1 a check failed, 2 a usage or input error, 130 interrupted (128 + SIGINT)."""
+    """Run the command line: 0 done, 1 a check failed, 2 a usage or input error, 130 or 143 after SIGINT or SIGTERM."""
     try:
-        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+        with terminated_tidily():
+            code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
         if code == INTERRUPTED:  # the parser turns Ctrl-C into this code, and says nothing
-            _complain("interrupted")
+            _left(code)
     except EdgerlError as error:
         code = error.exit_code
         _complain(str(error))
+    except Terminated:
+        code = _left(TERMINATED)
     except SystemExit:  # the parser's answer to a reader that has left, as in `edgerl … | head`
         code = 0
     except OSError as error:  # a name too long, a disk that fails: whatever no command has better words for
         code = 2
         _complain(f"{error.filename or 'input or output'}: {error.strerror}; choose another place, or free this one")
     except typer.Abort:  # older parsers' answer to Ctrl-C
-        code = INTERRUPTED
-        _complain("interrupted")
+        code = _left(INTERRUPTED)
     except Exception as error:
-        if not hasattr(error, "format_message"):  # the parser's own complaints have it; anything else is our bug
+        if signalled := _signal_behind(error):
+            code = _left(signalled)
+        elif hasattr(error, "format_message"):  # the parser's own complaints have it; anything else is our bug
+            code = 2
+            _complain(error.format_message())
+        else:
             raise
-        code = 2
-        _complain(error.format_message())
     sys.exit(code)
+
+
+def _left(code: int) -> int:
+    """Say which signal ended the command."""
+    _complain("stopped by SIGTERM" if code == TERMINATED else "interrupted")
+    return code
+
+
+def _signal_behind(error: BaseException | None) -> int:
+    """The exit code of the signal that caused an error, 0 where none did: an import in C makes an error of its own."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt | Terminated):
+            return INTERRUPTED if isinstance(error, KeyboardInterrupt) else TERMINATED
+        error = error.__cause__ or error.__context__
+    return 0
 
 
 def _complain(message: str) -> None:

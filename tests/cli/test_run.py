@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from edgerl.compact.file import save
@@ -216,3 +220,18 @@ def test_a_file_from_elsewhere_is_called_a_program(edgerl: Run, tmp_path: Path) 
     code, _, err = edgerl("run", "policy.onnx", "--env", "Pendulum-v1", "--seconds", "0.1")
     assert code == 0
     assert "policy.onnx was not written by edgerl: onnxruntime executes whatever it holds" in err
+
+
+@pytest.mark.parametrize(("number", "code", "word"), [(2, 130, "interrupted"), (15, 143, "stopped by SIGTERM")])
+def test_a_signal_ends_it_with_a_word(model: Path, number: int, code: int, word: str) -> None:
+    command = [sys.executable, "-m", "edgerl", "run", str(model), "--seconds", "60"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    engine = str(Path(onnxruntime.__file__).parent)
+    while engine not in Path(f"/proc/{process.pid}/maps").read_text():  # the last thing to be loaded
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (code, ""), err
+    assert err.splitlines()[-1] == f"edgerl: {word}"
+    assert "Traceback" not in err
