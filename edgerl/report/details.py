@@ -19,7 +19,16 @@ from edgerl.report import words
 from edgerl.report.budgets import device_budgets
 from edgerl.report.curves import flat
 from edgerl.report.sources import Fit, Model, Run, Sources, Trial, evenly
-from edgerl.report.topology import LayerPicture, Sensors, actor_pictures, by_degree, policy_picture, sensors
+from edgerl.report.topology import (
+    LayerPicture,
+    Sensors,
+    ShownNetwork,
+    actor_pictures,
+    by_degree,
+    policy_picture,
+    sensors,
+    shown_network,
+)
 from edgerl.studies.statistics import FINAL_EVALUATIONS
 from edgerl.training.observations import fallback_names, observation_names
 from edgerl.units import human_bytes, human_estimate
@@ -75,6 +84,7 @@ def _run_detail(
 ) -> tuple[Json, str]:
     pictures = actor_pictures(run)
     actor = None if run.checkpoint is None else run.checkpoint.policy
+    network = None if actor is None else shown_network(run)
     connected = None if actor is None else sensors(actor, pictures, run)
     devices = [] if run.rows is None else device_budgets(run.rows)
     layers = _layers_data(run, points)
@@ -95,9 +105,11 @@ def _run_detail(
         _connections_section(layers, at),
         ""
         if actor is None or connected is None
-        else _sensors_section(connected, _named(actor, names), has_names=names is not None, run=run, at=at),
-        _topology_section(pictures, data["pictures"], is_run=True),
-        "" if actor is None else _compaction_section(actor, run.policy, run.policy_bytes),
+        else _sensors_section(
+            connected, _named(actor, names), has_names=names is not None, run=run, network=network, at=at
+        ),
+        _topology_section(pictures, data["pictures"], network),
+        "" if actor is None else _compaction_section(pictures, actor, run.policy, run.policy_bytes),
         _devices_section(devices, at),
         "".join(_fit_section(fit, at, index) for index, fit in enumerate(run.fits)),
         _configuration_section(run),
@@ -125,8 +137,10 @@ def _model_detail(model: Model, at: int, *, with_pictures: bool) -> tuple[Json, 
         _model_figures(model, devices),
         ""
         if policy is None or connected is None
-        else _sensors_section(connected, _named(policy, names), has_names=names is not None, run=None, at=at),
-        _topology_section(pictures, data["pictures"], is_run=False),
+        else _sensors_section(
+            connected, _named(policy, names), has_names=names is not None, run=None, network=None, at=at
+        ),
+        _topology_section(pictures, data["pictures"], None),
         _devices_section(devices, at),
         "" if policy is None else _about_model(policy),
     ]
@@ -264,8 +278,20 @@ def _sensors_data(found: Sensors, names: Sequence[str], time_points: int) -> Jso
     }
 
 
-def _sensors_section(found: Sensors, names: Sequence[str], *, has_names: bool, run: Run | None, at: int) -> str:
-    notes = []
+def _of_network(network: ShownNetwork | None) -> str:
+    """Which network is shown; nothing where there is one only."""
+    if network is None:
+        return ""
+    counted = "" if network.is_last else " Its topology was not kept: what counts are its weights that are not 0."
+    return f"Of {network.name}.{counted}"
+
+
+def _sensors_section(
+    found: Sensors, names: Sequence[str], *, has_names: bool, run: Run | None, network: ShownNetwork | None, at: int
+) -> str:
+    notes = [_of_network(network)]
+    if network is not None and not network.is_last:
+        notes.append("Over training: the actor of the moment, which goes on past the best one.")
     if len(names) > MOST_SENSORS:
         notes.append(f"The charts show the {MOST_SENSORS} strongest of {len(names)} observations; the table has all.")
     if not has_names:
@@ -332,7 +358,7 @@ def _picture_data(picture: LayerPicture, inputs: npt.NDArray[Any], outputs: npt.
     }
 
 
-def _topology_section(pictures: tuple[LayerPicture, ...], shown: Any, *, is_run: bool) -> str:
+def _topology_section(pictures: tuple[LayerPicture, ...], shown: Any, network: ShownNetwork | None) -> str:
     if not pictures:
         return ""
     if not shown:
@@ -348,7 +374,7 @@ def _topology_section(pictures: tuple[LayerPicture, ...], shown: Any, *, is_run:
             continue
         parts = (["before"] if picture.before is not None else []) + ["after"]
         blocks += [f"<figure>{_canvas(at, part, name)}<p>{_caption(picture, part)}</p></figure>" for part in parts]
-    note = "" if has_before or not is_run else "The topology before training is not known for this run."
+    note = "" if has_before or network is None else "The topology before training is not known for this run."
     key = (
         '<ul class="key"><li><span class="swatch" style="background:var(--kept)"></span>before and after</li>'
         '<li><span class="swatch" style="background:var(--dropped)"></span>dropped since</li>'
@@ -356,13 +382,14 @@ def _topology_section(pictures: tuple[LayerPicture, ...], shown: Any, *, is_run:
         if has_before
         else ""
     )
-    sides = " Left: before the first update; right: at the last checkpoint." if has_before else ""
+    sides = " Left: before the first update; right: after training." if has_before else ""
     return words.section(
         "topology",
         "Topology of the actor",
         "Every dot is a connection: rows are inputs, columns are units, those with the most connections after training "
         f"to the left.{sides}",
         key,
+        words.note(_of_network(network)),
         words.note(note),
         f'<div class="masks">{"".join(blocks)}</div>',
     )
@@ -377,6 +404,8 @@ def _caption(picture: LayerPicture, part: str) -> str:
     mask = picture.before if part == "before" else picture.after
     assert mask is not None
     text = f"{part.capitalize()}: {words.spaced(mask.sum())} connections"
+    if picture.connections is not None and mask.sum() != picture.connections:
+        text = f"{part.capitalize()}: {words.spaced(mask.sum())} of {words.spaced(picture.connections)} connections"
     if part == "after" and picture.before is not None:
         text += f", {1 - (picture.before & mask).sum() / max(mask.sum(), 1):.0%} of them new"
     dead = int((~mask.any(axis=1)).sum())
@@ -386,13 +415,17 @@ def _caption(picture: LayerPicture, part: str) -> str:
 # Compaction ---------------------------------------------------------------------------------------------------------
 
 
-def _compaction_section(before: CompactPolicy, written: CompactPolicy | None, written_bytes: int) -> str:
+def _compaction_section(
+    pictures: tuple[LayerPicture, ...], before: CompactPolicy, written: CompactPolicy | None, written_bytes: int
+) -> str:
+    trained = [picture.connections or 0 for picture in pictures]
     after = compact(before) if written is None or len(written.layers) != len(before.layers) else written
     rows = [
         (
             str(at),
             f"{old.n_inputs} × {old.n_outputs}",
             f"{new.n_inputs} × {new.n_outputs}",
+            words.spaced(trained[at - 1]),
             words.spaced(old.connections),
             words.spaced(new.connections),
             f"{new.connections / (new.n_inputs * new.n_outputs):.0%}" if new.n_inputs * new.n_outputs else "–",
@@ -409,6 +442,7 @@ def _compaction_section(before: CompactPolicy, written: CompactPolicy | None, wr
             "all",
             before.architecture,
             after.architecture,
+            words.spaced(sum(trained)),
             words.spaced(before.connections),
             words.spaced(after.connections),
             f"{after.connections / sum(layer.n_inputs * layer.n_outputs for layer in after.layers):.0%}",
@@ -422,7 +456,8 @@ def _compaction_section(before: CompactPolicy, written: CompactPolicy | None, wr
         "trained",
         "compact",
         "connections trained",
-        "compact",
+        "weights not 0",
+        "weights kept",
         "density",
         "dense, fp32",
         "stored",
