@@ -183,7 +183,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for name, message in (("pipe", "no ordinary file"), ("link", "a link to nothing")):
         with pytest.raises(FileFormatError, match=f"{name} is {message}; expected a file"):
             read_text(tmp_path / name)
-    with pytest.raises(FileFormatError, match="text holds no text in UTF-8 .invalid start byte at byte 3"):
+    with pytest.raises(FileFormatError, match=r"text holds no text in UTF-8 .invalid start byte at byte 3"):
         read_text(tmp_path / "text")
     with pytest.raises(FileFormatError, match="text has 4 bytes; expected at most 3"):
         read_text(tmp_path / "text", 3)

@@ -169,9 +169,7 @@ def _dry_run(study: Study, runs: Sequence[PlannedRun], folder: Path, jobs: int |
     print(
         f"{len(runs)} runs, {len(runs) - len(left)} finished; {sum(run.flops_paper for run in runs):.3g} FLOPs in all"
     )
-    print(
-        f"expected: {human_seconds(total)} on {cores} core{'' if cores == 1 else 's'} of this machine, {sum(seconds) / 3600:.2g} core hours"
-    )
+    print(f"expected: {human_seconds(total)} on {cores} core{'' if cores == 1 else 's'} of this machine, {sum(seconds) / 3600:.2g} core hours")
     print(
         "by a short timing of each kind of run, alone on the machine, with episodes as long as the environment allows"
     )

@@ -205,7 +205,7 @@ def test_a_configuration_of_another_run_is_refused(edgerl: Run, run: Path) -> No
     assert f"checkpoint.safetensors is of another configuration than {run}/config.json; restore" in err.splitlines()[-1]
 
 
-def test_arguments_that_mean_nothing(edgerl: Run, run: Path) -> None:
+def test_arguments_that_mean_nothing(edgerl: Run) -> None:
     for arguments, message in (
         ([""], "an argument is empty; expected a path"),
         (["--watch", "--json"], "--watch writes page after page, and --json prints one result; leave one of them out"),
