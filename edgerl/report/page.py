@@ -17,8 +17,8 @@ from edgerl import __version__
 from edgerl.errors import require
 from edgerl.report import words
 from edgerl.report.curves import Curve, learning_curves
-from edgerl.report.details import Json, describe
-from edgerl.report.sources import Run, Sources
+from edgerl.report.details import TABLE_ROWS, Json, describe
+from edgerl.report.sources import Run, Sources, evenly
 from edgerl.studies.statistics import FINAL_EVALUATIONS
 from edgerl.units import human_seconds
 
@@ -133,8 +133,8 @@ def _learning(environments: Sequence[tuple[str, Sequence[Curve]]]) -> str:
         f'<figure><h3>{escape(name)}</h3><div class="legend" id="legend-{at}" role="group" '
         f'aria-label="Curves that are shown"></div><div class="chart" id="curves-{at}" tabindex="0" role="img" '
         f'aria-label="Return over environment steps in {escape(name)}; the arrow keys walk along the curves"></div>'
-        "</figure>"
-        for at, (name, _) in enumerate(environments)
+        f"{words.folded('Table of the curves', _curves_table(curves))}</figure>"
+        for at, (name, curves) in enumerate(environments)
     )
     every = [curve for _, curves in environments for curve in curves]
     rows = [
@@ -156,6 +156,18 @@ def _learning(environments: Sequence[tuple[str, Sequence[Curve]]]) -> str:
     )
     summary = words.table(columns, rows, text_columns=(1,))
     return words.section("learning", "Learning", _about_intervals(every), charts, summary, is_always_there=True)
+
+
+def _curves_table(curves: Sequence[Curve]) -> str:
+    rows = [
+        (
+            escape(curve.label),
+            *(words.spaced(getattr(curve, name)[at]) for name in ("steps", "middle", "low", "high")),
+        )
+        for curve in curves
+        for at in evenly(len(curve.steps), TABLE_ROWS)
+    ]
+    return words.table(("method", "step", "return", "from", "to"), rows)
 
 
 def _runs(curve: Curve) -> str:
