@@ -78,8 +78,8 @@ def _layer_picture(run: Run, index: int, plan: LayerPlan) -> LayerPicture:
         return LayerPicture(dense, dense, plan.connections)
     assert run.checkpoint is not None
     stored, ever = (_stored_mask(run, f"actor.{index}.{part}", plan) for part in ("mask", "ever_active"))
-    is_known = stored is not None and shown_network(run).is_last
-    after = stored if is_known else run.checkpoint.policy.layers[index].matrix() != 0
+    kept = stored if shown_network(run).is_last else None
+    after = run.checkpoint.policy.layers[index].matrix() != 0 if kept is None else kept
     before = expand(draw_mask(plan, Draws(run.config.seed), Network.ACTOR, index), plan)
     is_start = ever is not None and not (before & ~ever).any()
     return LayerPicture(before if is_start else None, after, plan.connections)
