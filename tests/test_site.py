@@ -152,7 +152,7 @@ def test_the_search_works_from_a_folder_and_asks_nobody(site: Path) -> None:
             page.on("pageerror", lambda error, said=said: said.append(str(error)))
             page.on("request", lambda request, asked=asked: asked.append(request.url))
             page.goto((site / name).as_uri())
-            page.wait_for_function("!!document.querySelector('iframe')?.contentWindow.lunr")
+            page.locator(".md-search-result__meta", has_text="Type to start searching").wait_for(state="attached")
             page.fill("input[name=query]", "percentile bootstrap")
             found = page.locator(".md-search-result__link")
             found.first.wait_for(state="attached", timeout=20_000)
