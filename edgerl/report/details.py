@@ -590,8 +590,8 @@ def thinned(fit: Fit, at_most: int) -> Fit:
     if len(fit.trials) <= at_most:
         return fit
     best = {index for cost in ("latency_us", "bytes") for index in _front(fit.trials, cost)}
+    best |= {fit.trials.index(fit.chosen)} if fit.chosen in fit.trials else set()
     kept = best | set(evenly(len(fit.trials), max(at_most - len(best), 2)))
-    kept |= {fit.trials.index(fit.chosen)} if fit.chosen in fit.trials else set()
     return replace(fit, trials=tuple(fit.trials[index] for index in sorted(kept)))
 
 

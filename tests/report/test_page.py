@@ -272,7 +272,9 @@ def test_a_fit_of_thousands_of_trials_and_a_run_of_thousands_of_sessions_make_no
     result = edgerl.write_report([folder], tmp_path / "page.html")
     assert result.bytes < size + 700_000
     text = result.path.read_text()
-    assert f"{details.MOST_TRIALS} of the 3\u202f001 measured are shown" in text.replace("501", "500")
+    shown = re.search("(\\d+) of the 3\u202f001 measured are shown", text)
+    assert shown is not None
+    assert details.MOST_TRIALS - 10 < int(shown[1]) <= details.MOST_TRIALS
     assert "the best one" in text
     assert "20 of 5\u202f000 sessions are shown" in text
     assert text.count("And 10 more.") == 20
