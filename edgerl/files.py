@@ -44,6 +44,12 @@ HEADER_ALIGNMENT = 4096
 MAXIMUM_BYTES = 1 << 31
 """A larger file is refused before it is read."""
 
+MAXIMUM_TEXT_BYTES = 1 << 26
+"""Of a table of numbers as text."""
+
+MAXIMUM_JSON_BYTES = 1 << 24
+"""Of a document that edgerl writes: text of this size is an object some ten times larger."""
+
 MAXIMUM_NESTING = 32
 """Objects and lists of metadata inside each other: more would exhaust the stack of whoever prints them."""
 
@@ -136,20 +142,35 @@ def _fill(descriptor: int, parts: Iterable[Bytes], disk: Disk) -> None:
         disk.close(descriptor)
 
 
-def read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path, at_most: int | None = None) -> bytes:
     """The bytes of a file of reasonable size; FileFormatError says why there are none."""
     try:
-        _check_file(path)
+        _check_file(path, at_most)
         return path.read_bytes()
     except OSError as error:
         raise FileFormatError(f"cannot read {path}: {error.strerror}") from error
 
 
-def _check_file(path: Path) -> None:
+def read_text(path: Path, at_most: int = MAXIMUM_TEXT_BYTES) -> str:
+    """The text of a file of reasonable size, in UTF-8; FileFormatError says why there is none."""
+    try:
+        return read_bytes(path, at_most).decode()
+    except UnicodeDecodeError as error:
+        raise FileFormatError(f"{path} holds no text in UTF-8 ({error.reason} at byte {error.start})") from error
+
+
+def _check_file(path: Path, at_most: int | None = None) -> None:
+    most = MAXIMUM_BYTES if at_most is None else at_most
     if not path.is_file():
-        raise FileFormatError(f"{path} is {'a folder' if path.is_dir() else 'not there'}; expected a file")
-    if (size := path.stat().st_size) > MAXIMUM_BYTES:
-        raise FileFormatError(f"{path} has {size} bytes; expected at most {MAXIMUM_BYTES}")
+        raise FileFormatError(f"{path} is {_what_else(path)}; expected a file")
+    if (size := path.stat().st_size) > most:
+        raise FileFormatError(f"{path} has {size} bytes; expected at most {most}")
+
+
+def _what_else(path: Path) -> str:
+    if path.exists():
+        return "a folder" if path.is_dir() else "no ordinary file"
+    return "a link to nothing" if path.is_symlink() else "not there"
 
 
 def pack_tensors(

@@ -27,6 +27,7 @@ from edgerl.files import (
     MAXIMUM_NESTING,
     pack_tensors,
     read_bytes,
+    read_text,
     refuse_existing,
     tensor_file_kind,
     tensor_parts,
@@ -176,6 +177,16 @@ def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(files, "MAXIMUM_BYTES", 2)
     with pytest.raises(FileFormatError, match=r"file has 3 bytes; expected at most 2"):
         read_bytes(path)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("nowhere")
+    (tmp_path / "text").write_bytes(b"abc\xff")
+    for name, message in (("pipe", "no ordinary file"), ("link", "a link to nothing")):
+        with pytest.raises(FileFormatError, match=f"{name} is {message}; expected a file"):
+            read_text(tmp_path / name)
+    with pytest.raises(FileFormatError, match=r"text holds no text in UTF-8 .invalid start byte at byte 3"):
+        read_text(tmp_path / "text")
+    with pytest.raises(FileFormatError, match="text has 4 bytes; expected at most 3"):
+        read_text(tmp_path / "text", 3)
 
 
 # The container.

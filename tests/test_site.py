@@ -19,6 +19,7 @@ import yaml
 
 import edgerl
 import edgerl.edge
+from tests.needs import find
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -136,6 +137,31 @@ def test_every_page_is_in_the_navigation_and_in_the_search(site: Path) -> None:
         assert f'href="{name}.html"' in home, name
         assert f'"location":"{name}.html"' in index, name
     assert '"location":"source/' not in index
+
+
+@pytest.mark.needs("chromium")
+def test_the_search_works_from_a_folder_and_asks_nobody(site: Path) -> None:
+    from playwright.sync_api import sync_playwright
+
+    arguments = ["--no-sandbox", "--disable-dev-shm-usage"] if os.geteuid() == 0 else []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=find("chromium"), args=arguments)
+        for name in ("index.html", "tutorials/board.html"):
+            page, said, asked = browser.new_page(), list[str](), list[str]()
+            page.on("console", lambda message, said=said: said.append(message.text))
+            page.on("pageerror", lambda error, said=said: said.append(str(error)))
+            page.on("request", lambda request, asked=asked: asked.append(request.url))
+            page.goto((site / name).as_uri())
+            page.focus("input[name=query]")
+            page.locator(".md-search-result__meta", has_text="Type to start searching").wait_for(state="attached")
+            page.locator("input[name=query]").press_sequentially("percentile bootstrap")
+            found = page.locator(".md-search-result__link")
+            found.first.wait_for(state="attached", timeout=20_000)
+            assert any("studies.html" in link.get_attribute("href") for link in found.all())
+            page.close()
+            assert said == []
+            assert {url.partition(":")[0] for url in asked} <= {"file", "data", "blob"}
+        browser.close()
 
 
 def test_files_that_documents_link_to_are_shown(site: Path) -> None:

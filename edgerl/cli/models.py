@@ -11,6 +11,13 @@ from edgerl.errors import ConfigError, FileFormatError
 from edgerl.run_folder import LATEST, ONNX, POLICY, short
 
 
+def named_path(text: str) -> Path:
+    """The path that an argument names; pathlib takes an empty one, as from a variable that is not set, for here."""
+    if not text:
+        raise ConfigError("an argument is empty; expected a path")
+    return Path(text)
+
+
 def find_run(run: Path | None) -> Path:
     """The run folder that `run` names; without one, `runs/latest`, printed."""
     if run is None:

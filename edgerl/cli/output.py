@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -22,6 +24,11 @@ Force = Annotated[bool, typer.Option("--force", help="Replace an output file tha
 def print_json(report: dict[str, Any]) -> None:
     """One JSON object on stdout."""
     print(json.dumps(report, indent=2, allow_nan=False))
+
+
+def printable(path: Path) -> str:
+    """A path as text: bytes of a name that are no UTF-8 as \\xff."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def note(text: str) -> None:

@@ -43,7 +43,7 @@ def command(
     policy = load_policy(path)
     result = play(
         policy,
-        env or environment_in(policy.metadata.get("about", {}), path),
+        environment_in(policy.metadata.get("about", {}), path) if env is None else env,
         video,
         seed=seed,
         episodes=episodes,

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgerl.cli.models import find_run
-from edgerl.cli.output import Force, Json, note, print_json
+from edgerl.cli.models import find_run, named_path
+from edgerl.cli.output import Force, Json, note, print_json, printable
 from edgerl.units import human_bytes, human_seconds
 
 if TYPE_CHECKING:
-    from edgerl.errors import FileFormatError
+    from edgerl.errors import EdgerlError
     from edgerl.report.build import ReportResult
 
 
@@ -20,6 +20,7 @@ def command(
     sources: Annotated[
         list[Path] | None,
         typer.Argument(
+            parser=named_path,
             metavar="[RUN|STUDY|POLICY]...",
             help="Folders and files, or a study by its name; default: runs/latest.",
             show_default=False,
@@ -45,16 +46,20 @@ def command(
     """
     from dataclasses import asdict
 
+    from edgerl.errors import ConfigError
     from edgerl.files import refuse_existing
     from edgerl.report.build import DEFAULT_NAME, write_report
     from edgerl.report.build import watch as write_on_change
 
+    if watch and as_json:
+        raise ConfigError("--watch writes page after page, and --json prints one result; leave one of them out")
     named = [_swept(source) for source in sources] if sources else [find_run(None)]
     if output is None:
         path = named[0] / DEFAULT_NAME if len(named) == 1 and named[0].is_dir() else Path(DEFAULT_NAME)
     else:
         path = output
-    refuse_existing(path, force=force or path.parent == named[0])
+    is_default = path.parent == named[0] and path.name == DEFAULT_NAME
+    refuse_existing(path, force=force or is_default)
     if watch:
         write_on_change(named, path, told=_tell)
         return
@@ -74,8 +79,8 @@ def _swept(source: Path) -> Path:
     return folder if is_study and len(source.parts) == 1 and folder.is_dir() else source
 
 
-def _tell(said: ReportResult | FileFormatError) -> None:
+def _tell(said: ReportResult | EdgerlError) -> None:
     if isinstance(said, Exception):
         note(f"left as it was: {said}")
         return
-    print(f"{said.path}: {human_bytes(said.bytes)}, made in {human_seconds(said.seconds)}", flush=True)
+    print(f"{printable(said.path)}: {human_bytes(said.bytes)}, made in {human_seconds(said.seconds)}", flush=True)

@@ -38,13 +38,29 @@ def write_report(
     Raises ConfigError, FileFormatError, MissingExtraError, OutputError, UnsupportedModelError.
     """
     began = time.monotonic()
-    named, path = [Path(name) for name in paths], Path(output)
+    return _write(_read(paths, output), Path(output), reload_seconds, began)
+
+
+@dataclass(frozen=True)
+class _Content:
+    """What a page is made of, all of it read."""
+
+    sources: sources.Sources
+    title: str
+
+
+def _read(paths: Sequence[str | Path], output: str | Path) -> _Content:
+    named = [Path(name) for name in paths]
     if not named:
         raise ConfigError("nothing was named; expected run folders, a folder of runs, or policy files")
-    sources.refuse_overwriting_a_source(path, named)
-    found = sources.read(named)
-    page = render(found, title=_title(named), reload_seconds=reload_seconds)
+    sources.refuse_overwriting_a_source(Path(output), named)
+    return _Content(sources.read(named), _title(named))
+
+
+def _write(content: _Content, path: Path, reload_seconds: float | None, began: float) -> ReportResult:
+    page = render(content.sources, title=content.title, reload_seconds=reload_seconds)
     write_atomically(path, page)
+    found = content.sources
     return ReportResult(path, len(page), len(found.runs), len(found.models), time.monotonic() - began)
 
 
@@ -52,33 +68,56 @@ def watch(
     paths: Sequence[str | Path],
     output: str | Path,
     *,
-    told: Callable[[ReportResult | FileFormatError], None],
+    told: Callable[[ReportResult | EdgerlError], None],
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
     """Write the page whenever its files changed, until KeyboardInterrupt; then once more, without reloading itself.
 
-    told: each page written, and what could not be read: a row that is being written is whole the next time.
+    told: each page written, and what could not be read: a row that is being written is whole the next time, and then,
+    or where a folder was removed, the page shows what was read last.
     """
     named = [Path(name) for name in paths]
-    seen = None
+    seen: dict[Path, tuple[int, int]] | None = None
+    content: _Content | None = None
     try:
         while True:
-            now = sources.watched(named)
+            now = _state(named)
             if now != seen:
+                began = time.monotonic()
                 try:
-                    told(write_report(named, output, reload_seconds=RELOAD_SECONDS))
+                    content = _read(named, output)
+                    told(_write(content, Path(output), RELOAD_SECONDS, began))
                 except FileFormatError as error:
-                    if seen is None:
+                    if content is None:
                         raise
                     told(error)
                 seen = now
             sleep(RELOAD_SECONDS / 2)
     except KeyboardInterrupt:
-        try:
-            write_report(named, output)
-        except EdgerlError as error:
-            told(FileFormatError(str(error)))
+        if content is not None:
+            _leave(content, named, Path(output), told)
         raise
+
+
+def _state(paths: Sequence[Path]) -> dict[Path, tuple[int, int]]:
+    """What tells whether anything changed; nothing where a path is not, or no longer, what it was."""
+    try:
+        return sources.watched(paths)
+    except FileFormatError:
+        return {}
+
+
+def _leave(content: _Content, paths: Sequence[Path], output: Path, told: Callable[[EdgerlError], None]) -> None:
+    """The last page, which does not load itself anew, of what is there now or else of what was read last."""
+    began = time.monotonic()
+    try:
+        try:
+            content = _read(paths, output)
+        except EdgerlError as error:
+            told(error)
+        _write(content, output, None, began)
+    except EdgerlError as error:
+        told(error)
 
 
 def _title(paths: Sequence[Path]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgerl.errors import FileFormatError
 from edgerl.report.sources import Run
 from edgerl.studies.statistics import FINAL_EVALUATIONS, Interval, interquartile_mean, interquartile_means
 from edgerl.training.config import Config
@@ -25,17 +27,24 @@ NORMAL_QUANTILE = 1.96
 
 @dataclass(frozen=True)
 class Curve:
-    """The runs of one setting: the interquartile mean of their returns at each step, and an interval of it."""
+    """The runs of one setting: the interquartile mean of their returns at each step, and an interval of it.
+
+    Every figure is of the same runs at the same steps: of those that are finished; where none is, of all of them up to
+    the last step that all have evaluated.
+    """
 
     environment: str
     label: str
     runs: tuple[Run, ...]
+    n_of_setting: int  # runs, those included that are left out
+    n_finished: int
     steps: Array
     middle: Array
     low: Array
     high: Array
-    counts: Array  # runs that have an evaluation at the step
     final: Interval  # of the runs' means of the last ten evaluations
+    best: float  # of all evaluations
+    seconds: float | None  # mean over the runs
 
     @property
     def interval_is_over_episodes(self) -> bool:
@@ -81,13 +90,17 @@ def flat(config: Config) -> dict[str, Any]:
     return {name: "-".join(map(str, value)) if isinstance(value, tuple) else value for name, value in fields.items()}
 
 
-def _curve(environment: str, label: str, runs: tuple[Run, ...]) -> Curve:
-    steps = np.unique(np.concatenate([run.metrics["step"] for run in runs]))
-    values = np.full((len(runs), len(steps)), np.nan)
-    for row, run in zip(values, runs, strict=True):
-        row[np.searchsorted(steps, run.metrics["step"])] = run.metrics["return_mean"]
-    counts = np.count_nonzero(~np.isnan(values), axis=0)
-    finals = np.array([run.metrics["return_mean"][-FINAL_EVALUATIONS:].mean() for run in runs])
+def _curve(environment: str, label: str, every_run: tuple[Run, ...]) -> Curve:
+    finished = tuple(run for run in every_run if run.metrics["step"][-1] >= run.config.schedule.steps)
+    runs = finished or every_run
+    steps = functools.reduce(np.intersect1d, [run.metrics["step"] for run in runs])
+    if not len(steps):
+        names = " and ".join(run.name for run in runs[:2])
+        raise FileFormatError(f"{names} have no evaluation at the same step; make a report of each")
+    until = [int(np.searchsorted(run.metrics["step"], steps[-1], "right")) for run in runs]
+    values = np.stack([run.metrics["return_mean"][np.searchsorted(run.metrics["step"], steps)] for run in runs])
+    returns = [run.metrics["return_mean"][:end] for run, end in zip(runs, until, strict=True)]
+    finals = np.array([own[-FINAL_EVALUATIONS:].mean() for own in returns])
     if len(runs) == 1:
         middle = values[0]
         episodes = runs[0].config.schedule.evaluation_episodes
@@ -98,4 +111,24 @@ def _curve(environment: str, label: str, runs: tuple[Run, ...]) -> Curve:
     else:
         middle, low, high = interquartile_means(values)
         final = interquartile_mean([finals])
-    return Curve(environment, label, runs, steps, middle, low, high, counts.astype(np.float64), final)
+    return Curve(
+        environment=environment,
+        label=label,
+        runs=runs,
+        n_of_setting=len(every_run),
+        n_finished=len(finished),
+        steps=steps,
+        middle=middle,
+        low=low,
+        high=high,
+        final=final,
+        best=float(max(own.max() for own in returns)),
+        seconds=_mean_seconds(runs, until),
+    )
+
+
+def _mean_seconds(runs: Sequence[Run], until: Sequence[int]) -> float | None:
+    """Up to the evaluation before `until` of each; None where a run does not say."""
+    if not all("elapsed_seconds" in run.metrics for run in runs):
+        return None
+    return float(np.mean([run.metrics["elapsed_seconds"][end - 1] for run, end in zip(runs, until, strict=True)]))

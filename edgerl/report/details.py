@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from html import escape
 from typing import Any
 
@@ -19,7 +19,16 @@ from edgerl.report import words
 from edgerl.report.budgets import device_budgets
 from edgerl.report.curves import flat
 from edgerl.report.sources import Fit, Model, Run, Sources, Trial, evenly
-from edgerl.report.topology import LayerPicture, Sensors, actor_pictures, by_degree, policy_picture, sensors
+from edgerl.report.topology import (
+    LayerPicture,
+    Sensors,
+    ShownNetwork,
+    actor_pictures,
+    by_degree,
+    policy_picture,
+    sensors,
+    shown_network,
+)
 from edgerl.studies.statistics import FINAL_EVALUATIONS
 from edgerl.training.observations import fallback_names, observation_names
 from edgerl.units import human_bytes, human_estimate
@@ -33,6 +42,16 @@ MOST_SENSORS = 60
 
 SENSOR_NUMBERS = 200_000
 """Of all sensors over time, of all runs together: about 1.5 MB."""
+
+TABLE_ROWS = 20
+"""Of the table of a curve, evenly spread."""
+
+MOST_TRIALS = 500
+"""Of all fits of a page together."""
+
+MOST_SESSIONS = 20
+MOST_PACKAGES = 50
+"""Of the versions of a run."""
 
 LAYER_POINTS = 4000
 """Of a layer's curves of connections, of all runs together."""
@@ -59,11 +78,20 @@ def describe(sources: Sources) -> list[tuple[Json, str]]:
     room = SENSOR_NUMBERS // max(2 * sum(actor.n_observations for actor in actors), 1)
     bits = MAXIMUM_MASK_BITS // max(sum(2 * layer.n_inputs * layer.n_outputs for a in actors for layer in a.layers), 1)
     points = min(200, max(2, LAYER_POINTS // max(len(sources.runs), 1)))
+    n_trials = MOST_TRIALS // max(sum(len(run.fits) for run in sources.runs), 1)
     found = []
     for at, run in enumerate(sources.runs):
         task = (run.config.environment, 0 if run.checkpoint is None else run.checkpoint.policy.n_observations)
         found.append(
-            _run_detail(run, at, names.get(task), points=points, time_points=max(room, 2), with_pictures=bits > 0)
+            _run_detail(
+                run,
+                at,
+                names.get(task),
+                points=points,
+                time_points=max(room, 2),
+                n_trials=n_trials,
+                with_pictures=bits > 0,
+            )
         )
     for at, model in enumerate(sources.models, len(found)):
         found.append(_model_detail(model, at, with_pictures=bits > 0))
@@ -71,10 +99,19 @@ def describe(sources: Sources) -> list[tuple[Json, str]]:
 
 
 def _run_detail(
-    run: Run, at: int, names: Sequence[str] | None, *, points: int, time_points: int, with_pictures: bool
+    run: Run,
+    at: int,
+    names: Sequence[str] | None,
+    *,
+    points: int,
+    time_points: int,
+    n_trials: int,
+    with_pictures: bool,
 ) -> tuple[Json, str]:
+    fits = [thinned(fit, n_trials) for fit in run.fits]
     pictures = actor_pictures(run)
     actor = None if run.checkpoint is None else run.checkpoint.policy
+    network = None if actor is None else shown_network(run)
     connected = None if actor is None else sensors(actor, pictures, run)
     devices = [] if run.rows is None else device_budgets(run.rows)
     layers = _layers_data(run, points)
@@ -86,7 +123,7 @@ def _run_detail(
         else _sensors_data(connected, _named(actor, names), time_points),
         "pictures": [_picture_data(*pair) for pair in _ordered(pictures)] if with_pictures else [],
         "devices": [_device_data(device) for device in devices],
-        "fits": [_fit_data(fit) for fit in run.fits],
+        "fits": [_fit_data(fit) for fit in fits],
         "has_compaction": actor is not None,
         "has_configuration": True,
     }
@@ -95,11 +132,16 @@ def _run_detail(
         _connections_section(layers, at),
         ""
         if actor is None or connected is None
-        else _sensors_section(connected, _named(actor, names), has_names=names is not None, run=run, at=at),
-        _topology_section(pictures, data["pictures"], is_run=True),
-        "" if actor is None else _compaction_section(actor, run.policy, run.policy_bytes),
+        else _sensors_section(
+            connected, _named(actor, names), has_names=names is not None, run=run, network=network, at=at
+        ),
+        _topology_section(pictures, data["pictures"], network),
+        "" if actor is None else _compaction_section(pictures, actor, run.policy, run.policy_bytes),
         _devices_section(devices, at),
-        "".join(_fit_section(fit, at, index) for index, fit in enumerate(run.fits)),
+        "".join(
+            _fit_section(fit, len(whole.trials), at, index)
+            for index, (fit, whole) in enumerate(zip(fits, run.fits, strict=True))
+        ),
         _configuration_section(run),
     ]
     return data, "".join(html)
@@ -125,8 +167,10 @@ def _model_detail(model: Model, at: int, *, with_pictures: bool) -> tuple[Json, 
         _model_figures(model, devices),
         ""
         if policy is None or connected is None
-        else _sensors_section(connected, _named(policy, names), has_names=names is not None, run=None, at=at),
-        _topology_section(pictures, data["pictures"], is_run=False),
+        else _sensors_section(
+            connected, _named(policy, names), has_names=names is not None, run=None, network=None, at=at
+        ),
+        _topology_section(pictures, data["pictures"], None),
         _devices_section(devices, at),
         "" if policy is None else _about_model(policy),
     ]
@@ -232,6 +276,17 @@ def _connections_section(layers: Json | None, at: int) -> str:
         if old
         else ""
     )
+    kinds = {one["kind"] for one in layers["series"]}
+    connections = (
+        words.chart(f"connections-{at}", "Connections of each layer over environment steps")
+        if "connections" in kinds
+        else words.note("How many connections each layer had is not known: the run holds no metrics.csv with them.")
+    )
+    ever = (
+        words.chart(f"ever-{at}", "Share of possible connections that ever existed, over environment steps")
+        if "ever" in kinds
+        else words.note("The share that ever existed is not known: the run holds no table with it.")
+    )
     return words.section(
         "connections",
         "Connections",
@@ -239,11 +294,26 @@ def _connections_section(layers: Json | None, at: int) -> str:
         "that existed at some time: how much of the space of topologies was tried.",
         words.choice("network", (("actor", "Actor"), ("critic_1", "Critic 1"), ("critic_2", "Critic 2"))),
         words.note(note),
-        words.pair(
-            words.chart(f"connections-{at}", "Connections of each layer over environment steps"),
-            words.chart(f"ever-{at}", "Share of possible connections that ever existed, over environment steps"),
-        ),
+        words.pair(connections, ever),
+        words.folded("Tables of the curves", "".join(_series_table(layers["series"], kind) for kind in sorted(kinds))),
     )
+
+
+def _series_table(every: Sequence[Json], kind: str) -> str:
+    """Every layer of every network at some of the steps; of one kind all have the same."""
+    series = [one for one in every if one["kind"] == kind]
+    steps = series[0]["steps"]
+    series = [one for one in series if np.array_equal(one["steps"], steps)]
+    title, shown = ("Connections", words.spaced) if kind == "connections" else ("Share ever active", "{:.1%}".format)
+    names = [
+        f"{one['network'].replace('_', ' ')}, {'all' if one['layer'] is None else 'layer ' + str(one['layer'] + 1)}"
+        for one in series
+    ]
+    rows = [
+        (words.spaced(steps[at]), *(shown(one["values"][at]) for one in series))
+        for at in evenly(len(steps), min(TABLE_ROWS, max(len(steps) // 10, 2)))
+    ]
+    return f"<h3>{title}</h3>{words.table(('step', *names), rows)}"
 
 
 # Sensors ------------------------------------------------------------------------------------------------------------
@@ -264,8 +334,20 @@ def _sensors_data(found: Sensors, names: Sequence[str], time_points: int) -> Jso
     }
 
 
-def _sensors_section(found: Sensors, names: Sequence[str], *, has_names: bool, run: Run | None, at: int) -> str:
-    notes = []
+def _of_network(network: ShownNetwork | None) -> str:
+    """Which network is shown; nothing where there is one only."""
+    if network is None:
+        return ""
+    counted = "" if network.is_last else " Its topology was not kept: what counts are its weights that are not 0."
+    return f"Of {network.name}.{counted}"
+
+
+def _sensors_section(
+    found: Sensors, names: Sequence[str], *, has_names: bool, run: Run | None, network: ShownNetwork | None, at: int
+) -> str:
+    notes = [_of_network(network)]
+    if network is not None and not network.is_last:
+        notes.append("Over training: the actor of the moment, which goes on past the best one.")
     if len(names) > MOST_SENSORS:
         notes.append(f"The charts show the {MOST_SENSORS} strongest of {len(names)} observations; the table has all.")
     if not has_names:
@@ -286,8 +368,7 @@ def _sensors_section(found: Sensors, names: Sequence[str], *, has_names: bool, r
         for at, (name, degree, mass) in enumerate(zip(names, found.degree_now, found.mass_now, strict=True))
     ]
     table = words.table(("observation", "connections", "at the start", "Σ |weight|"), rows)
-    heading = "Now" if found.degree_before is None else "Now, and at the start (marks)"
-    now = words.chart(f"sensors-{at}", "How strongly each sensor is connected now", title=heading)
+    now = words.chart(f"sensors-{at}", "How strongly each sensor is connected now", title="Now")
     over_time = words.chart(
         f"sensors-over-time-{at}", "The same for each sensor over environment steps", title="Over training"
     )
@@ -332,7 +413,7 @@ def _picture_data(picture: LayerPicture, inputs: npt.NDArray[Any], outputs: npt.
     }
 
 
-def _topology_section(pictures: tuple[LayerPicture, ...], shown: Any, *, is_run: bool) -> str:
+def _topology_section(pictures: tuple[LayerPicture, ...], shown: Any, network: ShownNetwork | None) -> str:
     if not pictures:
         return ""
     if not shown:
@@ -348,7 +429,7 @@ def _topology_section(pictures: tuple[LayerPicture, ...], shown: Any, *, is_run:
             continue
         parts = (["before"] if picture.before is not None else []) + ["after"]
         blocks += [f"<figure>{_canvas(at, part, name)}<p>{_caption(picture, part)}</p></figure>" for part in parts]
-    note = "" if has_before or not is_run else "The topology before training is not known for this run."
+    note = "" if has_before or network is None else "The topology before training is not known for this run."
     key = (
         '<ul class="key"><li><span class="swatch" style="background:var(--kept)"></span>before and after</li>'
         '<li><span class="swatch" style="background:var(--dropped)"></span>dropped since</li>'
@@ -356,13 +437,14 @@ def _topology_section(pictures: tuple[LayerPicture, ...], shown: Any, *, is_run:
         if has_before
         else ""
     )
-    sides = " Left: before the first update; right: at the last checkpoint." if has_before else ""
+    sides = " Left: before the first update; right: after training." if has_before else ""
     return words.section(
         "topology",
         "Topology of the actor",
         "Every dot is a connection: rows are inputs, columns are units, those with the most connections after training "
         f"to the left.{sides}",
         key,
+        words.note(_of_network(network)),
         words.note(note),
         f'<div class="masks">{"".join(blocks)}</div>',
     )
@@ -377,6 +459,8 @@ def _caption(picture: LayerPicture, part: str) -> str:
     mask = picture.before if part == "before" else picture.after
     assert mask is not None
     text = f"{part.capitalize()}: {words.spaced(mask.sum())} connections"
+    if picture.connections is not None and mask.sum() != picture.connections:
+        text = f"{part.capitalize()}: {words.spaced(mask.sum())} of {words.spaced(picture.connections)} connections"
     if part == "after" and picture.before is not None:
         text += f", {1 - (picture.before & mask).sum() / max(mask.sum(), 1):.0%} of them new"
     dead = int((~mask.any(axis=1)).sum())
@@ -386,13 +470,17 @@ def _caption(picture: LayerPicture, part: str) -> str:
 # Compaction ---------------------------------------------------------------------------------------------------------
 
 
-def _compaction_section(before: CompactPolicy, written: CompactPolicy | None, written_bytes: int) -> str:
+def _compaction_section(
+    pictures: tuple[LayerPicture, ...], before: CompactPolicy, written: CompactPolicy | None, written_bytes: int
+) -> str:
+    trained = [picture.connections or 0 for picture in pictures]
     after = compact(before) if written is None or len(written.layers) != len(before.layers) else written
     rows = [
         (
             str(at),
             f"{old.n_inputs} × {old.n_outputs}",
             f"{new.n_inputs} × {new.n_outputs}",
+            words.spaced(trained[at - 1]),
             words.spaced(old.connections),
             words.spaced(new.connections),
             f"{new.connections / (new.n_inputs * new.n_outputs):.0%}" if new.n_inputs * new.n_outputs else "–",
@@ -409,6 +497,7 @@ def _compaction_section(before: CompactPolicy, written: CompactPolicy | None, wr
             "all",
             before.architecture,
             after.architecture,
+            words.spaced(sum(trained)),
             words.spaced(before.connections),
             words.spaced(after.connections),
             f"{after.connections / sum(layer.n_inputs * layer.n_outputs for layer in after.layers):.0%}",
@@ -422,7 +511,8 @@ def _compaction_section(before: CompactPolicy, written: CompactPolicy | None, wr
         "trained",
         "compact",
         "connections trained",
-        "compact",
+        "weights not 0",
+        "weights kept",
         "density",
         "dense, fp32",
         "stored",
@@ -474,7 +564,7 @@ def _devices_section(devices: Sequence[Json], at: int) -> str:
         "devices",
         "Devices",
         "What the policy uses of each device’s budgets, with the device’s default runtime and rate. The dotted line is "
-        "the budget; axes are logarithmic. Latencies are estimates.",
+        "the budget, hatched bars exceed it; axes are logarithmic. Latencies are estimates.",
         words.choice("budget", names, extra="only-narrow"),
         words.chart(f"devices-{at}", "Share of the budgets that the policy uses, for every device"),
         words.folded(f"Table of {len(devices)} devices", words.table(columns, rows, text_columns=(1,))),
@@ -495,9 +585,38 @@ def _quantity(value: float, unit: str) -> str:
 # Fit ----------------------------------------------------------------------------------------------------------------
 
 
+def thinned(fit: Fit, at_most: int) -> Fit:
+    """The chosen one of the trials, those that nothing beats, and others, evenly spread, as far as there is room."""
+    if len(fit.trials) <= at_most:
+        return fit
+    best = {index for cost in ("latency_us", "bytes") for index in _front(fit.trials, cost)}
+    best |= {fit.trials.index(fit.chosen)} if fit.chosen in fit.trials else set()
+    kept = best | set(evenly(len(fit.trials), max(at_most - len(best), 2)))
+    return replace(fit, trials=tuple(fit.trials[index] for index in sorted(kept)))
+
+
+def _front(trials: Sequence[Trial], cost: str) -> list[int]:
+    """Trials of which none that costs less returns as much, the cheapest first; at most a hundred of them."""
+    ordered = sorted(range(len(trials)), key=lambda index: (getattr(trials[index], cost), -trials[index].returns[0]))
+    found: list[int] = []
+    for index in ordered:
+        if not found or trials[index].returns[0] > trials[found[-1]].returns[0]:
+            found.append(index)
+    return [found[at] for at in evenly(len(found), 100)]
+
+
+def _precisions(fit: Fit) -> list[str]:
+    """Of the trials: the usual ones first, in their order."""
+    return sorted({trial.precision for trial in fit.trials}, key=lambda name: (PRECISION_ORDER.get(name, 9), name))
+
+
+PRECISION_ORDER = {"fp32": 0, "fp16": 1, "int8": 2}
+
+
 def _fit_data(fit: Fit) -> Json:
     return {
         "device": fit.device,
+        "kinds": _precisions(fit),
         "least": fit.least_return,
         "budget": fit.latency_budget_us * MICRO,
         "trials": [_trial_data(trial) for trial in fit.trials],
@@ -512,7 +631,7 @@ def _trial_data(trial: Trial) -> Json:
     return data | {"latency_text": human_estimate(data["latency"]), "bytes_text": human_bytes(trial.bytes)}
 
 
-def _fit_section(fit: Fit, at: int, index: int) -> str:
+def _fit_section(fit: Fit, n_measured: int, at: int, index: int) -> str:
     rows = [
         (
             escape(trial.architecture),
@@ -528,8 +647,14 @@ def _fit_section(fit: Fit, at: int, index: int) -> str:
     columns = ("policy", "weights", "connections", "bytes", "latency", "return", "")
     chosen = "none was chosen" if fit.chosen is None else "the ringed one was chosen"
     key = "".join(
-        f'<li><span class="swatch" data-colour="{rank}"></span>{name}</li>'
-        for rank, name in enumerate(("fp32", "fp16", "int8"))
+        f'<li><span class="swatch" data-colour="{rank}"></span>{escape(name)}</li>'
+        for rank, name in enumerate(_precisions(fit))
+    )
+    left_out = (
+        f"{words.spaced(len(fit.trials))} of the {words.spaced(n_measured)} measured are shown: those that nothing "
+        "beats, the chosen one, and others, evenly spread."
+        if len(fit.trials) < n_measured
+        else ""
     )
     return words.section(
         "fit" if not index else "further-fit",
@@ -537,12 +662,13 @@ def _fit_section(fit: Fit, at: int, index: int) -> str:
         f"Return, with its 95 % interval over {fit.episodes} episodes, against latency and bytes. The line joins what "
         f"nothing measured beats; hollow points exceed a budget; {chosen}. Dashed: the return to be reached; dotted: "
         "the latency budget.",
+        words.note(left_out),
         f'<ul class="key">{key}</ul>',
         words.pair(
             words.chart(f"fit-latency-{at}-{index}", "Return against latency"),
             words.chart(f"fit-bytes-{at}-{index}", "Return against bytes"),
         ),
-        words.folded("Table of all that was measured", words.table(columns, rows, text_columns=(1,))),
+        words.folded("Table of what was measured", words.table(columns, rows, text_columns=(1,))),
     )
 
 
@@ -551,13 +677,10 @@ def _fit_section(fit: Fit, at: int, index: int) -> str:
 
 def _configuration_section(run: Run) -> str:
     rows = [(escape(name), escape(_value(value))) for name, value in flat(run.config).items()]
-    sessions = "".join(
-        f"<h3>Versions from step {session['from_step']}</h3>"
-        + words.table(
-            ("part", "version"), [(escape(k), escape(v)) for k, v in session["versions"].items()], text_columns=(1,)
-        )
-        for session in run.versions
-    )
+    chosen = evenly(len(run.versions), MOST_SESSIONS)
+    sessions = "".join(_session(run.versions[index]) for index in chosen)
+    if len(chosen) < len(run.versions):
+        sessions += words.note(f"{len(chosen)} of {words.spaced(len(run.versions))} sessions are shown, evenly spread.")
     old = words.note("This run was made by a version that did not record versions.") if not sessions else ""
     if run.policy is not None and not sessions:
         old += words.note(
@@ -570,6 +693,14 @@ def _configuration_section(run: Run) -> str:
         "",
         words.pair(f"<div>{options}</div>", f"<div>{sessions}{old}</div>"),
     )
+
+
+def _session(session: Json) -> str:
+    parts = list(session["versions"].items())
+    rows = [(escape(name[:80]), escape(version[:200])) for name, version in parts[:MOST_PACKAGES]]
+    more = words.note(f"And {len(parts) - MOST_PACKAGES} more.") if len(parts) > MOST_PACKAGES else ""
+    heading = f"<h3>Versions from step {words.spaced(session['from_step'])}</h3>"
+    return heading + words.table(("part", "version"), rows, text_columns=(1,)) + more
 
 
 def _about_model(policy: CompactPolicy) -> str:

@@ -21,7 +21,10 @@
   const ink = () => (isDark() ? { text: "#c3cad2", line: "#2c333c", panel: "#181c22", good: "#4cc9a0", bad: "#ff8787" }
     : { text: "#3f4750", line: "#e6e9ed", panel: "#ffffff", good: "#0b8a68", bad: "#d64545" });
   const plain = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
-  const number = (value) => Number(value.toPrecision(4)).toLocaleString("en", { maximumFractionDigits: 6 }).replace(/,/g, "\u202f");
+  const written = (value, digits) => (Math.abs(value) >= 1e12 ? value.toExponential(2).replace("e+", "e") : value.toLocaleString("en", { maximumFractionDigits: digits }).replace(/,/g, "\u202f"));
+  const number = (value) => written(Number(value.toPrecision(4)), 6);
+  const count = (value) => written(value, 0); // never rounded: it is compared with others
+  const returnAxis = (values) => ({ title: { text: "return" }, tickformat: Math.max(...values.map(Math.abs)) >= 1e9 ? "~g" : ",~f" });
   const percent = (share) => (share >= 10 ? "×" + number(Number(share.toPrecision(2))) : Number((100 * share).toPrecision(2)) + " %");
 
   const base = (more) => {
@@ -36,15 +39,28 @@
   };
   const options = { displayModeBar: false, responsive: true, showTips: false };
 
+  // What cannot be drawn says so in its place, and the others are drawn all the same.
+  const attempt = (element, work) => {
+    try { work(); } catch (error) {
+      const said = document.createElement("p");
+      said.className = "note";
+      said.textContent = `This chart cannot be drawn: ${error.message}`;
+      element.replaceWith(said);
+    }
+  };
+
   // Charts: a function per element that draws it anew, in the colours of the moment; hidden ones wait.
   const charts = new Map();
   const draw = (id) => {
     const element = byId(id);
     if (!element || element.offsetParent === null) return;
-    const { traces, layout, height } = charts.get(id)();
-    if (height) element.style.height = `${height}px`;
-    Plotly.react(element, traces, layout, options);
-    if (!element.dataset.keys) useKeys(element);
+    attempt(element, () => {
+      const { traces, layout, height, heading } = charts.get(id)();
+      if (heading) element.previousElementSibling.textContent = heading;
+      if (height) element.style.height = `${height}px`;
+      Plotly.react(element, traces, layout, options);
+      if (!element.dataset.keys) useKeys(element);
+    });
   };
   const drawAll = () => {
     for (const swatch of document.querySelectorAll(".swatch[data-colour]")) swatch.style.background = colour(Number(swatch.dataset.colour));
@@ -55,7 +71,11 @@
   // Arrow keys walk along the points of a chart, and show what a pointer would.
   const useKeys = (element) => {
     element.dataset.keys = "on";
-    let curve = 0, point = -1;
+    let curve = 0, point = -1, row = 0;
+    const told = document.createElement("p"); // seen below the chart, and read out
+    told.className = "told";
+    told.setAttribute("aria-live", "polite");
+    element.after(told);
     const walkable = () => element.data.map((trace, index) => [trace, index]).filter(([trace]) => trace.hoverinfo !== "skip" && trace.visible !== false);
     element.addEventListener("keydown", (event) => {
       const steps = { ArrowRight: 1, ArrowLeft: -1 }[event.key], rows = { ArrowDown: 1, ArrowUp: -1 }[event.key];
@@ -66,11 +86,16 @@
       if (!open.length) return;
       curve = (curve + (rows || 0) + open.length) % open.length;
       const [trace, index] = open[curve];
-      if (trace.type === "heatmap") return;
       point = Math.min(Math.max(point + (steps || 0), 0), trace.x.length - 1);
-      Plotly.Fx.hover(element, [{ curveNumber: index, pointNumber: point }], [trace.xaxis === "x2" ? "x2y" : "xy"]);
+      if (trace.type === "heatmap") { // rows are its curves, the strongest first
+        row = Math.min(Math.max(row + (rows || 0), 0), trace.told.length - 1);
+        told.textContent = trace.told[row][point];
+        return;
+      }
+      Plotly.Fx.hover(element, [{ curveNumber: index, pointNumber: point }], [`${trace.xaxis || "x"}y`]);
+      told.textContent = trace.told ? trace.told[point] : "";
     });
-    element.addEventListener("blur", () => Plotly.Fx.unhover(element));
+    element.addEventListener("blur", () => { Plotly.Fx.unhover(element); told.textContent = ""; });
   };
 
   const pressed = (box, name, choose) => {
@@ -93,7 +118,7 @@
       button.setAttribute("aria-pressed", "true");
       swatch.className = "swatch";
       swatch.dataset.colour = index;
-      button.append(swatch, curve.label);
+      button.append(swatch, curve.remark ? `${curve.label}, ${curve.remark}` : curve.label);
       button.addEventListener("click", () => {
         const key = `${id} ${index}`;
         if (!hiddenCurves.delete(key)) hiddenCurves.add(key);
@@ -112,12 +137,13 @@
           {
             x: curve.steps, y: curve.middle, mode: curve.steps.length < 3 ? "lines+markers" : "lines", name: plain(curve.label), visible,
             line: { width: 2, color: colour(index), dash: DASHES[Math.floor(index / 8) % 4] },
-            customdata: curve.low.map((low, i) => [number(curve.middle[i]), number(low), number(curve.high[i]), curve.counts[i]]),
-            hovertemplate: `<b>%{customdata[0]}</b> [%{customdata[1]}, %{customdata[2]}]${curve.runs > 1 ? `, %{customdata[3]} of ${curve.runs} runs` : ""}<extra>${plain(curve.label)}</extra>`,
+            customdata: curve.low.map((low, i) => [number(curve.middle[i]), number(low), number(curve.high[i])]),
+            hovertemplate: `<b>%{customdata[0]}</b> [%{customdata[1]}, %{customdata[2]}]${curve.runs > 1 ? `, ${curve.runs} runs` : ""}<extra>${plain(curve.label)}</extra>`,
+            told: curve.steps.map((step, i) => `Step ${count(step)}, ${curve.label}: ${number(curve.middle[i])} [${number(curve.low[i])}, ${number(curve.high[i])}]`),
           },
         ];
       });
-      return { traces, layout: base({ hovermode: "x unified", hoverdistance: -1, xaxis: { title: { text: "environment steps" }, tickformat: "~s" }, yaxis: { title: { text: "return" }, rangemode: "tozero", tickformat: ",~f" } }) };
+      return { traces, layout: base({ hovermode: "x unified", hoverdistance: -1, xaxis: { title: { text: "environment steps" }, tickformat: "~s", rangemode: "tozero" }, yaxis: { ...returnAxis(environment.curves.flatMap((curve) => curve.middle)), rangemode: "tozero" } }) };
     });
   });
 
@@ -135,10 +161,11 @@
       return {
         x: one.steps, y: one.values, mode: one.steps.length < 3 ? "lines+markers" : "lines", name: `${name}: ${format(one.values.at(-1))}`, line: { width: 2, color: colour(index), dash: DASHES[index % 4] },
         customdata: one.values.map(format), hovertemplate: `%{customdata}<extra>${name}</extra>`,
+        told: one.steps.map((step, i) => `Step ${count(step)}, ${name}: ${format(one.values[i])}`),
       };
     });
     const legend = { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", itemclick: false, itemdoubleclick: false };
-    return { traces, layout: base({ hovermode: "x unified", hoverdistance: -1, showlegend: true, legend, xaxis: { title: { text: "environment steps" }, tickformat: "~s" }, yaxis: axis }) };
+    return { traces, layout: base({ hovermode: "x unified", hoverdistance: -1, showlegend: true, legend, xaxis: { title: { text: "environment steps" }, tickformat: "~s", rangemode: "tozero" }, yaxis: axis }) };
   };
   const each = (prefix, make) => data.details.forEach((_, at) => charts.set(`${prefix}-${at}`, make));
   const extent = (series, kind) => {
@@ -147,7 +174,7 @@
   };
   each("connections", () => {
     const { least, most } = extent(current().layers.series, "connections");
-    return lines(current().layers, "connections", number, { title: { text: "connections" }, type: "log", dtick: 1, tickformat: ",~r", range: [Math.floor(Math.log10(least)), Math.ceil(Math.log10(most) + 0.01)] });
+    return lines(current().layers, "connections", count, { title: { text: "connections" }, type: "log", dtick: 1, tickformat: ",~r", range: [Math.floor(Math.log10(least)), Math.ceil(Math.log10(most) + 0.01)] });
   });
   each("ever", () => lines(current().layers, "ever", percent, { title: { text: "share ever active" }, tickvals: [0, 0.25, 0.5, 0.75, 1], ticktext: ["0", "25 %", "50 %", "75 %", "100 %"], range: [0, 1.04] }));
 
@@ -161,25 +188,28 @@
   const sensorAxis = (rows) => ({ tickvals: rows.map((_, i) => i), ticktext: rows.map((row) => plain(short(current().sensors.names[row]))), range: [-0.6, rows.length - 0.4], showgrid: false });
   each("sensors", () => {
     const { sensors } = current(), rows = sensorRows(), now = sensors[state.weigh], before = sensors[`${state.weigh}_before`];
-    const what = state.weigh === "degree" ? "connections" : "Σ |weight|";
+    const what = state.weigh === "degree" ? "connections" : "Σ |weight|", format = state.weigh === "degree" ? count : number;
+    const told = (values, when) => rows.map((row) => `${sensors.names[row]}: ${format(values[row])} ${what}, ${when}`);
     const traces = [{
       type: "bar", orientation: "h", x: rows.map((row) => now[row]), y: rows.map((_, i) => i), marker: { color: faded(colour(0), 0.85) }, name: "now",
-      customdata: rows.map((row) => [plain(sensors.names[row]), number(now[row])]), hovertemplate: `%{customdata[0]}: <b>%{customdata[1]}</b> ${what}<extra>now</extra>`,
+      customdata: rows.map((row) => [plain(sensors.names[row]), format(now[row])]), hovertemplate: `%{customdata[0]}: <b>%{customdata[1]}</b> ${what}<extra>now</extra>`, told: told(now, "now"),
     }];
     if (before) traces.push({
       type: "scatter", mode: "markers", x: rows.map((row) => before[row]), y: rows.map((_, i) => i), name: "at the start",
       marker: { symbol: "line-ns", size: 13, line: { width: 2, color: colour(1) } },
-      customdata: rows.map((row) => [plain(sensors.names[row]), number(before[row])]), hovertemplate: `%{customdata[0]}: <b>%{customdata[1]}</b> ${what}<extra>at the start</extra>`,
+      customdata: rows.map((row) => [plain(sensors.names[row]), format(before[row])]), hovertemplate: `%{customdata[0]}: <b>%{customdata[1]}</b> ${what}<extra>at the start</extra>`, told: told(before, "at the start"),
     });
-    return { traces, height: 70 + ROW * rows.length, layout: base({ hovermode: "closest", bargap: 0.25, xaxis: { title: { text: what }, tickformat: ",~r", rangemode: "tozero", nticks: 6 }, yaxis: sensorAxis(rows) }) };
+    return { traces, heading: before ? "Now, and at the start (marks)" : "Now", height: 70 + ROW * rows.length, layout: base({ hovermode: "closest", bargap: 0.25, xaxis: { title: { text: what }, tickformat: ",~r", rangemode: "tozero", nticks: 6 }, yaxis: sensorAxis(rows) }) };
   });
   each("sensors-over-time", () => {
-    const { sensors } = current(), rows = sensorRows(), what = state.weigh === "degree" ? "connections" : "Σ |weight|";
+    const { sensors } = current(), rows = sensorRows(), what = state.weigh === "degree" ? "connections" : "Σ |weight|", format = state.weigh === "degree" ? count : number;
     const series = sensors[`${state.weigh}_over_time`], z = rows.map((row) => series.map((time) => time[row]));
     const scale = isDark() ? [[0, "#20262e"], [0.5, "#4a63b8"], [1, "#c3d0ff"]] : [[0, "#f3f5f9"], [0.5, "#8ea3ea"], [1, "#23378f"]];
     return {
       traces: [{
-        type: "heatmap", x: sensors.steps, y: rows.map((_, i) => i), z, colorscale: scale, showscale: false, ygap: 1,
+        type: "heatmap", x: sensors.steps, y: rows.map((_, i) => i), z, colorscale: scale, ygap: 1, zmin: 0, zmax: Math.max(...z.flat()) || 1,
+        colorbar: { thickness: 10, outlinewidth: 0, nticks: 5, tickformat: "~s", title: { text: what, side: "right" } },
+        told: rows.map((row) => series.map((time, i) => `Step ${count(sensors.steps[i])}, ${sensors.names[row]}: ${format(time[row])} ${what}`)).reverse(),
         text: rows.map((row) => series.map(() => plain(sensors.names[row]))), hovertemplate: `%{text}<br>step %{x:,}: <b>%{z:.4~r}</b> ${what}<extra></extra>`,
       }],
       height: 70 + ROW * rows.length,
@@ -192,7 +222,7 @@
     const { devices } = current(), wanted = narrow.matches ? [state.budget] : Object.keys(BUDGETS);
     const shares = wanted.flatMap((name) => devices.map((device) => device.verdicts[name].share));
     const low = Math.floor(Math.log10(Math.min(0.1, ...shares.filter((share) => share > 0)))), high = Math.max(Math.log10(Math.max(...shares)) + 0.25, 0.4);
-    const width = 1 / wanted.length, { good, bad, text, line } = ink(), layout = {}, annotations = [], shapes = [];
+    const width = 1 / wanted.length, { good, bad, text, line, panel } = ink(), layout = {}, annotations = [], shapes = [];
     const traces = wanted.map((name, at) => {
       const suffix = at ? at + 1 : "", verdicts = devices.map((device) => device.verdicts[name]);
       layout[`xaxis${suffix}`] = {
@@ -203,7 +233,8 @@
       shapes.push({ type: "line", xref: `x${suffix}`, x0: 1, x1: 1, yref: "paper", y0: 0, y1: 1, line: { color: text, width: 1.5, dash: "dot" } });
       return {
         type: "bar", orientation: "h", xaxis: `x${suffix}`, yaxis: "y", name: BUDGETS[name], y: devices.map((_, i) => i), x: verdicts.map((verdict) => verdict.share),
-        marker: { color: verdicts.map((verdict) => (verdict.fits ? good : bad)), opacity: 0.85 },
+        marker: { color: verdicts.map((verdict) => (verdict.fits ? good : bad)), opacity: 0.85, pattern: { shape: verdicts.map((verdict) => (verdict.fits ? "" : "/")), fgcolor: panel, solidity: 0.3, size: 6 } },
+        told: devices.map((device, i) => `${device.name}, ${device.runtime}, ${BUDGETS[name]}: ${percent(verdicts[i].share)} of the budget, ${verdicts[i].fits ? "fits" : "exceeds it"}; ${verdicts[i].text}`),
         customdata: devices.map((device, i) => [plain(device.name), verdicts[i].text, percent(verdicts[i].share), verdicts[i].fits ? "fits" : "exceeds it", device.runtime]),
         hovertemplate: `%{customdata[0]}, %{customdata[4]}<br>${BUDGETS[name]}: <b>%{customdata[2]}</b> of the budget, %{customdata[3]}<br>%{customdata[1]}<extra></extra>`,
       };
@@ -219,36 +250,49 @@
   };
   const roundTicks = (values, unit) => {
     const low = Math.min(...values) / 1.2, high = 1.2 * Math.max(...values), tickvals = [];
-    const step = high / low > 300 || narrow.matches ? [1] : [1, 2, 5];
+    const step = high / low > (narrow.matches ? 30 : 300) ? [1] : high / low > 5 ? [1, 2, 5] : narrow.matches ? [1, 1.5, 2, 3, 4, 6, 8] : [1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9];
     for (let decade = Math.floor(Math.log10(low)); decade <= Math.log10(high); decade++) {
       for (const digit of step) if (digit * 10 ** decade >= low && digit * 10 ** decade <= high) tickvals.push(digit * 10 ** decade);
     }
     return { tickvals, ticktext: tickvals.map((value) => withUnit(value, unit)), range: [Math.log10(low), Math.log10(high)] };
   };
 
-  const fitChart = (index, cost, label, unit) => () => {
-    const fit = current().fits[index], trials = fit.trials, kinds = ["fp32", "fp16", "int8"];
+  // Bytes in the binary units of the tables: ticks at powers of two, and between them where the axis is short.
+  const byteText = (value) => { const [size, unit] = [[2 ** 30, "GiB"], [2 ** 20, "MiB"], [2 ** 10, "KiB"]].find(([size]) => value >= size) || [1, "B"]; return `${number(value / size)} ${unit}`; };
+  const byteTicks = (values) => {
+    const low = Math.min(...values) / 1.2, high = 1.2 * Math.max(...values), tickvals = [];
+    const between = high / low < 4 ? [1, 1.25, 1.5, 1.75] : high / low < 12 ? [1, 1.5] : [1];
+    const apart = Math.ceil(Math.log2(high / low) / (narrow.matches ? 4 : 8));
+    for (let power = Math.floor(Math.log2(low)); power <= Math.log2(high); power++) {
+      if (power % apart === 0) for (const part of between) if (part * 2 ** power >= low && part * 2 ** power <= high) tickvals.push(part * 2 ** power);
+    }
+    return { tickvals, ticktext: tickvals.map(byteText), range: [Math.log10(low), Math.log10(high)] };
+  };
+
+  const fitChart = (index, cost, label, ticks) => () => {
+    const fit = current().fits[index], { trials, kinds } = fit;
     const traces = kinds.map((kind, rank) => {
       const own = trials.filter((trial) => trial.precision === kind);
       return {
-        type: "scatter", mode: "markers", name: kind, x: own.map((trial) => trial[cost]), y: own.map((trial) => trial.mean),
+        type: "scatter", mode: "markers", name: plain(kind), x: own.map((trial) => trial[cost]), y: own.map((trial) => trial.mean),
         error_y: { type: "data", symmetric: false, array: own.map((t) => t.high - t.mean), arrayminus: own.map((t) => t.mean - t.low), color: faded(colour(rank), 0.6), thickness: 1.2, width: 3 },
         marker: { size: 9, color: own.map((trial) => (trial.fits ? colour(rank) : ink().panel)), line: { width: 1.5, color: colour(rank) } },
-        customdata: own.map((t) => [plain(t.architecture), number(t.connections), number(t.mean), number(t.low), number(t.high), plain(t[`${cost}_text`]), t.fits ? "within the budgets" : "over a budget"]),
-        hovertemplate: `<b>%{customdata[0]}</b>, ${kind}, %{customdata[1]} connections<br>return %{customdata[2]} [%{customdata[3]}, %{customdata[4]}]<br>%{customdata[5]}, %{customdata[6]}<extra></extra>`,
+        customdata: own.map((t) => [plain(t.architecture), count(t.connections), number(t.mean), number(t.low), number(t.high), plain(t[`${cost}_text`]), t.fits ? "within the budgets" : "over a budget"]),
+        told: own.map((t) => `${t.architecture}, ${kind}: return ${number(t.mean)} [${number(t.low)}, ${number(t.high)}], ${t[`${cost}_text`]}, ${t.fits ? "within the budgets" : "over a budget"}`),
+        hovertemplate: `<b>%{customdata[0]}</b>, ${plain(kind)}, %{customdata[1]} connections<br>return %{customdata[2]} [%{customdata[3]}, %{customdata[4]}]<br>%{customdata[5]}, %{customdata[6]}<extra></extra>`,
       };
     });
     let best = -Infinity;
     const front = [...trials].sort((a, b) => a[cost] - b[cost] || b.mean - a.mean).filter((trial) => trial.mean > best && ((best = trial.mean), true));
-    traces.unshift({ type: "scatter", mode: "lines", x: front.map((t) => t[cost]), y: front.map((t) => t.mean), line: { color: ink().line, width: 2 }, hoverinfo: "skip" });
+    traces.unshift({ type: "scatter", mode: "lines", x: front.map((t) => t[cost]), y: front.map((t) => t.mean), line: { color: ink().text, width: 1.5 }, hoverinfo: "skip" });
     if (fit.chosen) traces.push({ type: "scatter", mode: "markers", x: [fit.chosen[cost]], y: [fit.chosen.mean], marker: { symbol: "circle-open", size: 18, color: ink().text, line: { width: 2 } }, hoverinfo: "skip" });
     const across = { type: "line", xref: "paper", x0: 0, x1: 1, y0: fit.least, y1: fit.least, line: { color: ink().text, width: 1, dash: "dash" } };
     const shapes = cost === "latency" ? [across, { type: "line", yref: "paper", y0: 0, y1: 1, x0: fit.budget, x1: fit.budget, line: { color: ink().bad, width: 1, dash: "dot" } }] : [across];
-    return { traces, layout: base({ hovermode: "closest", shapes, xaxis: { type: "log", title: { text: label }, ...roundTicks([...trials.map((trial) => trial[cost]), ...(cost === "latency" ? [fit.budget] : [])], unit) }, yaxis: { title: { text: "return" }, tickformat: ",~f" } }) };
+    return { traces, layout: base({ hovermode: "closest", shapes, xaxis: { type: "log", title: { text: label }, ...ticks([...trials.map((trial) => trial[cost]), ...(cost === "latency" ? [fit.budget] : [])]) }, yaxis: returnAxis(trials.map((trial) => trial.mean)) }) };
   };
   data.details.forEach((detail, at) => detail.fits.forEach((_, index) => {
-    charts.set(`fit-latency-${at}-${index}`, fitChart(index, "latency", "latency (estimate)", "s"));
-    charts.set(`fit-bytes-${at}-${index}`, fitChart(index, "bytes", "model", "B"));
+    charts.set(`fit-latency-${at}-${index}`, fitChart(index, "latency", "latency (estimate)", (values) => roundTicks(values, "s")));
+    charts.set(`fit-bytes-${at}-${index}`, fitChart(index, "bytes", "model", byteTicks));
   }));
 
   // Topology: a canvas per layer, rows are inputs, columns are outputs.
@@ -265,14 +309,14 @@
     context.putImageData(image, 0, 0);
   };
   const drawMasks = () => {
-    for (const canvas of document.querySelectorAll(`#detail-${shown} canvas`)) {
+    for (const canvas of document.querySelectorAll(`#detail-${shown} canvas`)) attempt(canvas, () => {
       const picture = current().pictures[Number(canvas.dataset.layer)];
       canvas.width = picture.n_outputs;
       canvas.height = picture.n_inputs;
       const width = canvas.clientWidth;
       canvas.style.height = `${Math.min(Math.max(picture.n_inputs * (picture.n_inputs < 64 ? 7 : 1) , 48), Math.max(width, 120))}px`;
       paint(canvas, picture, canvas.dataset.part);
-    }
+    });
   };
 
   const show = (at) => {
@@ -307,6 +351,16 @@
     drawAll();
   });
   setTheme(recall("theme") in THEMES ? recall("theme") : "auto");
+  // Paper cannot be unfolded: what is folded is open while it is printed.
+  const unfold = (isPrinted) => {
+    for (const box of document.querySelectorAll("details")) {
+      if (isPrinted && !box.open) box.dataset.unfolded = box.open = true;
+      else if (!isPrinted && box.dataset.unfolded) { delete box.dataset.unfolded; box.open = false; }
+    }
+  };
+  window.addEventListener("beforeprint", () => unfold(true));
+  window.addEventListener("afterprint", () => unfold(false));
+  printing.addEventListener("change", () => unfold(printing.matches));
   for (const query of [darkSystem, narrow, printing]) query.addEventListener("change", drawAll);
 
   const last = Number(recall("shown"));

@@ -17,8 +17,8 @@ from edgerl import __version__
 from edgerl.errors import require
 from edgerl.report import words
 from edgerl.report.curves import Curve, learning_curves
-from edgerl.report.details import Json, describe
-from edgerl.report.sources import Run, Sources
+from edgerl.report.details import TABLE_ROWS, Json, describe
+from edgerl.report.sources import Run, Sources, evenly
 from edgerl.studies.statistics import FINAL_EVALUATIONS
 from edgerl.units import human_seconds
 
@@ -58,7 +58,7 @@ def render(sources: Sources, *, title: str, reload_seconds: float | None) -> byt
     }
     # In one pass: what a part says is never taken for a place to fill.
     page = re.sub(r"\[\[(\w+)\]\]", lambda match: parts[match[1]], _resource("page.html"))
-    return page.encode()
+    return page.encode(errors="backslashreplace")  # names of files need be no text
 
 
 @cache
@@ -120,8 +120,9 @@ def _navigation(has_curves: bool, details: Sequence[Json]) -> str:
 def _curve_data(curve: Curve) -> Json:
     return {
         "label": curve.label,
+        "remark": "" if curve.n_finished == curve.n_of_setting else _runs(curve),
         "runs": len(curve.runs),
-        **{name: getattr(curve, name) for name in ("steps", "middle", "low", "high", "counts")},
+        **{name: getattr(curve, name) for name in ("steps", "middle", "low", "high")},
     }
 
 
@@ -132,31 +133,52 @@ def _learning(environments: Sequence[tuple[str, Sequence[Curve]]]) -> str:
         f'<figure><h3>{escape(name)}</h3><div class="legend" id="legend-{at}" role="group" '
         f'aria-label="Curves that are shown"></div><div class="chart" id="curves-{at}" tabindex="0" role="img" '
         f'aria-label="Return over environment steps in {escape(name)}; the arrow keys walk along the curves"></div>'
-        "</figure>"
-        for at, (name, _) in enumerate(environments)
+        f"{words.folded('Table of the curves', _curves_table(curves))}</figure>"
+        for at, (name, curves) in enumerate(environments)
     )
     every = [curve for _, curves in environments for curve in curves]
     rows = [
         (
             escape(curve.environment),
             escape(curve.label),
-            str(len(curve.runs)),
-            words.spaced(curve.steps[-1]),
+            _runs(curve),
+            _steps(curve),
             _interval(curve),
-            words.spaced(max(run.metrics["return_mean"].max() for run in curve.runs)),
+            words.spaced(curve.best),
             _connections(curve.runs[0]),
-            human_seconds(float(np.mean([run.metrics["elapsed_seconds"][-1] for run in curve.runs])))
-            if all("elapsed_seconds" in run.metrics for run in curve.runs)
-            else "–",
+            "–" if curve.seconds is None else human_seconds(curve.seconds),
         )
         for curve in every
     ]
     columns = (
         *("task", "method", "runs", "steps", f"return, last {FINAL_EVALUATIONS} evaluations", "best evaluation"),
-        *("connections", "time per run"),
+        *("connections of all networks", "time per run"),
     )
     summary = words.table(columns, rows, text_columns=(1,))
     return words.section("learning", "Learning", _about_intervals(every), charts, summary, is_always_there=True)
+
+
+def _curves_table(curves: Sequence[Curve]) -> str:
+    rows = [
+        (
+            escape(curve.label),
+            *(words.spaced(getattr(curve, name)[at]) for name in ("steps", "middle", "low", "high")),
+        )
+        for curve in curves
+        for at in evenly(len(curve.steps), TABLE_ROWS)
+    ]
+    return words.table(("method", "step", "return", "from", "to"), rows)
+
+
+def _runs(curve: Curve) -> str:
+    if curve.n_finished == curve.n_of_setting:
+        return str(curve.n_of_setting)
+    return f"{curve.n_finished or 'none'} of {curve.n_of_setting} finished"
+
+
+def _steps(curve: Curve) -> str:
+    wanted = "" if curve.n_finished else f" of {words.spaced(curve.runs[0].config.schedule.steps)}"
+    return words.spaced(curve.steps[-1]) + wanted
 
 
 def _about_intervals(curves: Sequence[Curve]) -> str:
@@ -164,6 +186,11 @@ def _about_intervals(curves: Sequence[Curve]) -> str:
     text = "Mean return of the episodes of an evaluation, without exploration. "
     if len(single) < len(curves):
         text += "Of several runs: the interquartile mean, and its 95 % bootstrap interval; of few runs too narrow. "
+    if any(curve.n_finished < curve.n_of_setting for curve in curves):
+        text += (
+            "Runs that are not finished are left out; where none of a setting is, all are shown up to the last step "
+            "that every one of them has evaluated. "
+        )
     if single:
         text += "Bands of one run: about 95 % for the episodes of one evaluation; they say nothing of other seeds. "
     return text

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,11 @@ import numpy.typing as npt
 from edgerl import run_folder
 from edgerl.compact import file as policy_file
 from edgerl.compact.policy import CompactPolicy
-from edgerl.errors import ConfigError, FileFormatError, OutputError, quoted
+from edgerl.errors import ConfigError, FileFormatError, OutputError, quoted, reason
+from edgerl.files import MAXIMUM_JSON_BYTES, read_text
 from edgerl.profiling.model import ModelRows, policy_rows, read_model
 from edgerl.studies.statistics import FINAL_EVALUATIONS
+from edgerl.studies.study import RECORD
 from edgerl.training import checkpoint as checkpoint_file
 from edgerl.training.checkpoint import Checkpoint
 from edgerl.training.config import Config
@@ -30,8 +32,19 @@ Columns = dict[str, npt.NDArray[np.float64]]
 MAXIMUM_POINTS = 1000
 """Of a curve: of more rows, evenly spread ones are read, and the last ten, of which the final return is the mean."""
 
+LARGEST = 1e100
+"""What lies beyond is no measurement, and its sums and squares would be no numbers."""
+
 MAXIMUM_RUNS = 500
 """Of one page."""
+
+
+FILES_OF_A_RUN = (
+    *(run_folder.CONFIG, run_folder.CHECKPOINT, run_folder.REPLAY, run_folder.METRICS, run_folder.TOPOLOGY),
+    *(run_folder.VERSIONS, run_folder.POLICY, run_folder.ONNX, run_folder.LEARNER, run_folder.FIT_RECORDS),
+    "events.out.tfevents.*",
+)
+"""Names and patterns of what is never replaced by a page."""
 
 
 @dataclass(frozen=True)
@@ -164,14 +177,19 @@ def _names(folders: Sequence[Path]) -> list[str]:
 def _read_run(folder: Path, name: str) -> Run:
     config = read_config(folder)
     policy_path, checkpoint_path = folder / run_folder.POLICY, folder / run_folder.CHECKPOINT
-    has_policy = policy_path.exists()
+    has_policy = _is_named(policy_path)
+    checkpoint = checkpoint_file.read(checkpoint_path) if _is_named(checkpoint_path) else None
+    if checkpoint is not None and checkpoint.config != config:
+        raise FileFormatError(
+            f"{checkpoint_path} is of another configuration than {folder / run_folder.CONFIG}; restore that file"
+        )
     return Run(
         name=name,
         folder=folder,
         config=config,
         metrics=read_table(folder / run_folder.METRICS, folder),
         topology=read_table(folder / run_folder.TOPOLOGY, folder),
-        checkpoint=checkpoint_file.read(checkpoint_path) if checkpoint_path.exists() else None,
+        checkpoint=checkpoint,
         policy=policy_file.load(policy_path) if has_policy else None,
         policy_bytes=policy_path.stat().st_size if has_policy else 0,
         fits=tuple(_read_fit(path) for path in sorted(folder.glob(run_folder.FIT_RECORDS))),
@@ -189,12 +207,12 @@ def read_table(path: Path, run: Path) -> Columns:
 
     Raises FileFormatError where a row is cut off, or holds something that is no finite number.
     """
-    if not path.exists():
+    if not _is_named(path):
         return {}
     try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise FileFormatError(f"cannot read {path}: {error}") from error
+        text = read_text(path)
+    except FileFormatError as error:
+        raise FileFormatError(f"{error}; restore the file, or train the run anew") from error
     header, *lines = text.splitlines() or [""]
     names = header.split(",")
     mend = f"cut off or damaged; mend it with: edgerl train --resume {run}"
@@ -205,14 +223,32 @@ def read_table(path: Path, run: Path) -> Columns:
             found = line.count(",") + 1
             raise FileFormatError(f"{path} has {found} of {len(names)} columns in line {number}: it was {mend}")
     first = max(0, len(lines) - FINAL_EVALUATIONS)
-    chosen = [*evenly(first, MAXIMUM_POINTS - FINAL_EVALUATIONS), *range(first, len(lines))]
+    chosen = [*_stride(first, MAXIMUM_POINTS - FINAL_EVALUATIONS), *range(first, len(lines))]
     try:
         numbers = np.array([lines[index].split(",") for index in chosen], np.float64).reshape(-1, len(names))
     except ValueError as error:
         raise FileFormatError(f"{path} holds something that is no number ({error}): it was {mend}") from error
-    if not np.isfinite(numbers).all() or (np.diff(numbers[:, names.index("step")]) <= 0).any():
-        raise FileFormatError(f"{path} holds a number that is not finite, or steps that do not rise: it was {mend}")
+    if not (np.abs(numbers) <= LARGEST).all() or (np.diff(numbers[:, names.index("step")]) <= 0).any():
+        raise FileFormatError(
+            f"{path} holds a number that is not finite, or beyond {LARGEST:g}, or steps that do not rise: it was {mend}"
+        )
     return {name: numbers[:, index] for index, name in enumerate(names)}
+
+
+def _is_named(path: Path) -> bool:
+    """Whether there is a file of this name, or a link: one that leads nowhere is not the same as none."""
+    return path.exists() or path.is_symlink()
+
+
+def _stride(count: int, at_most: int) -> range:
+    """At most so many of the indices below `count`, from the first one on, a power of two apart.
+
+    Of two counts the one's are among the other's, so that runs of different lengths keep steps in common.
+    """
+    step = 1
+    while -(-count // step) > at_most:
+        step *= 2
+    return range(0, count, step)
 
 
 def evenly(count: int, at_most: int) -> list[int]:
@@ -225,19 +261,19 @@ def evenly(count: int, at_most: int) -> list[int]:
 
 def _read_fit(path: Path) -> Fit:
     try:
-        data = json.loads(path.read_text())
+        data = json.loads(read_text(path, MAXIMUM_JSON_BYTES))
         chosen = data["chosen"]
         return Fit(
             device=_line(data["device"]),
             least_return=_number(data["least_return"]),
-            latency_budget_us=_number(data["reference"]["latency"]["budget"]),
+            latency_budget_us=_above_zero(data["reference"]["latency"]["budget"]),
             episodes=int(_number(data["episodes"])),
             trials=_trials(data["measured"]),
             chosen=None if chosen is None else _trial(chosen),
         )
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (FileFormatError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise FileFormatError(
-            f"{path} is no record of edgerl fit ({quoted(error, 80)}); run edgerl fit again, or remove it"
+            f"{path} is no record of edgerl fit ({reason(error)}); run edgerl fit again, or remove it"
         ) from error
 
 
@@ -251,17 +287,23 @@ def _trial(data: Any) -> Trial:
         architecture=_line(data["architecture"]),
         precision=_line(data["precision"]),
         connections=sum(int(_number(layer["connections"])) for layer in data["layers"]),
-        bytes=_number(data["bytes"]),
-        latency_us=_number(data["latency"]["used"]),
+        bytes=_above_zero(data["bytes"]),
+        latency_us=_above_zero(data["latency"]["used"]),
         returns=(_number(returns["mean"]), _number(returns["low"]), _number(returns["high"])),
         fits=bool(data["fits"]),
     )
 
 
 def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST:
         raise ValueError(f"{quoted(value)} where a number is expected")
     return float(value)
+
+
+def _above_zero(value: Any) -> float:
+    if (number := _number(value)) <= 0:
+        raise ValueError(f"{quoted(value)} where a number above zero is expected")
+    return number
 
 
 def _line(value: Any) -> str:
@@ -271,6 +313,10 @@ def _line(value: Any) -> str:
 
 
 def refuse_overwriting_a_source(output: Path, paths: Sequence[Path]) -> None:
-    """Raise OutputError where the page would replace what it is made of."""
+    """Raise OutputError where the page would replace what it is made of, or another file of a run or a study."""
     if output.resolve() in {path.resolve() for path in watched(paths)}:
         raise OutputError(f"{output} is one of the files that the report reads; choose another -o")
+    folder, name = output.resolve().parent, output.resolve().name
+    is_of_a_run = (folder / run_folder.CONFIG).exists() and any(fnmatchcase(name, own) for own in FILES_OF_A_RUN)
+    if is_of_a_run or name == RECORD:
+        raise OutputError(f"{output} is a file of a {'run' if is_of_a_run else 'study'}; choose another -o")

@@ -12,6 +12,7 @@ from edgerl.compact.policy import CompactPolicy
 from edgerl.edge.random import Draws, Network
 from edgerl.errors import ConfigError, FileFormatError
 from edgerl.report.sources import Run
+from edgerl.report.words import spaced
 from edgerl.training.config import plan_networks
 from edgerl.training.topology import LayerPlan, Mask, draw_mask, expand
 
@@ -20,10 +21,33 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class LayerPicture:
-    """The connections of one layer, bool [outputs, inputs]; before: None where the run's start is not known."""
+    """The connections of one layer, bool [outputs, inputs]; before: None where the run's start is not known.
+
+    after: of the network that the page shows, which `shown_network` names; where that one's topology was not kept, its
+    weights that are not 0. connections: as many as the layer had all along; None where nothing tells.
+    """
 
     before: Mask | None
     after: Mask
+    connections: int | None = None
+
+
+@dataclass(frozen=True)
+class ShownNetwork:
+    """Which of a run's actors everything is told of that says `now`, and whether its topology is in the checkpoint."""
+
+    name: str
+    is_last: bool
+
+
+def shown_network(run: Run) -> ShownNetwork:
+    """The actor that the run keeps: the last one, or with `--policy best` the one that returned most."""
+    assert run.checkpoint is not None
+    step, last = run.checkpoint.policy.metadata.get("step"), run.checkpoint.counters.step
+    if run.config.policy != "best" or step == last:
+        return ShownNetwork(f"the actor at step {spaced(last)}, the last checkpoint", True)
+    when = f" at step {spaced(step)}" if type(step) is int else ""
+    return ShownNetwork(f"the best policy{when}, which the run keeps", False)
 
 
 def actor_pictures(run: Run) -> tuple[LayerPicture, ...]:
@@ -42,16 +66,23 @@ def actor_pictures(run: Run) -> tuple[LayerPicture, ...]:
         raise FileFormatError(
             f"{run.folder} holds a configuration and a checkpoint that do not fit: {error}"
         ) from error
+    shapes = [(layer.n_outputs, layer.n_inputs) for layer in policy.layers]
+    if shapes != [(plan.n_outputs, plan.n_inputs) for plan in plans]:
+        raise FileFormatError(f"{run.folder} holds a checkpoint whose policy has other layers than its configuration")
     return tuple(_layer_picture(run, index, plan) for index, plan in enumerate(plans))
 
 
 def _layer_picture(run: Run, index: int, plan: LayerPlan) -> LayerPicture:
     dense = np.ones((plan.n_outputs, plan.n_inputs), bool)
-    after, ever = (_stored_mask(run, f"actor.{index}.{part}", plan) for part in ("mask", "ever_active"))
-    if plan.is_dense or after is None or ever is None:
-        return LayerPicture(dense if plan.is_dense else None, dense if after is None else after)
+    if plan.is_dense:
+        return LayerPicture(dense, dense, plan.connections)
+    assert run.checkpoint is not None
+    stored, ever = (_stored_mask(run, f"actor.{index}.{part}", plan) for part in ("mask", "ever_active"))
+    kept = stored if shown_network(run).is_last else None
+    after = run.checkpoint.policy.layers[index].matrix() != 0 if kept is None else kept
     before = expand(draw_mask(plan, Draws(run.config.seed), Network.ACTOR, index), plan)
-    return LayerPicture(None if (before & ~ever).any() else before, after)
+    is_start = ever is not None and not (before & ~ever).any()
+    return LayerPicture(before if is_start else None, after, plan.connections)
 
 
 def _stored_mask(run: Run, name: str, plan: LayerPlan) -> Mask | None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
+SPACED_BELOW = 1e12
+"""Numbers are written out up to here."""
+
 
 def count(number: int, what: str) -> str:
     """1 run, 2 runs."""
@@ -67,6 +70,8 @@ def _cell(html: str, *, is_text: bool) -> str:
 
 
 def spaced(number: float) -> str:
-    """A whole number from 10 on, in groups of three; else three digits."""
+    """A whole number from 10 on, in groups of three; else three digits, and from 10¹² on with an exponent."""
+    if abs(number) >= SPACED_BELOW:
+        return f"{number:.2e}".replace("e+", "e").replace("-", "\u2212")
     text = f"{number:,.0f}" if abs(number) >= 10 or float(number).is_integer() else f"{number:.3g}"
     return text.replace(",", "\u202f").replace("-", "\u2212")

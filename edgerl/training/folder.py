@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edgerl import run_folder
-from edgerl.errors import EdgerlError, FileFormatError, OutputError
-from edgerl.files import write_atomically
+from edgerl.errors import EdgerlError, FileFormatError, OutputError, reason
+from edgerl.files import MAXIMUM_JSON_BYTES, read_text, write_atomically
 from edgerl.training.config import Config, from_json, to_json
 
 
@@ -54,9 +54,11 @@ def read_config(folder: Path) -> Config:
     """The configuration of a run. Raises FileFormatError and ConfigError; nothing in the file is trusted."""
     path = folder / run_folder.CONFIG
     try:
-        data = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise FileFormatError(f"{folder} is no run folder ({path.name}: {error}); name one that train made") from error
+        data = json.loads(read_text(path, MAXIMUM_JSON_BYTES))
+    except (FileFormatError, ValueError, RecursionError) as error:
+        raise FileFormatError(
+            f"{folder} is no run folder ({path.name}: {reason(error, 300)}); name one that train made"
+        ) from error
     if not isinstance(data, dict):
         raise FileFormatError(f"{path} holds no JSON object; restore the file")
     return from_json(data, str(path))

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgerl import __version__, run_folder
-from edgerl.errors import OutputError
-from edgerl.files import write_atomically
+from edgerl.errors import FileFormatError, OutputError
+from edgerl.files import MAXIMUM_JSON_BYTES, read_text, write_atomically
 from edgerl.training.config import ScheduleConfig
 
 Array = npt.NDArray[Any]
@@ -144,7 +144,7 @@ def record_versions(folder: Path, step: int) -> None:
 def read_versions(path: Path) -> list[dict[str, Any]]:
     """The sessions that versions.json tells of, the first one first; none where it is not there or not valid."""
     try:
-        data = json.loads(path.read_text())
+        data = json.loads(read_text(path, MAXIMUM_JSON_BYTES))
         sessions = [
             {
                 "from_step": int(session["from_step"]),
@@ -152,6 +152,6 @@ def read_versions(path: Path) -> list[dict[str, Any]]:
             }
             for session in data["sessions"]
         ]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (FileFormatError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return []
     return sessions

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,8 +20,17 @@ import numpy as np
 import numpy.typing as npt
 
 from edgerl.edge.robot import problem
-from edgerl.errors import ConfigError, EnvironmentError, OutputError, UnsupportedModelError, reason, require
+from edgerl.errors import (
+    ConfigError,
+    EnvironmentError,
+    Interrupted,
+    OutputError,
+    UnsupportedModelError,
+    reason,
+    require,
+)
 from edgerl.files import refuse_existing, write_atomically
+from edgerl.signals import leave_at_the_second, stop_requests
 from edgerl.training.environments import Environment, from_factory, registered
 
 Array = npt.NDArray[Any]
@@ -80,10 +90,11 @@ def play(
     policy: edgerl.edge's Policy or OnnxPolicy. seed: of the first episode; each next one adds 1.
     steps: after which an episode is cut. progress: told the share of episodes that is done.
 
-    Raises ConfigError, EnvironmentError, MissingExtraError, OutputError.
+    Raises ConfigError, EnvironmentError, MissingExtraError, OutputError; Interrupted, with nothing written, after
+    SIGINT or SIGTERM.
     """
     path = Path(path)
-    if path.suffix not in SUFFIXES:
+    if path.suffix.lower() not in SUFFIXES:
         raise ConfigError(f"the video is {path.name!r}; expected a name that ends with {' or '.join(SUFFIXES)}")
     for what, number, least, most in (
         ("episodes", episodes, 1, 1000),
@@ -93,26 +104,54 @@ def play(
     ):
         if not least <= number <= most:
             raise ConfigError(f"{what} is {number}; expected {least} to {most}")
-    for module in ("PIL", *(["imageio_ffmpeg"] if path.suffix == ".mp4" else [])):
+    for module in ("PIL", *(["imageio_ffmpeg"] if path.suffix.lower() == ".mp4" else [])):
         require(module, "report")
-    refuse_existing(path, force=force)
+    refuse_existing(path, force=force, option="--video")
+    refuse_unwritable(path)
+    if path.suffix.lower() == ".mp4":
+        refuse_without_encoder()
     results: list[tuple[float, int]] = []
     frames = 0
-    with closing(rendered(environment, width // 2 * 2, height // 2 * 2)) as filmed:
+    with (
+        stop_requests(leave_at_the_second) as stop,
+        closing(rendered(environment, width // 2 * 2, height // 2 * 2)) as filmed,
+    ):
         refuse_misfit(policy, filmed)
         rate = frames_per_second(filmed)
-        every = max(1, round(rate / MOST_FRAMES_PER_SECOND[path.suffix]))
+        every = max(1, round(rate / MOST_FRAMES_PER_SECOND[path.suffix.lower()]))
 
         def film() -> Iterator[Frame]:
             nonlocal frames
             for number in range(episodes):
                 for frame in _episode(policy, filmed, seed + number, steps, every, results):
+                    if stop.count:
+                        name = signal.Signals(stop.signal).name
+                        raise Interrupted(f"stopped by {name}; {path} was not written", stop.signal)
                     frames += 1
                     yield frame
                 progress((number + 1) / episodes)
 
         _write(path, film(), rate / every)
     return Video(path, filmed.name, frames, rate / every, tuple(results))
+
+
+def refuse_unwritable(path: Path) -> None:
+    """Raise OutputError, before anything is filmed, where the folder is not there or may not be written."""
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        what = "not a folder that can be written" if path.parent.exists() else "not there"
+        raise OutputError(f"cannot write {path}: {path.parent} is {what}; choose an existing, writable folder")
+
+
+def refuse_without_encoder() -> None:
+    """Raise EnvironmentError where there is no ffmpeg that starts. Raises MissingExtraError."""
+    try:
+        program = require("imageio_ffmpeg", "report").get_ffmpeg_exe()
+        subprocess.run([program, "-version"], capture_output=True, check=True, timeout=PROBE_SECONDS)
+    except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+        raise EnvironmentError(
+            f"there is no ffmpeg that works ({reason(error)}); install one (apt-get install ffmpeg), name it in "
+            "IMAGEIO_FFMPEG_EXE, or write a .gif"
+        ) from error
 
 
 class Rendered(Environment):
@@ -130,7 +169,9 @@ class Rendered(Environment):
                 warnings.simplefilter("ignore")
                 frame = np.asarray(self._environment.render())
         except Exception as error:
-            raise EnvironmentError(f"{self.name} cannot be rendered ({problem(error)}); {HOW_TO_RENDER}") from error
+            unwrapped = getattr(self._environment, "unwrapped", self._environment)
+            fix = f"; {HOW_TO_RENDER}" if hasattr(unwrapped, "mujoco_renderer") else ""
+            raise EnvironmentError(f"{self.name} cannot be rendered ({problem(error)}){fix}") from error
         if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
             raise EnvironmentError(
                 f"{self.name} rendered {frame.dtype}{list(frame.shape)}; expected a picture of bytes"
@@ -286,17 +327,32 @@ def overlaid(frame: Frame, shares: Array, text: str) -> Frame:
     return drawn
 
 
+MAKE_ROOM = f"make room for temporary files in {tempfile.gettempdir()}, or name another folder in TMPDIR"
+
+
+class _EncoderError(Exception):
+    """ffmpeg did not make a whole video."""
+
+
 def _write(path: Path, frames: Iterator[Frame], rate: float) -> None:
     """A whole file or none: it is made elsewhere, and gets its name once it is complete."""
     with tempfile.TemporaryDirectory() as folder:
-        made = Path(folder) / path.name
-        (_write_gif if path.suffix == ".gif" else _write_mp4)(made, frames, rate)
+        made = Path(folder) / f"video{path.suffix.lower()}"
+        try:
+            (_write_gif if path.suffix.lower() == ".gif" else _write_mp4)(made, frames, rate)
+        except OSError as error:
+            raise OutputError(f"cannot make {path}: {reason(error)}; {MAKE_ROOM}") from error
+        except _EncoderError as error:
+            raise OutputError(
+                f"cannot make {path}: {reason(error)}; see what ffmpeg says above, write a .gif, or {MAKE_ROOM}"
+            ) from error
         write_atomically(path, made.read_bytes())
 
 
 def _write_mp4(path: Path, frames: Iterator[Frame], rate: float) -> None:
-    first = next(frames)
-    encoder = require("imageio_ffmpeg", "report").write_frames(
+    ffmpeg = require("imageio_ffmpeg", "report")
+    first, written = next(frames), 0
+    encoder = ffmpeg.write_frames(
         str(path),
         (first.shape[1], first.shape[0]),
         fps=rate,
@@ -309,11 +365,20 @@ def _write_mp4(path: Path, frames: Iterator[Frame], rate: float) -> None:
     encoder.send(None)
     try:
         for frame in itertools.chain([first], frames):
-            encoder.send(np.ascontiguousarray(frame))
-    except OSError as error:
-        raise OutputError(f"cannot write the video: {reason(error)}; free some room for temporary files") from error
+            try:
+                encoder.send(np.ascontiguousarray(frame))
+            except OSError as error:
+                raise _EncoderError(f"ffmpeg ended at frame {written + 1}") from error
+            written += 1
     finally:
         encoder.close()
+    # Closing does not tell whether ffmpeg could write all of it: it is asked what it reads.
+    try:
+        found, _ = ffmpeg.count_frames_and_secs(str(path))
+    except RuntimeError as error:
+        raise _EncoderError("the video that ffmpeg made cannot be read") from error
+    if found < written:
+        raise _EncoderError(f"the video that ffmpeg made has {found} of {written} frames")
 
 
 def _write_gif(path: Path, frames: Iterator[Frame], rate: float) -> None:

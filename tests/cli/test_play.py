@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import resource
+import signal
 import subprocess
+import sys
+import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +21,7 @@ from edgerl.training import video
 from edgerl.training.environments import make
 
 Run = Callable[..., tuple[int, str, str]]
+HERE = Path(__file__).parent
 TINY = ("--steps", 12, "--width", 96, "--height", 64)
 
 
@@ -33,7 +40,7 @@ def _any_renderer(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.needs("chromium")  # its packages include a renderer
-@pytest.mark.parametrize("name", ["out.mp4", "out.gif"])
+@pytest.mark.parametrize("name", ["out.mp4", "out.gif", "OUT.GIF"])
 def test_a_video_shows_the_episode_at_its_speed(edgerl: Run, policy: Path, name: str) -> None:
     code, out, err = edgerl("play", policy, "--video", name, "--seed", 5, *TINY)
     assert code == 0, err
@@ -52,11 +59,11 @@ def test_a_video_shows_the_episode_at_its_speed(edgerl: Run, policy: Path, name:
     assert (np.abs(frames[0].astype(int) - frames[-1]) > 30).mean() > 0.02, "something moves"
     assert [path.name for path in Path().iterdir()] == [name]
     code, _, err = edgerl("play", policy, "--video", name, *TINY)
-    assert (code, f"{name} exists already; pass --force" in err) == (2, True)
+    assert (code, f"{name} exists already; pass --force to replace it, or another --video" in err) == (2, True)
 
 
 def _frames(path: Path, rate: int = 20) -> np.ndarray:
-    if path.suffix == ".gif":
+    if path.suffix.lower() == ".gif":
         from PIL import Image, ImageSequence
 
         with Image.open(path) as image:
@@ -122,6 +129,8 @@ def test_no_renderer_is_one_line(edgerl: Run, policy: Path, monkeypatch: pytest.
         ),
         (["--video", "out.mp4", "--env", "robots:robot"], "robot() takes no 'render_mode'; give it that parameter"),
         (["--video", "out.mp4", "--env", "Hoper-v5"], "environment 'Hoper-v5' is unknown; did you mean"),
+        (["--video", "no/a.mp4"], "cannot write no/a.mp4: no is not there; choose an existing, writable folder"),
+        (["--video", "out.mp4", "--env", ""], "environment '' is unknown"),
         ([], "Missing option '--video'"),
     ],
 )
@@ -130,3 +139,69 @@ def test_bad_input_is_one_line(edgerl: Run, policy: Path, arguments: list[str], 
     assert (code, out) == (2, "")
     assert message in err.splitlines()[-1]
     assert not list(Path().iterdir())
+
+
+def _painted_policy() -> Path:
+    options = {"hidden": (4,), "steps": 20, "start_steps": 10, "evaluation_interval": 1000, "evaluation_episodes": 1}
+    return library.train("robots:painted_robot", out="run", batch_size=8, sparsity=0.5, **options).policy
+
+
+@pytest.mark.parametrize("name", ["out.mp4", "out.gif"])
+def test_a_video_that_is_not_whole_is_not_left(name: str) -> None:
+    """As on a full disk: no file may grow beyond 1000 bytes."""
+    command = [sys.executable, "-m", "edgerl", "play", _painted_policy(), "--env", "robots:painted_robot"]
+    done = subprocess.run(
+        [*command, "--video", name, "--episodes", "9"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(HERE.parent), "PYTHONDONTWRITEBYTECODE": "1"},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)),
+    )
+    line = done.stderr.splitlines()[-1]
+    assert done.returncode == 2, done.stderr
+    assert line.startswith(f"edgerl: cannot make {name}: ")
+    assert line.endswith(f"make room for temporary files in {tempfile.gettempdir()}, or name another folder in TMPDIR")
+    assert [path.name for path in Path().iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_with_a_word_and_leaves_nothing(number: int) -> None:
+    policy, temporaries = _painted_policy(), Path("temporaries")
+    temporaries.mkdir()
+    command = [sys.executable, "-m", "edgerl", "play", policy, "--env", "robots:painted_robot", "--video", "out.mp4"]
+    process = subprocess.Popen(
+        [*command, "--episodes", "1000"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(HERE.parent), "TMPDIR": str(temporaries.resolve())},
+    )
+    for _ in range(600):
+        if list(temporaries.glob("*/video.mp4")):
+            break
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    name = signal.Signals(number).name
+    assert (process.returncode, said) == (128 + number, f"edgerl: stopped by {name}; out.mp4 was not written\n")
+    assert not list(temporaries.iterdir())
+    assert not Path("out.mp4").exists()
+
+
+def test_what_cannot_be_rendered_is_said_with_its_own_remedy(edgerl: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MuJoCo's renderers are of no use to a pendulum."""
+    options = {"hidden": (4,), "steps": 20, "start_steps": 10, "evaluation_interval": 1000, "evaluation_episodes": 1}
+    policy = library.train("Pendulum-v1", out="run", batch_size=8, sparsity=0.5, **options).policy
+    monkeypatch.setitem(sys.modules, "pygame", None)
+    code, _, err = edgerl("play", policy, "--video", "out.mp4")
+    assert code == 2
+    assert err.splitlines()[-1].endswith('pygame is not installed, run `pip install "gymnasium[classic_control]"`)')
+
+
+def test_no_ffmpeg_is_one_line_before_anything_is_filmed(
+    edgerl: Run, policy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for program in ("nowhere/ffmpeg", "false"):
+        monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", program)
+        code, _, err = edgerl("play", policy, "--video", "out.mp4", *TINY)
+        assert (code, err.splitlines()[-1].startswith("edgerl: there is no ffmpeg that works (")) == (2, True)
+        assert err.endswith("(apt-get install ffmpeg), name it in IMAGEIO_FFMPEG_EXE, or write a .gif\n")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -104,6 +106,113 @@ def test_a_record_of_fit_that_is_none_is_named(edgerl: Run, run: Path, record: s
     assert "fit-x.json is no record of edgerl fit" in err.splitlines()[-1]
 
 
+def test_a_trial_that_no_axis_can_show_is_refused(edgerl: Run, run: Path) -> None:
+    returns = {"mean": 1, "low": 0, "high": 2}
+    trial = {"architecture": "4-8-2", "precision": "fp32", "layers": [], "returns": returns, "fits": True}
+    trial |= {"bytes": 100, "latency": {"used": 5}}
+    record = {"device": "x", "chosen": None, "least_return": 0, "reference": {"latency": {"budget": 9}}, "episodes": 2}
+    for wrong, message in (
+        ({}, ""),
+        ({"bytes": -5}, "-5 where a number above zero is expected"),
+        ({"latency": {"used": 0}}, "0 where a number above zero is expected"),
+        ({"bytes": 10**400}, f"{str(10**400)[:40]} where a number is expected"),
+        ({"bytes": 1e308}, "1e+308 where a number is expected"),
+    ):
+        (run / "fit-x.json").write_text(json.dumps(record | {"measured": [trial | wrong]}))
+        code, _, err = edgerl("report", run)
+        assert code == (2 if wrong else 0), err
+        assert message in err
+
+
+def test_a_file_of_a_run_is_never_replaced(edgerl: Run, run: Path) -> None:
+    """Whatever run the report is of."""
+    other = shutil.copytree(run, Path("other"))
+    (run / "notes.txt").write_text("mine")
+    (other / "fit-x.json").write_text("{}")
+    Path("study.json").write_text("{}")
+    files = (run / "replay.bin", run / "metrics.csv", other / "replay.bin", other / "fit-x.json", Path("study.json"))
+    for path in files:
+        before = path.read_bytes()
+        assert edgerl("report", run, "-o", path)[0] == 2
+        code, _, err = edgerl("report", run, "-o", path, "--force")
+        assert (code, "; choose another -o" in err.splitlines()[-1]) == (2, True), path
+        assert path.read_bytes() == before
+    code, _, err = edgerl("report", run, "-o", run / "notes.txt")
+    assert (code, "notes.txt exists already; pass --force" in err) == (2, True)
+    assert (run / "notes.txt").read_text() == "mine"
+
+
+def test_what_is_no_ordinary_file_holds_nobody_up(edgerl: Run, run: Path) -> None:
+    """A pipe, a device that never ends, and a link to nothing, which is not the same as no file."""
+    (run / "fit-x.json").write_text("{}")
+    for name in (
+        "config.json",
+        "metrics.csv",
+        "topology.csv",
+        "policy.safetensors",
+        "checkpoint.safetensors",
+        "fit-x.json",
+    ):
+        kept = (run / name).rename("kept")
+        for goal, message in (
+            ("pipe", "is no ordinary file"),
+            ("/dev/zero", "is no ordinary file"),
+            ("gone", "nothing"),
+        ):
+            os.mkfifo(run / name) if goal == "pipe" else (run / name).symlink_to(goal)
+            code, _, err = edgerl("report", run)
+            line = err.splitlines()[-1]
+            assert (code, name in line) == (2, True), line
+            assert message in line or (name, goal) == ("config.json", "gone")
+            (run / name).unlink()
+        kept.rename(run / name)
+
+
+def test_impossible_versions_are_none(edgerl: Run, run: Path) -> None:
+    path = run / "versions.json"
+    for text in ('{"sessions": [{"from_step": Infinity, "versions": {}}]}', "\xff", "[" * 100_000):
+        path.write_text(text)
+        assert edgerl("report", run)[0] == 0
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+    assert edgerl("report", run)[0] == 0
+    path.unlink()
+    os.mkfifo(path)
+    assert edgerl("report", run)[0] == 0
+    assert "This run was made by a version that did not record versions." in (run / "report.html").read_text()
+
+
+def test_names_that_are_no_text(edgerl: Run, run: Path) -> None:
+    """A folder of bytes that are no UTF-8, and half a pair of UTF-16 in what files say."""
+    folder = run.rename(os.fsdecode(b"run-\xff"))
+    versions = {"sessions": [{"from_step": 0, "versions": {"a\ud800": "\udc00"}}]}
+    (folder / "versions.json").write_text(json.dumps(versions))
+    code, out, err = edgerl("report", folder)
+    assert (code, out.split(":")[0]) == (0, "run-\\xff/report.html"), err
+    text = (folder / "report.html").read_text()
+    assert "<title>run-\\udcff</title>" in text
+    assert "a\\ud800" in text
+
+
+def test_a_configuration_of_another_run_is_refused(edgerl: Run, run: Path) -> None:
+    config = json.loads((run / "config.json").read_text())
+    config["network"]["hidden"] = [16, 16]
+    (run / "config.json").write_text(json.dumps(config))
+    code, _, err = edgerl("report", run)
+    assert code == 2
+    assert f"checkpoint.safetensors is of another configuration than {run}/config.json; restore" in err.splitlines()[-1]
+
+
+def test_arguments_that_mean_nothing(edgerl: Run) -> None:
+    for arguments, message in (
+        ([""], "an argument is empty; expected a path"),
+        (["--watch", "--json"], "--watch writes page after page, and --json prints one result; leave one of them out"),
+    ):
+        code, out, err = edgerl("report", *arguments)
+        assert (code, out) == (2, "")
+        assert message in err.splitlines()[-1]
+
+
 def test_without_plotly_the_command_says_what_to_install(
     edgerl: Run, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,3 +248,27 @@ def test_watching_writes_when_a_run_goes_on_and_ends_without_reloading(run: Path
     page = Path("page.html").read_bytes()
     assert b'"reload_seconds":null' in page
     assert b"[30,60,90]" in page
+
+
+@pytest.mark.parametrize("what", ["half a row", "no folder"])
+def test_what_is_watched_may_be_half_written_or_gone_at_the_end(run: Path, what: str) -> None:
+    """The page stays as it was, but for the reloading."""
+    said: list[object] = []
+    times = iter(range(3))
+
+    def change(_: float) -> None:
+        time = next(times)
+        if time == 1:
+            raise KeyboardInterrupt
+        if what == "no folder":
+            shutil.rmtree(run)
+            return
+        with (run / "metrics.csv").open("a") as file:
+            file.write("90,1")
+
+    with pytest.raises(KeyboardInterrupt):
+        build.watch([run], "page.html", told=said.append, sleep=change)
+    assert [isinstance(each, FileFormatError) for each in said] == [False, True, True]
+    page = Path("page.html").read_bytes()
+    assert b'"reload_seconds":null' in page
+    assert b"[30,60]" in page

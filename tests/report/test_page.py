@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 
 import edgerl
+from edgerl.report import details
 from edgerl.report.page import embed
 from tests.needs import find
 
@@ -80,7 +82,7 @@ class Opened:
         self.page.on("pageerror", lambda error: self.said.append(str(error)))
         self.page.on("request", lambda request: self.asked.append(request.url))
         self.page.goto(file.resolve().as_uri())
-        self.page.wait_for_selector("#curves-0 .scatterlayer .trace")
+        self.page.wait_for_selector("#curves-0 .scatterlayer .trace", state="attached")  # a point of a band is unseen
 
     def pixels(self, selector: str) -> Any:
         """What is seen of an element, [height, width, 3]."""
@@ -127,6 +129,19 @@ def test_the_page_in_a_browser(browser: Any, page_file: Path, width: int, scheme
     page.keyboard.press("ArrowRight")
     page.wait_for_selector("#sensors-1 .hoverlayer .hovertext")
     assert "observation " in page.locator("#sensors-1 .hoverlayer").text_content()
+    page.locator("#curves-1").focus()
+    for _ in range(2):
+        page.keyboard.press("ArrowRight")
+    told = page.locator("#curves-1 + .told[aria-live=polite]")
+    assert told.text_content().startswith("Step 100, ds-td3: ")
+    page.locator("#sensors-over-time-1").focus()
+    for key in ("ArrowRight", "ArrowDown"):
+        page.keyboard.press(key)
+    assert page.locator("#sensors-over-time-1 + .told").text_content().startswith("Step ")
+    page.locator("#theme").focus()
+    assert told.text_content() == ""
+    heat = page.evaluate("document.getElementById('sensors-over-time-1')._fullData[0]")
+    assert (heat["zmin"], heat["showscale"]) == (0, True)
     # Light and dark, by the system and by the button.
     brightness = [opened.pixels("footer").mean()]
     page.locator("#theme").click()
@@ -136,8 +151,13 @@ def test_the_page_in_a_browser(browser: Any, page_file: Path, width: int, scheme
     assert (brightness[0] > 200) == (scheme == "light")
     assert brightness[1] < 60
     assert page.evaluate("document.documentElement.scrollWidth") <= width, "nothing sticks out"
+    folded = page.locator("details:visible")
+    assert {page.evaluate("box => box.open", box) for box in folded.element_handles()} == {False}
     page.emulate_media(media="print")
     page.wait_for_timeout(300)
+    assert {page.evaluate("box => box.open", box) for box in folded.element_handles()} == {True}
+    swatch = "getComputedStyle(document.querySelector('.swatch')).printColorAdjust"
+    assert page.evaluate(swatch) == "exact", "paper shows the colours of the curves"
     for part in ("footer", "#learning", "#devices", "h1"):
         assert opened.pixels(part).mean() > 200, "paper is white"
     assert opened.pixels("h1").min() < 60, "and ink dark"
@@ -147,6 +167,117 @@ def test_the_page_in_a_browser(browser: Any, page_file: Path, width: int, scheme
         "data",
         "blob",
     }
+
+
+def edited(file: Path, old: str, new: str) -> Path:
+    """A copy of a page with something else in it, once at least."""
+    text, count = re.subn(old, new, file.read_text())
+    assert count
+    copy = file.with_name("edited.html")
+    copy.write_text(text)
+    return copy
+
+
+@pytest.mark.needs("chromium")
+def test_a_chart_that_cannot_be_drawn_says_so_and_the_others_are_drawn(browser: Any, runs: Path) -> None:
+    file = edgerl.write_report([runs / "b-td3-seed0"], runs.parent / "one.html").path
+    opened = Opened(browser, edited(file, r'"sensors":\{"names":\[[^]]*\]', '"sensors":{"names":null'), 1440)
+    shown = opened.page.locator(".note", has_text="This chart cannot be drawn: ")
+    assert shown.count() == 2, "sensors now and over training"
+    for element in ("connections-0", "devices-0"):
+        assert colours(opened.pixels(f"#{element}")) > 20
+    opened.page.close()
+    assert opened.said == []
+
+
+@pytest.mark.needs("chromium")
+def test_counts_are_exact(browser: Any, runs: Path) -> None:
+    file = edgerl.write_report([runs / "b-td3-seed0"], runs.parent / "one.html").path
+    first = r'("kind":"connections","network":"actor","layer":0,"steps":\[[^]]*\],"values":)\[[^]]*\]'
+    opened = Opened(browser, edited(file, first, r"\1[32768,32768,32768,32768,32768,32768]"), 1440)
+    assert opened.page.evaluate("document.getElementById('connections-0').data[0].name") == "layer 1: 32\u202f768"
+    opened.page.close()
+
+
+@pytest.mark.needs("chromium")
+@pytest.mark.parametrize("width", [390, 1440])
+def test_long_names_and_large_numbers_break_no_page(browser: Any, runs: Path, tmp_path: Path, width: int) -> None:
+    folder = shutil.copytree(runs / "a-ds-td3-seed0", tmp_path / ("x" * 200))
+    record = json.loads((folder / "fit-stm32f405.json").read_text())
+    record["device"] = "y" * 100
+    for trial in record["measured"]:
+        trial["architecture"], trial["returns"]["mean"], trial["returns"]["high"] = "z" * 100, 1e60, 1e61
+    (folder / "fit-stm32f405.json").write_text(json.dumps(record))
+    header, *rows = (folder / "metrics.csv").read_text().splitlines()
+    cells = [row.split(",") for row in rows]
+    for row in cells:
+        row[header.split(",").index("return_mean")] = "1e90"
+    (folder / "metrics.csv").write_text("\n".join([header, *map(",".join, cells)]) + "\n")
+    opened = Opened(browser, edgerl.write_report([folder], tmp_path / "page.html").path, width)
+    assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
+    opened.page.close()
+    assert opened.said == []
+
+
+@pytest.mark.needs("chromium")
+def test_charts_of_a_fit_show_every_precision_in_binary_units(browser: Any, runs: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(runs / "a-ds-td3-seed0", tmp_path / "run")
+    record = json.loads((folder / "fit-stm32f405.json").read_text())
+    for at, trial in enumerate(record["measured"]):
+        trial["precision"], trial["bytes"], trial["fits"] = ("int4" if at == 0 else "fp32"), 1024 << (at % 4), at > 0
+    record["chosen"] = None
+    (folder / "fit-stm32f405.json").write_text(json.dumps(record))
+    page = edgerl.write_report([folder], tmp_path / "page.html").path
+    opened = Opened(browser, page, 1440)
+    chart = "document.getElementById('fit-bytes-0-0')"
+    names = opened.page.evaluate(f"{chart}.data.map(trace => [trace.name ?? '', trace.x.length])")
+    assert names[1:] == [["fp32", len(record["measured"]) - 1], ["int4", 1]]
+    assert {"1 KiB", "2 KiB", "4 KiB"} <= set(opened.page.evaluate(f"{chart}.layout.xaxis.ticktext"))
+    assert "</span>int4</li>" in page.read_text()
+    shapes = opened.page.evaluate("document.getElementById('devices-0').data[3].marker.pattern.shape")
+    data = json.loads(opened.page.locator("#data").text_content())
+    fits = [device["verdicts"]["latency"]["fits"] for device in data["details"][0]["devices"]]
+    assert [shape == "/" for shape in shapes] == [not each for each in fits]
+    opened.page.close()
+
+
+@pytest.mark.needs("chromium")
+def test_a_single_evaluation_and_a_run_without_metrics(browser: Any, runs: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(runs / "a-ds-td3-seed0", tmp_path / "run")
+    (folder / "metrics.csv").write_text("".join((folder / "metrics.csv").read_text().splitlines(keepends=True)[:2]))
+    opened = Opened(browser, edgerl.write_report([folder], tmp_path / "page.html").path, 800)
+    first, last = opened.page.evaluate("document.getElementById('curves-0')._fullLayout.xaxis.range")
+    assert first <= 0 < 50 < last
+    opened.page.close()
+    (folder / "metrics.csv").unlink()
+    text = edgerl.write_report([folder], tmp_path / "page.html").path.read_text()
+    assert "How many connections each layer had is not known: the run holds no metrics.csv" in text
+    assert 'id="connections-0"' not in text
+    assert 'id="ever-0"' in text
+
+
+def test_a_fit_of_thousands_of_trials_and_a_run_of_thousands_of_sessions_make_no_large_page(
+    runs: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(runs / "a-ds-td3-seed0", tmp_path / "run")
+    size = edgerl.write_report([folder], tmp_path / "page.html").bytes
+    record = json.loads((folder / "fit-stm32f405.json").read_text())
+    trial = record["measured"][0]
+    best = trial | {"architecture": "the best one", "returns": dict.fromkeys(("mean", "low", "high"), 1e6)}
+    record["measured"] = [trial | {"bytes": trial["bytes"] + at} for at in range(3000)]
+    record["measured"].insert(1234, best)
+    (folder / "fit-stm32f405.json").write_text(json.dumps(record))
+    session = {"from_step": 0, "versions": {f"part{at}": "1" for at in range(60)}}
+    (folder / "versions.json").write_text(json.dumps({"sessions": [session] * 5000}))
+    result = edgerl.write_report([folder], tmp_path / "page.html")
+    assert result.bytes < size + 700_000
+    text = result.path.read_text()
+    shown = re.search("(\\d+) of the 3\u202f001 measured are shown", text)
+    assert shown is not None
+    assert details.MOST_TRIALS - 10 < int(shown[1]) <= details.MOST_TRIALS
+    assert "the best one" in text
+    assert "20 of 5\u202f000 sessions are shown" in text
+    assert text.count("And 10 more.") == 20
 
 
 @pytest.mark.needs("chromium")

@@ -36,8 +36,9 @@ def train(out: str = "run", **options: Any) -> Path:
 
 
 def run_with(at: list[float], returns: list[float], **options: Any) -> Any:
-    """As much of a run as curves need."""
+    """As much of a run as curves need; a step takes a second."""
     metrics = {"step": np.array(at), "return_mean": np.array(returns), "return_deviation": np.full(len(at), 3.0)}
+    metrics["elapsed_seconds"] = metrics["step"]
     return SimpleNamespace(config=make_config(**options), metrics=metrics, name="run")
 
 
@@ -45,7 +46,7 @@ def test_runs_of_one_setting_share_a_curve_and_a_seed_is_no_setting() -> None:
     runs = [
         run_with([10, 20], [1, 2], seed=0),
         run_with([10, 20], [3, 6], seed=1),
-        run_with([10], [5], seed=2),
+        run_with([10, 20], [5, 4], seed=2),
         run_with([10], [9], sparsity=0.8),
         run_with([10], [7], method="td3"),
     ]
@@ -53,7 +54,6 @@ def test_runs_of_one_setting_share_a_curve_and_a_seed_is_no_setting() -> None:
     assert list(curves) == ["ds-td3, lambda1 7, lambda2 64", "ds-td3, sparsity 0.8", "td3"]
     paper = curves["ds-td3, lambda1 7, lambda2 64"]
     assert paper.middle.tolist() == [3, 4]
-    assert paper.counts.tolist() == [3, 2]
     assert (paper.low[0], paper.high[0]) == (1, 5), "of 27 resamples the extreme ones are within 95 %"
     assert not paper.interval_is_over_episodes
     single = curves["td3"]
@@ -67,6 +67,30 @@ def test_the_final_return_is_the_mean_of_the_last_ten_evaluations() -> None:
     assert curve.final == Interval(25.5, None, None)
     runs = [run_with(list(range(1, 31)), [value] * 30) for value in (1, 2, 6)]
     assert learning_curves(runs)[0].final == interquartile_mean([np.array([1.0, 2.0, 6.0])])
+
+
+def test_a_run_that_goes_on_is_not_averaged_with_finished_ones() -> None:
+    """Its low beginning would make the mean drop where it ends, or lift the end where it has none."""
+    schedule = {"steps": 3000, "start_steps": 10, "evaluation_interval": 1000}
+    steps = [1000.0, 2000.0, 3000.0]
+    done = [run_with(steps, [1, 2, value], seed=seed, **schedule) for seed, value in enumerate((3, 6))]
+    (curve,) = learning_curves([*done, run_with([1000], [-100], seed=2, **schedule)])
+    assert curve.steps.tolist() == steps
+    assert curve.middle.tolist() == [1, 2, 4.5]
+    assert (curve.n_finished, curve.n_of_setting, curve.runs) == (2, 3, tuple(done))
+    assert (curve.final.value, curve.best, curve.seconds) == (2.5, 6, 3000)
+    (curve,) = learning_curves([done[0], run_with([1000], [-100], seed=2, **schedule)])
+    assert curve.interval_is_over_episodes, "no band of no width: it is that of one run"
+
+
+def test_where_no_run_is_finished_all_are_shown_as_far_as_they_all_are() -> None:
+    runs = [run_with([1000, 2000, 3000], [1, 2, 90], seed=0), run_with([1000, 2000], [3, 6], seed=1)]
+    (curve,) = learning_curves(runs)
+    assert (curve.steps.tolist(), curve.middle.tolist()) == ([1000, 2000], [2, 4])
+    assert (curve.n_finished, curve.n_of_setting) == (0, 2)
+    assert (curve.final.value, curve.best, curve.seconds) == (3, 6, 2000)
+    with pytest.raises(FileFormatError, match="no evaluation at the same step; make a report of each"):
+        learning_curves([run_with([1], [1], seed=0), run_with([2], [1], seed=1)])
 
 
 def test_labels_name_only_what_differs() -> None:
@@ -98,6 +122,51 @@ def test_the_pictures_are_the_topologies_before_and_after(engine: str, block: in
     assert (np.diff(pictures[1].after.sum(axis=1)[order]) <= 0).all()
 
 
+@pytest.mark.parametrize("engine", ["native", "torch"])
+def test_what_is_said_of_now_is_of_the_policy_that_the_run_keeps(engine: str, tmp_path: Path) -> None:
+    """With --policy best it is not the last actor, whose topology alone the checkpoint has."""
+    seeds = (train(f"run{seed}", engine=engine, policy="best", seed=seed) for seed in range(20))
+    read = (sources.read([folder]).runs[0] for folder in seeds)
+    run = next(run for run in read if run.checkpoint.policy.metadata["step"] < SMALL["steps"])  # type: ignore[union-attr]
+    assert run.checkpoint is not None
+    best, pictures = run.checkpoint.policy, actor_pictures(run)
+    weights = best.layers[0].matrix()
+    found = sensors(best, pictures, run)
+    assert found.degree_now.tolist() == (weights != 0).sum(axis=0).tolist()
+    np.testing.assert_allclose(found.mass_now, np.abs(weights).sum(axis=0), rtol=1e-6)
+    for picture, layer in zip(pictures, best.layers, strict=True):
+        assert (picture.after == (layer.matrix() != 0)).all()
+    text = edgerl.write_report([run.folder], tmp_path / "page.html").path.read_text()
+    assert text.count(f"Of the best policy at step {best.metadata['step']}, which the run keeps.") == 2
+    last = edgerl.write_report([train("last", engine=engine)], tmp_path / "last.html").path.read_text()
+    assert last.count("Of the actor at step 200, the last checkpoint.") == 2
+
+
+def test_compaction_tells_trained_connections_from_weights_that_are_not_zero(tmp_path: Path) -> None:
+    """A connection that has just grown weighs nothing."""
+    folder = train(evolution_interval=1)
+    (run,) = sources.read([folder]).runs
+    assert run.checkpoint is not None
+    trained, not_zero = run.metrics["connections.actor.0"][-1], run.checkpoint.policy.layers[0].connections
+    assert not_zero < trained
+    text = edgerl.write_report([folder], tmp_path / "page.html").path.read_text()
+    assert f"<td>1</td><td>4 × 18</td><td>4 × {run.policy.layers[0].n_outputs}</td>" in text  # type: ignore[union-attr]
+    assert f"<td>{trained:.0f}</td><td>{not_zero}</td>" in text
+
+
+def test_a_sparse_layer_without_its_topology_is_not_called_dense(tmp_path: Path) -> None:
+    folder = train()
+    checkpoint = checkpoint_file.read(folder / "checkpoint.safetensors")
+    for layer in range(2):
+        del checkpoint.tensors[f"actor.{layer}.mask"]
+    checkpoint_file.write(folder / "checkpoint.safetensors", checkpoint)
+    text = edgerl.write_report([folder], tmp_path / "page.html").path.read_text()
+    assert text.count("Dense: every connection exists.") == 1, "the output layer is"
+    first, second, _ = actor_pictures(sources.read([folder]).runs[0])
+    assert not first.after.all()
+    assert not second.after.all()
+
+
 def test_a_topology_that_was_drawn_otherwise_is_not_shown(tmp_path: Path) -> None:
     """As in a version that drew it from other numbers: what was ever connected does not hold it."""
     folder = train()
@@ -126,10 +195,13 @@ def test_long_tables_are_thinned_and_keep_their_ends(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     path.write_text("step,x\n" + "".join(f"{step},{step / 2}\n" for step in range(1, 30_001)))
     table = sources.read_table(path, tmp_path)
-    assert len(table["step"]) == sources.MAXIMUM_POINTS
+    assert sources.MAXIMUM_POINTS // 2 < len(table["step"]) <= sources.MAXIMUM_POINTS
     assert (table["step"][0], table["step"][-1]) == (1, 30_000)
     assert (table["x"] == table["step"] / 2).all()
     assert np.diff(table["step"]).max() <= 32
+    # A run that is not as far keeps the same steps, but for its last ten.
+    path.write_text("step,x\n" + "".join(f"{step},{step / 2}\n" for step in range(1, 29_001)))
+    assert np.isin(sources.read_table(path, tmp_path)["step"][:-10], table["step"]).all()
 
 
 @pytest.mark.parametrize(
@@ -138,10 +210,11 @@ def test_long_tables_are_thinned_and_keep_their_ends(tmp_path: Path) -> None:
         ("step,x\n1,2\n3", "does not end with a whole line"),
         ("step,x\n1,2\n3\n", r"has 1 of 2 columns in line 3: it was cut off"),
         ("step,x\n1,2\n3,\n", "holds something that is no number"),
-        ("step,x\n1,nan\n", "holds a number that is not finite, or steps that do not rise"),
+        ("step,x\n1,nan\n", "holds a number that is not finite, or beyond 1e[+]100, or steps that do not rise"),
+        ("step,x\n1,1e308\n", "beyond 1e[+]100"),
         ("step,x\n2,1\n1,1\n", "steps that do not rise"),
         ("x,y\n1,2\n", "does not end with a whole line of a table"),
-        ("\udcff", "cannot read"),
+        ("\udcff", "holds no text in UTF-8 .*; restore the file, or train the run anew"),
         ("", "does not end with a whole line of a table"),
     ],
 )
