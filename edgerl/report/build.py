@@ -11,6 +11,7 @@ from edgerl.errors import ConfigError, EdgerlError, FileFormatError
 from edgerl.files import write_atomically
 from edgerl.report import sources
 from edgerl.report.page import render
+from edgerl.signals import Terminated
 from edgerl.studies.study import RECORD, read_record
 
 RELOAD_SECONDS = 10.0
@@ -71,7 +72,7 @@ def watch(
     told: Callable[[ReportResult | EdgerlError], None],
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Write the page whenever its files changed, until KeyboardInterrupt; then once more, without reloading itself.
+    """Write the page whenever its files changed, until KeyboardInterrupt or Terminated; then once more, without reloading itself.
 
     told: each page written, and what could not be read: a row that is being written is whole the next time, and then,
     or where a folder was removed, the page shows what was read last.
@@ -93,7 +94,7 @@ def watch(
                     told(error)
                 seen = now
             sleep(RELOAD_SECONDS / 2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Terminated):
         if content is not None:
             _leave(content, named, Path(output), told)
         raise

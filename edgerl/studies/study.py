@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from edgerl.errors import ConfigError, FileFormatError, nearest, quoted, reason
-from edgerl.files import read_bytes
+from edgerl.files import MAXIMUM_JSON_BYTES, MAXIMUM_TEXT_BYTES, read_bytes, read_text
 from edgerl.run_folder import RUNS
 from edgerl.training.config import option_names
 
@@ -103,7 +103,7 @@ def load_study(study: str | Path) -> Study:
                 f"{', '.join(known)}{nearest(str(study), known)}"
             )
         path = PACKAGED / f"{study}.toml"
-    data = read_bytes(path)
+    data = read_bytes(path, MAXIMUM_TEXT_BYTES)
     try:
         document = tomllib.loads(data.decode())
     except (ValueError, RecursionError) as error:
@@ -235,7 +235,7 @@ def read_record(folder: Path) -> Study:
     """The study that was last swept in a folder. Raises FileFormatError, ConfigError; nothing in it is trusted."""
     path = folder / RECORD
     try:
-        document = json.loads(read_bytes(path).decode())
+        document = json.loads(read_text(path, MAXIMUM_JSON_BYTES))
     except (ValueError, RecursionError) as error:
         raise FileFormatError(f"{path} is damaged ({reason(error)}); remove it, and sweep the study again") from error
     if not isinstance(document, dict) or not isinstance(name := document.pop("study", None), str):

@@ -14,6 +14,7 @@ import pytest
 import edgerl as library
 from edgerl.errors import FileFormatError
 from edgerl.report import build
+from edgerl.signals import Terminated
 
 Run = Callable[..., tuple[int, str, str]]
 SMALL = {"hidden": (8, 8), "sparsity": 0.5, "steps": 60, "start_steps": 30, "evaluation_interval": 30}
@@ -223,8 +224,9 @@ def test_without_plotly_the_command_says_what_to_install(
     assert err.splitlines()[-1] == "edgerl: plotly.offline is not installed; run: pip install 'edgerl[report]'"
 
 
-def test_watching_writes_when_a_run_goes_on_and_ends_without_reloading(run: Path) -> None:
-    """Nothing changes, a row is half written, it is whole, Ctrl-C."""
+@pytest.mark.parametrize("end", [KeyboardInterrupt, Terminated])
+def test_watching_writes_when_a_run_goes_on_and_ends_without_reloading(run: Path, end: type[BaseException]) -> None:
+    """Nothing changes, a row is half written, it is whole, Ctrl-C or SIGTERM."""
     metrics, said, written = run / "metrics.csv", [], []
     last = metrics.read_text().splitlines()[-1]
     half = f"90{last[2:20]}"
@@ -238,9 +240,9 @@ def test_watching_writes_when_a_run_goes_on_and_ends_without_reloading(run: Path
         if step == 3:
             metrics.write_text(metrics.read_text().removesuffix(half) + f"90{last[2:]}\n")
         if step == 4:
-            raise KeyboardInterrupt
+            raise end
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(end):
         build.watch([run], "page.html", told=said.append, sleep=change)
     kinds = [isinstance(each, FileFormatError) for each in said]
     assert kinds == [False, True, False]
