@@ -72,7 +72,7 @@ def watch(
     told: Callable[[ReportResult | EdgerlError], None],
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Write the page whenever its files changed, until KeyboardInterrupt or Terminated; then once more, without reloading itself.
+    """Write the page whenever its files changed, until KeyboardInterrupt or Terminated; then once more, resting.
 
     told: each page written, and what could not be read: a row that is being written is whole the next time, and then,
     or where a folder was removed, the page shows what was read last.
