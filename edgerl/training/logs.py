@@ -15,8 +15,8 @@ from pathlib import Path
 from torch.utils.tensorboard import SummaryWriter
 
 from edgerl import run_folder
-from edgerl.errors import FileFormatError, OutputError
-from edgerl.files import write_atomically
+from edgerl.errors import FileFormatError, OutputError, reason
+from edgerl.files import read_text, write_atomically
 
 EVENTS = "events.out.tfevents.*"
 
@@ -31,7 +31,10 @@ class MetricsLog:
         self.path, self.columns = folder / run_folder.METRICS, list(columns)
         kept = _read(self.path, self.columns)[:rows] if rows else []
         if len(kept) < rows:
-            raise FileFormatError(f"{self.path} has {len(kept)} rows; the checkpoint counts on {rows}")
+            raise FileFormatError(
+                f"{self.path} has {len(kept)} whole rows; the checkpoint counts on {rows}; restore the file, or train "
+                "anew"
+            )
         write_atomically(self.path, _format([self.columns, *kept]).encode())
         with self._writing():
             for events in folder.glob(EVENTS):
@@ -90,11 +93,12 @@ def _read(path: Path, columns: list[str]) -> list[list[str]]:
 
 
 def _parse(path: Path) -> list[list[str]]:
+    """The lines that are whole: one without its end may have lost digits of its last number."""
+    text = read_text(path)
     try:
-        with path.open(newline="") as file:
-            return list(csv.reader(file)) or [[]]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise FileFormatError(f"cannot read {path}: {error}") from error
+        return list(csv.reader(text[: text.rfind("\n") + 1].splitlines())) or [[]]
+    except csv.Error as error:
+        raise FileFormatError(f"{path} is no table ({reason(error)}); restore the file, or train anew") from error
 
 
 def _format(rows: Sequence[Sequence[str]]) -> str:

@@ -632,8 +632,12 @@ def test_a_shortened_replay_is_refused() -> None:
 
 def test_lost_metrics_are_refused() -> None:
     path = _train("run") / "metrics.csv"
-    path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
-    with pytest.raises(FileFormatError, match=r"metrics\.csv has 1 rows; the checkpoint counts on 4"):
+    whole = path.read_text()
+    path.write_text(whole[:-2])  # of the last number, a digit
+    with pytest.raises(FileFormatError, match=r"metrics\.csv has 3 whole rows; the checkpoint counts on 4"):
+        edgerl.train(resume="run")
+    path.write_text("".join(whole.splitlines(keepends=True)[:2]))
+    with pytest.raises(FileFormatError, match=r"metrics\.csv has 1 whole rows; the checkpoint counts on 4; restore"):
         edgerl.train(resume="run")
 
 
