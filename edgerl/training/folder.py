@@ -56,9 +56,8 @@ def read_config(folder: Path) -> Config:
     try:
         data = json.loads(read_text(path, MAXIMUM_JSON_BYTES))
     except (FileFormatError, ValueError, RecursionError) as error:
-        raise FileFormatError(
-            f"{folder} is no run folder ({path.name}: {reason(error, 300)}); name one that train made"
-        ) from error
+        said = reason(error, 10_000).replace(str(path), path.name)
+        raise FileFormatError(f"{folder} is no run folder ({said}); name one that train made") from error
     if not isinstance(data, dict):
         raise FileFormatError(f"{path} holds no JSON object; restore the file")
     return from_json(data, str(path))

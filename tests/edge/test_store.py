@@ -389,7 +389,7 @@ def test_other_things_with_a_snapshots_name() -> None:
     _path(0).write_bytes(pack_tensors("snapshot", 1, {"champion": 0}, {}))
     with _store() as store:
         assert _newest(store) == 3
-        problems = ["format version 2", "holds 'checkpoint'", "is not there", "is not there", "is a folder"]
+        problems = ["format version 2", "holds 'checkpoint'", "link to nothing", "no ordinary file", "is a folder"]
         for line, problem in zip(store.rejected, problems, strict=True):
             assert problem in line
         assert _write(store, 3) == 9
