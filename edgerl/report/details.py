@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgerl.compact.policy import CompactPolicy
+from edgerl.compact.policy import CompactPolicy, Layer
 from edgerl.compact.pruning import compact
 from edgerl.profiling.model import ModelRows, policy_rows
 from edgerl.report import words
@@ -470,60 +470,52 @@ def _caption(picture: LayerPicture, part: str) -> str:
 # Compaction ---------------------------------------------------------------------------------------------------------
 
 
+COMPACTION_COLUMNS = (
+    *("layer", "trained", "compact", "connections trained", "weights not 0", "weights kept", "density"),
+    *("dense, fp32", "stored", "weights"),
+)
+
+
 def _compaction_section(
     pictures: tuple[LayerPicture, ...], before: CompactPolicy, written: CompactPolicy | None, written_bytes: int
 ) -> str:
     trained = [picture.connections or 0 for picture in pictures]
     after = compact(before) if written is None or len(written.layers) != len(before.layers) else written
     rows = [
-        (
-            str(at),
-            f"{old.n_inputs} × {old.n_outputs}",
-            f"{new.n_inputs} × {new.n_outputs}",
-            words.spaced(trained[at - 1]),
-            words.spaced(old.connections),
-            words.spaced(new.connections),
-            f"{new.connections / (new.n_inputs * new.n_outputs):.0%}" if new.n_inputs * new.n_outputs else "–",
-            human_bytes(4 * (old.n_inputs * old.n_outputs + old.n_outputs)),
-            human_bytes(new.n_bytes),
+        _compaction_row(
+            (str(at), f"{old.n_inputs} × {old.n_outputs}", f"{new.n_inputs} × {new.n_outputs}"),
+            connections,
+            [old],
+            [new],
             str(new.precision),
         )
-        for at, (old, new) in enumerate(zip(before.layers, after.layers, strict=True), 1)
+        for at, (connections, old, new) in enumerate(zip(trained, before.layers, after.layers, strict=True), 1)
     ]
-    dense = sum(4 * (layer.n_inputs * layer.n_outputs + layer.n_outputs) for layer in before.layers)
-    stored = sum(layer.n_bytes for layer in after.layers)
-    rows.append(
-        (
-            "all",
-            before.architecture,
-            after.architecture,
-            words.spaced(sum(trained)),
-            words.spaced(before.connections),
-            words.spaced(after.connections),
-            f"{after.connections / sum(layer.n_inputs * layer.n_outputs for layer in after.layers):.0%}",
-            human_bytes(dense),
-            human_bytes(stored),
-            "",
-        )
-    )
-    columns = (
-        "layer",
-        "trained",
-        "compact",
-        "connections trained",
-        "weights not 0",
-        "weights kept",
-        "density",
-        "dense, fp32",
-        "stored",
-        "weights",
-    )
+    architectures = ("all", before.architecture, after.architecture)
+    rows.append(_compaction_row(architectures, sum(trained), before.layers, after.layers, ""))
     file = f" The file has {human_bytes(written_bytes)}." if written_bytes else ""
     return words.section(
         "compaction",
         "Compaction",
         f"What the compact policy leaves out: absent weights, and units that nothing depends on.{file}",
-        words.table(columns, rows),
+        words.table(COMPACTION_COLUMNS, rows),
+    )
+
+
+def _compaction_row(
+    names: tuple[str, ...], trained: int, old: Sequence[Layer], new: Sequence[Layer], precision: str
+) -> tuple[str, ...]:
+    """One layer or all of them, before and after."""
+    kept, places = sum(layer.connections for layer in new), sum(layer.n_inputs * layer.n_outputs for layer in new)
+    return (
+        *names,
+        words.spaced(trained),
+        words.spaced(sum(layer.connections for layer in old)),
+        words.spaced(kept),
+        f"{kept / places:.0%}",
+        human_bytes(sum(4 * (layer.n_inputs * layer.n_outputs + layer.n_outputs) for layer in old)),
+        human_bytes(sum(layer.n_bytes for layer in new)),
+        precision,
     )
 
 

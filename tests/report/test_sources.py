@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 import edgerl
+from edgerl.compact.policy import make_layer
 from edgerl.errors import ConfigError, FileFormatError
 from edgerl.report import details, sources
 from edgerl.report.curves import group_labels, learning_curves
@@ -152,6 +154,23 @@ def test_compaction_tells_trained_connections_from_weights_that_are_not_zero(tmp
     text = edgerl.write_report([folder], tmp_path / "page.html").path.read_text()
     assert f"<td>1</td><td>4 × 18</td><td>4 × {run.policy.layers[0].n_outputs}</td>" in text  # type: ignore[union-attr]
     assert f"<td>{trained:.0f}</td><td>{not_zero}</td>" in text
+
+
+def test_a_policy_that_lost_every_unit_is_shown(tmp_path: Path) -> None:
+    """A unit of each layer is kept, for its bias."""
+    folder = train()
+    path = folder / "checkpoint.safetensors"
+    checkpoint = checkpoint_file.read(path)
+    first, second, last = checkpoint.policy.layers
+    nothing = make_layer(np.zeros((second.n_outputs, second.n_inputs), np.float32), np.full(second.n_outputs, -1.0), 1)
+    checkpoint = dataclasses.replace(
+        checkpoint, policy=dataclasses.replace(checkpoint.policy, layers=(first, nothing, last))
+    )
+    checkpoint_file.write(path, checkpoint)
+    (folder / "policy.safetensors").unlink()
+    text = edgerl.write_report([folder], tmp_path / "page.html").path.read_text()
+    assert "<td>4-18-13-2</td><td>4-1-1-2</td>" in text
+    assert text.count("<td>0</td><td>0%</td>") == 4
 
 
 def test_a_sparse_layer_without_its_topology_is_not_called_dense(tmp_path: Path) -> None:
