@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import numpy.typing as npt
 from edgerl.errors import FileFormatError
 from edgerl.report.sources import Run
 from edgerl.studies.statistics import FINAL_EVALUATIONS, Interval, interquartile_mean, interquartile_means
-from edgerl.training.config import Config
+from edgerl.training.config import Config, flat
 
 Array = npt.NDArray[np.float64]
 
@@ -64,7 +63,7 @@ def learning_curves(runs: Sequence[Run]) -> list[Curve]:
 
 def group_labels(runs: Sequence[Run]) -> list[str]:
     """Of each run its method, and the settings that differ among runs of its environment and method."""
-    settings = [flat(run.config) for run in runs]
+    settings = [readable(run.config) for run in runs]
     kinds = [(run.config.environment, run.config.network.method) for run in runs]
     labels = []
     for own, kind in zip(settings, kinds, strict=True):
@@ -82,12 +81,11 @@ def _shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def flat(config: Config) -> dict[str, Any]:
-    """Every field of a configuration under its dotted name."""
-    fields: dict[str, Any] = {}
-    for name, value in dataclasses.asdict(config).items():
-        fields |= {f"{name}.{key}": inner for key, inner in value.items()} if isinstance(value, dict) else {name: value}
-    return {name: "-".join(map(str, value)) if isinstance(value, tuple) else value for name, value in fields.items()}
+def readable(config: Config) -> dict[str, Any]:
+    """Every field of a configuration under its dotted name, lists as they are read: 256-256."""
+    return {
+        name: "-".join(map(str, value)) if isinstance(value, tuple) else value for name, value in flat(config).items()
+    }
 
 
 def _curve(environment: str, label: str, every_run: tuple[Run, ...]) -> Curve:

@@ -17,7 +17,7 @@ from edgerl.compact.pruning import compact
 from edgerl.profiling.model import ModelRows, policy_rows
 from edgerl.report import words
 from edgerl.report.budgets import device_budgets
-from edgerl.report.curves import flat
+from edgerl.report.curves import readable
 from edgerl.report.sources import Fit, Model, Run, Sources, Trial, evenly
 from edgerl.report.topology import (
     LayerPicture,
@@ -668,7 +668,7 @@ def _fit_section(fit: Fit, n_measured: int, at: int, index: int) -> str:
 
 
 def _configuration_section(run: Run) -> str:
-    rows = [(escape(name), escape(_value(value))) for name, value in flat(run.config).items()]
+    rows = [(escape(name), escape(_value(value))) for name, value in readable(run.config).items()]
     chosen = evenly(len(run.versions), MOST_SESSIONS)
     sessions = "".join(_session(run.versions[index]) for index in chosen)
     if len(chosen) < len(run.versions):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +16,7 @@ from edgerl.errors import ConfigError, FileFormatError, OutputError, quoted, rea
 from edgerl.files import TEMPORARIES, read_bytes, write_atomically
 from edgerl.studies.grid import PlannedRun
 from edgerl.training import checkpoint as checkpoint_file
-from edgerl.training.config import Config, to_json
+from edgerl.training.config import Config, flat, to_json
 from edgerl.training.folder import read_config
 
 LARGEST_RETURN = 1e100
@@ -78,16 +77,9 @@ def _anew(folder: Path) -> str:
 
 def _difference(found: Config, expected: Config) -> str:
     """The first value that differs: network.sparsity 0.5, expected 0.9."""
-    pairs = zip(_flat(dataclasses.asdict(found)), _flat(dataclasses.asdict(expected)), strict=True)
-    name, own, wanted = next((name, own, wanted) for (name, own), (_, wanted) in pairs if own != wanted)
-    return f"{name} {quoted(own)}, expected {quoted(wanted)}"
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    flat: list[tuple[str, Any]] = []
-    for name, value in values.items():
-        flat += _flat(value, f"{name}.") if isinstance(value, dict) else [(prefix + name, value)]
-    return flat
+    own, wanted = flat(found), flat(expected)
+    name = next(name for name in own if own[name] != wanted[name])
+    return f"{name} {quoted(own[name])}, expected {quoted(wanted[name])}"
 
 
 def prepare(folder: Path, run: PlannedRun) -> None:

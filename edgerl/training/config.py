@@ -348,6 +348,14 @@ def to_json(config: Config) -> str:
     return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
 
 
+def flat(config: Config) -> dict[str, Any]:
+    """Every value of a configuration under its dotted name, such as network.hidden."""
+    fields: dict[str, Any] = {}
+    for name, value in dataclasses.asdict(config).items():
+        fields |= {f"{name}.{key}": inner for key, inner in value.items()} if isinstance(value, dict) else {name: value}
+    return fields
+
+
 def from_json(data: Mapping[str, Any], source: str) -> Config:
     """A configuration from parsed JSON, which is not trusted. Raises ConfigError that names `source`."""
     try:

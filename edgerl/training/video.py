@@ -94,7 +94,8 @@ def play(
     SIGINT or SIGTERM.
     """
     path = Path(path)
-    if path.suffix.lower() not in SUFFIXES:
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
         raise ConfigError(f"the video is {path.name!r}; expected a name that ends with {' or '.join(SUFFIXES)}")
     for what, number, least, most in (
         ("episodes", episodes, 1, 1000),
@@ -104,11 +105,11 @@ def play(
     ):
         if not least <= number <= most:
             raise ConfigError(f"{what} is {number}; expected {least} to {most}")
-    for module in ("PIL", *(["imageio_ffmpeg"] if path.suffix.lower() == ".mp4" else [])):
+    for module in ("PIL", *(["imageio_ffmpeg"] if suffix == ".mp4" else [])):
         require(module, "report")
     refuse_existing(path, force=force, option="--video")
     refuse_unwritable(path)
-    if path.suffix.lower() == ".mp4":
+    if suffix == ".mp4":
         refuse_without_encoder()
     results: list[tuple[float, int]] = []
     frames = 0
@@ -118,7 +119,7 @@ def play(
     ):
         refuse_misfit(policy, filmed)
         rate = frames_per_second(filmed)
-        every = max(1, round(rate / MOST_FRAMES_PER_SECOND[path.suffix.lower()]))
+        every = max(1, round(rate / MOST_FRAMES_PER_SECOND[suffix]))
 
         def film() -> Iterator[Frame]:
             nonlocal frames
