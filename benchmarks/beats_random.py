@@ -15,7 +15,7 @@ from edgerl.training.environments import make
 from edgerl.training.evaluate import evaluate, mean_interval
 
 EPISODES = 10
-LONGEST_EPISODE = 1000
+EPISODE_LIMIT = 1000
 
 
 def main() -> int:
@@ -25,15 +25,15 @@ def main() -> int:
     parser.add_argument("--by", type=float, default=0.0)
     arguments = parser.parse_args()
     policy = OnnxPolicy(arguments.policy)
-    environment = make(policy.metadata["about"]["environment"])
+    environment = make(policy.metadata["about"]["environment"], EPISODE_LIMIT)
     generator = np.random.default_rng(0)
 
     def act_at_random(_: np.ndarray) -> np.ndarray:
         return environment.scale(generator.uniform(-1, 1, environment.n_actions).astype(np.float32))
 
     seeds = range(EPISODES)
-    trained = evaluate(environment, policy, seeds, LONGEST_EPISODE)
-    at_random = evaluate(environment, act_at_random, seeds, LONGEST_EPISODE)
+    trained = evaluate(environment, policy, seeds)
+    at_random = evaluate(environment, act_at_random, seeds)
     for name, returns in (("policy", trained), ("random", at_random)):
         mean, low, high = mean_interval(returns)
         print(f"{name}: return {mean:.1f} [{low:.1f}, {high:.1f}] over {EPISODES} episodes")

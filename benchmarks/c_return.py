@@ -25,7 +25,7 @@ from edgerl.export import export_policy
 from edgerl.export.c import COptions
 from edgerl.training import checkpoint as checkpoint_file
 from edgerl.training.compaction import environment_of
-from edgerl.training.evaluate import evaluate, evaluation_seeds, longest_episode, mean_interval
+from edgerl.training.evaluate import evaluate, evaluation_seeds, mean_interval
 
 ALLOWED: dict[Precision, float] = {"fp32": 0.01, "fp16": 0.01, "int8": 0.03}
 """Of the policy's mean return."""
@@ -68,10 +68,9 @@ def compare(run: Path, episodes: int) -> bool:
     seeds = evaluation_seeds(checkpoint.config.seed, episodes)
     is_fine = True
     with closing(environment_of(checkpoint)) as environment, tempfile.TemporaryDirectory() as folder:
-        longest = longest_episode(environment, checkpoint.config.schedule)
-        original = evaluate(environment, policy, seeds, longest)
+        original = evaluate(environment, policy, seeds)
         for dtype, allowed in ALLOWED.items():
-            returns = evaluate(environment, Compiled(policy, dtype, Path(folder)), seeds, longest)
+            returns = evaluate(environment, Compiled(policy, dtype, Path(folder)), seeds)
             mean, low, high = mean_interval(returns - original)
             share = abs(mean) / abs(original.mean())
             is_fine &= low <= 0 <= high or share <= allowed

@@ -3,6 +3,7 @@
     EdgerlError                 exit code 2
     ├── ConfigError             an option or a configuration value is out of its range
     ├── EnvironmentError        an environment is unknown, unsuitable, or returned something impossible
+    │   └── EnvironmentFault    a step of it failed, or gave a number that is not finite: the next episode may go well
     ├── FileFormatError         a file is truncated, altered, or not what it was taken for
     ├── OutputError             an output path exists already, or cannot be written
     ├── MissingExtraError       a part of edgerl is not installed; the message names the `pip install`
@@ -35,6 +36,10 @@ class ConfigError(EdgerlError):
 
 class EnvironmentError(EdgerlError):
     """An environment is unknown, unsuitable, or returned something impossible."""
+
+
+class EnvironmentFault(EnvironmentError):  # noqa: N818 — a fault of the robot, which training can outlive
+    """An environment failed in the midst of an episode, or gave a number that is not finite; the next may go well."""
 
 
 class FileFormatError(EdgerlError):

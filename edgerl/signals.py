@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import FrameType
@@ -16,6 +17,11 @@ class StopRequests:
 
     count: int = 0
     signal: int = 0
+    first_at: float = 0.0  # time.monotonic
+
+    def is_older_than(self, seconds: float) -> bool:
+        """Whether the first request was made longer than `seconds` ago."""
+        return self.count > 0 and time.monotonic() - self.first_at > seconds
 
 
 @contextlib.contextmanager
@@ -30,6 +36,7 @@ def stop_requests(asked: Callable[[StopRequests], None] = lambda _: None) -> Ite
         return
 
     def request(number: int, _: FrameType | None) -> None:
+        requests.first_at = requests.first_at or time.monotonic()
         requests.count += 1
         requests.signal = number
         asked(requests)

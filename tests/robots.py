@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import socket
 from typing import Any, ClassVar
 
 import gymnasium
@@ -163,3 +164,141 @@ class LateRobot(Robot):
 
 def late_robot() -> LateRobot:
     return LateRobot()
+
+
+class LonelyRobot(Robot):
+    """Holds a name of which the system has one, as a serial line is held: a second one cannot be made beside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.line = socket.socket(socket.AF_UNIX)
+        try:
+            self.line.bind("\0edgerl-tests-lonely-robot")
+        except OSError:
+            self.line.close()
+            raise
+
+    def close(self) -> None:
+        self.line.close()
+
+
+def lonely_robot() -> LonelyRobot:
+    return LonelyRobot()
+
+
+THE_ONLY_ROBOT = Robot()
+
+
+def the_only_robot() -> Robot:
+    """One and the same object each time."""
+    return THE_ONLY_ROBOT
+
+
+def the_only_robot_wrapped() -> Any:
+    """In another wrapper each time."""
+    return gymnasium.wrappers.OrderEnforcing(THE_ONLY_ROBOT)
+
+
+class GlitchyRobot(Robot):
+    """Every third episode, by its seed, a sensor gives NaN at step 20, and ever after until the next reset."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        self.is_to_fail = seed is not None and seed % 3 == 0
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = super().step(action)
+        if self.is_to_fail and self.age >= 20:
+            observation[1] = np.nan
+        return observation, reward, terminated, truncated, info
+
+
+def glitchy_robot() -> GlitchyRobot:
+    return GlitchyRobot()
+
+
+class DeadRobot(Robot):
+    """Every step of it fails."""
+
+    def step(self, _action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        raise RuntimeError("no motor")
+
+
+def dead_robot() -> DeadRobot:
+    return DeadRobot()
+
+
+class SlowEndlessRobot(SlowRobot):
+    def __init__(self) -> None:
+        super().__init__(length=1 << 60)
+
+
+def slow_endless_robot() -> SlowEndlessRobot:
+    return SlowEndlessRobot()
+
+
+class OldRobot(Robot):
+    """Answers as gym did before 0.26."""
+
+    def step(self, action: Any) -> Any:
+        observation, reward, terminated, truncated, info = super().step(action)
+        return observation, reward, terminated or truncated, info
+
+
+def old_robot() -> OldRobot:
+    return OldRobot()
+
+
+class LooseRobot(Robot):
+    """Answers otherwise than gymnasium says, in ways that can be understood."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        return super().reset(seed=seed, options=options)[0]
+
+    def step(self, action: Any) -> Any:
+        observation, reward, terminated, truncated, info = super().step(action)
+        return observation.tolist(), np.array([reward]), np.array([terminated]), np.array(truncated), info
+
+
+def loose_robot() -> LooseRobot:
+    return LooseRobot()
+
+
+class WordyRobot(Robot):
+    def step(self, action: Any) -> Any:
+        observation, reward, terminated, truncated, info = super().step(action)
+        return observation, reward, str(terminated), truncated, info
+
+
+def wordy_robot() -> WordyRobot:
+    return WordyRobot()
+
+
+class VectorRobot(Robot):
+    def step(self, action: Any) -> Any:
+        observation, reward, terminated, truncated, info = super().step(action)
+        return observation, reward, np.array([terminated, terminated]), truncated, info
+
+
+def vector_robot() -> VectorRobot:
+    return VectorRobot()
+
+
+class LeavingRobot(Robot):
+    """Ends the process, as it thinks, in the midst of an episode."""
+
+    def step(self, _action: Any) -> Any:
+        raise SystemExit(3)
+
+
+def leaving_robot() -> LeavingRobot:
+    return LeavingRobot()
+
+
+class UnclosableRobot(Robot):
+    def close(self) -> None:
+        raise OSError("the bus is gone")
+
+
+def unclosable_robot() -> UnclosableRobot:
+    return UnclosableRobot()

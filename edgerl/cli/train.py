@@ -66,6 +66,26 @@ def command(
     checkpoint_interval: Annotated[
         int | None, typer.Option(help="Steps from checkpoint to checkpoint.", show_default="10000, quick 5000")
     ] = None,
+    max_episode_steps: Annotated[
+        int | None,
+        typer.Option(
+            help="Steps after which an episode is cut.", show_default="the environment's own limit, or else 10000"
+        ),
+    ] = None,
+    evaluation: Annotated[
+        str | None,
+        typer.Option(
+            help="In a separate environment, between-episodes in the training's own, or none; auto: separate where the "
+            "environment can be made twice.",
+            show_default="auto",
+        ),
+    ] = None,
+    on_fault: Annotated[
+        str | None,
+        typer.Option(
+            help="Where a step fails or gives NaN: stop, or truncate the episode and go on.", show_default="stop"
+        ),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda.", show_default="cpu")] = None,
     engine: Annotated[
         str | None,
@@ -83,7 +103,8 @@ def command(
 ) -> None:
     """Train a policy, sparse from the first step.
 
-    Ctrl-C finishes the episode and saves; a second Ctrl-C leaves at once, with the last checkpoint.
+    Ctrl-C finishes the episode (for 25 seconds at most) and saves; a second Ctrl-C leaves at once, with the last
+    checkpoint.
 
     Example: edgerl train --preset quick --sparsity 0.9
     """
@@ -113,6 +134,9 @@ def command(
         "seed": seed,
         "policy": policy,
         "checkpoint_interval": checkpoint_interval,
+        "max_episode_steps": max_episode_steps,
+        "evaluation": evaluation,
+        "on_fault": on_fault,
         "device": device,
         "engine": engine,
         "threads": threads,
@@ -172,6 +196,8 @@ class _Progress:
         numbers.append(f"ETA {human_seconds((status.steps - status.step) / max(rate, 1e-9))}")
         if status.evaluation_return is not None:
             numbers.append(f"return {status.evaluation_return:.1f}")
+        elif status.training_return is not None:
+            numbers.append(f"return in training {status.training_return:.1f}")
         shown = "  ".join(numbers)
         with CLOSED_PIPE:
             if self._task is None:
@@ -190,10 +216,13 @@ def _print(result: RunResult, as_json: bool) -> None:
                 "final_return": result.final_return,
                 "best_return": result.best_return,
                 "elapsed_seconds": result.elapsed_seconds,
+                "faults": result.faults,
             }
         )
         return
     print(f"{result.steps} steps in {human_seconds(result.elapsed_seconds)}")
     if result.final_return is not None and result.best_return is not None:
         print(f"return of the last evaluation {result.final_return:.1f}, of the best {result.best_return:.1f}")
+    if result.faults:
+        print(f"faults of the environment: {result.faults}")
     print(f"policy {result.policy}")

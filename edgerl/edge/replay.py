@@ -77,12 +77,15 @@ class Replay:
     ) -> None:
         """Create the file, or open it when it exists (in RAM where path is None).
 
-        count: transitions ever appended that this memory starts with, a checkpoint's word.
+        count: transitions ever appended that this memory starts with, a checkpoint's word. slack: at least; a file
+        that has more keeps it.
 
         Raises FileFormatError for another memory's file or a shortened one, OutputError where it cannot be written or
         another process holds it.
         """
         self._set_sizes(n_observations, n_actions, capacity, slack, count)
+        if path is not None:
+            self._keep_recorded_slack(path)
         size = self._file_bytes
         if size > MAXIMUM_BYTES:
             raise OutputError(f"a replay of {capacity} transitions has {size} bytes; expected at most {MAXIMUM_BYTES}")
@@ -99,6 +102,19 @@ class Replay:
         self._room = capacity + slack
         self._width = 2 * n_observations + n_actions + 2
         self._file_bytes = HEADER_BYTES + self._room * self._width * 4
+
+    def _keep_recorded_slack(self, path: Path) -> None:
+        """Have the slack of a whole file that has more, as some of 0.1.0 do: where a row lies follows from it."""
+        if not path.is_file():
+            return
+        try:
+            with path.open("rb") as file:
+                slack = _read_header(file.read(HEADER_BYTES))[3]
+        except (OSError, ValueError):
+            return
+        bytes_then = HEADER_BYTES + (self.capacity + slack) * self._width * 4
+        if slack > self.slack and path.stat().st_size == bytes_then:
+            self._set_sizes(self.n_observations, self.n_actions, self.capacity, slack, self.count)
 
     def _view_rows(self) -> None:
         self._rows = np.frombuffer(self._map, np.float32, offset=HEADER_BYTES).reshape(self._room, self._width)
@@ -140,6 +156,21 @@ class Replay:
         row[-2] = reward
         row[-1] = boundary
         self.count += 1
+
+    def cut(self) -> bool:
+        """End the newest transition's episode there, where it was to go on: nothing will follow it. Whether it was."""
+        newest = self._rows[(self.count - 1) % self._room]
+        goes_on = self.count > 0 and newest[-1] == Boundary.CONTINUES
+        if goes_on:
+            newest[-1] = Boundary.TRUNCATED
+        return bool(goes_on)
+
+    def largest(self) -> tuple[float, float]:
+        """The largest |number| of the observations, and of the rewards, in the newest 10 000 rows; 0 without any."""
+        rows = np.abs(self.rows(np.arange(max(0, self.size - 10_000), self.size)))
+        n, m = self.n_observations, self.n_actions
+        observations = max(rows[:, :n].max(initial=0), rows[:, n + m : -2].max(initial=0))
+        return float(observations), float(rows[:, -2].max(initial=0))
 
     def observations(self, indices: npt.NDArray[np.int64]) -> Array:
         """Observations [len(indices), n] of transitions numbered from the oldest, 0 ≤ index < size."""

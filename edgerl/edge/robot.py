@@ -1,8 +1,9 @@
 """Robot: what a loop that acts and learns needs of an environment, on a board without gymnasium.
 
 The wrapped object has the `reset` and the `step` of a gymnasium.Env and need not be one, so that the Python file that
-was trained with serves on the robot too. A faulty answer is an error here; a number that is not finite is none: it is
-passed on, for a sensor drops out now and then, and who learns counts and refuses what it cannot use.
+was trained with serves on the robot too. This is the one place that checks what such an object answers, in training
+and playing as well. A faulty answer is an error here; a number that is not finite is none: it is passed on, for a
+sensor drops out now and then, and who learns counts and refuses what it cannot use.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgerl.errors import EnvironmentError
+from edgerl.errors import EnvironmentError, EnvironmentFault
 
 Vector = npt.NDArray[np.float32]
+
+LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 
 
 class Robot:
@@ -39,11 +42,11 @@ class Robot:
         self._takes_seed = _takes(environment.reset, "seed")
         self._stated_shape("observation_space", n_observations)
         self._action_shape = self._stated_shape("action_space", n_actions)
-        self._steps = 0
+        self._steps, self._seed = 0, 0
 
     def reset(self, seed: int) -> Vector:
         """Start an episode; the first observation [n]. A `reset` that takes no seed is called without."""
-        self._steps = 0
+        self._steps, self._seed = 0, seed
         options = {"seed": seed} if self._takes_seed else {}
         answer = self._ask(lambda: self._environment.reset(**options))
         return self._observation(answer[0] if _is_with_info(answer) else answer)
@@ -68,7 +71,10 @@ class Robot:
 
     def close(self) -> None:
         """Release what the robot holds, where it has a `close`."""
-        self._ask(getattr(self._environment, "close", lambda: None))
+        try:
+            getattr(self._environment, "close", lambda: None)()
+        except (Exception, SystemExit) as error:
+            raise EnvironmentError(f"{self.name} failed to close ({problem(error)})") from error
 
     def _stated_shape(self, space: str, size: int) -> tuple[int, ...]:
         shape = getattr(getattr(self._environment, space, None), "shape", None)
@@ -79,11 +85,16 @@ class Robot:
         return tuple(shape)
 
     def _ask(self, call: Callable[[], Any]) -> Any:
-        """What the robot answers; its own errors become one line."""
+        """What the robot answers; its own errors become one line, and so does its leaving by sys.exit."""
         try:
             return call()
-        except Exception as error:
-            raise EnvironmentError(f"{self.name} failed at step {self._steps} ({problem(error)})") from error
+        except (Exception, SystemExit) as error:
+            raise EnvironmentFault(f"{self.name} failed {self.moment} ({problem(error)})") from error
+
+    @property
+    def moment(self) -> str:
+        """Where the present episode stands, for messages."""
+        return f"at step {self._steps} (seed {self._seed})"
 
     def _observation(self, value: Any) -> Vector:
         flat = self._numbers(value, "observation")
@@ -92,6 +103,8 @@ class Robot:
         return _float32(flat)
 
     def _reward(self, value: Any) -> float:
+        if isinstance(value, float) and abs(value) <= LARGEST_FLOAT32:  # what nearly every step returns
+            return float(value)
         number = self._numbers(value, "reward")
         if number.size != 1:
             raise self._error(f"{number.size} numbers", "as reward", "one")
@@ -99,6 +112,8 @@ class Robot:
         return float(number[0] if np.isfinite(rounded) else rounded)
 
     def _flag(self, value: Any, what: str) -> bool:
+        if isinstance(value, bool | np.bool_):
+            return bool(value)
         flag = self._numbers(value, what)
         if flag.size != 1 or flag.dtype.kind == "f":
             raise self._error(_kind(value), f"as {what}", "True or False")
@@ -115,7 +130,7 @@ class Robot:
         return array
 
     def _error(self, found: str, where: str, expected: str) -> EnvironmentError:
-        return EnvironmentError(f"{self.name} returned {found} {where} at step {self._steps}; expected {expected}")
+        return EnvironmentError(f"{self.name} returned {found} {where} {self.moment}; expected {expected}")
 
 
 def load_factory(name: str, **options: Any) -> Any:
@@ -131,7 +146,7 @@ def load_factory(name: str, **options: Any) -> Any:
         sys.path.insert(0, folder)
     try:
         make = getattr(importlib.import_module(module), factory, None)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise EnvironmentError(f"environment {name!r}: cannot import {module!r} ({problem(error)})") from error
     if not callable(make):
         raise EnvironmentError(f"environment {name!r}: {module} has no function {factory!r}; expected module:factory")
@@ -142,7 +157,7 @@ def load_factory(name: str, **options: Any) -> Any:
             )
     try:
         return make(**options)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise EnvironmentError(f"environment {name!r}: {factory}() failed ({problem(error)})") from error
 
 

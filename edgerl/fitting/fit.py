@@ -33,7 +33,7 @@ from edgerl.fitting.search import SCANNED
 from edgerl.profiling.device import Device, find_device
 from edgerl.training import checkpoint as checkpoint_file
 from edgerl.training.compaction import environment_of, recorded_observations
-from edgerl.training.evaluate import evaluate, evaluation_seeds, longest_episode
+from edgerl.training.evaluate import evaluate, evaluation_seeds
 
 Array = npt.NDArray[Any]
 Progress = Callable[[str, float], None]
@@ -117,12 +117,11 @@ def fit(
         observations = recorded_observations(folder, checkpoint, RECORDED_OBSERVATIONS)
         reference = compact(checkpoint.policy)
         candidates = find_candidates(reference, observations, target, lambda share: progress("reducing", share))
-        longest = longest_episode(environment, checkpoint.config.schedule)
         number = count()
 
         def returns(policy: CompactPolicy, seeds: Sequence[int]) -> Array:
             progress("measuring returns", min(next(number) / EXPECTED_MEASUREMENTS, 1))
-            return evaluate(environment, policy, seeds, longest)
+            return evaluate(environment, policy, seeds)
 
         def measure(seeds: Sequence[int]) -> Measure:
             """Compares with the reference over these episodes."""

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgerl.edge.replay import Boundary, Replay
-from edgerl.training.config import Config
-from edgerl.training.environments import Environment, make
-from edgerl.training.evaluate import longest_episode
+from edgerl.training.config import DEFAULT_EPISODE_STEPS, Config
+from edgerl.training.environments import Environment, make_for_run
 from edgerl.training.loop import AnyAgent, make_agent, numerics
 from edgerl.training.normalizer import Normalizer
 
@@ -34,7 +33,7 @@ class Timing:
 
 def time_steps(config: Config) -> Timing:
     """Time a run's steps: a thousand random ones, then 250 updates and as many actions of the policy."""
-    with contextlib.closing(make(config.environment)) as environment, numerics(config):
+    with contextlib.closing(make_for_run(config)) as environment, numerics(config):
         agent = make_agent(config, environment.n_observations, environment.n_actions)
         normalizer = Normalizer(environment.n_observations) if config.normalize else None
         capacity = max(_RANDOM_STEPS, config.td3.n_step + 1)
@@ -43,9 +42,8 @@ def time_steps(config: Config) -> Timing:
             random, episode_steps = _time_random_steps(environment, replay, normalizer)
             update = _time_updates(agent, replay, normalizer)
         acting = random + _time_actions(agent, environment)
-        limit = environment.maximum_episode_steps
-        longest = longest_episode(environment, config.schedule)
-    return Timing(random, acting, update, limit or min(episode_steps, longest))
+        limit = config.schedule.max_episode_steps or environment.own_episode_limit
+    return Timing(random, acting, update, limit or min(episode_steps, DEFAULT_EPISODE_STEPS))
 
 
 def _time_random_steps(environment: Environment, replay: Replay, normalizer: Normalizer | None) -> tuple[float, int]:

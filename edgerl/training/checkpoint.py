@@ -25,21 +25,29 @@ LARGEST_COUNTER = 1 << 53
 
 @dataclass(frozen=True)
 class Counters:
-    """Where a run stands, at an episode's end."""
+    """Where a run stands, at an episode's end, or in the midst of one that is very long."""
 
     step: int = 0
     episode: int = 0
     replay_count: int = 0  # transitions ever appended, all of them synced before the checkpoint was written
     metrics_rows: int = 0
     elapsed_seconds: float = 0.0
+    faults: int = 0  # steps that failed in the environment
 
 
 @dataclass(frozen=True)
 class Returns:
-    """Mean returns of evaluations; None before the first."""
+    """Mean returns of evaluations, None before the first; and what training episodes returned since."""
 
     last: float | None = None
     best: float | None = None
+    training_sum: float = 0.0  # over the training episodes that ended since the last row of metrics
+    training_episodes: int = 0
+
+    @property
+    def training(self) -> float | None:
+        """Mean of the training episodes that ended since the last row of metrics."""
+        return self.training_sum / self.training_episodes if self.training_episodes else None
 
 
 @dataclass(frozen=True)
@@ -105,7 +113,9 @@ def _counters(data: dict[str, Any]) -> Counters:
 
 def _returns(data: dict[str, Any]) -> Returns:
     returns = Returns(**data)
-    for value in (returns.last, returns.best):
+    for value in (returns.last, returns.best, returns.training_sum):
         if value is not None and not isinstance(value, float):
             raise ValueError(f"a return is {repr(value)[:40]}, expected a number")
+    if type(returns.training_episodes) is not int or returns.training_episodes < 0:
+        raise ValueError(f"training_episodes is {repr(returns.training_episodes)[:40]}, expected a number from 0 on")
     return returns

@@ -20,8 +20,8 @@ from edgerl.errors import EnvironmentError, FileFormatError
 from edgerl.files import refuse_existing
 from edgerl.training import checkpoint as checkpoint_file
 from edgerl.training.checkpoint import Checkpoint
-from edgerl.training.environments import Environment, make
-from edgerl.training.evaluate import evaluate, evaluation_seeds, longest_episode, mean_interval
+from edgerl.training.environments import Environment, make_for_run
+from edgerl.training.evaluate import evaluate, evaluation_seeds, mean_interval
 
 Array = npt.NDArray[Any]
 
@@ -128,16 +128,13 @@ def _largest_difference(before: CompactPolicy, after: CompactPolicy, observation
 def _returns(checkpoint: Checkpoint, policies: Sequence[CompactPolicy], episodes: int) -> tuple[MeanReturn, MeanReturn]:
     with closing(environment_of(checkpoint)) as environment:
         seeds = evaluation_seeds(checkpoint.config.seed, episodes)
-        longest = longest_episode(environment, checkpoint.config.schedule)
-        before, after = (
-            MeanReturn(*mean_interval(evaluate(environment, policy, seeds, longest))) for policy in policies
-        )
+        before, after = (MeanReturn(*mean_interval(evaluate(environment, policy, seeds))) for policy in policies)
         return before, after
 
 
 def environment_of(checkpoint: Checkpoint) -> Environment:
     """The environment of a run. Raises EnvironmentError, also where its policy belongs to another."""
-    environment, policy = make(checkpoint.config.environment), checkpoint.policy
+    environment, policy = make_for_run(checkpoint.config), checkpoint.policy
     sizes = (environment.n_observations, environment.n_actions)
     if sizes == (policy.n_observations, policy.n_actions):
         return environment

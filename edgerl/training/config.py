@@ -35,10 +35,15 @@ Preset = Literal["paper", "quick"]
 PolicyChoice = Literal["last", "best"]
 Device = Literal["cpu", "cuda"]
 Engine = Literal["auto", "native", "torch"]
+Evaluation = Literal["auto", "separate", "between-episodes", "none"]
+OnFault = Literal["stop", "truncate"]
+
+NEW = {"since": "0.2.0"}
+"""Of a field that runs of 0.1.0 do not have: where it is missing, it has its default."""
 
 
-def _number(default: Any, unit: str, interval: str, source: str) -> Any:
-    return field(default=default, metadata={"unit": unit, "range": interval, "source": source})
+def _number(default: Any, unit: str, interval: str, source: str, **more: str) -> Any:
+    return field(default=default, metadata={"unit": unit, "range": interval, "source": source, **more})
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,8 @@ class ScheduleConfig:
     evaluation_interval: int = _number(5000, "steps", "[1, 1000000000000]", "paper")
     evaluation_episodes: int = _number(10, "episodes", "[1, 1000000000000]", "paper")
     checkpoint_interval: int = _number(10_000, "steps", "[1, 1000000000000]", "edgerl")
+    # None, when a run starts: the environment's own limit; where it states none, DEFAULT_EPISODE_STEPS
+    max_episode_steps: int | None = _number(None, "steps", "[1, 1000000000000]", "edgerl", **NEW)
 
 
 @dataclass(frozen=True)
@@ -107,6 +114,9 @@ class Config:
     device: Device = "cpu"
     engine: Engine = "auto"  # native: sparse, in C, on the CPU; auto: native on the CPU, torch on CUDA
     threads: int = _number(1, "of PyTorch", "[1, 1024]", "edgerl")
+    # separate: in a second environment; auto: separate, or between-episodes where there can be only one
+    evaluation: Evaluation = field(default="auto", metadata=NEW)
+    on_fault: OnFault = field(default="stop", metadata=NEW)  # of the environment; truncate: end the episode there
     network: NetworkConfig = field(default_factory=NetworkConfig)
     evolution: EvolutionConfig = field(default_factory=EvolutionConfig)
     td3: TD3Config = field(default_factory=TD3Config)
@@ -119,6 +129,9 @@ PAPER_LAMBDAS = {"HalfCheetah": (7, 64), "Hopper": (7, 64), "Walker2d": (7, 64),
 DEFAULT_SPARSITY = 0.5
 """What a task that the paper does not have gets, and about what the paper's λ give its own."""
 
+DEFAULT_EPISODE_STEPS = 10_000
+"""After which an episode is cut where neither the environment nor the user sets a limit."""
+
 QUICK = ScheduleConfig(
     steps=30_000,
     start_steps=10_000,
@@ -129,6 +142,8 @@ QUICK = ScheduleConfig(
 )
 """The `quick` preset: minutes instead of hours, the same algorithm."""
 
+PRESETS: Mapping[str, ScheduleConfig] = {"paper": ScheduleConfig(), "quick": QUICK}
+
 _SECTIONS = {"network": NetworkConfig, "evolution": EvolutionConfig, "td3": TD3Config, "schedule": ScheduleConfig}
 
 
@@ -137,14 +152,30 @@ def make_config(preset: Preset = "paper", **options: Any) -> Config:
 
     Raises ConfigError for an unknown option, a value out of range, or options that contradict each other.
     """
-    if preset not in get_args(Preset):
-        raise ConfigError(f"preset {preset!r} is unknown; expected {' or '.join(get_args(Preset))}")
-    config = Config(schedule=QUICK if preset == "quick" else ScheduleConfig())
+    if preset not in PRESETS:
+        raise ConfigError(f"preset {preset!r} is unknown; expected {' or '.join(PRESETS)}")
+    config = Config(schedule=PRESETS[preset])
     for name, value in options.items():
         if value is not None:
             config = _with_option(config, name, value)
     _check_ranges(config)
-    return validated(_with_densities(config))
+    return validated(_with_densities(_with_warm_up(config, options.get("start_steps"))))
+
+
+def _with_warm_up(config: Config, asked_for: int | None) -> Config:
+    """A run too short for the preset's random steps has fewer of them: a quarter of its steps.
+
+    Raises ConfigError where a run would end before it learns.
+    """
+    steps, start_steps = config.schedule.steps, config.schedule.start_steps
+    if steps > start_steps:
+        return config
+    if asked_for is None and steps > 1:
+        return _with_option(config, "start_steps", max(1, steps // 4))
+    raise ConfigError(
+        f"steps is {steps}, and the first {start_steps} (start_steps) are random, before learning begins; expected "
+        "more steps than those"
+    )
 
 
 def _with_option(config: Config, name: str, value: Any) -> Config:
@@ -196,6 +227,8 @@ def validated(config: Config) -> Config:
         _check_dense(network)
     if config.engine == "native" and config.device == "cuda":
         raise ConfigError("engine native runs on the CPU, and device is cuda; use --device cpu or --engine torch")
+    if config.evaluation == "none" and config.policy == "best":
+        raise ConfigError("policy best was asked for, and evaluation none; expected evaluations, or policy last")
     if config.schedule.replay_capacity <= config.td3.n_step:
         raise ConfigError(f"replay_capacity is {config.schedule.replay_capacity}; expected more than n_step")
     return config
@@ -268,7 +301,7 @@ def _check(known: dataclasses.Field[Any], hint: Any, value: Any) -> None:
         return
     if value is None and known.default is None:
         return
-    whole, many = isinstance(known.default, int | tuple), isinstance(known.default, tuple)
+    whole, many = hint is int or int in get_args(hint), isinstance(known.default, tuple)
     if many and not isinstance(value, tuple):
         raise ConfigError(f"{known.name} is {value!r}; expected whole numbers, one per layer")
     for number in value if many else (value,):
@@ -373,9 +406,10 @@ def from_json(data: Mapping[str, Any], source: str) -> Config:
 
 
 def _section(kind: type[Any], data: Any, name: str) -> Any:
-    known = {f.name for f in dataclasses.fields(kind)}
-    if not isinstance(data, Mapping) or set(data) != known:
-        odd = sorted(map(str, set(data) ^ known))[0] if isinstance(data, Mapping) else data
+    fields = dataclasses.fields(kind)
+    known, needed = {f.name for f in fields}, {f.name for f in fields if "since" not in f.metadata}
+    if not isinstance(data, Mapping) or not needed <= set(data) <= known:
+        odd = sorted(map(str, (set(data) - known) | (needed - set(data))))[0] if isinstance(data, Mapping) else data
         raise ConfigError(
             f"{name} has not the keys of this version of edgerl (first difference: {str(odd)[:40]}); use the version "
             "that made it, or train anew"

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from edgerl.compact.policy import action_scaling
-from edgerl.edge.robot import load_factory, problem
-from edgerl.errors import EnvironmentError, nearest, reason, require
+from edgerl.edge.robot import Robot, load_factory, problem
+from edgerl.errors import EnvironmentError, EnvironmentFault, nearest, reason, require
+from edgerl.training.config import Config
 
 Vector = npt.NDArray[np.float32]
 
@@ -25,10 +26,13 @@ _log = logging.getLogger("edgerl")
 class Environment:
     """One environment: observations [n] float32, actions [m] float32 in the environment's own units."""
 
-    def __init__(self, name: str, environment: Any) -> None:
-        """Raises EnvironmentError unless observations are a Box and actions a bounded Box."""
+    def __init__(self, name: str, environment: Any, episode_limit: int | None = None) -> None:
+        """episode_limit: steps after which an episode is truncated, whatever the environment says; None: never.
+
+        Raises EnvironmentError unless observations are a Box and actions a bounded Box of real numbers.
+        """
         gymnasium = require("gymnasium", "train")
-        self.name = name
+        self.name, self.episode_limit = name, episode_limit
         self._environment = environment
         observations, actions = environment.observation_space, environment.action_space
         for what, space in (("observation", observations), ("action", actions)):
@@ -37,84 +41,90 @@ class Environment:
                 raise EnvironmentError(
                     f"{name} has {kind} {what}s; expected Box (use an environment or wrapper with one)"
                 )
-        self.action_low, self.action_high = _float32_inside(actions.low, actions.high)
-        if not (
-            np.isfinite(self.action_low).all()
-            and np.isfinite(self.action_high).all()
-            and (self.action_low < self.action_high).all()
-        ):
-            raise EnvironmentError(f"{name} has unbounded actions; expected a Box with finite low < high")
-        self._action_shape = actions.shape
-        specification = getattr(environment, "spec", None)
-        self.maximum_episode_steps: int | None = getattr(specification, "max_episode_steps", None)
         self.n_observations = int(np.prod(observations.shape))
         self.n_actions = int(np.prod(actions.shape))
         if not self.n_observations or not self.n_actions:
             raise EnvironmentError(f"{name} has an empty observation or action; expected at least one number each")
+        self.action_low, self.action_high = _action_bounds(name, actions)
         self._centre, self._half_range = action_scaling(self.action_low, self.action_high)
+        specification = getattr(environment, "spec", None)
+        self.own_episode_limit: int | None = getattr(specification, "max_episode_steps", None)
+        self._robot = Robot(name, environment, self.n_observations, self.n_actions)
         self._steps = 0
+        self.episodes_cut = 0  # by episode_limit
 
     def reset(self, seed: int) -> Vector:
         """Start an episode that `seed` determines; the first observation [n]."""
         self._steps = 0
-        observation, _ = self._ask(lambda: self._environment.reset(seed=seed))
-        return self._observation(observation)
+        return self._finite(self._robot.reset(seed))
 
     def step(self, action: Vector) -> tuple[Vector, float, bool, bool]:
         """(observation [n], reward, terminated, truncated) after `action` [m], in the environment's units.
 
-        Raises EnvironmentError where an observation or the reward is not finite, or the environment itself fails.
+        Raises EnvironmentError for an answer that is none; EnvironmentFault where an observation or the reward is not
+        finite, or the environment itself fails.
         """
         self._steps += 1
-        shaped = action.reshape(self._action_shape)
-        observation, reward, terminated, truncated, _ = self._ask(lambda: self._environment.step(shaped))
-        number = self._floats(reward, "reward")
-        if number.size != 1 or not np.isfinite(number).all():
-            raise EnvironmentError(
-                f"{self.name} returned reward {reward} at step {self._steps}; expected a finite number"
+        observation, reward, terminated, truncated = self._robot.step(action)
+        if not math.isfinite(reward):
+            raise EnvironmentFault(
+                f"{self.name} returned reward {reward} {self._robot.moment}; expected a finite number"
             )
-        return self._observation(observation), float(np.asarray(reward).item()), bool(terminated), bool(truncated)
-
-    def _ask(self, call: Callable[[], Any]) -> tuple[Any, ...]:
-        """What the user's environment answers; its own errors become one line."""
-        try:
-            return tuple(call())
-        except Exception as error:
-            raise EnvironmentError(f"{self.name} failed at step {self._steps} ({problem(error)})") from error
+        if self._steps == self.episode_limit and not (terminated or truncated):
+            self.episodes_cut += 1
+            truncated = True
+        return self._finite(observation), reward, terminated, truncated
 
     def scale(self, action: Vector) -> Vector:
         """Actions in [−1, 1] in the environment's units, per dimension."""
         scaled: Vector = self._centre + self._half_range * action
         return scaled
 
-    def close(self) -> None:
-        """Release what the environment holds."""
-        self._environment.close()
+    def is_same_as(self, other: Environment) -> bool:
+        """Whether both drive one and the same object, be it in two wrappers."""
+        return _unwrapped(self._environment) is _unwrapped(other._environment)
 
-    def _observation(self, observation: Any) -> Vector:
-        flat = self._floats(observation, "observation")
-        if flat.size != self.n_observations:
-            raise EnvironmentError(
-                f"{self.name} returned {flat.size} observations at step {self._steps}; "
-                f"its observation space has {self.n_observations}"
-            )
-        if not np.isfinite(flat).all():
-            where = int(np.flatnonzero(~np.isfinite(flat))[0])
-            raise EnvironmentError(
-                f"{self.name} returned {flat[where]} in observation {where} at step {self._steps}; "
+    def close(self) -> None:
+        """Release what the environment holds. What was done with it is done: a failure to close is a warning."""
+        try:
+            self._robot.close()
+        except EnvironmentError as error:
+            _log.warning("%s", error)
+
+    def _finite(self, observation: Vector) -> Vector:
+        if not np.isfinite(observation).all():
+            where = int(np.flatnonzero(~np.isfinite(observation))[0])
+            raise EnvironmentFault(
+                f"{self.name} returned {observation[where]} in observation {where} {self._robot.moment}; "
                 "expected finite numbers"
             )
-        return flat
+        return observation
 
-    def _floats(self, value: Any, what: str) -> Vector:
-        """Flat float32 numbers; infinite where one is too large for float32."""
-        try:
-            with np.errstate(over="ignore"):
-                return np.asarray(value).astype(np.float32).reshape(-1)
-        except (TypeError, ValueError) as error:
+
+def _unwrapped(environment: Any) -> Any:
+    return getattr(environment, "unwrapped", environment)
+
+
+def _action_bounds(name: str, space: Any) -> tuple[Vector, Vector]:
+    """(low, high), flat float32, of a Box of actions. Raises EnvironmentError where no policy can use them."""
+    if space.dtype.kind != "f":
+        raise EnvironmentError(
+            f"{name} has actions of {space.dtype}; expected float32 or float64 (wrap it in "
+            "gymnasium.wrappers.TransformAction, and round there)"
+        )
+    low, high = _float32_inside(space.low, space.high)
+    for number, (least, most) in enumerate(zip(low, high, strict=True)):
+        if not (np.isfinite(least) and np.isfinite(most)):
             raise EnvironmentError(
-                f"{self.name} returned a {type(value).__name__} as {what} at step {self._steps}; expected numbers"
-            ) from error
+                f"{name} has unbounded actions ({least:g} to {most:g} in action {number}); expected a Box with finite "
+                "bounds (use gymnasium.wrappers.RescaleAction or ClipAction)"
+            )
+        if not least < most:
+            raise EnvironmentError(
+                f"{name} has an action that cannot move: action {number} is from {least:g} to {most:g}; expected "
+                "low < high (leave it out of the action space, and set it in the environment)"
+            )
+    return low, high
 
 
 def _float32_inside(low: npt.NDArray[Any], high: npt.NDArray[Any]) -> tuple[Vector, Vector]:
@@ -126,34 +136,45 @@ def _float32_inside(low: npt.NDArray[Any], high: npt.NDArray[Any]) -> tuple[Vect
     return low32, np.where(high32 > high, np.nextafter(high32, np.float32(-np.inf)), high32)
 
 
-def make(name: str) -> Environment:
-    """The gymnasium environment of that id, or what `module:factory` makes.
+def make(name: str, episode_limit: int | None = None) -> Environment:
+    """The gymnasium environment of that id, or what `module:factory` makes; episode_limit as in Environment.
 
     Raises EnvironmentError, with the nearest known name, where there is none or it does not suit.
     """
     if ":" in name:
-        return Environment(name, from_factory(name))
+        return Environment(name, from_factory(name), episode_limit)
     made = registered(name)
-    return Environment(made.spec.id, made)  # with its version, where the name had none
+    return Environment(made.spec.id, made, episode_limit)  # with its version, where the name had none
 
 
-def resumes_bit_for_bit(name: str) -> bool:
+def make_for_run(config: Config) -> Environment:
+    """The environment of a run, with the limit that its episodes have. Raises EnvironmentError."""
+    environment, schedule = make(config.environment), config.schedule
+    # Runs of 0.1.0 recorded no limit: they cut an episode at the checkpoint interval, or at the environment's limit.
+    unrecorded = max(schedule.checkpoint_interval, environment.own_episode_limit or 0)
+    environment.episode_limit = schedule.max_episode_steps or unrecorded
+    return environment
+
+
+def resumes_bit_for_bit(environment: Environment, *, outlives_faults: bool = False) -> bool:
     """Whether an episode follows from its seed alone: two with one seed and the same actions must give the same bits.
 
-    A run is resumed at an episode's start, so that is all a resumed run needs.
+    A run is resumed at an episode's start, so that is all a resumed run needs. Two short episodes are played.
+    Raises EnvironmentFault where a step fails, unless that is to be outlived.
     """
-    environment = make(name)
-    try:
-        return _probe(environment) == _probe(environment)
-    finally:
-        environment.close()
+    return _probe(environment, outlives_faults) == _probe(environment, outlives_faults)
 
 
-def _probe(environment: Environment) -> bytes:
+def _probe(environment: Environment, outlives_faults: bool) -> bytes:
     actions = np.random.default_rng(PROBE_SEED).uniform(-1, 1, (PROBE_STEPS, environment.n_actions)).astype(np.float32)
     seen = [environment.reset(PROBE_SEED).tobytes()]
     for action in actions:
-        observation, reward, terminated, truncated = environment.step(environment.scale(action))
+        try:
+            observation, reward, terminated, truncated = environment.step(environment.scale(action))
+        except EnvironmentFault:
+            if outlives_faults:  # training will meet it, and tell of it
+                break
+            raise
         seen += [observation.tobytes(), np.float64(reward).tobytes()]
         if terminated or truncated:
             break

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgerl.edge.random import Draws, Purpose
-from edgerl.training.config import ScheduleConfig
+from edgerl.errors import EnvironmentFault
 from edgerl.training.environments import Environment
 
 Array = npt.NDArray[Any]
@@ -22,28 +22,41 @@ def evaluation_seeds(seed: int, episodes: int) -> list[int]:
     return [int(word) for word in Draws(seed).words(Purpose.EVALUATION, 0, episodes)]
 
 
+def _raise(fault: EnvironmentFault) -> None:
+    raise fault
+
+
 def evaluate(
-    environment: Environment, act: Callable[[Array], Array], seeds: Sequence[int], longest_episode: int
+    environment: Environment,
+    act: Callable[[Array], Array],
+    seeds: Sequence[int],
+    on_fault: Callable[[EnvironmentFault], None] = _raise,
 ) -> Array:
     """The undiscounted return of one episode per seed, float64 [episodes].
 
-    act: observation [n] → action [m] in the environment's units. longest_episode: steps after which one is cut.
+    act: observation [n] → action [m] in the environment's units; what it raises ends the evaluation. on_fault: told of
+    a step that failed; unless it raises, the episode ends there.
     """
-    returns = []
-    for seed in seeds:
-        observation, total = environment.reset(seed), 0.0
-        for _ in range(longest_episode):
-            observation, reward, terminated, truncated = environment.step(act(observation))
-            total += reward
-            if terminated or truncated:
-                break
-        returns.append(total)
-    return np.array(returns)
+    return np.array([_episode_return(environment, act, seed, on_fault) for seed in seeds])
 
 
-def longest_episode(environment: Environment, schedule: ScheduleConfig) -> int:
-    """Steps after which an episode is cut: the environment's own limit, and no less than the checkpoint interval."""
-    return max(schedule.checkpoint_interval, environment.maximum_episode_steps or 0)
+def _episode_return(
+    environment: Environment,
+    act: Callable[[Array], Array],
+    seed: int,
+    on_fault: Callable[[EnvironmentFault], None],
+) -> float:
+    observation, total, is_over = environment.reset(seed), 0.0, False
+    while not is_over:
+        action = act(observation)
+        try:
+            observation, reward, terminated, truncated = environment.step(action)
+        except EnvironmentFault as fault:
+            on_fault(fault)
+            return total
+        total += reward
+        is_over = terminated or truncated
+    return total
 
 
 def mean_interval(values: Array, level: float = 0.95) -> tuple[float, float, float]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -41,16 +42,18 @@ class MetricsLog:
                 events.unlink()
             self._events = SummaryWriter(str(folder))
             for values in kept:
-                self._add_events(dict(zip(self.columns, map(float, values), strict=True)))
+                self._add_events(dict(zip(self.columns, map(_number, values), strict=True)))
         self.rows = rows
+        self.last_step = int(kept[-1][0]) if kept else 0
 
     def append(self, row: Row) -> None:
         """Add one row; on the disk, apart from a power cut, when this returns."""
         with self._writing():
             with self.path.open("a", newline="") as file:
-                file.write(_format([[f"{row[column]:.9g}" for column in self.columns]]))
+                file.write(_format([[_field(row[column]) for column in self.columns]]))
             self._add_events(row)
         self.rows += 1
+        self.last_step = int(row["step"])
 
     def sync(self) -> None:
         """Return once every row is on the disk: a checkpoint counts on them."""
@@ -71,16 +74,26 @@ class MetricsLog:
 
     def _add_events(self, row: Row) -> None:
         for column in self.columns[1:]:
-            self._events.add_scalar(column.replace(".", "/"), row[column], int(row["step"]))
+            if not math.isnan(row[column]):
+                self._events.add_scalar(column.replace(".", "/"), row[column], int(row["step"]))
         self._events.flush()
 
 
+def _field(number: float) -> str:
+    """A number as text; empty where there is none (NaN), as the return of a run that isn't evaluated."""
+    return "" if math.isnan(number) else f"{number:.9g}"
+
+
+def _number(field: str) -> float:
+    return float(field or "nan")
+
+
 def read_metrics(folder: Path) -> list[dict[str, float]]:
-    """The rows of a run's metrics.csv. Raises FileFormatError."""
+    """The rows of a run's metrics.csv, NaN where a field is empty. Raises FileFormatError."""
     path = folder / run_folder.METRICS
     header, *rows = _parse(path)
     try:
-        return [dict(zip(header, map(float, row), strict=True)) for row in rows]
+        return [dict(zip(header, map(_number, row), strict=True)) for row in rows]
     except ValueError as error:
         raise FileFormatError(f"{path} holds something that is no number ({error})") from error
 

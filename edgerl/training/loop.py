@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -22,15 +22,22 @@ from edgerl.compact.pruning import compact
 from edgerl.compact.shape import architecture
 from edgerl.edge.random import Purpose, uniform
 from edgerl.edge.replay import Boundary, Replay
-from edgerl.errors import CheckFailed, ConfigError, FileFormatError, Interrupted
+from edgerl.errors import (
+    CheckFailed,
+    ConfigError,
+    EnvironmentError,
+    EnvironmentFault,
+    FileFormatError,
+    Interrupted,
+)
 from edgerl.signals import StopRequests, leave_at_the_second, stop_requests
 from edgerl.training import checkpoint as checkpoint_file
 from edgerl.training.agent import Agent
 from edgerl.training.checkpoint import Checkpoint, Counters, Returns
-from edgerl.training.config import Config, Preset, make_config
+from edgerl.training.config import DEFAULT_EPISODE_STEPS, PRESETS, Config, Evaluation, Preset, make_config
 from edgerl.training.engine import Notice, with_engine
-from edgerl.training.environments import Environment, Vector, make, resumes_bit_for_bit
-from edgerl.training.evaluate import evaluate, evaluation_seeds, longest_episode
+from edgerl.training.environments import Environment, Vector, make_for_run, resumes_bit_for_bit
+from edgerl.training.evaluate import evaluate, evaluation_seeds
 from edgerl.training.folder import check_latest, default_folder, new_folder, point_latest_to, read_config, sweep
 from edgerl.training.logs import MetricsLog
 from edgerl.training.native import NativeAgent
@@ -38,6 +45,15 @@ from edgerl.training.normalizer import Normalizer
 from edgerl.training.records import TopologyLog, record_versions
 
 REPORT_INTERVAL = 100  # steps between two calls of a progress report
+
+GRACE_SECONDS = 25.0
+"""After a request to stop, how long the episode and an evaluation may go on to their end; then they are cut."""
+
+LONGEST_WAIT = 10_000
+"""Steps that a checkpoint which is due waits for the episode's end; then it is taken in the midst of it."""
+
+MOST_FAULTS_IN_A_ROW = 10
+"""Episodes that may fail at their first step, one after the other, before training gives up."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +65,7 @@ class Status:
     session_steps: int  # since this process took the run up
     session_seconds: float
     evaluation_return: float | None  # mean of the last evaluation
+    training_return: float | None  # mean of the training episodes since
 
 
 @dataclass(frozen=True)
@@ -61,6 +78,7 @@ class RunResult:
     final_return: float | None  # mean of the last evaluation; None where there was none
     best_return: float | None
     elapsed_seconds: float
+    faults: int  # steps that failed in the environment; more than none with `on_fault` truncate alone
 
 
 Report = Callable[[Status], None]
@@ -83,8 +101,8 @@ def train(
     sparsity. report: called every 100 steps. notice: called with lines that a person should read.
 
     Raises ConfigError, EnvironmentError, OutputError, FileFormatError; CheckFailed where training diverged;
-    Interrupted, with the state saved, after SIGINT or SIGTERM (the running episode is finished first; a second signal
-    leaves at once, with the last checkpoint).
+    Interrupted, with the state saved, after SIGINT or SIGTERM: the running episode is finished first, unless that takes
+    longer than GRACE_SECONDS. A second signal leaves at once, with the last checkpoint.
     """
     if resume is not None:
         if env is not None or out is not None or preset != "paper" or any(v is not None for v in options.values()):
@@ -94,16 +112,18 @@ def train(
     else:
         config = with_engine(make_config(preset, environment=env, **options), notice)
     with contextlib.ExitStack() as stack:
-        environment = stack.enter_context(contextlib.closing(make(config.environment)))
-        evaluation_environment = stack.enter_context(contextlib.closing(make(config.environment)))
-        if not resumes_bit_for_bit(config.environment):
-            notice(
-                f"{config.environment} does not restart from its seed alone: a resumed run will not be bit-identical"
-            )
+        environment = stack.enter_context(contextlib.closing(make_for_run(config)))
+        if resume is None:
+            config = _settled(config, environment)
+        if not resumes_bit_for_bit(environment, outlives_faults=config.on_fault == "truncate"):
+            notice(f"{environment.name} does not restart from its seed alone: a resumed run will not be bit-identical")
+        evaluation = evaluation_environment(config, environment, notice)
+        if evaluation is not None and evaluation is not environment:
+            stack.enter_context(contextlib.closing(evaluation))
         stack.enter_context(numerics(config))
         stop = stack.enter_context(stop_requests(leave_at_the_second))
         if resume is None:
-            config = replace(config, environment=environment.name)
+            config = replace(config, evaluation=_kind_of_evaluation(environment, evaluation))
             folder = default_folder(config) if out is None else Path(out)
         else:
             folder = run_folder.short(resume)
@@ -111,10 +131,51 @@ def train(
         agent = make_agent(config, environment.n_observations, environment.n_actions)
         if resume is None:
             stack.enter_context(new_folder(folder, config))
-        trainer = Trainer(agent, environment, evaluation_environment, folder)
+            usual, random = PRESETS[preset].start_steps, config.schedule.start_steps
+            if options.get("start_steps") is None and random < usual:
+                notice(
+                    f"{config.schedule.steps} steps are too few for {usual} random ones before learning: {random} now"
+                )
+        trainer = Trainer(agent, environment, evaluation, folder)
         stack.callback(trainer.close)
         notice(f"run folder {folder}; live curves: tensorboard --logdir {folder}")
         return trainer.run(report, notice, stop)
+
+
+def _settled(config: Config, environment: Environment) -> Config:
+    """The configuration with what the environment decides where the user left it open."""
+    limit = config.schedule.max_episode_steps or environment.own_episode_limit or DEFAULT_EPISODE_STEPS
+    environment.episode_limit = limit
+    schedule = replace(config.schedule, max_episode_steps=limit)
+    return replace(config, environment=environment.name, schedule=schedule)
+
+
+def evaluation_environment(config: Config, environment: Environment, notice: Notice) -> Environment | None:
+    """Where the policy is evaluated: an environment of its own, or `environment`, the training's, between its episodes;
+    None where it is not. `auto` takes the first where there can be two.
+
+    Raises EnvironmentError where there is to be an environment of its own, and there can't be.
+    """
+    if config.evaluation == "none":
+        return None
+    if config.evaluation == "between-episodes":
+        return environment
+    try:
+        second = make_for_run(config)
+        if second.is_same_as(environment):
+            raise EnvironmentError(f"{config.environment} is one and the same object each time that it is made")
+    except EnvironmentError as error:
+        if config.evaluation == "separate":
+            raise EnvironmentError(f"{error}; evaluate in the training's own: --evaluation between-episodes") from error
+        notice(f"evaluating between training episodes, in the one environment that there can be ({error})")
+        return environment
+    return second
+
+
+def _kind_of_evaluation(environment: Environment, evaluation: Environment | None) -> Evaluation:
+    if evaluation is None:
+        return "none"
+    return "between-episodes" if evaluation is environment else "separate"
 
 
 AnyAgent = Agent | NativeAgent
@@ -130,10 +191,14 @@ def make_agent(config: Config, n_observations: int, n_actions: int) -> AnyAgent:
 class Trainer:
     """One run in one process: the agent, its environments, and the files of the run folder."""
 
-    def __init__(self, agent: AnyAgent, environment: Environment, evaluation: Environment, folder: Path) -> None:
-        """Take up the run in `folder` from its checkpoint, or start it where there is none."""
+    def __init__(self, agent: AnyAgent, environment: Environment, evaluation: Environment | None, folder: Path) -> None:
+        """Take up the run in `folder` from its checkpoint, or start it where there is none.
+
+        evaluation: an environment of its own, `environment` itself, for between episodes, or None, for never.
+        """
         self.config, self.agent, self.folder = agent.config, agent, folder
         self.environment, self.evaluation_environment = environment, evaluation
+        self.evaluates_between_episodes = evaluation is environment
         schedule = self.config.schedule
         self.normalizer = Normalizer(environment.n_observations) if self.config.normalize else None
         self.evaluation_seeds = evaluation_seeds(self.config.seed, schedule.evaluation_episodes)
@@ -141,16 +206,14 @@ class Trainer:
         self.best_policy: CompactPolicy | None = None
         self.counters = Counters()
         self._load_checkpoint()
-        # No more than the checkpoint interval and one episode lie between two checkpoints: with that much room, the
-        # replay keeps every row that the last one counts on.
-        self.longest_episode = longest_episode(environment, schedule)
         with contextlib.ExitStack() as files:
+            # With room for as many rows as can follow a checkpoint, the replay keeps all that the checkpoint counts on.
             self.replay = Replay(
                 folder / run_folder.REPLAY,
                 environment.n_observations,
                 environment.n_actions,
                 schedule.replay_capacity,
-                slack=schedule.checkpoint_interval + self.longest_episode,
+                slack=schedule.checkpoint_interval + min(environment.episode_limit or LONGEST_WAIT, LONGEST_WAIT),
                 count=self.counters.replay_count,
             )
             files.callback(self.replay.close)
@@ -160,38 +223,38 @@ class Trainer:
             self.topology = TopologyLog(folder, agent, schedule, self.counters.step)
             record_versions(folder, self.counters.step)
             self.close = files.pop_all().close
-        self.step, self.episode = self.counters.step, self.counters.episode
+        self.step, self.episode, self.faults = self.counters.step, self.counters.episode, self.counters.faults
+        self._faults_in_a_row = 0
+        self._told: set[str] = set()
         self._started, self._first_step = time.monotonic(), self.step
         self._elapsed_before = self.counters.elapsed_seconds
 
     def run(self, report: Report, notice: Notice, stop: StopRequests) -> RunResult:
         """Train to the last step. Raises Interrupted, with a checkpoint taken, once somebody asked to stop."""
-        interval = self.config.schedule.checkpoint_interval
-        is_announced = False
-
-        def tell() -> None:
-            nonlocal is_announced
-            if self.step % REPORT_INTERVAL == 0:
-                report(self._status())
-            if stop.count and not is_announced:
-                is_announced = True
-                notice("stopping at the episode's end, with everything saved; once more leaves at once, and loses it")
-
-        while self.step < self.config.schedule.steps:
-            try:
-                self._run_episode(tell)
-            except KeyboardInterrupt:
-                raise Interrupted(
-                    f"left at step {self.step}; go on from step {self.counters.step} with: edgerl train --resume "
-                    f"{self.folder}",
-                    stop.signal or signal.SIGINT,
-                ) from None
-            if self.step - self.counters.step >= interval or stop.count or self._is_complete:
-                self._save_checkpoint()
-            if stop.count and not self._is_complete:
-                raise Interrupted(
-                    f"stopped at step {self.step}; go on with: edgerl train --resume {self.folder}", stop.signal
-                )
+        self._report, self._notice, self._stop = report, notice, stop
+        if self.replay.cut():
+            notice(
+                "the run was saved in the midst of a long episode, which cannot be taken up again: the next one begins"
+            )
+        try:
+            while not self._is_complete:
+                if self._evaluation_is_due:  # between episodes; or the one that a stop left out
+                    self._evaluate()
+                else:
+                    self._run_episode()
+                if self._checkpoint_is_due or stop.count:
+                    self._save_checkpoint()
+                if stop.count and not self._is_complete:
+                    raise Interrupted(
+                        f"stopped at step {self.step}; go on with: edgerl train --resume {self.folder}", stop.signal
+                    )
+        except KeyboardInterrupt:
+            kept = (
+                f"go on from step {self.counters.step} with: edgerl train --resume {self.folder}"
+                if self.counters.step
+                else "it was before the first checkpoint, so nothing is saved"
+            )
+            raise Interrupted(f"left at step {self.step}; {kept}", stop.signal or signal.SIGINT) from None
         return RunResult(
             folder=self.folder,
             policy=self.folder / run_folder.POLICY,
@@ -199,33 +262,122 @@ class Trainer:
             final_return=self.returns.last,
             best_return=self.returns.best,
             elapsed_seconds=self._elapsed(),
+            faults=self.faults,
         )
 
     @property
-    def _is_complete(self) -> bool:
+    def _is_at_the_end(self) -> bool:
         return self.step >= self.config.schedule.steps
 
-    def _run_episode(self, tell: Callable[[], None]) -> None:
+    @property
+    def _is_complete(self) -> bool:
+        return self._is_at_the_end and not self._evaluation_is_due
+
+    @property
+    def _evaluation_is_due(self) -> bool:
+        """Whether the metrics lack a row: one for every interval, and one at the end."""
+        interval = self.config.schedule.evaluation_interval
+        last = self.log.last_step
+        return self.step // interval > last // interval or (self._is_at_the_end and last < self.step)
+
+    @property
+    def _checkpoint_is_due(self) -> bool:
+        return self.step - self.counters.step >= self.config.schedule.checkpoint_interval or self._is_complete
+
+    @property
+    def _must_leave(self) -> bool:
+        """Whether somebody asked to stop, and what was under way has had its time."""
+        return self._stop.is_older_than(GRACE_SECONDS)
+
+    def _run_episode(self) -> None:
         seed = int(self.agent.draws.words(Purpose.EPISODE, self.episode, 1)[0])
         observation = self.environment.reset(seed)
         self._observe(observation)
         self.episode += 1
-        for length in itertools.count(1):
+        total, boundary = 0.0, Boundary.CONTINUES
+        while boundary is Boundary.CONTINUES:
             action = self._action(observation)
-            next_observation, reward, terminated, truncated = self.environment.step(self.environment.scale(action))
             self.step += 1
-            cut = truncated or self._is_complete or length == self.longest_episode
-            boundary = Boundary.TERMINATED if terminated else Boundary.TRUNCATED if cut else Boundary.CONTINUES
-            self.replay.append(observation, action, reward, next_observation, boundary)
-            self._observe(next_observation)
-            if self.step > self.config.schedule.start_steps:
+            try:
+                next_observation, reward, boundary = self._step(action)
+            except EnvironmentFault as fault:
+                self._outlive(fault)
+                self.replay.cut()
+                boundary = Boundary.TRUNCATED
+            else:
+                self.replay.append(observation, action, reward, next_observation, boundary)
+                self._observe(next_observation)
+                observation, total = next_observation, total + reward
+            if self.step > self.config.schedule.start_steps and self.replay.size:
                 self.agent.learn(self.replay, self.normalizer)
-            if self.step % self.config.schedule.evaluation_interval == 0 or self._is_complete:
+            if self._evaluation_is_due and not self.evaluates_between_episodes:
                 self._evaluate()
-            tell()
-            if boundary is not Boundary.CONTINUES:
-                return
-            observation = next_observation
+            self._tell()
+            if boundary is Boundary.CONTINUES:
+                boundary = self._in_the_midst()
+        ended = self.returns.training_episodes + 1
+        self.returns = replace(self.returns, training_sum=self.returns.training_sum + total, training_episodes=ended)
+        self._tell_of_cuts(self.environment)
+
+    def _step(self, action: Vector) -> tuple[Vector, float, Boundary]:
+        """(next observation, reward, what comes after) of `action` in [−1, 1]. Raises EnvironmentError."""
+        next_observation, reward, terminated, truncated = self.environment.step(self.environment.scale(action))
+        self._faults_in_a_row = 0
+        if terminated:
+            return next_observation, reward, Boundary.TERMINATED
+        return next_observation, reward, Boundary.TRUNCATED if truncated or self._is_at_the_end else Boundary.CONTINUES
+
+    def _outlive(self, fault: EnvironmentFault) -> None:
+        """Count a fault of the training environment. Raises EnvironmentError where it is not to be outlived."""
+        self._faults_in_a_row += 1
+        if self._faults_in_a_row > MOST_FAULTS_IN_A_ROW:
+            raise EnvironmentError(
+                f"{fault}; so did the first steps of the {MOST_FAULTS_IN_A_ROW} episodes before: mend the environment"
+            ) from fault
+        self._count(fault)
+
+    def _count(self, fault: EnvironmentFault) -> None:
+        told = f"{fault} (step {self.step} of the run, in episode {self.episode})"
+        if self.config.on_fault == "stop":
+            raise EnvironmentError(f"{told}; to end the episode there and go on: --on-fault truncate") from fault
+        self.faults += 1
+        self._tell_once("fault", f"{told}; the episode ends there, and the run goes on; further faults are counted")
+
+    def _in_the_midst(self) -> Boundary:
+        """What comes after a step within an episode, once what cannot wait for its end is done."""
+        if self._must_leave:
+            self._notice(
+                f"the episode did not end within {GRACE_SECONDS:g} s: it is cut and recorded as truncated, so the run "
+                "will not be bit-identical to one that was never stopped"
+            )
+            self.replay.cut()
+            return Boundary.TRUNCATED
+        if self.step - self.counters.step >= self.config.schedule.checkpoint_interval + LONGEST_WAIT:
+            self._save_checkpoint()
+        return Boundary.CONTINUES
+
+    def _tell(self) -> None:
+        if self.step % REPORT_INTERVAL == 0:
+            self._report(self._status())
+        if self._stop.count:
+            self._tell_once(
+                "stop",
+                f"stopping at the episode's end, in {GRACE_SECONDS:g} s at the latest, with everything saved; press "
+                "Ctrl-C again to quit without saving",
+            )
+
+    def _tell_of_cuts(self, environment: Environment) -> None:
+        if environment.episodes_cut:
+            self._tell_once(
+                "cut",
+                f"episodes of {environment.name} are cut after {environment.episode_limit} steps; another limit: "
+                "--max-episode-steps",
+            )
+
+    def _tell_once(self, topic: str, text: str) -> None:
+        if topic not in self._told:
+            self._told.add(topic)
+            self._notice(text)
 
     def _observe(self, observation: Vector) -> None:
         if self.normalizer is not None:
@@ -250,21 +402,44 @@ class Trainer:
         kept = (
             f"the checkpoint of step {self.counters.step} is kept" if self.counters.step else "there is no checkpoint"
         )
+        observations, rewards = self.replay.largest()
+        fix = "scale the rewards down"
+        if observations > rewards:
+            fix = "use a smaller learning rate" if self.config.normalize else "use --normalize"
         return CheckFailed(
-            f"training diverged: {what} is not finite at step {self.step}; {kept}; scale the rewards down, or normalise"
+            f"training diverged: {what} is not finite at step {self.step}; {kept}; rewards reach {rewards:.3g} and "
+            f"observations {observations:.3g}: {fix}"
         )
 
     def _evaluate(self) -> None:
-        def act(observation: Vector) -> Vector:
-            return self.evaluation_environment.scale(self.agent.act(self._normalized(observation)))
-
-        returns = evaluate(self.evaluation_environment, act, self.evaluation_seeds, self.longest_episode)
-        last, best = float(returns.mean()), self.returns.best
-        self.returns = Returns(last, last if best is None else max(last, best))
-        if self.returns.best == last and self.config.policy == "best":
-            self.best_policy = self._masked_policy()
+        """Add a row of metrics; none where a stop cannot wait for it: then it is due when the run goes on."""
+        try:
+            returns = self._evaluation_returns()
+        except _MustLeave:
+            return
+        if len(returns):
+            last, best = float(returns.mean()), self.returns.best
+            self.returns = replace(self.returns, last=last, best=last if best is None else max(last, best))
+            if self.returns.best == last and self.config.policy == "best":
+                self.best_policy = self._masked_policy()
         self.log.append(self._metrics(returns))
         self.topology.evaluated(self.step)
+        self.returns = replace(self.returns, training_sum=0.0, training_episodes=0)
+
+    def _evaluation_returns(self) -> npt.NDArray[np.float64]:
+        """Of one episode per seed; empty where the run is not evaluated."""
+        environment = self.evaluation_environment
+        if environment is None:
+            return np.empty(0)
+
+        def act(observation: Vector) -> Vector:
+            if self._must_leave:
+                raise _MustLeave
+            return environment.scale(self.agent.act(self._normalized(observation)))
+
+        returns = evaluate(environment, act, self.evaluation_seeds, self._count)
+        self._tell_of_cuts(environment)
+        return returns
 
     def _masked_policy(self) -> CompactPolicy:
         """The actor as it is: masked weights stored at their connections, no unit removed."""
@@ -289,10 +464,13 @@ class Trainer:
             observation_scale=None if self.normalizer is None else self.normalizer.scale,
             metadata=about,
         )
-        return policy.with_example(self.replay.observations(np.array([self.replay.size - 1]))[0])
+        n_rows = self.replay.size
+        example = self.replay.observations(np.array([n_rows - 1]))[0] if n_rows else np.zeros(policy.n_observations)
+        return policy.with_example(example)
 
     def _metrics_columns(self) -> list[str]:
-        columns = ["step", "updates", "return_mean", "return_deviation", "critic_loss", "actor_loss"]
+        columns = ["step", "updates", "return_mean", "return_deviation", "training_return_mean", "faults"]
+        columns += ["critic_loss", "actor_loss"]
         for kind in ("connections", "target_connections"):
             for name, network in self.agent.networks:
                 columns += [f"{kind}.{name}.{layer}" for layer in range(len(network.plans))]
@@ -304,8 +482,10 @@ class Trainer:
         row: dict[str, float | int] = {
             "step": self.step,
             "updates": self.agent.updates,
-            "return_mean": float(returns.mean()),
-            "return_deviation": float(returns.std()),
+            "return_mean": float(returns.mean()) if len(returns) else math.nan,
+            "return_deviation": float(returns.std()) if len(returns) else math.nan,
+            "training_return_mean": math.nan if self.returns.training is None else self.returns.training,
+            "faults": self.faults,
             "critic_loss": critic_loss,
             "actor_loss": actor_loss,
             "elapsed_seconds": self._elapsed(),
@@ -323,6 +503,7 @@ class Trainer:
             session_steps=self.step - self._first_step,
             session_seconds=time.monotonic() - self._started,
             evaluation_return=self.returns.last,
+            training_return=self.returns.training,
         )
 
     def _elapsed(self) -> float:
@@ -341,7 +522,14 @@ class Trainer:
         self.topology.sync()
         if self.normalizer is not None:
             tensors |= {f"normalizer.{name}": array for name, array in self.normalizer.state().items()}
-        self.counters = Counters(self.step, self.episode, self.replay.count, self.log.rows, self._elapsed())
+        self.counters = Counters(
+            step=self.step,
+            episode=self.episode,
+            replay_count=self.replay.count,
+            metrics_rows=self.log.rows,
+            elapsed_seconds=self._elapsed(),
+            faults=self.faults,
+        )
         checkpoint = Checkpoint(self.config, self.counters, policy, self.returns, tensors)
         # The policy first: where the last checkpoint is, its policy is too.
         policy_file.save(compact(policy), self.folder / run_folder.POLICY)
@@ -372,6 +560,10 @@ class Trainer:
             policy_file.save(compact(checkpoint.policy), self.folder / run_folder.POLICY)
         if not run_folder.LATEST.exists():
             point_latest_to(self.folder)
+
+
+class _MustLeave(Exception):  # noqa: N818 — asked for, not a fault
+    """An evaluation is left out, since somebody asked to stop."""
 
 
 @contextlib.contextmanager

@@ -65,8 +65,7 @@ class TopologyLog:
 
     def evaluated(self, step: int) -> None:
         """Add a row after the evaluation at `step`, where it is due. Raises OutputError."""
-        number, rest = divmod(step, self._schedule.evaluation_interval)
-        if step < self._schedule.steps and (rest or number % self._every):
+        if step < self._schedule.steps and step // self._schedule.evaluation_interval % self._every:
             return
         try:
             with self.path.open("a", newline="") as file:

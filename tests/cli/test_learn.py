@@ -432,6 +432,6 @@ def test_a_robot_that_fails_is_one_line_and_everything_is_kept(edgerl: Run) -> N
     )
     code, out, err = edgerl("learn", "learner.safetensors", "--env", "broken:Broken", "--json")
     last = events(out)[-1]
-    assert (code, err) == (2, "edgerl: broken:Broken failed at step 1 (OSError: bus off)\n")
-    assert (last["event"], last["reason"]) == ("stopped", "broken:Broken failed at step 1 (OSError: bus off)")
+    assert (code, err) == (2, "edgerl: broken:Broken failed at step 1 (seed 0) (OSError: bus off)\n")
+    assert (last["event"], last["reason"]) == ("stopped", "broken:Broken failed at step 1 (seed 0) (OSError: bus off)")
     assert last["snapshots"] == 2

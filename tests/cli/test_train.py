@@ -41,7 +41,7 @@ def test_train_as_json(edgerl: Run) -> None:
     code, out, _ = edgerl("train", *SMALL, "--json", "--out", "here")
     report = json.loads(out)
     assert code == 0
-    assert report.keys() == {"run", "policy", "steps", "final_return", "best_return", "elapsed_seconds"}
+    assert report.keys() == {"run", "policy", "steps", "final_return", "best_return", "elapsed_seconds", "faults"}
     assert (report["run"], report["policy"], report["steps"]) == ("here", "here/policy.safetensors", 120)
 
 
@@ -85,11 +85,17 @@ def test_every_option_reaches_the_run(edgerl: Run) -> None:
         (["--env", "HalfCheetha-v5"], "environment 'HalfCheetha-v5' is unknown; did you mean HalfCheetah-v5?"),
         (["--env", "CartPole-v1"], "CartPole-v1 has Discrete actions; expected Box"),
         (["--env", "robots:dict_robot"], "robots:dict_robot has Dict observations; expected Box"),
-        (["--env", "robots:unbounded_robot"], "robots:unbounded_robot has unbounded actions; expected a Box"),
+        (
+            ["--env", "robots:unbounded_robot"],
+            "robots:unbounded_robot has unbounded actions (-inf to inf in action 0); expected a Box",
+        ),
         (["--env", "robots:no_environment"], "no_environment() returned int; expected a gymnasium.Env"),
         (["--env", "robots:not_callable"], "robots has no function 'not_callable'; expected module:factory"),
         (["--env", "nowhere:robot"], "cannot import 'nowhere'"),
-        (["--env", "robots:nan_reward_robot"], "returned reward nan at step 5; expected a finite number"),
+        (
+            ["--env", "robots:nan_reward_robot"],
+            "returned reward nan at step 5 (seed 20220526); expected a finite number",
+        ),
         (["--sparsity", "1"], "sparsity is 1.0; expected a number in [0, 1)"),
         (["--sparsity", "0.99"], "sparsity 0.99 is impossible for 17-256-256-6"),
         (["--lambda1", "300", "--lambda2", "64"], "--lambda1 300 asks for 1882% of the positions of layer 1"),

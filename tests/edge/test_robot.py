@@ -123,7 +123,7 @@ def test_a_type_error_inside_a_reset_is_not_taken_for_a_missing_seed() -> None:
         raise TypeError("motor")
 
     arm = Arm(reset=reset)
-    with pytest.raises(EnvironmentError, match=r"^arm failed at step 0 \(TypeError: motor\)$"):
+    with pytest.raises(EnvironmentError, match=r"^arm failed at step 0 \(seed \d+\) \(TypeError: motor\)$"):
         Robot("arm", arm, 3, 2).reset(1)
     assert calls == [1]
 
@@ -198,15 +198,15 @@ def test_robots_that_are_refused(arm: Any, problem: str) -> None:
 @pytest.mark.parametrize(
     ("observation", "problem"),
     [
-        ([0, 1], "2 numbers as observation at step 0; expected 3"),
-        (0.5, "1 numbers as observation at step 0; expected 3"),
-        ({"a": 1}, "a dict as observation at step 0; expected numbers"),
-        ("abc", "a str as observation at step 0; expected numbers"),
-        (["1", "2", "3"], "3 values as observation at step 0; expected numbers"),
-        ([None] * 3, "3 values as observation at step 0; expected numbers"),
-        (None, "a NoneType as observation at step 0; expected numbers"),
-        ([[1, 2], [3]], "2 values as observation at step 0; expected numbers"),
-        ([1j, 0, 0], "3 values as observation at step 0; expected numbers"),
+        ([0, 1], r"2 numbers as observation at step 0 \(seed \d+\); expected 3"),
+        (0.5, r"1 numbers as observation at step 0 \(seed \d+\); expected 3"),
+        ({"a": 1}, r"a dict as observation at step 0 \(seed \d+\); expected numbers"),
+        ("abc", r"a str as observation at step 0 \(seed \d+\); expected numbers"),
+        (["1", "2", "3"], r"3 values as observation at step 0 \(seed \d+\); expected numbers"),
+        ([None] * 3, r"3 values as observation at step 0 \(seed \d+\); expected numbers"),
+        (None, r"a NoneType as observation at step 0 \(seed \d+\); expected numbers"),
+        ([[1, 2], [3]], r"2 values as observation at step 0 \(seed \d+\); expected numbers"),
+        ([1j, 0, 0], r"3 values as observation at step 0 \(seed \d+\); expected numbers"),
     ],
 )
 def test_observations_that_are_refused(observation: Any, problem: str) -> None:
@@ -215,7 +215,7 @@ def test_observations_that_are_refused(observation: Any, problem: str) -> None:
             Robot("arm", Arm(first=first), 3, 2).reset(0)
 
 
-STEP = r"from step\(\) at step 1; expected observation, reward, terminated, truncated, info"
+STEP = r"from step\(\) at step 1 \(seed \d+\); expected observation, reward, terminated, truncated, info"
 
 
 @pytest.mark.parametrize(
@@ -225,15 +225,18 @@ STEP = r"from step\(\) at step 1; expected observation, reward, terminated, trun
         (([0, 0, 0], 0.0, False, False, {}, 1), f"6 values {STEP}"),
         (None, f"a NoneType {STEP}"),
         ("abcde", f"a str {STEP}"),
-        (([0, 0], 0.0, False, False, {}), "2 numbers as observation at step 1; expected 3"),
-        (([0, 0, 0], None, False, False, {}), "a NoneType as reward at step 1; expected numbers"),
-        (([0, 0, 0], "1", False, False, {}), "a str as reward at step 1; expected numbers"),
-        (([0, 0, 0], [1, 2], False, False, {}), "2 numbers as reward at step 1; expected one"),
-        (([0, 0, 0], [], False, False, {}), "0 numbers as reward at step 1; expected one"),
-        (([0, 0, 0], 0.0, "no", False, {}), "a str as terminated at step 1; expected numbers"),
-        (([0, 0, 0], 0.0, None, False, {}), "a NoneType as terminated at step 1; expected numbers"),
-        (([0, 0, 0], 0.0, False, 0.0, {}), "a float as truncated at step 1; expected True or False"),
-        (([0, 0, 0], 0.0, False, [True, False], {}), "2 values as truncated at step 1; expected True or False"),
+        (([0, 0], 0.0, False, False, {}), r"2 numbers as observation at step 1 \(seed \d+\); expected 3"),
+        (([0, 0, 0], None, False, False, {}), r"a NoneType as reward at step 1 \(seed \d+\); expected numbers"),
+        (([0, 0, 0], "1", False, False, {}), r"a str as reward at step 1 \(seed \d+\); expected numbers"),
+        (([0, 0, 0], [1, 2], False, False, {}), r"2 numbers as reward at step 1 \(seed \d+\); expected one"),
+        (([0, 0, 0], [], False, False, {}), r"0 numbers as reward at step 1 \(seed \d+\); expected one"),
+        (([0, 0, 0], 0.0, "no", False, {}), r"a str as terminated at step 1 \(seed \d+\); expected numbers"),
+        (([0, 0, 0], 0.0, None, False, {}), r"a NoneType as terminated at step 1 \(seed \d+\); expected numbers"),
+        (([0, 0, 0], 0.0, False, 0.0, {}), r"a float as truncated at step 1 \(seed \d+\); expected True or False"),
+        (
+            ([0, 0, 0], 0.0, False, [True, False], {}),
+            r"2 values as truncated at step 1 \(seed \d+\); expected True or False",
+        ),
     ],
 )
 def test_steps_that_are_refused(answer: Any, problem: str) -> None:
@@ -251,7 +254,7 @@ def test_a_robots_own_error_is_one_line_that_names_the_step() -> None:
         robot.reset(episode)
         robot.step(ACTION)
     arm.step = fail  # type: ignore[method-assign]
-    with pytest.raises(EnvironmentError, match=r"^arm failed at step 2 \(RuntimeError: motor 3 is hot\)$"):
+    with pytest.raises(EnvironmentError, match=r"^arm failed at step 2 \(seed \d+\) \(RuntimeError: motor 3 is hot\)$"):
         robot.step(ACTION)
 
 
@@ -260,7 +263,9 @@ def test_an_object_that_cannot_be_read_is_an_error_of_the_robots() -> None:
         def __array__(self, *_: Any, **__: Any) -> Any:
             raise OSError("bus off")
 
-    with pytest.raises(EnvironmentError, match=r"^arm returned a Sensor as observation at step 1; expected numbers$"):
+    with pytest.raises(
+        EnvironmentError, match=r"^arm returned a Sensor as observation at step 1 \(seed \d+\); expected numbers$"
+    ):
         step(Arm(answer=(Sensor(), 0.0, False, False, {})))
 
 
@@ -277,7 +282,7 @@ def test_a_robot_is_closed_where_it_can_be() -> None:
     Robot("arm", Arm(), 3, 2).close()
     Robot("arm", Arm(close=lambda: closed.append(1)), 3, 2).close()
     assert closed == [1]
-    with pytest.raises(EnvironmentError, match=r"^arm failed at step 0 \(ZeroDivisionError: division by zero\)$"):
+    with pytest.raises(EnvironmentError, match=r"^arm failed to close \(ZeroDivisionError: division by zero\)$"):
         Robot("arm", Arm(close=lambda: 1 / 0), 3, 2).close()
 
 

@@ -220,7 +220,9 @@ def test_a_robot_that_fails_ends_the_session_with_a_snapshot() -> None:
         arm.on_step[3] = fail
         with learning() as learner:
             before = learner.counters.snapshots
-            with pytest.raises(EnvironmentError, match=r"^arm failed at step 3 \(RuntimeError: motor 3 is hot\)$"):
+            with pytest.raises(
+                EnvironmentError, match=r"^arm failed at step 3 \(seed \d+\) \(RuntimeError: motor 3 is hot\)$"
+            ):
                 paced(learner, arm, rate_hz=rate).run(1)
             assert learner.counters.snapshots == before + 1
         assert len(arm.sent) == sent
@@ -234,7 +236,9 @@ def test_nothing_leads_from_one_episode_into_the_next_where_a_reset_fails() -> N
     arm.on_reset[2] = fail
     with learning() as learner:
         spy = Spy(learner)
-        with pytest.raises(EnvironmentError, match=r"^arm failed at step 0 \(RuntimeError: still falling\)$"):
+        with pytest.raises(
+            EnvironmentError, match=r"^arm failed at step 0 \(seed \d+\) \(RuntimeError: still falling\)$"
+        ):
             paced(learner, arm).run(1)
         assert learner.counters.refused_transitions == 1
     assert arm.sent[5:] == [FALLBACK]

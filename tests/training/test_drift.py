@@ -496,7 +496,7 @@ def test_swimmers_joints_have_no_friction_to_multiply() -> None:
 @pytest.mark.parametrize("name", TASKS)
 def test_the_five_tasks_stay_finite_with_all_defaults_at_once(name: str) -> None:
     environment = Environment(name, _task(name, *DEFAULT_STRENGTHS))
-    assert environment.maximum_episode_steps == 1000
+    assert environment.own_episode_limit == 1000
     rng = np.random.default_rng(0)
     environment.reset(0)
     for seed in range(100):  # Environment raises for what is not finite

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgerl.training.config import ScheduleConfig
 from edgerl.training.environments import Environment
-from edgerl.training.evaluate import evaluate, evaluation_seeds, longest_episode, mean_interval
+from edgerl.training.evaluate import evaluate, evaluation_seeds, mean_interval
 from tests.robots import Robot
 
 
@@ -20,22 +19,15 @@ def _return_by_hand(seed: int, length: int, action: np.ndarray) -> float:
 @pytest.mark.parametrize("terminates", [False, True])
 def test_a_return_is_the_sum_of_an_episodes_rewards(terminates: bool) -> None:
     action = np.array([0.5, -1], np.float32)
-    returns = evaluate(Environment("robot", Robot(13, terminates)), lambda _: action, [3, 4, 3], 99)
+    returns = evaluate(Environment("robot", Robot(13, terminates)), lambda _: action, [3, 4, 3])
     assert returns.dtype == np.float64
     assert returns.tolist() == [_return_by_hand(seed, 13, action) for seed in (3, 4, 3)]
 
 
 def test_an_episode_without_an_end_is_cut() -> None:
     action = np.array([0.5, -1], np.float32)
-    returns = evaluate(Environment("robot", Robot(1 << 60)), lambda _: action, [3, 4], 21)
+    returns = evaluate(Environment("robot", Robot(1 << 60), episode_limit=21), lambda _: action, [3, 4])
     assert returns.tolist() == [_return_by_hand(seed, 21, action) for seed in (3, 4)]
-
-
-@pytest.mark.parametrize(("interval", "own_limit", "longest"), [(100, 1000, 1000), (5000, 1000, 5000), (7, None, 7)])
-def test_the_longest_episode(interval: int, own_limit: int | None, longest: int) -> None:
-    environment = Environment("robot", Robot())
-    environment.maximum_episode_steps = own_limit
-    assert longest_episode(environment, ScheduleConfig(checkpoint_interval=interval)) == longest
 
 
 def test_the_policy_sees_each_observation_once() -> None:
@@ -45,7 +37,7 @@ def test_the_policy_sees_each_observation_once() -> None:
         seen.append(observation.copy())
         return np.zeros(2, np.float32)
 
-    evaluate(Environment("robot", robot), act, [7], 99)
+    evaluate(Environment("robot", robot), act, [7])
     assert len(seen) == 5
     assert all(observation.dtype == np.float32 for observation in seen)
     first, _ = Robot().reset(seed=7)

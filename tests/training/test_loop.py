@@ -178,7 +178,7 @@ def test_a_signal_is_answered_at_once_in_words() -> None:
 
     with pytest.raises(edgerl.errors.Interrupted, match="stopped at step"):
         edgerl.train("robots:robot", out="run", report=stop, notice=notices.append, **SMALL)
-    assert notices[-1].startswith("stopping at the episode's end, with everything saved")
+    assert notices[-1].startswith("stopping at the episode's end, in 25 s at the latest, with everything saved; press")
 
 
 def test_a_lost_policy_is_written_again() -> None:
@@ -199,7 +199,9 @@ def test_divergence_ends_a_run_and_keeps_the_last_good_checkpoint(engine: str, m
         return (result[0], 3e38, *result[2:])
 
     with pytest.raises(
-        CheckFailed, match=r"training diverged: .* is not finite at step \d+; the checkpoint of step 74"
+        CheckFailed,
+        match=r"training diverged: .* is not finite at step \d+; the checkpoint of step 74 is kept; rewards reach "
+        r"3e\+38 and observations \S+: scale the rewards down",
     ):
         edgerl.train("robots:nan_reward_robot", out="run", engine=engine, **(SMALL | {"start_steps": 100}))
     assert checkpoint_file.read(Path("run/checkpoint.safetensors")).counters.step == 74
@@ -289,10 +291,14 @@ def test_a_second_signal_leaves_at_once_with_the_last_checkpoint(number: signal.
     assert edgerl.train(resume="run").steps == 400, "and its lock is free"
 
 
-def test_an_endless_episode_is_cut_at_the_checkpoint_interval() -> None:
-    folder = _train("run", env="robots:endless_robot", steps=200)
+def test_an_endless_episode_is_cut_at_its_own_limit_alone() -> None:
+    notices: list[str] = []
+    options = SMALL | {"steps": 200, "max_episode_steps": 70}
+    folder = edgerl.train("robots:endless_robot", out="run", notice=notices.append, **options).folder
     counters = checkpoint_file.read(folder / "checkpoint.safetensors").counters
-    assert counters.episode == 4  # 60 + 60 + 60 + 20
+    assert counters.episode == 3  # 70 + 70 + 60
+    cuts = [notice for notice in notices if "are cut after 70 steps; another limit: --max-episode-steps" in notice]
+    assert len(cuts) == 1, "it is said, once"
 
 
 def test_actions_are_scaled_to_unequal_bounds_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -333,7 +339,7 @@ def test_denormals_are_flushed_while_a_run_lasts_and_not_after(engine: str) -> N
 
 def test_every_evaluation_uses_the_same_episodes() -> None:
     """A policy that never learns is evaluated to the same return each time."""
-    rows = read_metrics(_train("run", start_steps=400))
+    rows = read_metrics(_train("run", start_steps=399))
     assert len({row["return_mean"] for row in rows}) == 1
 
 
@@ -380,8 +386,14 @@ def test_an_environment_that_its_seed_does_not_determine_is_named() -> None:
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
-        ("robots:nan_reward_robot", r"robots:nan_reward_robot returned reward nan at step 5; expected a finite number"),
-        ("robots:infinite_observation_robot", r"returned inf in observation 2 at step 5; expected finite numbers"),
+        (
+            "robots:nan_reward_robot",
+            r"robots:nan_reward_robot returned reward nan at step 5 \(seed \d+\); expected a finite number",
+        ),
+        (
+            "robots:infinite_observation_robot",
+            r"returned inf in observation 2 at step 5 \(seed \d+\); expected finite numbers",
+        ),
     ],
 )
 def test_an_environment_that_breaks_is_named_and_leaves_no_run(environment: str, message: str) -> None:
@@ -393,7 +405,10 @@ def test_an_environment_that_breaks_is_named_and_leaves_no_run(environment: str,
 @pytest.mark.parametrize("out", [None, "a/b/c"])
 def test_an_environment_that_breaks_before_the_first_checkpoint_leaves_nothing(out: str | None) -> None:
     Path("mine").mkdir()
-    with pytest.raises(EnvironmentError, match=r"robots:late_robot returned reward nan at step 9"):
+    with pytest.raises(
+        EnvironmentError,
+        match=r"robots:late_robot returned reward nan at step 6 .* \(step 6 of the run, in episode 1\); to end",
+    ):
         edgerl.train("robots:late_robot", out=out, **SMALL)
     assert [path.name for path in Path().iterdir()] == ["mine"]
 
@@ -530,7 +545,7 @@ def test_a_damaged_native_state_is_refused() -> None:
 
 def test_the_engines_begin_and_evaluate_alike() -> None:
     """The same weights before the first update: the same returns."""
-    rows = {engine: read_metrics(_train(engine, engine=engine, start_steps=400)) for engine in ENGINES}
+    rows = {engine: read_metrics(_train(engine, engine=engine, start_steps=399)) for engine in ENGINES}
     for native, torch in zip(rows["native"], rows["torch"], strict=True):
         assert native["return_mean"] == pytest.approx(torch["return_mean"], rel=1e-5)
         assert native["connections.critic_2.1"] == torch["connections.critic_2.1"]
