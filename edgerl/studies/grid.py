@@ -14,7 +14,7 @@ from edgerl.compact.shape import NetworkShape, connections, dense
 from edgerl.errors import ConfigError, nearest, quoted
 from edgerl.profiling.costs import training_cost
 from edgerl.studies.study import Study, Value
-from edgerl.training.config import Config, EvolutionConfig, make_config, plan_networks
+from edgerl.training.config import Config, EvolutionConfig, make_config, plan_networks, with_episode_limit
 from edgerl.training.engine import Notice, with_engine
 from edgerl.training.environments import make
 
@@ -40,11 +40,12 @@ _MEANINGLESS: Mapping[object, frozenset[str]] = {
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a run's networks are sized by."""
+    """What an environment decides of a run."""
 
     name: str  # the environment's, with its version
     n_observations: int
     n_actions: int
+    episode_limit: int | None  # steps; None: it states none
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ def _plan(study: Study, combination: Mapping[str, Value], sizes_of: Callable[[st
             actor, critic = _shapes(config, sizes)
     except ConfigError as error:
         raise ConfigError(f"study {study.name}: {error}") from error
-    config = dataclasses.replace(config, environment=sizes.name)
+    config = with_episode_limit(dataclasses.replace(config, environment=sizes.name), sizes.episode_limit)
     settings = {key: combination[key] for key in study.varying if key not in nothing}
     flops_paper, flops_full = _flops(config, actor, critic)
     return PlannedRun(
@@ -157,7 +158,7 @@ def _name(environment: str, method: str, settings: Mapping[str, Value], seed: in
 def _sizes(environment: str, known: dict[str, Sizes]) -> Sizes:
     if environment not in known:
         with contextlib.closing(make(environment)) as made:
-            known[environment] = Sizes(made.name, made.n_observations, made.n_actions)
+            known[environment] = Sizes(made.name, made.n_observations, made.n_actions, made.own_episode_limit)
     return known[environment]
 
 

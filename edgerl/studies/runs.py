@@ -46,7 +46,7 @@ class Curve:
 
 def inspect(folder: Path, run: PlannedRun) -> Progress:
     """How far the run in `folder` is; the folder may not be there yet, or be empty. A run planned for the engine `auto`
-    may have been trained on any.
+    may have been trained on any; one of 0.1.0 has no limit of episodes.
 
     Raises ConfigError where it holds another run, FileFormatError where it holds none or is damaged.
     """
@@ -59,6 +59,9 @@ def inspect(folder: Path, run: PlannedRun) -> Progress:
     except (ConfigError, FileFormatError) as error:
         raise FileFormatError(f"{error}; {_anew(folder)}") from error
     expected = run.config if run.config.engine != "auto" else dataclasses.replace(run.config, engine=found.engine)
+    if found.schedule.max_episode_steps is None:
+        schedule = dataclasses.replace(expected.schedule, max_episode_steps=None)
+        expected = dataclasses.replace(expected, schedule=schedule)
     if found != expected:
         raise ConfigError(
             f"{folder} holds another run than the study's ({_difference(found, expected)}); choose another --out, or "

@@ -178,6 +178,13 @@ def _with_warm_up(config: Config, asked_for: int | None) -> Config:
     )
 
 
+def with_episode_limit(config: Config, own: int | None) -> Config:
+    """The configuration with a limit of episodes: the one that was asked for, or else the environment's `own`, or else
+    DEFAULT_EPISODE_STEPS."""
+    limit = config.schedule.max_episode_steps or own or DEFAULT_EPISODE_STEPS
+    return replace(config, schedule=replace(config.schedule, max_episode_steps=limit))
+
+
 def _with_option(config: Config, name: str, value: Any) -> Config:
     value = tuple(value) if isinstance(value, list) else value
     for section, kind in _SECTIONS.items():

@@ -34,7 +34,7 @@ from edgerl.signals import StopRequests, leave_at_the_second, stop_requests
 from edgerl.training import checkpoint as checkpoint_file
 from edgerl.training.agent import Agent
 from edgerl.training.checkpoint import Checkpoint, Counters, Returns
-from edgerl.training.config import DEFAULT_EPISODE_STEPS, PRESETS, Config, Evaluation, Preset, make_config
+from edgerl.training.config import PRESETS, Config, Preset, make_config, with_episode_limit
 from edgerl.training.engine import Notice, with_engine
 from edgerl.training.environments import Environment, Vector, make_for_run, resumes_bit_for_bit
 from edgerl.training.evaluate import evaluate, evaluation_seeds
@@ -114,7 +114,8 @@ def train(
     with contextlib.ExitStack() as stack:
         environment = stack.enter_context(contextlib.closing(make_for_run(config)))
         if resume is None:
-            config = _settled(config, environment)
+            config = with_episode_limit(replace(config, environment=environment.name), environment.own_episode_limit)
+            environment.episode_limit = config.schedule.max_episode_steps
         if not resumes_bit_for_bit(environment, outlives_faults=config.on_fault == "truncate"):
             notice(f"{environment.name} does not restart from its seed alone: a resumed run will not be bit-identical")
         evaluation = evaluation_environment(config, environment, notice)
@@ -123,7 +124,6 @@ def train(
         stack.enter_context(numerics(config))
         stop = stack.enter_context(stop_requests(leave_at_the_second))
         if resume is None:
-            config = replace(config, evaluation=_kind_of_evaluation(environment, evaluation))
             folder = default_folder(config) if out is None else Path(out)
         else:
             folder = run_folder.short(resume)
@@ -140,14 +140,6 @@ def train(
         stack.callback(trainer.close)
         notice(f"run folder {folder}; live curves: tensorboard --logdir {folder}")
         return trainer.run(report, notice, stop)
-
-
-def _settled(config: Config, environment: Environment) -> Config:
-    """The configuration with what the environment decides where the user left it open."""
-    limit = config.schedule.max_episode_steps or environment.own_episode_limit or DEFAULT_EPISODE_STEPS
-    environment.episode_limit = limit
-    schedule = replace(config.schedule, max_episode_steps=limit)
-    return replace(config, environment=environment.name, schedule=schedule)
 
 
 def evaluation_environment(config: Config, environment: Environment, notice: Notice) -> Environment | None:
@@ -170,12 +162,6 @@ def evaluation_environment(config: Config, environment: Environment, notice: Not
         notice(f"evaluating between training episodes, in the one environment that there can be ({error})")
         return environment
     return second
-
-
-def _kind_of_evaluation(environment: Environment, evaluation: Environment | None) -> Evaluation:
-    if evaluation is None:
-        return "none"
-    return "between-episodes" if evaluation is environment else "separate"
 
 
 AnyAgent = Agent | NativeAgent

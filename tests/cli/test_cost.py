@@ -91,7 +91,7 @@ def test_gradient_growth_costs_the_gradients_of_what_is_absent(edgerl: Run) -> N
 
 def test_bytes_are_those_of_the_file_that_a_run_writes(edgerl: Run) -> None:
     report = _cost(edgerl, "--env", "HalfCheetah-v5")
-    result = library.train("HalfCheetah-v5", steps=5, start_steps=5, replay_capacity=50, evaluation_episodes=1)
+    result = library.train("HalfCheetah-v5", steps=5, start_steps=4, replay_capacity=50, evaluation_episodes=1)
     assert report["bytes"] == result.policy.stat().st_size
 
 

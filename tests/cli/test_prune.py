@@ -101,7 +101,7 @@ def test_prune_without_any_run(edgerl: Run) -> None:
 
 
 def test_a_run_put_together_from_two_is_refused(edgerl: Run, run: Path) -> None:
-    other = library.train("Pendulum-v1", steps=40, start_steps=40, replay_capacity=500, evaluation_episodes=1).folder
+    other = library.train("Pendulum-v1", steps=40, start_steps=39, replay_capacity=500, evaluation_episodes=1).folder
     (run / "replay.bin").write_bytes((other / "replay.bin").read_bytes())
     code, _, err = edgerl("prune", run, "--episodes", 0)
     assert code == 2

@@ -35,7 +35,7 @@ def test_table1_is_the_papers_setting_for_every_task() -> None:
     by_name = {run.name: run for run in runs}
     for environment in ("HalfCheetah-v5", "Humanoid-v5"):
         run = by_name[f"{environment}-ds-td3-seed1"]
-        expected = make_config(environment=environment, method="ds-td3", seed=1, steps=300_000)
+        expected = make_config(environment=environment, method="ds-td3", seed=1, steps=300_000, max_episode_steps=1000)
         assert run.config == expected
     counts = {name: by_name[f"{name}-seed0"].connections for name in by_name_stems(runs)}
     assert counts["HalfCheetah-v5-td3"] == 214_784  # the paper's own figures, and FACTS' for the others
@@ -85,7 +85,9 @@ def test_tiny_dense_is_dense_and_has_about_as_many_connections() -> None:
     assert tiny.config.network.hidden == (177, 177)
     assert tiny.connections == 3 * 177**2 + 71 * 177 == 106_554
     assert sparse.connections == 106_169
-    assert tiny.config == make_config(environment="HalfCheetah-v5", method="td3", hidden=(177, 177))
+    assert tiny.config == make_config(
+        environment="HalfCheetah-v5", method="td3", hidden=(177, 177), max_episode_steps=1000
+    )
     assert tiny.flops_paper_dense == sparse.flops_paper_dense
 
 
@@ -93,7 +95,7 @@ def test_tiny_dense_is_dense_and_has_about_as_many_connections() -> None:
 @pytest.mark.parametrize("share", [0.05, 0.3, 0.77, 1.0])
 def test_no_width_comes_closer_than_tiny_denses(hidden: tuple[int, ...], share: float) -> None:
     wanted = round(share * _dense_connections(11, 3, hidden))
-    found = tiny_dense(Sizes("any", 11, 3), hidden, wanted)
+    found = tiny_dense(Sizes("any", 11, 3, None), hidden, wanted)
     candidates = [
         tuple(max(1, int(first * width / hidden[0] + 0.5)) for width in hidden) for first in range(1, hidden[0] + 1)
     ]

@@ -28,7 +28,7 @@ from edgerl.studies.study import load_study
 from edgerl.studies.sweep import RESTARTS, Sweep, SweepStatus, makespan, open_study
 from edgerl.studies.timing import Timing, expected_seconds
 from edgerl.studies.worker import Outcome
-from edgerl.training.config import make_config
+from edgerl.training.config import DEFAULT_EPISODE_STEPS, make_config
 
 ROOT = Path(__file__).parents[2]
 OPTIONS: dict[str, Any] = {
@@ -345,5 +345,6 @@ def test_a_node_that_does_not_share_the_storage_is_refused(answer: tuple[str, st
 def test_a_run_is_planned_as_edgerl_train_configures_it() -> None:
     study = load_study(_write_study(environment="robot"))
     options = {key: value for key, value in OPTIONS.items() if key != "preset"}
+    options |= {"max_episode_steps": DEFAULT_EPISODE_STEPS}  # which the robot leaves to us
     expected = make_config("quick", environment="robots:robot", seed=1, **options)
-    assert plan_runs(study)[1].config == dataclasses.replace(expected)
+    assert plan_runs(study)[1].config == expected
