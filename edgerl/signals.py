@@ -1,23 +1,137 @@
-"""Stopping long work by SIGINT (Ctrl-C) and SIGTERM without losing it."""
+"""SIGINT (Ctrl-C) and SIGTERM: leaving tidily, and stopping long work without losing it.
+
+Loaded before everything else, so it imports little.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from importlib.machinery import ExtensionFileLoader
 from types import FrameType
 
+Handler = Callable[[int, FrameType | None], object]
 
-@dataclass
+REPEAT_SECONDS = 0.05
+
+LOADS_C = (ExtensionFileLoader.create_module.__code__, ExtensionFileLoader.exec_module.__code__)
+"""One of them is on the stack while a module in C is loaded."""
+
+PATIENCE_SECONDS = 10
+"""So long may it load: torch's takes a second on a free core, three where six processes want it."""
+
+
+class Terminated(BaseException):
+    """SIGTERM, as KeyboardInterrupt is SIGINT: what is under way is tidied up on its way out."""
+
+
+class CtrlC(KeyboardInterrupt):
+    """SIGINT. A KeyboardInterrupt of the very type that leaves an `exec` makes CPython die of SIGINT, caught or not."""
+
+
+ERRORS: dict[int, type[BaseException]] = {signal.SIGINT: CtrlC, signal.SIGTERM: Terminated}
+WORDS: dict[int, str] = {signal.SIGINT: "interrupted", signal.SIGTERM: "stopped by SIGTERM"}
+
+
+def leave_at_once(number: int, _: FrameType | None) -> None:
+    """A handler for as long as nothing needs tidying up: say which signal came, and end the process."""
+    with contextlib.suppress(OSError):  # where nobody reads
+        os.write(2, f"edgerl: {WORDS[number]}\n".encode())
+    os._exit(128 + number)
+
+
+@contextlib.contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """SIGINT and SIGTERM end this block: KeyboardInterrupt or Terminated leaves it, whatever else would have.
+
+    The handler raises it in the main thread, wherever that is, and much can swallow it: a destructor, an `except:`, a
+    library in C. So it is raised again and again until it arrives here; but not while it is handled, where things are
+    tidied up, unless a further signal asks for that; and not while a module in C is loaded, which may print it, make
+    another error of it or abort. Who catches it does all that is left to do in the `except` clause.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    ending = _Ending()
+    try:
+        with _handled_by(ending.ask):
+            try:
+                yield
+            finally:
+                ending.is_over = True
+                ending.rest()
+    finally:
+        if ending.number:
+            raise ERRORS[ending.number](WORDS[ending.number])
+
+
+class _Ending:
+    """The signal that ends a block, 0 where none came."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.is_over = False
+        self._patient_until = 0.0
+        self._hook = sys.unraisablehook
+
+    def ask(self, number: int, frame: FrameType | None) -> None:
+        """Handle SIGINT or SIGTERM."""
+        self.number = number
+        self._patient_until = time.monotonic() + PATIENCE_SECONDS
+        if not self.is_over:
+            signal.signal(signal.SIGALRM, self._repeat)
+            sys.unraisablehook = self._ignore
+            self._raise(frame)
+
+    def rest(self) -> None:
+        """Repeat it no more."""
+        if self.number:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            sys.unraisablehook = self._hook
+
+    def _repeat(self, _: int, frame: FrameType | None) -> None:
+        if self.is_over:
+            return
+        if signal_behind(sys.exc_info()[1]):  # an `except` or `finally` clause is under way
+            signal.setitimer(signal.ITIMER_REAL, REPEAT_SECONDS)
+        else:
+            self._raise(frame)
+
+    def _raise(self, frame: FrameType | None) -> None:
+        signal.setitimer(signal.ITIMER_REAL, REPEAT_SECONDS)
+        while frame is not None and frame.f_code not in LOADS_C:
+            frame = frame.f_back
+        if frame is None or time.monotonic() > self._patient_until:
+            raise ERRORS[self.number](WORDS[self.number])
+
+    def _ignore(self, unraisable: sys.UnraisableHookArgs) -> None:
+        """A destructor's KeyboardInterrupt is printed with its traceback, but it isn't lost here."""
+        if not signal_behind(unraisable.exc_value):
+            self._hook(unraisable)
+
+
+def signal_behind(error: BaseException | None) -> int:
+    """The signal that an error comes of, 0 where none: C makes errors of its own of a KeyboardInterrupt."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt | Terminated):
+            return signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM
+        error = error.__context__
+    return 0
+
+
 class StopRequests:
     """How often somebody has asked the work to stop, and by which signal last; 0 where nobody has."""
 
-    count: int = 0
-    signal: int = 0
-    first_at: float = 0.0  # time.monotonic
+    def __init__(self, count: int = 0, signal: int = 0) -> None:
+        self.count = count
+        self.signal = signal
+        self.first_at = 0.0  # time.monotonic
 
     def is_older_than(self, seconds: float) -> bool:
         """Whether the first request was made longer than `seconds` ago."""
@@ -41,33 +155,19 @@ def stop_requests(asked: Callable[[StopRequests], None] = lambda _: None) -> Ite
         requests.signal = number
         asked(requests)
 
-    previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with _handled_by(request):
         yield requests
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-class Terminated(BaseException):
-    """SIGTERM, as KeyboardInterrupt is SIGINT: what is under way is tidied up on its way out."""
 
 
 @contextlib.contextmanager
-def terminated_tidily() -> Iterator[None]:
-    """Let SIGTERM raise Terminated in the main thread, wherever nothing else catches it."""
-
-    def terminate(_number: int, _: FrameType | None) -> None:
-        raise Terminated
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous = signal.signal(signal.SIGTERM, terminate)
+def _handled_by(handler: Handler) -> Iterator[None]:
+    """Both signals, in the main thread."""
+    previous = {number: signal.signal(number, handler) for number in ERRORS}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, former in previous.items():
+            signal.signal(number, former)
 
 
 def leave_at_the_second(requests: StopRequests) -> None:
@@ -76,4 +176,4 @@ def leave_at_the_second(requests: StopRequests) -> None:
     Raises KeyboardInterrupt.
     """
     if requests.count > 1:
-        raise KeyboardInterrupt
+        raise CtrlC

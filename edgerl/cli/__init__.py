@@ -6,6 +6,7 @@ A module here imports nothing heavy at its top: `edgerl --help` answers at once,
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
 from typing import Annotated
 
@@ -29,7 +30,7 @@ from edgerl.cli import (
     train,
 )
 from edgerl.errors import EdgerlError
-from edgerl.signals import Terminated, terminated_tidily
+from edgerl.signals import WORDS, Terminated, ended_by_signals, signal_behind
 
 app = typer.Typer(
     name="edgerl",
@@ -63,35 +64,31 @@ def root(
     """
 
 
-INTERRUPTED = 130
-"""128 + SIGINT."""
-
-TERMINATED = 143
-"""128 + SIGTERM."""
+INTERRUPTED = 128 + signal.SIGINT
 
 
 def main() -> None:
     """Run the command line: 0 done, 1 a check failed, 2 a usage or input error, 130 or 143 after SIGINT or SIGTERM."""
     try:
-        with terminated_tidily():
+        with ended_by_signals():
             code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
-        if code == INTERRUPTED:  # the parser turns Ctrl-C into this code, and says nothing
-            _left(code)
+        if code == INTERRUPTED:  # the parser turns KeyboardInterrupt into this code, and says nothing
+            raise KeyboardInterrupt
     except EdgerlError as error:
         code = error.exit_code
         _complain(str(error))
+    except (KeyboardInterrupt, typer.Abort):  # the latter is older parsers' answer to the former
+        code = _left(signal.SIGINT)
     except Terminated:
-        code = _left(TERMINATED)
+        code = _left(signal.SIGTERM)
     except SystemExit:  # the parser's answer to a reader that has left, as in `edgerl … | head`
         code = 0
     except OSError as error:  # a name too long, a disk that fails: whatever no command has better words for
         code = 2
         _complain(f"{error.filename or 'input or output'}: {error.strerror}; choose another place, or free this one")
-    except typer.Abort:  # older parsers' answer to Ctrl-C
-        code = _left(INTERRUPTED)
     except Exception as error:
-        if signalled := _signal_behind(error):
-            code = _left(signalled)
+        if number := signal_behind(error):
+            code = _left(number)
         elif hasattr(error, "format_message"):  # the parser's own complaints have it; anything else is our bug
             code = 2
             _complain(error.format_message())
@@ -100,19 +97,10 @@ def main() -> None:
     sys.exit(code)
 
 
-def _left(code: int) -> int:
+def _left(number: int) -> int:
     """Say which signal ended the command."""
-    _complain("stopped by SIGTERM" if code == TERMINATED else "interrupted")
-    return code
-
-
-def _signal_behind(error: BaseException | None) -> int:
-    """The exit code of the signal that caused an error, 0 where none did: an import in C makes an error of its own."""
-    while error is not None:
-        if isinstance(error, KeyboardInterrupt | Terminated):
-            return INTERRUPTED if isinstance(error, KeyboardInterrupt) else TERMINATED
-        error = error.__cause__ or error.__context__
-    return 0
+    _complain(WORDS[number])
+    return 128 + number
 
 
 def _complain(message: str) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -54,23 +55,20 @@ def command(
     path = find_model(model)
     policy = load_policy(path)
     environment = make(env or environment_in(policy.metadata.get("about", {}), path))
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(environment.close)
         _refuse_misfit(policy, path, environment)
         simulation = _Simulation(environment, seed)
         fallback = np.clip(0, environment.action_low, environment.action_high)
         loop = ControlLoop(policy, simulation.observe, simulation.act, rate, fallback)
+        show = _print_json if json else _print
         try:
-            statistics, interrupted = loop.run(seconds), False
+            loop.run(seconds)
         except KeyboardInterrupt:  # what was measured until then is the answer
-            statistics, interrupted = loop.statistics(), True
-    finally:
-        environment.close()
-    if json:
-        print_json(_report(path, environment.name, statistics, simulation))
-    else:
-        _print(path, environment.name, statistics, simulation)
-    if interrupted:
-        raise KeyboardInterrupt
+            stack.close()
+            show(path, environment.name, loop.statistics(), simulation)
+            raise
+    show(path, environment.name, loop.statistics(), simulation)
 
 
 class _Simulation:
@@ -130,14 +128,16 @@ def _refuse_misfit(policy: Policy | OnnxPolicy, path: Path, environment: Environ
         )
 
 
-def _report(path: Path, environment: str, statistics: ControlStatistics, simulation: _Simulation) -> dict[str, Any]:
-    return {
-        "model": str(path),
-        "environment": environment,
-        **asdict(statistics),
-        "episodes": simulation.finished,
-        "unfinished_episode": simulation.unfinished,
-    }
+def _print_json(path: Path, environment: str, statistics: ControlStatistics, simulation: _Simulation) -> None:
+    print_json(
+        {
+            "model": str(path),
+            "environment": environment,
+            **asdict(statistics),
+            "episodes": simulation.finished,
+            "unfinished_episode": simulation.unfinished,
+        }
+    )
 
 
 def _print(path: Path, environment: str, statistics: ControlStatistics, simulation: _Simulation) -> None:

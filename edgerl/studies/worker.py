@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from edgerl.errors import EdgerlError, Interrupted
+from edgerl.signals import Terminated, ended_by_signals
 
 Ending = Literal["finished", "stopped", "killed", "failed"]
 
@@ -53,7 +54,12 @@ def main(folder: str, core: str, parent: str) -> None:
             sys.exit(1)
     with contextlib.suppress(BrokenPipeError), os.fdopen(os.dup(1), "w") as answer:
         os.dup2(2, 1)
-        answer.write(json.dumps(asdict(train_run(Path(folder)))))
+        try:
+            with ended_by_signals():
+                outcome = train_run(Path(folder))
+        except (KeyboardInterrupt, Terminated):  # before the training, which saves everything, had begun
+            outcome = Outcome("stopped")
+        answer.write(json.dumps(asdict(outcome)))
 
 
 if __name__ == "__main__":

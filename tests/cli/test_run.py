@@ -235,7 +235,7 @@ def test_a_signal_ends_it_with_a_word(model: Path, number: int, code: int, word:
     )
     command = [sys.executable, "-m", "edgerl", "run", str(model), "--env", "marked:make", "--seconds", "60"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while not Path("started").exists():  # imports in C may swallow a signal
+    while not Path("started").exists():
         assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(number)

@@ -238,10 +238,6 @@ def test_the_command_is_one_line_that_no_shell_reads_otherwise() -> None:
     assert "\\\\" not in inner
 
 
-INTERRUPTIBLE = "import signal, edgerl.cli; signal.signal(2, signal.default_int_handler); edgerl.cli.main()"
-"""As at a terminal: what starts in the background ignores Ctrl-C."""
-
-
 def test_ctrl_c_here(board: Board, policy_path: Path, tmp_path: Path) -> None:
     """While the board builds the program, since no cross compiler is found here; its compiler takes a while."""
     export_policy(policy_path, "onnx", policy_path.with_suffix(".onnx"))
@@ -254,7 +250,7 @@ def test_ctrl_c_here(board: Board, policy_path: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "TMPDIR": str(tmp_path / "temporary"), "PATH": str(tmp_path / "bin")}
     arguments = ("profile", policy_path, "--ssh", "board", "--ssh-config", config)
     process = subprocess.Popen(
-        [sys.executable, "-c", INTERRUPTIBLE, *arguments],
+        [sys.executable, "-m", "edgerl", *arguments],
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
