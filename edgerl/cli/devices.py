@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from edgerl.profiling.device import Device, Quantity, Runtime
     from edgerl.profiling.evaluate import ClassErrors, Prediction
 
-LARGE_ERROR_RATIO = 0.5
-"""Of estimates for the machine that was just measured: on a quiet one they are within a quarter."""
-
 app = typer.Typer(
     help="List, show, check and make device profiles; evaluate the latency model.",
     no_args_is_help=True,
@@ -97,6 +94,8 @@ def calibrate(
 ) -> None:
     """Make a profile of this machine: its runtimes timed with random networks, in half a minute.
 
+    What it measured is checked; where other programs disturbed it, nothing is written, with exit code 1.
+
     Example: edgerl devices calibrate -o my-board.toml
     """
     from edgerl.errors import ConfigError
@@ -115,7 +114,6 @@ def calibrate(
         for key, quantity in _runtime_quantities(runtime):
             if quantity.source.startswith("measured: edgerl"):
                 print(f"{runtime.name:<12} {key:<36} {quantity.value:.4g}")
-    _warn_of_errors(device)
 
 
 @app.command()
@@ -156,18 +154,6 @@ def evaluate(
     for prediction in predictions:
         if prediction.point.doubt is not None:
             print(f"left out: {prediction.point.device_id}, {prediction.point.net}: {prediction.point.doubt}")
-
-
-def _warn_of_errors(device: Device) -> None:
-    """A line for each runtime whose estimates were far off: then other work, or another clock, came in between."""
-    from edgerl.profiling.device import Costs
-
-    for runtime in device.runtimes:
-        costs = runtime.figures.costs if runtime.figures else None
-        error = costs.error_ratio if isinstance(costs, Costs) else None
-        if error is not None and error.value > LARGE_ERROR_RATIO:
-            off = f"{runtime.name}: estimates are off by up to {error.value:.0%}"
-            note(f"{off}; calibrate again while it does nothing else")
 
 
 def _onnx_writer() -> WriteOnnx | None:

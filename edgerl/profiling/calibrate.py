@@ -2,7 +2,11 @@
 
 Random networks are timed as a control loop calls them: `edgerl.edge.Policy` in each of its layouts, `OnnxPolicy`. The
 costs of latency.py that suit the times best, relative to each time, are the profile's. Then networks that this fit has
-not seen are estimated and timed, and how far the estimates are off is the profile's `error_ratio`.
+not seen are estimated and timed, and how far the estimates are off is the profile's `error_ratio`. Where that misses
+its aim, or a cost comes out at nothing, there is no profile.
+
+The clock is that of this thread's processor time, so what other programs take is no part of it, as long as they leave
+the caches and the memory alone.
 """
 
 from __future__ import annotations
@@ -10,12 +14,12 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
+from time import thread_time_ns
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +27,7 @@ import numpy.typing as npt
 from edgerl.compact.policy import Array, CompactPolicy, make_layer
 from edgerl.edge.onnx_policy import OnnxPolicy
 from edgerl.edge.policy import LAYOUTS, Layout, LayoutChoice, Policy
+from edgerl.errors import CheckFailed
 from edgerl.profiling.device import Device, parse_device
 from edgerl.profiling.host import Host, describe_host, profile_text
 from edgerl.profiling.latency import ITEM_BYTES, active_shares, estimate_latency, layout_multiply_adds
@@ -59,17 +64,33 @@ NEAR_SHARE = 0.6
 WIDEST = 2048
 """Units of a layer that is read from far away: 16 MB of weights."""
 
-SMALLEST_COST = 1e-6
-"""µs: what is too cheap to be told from noise."""
-
 COVERAGE, SMALLEST_ERROR_RATIO = 0.9, 0.15
 """`error_ratio` holds nine in ten of the checked networks; what other work on the machine does is no less."""
+
+NATIVE_COSTS = (
+    "call_overhead_us",
+    "layer_overhead_us",
+    "dense_input_overhead_ns",
+    "sparse_input_overhead_ns",
+    "dense_ns_per_multiply_add",
+    "sparse_block_1_ns_per_multiply_add",
+    "sparse_block_4_ns_per_multiply_add",
+)
+ONNXRUNTIME_COSTS = ("call_overhead_us", "layer_overhead_us", "dense_ns_per_multiply_add")
+"""By their keys in a profile."""
+
+SMALLEST_COST = 1e-6
+"""µs: no processor does anything in a thousandth of a nanosecond."""
+
+LARGEST_ERROR_RATIO = 0.5
+"""The aim of the check: docs/devices.md says why."""
 
 
 def calibrate(write_onnx: WriteOnnx | None, device_id: str, progress: Progress) -> str:
     """The text of a profile of this machine; `write_onnx` is None where onnxruntime is not installed.
 
-    Raises ConfigError where this is no Linux, MissingExtraError where the native engine was not built.
+    Raises ConfigError where this is no Linux, MissingExtraError where the native engine was not built, CheckFailed
+    where the times make no profile.
     """
     host = describe_host()
     with _on_one_core(), tempfile.TemporaryDirectory() as folder:
@@ -137,35 +158,26 @@ def _microseconds(acts: Sequence[Act], n_inputs: int) -> list[float]:
 def _n_calls(act: Act, observation: Array) -> int:
     """How many calls a repeat may have."""
     one = min(_one_repeat(act, observation) for _ in range(3))
-    return max(1, min(CALLS, int(LONGEST_REPEAT_US / one)))
+    return CALLS if one * CALLS <= LONGEST_REPEAT_US else max(1, int(LONGEST_REPEAT_US / one))
 
 
 def _one_repeat(act: Act, observations: Array) -> float:
-    start = time.perf_counter_ns()
+    start = thread_time_ns()
     for observation in observations:
         act(observation)
-    return (time.perf_counter_ns() - start) / len(observations) / 1000
+    return (thread_time_ns() - start) / len(observations) / 1000
 
 
 # ------------------------------------------------------------------------------------------------ what runtimes take
 
 
 def _native_figures(host: Host) -> dict[str, float]:
-    """Costs of the native engine, by their keys in a profile."""
+    """Costs of the native engine. Raises CheckFailed."""
     cases = [(policy, Policy(policy, layout)) for policy, layout in _native_cases()]
     cases = [(policy, act) for policy, act in cases if act.n_bytes < _room(host)]
     items = np.array([_native_items(policy, act.layouts) for policy, act in cases])
     times = _microseconds([act for _, act in cases], N_OBSERVATIONS)
-    call, layer, dense_input, sparse_input, dense, sparse, block = _positive_fit(items, np.array(times))
-    return {
-        "call_overhead_us": call,
-        "layer_overhead_us": layer,
-        "dense_input_overhead_ns": dense_input * 1e3,
-        "sparse_input_overhead_ns": sparse_input * 1e3,
-        "dense_ns_per_multiply_add": dense * 1e3,
-        "sparse_block_1_ns_per_multiply_add": sparse * 1e3,
-        "sparse_block_4_ns_per_multiply_add": block * 1e3,
-    }
+    return _fitted("native", NATIVE_COSTS, items, np.array(times))
 
 
 def _room(host: Host) -> float:
@@ -197,30 +209,30 @@ def _native_items(policy: CompactPolicy, layouts: Sequence[Layout]) -> list[floa
 
 
 def _onnx_figures(host: Host, onnx_act: Callable[[CompactPolicy], Act]) -> dict[str, float]:
-    """Costs of onnxruntime, by their keys in a profile."""
+    """Costs of onnxruntime. Raises CheckFailed."""
     policies = [random_policy(hidden, 1.0, 1) for hidden in (*SHAPES, *((width, width) for width in WIDTHS))]
     policies = [policy for policy in policies if ITEM_BYTES["dense"] * policy.connections < _room(host)]
     items = [[1.0, len(policy.layers), policy.connections] for policy in policies]
     times = _microseconds([onnx_act(policy) for policy in policies], N_OBSERVATIONS)
-    call, layer, multiply_add = _positive_fit(np.array(items), np.array(times))
-    return {
-        "call_overhead_us": call,
-        "layer_overhead_us": layer,
-        "dense_ns_per_multiply_add": multiply_add * 1e3,
-    }
+    return _fitted("onnxruntime", ONNXRUNTIME_COSTS, np.array(items), np.array(times))
 
 
-def _positive_fit(items: Vector, times: Vector) -> list[float]:
-    """Costs of at least SMALLEST_COST each whose sums are nearest to `times`, relative to each time."""
-    kept = list(range(items.shape[1]))
-    while True:
-        found, *_ = np.linalg.lstsq(items[:, kept] / times[:, None], np.ones(len(times)), rcond=None)
-        if (found > 0).all():
-            break
-        kept = [place for place, cost in zip(kept, found, strict=True) if cost > 0]
-    costs = np.full(items.shape[1], SMALLEST_COST)
-    costs[kept] = found
-    return [float(cost) for cost in costs]
+def _fitted(runtime: str, keys: Sequence[str], items: Vector, times: Vector) -> dict[str, float]:
+    """The costs whose sums are nearest to `times` (µs), relative to each time. Raises CheckFailed."""
+    if not times.all():
+        raise _disturbed(f"{runtime}: the clock of processor time stood still")
+    found, *_ = np.linalg.lstsq(items / times[:, None], np.ones(len(times)), rcond=None)
+    for key, cost in zip(keys, found, strict=True):
+        if cost < SMALLEST_COST:
+            raise _disturbed(f"{runtime}: {key} came out as nothing")
+    return {key: float(cost if key.endswith("_us") else 1e3 * cost) for key, cost in zip(keys, found, strict=True)}
+
+
+def _disturbed(what: str) -> CheckFailed:
+    return CheckFailed(
+        f"the times of {what}: something disturbed them, and no profile was written; end other programs, and run the "
+        "same command again"
+    )
 
 
 def _bandwidths(host: Host, native: dict[str, float]) -> list[float]:
@@ -245,11 +257,16 @@ def _bandwidth(width: int, native: dict[str, float]) -> float:
     costs = native["call_overhead_us"], native["layer_overhead_us"], native["dense_input_overhead_ns"] / 1e3
     overhead = sum(count * cost for count, cost in zip((call, layers, inputs), costs, strict=True))
     rest = _microseconds([Policy(policy, "dense")], width)[0] - overhead
-    return ITEM_BYTES["dense"] * dense / max(rest, overhead / 100) / 1e3
+    if rest < overhead / 100:
+        raise _disturbed(f"native: {width}×{width} weights came out as read in no time")
+    return ITEM_BYTES["dense"] * dense / rest / 1e3
 
 
 def _checked(device: Device, runtime: str, make_act: Callable[[CompactPolicy], Act]) -> dict[str, float]:
-    """The error ratio: how far estimates of networks that no fit has seen are off, by factor minus one."""
+    """The error ratio: how far estimates of networks that no fit has seen are off, by factor minus one.
+
+    Raises CheckFailed.
+    """
     densities = CHECKED_DENSITIES if runtime == "native" else CHECKED_DENSITIES[:1]
     blocks = (1, 4) if runtime == "native" else (1,)
     policies = [
@@ -265,4 +282,10 @@ def _checked(device: Device, runtime: str, make_act: Callable[[CompactPolicy], A
         factor = estimate.seconds * 1e6 / measured
         errors.append(max(factor, 1 / factor) - 1)
     rank = min(len(errors), math.ceil(COVERAGE * (len(errors) + 1)))
-    return {"error_ratio": max(SMALLEST_ERROR_RATIO, sorted(errors)[rank - 1])}
+    error = sorted(errors)[rank - 1]
+    if error > LARGEST_ERROR_RATIO:
+        raise _disturbed(
+            f"{runtime}: estimates of networks that the fit had not seen are off by up to {error:.0%}, expected "
+            f"{LARGEST_ERROR_RATIO:.0%} at most"
+        )
+    return {"error_ratio": max(SMALLEST_ERROR_RATIO, error)}
