@@ -53,7 +53,7 @@ class Board:
         )
         return config
 
-    def is_left_empty(self, seconds: float = 10) -> bool:
+    def is_left_empty(self, seconds: float = 100) -> bool:
         """Whether nothing remains in the temporary folder; a session that was cut off needs a moment to see it."""
         end = time.monotonic() + seconds
         while list(self.temporary.iterdir()) and time.monotonic() < end:
@@ -112,7 +112,7 @@ def free_port() -> int:
 
 
 def _wait_for(port: int) -> None:
-    for _ in range(200):
+    for _ in range(2000):
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
             return
         time.sleep(0.05)

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from . import needs
+from .processes import Processes
 
 HERE = Path(__file__).parent
+
+# How long an example takes is the machine's affair.
+hypothesis.settings.register_profile("edgerl", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("edgerl")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _collect_garbage() -> Iterator[None]:
+    """What a file's tests leave unclosed is said of that file, not of another one later."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(autouse=True)
@@ -19,6 +33,13 @@ def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test runs in an empty folder of its own, from which `robots` can be imported."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(HERE))
+
+
+@pytest.fixture
+def processes() -> Iterator[Processes]:
+    """Programs that end with the test."""
+    with Processes() as started:
+        yield started
 
 
 @pytest.fixture

@@ -21,8 +21,11 @@ import pytest
 
 from edgerl import signals
 from edgerl.signals import ended_by_signals, stop_requests
+from tests.processes import Processes
 
-HANGS = 100
+Command = Callable[..., "subprocess.Popen[str]"]
+
+HANGS = 300
 """Seconds: whatever takes longer would take for ever."""
 
 ENDS = {signal.SIGINT: (130, "edgerl: interrupted\n"), signal.SIGTERM: (143, "edgerl: stopped by SIGTERM\n")}
@@ -55,16 +58,16 @@ time.sleep({2 * HANGS})
 """
 
 
-def command(*arguments: object) -> subprocess.Popen[str]:
-    """One that finds modules in this folder before any other."""
-    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
-    return subprocess.Popen(
-        [sys.executable, "-m", "edgerl", *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
+@pytest.fixture
+def command(processes: Processes) -> Command:
+    """Start one, with pipes; it finds modules in this folder before any other."""
+
+    def start(*arguments: object) -> subprocess.Popen[str]:
+        environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return processes.start(sys.executable, "-m", "edgerl", *arguments, text=True, env=environment, **pipes)
+
+    return start
 
 
 @pytest.mark.parametrize(
@@ -82,14 +85,14 @@ def command(*arguments: object) -> subprocess.Popen[str]:
         ("own", "train --env own:make", signal.SIGINT),
     ],
 )
-def test_an_import_that_swallows_it(module: str, arguments: str, number: int) -> None:
+def test_an_import_that_swallows_it(command: Command, module: str, arguments: str, number: int) -> None:
     Path(f"{module}.py").write_text(swallowing(number))
     assert ended(command(*arguments.split())) == ENDS[number]
     assert Path("swallowed").exists()
 
 
 @BOTH
-def test_before_the_command_line_itself_is_loaded_it_ends_at_once(number: int) -> None:
+def test_before_the_command_line_itself_is_loaded_it_ends_at_once(command: Command, number: int) -> None:
     Path("typer.py").write_text(swallowing(number))
     assert ended(command("--help")) == ENDS[number]
     assert not Path("swallowed").exists()
@@ -105,7 +108,7 @@ def pendulum() -> Path:
     return Path("pendulum.onnx")
 
 
-def test_at_twenty_moments_from_the_first_line_on(pendulum: Path) -> None:
+def test_at_twenty_moments_from_the_first_line_on(command: Command, pendulum: Path) -> None:
     def end(place: int) -> tuple[int, str]:
         process = command("run", pendulum, "--env", "Pendulum-v1", "--seconds", 2 * HANGS)
         while not catches(process, signal.SIGTERM):
@@ -124,11 +127,7 @@ def test_at_twenty_moments_from_the_first_line_on(pendulum: Path) -> None:
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
     """Exit code and stderr, of a process that is about to end."""
-    try:
-        _, err = process.communicate(timeout=HANGS)
-    finally:
-        process.kill()
-        process.communicate()
+    _, err = process.communicate(timeout=HANGS)
     return process.returncode, err
 
 
@@ -139,7 +138,7 @@ def catches(process: subprocess.Popen[str], number: int) -> bool:
     return bool(int(caught, 16) >> (number - 1) & 1)
 
 
-def test_ctrl_c_counts_though_the_process_began_with_it_ignored(pendulum: Path) -> None:
+def test_ctrl_c_counts_though_the_process_began_with_it_ignored(command: Command, pendulum: Path) -> None:
     """As whatever a shell starts in the background does."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:

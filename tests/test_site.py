@@ -148,6 +148,7 @@ def test_the_search_works_from_a_folder_and_asks_nobody(site: Path) -> None:
         browser = playwright.chromium.launch(executable_path=find("chromium"), args=arguments)
         for name in ("index.html", "tutorials/board.html"):
             page, said, asked = browser.new_page(), list[str](), list[str]()
+            page.set_default_timeout(300_000)
             page.on("console", lambda message, said=said: said.append(message.text))
             page.on("pageerror", lambda error, said=said: said.append(str(error)))
             page.on("request", lambda request, asked=asked: asked.append(request.url))
@@ -156,7 +157,7 @@ def test_the_search_works_from_a_folder_and_asks_nobody(site: Path) -> None:
             page.locator(".md-search-result__meta", has_text="Type to start searching").wait_for(state="attached")
             page.locator("input[name=query]").press_sequentially("percentile bootstrap")
             found = page.locator(".md-search-result__link")
-            found.first.wait_for(state="attached", timeout=20_000)
+            found.first.wait_for(state="attached")
             assert any("studies.html" in link.get_attribute("href") for link in found.all())
             page.close()
             assert said == []

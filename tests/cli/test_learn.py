@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import pty
@@ -19,6 +18,7 @@ import pytest
 from edgerl.cli.live import _news
 from tests.edge.learners import learner_config, write_bundle
 from tests.edge.test_import import HEAVY
+from tests.processes import Processes
 
 Run = Callable[..., tuple[int, str, str]]
 Spawn = Callable[..., "subprocess.Popen[str]"]
@@ -68,20 +68,15 @@ def events(out: str) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def spawn() -> Iterator[Spawn]:
-    """Run the command line in a process of its own; none outlives the test."""
-    with contextlib.ExitStack() as processes:
+def spawn(processes: Processes) -> Spawn:
+    """Run the command line in a process of its own."""
 
-        def run(*arguments: object, **options: Any) -> subprocess.Popen[str]:
-            command = [sys.executable, "-m", "edgerl", "learn", *map(str, arguments)]
-            environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
-            process = subprocess.Popen(command, env=environment, text=True, **pipes)
-            processes.enter_context(process)  # waits
-            processes.callback(process.kill)  # before that
-            return process
+    def run(*arguments: object, **options: Any) -> subprocess.Popen[str]:
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
+        return processes.start(sys.executable, "-m", "edgerl", "learn", *arguments, env=environment, text=True, **pipes)
 
-        yield run
+    return run
 
 
 def lines_of(process: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
@@ -255,7 +250,7 @@ def test_a_signal_saves_everything(edgerl: Run, spawn: Spawn, number: signal.Sig
     while (line := next(lines))["event"] != "status" or line["steps"] < 20:
         pass
     process.send_signal(number)
-    rest, (_, err) = list(lines), process.communicate(timeout=60)
+    rest, (_, err) = list(lines), process.communicate(timeout=300)
     assert process.returncode == code
     assert err.splitlines()[-1].startswith("edgerl: stopped after ")
     assert err.endswith("s in all; everything is in state, and the same command continues\n")
@@ -277,8 +272,8 @@ def test_a_second_signal_interrupts_a_robot_that_hangs(spawn: Spawn) -> None:
         steps.append(next(lines)["steps"])
     for _ in range(2):
         process.send_signal(signal.SIGINT)
-        time.sleep(0.2)
-    _, err = process.communicate(timeout=60)
+        time.sleep(2)  # two that come together would be one
+    _, err = process.communicate(timeout=300)
     assert (process.returncode, err) == (130, "edgerl: interrupted\n")
     assert len(list(Path("state").glob("snapshot-*"))) == 2
 
@@ -294,7 +289,7 @@ def test_the_same_command_continues_after_a_kill_and_no_transition_is_lost(edger
             pass
         assert seen > steps
         process.kill()
-        process.communicate(timeout=60)
+        process.communicate(timeout=300)
         steps = seen
     code, out, _ = edgerl("learn", *command, "--hours", 1e-6)
     last = events(out)[-1]
@@ -337,7 +332,7 @@ def test_a_terminal_shows_a_live_block(spawn: Spawn) -> None:
     except OSError:  # how a pseudo-terminal says that its other end was closed
         pass
     os.close(controller)
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
     assert process.returncode == 0
     for part in (b"champion", b"updates", b"missed deadlines", b"the process", b"snapshots"):
         assert part in shown
@@ -349,7 +344,7 @@ def test_a_reader_that_leaves_ends_nothing(spawn: Spawn) -> None:
     assert process.stdout.readline().startswith('{"event": "started"')
     process.stdout.close()
     assert process.stderr is not None
-    assert (process.stderr.read(), process.wait(timeout=60)) == ("", 0)
+    assert (process.stderr.read(), process.wait(timeout=300)) == ("", 0)
     assert len(list(Path("state").glob("snapshot-*"))) == 2
 
 

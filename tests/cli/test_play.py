@@ -19,6 +19,7 @@ import edgerl as library
 from edgerl.compact.file import load
 from edgerl.training import video
 from edgerl.training.environments import make
+from tests.processes import Processes
 
 Run = Callable[..., tuple[int, str, str]]
 HERE = Path(__file__).parent
@@ -165,22 +166,23 @@ def test_a_video_that_is_not_whole_is_not_left(name: str) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_with_a_word_and_leaves_nothing(number: int) -> None:
+def test_a_signal_ends_it_with_a_word_and_leaves_nothing(processes: Processes, number: int) -> None:
     policy, temporaries = _painted_policy(), Path("temporaries")
     temporaries.mkdir()
     command = [sys.executable, "-m", "edgerl", "play", policy, "--env", "robots:painted_robot", "--video", "out.mp4"]
-    process = subprocess.Popen(
-        [*command, "--episodes", "1000"],
+    process = processes.start(
+        *command,
+        "--episodes",
+        1000,
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": str(HERE.parent), "TMPDIR": str(temporaries.resolve())},
     )
-    for _ in range(600):
-        if list(temporaries.glob("*/video.mp4")):
-            break
+    while not list(temporaries.glob("*/video.mp4")):
+        assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(number)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=300)
     name = signal.Signals(number).name
     assert (process.returncode, said) == (128 + number, f"edgerl: stopped by {name}; out.mp4 was not written\n")
     assert not list(temporaries.iterdir())

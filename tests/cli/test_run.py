@@ -15,6 +15,7 @@ import pytest
 from edgerl.compact.file import save
 from edgerl.compact.policy import CompactPolicy, make_layer
 from edgerl.export import export_policy
+from tests.processes import Processes
 
 pytest.importorskip("gymnasium")
 
@@ -222,7 +223,7 @@ def test_a_file_from_elsewhere_is_called_a_program(edgerl: Run, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(("number", "code", "word"), [(2, 130, "interrupted"), (15, 143, "stopped by SIGTERM")])
-def test_a_signal_ends_it_with_a_word(model: Path, number: int, code: int, word: str) -> None:
+def test_a_signal_ends_it_with_a_word(processes: Processes, model: Path, number: int, code: int, word: str) -> None:
     Path("marked.py").write_text(
         "import pathlib\n"
         "import gymnasium\n"
@@ -233,13 +234,13 @@ def test_a_signal_ends_it_with_a_word(model: Path, number: int, code: int, word:
         "def make():\n"
         "    return Marked(gymnasium.make('Pendulum-v1'))\n"
     )
-    command = [sys.executable, "-m", "edgerl", "run", str(model), "--env", "marked:make", "--seconds", "60"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "edgerl", "run", model, "--env", "marked:make", "--seconds", 1000]
+    process = processes.start(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while not Path("started").exists():
         assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == code, err
     assert ("missed deadlines" in out) == (number == 2), "Ctrl-C leaves the statistics"
     assert err.splitlines()[-1] == f"edgerl: {word}"

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import Processes
+
 Run = Callable[..., tuple[int, str, str]]
 
 SMALL = (
@@ -168,28 +170,30 @@ def test_an_out_folder_that_exists_is_refused(edgerl: Run) -> None:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_saves_the_run_and_resume_completes_it(edgerl: Run, number: signal.Signals, code: int) -> None:
+def test_a_signal_saves_the_run_and_resume_completes_it(
+    edgerl: Run, processes: Processes, number: signal.Signals, code: int
+) -> None:
     command = [sys.executable, "-m", "edgerl", "train", "--env", "robots:slow_robot", "--hidden", "16,16"]
     command += ["--preset", "quick", "--steps", "1500", "--checkpoint-interval", "100", "--out", "run"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    process = processes.start(*command, env=environment, stderr=subprocess.PIPE, text=True)
     while not Path("run/checkpoint.safetensors").exists():
         assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(number)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == code
     assert "go on with: edgerl train --resume run" in err
     assert edgerl("train", "--resume", "run")[0] == 0
     assert json.loads(edgerl("train", "--resume", "run", "--json")[1])["steps"] == 1500
 
 
-def test_a_reader_of_stderr_that_leaves_costs_nothing() -> None:
+def test_a_reader_of_stderr_that_leaves_costs_nothing(processes: Processes) -> None:
     """As `edgerl train 2>&1 | tee log` on Ctrl-C: tee dies first, and the notice finds no reader."""
     command = [sys.executable, "-m", "edgerl", "train", "--env", "robots:slow_robot", "--hidden", "16,16"]
-    command += ["--preset", "quick", "--steps", "3000", "--checkpoint-interval", "1500", "--out", "run"]
+    command += ["--preset", "quick", "--steps", "100000", "--checkpoint-interval", "1500", "--out", "run"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
+    process = processes.start(*command, env=environment, stderr=subprocess.PIPE)
     while not Path("run/checkpoint.safetensors").exists():
         assert process.poll() is None
         time.sleep(0.02)
@@ -198,7 +202,7 @@ def test_a_reader_of_stderr_that_leaves_costs_nothing() -> None:
     time.sleep(0.2)  # into the episodes after the checkpoint: a signal in the midst of saving has nothing left to save
     before = Path("run/checkpoint.safetensors").stat().st_mtime_ns
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == 130
+    assert process.wait(timeout=300) == 130
     assert Path("run/checkpoint.safetensors").stat().st_mtime_ns > before
 
 

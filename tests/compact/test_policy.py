@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from typing import Any
 
@@ -25,14 +24,12 @@ bounds = st.floats(width=32, allow_nan=False, allow_infinity=False)
 @example(-FLOAT32_MAXIMUM, FLOAT32_MAXIMUM)
 @example(-1.401298464324817e-45, FLOAT32_MAXIMUM)
 @example(1e30, float(np.nextafter(np.float32(1e30), np.float32(np.inf))))
-@example(-1024 - 2 * 2**-13, -1024 + 2**-13)  # centre and bound in different binades: a long way down, bit by bit
+@example(-1024 - 2 * 2**-13, -1024 + 2**-13)  # centre and bound in different binades: a long way down
 @example(-(2.0**100) - 2 * 2.0**77, -(2.0**100) + 2.0**77)
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 def test_scaled_actions_never_leave_their_bounds(first: float, second: float) -> None:
     low, high = np.array([min(first, second)], np.float32), np.array([max(first, second)], np.float32)
-    began = time.perf_counter()
     centre, half_range = action_scaling(low, high)
-    assert time.perf_counter() - began < 0.1
     assert (centre.dtype, half_range.dtype) == (np.float32, np.float32)
     assert half_range >= 0
     tanh = np.linspace(-1, 1, 33, dtype=np.float32)
@@ -100,7 +97,6 @@ def _weights(layer: Layer) -> Any:
     st.booleans(),
     st.sampled_from([0.1, 0.5, 1]),
 )
-@settings(deadline=None)
 def test_actions_are_pytorchs(
     seed: int, widths: list[int], block: int, precision: Precision, normalize: bool, density: float
 ) -> None:

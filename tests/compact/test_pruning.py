@@ -49,7 +49,7 @@ networks = {
 
 
 @given(**networks)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_removal_is_exact_in_float64(seed: int, widths: list[int], block: int, density: float) -> None:
     rng = np.random.default_rng(seed)
     network = masked_network(rng, tuple(widths), block, density)
@@ -64,7 +64,7 @@ def test_removal_is_exact_in_float64(seed: int, widths: list[int], block: int, d
 
 
 @given(**networks)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_nothing_dead_remains(seed: int, widths: list[int], block: int, density: float) -> None:
     network = masked_network(np.random.default_rng(seed), tuple(widths), block, density)
     removed = remove_dead_units(network, block)
@@ -94,7 +94,7 @@ def test_nothing_dead_remains(seed: int, widths: list[int], block: int, density:
     st.sampled_from([1, 4]),
     st.sampled_from([0.2, 0.5]),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_float32_stays_as_near_to_the_float64_oracle(seed: int, widths: list[int], block: int, density: float) -> None:
     rng = np.random.default_rng(seed)
     network = [

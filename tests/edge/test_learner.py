@@ -552,8 +552,13 @@ def test_everything_at_once() -> None:
             forever(action)
             for action in (lambda: learner.update(500), keep, learner.status, diverge, lambda: learner.policy())
         ]
+
+        def is_enough() -> bool:
+            status = learner.status()
+            return bool(status["trials"]["divergences"] > 2 and status["snapshots"] > 2)
+
         end, count = time.monotonic() + 3, 0
-        while time.monotonic() < end and not failures:
+        while not failures and (time.monotonic() < end or not is_enough()):
             step = steps(1, seed=count)[0]
             action = learner.act(step.observation)
             assert (action >= LOW).all()
@@ -564,10 +569,6 @@ def test_everything_at_once() -> None:
         for thread in threads:
             thread.join()
         assert failures == []
-        status = learner.status()
-        assert status["updates"] >= 0
-        assert status["trials"]["divergences"] > 2
-        assert status["snapshots"] > 2
         _assert_finite(learner)
         learner.snapshot()
         expected = _bytes(learner)

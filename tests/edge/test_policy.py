@@ -144,7 +144,7 @@ def test_relu_keeps_a_nan(layout: Layout, isa: Isa) -> None:
     assert np.isnan(policy([10])).all()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     bounds=st.lists(
         st.tuples(
@@ -169,7 +169,7 @@ def test_no_action_leaves_its_bounds(bounds: list[tuple[float, float]], size: fl
         assert np.all((low <= action) & (action <= high))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     widths=st.lists(st.integers(1, 70), min_size=2, max_size=5),
     block=st.sampled_from([1, 4]),
@@ -479,7 +479,7 @@ def test_an_arena_may_move() -> None:
     assert arrays
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     columns=st.lists(st.integers(0, 12), max_size=12),
     row_starts=st.lists(st.integers(0, 14), min_size=5, max_size=5),

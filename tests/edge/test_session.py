@@ -30,7 +30,7 @@ from .test_control import PERIOD, FakeClock
 from .test_import import HEAVY, loaded_by
 
 FALLBACK = [0.0, 0.0]  # zero is inside of the bounds
-PATIENCE = 30  # s that a test waits for another thread
+PATIENCE = 300  # s that a test waits for another thread
 
 
 class Arm:

@@ -182,7 +182,7 @@ def _assert_is(memory: Transitions, model: _Model) -> None:
 
 @pytest.mark.parametrize("storage", ["ram", "mapped"])
 @pytest.mark.parametrize("keep", ["ring", "reservoir"])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(_OPERATIONS, st.integers(1, 9), st.integers(0, 1000))
 def test_the_memory_is_that_of_a_simple_model(
     tmp_path_factory: pytest.TempPathFactory,

@@ -97,7 +97,7 @@ def exact_share(challenger: list[int], champion: list[int]) -> float:
     return not_worse / (len(ours) * len(theirs))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     challenger=st.lists(st.integers(-3, 3), min_size=1, max_size=4),
     champion=st.lists(st.integers(-3, 3), min_size=1, max_size=4),
@@ -115,7 +115,7 @@ def test_the_bootstrap_draws_what_an_enumeration_counts(challenger: list[int], c
     champion=st.integers(1, 40),
     window=st.integers(0, 1 << 53),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_of_scores_that_are_all_the_same_no_rounding_makes_one_worse(
     score: float, challenger: int, champion: int, window: int
 ) -> None:
@@ -484,7 +484,7 @@ def restored(trials: Trials, seed: int) -> Trials:
     return again
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     every=st.integers(1, 4),
     window_steps=st.integers(8, 20),
@@ -639,7 +639,7 @@ def test_a_state_under_another_rule_is_refused() -> None:
         Trials.from_state(TrialRule(every=4, window_steps=8), 3, busy(100).state())
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(key=st.sampled_from(list(Trials(EIGHT, 0).state())), data=st.data())
 def test_whatever_a_state_holds_it_is_taken_or_refused_with_a_reason(key: str, data: st.DataObject) -> None:
     leaves = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3)

@@ -109,7 +109,7 @@ def test_the_static_programs_act_as_the_policy_does(
     program = folder / f"benchmark-{architecture}"
     assert "INTERP" not in run("readelf", "--program-headers", program), "linked statically"
     command = [program, folder / "policy.bin"] if emulator is None else [emulator, program, folder / "policy.bin"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stderr) == (0, "")
     result = figures_of(done.stdout, mixed_policy())
     assert result.machine.architecture == machine
@@ -234,7 +234,7 @@ def test_no_damage_to_the_policy_leads_the_program_astray(tmp_path: Path) -> Non
         (tmp_path / "policy.bin").write_bytes(data)
         command = [program, tmp_path / "policy.bin"]
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=60, env={"ASAN_OPTIONS": "detect_leaks=0"}
+            command, capture_output=True, text=True, timeout=300, env={"ASAN_OPTIONS": "detect_leaks=0"}
         )
         assert done.returncode in (0, 65), done.stderr
         assert (done.stderr == "") == (done.returncode == 0)

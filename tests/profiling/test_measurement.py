@@ -176,7 +176,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [path, *(place for key, part in inner for place in places(part, (*path, key)))]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_anything_at_any_place_is_a_result_or_refused(data: st.DataObject) -> None:
     whole = json.loads(document(c_result(), None))

@@ -24,6 +24,7 @@ from edgerl.profiling.measurement import largest_difference, parse_result
 from edgerl.profiling.ssh import REMOTE_COMMAND, run_bundle
 from tests.board import Board, few_tools, free_port, line_that_breaks, make_key, running_board
 from tests.compact.policies import random_policy
+from tests.processes import Processes
 
 pytestmark = pytest.mark.needs("ssh", "sshd")
 
@@ -238,19 +239,22 @@ def test_the_command_is_one_line_that_no_shell_reads_otherwise() -> None:
     assert "\\\\" not in inner
 
 
-def test_ctrl_c_here(board: Board, policy_path: Path, tmp_path: Path) -> None:
+def test_ctrl_c_here(board: Board, policy_path: Path, processes: Processes, tmp_path: Path) -> None:
     """While the board builds the program, since no cross compiler is found here; its compiler takes a while."""
     export_policy(policy_path, "onnx", policy_path.with_suffix(".onnx"))
     tools = few_tools(tmp_path / "tools")
-    (tools / "cc").write_text("#!/bin/sh\n/bin/sleep 2\n")
+    (tools / "cc").write_text("#!/bin/sh\n/bin/sleep 5\n")
     (tools / "cc").chmod(0o755)
     config = board.ssh_config(command=f"PATH={tools}; export PATH; {AS_ASKED}")
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/ssh").symlink_to(shutil.which("ssh") or "")
     environment = {**os.environ, "TMPDIR": str(tmp_path / "temporary"), "PATH": str(tmp_path / "bin")}
     arguments = ("profile", policy_path, "--ssh", "board", "--ssh-config", config)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "edgerl", *arguments],
+    process = processes.start(
+        sys.executable,
+        "-m",
+        "edgerl",
+        *arguments,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,

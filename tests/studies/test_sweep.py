@@ -83,7 +83,7 @@ def _rows(folder: Path) -> list[list[str]]:
         return [row[:-1] for row in csv.reader(file)]
 
 
-def _wait(condition: Callable[[], object], seconds: float = 60) -> Any:
+def _wait(condition: Callable[[], object], seconds: float = 300) -> Any:
     limit = time.monotonic() + seconds
     while time.monotonic() < limit:
         if found := condition():
@@ -126,7 +126,7 @@ def test_a_sweep_that_is_stopped_and_killed_and_whose_run_is_killed_gives_the_sa
     with _sweep(study, "--seeds", 0) as process:
         _wait(lambda: _training(first))
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=300)
     assert (process.returncode, out) == (130, "")
     assert err.splitlines()[-1] == "edgerl: stopped; the same command goes on from every run's last checkpoint"
     assert _holder(first) is None
@@ -136,7 +136,7 @@ def test_a_sweep_that_is_stopped_and_killed_and_whose_run_is_killed_gives_the_sa
         _wait(lambda: _holder(first) is None)
     with _sweep(study, "--seeds", 0) as process:
         os.kill(_wait(lambda: _training(first)), signal.SIGKILL)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert "robots-slow_robot-ds-td3-seed0: killed by SIGKILL; started again" in err
     assert "1 runs finished in runs/tiny, " in out
@@ -155,7 +155,7 @@ def test_a_sweep_on_ray_whose_worker_is_killed_gives_the_same_bits(expected: Pat
         killed = _wait(lambda: _training(folder / names[0]))
         os.kill(killed, signal.SIGKILL)
         again = _wait(lambda: (holder := _holder(folder / names[0])) != killed and holder)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert again != killed
     assert {path: path.stat().st_mtime_ns for path in (folder / names[1]).iterdir()} == before
@@ -170,7 +170,7 @@ def test_what_an_environment_prints_goes_to_its_log() -> None:
     """More than a pipe holds, and more after the end."""
     study = _write_study(environment="chatty_robot", seeds=[0])
     with _sweep(study, "--json") as process:
-        out, err = process.communicate(timeout=100)
+        out, err = process.communicate(timeout=300)
     assert (process.returncode, err) == (0, "")
     assert json.loads(out.splitlines()[-2])["event"] == "finished"
     assert out.splitlines()[-1] == "goodbye", "of this process, which made one to see its size"

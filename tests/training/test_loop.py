@@ -22,6 +22,7 @@ from edgerl.edge.replay import Replay
 from edgerl.errors import CheckFailed, ConfigError, EnvironmentError, FileFormatError, MissingExtraError, OutputError
 from edgerl.training import checkpoint as checkpoint_file
 from edgerl.training.logs import read_metrics
+from tests.processes import Processes
 
 SMALL: dict[str, Any] = {
     "hidden": (16, 16),
@@ -240,11 +241,11 @@ def test_a_run_without_a_checkpoint_resumes_from_its_start(engine: str) -> None:
     assert _state(Path("early")) == _state(whole)
 
 
-def test_a_run_killed_outright_resumes_to_the_same_bits() -> None:
-    kill_and_resume(kills=2, seed=1)
+def test_a_run_killed_outright_resumes_to_the_same_bits(processes: Processes) -> None:
+    kill_and_resume(processes, kills=2, seed=1)
 
 
-def kill_and_resume(kills: int, seed: int) -> None:
+def kill_and_resume(processes: Processes, kills: int, seed: int) -> None:
     """SIGKILL a run at random moments, resume it each time, and compare it with the uninterrupted one."""
     generator = np.random.default_rng(seed)
     options = SMALL | {"steps": 900, "seed": seed}
@@ -253,7 +254,7 @@ def kill_and_resume(kills: int, seed: int) -> None:
 
     def start(**arguments: Any) -> subprocess.Popen[str]:
         command = [sys.executable, "-c", script, json.dumps(arguments)]
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        process = processes.start(*command, env=environment, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
         assert process.stdout.readline().startswith("run folder killed"), "it runs now"
         process.stdout.close()

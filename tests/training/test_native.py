@@ -375,7 +375,7 @@ def test_the_policy_changes_when_an_update_is_complete_and_not_a_slice_before() 
         assert all(np.array_equal(action, before) for action in actions)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(works=st.lists(st.integers(1, 3000), min_size=1, max_size=20), block=st.sampled_from([1, 4]))
 def test_any_budget_of_slices_gives_the_same_bits(works: list[int], block: int) -> None:
     config, replay = small_config(evolution_interval=2, block=block), filled_replay()

@@ -490,7 +490,7 @@ def test_an_arena_in_the_middle_of_an_update_is_not_taken_up() -> None:
         agent.arena.reopen()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 1 << 32), block=st.sampled_from([1, 4]))
 def test_damaged_bytes_are_refused_or_harmless(seed: int, block: int) -> None:
     """Whatever is taken up can learn and act; the C tests do this under sanitizers."""
@@ -529,7 +529,7 @@ def _configs(draw: st.DrawFn) -> Config:
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(config=_configs())
 def test_counts_stay_and_what_grows_starts_at_zero(config: Config) -> None:
     """A twin is taken up anew after each update: what is kept beside the state always equals what the state says."""
