@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import shutil
-import time
 from pathlib import Path
 
 import numpy as np
@@ -36,24 +35,29 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "policy.safetensors"
 
 
-def test_calls_of_a_known_length_are_measured_as_such() -> None:
-    """A call that spins for 100 µs, every tenth for 300 µs; the machine may interrupt any, and does so rarely."""
-    calls = 0
+def test_calls_of_a_known_length_are_measured_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    """100 µs each, every tenth 300 µs, by a clock that takes 50 ns to read."""
+    now = calls = 0
+
+    def clock() -> int:
+        nonlocal now
+        now += 50
+        return now
 
     def act(observation: Array) -> Array:
-        nonlocal calls
+        nonlocal now, calls
         calls += 1
-        end = time.perf_counter_ns() + (300_000 if calls % 10 == 0 else 100_000)
-        while time.perf_counter_ns() < end:
-            pass
+        now += 300_000 if calls % 10 == 0 else 100_000
         return observation
 
+    monkeypatch.setattr(measure.time, "perf_counter_ns", clock)
     figures = measure._measure(act, np.zeros((4, 2), np.float32), 2, -1)
-    assert 99_000 <= figures["p50_ns"] <= 110_000
-    assert figures["max_ns"] >= 299_000
-    assert 0.8 <= sum(n for end, n in figures["histogram"] if end <= bin_end(150_000)) / figures["calls"] <= 0.95
-    assert figures["cold_ns"] >= 99_000
-    assert 100 <= figures["calls"] <= 3e7 / 120_000 + 30
+    assert figures["clock_ns"] == 50
+    assert (figures["p50_ns"], figures["p99_ns"], figures["max_ns"]) == (100_000, 300_000, 300_000)
+    assert figures["cold_ns"] == 100_000
+    assert figures["calls"] == pytest.approx(measure.MEASURED_NS / 120_000, rel=0.02)
+    within = sum(n for end, n in figures["histogram"] if end <= bin_end(150_000))
+    assert within == pytest.approx(0.9 * figures["calls"], abs=1)
 
 
 def test_native_and_onnxruntime_are_measured_and_act_as_the_policy_does(path: Path) -> None:
