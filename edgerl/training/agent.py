@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from edgerl.edge.random import Draws, Network, Purpose, below, normal, uniform
 from edgerl.edge.replay import Batch, Replay
 from edgerl.errors import ConfigError
-from edgerl.training.config import Config, drop_fraction_at, n_step_at, plan_networks
+from edgerl.training.config import Config, drop_fraction_at, drops_at_least_one, n_step_at, plan_networks
 from edgerl.training.normalizer import Normalizer
 from edgerl.training.state import Arrays, take
 from edgerl.training.topology import (
@@ -124,11 +124,13 @@ class SparseNetwork:
         fraction: float,
         update: int,
         gradients: dict[int, npt.NDArray[Any]] | None,
+        *,
+        at_least_one: bool,
     ) -> None:
         """TopologyEvolution of Algorithm 1: drop the fraction ζ, and grow as many at weight 0 with zero moments."""
         for index in self.sparse_layers:
             plan, mask, weight = self.plans[index], self.masks[index], self.online.weights[index]
-            drop = select_drop(weight.detach().cpu().numpy(), mask, plan, fraction)
+            drop = select_drop(weight.detach().cpu().numpy(), mask, plan, fraction, at_least_one=at_least_one)
             if gradients is None:
                 grow = select_random_growth(
                     mask, drop, plan, self._draws, update=update, network=self.network, layer=index
@@ -372,7 +374,7 @@ class Agent:
         self.critic_optimiser.step()
         if evolves:
             for critic, gradient in zip(self.critics, gradients, strict=True):
-                critic.evolve(self.critic_optimiser, self._drop_fraction(), self.updates, gradient)
+                self._evolve(critic, gradient)
             self.actor_evolution_due = True
         self.losses.critic += loss.detach()
         self.losses.critic_updates += 1
@@ -389,7 +391,7 @@ class Agent:
         self.actor.mask_gradients()
         self.actor_optimiser.step()
         if evolves:
-            self.actor.evolve(self.actor_optimiser, self._drop_fraction(), self.updates, gradients)
+            self._evolve(self.actor, gradients)
             self.actor_evolution_due = False
         self.losses.actor += loss.detach()
         self.losses.actor_updates += 1
@@ -397,8 +399,15 @@ class Agent:
     def _evolves(self, due: bool) -> bool:
         return due and self.config.network.method == "ds-td3" and self.updates < self._last_update
 
-    def _drop_fraction(self) -> float:
-        return drop_fraction_at(self.config.evolution, self.updates, self._last_update)
+    def _evolve(self, network: SparseNetwork, gradients: dict[int, npt.NDArray[Any]] | None) -> None:
+        when = self.config.evolution, self.updates, self._last_update
+        network.evolve(
+            self._optimiser_of(network),
+            drop_fraction_at(*when),
+            self.updates,
+            gradients,
+            at_least_one=drops_at_least_one(*when),
+        )
 
     def _growth_gradients(self, network: SparseNetwork, evolves: bool) -> dict[int, npt.NDArray[Any]] | None:
         return network.dense_gradients() if evolves and self.config.evolution.growth == "gradient" else None

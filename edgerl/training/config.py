@@ -365,6 +365,14 @@ def drop_fraction_at(config: EvolutionConfig, update: int, last_update: int) -> 
     return config.drop_fraction * 0.5 * (1 + math.cos(math.pi * update / last_update))
 
 
+def drops_at_least_one(config: EvolutionConfig, update: int, last_update: int) -> bool:
+    """Whether a layer whose share rounds to nothing drops one block nevertheless.
+
+    It does unless ζ is 0; under the cosine as long as at least half of ζ is left, which of one block rounds to one.
+    """
+    return config.drop_fraction > 0 and (config.drop_schedule == "constant" or 2 * update <= last_update)
+
+
 def n_step_at(config: TD3Config, update: int) -> int:
     """Rewards per return in the batch of critic update `update`, which counts from 1.
 

@@ -77,6 +77,15 @@ class LayerPlan:
         narrow = (slice(self.full_rows, self.block_rows), self.narrow_blocks, _NARROW)
         return (full, narrow) if self.narrow_width else (full,)
 
+    def growing_classes(self) -> tuple[tuple[slice, int], ...]:
+        """(block rows, blocks) of the classes that lack a block, whose blocks can move."""
+        return tuple((rows, n) for rows, n, _ in self.classes() if n < (rows.stop - rows.start) * self.n_inputs)
+
+    @property
+    def can_rewire(self) -> bool:
+        """Whether evolution has a choice: at least two blocks that can move; a lone one stays."""
+        return sum(blocks for _, blocks in self.growing_classes()) > 1
+
 
 def round_half_up(x: float) -> int:
     """The nearest integer, halves upwards: the one rounding of counts, in every engine."""
@@ -196,6 +205,23 @@ def _densities_of_one_epsilon(pairs: Sequence[tuple[int, int]], connections: flo
         capped |= over
 
 
+def notice_of_fixed_layers(actor: Sequence[LayerPlan], critic: Sequence[LayerPlan]) -> str | None:
+    """The line that names the sparse layers that evolution can't change; None where it can change all of them."""
+    fixed = [
+        f"layer {index} of the {network}"
+        for network, plans in (("actor", actor), ("critics", critic))
+        for index, plan in enumerate(plans, 1)
+        if not plan.is_dense and not plan.can_rewire
+    ]
+    if not fixed:
+        return None
+    verb = "keep their topology" if len(fixed) > 1 else "keeps its topology"
+    return (
+        f"{', '.join(fixed)} {verb}: drop and grow need two connections (or blocks) to choose from; lower the sparsity "
+        "or widen the network where it should evolve"
+    )
+
+
 def draw_mask(plan: LayerPlan, draws: Draws, network: Network, layer: int) -> Mask:
     """The initial topology: exactly the planned number of blocks, drawn without replacement."""
     mask = np.zeros((plan.block_rows, plan.n_inputs), bool)
@@ -232,12 +258,13 @@ def block_magnitude(weight: Array, block: int) -> Array:
     return result
 
 
-def select_drop(weight: Array, mask: Mask, plan: LayerPlan, fraction: float) -> Mask:
+def select_drop(weight: Array, mask: Mask, plan: LayerPlan, fraction: float, *, at_least_one: bool = False) -> Mask:
     """The blocks that an evolution step removes, as a mask of blocks.
 
     Block 1: every weight that is exactly zero (it never got a gradient, or was flushed), then the fraction ζ of the
     smallest positive and of the largest negative ones. Larger blocks: the fraction ζ with the smallest mean |w|. Ties
-    go by lower position; never more are dropped than there are absent positions to grow into.
+    go by lower position; never more are dropped than there are absent positions to grow into. Where nothing is left to
+    drop and `at_least_one` says so, the block with the smallest mean |w| goes, if the layer can rewire at all.
     """
     magnitude = block_magnitude(weight, plan.block)
     if plan.block == 1:
@@ -249,6 +276,11 @@ def select_drop(weight: Array, mask: Mask, plan: LayerPlan, fraction: float) -> 
         drop = _smallest(magnitude, mask, round_half_up(fraction * int(mask.sum())))
     for rows, _, _ in plan.classes():
         drop[rows] = _smallest(magnitude[rows], drop[rows], int((~mask[rows]).sum()))
+    if at_least_one and plan.can_rewire and not drop.any():
+        movable = np.zeros_like(mask)
+        for rows, _ in plan.growing_classes():
+            movable[rows] = mask[rows]
+        drop = _smallest(magnitude, movable, 1)
     return drop
 
 

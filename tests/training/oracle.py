@@ -92,7 +92,9 @@ class OracleNetwork:
                 (full if len(rows) == self.block else narrow).append([(row, column) for row in rows])
         return [full, narrow]
 
-    def evolve(self, fraction: float, update: int, draws: Draws, gradients: list[Array] | None) -> None:
+    def evolve(
+        self, fraction: float, update: int, draws: Draws, gradients: list[Array] | None, *, at_least_one: bool
+    ) -> None:
         for layer, p in enumerate(self.weights):
             if p.mask.all():
                 continue
@@ -111,6 +113,9 @@ class OracleNetwork:
                 )
             else:
                 drop = ranked[: int(fraction * len(ranked) + 0.5)]
+            growing = [b for b in ranked if absent[b not in classes[0]]]
+            if at_least_one and len(growing) > 1 and not any(b in growing for b in drop):
+                drop = growing[:1]
             for kind, blocks in enumerate(classes):
                 dropped = sorted((b for b in drop if b in blocks), key=size)[: len(absent[kind])]
                 if gradients is not None:
@@ -205,6 +210,12 @@ class Oracle:
         share = self.updates / (schedule.steps - schedule.start_steps)
         return float(evolution.drop_fraction * (1 + np.cos(np.pi * share)) / 2)
 
+    def evolve(self, network: OracleNetwork, gradients: list[Array]) -> None:
+        evolution, fraction = self.config.evolution, self.drop_fraction()
+        grown = gradients if evolution.growth == "gradient" else None
+        at_least_one = fraction > 0 and fraction > evolution.drop_fraction / 2 - 1e-12
+        network.evolve(fraction, self.updates, self.draws, grown, at_least_one=at_least_one)
+
     def update(self, batch: Any, noise: Array) -> None:
         td3, evolution = self.config.td3, self.config.evolution
         self.updates += 1
@@ -222,8 +233,7 @@ class Oracle:
             weight_gradients, bias_gradients, _ = backward([p.value for p in critic.weights], saved, gradient)
             critic.step(weight_gradients, bias_gradients, td3.learning_rate, td3.weight_decay)
             if dynamic and self.updates % evolution.evolution_interval == 0:
-                grown = weight_gradients if evolution.growth == "gradient" else None
-                critic.evolve(self.drop_fraction(), self.updates, self.draws, grown)
+                self.evolve(critic, weight_gradients)
                 self.actor_due = True
         if self.updates % td3.policy_delay == 0:
             self._update_actor(state)
@@ -231,7 +241,7 @@ class Oracle:
                 network.soft_update(td3.soft_update)
 
     def _update_actor(self, state: Array) -> None:
-        td3, evolution = self.config.td3, self.config.evolution
+        td3 = self.config.td3
         before, saved = self.actor.online(state)
         action = np.tanh(before)
         q1 = self.critics[0]
@@ -241,6 +251,5 @@ class Oracle:
         weight_gradients, bias_gradients, _ = backward([p.value for p in self.actor.weights], saved, gradient)
         self.actor.step(weight_gradients, bias_gradients, td3.learning_rate, td3.weight_decay)
         if self.actor_due:
-            grown = weight_gradients if evolution.growth == "gradient" else None
-            self.actor.evolve(self.drop_fraction(), self.updates, self.draws, grown)
+            self.evolve(self.actor, weight_gradients)
             self.actor_due = False

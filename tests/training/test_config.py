@@ -16,6 +16,7 @@ from edgerl.training.config import (
     ScheduleConfig,
     TD3Config,
     drop_fraction_at,
+    drops_at_least_one,
     from_json,
     make_config,
     n_step_at,
@@ -93,6 +94,13 @@ def test_the_cosine_schedule_ends_with_the_run() -> None:
     shares = [drop_fraction_at(config, update, 300) for update in (1, 100, 150, 200, 300)]
     assert shares == pytest.approx([0.4, 0.3, 0.2, 0.1, 0], abs=2e-5)
     assert shares[-1] == 0
+
+
+def test_a_small_layer_drops_one_as_long_as_half_of_the_drop_fraction_is_left() -> None:
+    cosine = EvolutionConfig(drop_fraction=0.05, drop_schedule="cosine")
+    assert [drops_at_least_one(cosine, update, 300) for update in (1, 150, 151, 300)] == [True, True, False, False]
+    assert drops_at_least_one(EvolutionConfig(drop_fraction=0.05), 300, 300)
+    assert not drops_at_least_one(EvolutionConfig(drop_fraction=0.0), 1, 300)
 
 
 def test_n_step_returns_begin_after_their_delay() -> None:

@@ -40,6 +40,9 @@ from .oracle import Oracle, OracleNetwork
 
 # In double precision: every tensor to 1e-9, every topology and every target's support exactly.
 
+# In which a twentieth of the weights of one sign is less than half a weight.
+SMALL: dict[str, Any] = {"hidden": (8, 8), "sparsity": 0.6, "drop_fraction": 0.05, "evolution_interval": 5}
+
 PARITY: dict[str, dict[str, Any]] = {
     "dense": {"method": "td3"},
     "static": {"method": "static-td3", "normalize": True},
@@ -67,6 +70,22 @@ PARITY: dict[str, dict[str, Any]] = {
     "tiny layers, block 4": {"hidden": (1, 3, 17), "sparsity": 0.2, "batch_size": 7, "block": 4},
     "one of everything": {"hidden": (1,), "batch_size": 1, "n": 1, "m": 1, "sparsity": 0.0},
     "one action, many sensors": {"hidden": (17,), "batch_size": 7, "n": 31, "m": 1, "evolution_interval": 3},
+    "layers too small for a share": SMALL,
+    "too small, block 4": {
+        "hidden": (9, 9),
+        "sparsity": 0.6,
+        "drop_fraction": 0.05,
+        "evolution_interval": 5,
+        "block": 4,
+    },
+    "too small, gradient": SMALL | {"growth": "gradient"},
+    "too small, cosine": {
+        "hidden": (8, 8),
+        "sparsity": 0.6,
+        "drop_fraction": 0.03,
+        "drop_schedule": "cosine",
+        "steps": 151,
+    },
     "targets at once": {"soft_update": 1.0, "evolution_interval": 3},
     "slow targets": {"soft_update": 1e-4, "evolution_interval": 3, "block": 4},
 }
@@ -139,12 +158,27 @@ ORACLE: dict[str, dict[str, Any]] = {
     "cosine": {"drop_schedule": "cosine", "steps": 90, "policy_delay": 3},
     "sparse output, block 4": {"output_layer": "sparse", "sparsity": 0.7, "block": 4},
     "n-step": {"n_step": 3, "n_step_delay": 25, "growth": "gradient"},
+    "layers too small for a share": SMALL,
+    "too small, block 4": {
+        "hidden": (9, 9),
+        "sparsity": 0.6,
+        "drop_fraction": 0.05,
+        "block": 4,
+        "output_layer": "sparse",
+    },
+    "too small, cosine": {
+        "hidden": (8, 8),
+        "sparsity": 0.6,
+        "drop_fraction": 0.03,
+        "drop_schedule": "cosine",
+        "steps": 61,
+    },
 }
 
 
 @pytest.mark.parametrize("options", ORACLE.values(), ids=ORACLE)
 def test_sixty_updates_in_double_equal_the_oracle(options: dict[str, Any]) -> None:
-    config = small_config(discount=0.5, evolution_interval=7, **options)
+    config = small_config(**{"discount": 0.5, "evolution_interval": 7} | options)
     native, oracle = native_agent(config, double=True), Oracle(Agent(config, N, M, dtype=torch.float64))
     replay = filled_replay()
     for _ in range(60):

@@ -20,6 +20,7 @@ from edgerl.training.topology import (
     block_magnitude,
     draw_mask,
     expand,
+    notice_of_fixed_layers,
     plan_by_lambdas,
     plan_by_sparsity,
     plan_dense,
@@ -190,6 +191,48 @@ def test_drop_never_exceeds_the_absent_positions() -> None:
     weight = np.array([[0.0, 0.0, 0.0, 0.4, 0.1, -0.1, 0.6, 0.0]])
     drop = select_drop(weight, mask, _plan(weight, mask), 0.5)
     assert np.array_equal(drop, _bits("10000000"))
+
+
+def test_a_layer_too_small_for_a_share_drops_its_smallest_connection() -> None:
+    mask = _bits("111111000", "111000000")
+    weight = np.array([[0.5, 0.4, -0.3, 0.9, -0.8, 0.7, 0, 0, 0], [0.6, -0.2, 0.2, 0, 0, 0, 0, 0, 0]])
+    # 6 positive and 3 negative ones: a twentieth of either rounds to 0. The smallest goes, of two the lower position.
+    plan = _plan(weight, mask)
+    assert not select_drop(weight, mask, plan, 0.05).any()
+    drop = select_drop(weight, mask, plan, 0.05, at_least_one=True)
+    assert np.array_equal(drop, _bits("000000000", "010000000"))
+    # A tenth of the positive ones rounds to 1: the share is what counts, and no further one goes.
+    shared = select_drop(weight, mask, plan, 0.1, at_least_one=True)
+    assert np.array_equal(shared, _bits("000000000", "001000000"))
+
+
+def test_a_layer_too_small_for_a_share_drops_its_smallest_block_that_can_move() -> None:
+    mask = _bits("11", "10")  # of full width there is no place left; the narrower block could move, without a choice
+    weight = np.array([[0.1, 0.5]] * 4 + [[0.4, 0]])
+    assert not _plan(weight, mask, 4).can_rewire
+    assert not select_drop(weight, mask, _plan(weight, mask, 4), 0.05, at_least_one=True).any()
+    mask = _bits("111", "110")
+    weight = np.array([[0.1, 0.5, 0.3]] * 4 + [[0.4, 0.2, 0]])
+    drop = select_drop(weight, mask, _plan(weight, mask, 4), 0.05, at_least_one=True)
+    assert np.array_equal(drop, _bits("000", "010"))
+
+
+@pytest.mark.parametrize(("blocks", "can_rewire"), [(1, False), (2, True), (5, True), (6, False)])
+def test_a_layer_rewires_where_it_can_choose_what_moves_and_where_to(blocks: int, can_rewire: bool) -> None:
+    assert LayerPlan(3, 2, 1, blocks, 0).can_rewire is can_rewire
+    assert LayerPlan(6, 4, 4, blocks, 0).can_rewire is can_rewire
+
+
+def test_sparse_layers_that_cannot_rewire_are_named() -> None:
+    actor = plan_by_sparsity((100, 100, 1, 1), 0.999, 1, distribution="uniform")  # 9 connections, 1, and a dense 1
+    critic = plan_by_sparsity((101, 100, 1), 0.5, 1)
+    notice = notice_of_fixed_layers(actor, critic)
+    assert notice is not None
+    assert notice.startswith("layer 2 of the actor keeps its topology: drop and grow need two connections (or blocks)")
+    both = notice_of_fixed_layers(actor, actor)
+    assert both is not None
+    assert both.startswith("layer 2 of the actor, layer 2 of the critics keep their topology")
+    assert notice_of_fixed_layers(critic, plan_dense((5, 5, 1))) is None, "what is dense has nothing to rewire"
 
 
 def test_a_layer_full_of_exact_zeros_still_evolves() -> None:

@@ -170,7 +170,7 @@ typedef struct edgerl_learner_config {
     int32_t drop_schedule;
     double discount, soft_update, learning_rate, weight_decay; /* each 0 to 1 */
     double target_noise, target_noise_clip;                    /* 0 to 10, actions being in [-1, 1] */
-    double drop_fraction;                                      /* 0 to 1 */
+    double drop_fraction; /* 0 to 1; above 0 a layer drops at least one block, if two can move: see docs/algorithm.md */
     edgerl_layer_plan actor[EDGERL_LEARNER_LAYERS];
     edgerl_layer_plan critic[EDGERL_LEARNER_LAYERS];
 } edgerl_learner_config;

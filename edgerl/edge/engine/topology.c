@@ -148,6 +148,11 @@ static double drop_fraction_at(const edgerl_learner_config *c, uint64_t update) 
     return c->drop_fraction * 0.5 * (1.0 + sine(pi / 2 - turn));
 }
 
+/* Whether a layer whose share rounds to nothing drops one block nevertheless: as long as half of a fraction above 0 is left. */
+static int drops_at_least_one(const edgerl_learner_config *c, uint64_t update) {
+    return c->drop_fraction > 0 && (c->drop_schedule == EDGERL_DROP_CONSTANT || update <= c->last_update / 2);
+}
+
 /* ---------------------------------------------------------------------------------------------------------- drop */
 
 /* Mark the `wanted` smallest of the candidates as dropped. */
@@ -177,9 +182,37 @@ static uint32_t gather_sign(const layer *y, const real *weight, int sign, key *k
     return count;
 }
 
+static uint64_t absent_of(const layer *y, const width_class *c) {
+    return (uint64_t)(c->last_row - c->first_row) * y->n_inputs - (c->last - c->first);
+}
+
+/* Drop the smallest of the blocks that can move; the only one stays, since nothing would be chosen. */
+static void drop_one(learner *l, const layer *y, const width_class *classes, uint32_t n_classes) {
+    const topology_space w = lay_out_workspace(y, l->workspace, l->config.growth);
+    const real *weight = reals(l, y->at.weight);
+    key *keys = at(l, w.keys);
+    uint32_t *candidates = words_at(l, w.candidates), *counts = words_at(l, w.counts), count = 0;
+    uint8_t *dropped = at(l, w.dropped);
+    for (uint32_t c = 0; c < n_classes; c++) {
+        for (uint32_t i = classes[c].first; absent_of(y, &classes[c]) > 0 && i < classes[c].last; i++) {
+            keys[count] = key_of(magnitude_of(weight + (size_t)i * y->block, y->block, classes[c].width));
+            candidates[count++] = i;
+        }
+    }
+    if (count < 2) {
+        return;
+    }
+    drop_smallest(keys, candidates, count, 1, at(l, w.scratch), dropped);
+    for (uint32_t c = 0; c < n_classes; c++) {
+        for (uint32_t i = classes[c].first; i < classes[c].last; i++) {
+            counts[c] += dropped[i];
+        }
+    }
+}
+
 /* Choose what is dropped: block 1: all that is exactly zero and the fraction of the smallest positive and of the largest
  * negative weights; larger blocks: the fraction with the smallest mean |w|. Never more of a width than there are absent
- * positions to grow into. */
+ * positions to grow into; at least one of the layer, where it can and the fraction is not 0. */
 static void select_drop(learner *l, const layer *y, uint64_t update) {
     const topology_space w = lay_out_workspace(y, l->workspace, l->config.growth);
     const real *weight = reals(l, y->at.weight);
@@ -205,10 +238,10 @@ static void select_drop(learner *l, const layer *y, uint64_t update) {
     }
     width_class classes[2];
     const uint32_t n_classes = classes_of(y, classes);
+    uint32_t all = 0;
     for (uint32_t c = 0; c < n_classes; c++) {
         const width_class *class = &classes[c];
-        const uint64_t positions = (uint64_t)(class->last_row - class->first_row) * y->n_inputs;
-        const uint64_t absent = positions - (class->last - class->first);
+        const uint64_t absent = absent_of(y, class);
         uint32_t count = 0;
         for (uint32_t i = class->first; i < class->last; i++) {
             if (dropped[i]) {
@@ -224,6 +257,10 @@ static void select_drop(learner *l, const layer *y, uint64_t update) {
             count = (uint32_t)absent;
         }
         counts[c] = count;
+        all += count;
+    }
+    if (all == 0 && drops_at_least_one(&l->config, update)) {
+        drop_one(l, y, classes, n_classes);
     }
     counts[2] = counts[3] = 0; /* of the best so far */
     if (l->config.growth == EDGERL_GROWTH_GRADIENT) {
