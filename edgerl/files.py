@@ -35,6 +35,9 @@ Tensors = dict[str, npt.NDArray[Any]]
 Shapes = dict[str, tuple[np.dtype[Any], tuple[int, ...]]]
 """Per tensor its data type and its shape."""
 
+Versions = int | tuple[int, ...]
+"""Of a kind of file: the one that is read, or several."""
+
 TEMPORARIES = ".edgerl-*.tmp"
 """The pattern of the names under which files are written first; one that is left over belongs to a killed process."""
 
@@ -225,8 +228,8 @@ def write_tensors(
     _write(path, itertools.chain([header], parts), None, disk)
 
 
-def unpack_tensors(data: bytes, source: Path, kind: str, version: int) -> tuple[dict[str, Any], Tensors]:
-    """Metadata and tensors of a tensor file of the given kind and version.
+def unpack_tensors(data: bytes, source: Path, kind: str, version: Versions) -> tuple[dict[str, Any], Tensors]:
+    """Metadata and tensors of a tensor file of the given kind and version, or one of several.
 
     Raises FileFormatError when the container, its kind, its version or its checksum is not what it must be. Names,
     shapes and values are for the caller to check.
@@ -249,7 +252,7 @@ class TensorReader:
     Attributes: `metadata`, with `sha256`; `shapes`. What another program alters after the check goes unnoticed.
     """
 
-    def __init__(self, path: Path, kind: str, version: int, *, disk: Disk = DISK) -> None:
+    def __init__(self, path: Path, kind: str, version: Versions, *, disk: Disk = DISK) -> None:
         """Open and check a file of the given kind and version; it takes one reading of the file and 64 KiB.
 
         Raises FileFormatError where `unpack_tensors` does, and where the header is not byte for byte what
@@ -299,7 +302,7 @@ class TensorReader:
         with _refusals(self._path):
             self._fill(filled.data, begin + offset)
 
-    def _check(self, kind: str, version: int) -> None:
+    def _check(self, kind: str, version: Versions) -> None:
         with _refusals(self._path):
             header = self._read_header()
             self.metadata, self.shapes = _parse_header(header)
@@ -354,13 +357,14 @@ def _refusals(source: Path) -> Iterator[None]:
         raise FileFormatError(f"{source} is no edgerl tensor file, or is truncated ({reason(error)})") from error
 
 
-def _check_metadata(metadata: Mapping[str, Any], source: Path, kind: str, version: int) -> None:
+def _check_metadata(metadata: Mapping[str, Any], source: Path, kind: str, version: Versions) -> None:
     if metadata.get("kind") != kind:
         found = metadata.get("kind")
         raise FileFormatError(f"{source} holds {quoted(found)}; expected {kind!r}; name the file of a {kind}")
-    found = metadata.get("version")
-    if type(found) is not int or found != version:
-        raise FileFormatError(f"{source} has format version {quoted(found)}; this edgerl reads version {version}")
+    found, known = metadata.get("version"), (version,) if isinstance(version, int) else version
+    if type(found) is not int or found not in known:
+        expected = " or ".join(map(str, known))
+        raise FileFormatError(f"{source} has format version {quoted(found)}; this edgerl reads version {expected}")
 
 
 def _check_sum(

@@ -1,6 +1,6 @@
 """policy.onnx: one graph from an observation to an action in the environment's own units (docs/onnx.md).
 
-    observation ▸ [Sub mean] ▸ [Mul scale] ▸ Gemm ▸ Relu ▸ … ▸ Gemm
+    observation ▸ [Sub offset ▸ Cast] ▸ [Sub mean] ▸ [Mul scale] ▸ Gemm ▸ Relu ▸ … ▸ Gemm
     ▸ Tanh ▸ Clip ▸ [Mul half_range] ▸ [Add centre] ▸ action
 
 Nodes in brackets are there only where they change something. Clip is not redundant: onnxruntime's Tanh reaches
@@ -23,7 +23,7 @@ import onnx.numpy_helper
 import onnx.shape_inference
 
 from edgerl import __version__
-from edgerl.compact.policy import Array, CompactPolicy, Layer
+from edgerl.compact.policy import Array, CompactPolicy, Layer, shifted
 from edgerl.edge.onnx_policy import METADATA_KEY, OnnxPolicy
 from edgerl.errors import CheckFailed, EdgerlError, UnsupportedModelError, reason
 from edgerl.export import ExportReport
@@ -70,7 +70,7 @@ def export(
             f"a dense {policy.architecture[:60]} is too large for one ONNX file; expected at most 1 GiB of weights"
         )
     if not policy.example_observation.size:
-        policy = policy.with_example(np.zeros(policy.n_observations, np.float32))
+        policy = policy.with_example(policy.observation_of(np.zeros(policy.n_observations, np.float32)))
     model = build_model(policy, source_sha256, sparse_initializers=sparse_initializers)
     data: bytes = model.SerializeToString(deterministic=True)
     n_sparse = len(model.graph.sparse_initializer)
@@ -140,6 +140,11 @@ class _Graph:
 def build_model(policy: CompactPolicy, source_sha256: str, *, sparse_initializers: bool = False) -> Any:
     """The onnx.ModelProto of `policy`; the same policy gives the same model."""
     graph = _Graph(sparse_initializers)
+    floats = observation_type = onnx.TensorProto.FLOAT
+    if policy.observation_offset is not None:
+        observation_type = onnx.TensorProto.DOUBLE
+        graph.apply("Sub", "offset", graph.constant("observation.offset", policy.observation_offset))
+        graph.apply("Cast", "seen", to=floats)
     if policy.observation_mean is not None and policy.observation_scale is not None:
         if np.any(policy.observation_mean != 0):
             graph.apply("Sub", "centred", graph.constant("observation.mean", policy.observation_mean))
@@ -163,12 +168,11 @@ def build_model(policy: CompactPolicy, source_sha256: str, *, sparse_initializer
     if np.any(centre != 0):
         graph.apply("Add", "shifted", graph.constant("action.centre", centre))
     graph.nodes[-1].output[0] = "action"
-    floats = onnx.TensorProto.FLOAT
     model = onnx.helper.make_model(
         onnx.helper.make_graph(
             graph.nodes,
             "policy",
-            [onnx.helper.make_tensor_value_info("observation", floats, ["batch", policy.n_observations])],
+            [onnx.helper.make_tensor_value_info("observation", observation_type, ["batch", policy.n_observations])],
             [onnx.helper.make_tensor_value_info("action", floats, ["batch", policy.n_actions])],
             graph.dense,
             sparse_initializer=graph.sparse,
@@ -227,7 +231,7 @@ def check_observations(policy: CompactPolicy, magnitude: float) -> Array:
         scale = policy.observation_scale.astype(np.float64)
         deviations = policy.observation_mean + deviations / np.where(scale == 0, 1, scale)
     largest = np.finfo(np.float32).max
-    observations = np.clip(deviations, -largest, largest).astype(np.float32)
+    observations = policy.observation_of(np.clip(deviations, -largest, largest).astype(np.float32))
     return np.concatenate([policy.example_observation[None], observations])
 
 
@@ -252,7 +256,7 @@ def _resolution(policy: CompactPolicy, observations: Array) -> Array:
     the action itself; below TOLERANCE for ordinary observations, and up to 1 where huge terms cancel.
     """
     unit = float(np.finfo(np.float32).eps) / 2
-    x = observations.astype(np.float64)
+    x = shifted(observations, policy.observation_offset).astype(np.float64)
     variance = np.square(unit * x)
     if policy.observation_mean is not None and policy.observation_scale is not None:
         mean, scale = policy.observation_mean.astype(np.float64), policy.observation_scale.astype(np.float64)

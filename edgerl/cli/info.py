@@ -111,7 +111,7 @@ def _run_folder(path: Path) -> Description:
 
 
 def _tensor_file(path: Path) -> Description:
-    from edgerl.compact.file import KIND, VERSION, from_bytes
+    from edgerl.compact.file import KIND, from_bytes, version_of
     from edgerl.files import read_bytes, tensor_file_kind
 
     data = read_bytes(path)
@@ -121,7 +121,7 @@ def _tensor_file(path: Path) -> Description:
     if kind in ("learner", "snapshot"):
         return {"kind": kind, **_size(data), **_learner(path, kind)}
     policy = from_bytes(data, path)  # names the kind that it found where this is none either
-    return {"kind": KIND, "format_version": VERSION, **_size(data), **_policy(policy)}
+    return {"kind": KIND, "format_version": version_of(policy), **_size(data), **_policy(policy)}
 
 
 def _policy(policy: CompactPolicy) -> Description:
@@ -131,6 +131,7 @@ def _policy(policy: CompactPolicy) -> Description:
         "environment": policy.metadata.get("environment"),
         **_network(policy_rows(policy).layers),
         "normalized_observations": policy.observation_mean is not None,
+        "observation_offset": _offset(policy),
         "action": {"low": policy.action_low.tolist(), "high": policy.action_high.tolist()},
         "about": dict(policy.metadata),
         "layers": [
@@ -143,6 +144,12 @@ def _policy(policy: CompactPolicy) -> Description:
             for index, layer in enumerate(policy.layers)
         ],
     }
+
+
+def _offset(policy: CompactPolicy) -> dict[str, int] | None:
+    """What is subtracted from which observation, where it is not 0."""
+    offset = policy.observation_offset
+    return None if offset is None else {str(i): int(value) for i, value in enumerate(offset.tolist()) if value}
 
 
 def _checkpoint(path: Path, data: bytes) -> Description:

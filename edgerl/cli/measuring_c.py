@@ -69,7 +69,7 @@ def measure_export(report: CReport, source: CompactPolicy | Path, core: str) -> 
 
     policy = in_precision(policy_file.load(source) if isinstance(source, Path) else source, report.dtype)
     sources = [report.path / name for name in report.files if name.endswith(".c")]
-    observations = benchmark_observations(policy)[:CALLS].astype(np.float32)
+    observations = benchmark_observations(policy)[:CALLS]
     measurement = measure_policy(sources, sources[0].stem, observations, policy.n_actions, core)
     difference = None
     if measurement.counted is not None:

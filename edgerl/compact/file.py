@@ -9,12 +9,25 @@ from typing import Any
 import numpy as np
 
 from edgerl import run_folder
-from edgerl.compact.policy import MAXIMUM_POSITIONS, MAXIMUM_UNITS, PRECISIONS, Array, CompactPolicy, Layer
+from edgerl.compact.policy import (
+    MAXIMUM_POSITIONS,
+    MAXIMUM_UNITS,
+    PRECISIONS,
+    Array,
+    CompactPolicy,
+    Layer,
+    observation_dtype,
+)
 from edgerl.errors import FileFormatError, quoted
 from edgerl.files import Tensors, pack_tensors, read_bytes, unpack_tensors, write_atomically
 
 KIND = "policy"
 VERSION = 1
+VERSION_WITH_OFFSET = 2
+"""Of a file with an observation offset, which programs that know none must refuse."""
+VERSIONS = (VERSION, VERSION_WITH_OFFSET)
+LARGEST_OFFSET = float(1 << 53)
+"""Up to there float64 has every whole number."""
 MAXIMUM_LAYERS = 64
 MAXIMUM_NETWORK_POSITIONS = 1 << 26
 """The same over all layers."""
@@ -31,6 +44,8 @@ def to_bytes(policy: CompactPolicy) -> bytes:
     }
     if policy.observation_mean is not None and policy.observation_scale is not None:
         tensors |= {"observation.mean": policy.observation_mean, "observation.scale": policy.observation_scale}
+    if policy.observation_offset is not None:
+        tensors["observation.offset"] = policy.observation_offset
     for index, layer in enumerate(policy.layers):
         parts = {
             "values": layer.values,
@@ -50,7 +65,17 @@ def to_bytes(policy: CompactPolicy) -> bytes:
         }
         for layer in policy.layers
     ]
-    return pack_tensors(KIND, VERSION, {"layers": layers, "about": dict(policy.metadata)}, tensors)
+    return pack_tensors(KIND, version_of(policy), {"layers": layers, "about": dict(policy.metadata)}, tensors)
+
+
+def version_of(policy: CompactPolicy) -> int:
+    """Of the format that `policy` needs."""
+    return VERSION if policy.observation_offset is None else VERSION_WITH_OFFSET
+
+
+def is_offset(values: Array) -> bool:
+    """Whether all are whole numbers of at most LARGEST_OFFSET."""
+    return bool(np.all((np.abs(values) <= LARGEST_OFFSET) & (values == np.rint(values))))
 
 
 def save(policy: CompactPolicy, path: Path) -> None:
@@ -71,7 +96,7 @@ def load(path: str | Path) -> CompactPolicy:
 
 def from_bytes(data: bytes, source: Path) -> CompactPolicy:
     """The policy in the bytes of a policy.safetensors; `source` names them in messages. Raises FileFormatError."""
-    metadata, tensors = unpack_tensors(data, source, KIND, VERSION)
+    metadata, tensors = unpack_tensors(data, source, KIND, VERSIONS)
     return _Reader(source, tensors).policy(metadata)
 
 
@@ -117,13 +142,21 @@ class _Reader:
         if "observation.mean" in self.tensors or "observation.scale" in self.tensors:
             mean = self.take("observation.mean", np.float32, (n,))
             scale = self.take("observation.scale", np.float32, (n,))
-        example = self.take("example.observation", np.float32, (n,)), self.take("example.action", np.float32, (m,))
+        offset = self.offset(n) if metadata["version"] == VERSION_WITH_OFFSET else None
+        example = self.take("example.observation", observation_dtype(offset), (n,))
+        action = self.take("example.action", np.float32, (m,))
         about = metadata.get("about")
         if not isinstance(about, dict):
             raise self.fail("its metadata 'about' is no JSON object")
         if self.tensors:
             raise self.fail(f"tensor {min(self.tensors)[:40]!r} does not belong in a policy")
-        return CompactPolicy(layers, low, high, mean, scale, *example, metadata=about)
+        return CompactPolicy(layers, low, high, mean, scale, example, action, about, offset)
+
+    def offset(self, n: int) -> Array:
+        offset = self.take("observation.offset", np.float64, (n,))
+        if not is_offset(offset):
+            raise self.fail(f"observation.offset holds a number that is not whole or beyond ±{LARGEST_OFFSET:g}")
+        return offset
 
     def layer(self, index: int, entry: Any) -> Layer:
         keys = ("inputs", "outputs", "block", "layout", "precision")

@@ -3,7 +3,8 @@
 A policy is a chain of affine layers with ReLU between them and tanh at the end. The result lies in [−1, 1] and is
 scaled to the environment's own units, per dimension:
 
-    normalised = (observation − mean) · scale                (where the policy was trained with normalisation)
+    shifted    = float32(observation − offset)               (in float64, where numbers are too large for float32)
+    normalised = (shifted − mean) · scale                    (where the policy was trained with normalisation)
     action     = centre + half_range · tanh(W_L ReLU(… ReLU(W_1 normalised + b_1) …) + b_L)
 """
 
@@ -103,9 +104,10 @@ class CompactPolicy:
     action_high: Array  # float32 [m]
     observation_mean: Array | None = None  # float32 [n]
     observation_scale: Array | None = None  # float32 [n], 1 / standard deviation
-    example_observation: Array = field(default_factory=lambda: np.zeros(0, np.float32))  # float32 [n]
+    example_observation: Array = field(default_factory=lambda: np.zeros(0, np.float32))  # float32 [n]; float64: offset
     example_action: Array = field(default_factory=lambda: np.zeros(0, np.float32))  # float32 [m]
     metadata: Mapping[str, Any] = field(default_factory=dict)  # JSON: environment, seed, sparsity, returns, versions
+    observation_offset: Array | None = None  # float64 [n], whole numbers
 
     @property
     def n_observations(self) -> int:
@@ -139,12 +141,13 @@ class CompactPolicy:
     def __call__(self, observation: npt.ArrayLike, dtype: npt.DTypeLike = np.float32) -> Array:
         """Actions [batch, m] for observations [batch, n] (or [m] for [n]), computed in `dtype`.
 
-        The readable reference that exports are compared with; an exported file is what runs fast.
+        The readable reference that exports are compared with; an exported file is what runs fast. Raises ValueError
+        for float32 observations where there is an offset.
         """
         key = np.dtype(dtype).str
         if key not in self._matrices:
             self._matrices[key] = [(layer.matrix(dtype).T, layer.bias.astype(dtype)) for layer in self.layers]
-        x = np.asarray(observation, dtype)
+        x = np.asarray(shifted(observation, self.observation_offset), dtype)
         if self.observation_mean is not None and self.observation_scale is not None:
             x = (x - self.observation_mean.astype(dtype)) * self.observation_scale.astype(dtype)
         *hidden, (weight, bias) = self._matrices[key]
@@ -156,8 +159,53 @@ class CompactPolicy:
 
     def with_example(self, observation: Array) -> CompactPolicy:
         """The same policy with an example pair made from `observation` [n]."""
-        observation = np.asarray(observation, np.float32)
+        observation = np.asarray(observation, self.observation_dtype)
         return replace(self, example_observation=observation, example_action=self(observation).astype(np.float32))
+
+    @property
+    def observation_dtype(self) -> type[np.floating[Any]]:
+        """What observations must be given in: float64 where there is an offset, else float32."""
+        return observation_dtype(self.observation_offset)
+
+    @property
+    def without_offset(self) -> CompactPolicy:
+        """The same policy for observations that the offset was subtracted from, as a run's replay has them."""
+        if self.observation_offset is None:
+            return self
+        example = self.example_observation
+        seen = shifted(example, self.observation_offset) if example.size else example.astype(np.float32)
+        return replace(self, observation_offset=None, example_observation=seen)
+
+    def observation_of(self, seen: Array) -> Array:
+        """The observations [..., n] that are `seen` [..., n] once the offset is subtracted: what `without_offset` is
+        given, as this policy is given it."""
+        return seen if self.observation_offset is None else self.observation_offset + seen.astype(np.float64)
+
+
+def observation_dtype(offset: Array | None) -> type[np.floating[Any]]:
+    """What observations with this offset must be given in."""
+    return np.float32 if offset is None else np.float64
+
+
+def shifted(observation: npt.ArrayLike, offset: Array | None) -> Array:
+    """The observations [..., n] less the offset [n], float32; as they are where there is none.
+
+    The difference is taken in float64: at 5.8e6, float32 has steps of 0.5. Raises ValueError for numbers that have
+    lost their digits already.
+    """
+    given = np.asarray(observation)
+    if offset is None:
+        return given
+    refuse_lost_digits(given)
+    with np.errstate(over="ignore"):  # what is too large for float32 is infinite
+        difference: Array = (given - offset).astype(np.float32)
+    return difference
+
+
+def refuse_lost_digits(observation: Array) -> None:
+    """Raises ValueError for floating-point numbers that an offset would come too late for."""
+    if observation.dtype.kind == "f" and observation.dtype.itemsize < np.dtype(np.float64).itemsize:
+        raise ValueError(f"the observation is {observation.dtype}; expected float64, since the policy has an offset")
 
 
 def action_scaling(low: Array, high: Array) -> tuple[Array, Array]:

@@ -107,7 +107,9 @@ class ControlLoop:
         clock: Callable[[], int] = time.monotonic_ns,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """`idle` gets the ns that a cycle left; `clock` (ns, monotonic) and `sleep` (s) are there for tests.
+        """The policy gets what was read in float32; one whose `observation_dtype` is float64, as it was read.
+
+        `idle` gets the ns that a cycle left; `clock` (ns, monotonic) and `sleep` (s) are there for tests.
 
         Raises ConfigError.
         """
@@ -119,6 +121,8 @@ class ControlLoop:
                 f"the fallback action is {str(fallback_action)[:60]}; expected a vector of finite numbers"
             )
         self._policy = policy
+        is_wide = getattr(policy, "observation_dtype", np.float32) is np.float64
+        self._dtype = None if is_wide else np.float32  # None: as it was read, so that the policy sees lost digits
         self._read_observation = read_observation
         self._send_action = send_action
         self._idle = idle
@@ -227,10 +231,11 @@ class ControlLoop:
         """The policy's action, or why it cannot be sent. What overflows becomes inf or NaN, which the checks find."""
         read = self._read_observation()
         try:
-            observation = np.asarray(read, np.float32)
+            observation = np.asarray(read, self._dtype)
+            is_finite = np.isfinite(observation).all()
         except (TypeError, ValueError):  # a ragged list, a text: no number is finite there
             return self._fallback, "observation_not_finite"
-        if not np.isfinite(observation).all():
+        if not is_finite:
             return self._fallback, "observation_not_finite"
         begin = self._clock()
         try:

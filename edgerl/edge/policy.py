@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgerl.compact import file
-from edgerl.compact.policy import Array, CompactPolicy, Layer
+from edgerl.compact.policy import Array, CompactPolicy, Layer, shifted
 from edgerl.edge.library import ISAS, Arena, Isa, LayerConfig, Library, PolicyConfig, library, new_arena
 from edgerl.errors import ConfigError, quoted
 
@@ -46,12 +46,14 @@ REPEAT_NS = 5_000_000
 class Policy:
     """observation [n] → action [m], in the environment's own units.
 
-    One number of an observation that is not finite makes every action NaN. Threads may share a policy: each computes
-    in a copy of its own, made at its first call.
+    Where the policy has an offset, observations must be float64: `observation_dtype` says so. One number of an
+    observation that is not finite makes every action NaN. Threads may share a policy: each computes in a copy of its
+    own, made at its first call.
 
     Attributes: `n_observations`, `n_actions`; `action_low` and `action_high`, float32 [m], which no action exceeds;
-    `metadata`, what the file says about itself, under `about` as in an export; `layouts`, one per layer; `isa`, the
-    instruction set; `n_bytes`, all the memory that the engine uses for it, in each thread that calls.
+    `metadata`, what the file says about itself, under `about` as in an export; `observation_dtype`, float32 or float64;
+    `layouts`, one per layer; `isa`, the instruction set; `n_bytes`, all the memory that the engine uses for it, in each
+    thread that calls.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Policy:
         self.n_observations, self.n_actions = policy.n_observations, policy.n_actions
         self.action_low, self.action_high = policy.action_low, policy.action_high
         self.metadata: dict[str, Any] = {"about": dict(policy.metadata)}
+        self.observation_dtype, self._offset = policy.observation_dtype, policy.observation_offset
         loaded = library()
         level = loaded.isa(isa)
         self.isa: Isa = ISAS[level]
@@ -84,11 +87,11 @@ class Policy:
         return cls(file.load(path), layout, isa)
 
     def __call__(self, observation: npt.ArrayLike) -> Array:
-        """The action [m] for `observation` [n]; raises ValueError where its length is another."""
+        """The action [m] for `observation` [n]; raises ValueError for another length, or where digits are lost."""
         if getattr(observation, "shape", None) != self._shape and np.shape(observation) != self._shape:
             raise ValueError(f"the observation has shape {np.shape(observation)}; expected {self._shape}")
         window, action, arena = self._own.parts
-        window[...] = observation
+        window[...] = observation if self._offset is None else shifted(observation, self._offset)
         self._act(arena)  # an arena that was built once is never refused
         return action.copy()
 
@@ -150,7 +153,7 @@ def _typical_observations(policy: CompactPolicy) -> Array:
     """[count, n], normalised: the example, where there is one, and standard normal ones."""
     shape = MEASURED_OBSERVATIONS, policy.n_observations
     drawn: Array = np.random.default_rng(0).standard_normal(shape, np.float32)
-    example = policy.example_observation
+    example = policy.without_offset.example_observation
     if example.shape == shape[1:]:
         drawn[0] = example
         if policy.observation_mean is not None and policy.observation_scale is not None:

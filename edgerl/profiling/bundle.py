@@ -126,7 +126,11 @@ def _own_compiler(compiler: str) -> str | None:
 
 
 def policy_data(policy: CompactPolicy, sha256: str) -> bytes:
-    """The policy and its observations as benchmark.c reads them: little-endian, each array padded to four bytes."""
+    """The policy and its observations as benchmark.c reads them: little-endian, each array padded to four bytes.
+
+    Of a policy with an offset the observations are shifted already: its n subtractions are not measured.
+    """
+    policy = policy.without_offset
     observations = benchmark_observations(policy)
     normalises = policy.observation_mean is not None and policy.observation_scale is not None
     counts = len(policy.layers), normalises, len(observations), checked_observations(policy.n_actions)

@@ -107,9 +107,10 @@ def benchmark_observations(policy: CompactPolicy) -> Array:
         with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
             drawn = (mean + numbers / scale).astype(np.float32)
         numbers = np.where(np.isfinite(drawn), drawn, policy.observation_mean)
-    if policy.example_observation.shape == (n,):
-        numbers[0] = policy.example_observation
-    return numbers
+    example = policy.without_offset.example_observation
+    if example.shape == (n,):
+        numbers[0] = example
+    return policy.observation_of(numbers)
 
 
 def standard_observations(n: int) -> Array:

@@ -83,7 +83,8 @@ def read_model(path: Path) -> ModelRows:
 
 def policy_rows(policy: CompactPolicy, name: str = "policy", file_bytes: int | None = None) -> ModelRows:
     """The rows of a compact policy."""
-    arrays = (policy.action_low, policy.action_high, policy.observation_mean, policy.observation_scale)
+    normalisation = policy.observation_offset, policy.observation_mean, policy.observation_scale
+    arrays = (policy.action_low, policy.action_high, *normalisation)
     return ModelRows(
         name=name,
         kind="policy",

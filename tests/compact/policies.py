@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -21,8 +22,12 @@ def random_policy(
     precision: Precision = "fp32",
     normalize: bool = True,
     density: float = 0.4,
+    offset: bool = False,
 ) -> CompactPolicy:
-    """A policy with weights on `density` of its blocks, and another precise bound for each action."""
+    """A policy with weights on `density` of its blocks, and another precise bound for each action.
+
+    offset: with one that leaves float32 no digit behind the point.
+    """
     rng = np.random.default_rng(seed)
     layers = []
     for n, m in pairwise(widths):
@@ -35,14 +40,18 @@ def random_policy(
         dtype = {"fp32": np.float32, "fp16": np.float16, "int8": np.int8}[precision]
         layers.append(make_layer(weight.astype(dtype), rng.normal(size=m).astype(np.float32), block, scale))
     n, m = widths[0], widths[-1]
-    return CompactPolicy(
+    policy = CompactPolicy(
         layers=tuple(layers),
         action_low=-np.exp(rng.normal(size=m)).astype(np.float32),
         action_high=np.exp(rng.normal(size=m)).astype(np.float32),
         observation_mean=rng.normal(size=n).astype(np.float32) if normalize else None,
         observation_scale=np.exp(rng.normal(size=n)).astype(np.float32) if normalize else None,
         metadata={"environment": "Anything-v0", "seed": seed, "return": -1.5},
-    ).with_example(rng.normal(size=n).astype(np.float32))
+    )
+    example = rng.normal(size=n).astype(np.float32)
+    if offset:
+        policy = replace(policy, observation_offset=np.rint(rng.uniform(2**24, 2**27, n) * rng.choice([-1, 1], n)))
+    return policy.with_example(policy.observation_of(example))
 
 
 def masked_network(rng: np.random.Generator, widths: tuple[int, ...], block: int, density: float) -> Network:
@@ -64,6 +73,7 @@ def assert_same(first: CompactPolicy, second: CompactPolicy) -> None:
     for name in ("action_low", "action_high", "observation_mean", "observation_scale", "example_observation"):
         _assert_same_array(getattr(first, name), getattr(second, name))
     _assert_same_array(first.example_action, second.example_action)
+    _assert_same_array(first.observation_offset, second.observation_offset)
     assert first.metadata == second.metadata
     assert len(first.layers) == len(second.layers)
     for one, other in zip(first.layers, second.layers, strict=True):

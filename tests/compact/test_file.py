@@ -22,6 +22,7 @@ from tests.compact.golden import make as golden
 from tests.compact.policies import assert_same, random_policy
 
 GOLDEN = Path(__file__).parent / "golden" / "policy.safetensors"
+GOLDEN_OFFSET = GOLDEN.with_name("policy-offset.safetensors")
 SOURCE = Path("policy.safetensors")
 
 Metadata = dict[str, Any]
@@ -30,11 +31,12 @@ Tensors = dict[str, Any]
 
 def test_the_golden_file_is_what_its_script_makes() -> None:
     assert GOLDEN.read_bytes() == golden.make()
+    assert GOLDEN_OFFSET.read_bytes() == golden.make(with_offset=True)
 
 
 def test_the_golden_file_is_read_and_written_byte_for_byte() -> None:
-    policy = policy_file.load(GOLDEN)
-    assert policy_file.to_bytes(policy) == GOLDEN.read_bytes()
+    for path in (GOLDEN, GOLDEN_OFFSET):
+        assert policy_file.to_bytes(policy_file.load(path)) == path.read_bytes()
 
 
 def test_the_golden_files_content() -> None:
@@ -50,6 +52,15 @@ def test_the_golden_files_content() -> None:
     np.testing.assert_allclose(policy.example_action, golden.EXAMPLE, rtol=1e-6)
 
 
+def test_the_golden_file_with_an_offset() -> None:
+    policy = policy_file.load(GOLDEN_OFFSET)
+    assert policy.observation_offset is not None
+    assert policy.observation_offset.tolist() == [5_800_000, 0]
+    assert policy.example_observation.tolist() == [5_800_001.25, -1]
+    np.testing.assert_allclose(policy(policy.example_observation), golden.SHIFTED_EXAMPLE, rtol=1e-6)
+    np.testing.assert_allclose(policy.example_action, golden.SHIFTED_EXAMPLE, rtol=1e-6)
+
+
 @given(
     st.integers(0, 2**32),
     st.lists(st.integers(1, 11), min_size=2, max_size=4),
@@ -57,11 +68,12 @@ def test_the_golden_files_content() -> None:
     st.sampled_from(["fp32", "fp16", "int8"]),
     st.booleans(),
     st.sampled_from([0, 0.1, 0.5, 1]),
+    st.booleans(),
 )
 def test_round_trip(
-    seed: int, widths: list[int], block: int, precision: Precision, normalize: bool, density: float
+    seed: int, widths: list[int], block: int, precision: Precision, normalize: bool, density: float, offset: bool
 ) -> None:
-    policy = random_policy(seed, tuple(widths), block, precision, normalize, density)
+    policy = random_policy(seed, tuple(widths), block, precision, normalize, density, offset)
     data = policy_file.to_bytes(policy)
     again = policy_file.from_bytes(data, SOURCE)
     assert_same(again, policy)
@@ -116,15 +128,15 @@ def _valid() -> tuple[Metadata, Tensors]:
     return {"layers": layers, "about": {}}, tensors
 
 
-def _load(metadata: Metadata, tensors: Tensors) -> CompactPolicy:
-    return policy_file.from_bytes(pack_tensors("policy", 1, metadata, tensors), SOURCE)
+def _load(metadata: Metadata, tensors: Tensors, version: int = 1) -> CompactPolicy:
+    return policy_file.from_bytes(pack_tensors("policy", version, metadata, tensors), SOURCE)
 
 
-def _refused(metadata: Metadata, tensors: Tensors, problem: str) -> None:
+def _refused(metadata: Metadata, tensors: Tensors, problem: str, version: int = 1) -> None:
     with pytest.raises(
         FileFormatError, match=rf"^policy\.safetensors is not valid: [^\n]*{problem}[^\n]*; make the file again$"
     ):
-        _load(metadata, tensors)
+        _load(metadata, tensors, version)
 
 
 def test_the_file_that_the_hostile_ones_differ_from_is_valid() -> None:
@@ -334,11 +346,32 @@ def test_numbers_that_are_no_json(number: str) -> None:
         policy_file.from_bytes(struct.pack("<Q", len(changed)) + changed + data[8 + length :], SOURCE)
 
 
+def test_an_offset_belongs_to_version_2_and_only_there() -> None:
+    metadata, tensors = _valid()
+    shift = {"example.observation": np.zeros(4), "observation.offset": np.full(4, 1e7)}
+    assert _load(metadata, tensors | shift, 2).observation_offset is not None
+    _refused(metadata, tensors | shift, r"example\.observation is float64\[4\], expected float32\[4\]")
+    _refused(metadata, tensors | {"observation.offset": np.full(4, 1e7)}, "tensor 'observation.offset' does not belong")
+    _refused(metadata, tensors, r"tensor observation\.offset is missing", 2)
+    shift["example.observation"] = np.zeros(4, np.float32)
+    _refused(metadata, tensors | shift, r"example\.observation is float32\[4\], expected float64\[4\]", 2)
+
+
+@pytest.mark.parametrize("number", [0.5, -1e7 - 0.25, 2.0**53 + 2, -1e300])
+def test_an_offset_is_whole_and_exact_in_float64(number: float) -> None:
+    metadata, tensors = _valid()
+    offset = np.array([0, 1e7, -(2.0**53), number])
+    shift = {"example.observation": np.zeros(4), "observation.offset": offset}
+    _refused(
+        metadata, tensors | shift, r"observation\.offset holds a number that is not whole or beyond ±9\.0072e\+15", 2
+    )
+
+
 def test_a_file_of_another_kind() -> None:
     with pytest.raises(FileFormatError, match=r"policy\.safetensors holds 'checkpoint'; expected 'policy'"):
         policy_file.from_bytes(pack_tensors("checkpoint", 1, {}, {}), SOURCE)
-    with pytest.raises(FileFormatError, match=r"has format version 2; this edgerl reads version 1"):
-        policy_file.from_bytes(pack_tensors("policy", 2, {}, {}), SOURCE)
+    with pytest.raises(FileFormatError, match=r"has format version 3; this edgerl reads version 1 or 2"):
+        policy_file.from_bytes(pack_tensors("policy", 3, {}, {}), SOURCE)
 
 
 def test_the_specification_lists_as_many_refusals_as_the_reader_has() -> None:

@@ -162,6 +162,27 @@ def test_the_example_pair_is_the_policys_own() -> None:
     np.testing.assert_allclose(policy.example_action, _Reference(policy)(np.arange(5)), rtol=1e-4)
 
 
+def test_an_offset_is_subtracted_in_float64_and_the_rest_is_float32() -> None:
+    policy = random_policy(6, (3, 8, 2), offset=True)
+    offset, plain = policy.observation_offset, policy.without_offset
+    assert offset is not None
+    given = offset + np.random.default_rng(0).normal(size=(20, 3))
+    seen = (given.astype(np.longdouble) - offset).astype(np.float32)
+    assert np.array_equal(policy(given), plain(seen))
+    np.testing.assert_allclose(policy(given, np.float64), _Reference(plain)(seen), atol=1e-6)
+    assert np.array_equal(policy.observation_of(seen)[0], offset + seen[0].astype(np.float64))
+    # Its example is as it is given; what is seen of it is the other's.
+    assert policy.example_observation.dtype == np.float64
+    assert np.array_equal(policy(policy.example_observation), policy.example_action)
+    assert np.array_equal(plain(plain.example_observation), policy.example_action)
+    assert np.array_equal(policy(np.rint(given).astype(np.int64)), policy(np.rint(given))), "whole numbers are exact"
+    with pytest.raises(
+        ValueError, match=r"the observation is float32; expected float64, since the policy has an offset"
+    ):
+        policy(seen)
+    assert random_policy(6).without_offset.observation_offset is None
+
+
 def test_a_policy_that_replaces_another_does_not_share_its_matrices() -> None:
     policy = random_policy(4, (2, 2), normalize=False)
     policy(np.ones(2))

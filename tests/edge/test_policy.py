@@ -71,6 +71,44 @@ class Oracle:
         return (low + high) / 2 + (high - low) / 2 * x
 
 
+def test_an_offset_is_subtracted_in_float64() -> None:
+    oracle = Oracle(1, (3, 17, 2))
+    offset = np.array([5_800_000.0, 0, -(2.0**40)])
+    policy = Policy(replace(oracle.compact, observation_offset=offset))
+    span = oracle.high.astype(np.float64) - oracle.low
+    rounded_first: list[float] = []
+    for seen in oracle.observations:
+        given = offset + seen
+        exact = (given.astype(np.longdouble) - offset).astype(np.float32)
+        assert policy.observation_dtype is np.float64
+        for observation in (given, given.tolist()):
+            assert np.max(np.abs(policy(observation) - oracle(exact)) / span) < 1e-5
+        rounded_first.append(np.max(np.abs(oracle(given.astype(np.float32) - offset) - oracle(exact)) / span))
+    assert max(rounded_first) > 0.01
+    with pytest.raises(
+        ValueError, match=r"the observation is float32; expected float64, since the policy has an offset"
+    ):
+        policy(oracle.observations[0])
+
+
+def test_a_control_loop_keeps_the_digits_that_a_policy_needs() -> None:
+    oracle = Oracle(1, (1, 17, 2))
+    policy = Policy(replace(oracle.compact, observation_offset=np.array([5_800_000.0])))
+    sent: list[Array] = []
+
+    def run(observation: object) -> ControlLoop:
+        loop = ControlLoop(policy, lambda: observation, sent.append, 1000, [0, 0])  # type: ignore[arg-type, return-value]
+        loop.run(0.001)
+        return loop
+
+    for observation in ([5_800_000.25], np.array([5_800_000.25])):
+        run(observation)
+        assert np.array_equal(sent[-1], policy([5_800_000.25]))
+    statistics = run(np.array([5_800_000.25], np.float32)).statistics()
+    assert statistics.fallbacks["inference_failed"] == 1
+    assert statistics.last_error.startswith("ValueError: the observation is float32; expected float64")
+
+
 @pytest.mark.parametrize("isa", HERE)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("block", [1, 4])

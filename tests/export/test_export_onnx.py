@@ -121,6 +121,40 @@ def test_overflow_gives_nan_or_an_action_within_bounds(make_policy: Any, path: P
     assert np.isnan(actions).any()  # the premise: sums do overflow
 
 
+def test_an_offset_is_subtracted_in_float64_before_anything_is_rounded(make_policy: Any, path: Path) -> None:
+    made = make_policy()
+    offset = np.rint(np.random.default_rng(1).uniform(-1e8, 1e8, 17))
+    policy = replace(made.policy, observation_offset=offset).with_example(offset + 1)
+    export_policy(policy, "onnx", path)
+    seen = observations_of(made, 500).astype(np.float64)
+    given = offset + seen
+    span = policy.action_high.astype(np.float64) - policy.action_low
+    expected = torch_actions(made, given.astype(np.longdouble) - offset)
+    assert np.max(np.abs(run(path, given) - expected) / span) < 1e-5
+    assert np.max(np.abs(reference(path, given[:50]) - expected[:50]) / span) < 1e-5
+    assert np.max(np.abs(policy(given, np.float64) - expected) / span) < 1e-6
+    act = OnnxPolicy(path)
+    assert act.observation_dtype is np.float64
+    assert np.array_equal(np.stack([act(list(row)) for row in given[:50]]), run(path, given)[:50])
+    # A float32 observation has lost what the offset is for: by itself it would be off by whole units.
+    with pytest.raises(
+        ValueError, match=r"the observation is float32; expected float64, since the policy has an offset"
+    ):
+        act(given[0].astype(np.float32))
+    lost = torch_actions(made, given.astype(np.float32).astype(np.float64) - offset)
+    assert np.max(np.abs(lost - expected) / span) > 0.1
+
+
+def test_an_offset_stands_first_in_the_graph(make_policy: Any, path: Path) -> None:
+    policy = replace(make_policy().policy, observation_offset=np.full(17, 1e7))
+    export_policy(replace(policy, example_observation=np.zeros(0)), "onnx", path)
+    model = onnx.load(path)
+    assert [node.op_type for node in model.graph.node][:4] == ["Sub", "Cast", "Sub", "Mul"]
+    assert model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.DOUBLE
+    metadata = json.loads(model.metadata_props[0].value)
+    assert metadata["example"]["observation"] == [1e7] * 17
+
+
 def operators(path: Path) -> list[str]:
     return [node.op_type for node in onnx.load(path).graph.node]
 

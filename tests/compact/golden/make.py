@@ -39,23 +39,39 @@ TENSORS = {
     "observation.mean": ("F32", [2], struct.pack("<2f", 0.0, 0.5)),
     "observation.scale": ("F32", [2], struct.pack("<2f", 1.0, 4.0)),
 }
-NUMPY_NAMES = {"F32": "<f4", "F16": "<f2", "I8": "|i1", "U16": "<u2", "U32": "<u4"}
-LARGEST_ITEM_FIRST = ("F32", "U32", "F16", "U16", "I8")  # the order in which the safetensors library lays them out
+# The same with an offset: (5 800 001.25, −1) is (1.25, −1) shifted, which float32 would make (1.5, −1) of. The last
+# hidden unit is 2.125 then.
+SHIFTED_EXAMPLE = (0.5 + 1.5 * math.tanh(-1.125 / 128), -1.25 + 1.75 * math.tanh(1.625 / 64 + 0.125))
+WITH_OFFSET = TENSORS | {
+    "example.action": ("F32", [2], struct.pack("<2f", *SHIFTED_EXAMPLE)),
+    "example.observation": ("F64", [2], struct.pack("<2d", 5_800_001.25, -1.0)),
+    "observation.offset": ("F64", [2], struct.pack("<2d", 5_800_000.0, 0.0)),
+}
+NUMPY_NAMES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I8": "|i1", "U16": "<u2", "U32": "<u4"}
+LARGEST_ITEM_FIRST = (
+    "F64",
+    "F32",
+    "U32",
+    "F16",
+    "U16",
+    "I8",
+)  # the order in which the safetensors library lays them out
 
 
 def canonical(metadata: object) -> str:
     return json.dumps(metadata, sort_keys=True, separators=(",", ":"))
 
 
-def make() -> bytes:
-    hashed = canonical(METADATA).encode()
-    for name, (dtype, shape, data) in sorted(TENSORS.items()):
+def make(*, with_offset: bool = False) -> bytes:
+    metadata, tensors = ({**METADATA, "version": 2}, WITH_OFFSET) if with_offset else (METADATA, TENSORS)
+    hashed = canonical(metadata).encode()
+    for name, (dtype, shape, data) in sorted(tensors.items()):
         hashed += f"\n{name} {NUMPY_NAMES[dtype]} {tuple(shape)}\n".encode() + data
-    text = canonical({**METADATA, "sha256": hashlib.sha256(hashed).hexdigest()})
+    text = canonical({**metadata, "sha256": hashlib.sha256(hashed).hexdigest()})
     header: dict[str, object] = {"__metadata__": {"edgerl": text}}
     body = b""
     for name, (dtype, shape, data) in sorted(
-        TENSORS.items(), key=lambda item: (LARGEST_ITEM_FIRST.index(item[1][0]), item[0])
+        tensors.items(), key=lambda item: (LARGEST_ITEM_FIRST.index(item[1][0]), item[0])
     ):
         header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(body), len(body) + len(data)]}
         body += data
@@ -66,3 +82,4 @@ def make() -> bytes:
 
 if __name__ == "__main__":
     Path(__file__).with_name("policy.safetensors").write_bytes(make())
+    Path(__file__).with_name("policy-offset.safetensors").write_bytes(make(with_offset=True))
