@@ -110,9 +110,10 @@ class PolicyForm:
     def flash_bytes(self) -> int:
         """Of all constants: layers, scaling, the example pair."""
         policy = self.policy
-        scaling = (policy.observation_mean, policy.observation_scale, *policy.action_scaling)
-        example = FLOAT_BYTES * (policy.n_observations + policy.n_actions)
-        return sum(self.layer_bytes) + sum(array.nbytes for array in scaling if array is not None) + example
+        normalisation = (policy.observation_offset, policy.observation_mean, policy.observation_scale)
+        example = policy.example_observation.nbytes + FLOAT_BYTES * policy.n_actions
+        arrays = (*normalisation, *policy.action_scaling)
+        return sum(self.layer_bytes) + sum(array.nbytes for array in arrays if array is not None) + example
 
     @property
     def scratch_bytes(self) -> int:
@@ -139,7 +140,9 @@ def in_precision(policy: CompactPolicy, dtype: Precision | None) -> CompactPolic
 
 
 def _with_example(policy: CompactPolicy) -> CompactPolicy:
-    return policy if policy.example_observation.size else policy.with_example(np.zeros(policy.n_observations))
+    if policy.example_observation.size:
+        return policy
+    return policy.with_example(policy.observation_of(np.zeros(policy.n_observations, np.float32)))
 
 
 def _scratch(layers: Sequence[Layer], forms: Sequence[Form]) -> tuple[int, int]:

@@ -27,7 +27,7 @@ from edgerl.compact.c_form import (
     padded_outputs,
     policy_form,
 )
-from edgerl.compact.policy import Array, CompactPolicy, Layer, Precision
+from edgerl.compact.policy import Array, CompactPolicy, Layer, Precision, shifted
 from edgerl.errors import OutputError, UnsupportedModelError
 from edgerl.export import ExportReport
 from edgerl.export.c import kernels
@@ -179,7 +179,8 @@ def generate(policy: CompactPolicy, *, options: COptions, provenance: Provenance
     _check_numbers(form.policy)
     code = _code(form, options.prefix)
     tag = f"0x{sha256(code.encode()).hexdigest()[:8]}"
-    names = {"p": options.prefix, "P": options.prefix.upper(), "tag": tag}
+    wide = "" if form.policy.observation_offset is None else _CHECK_OF_DOUBLE
+    names = {"p": options.prefix, "P": options.prefix.upper(), "tag": tag, "wide": wide}
     return CSource(
         prefix=options.prefix,
         header=_header(form, options, provenance, tag),
@@ -215,6 +216,7 @@ def _check_numbers(policy: CompactPolicy) -> None:
 
 def _floats(policy: CompactPolicy) -> list[tuple[str, Array]]:
     named: list[tuple[str, Array | None]] = [
+        ("the observation's offset", policy.observation_offset),
         ("the observation's mean", policy.observation_mean),
         ("the observation's scale", policy.observation_scale),
         ("the example observation", policy.example_observation),
@@ -253,7 +255,7 @@ _HEADER = Template("""\
  *   normalisation and the scaling of each action to its bounds are inside. No action leaves its bounds.
  * - It returns 0; or ${P}_NOT_FINITE where a number of the observation, or of what comes of it, is
  *   infinite or NaN: then every action is the middle of its range, and what is safe instead is for you to know.
- * - observation and action may be the same array. Both must be there.
+ * - $arrays Both must be there.
  * - $p uses one static scratch buffer: one call at a time. ${p}_r computes in yours: as many at a
  *   time as there are scratch buffers; nothing in one needs to be kept between calls.
  * - ${p}_self_test returns 0 when this processor computes what the workstation did for one recorded
@@ -287,8 +289,8 @@ ${union}typedef struct {
     $number values[$values];
 } ${p}_scratch;
 
-int $p(const float observation[$N], float action[$M]);
-int ${p}_r(const float observation[$N], float action[$M], ${p}_scratch *scratch);
+int $p(const $given observation[$N], float action[$M]);
+int ${p}_r(const $given observation[$N], float action[$M], ${p}_scratch *scratch);
 int ${p}_self_test(void);
 
 #ifdef __cplusplus
@@ -297,6 +299,13 @@ int ${p}_self_test(void);
 
 #endif
 """)
+
+_SAME_ARRAY = "observation and action may be the same array."
+
+_DOUBLE = """\
+observation is double, of 64 bits: numbers so large lose in float what tells them apart. An offset is
+ *   subtracted in double first; what is left of them is float.\
+"""
 
 _UNION = Template("""\
 typedef union {
@@ -325,12 +334,19 @@ def _header(form: PolicyForm, options: COptions, provenance: Provenance, tag: st
         flash=form.flash_bytes,
         scratch=form.scratch_bytes,
         tolerance=f"{tolerance(policy):g}",
+        arrays=_SAME_ARRAY if policy.observation_offset is None else _DOUBLE,
+        given=_given(policy),
         N=policy.n_observations,
         M=policy.n_actions,
         union=_UNION.substitute(p=options.prefix) if _has_integers(policy) else "",
         number=_number(options.prefix, policy),
         values=sum(form.scratch),
     )
+
+
+def _given(policy: CompactPolicy) -> str:
+    """The type of an observation's number."""
+    return "float" if policy.observation_offset is None else "double"
 
 
 def _has_integers(policy: CompactPolicy) -> bool:
@@ -359,7 +375,8 @@ def _number(p: str, policy: CompactPolicy) -> str:
 def _code(form: PolicyForm, p: str) -> str:
     parts = [*_constants(form, p), *_functions(form, p)]
     parts.append(_act(form, p))
-    parts.append(_END_OF_SOURCE.substitute(p=p, P=p.upper(), tolerance=number(tolerance(form.policy))))
+    limit = number(tolerance(form.policy))
+    parts.append(_END_OF_SOURCE.substitute(p=p, P=p.upper(), tolerance=limit, given=_given(form.policy)))
     return "\n".join(parts)
 
 
@@ -368,7 +385,7 @@ _START_OF_SOURCE = Template("""\
 #include "$p.h"
 
 #include <stddef.h>
-
+$wide
 #if ${P}_TAG != $tag
 #error "$p.h and $p.c are of two exports: take both from one"
 #endif
@@ -390,6 +407,8 @@ def _constants(form: PolicyForm, p: str) -> list[str]:
         return array("float", f"{p}_{name}", attribute, values)
 
     parts = []
+    if policy.observation_offset is not None:
+        parts.append(array("double", f"{p}_offset", attribute, policy.observation_offset))
     if policy.observation_mean is not None and policy.observation_scale is not None:
         parts += [floats("mean", policy.observation_mean), floats("deviation", policy.observation_scale)]
     for index, (layer, stored) in enumerate(zip(policy.layers, form.layers, strict=True)):
@@ -405,7 +424,7 @@ def _constants(form: PolicyForm, p: str) -> list[str]:
         parts += [f"{title}{_layout_name(stored)}. */\n" + "\n".join(arrays)]
     centre, half_range = policy.action_scaling
     parts += [floats("centre", centre), floats("half_range", half_range)]
-    parts.append(floats("example_observation", policy.example_observation))
+    parts.append(array(_given(policy), f"{p}_example_observation", attribute, policy.example_observation))
     return [*parts, floats("example_action", example_action(policy))]
 
 
@@ -471,9 +490,11 @@ def _act(form: PolicyForm, p: str) -> str:
     policy = form.policy
     part = ".real" if _has_integers(policy) else ""
     first, second = "even", "odd"
-    normalised = "observation[i]"
+    seen = "observation[i]" if policy.observation_offset is None else "seen"
+    shift = "" if policy.observation_offset is None else _SHIFT.substitute(p=p)
+    normalised = seen
     if policy.observation_mean is not None:
-        normalised = f"(observation[i] - {p}_mean[i]) * {p}_deviation[i]"
+        normalised = f"({seen} - {p}_mean[i]) * {p}_deviation[i]"
     calls = []
     for index, (layer, stored) in enumerate(zip(policy.layers, form.layers, strict=True)):
         calls += _calls(p, index, layer, stored, first, second)
@@ -486,6 +507,9 @@ def _act(form: PolicyForm, p: str) -> str:
         N=policy.n_observations,
         M=policy.n_actions,
         split=form.scratch[0],
+        given=_given(policy),
+        shift=shift,
+        seen=seen,
         normalised=normalised,
         calls="".join(f"    {line}\n" for line in calls),
         output=first,
@@ -525,7 +549,7 @@ def _limit(layer: Layer) -> int:
 
 def example_action(policy: CompactPolicy) -> Array:
     """The action [m] for the policy's example, float32, with inputs rounded as an int8 layer rounds them."""
-    x = policy.example_observation.astype(np.float64)
+    x = shifted(policy.example_observation, policy.observation_offset).astype(np.float64)
     if policy.observation_mean is not None and policy.observation_scale is not None:
         x = (x - policy.observation_mean) * policy.observation_scale
     for index, layer in enumerate(policy.layers):
@@ -545,6 +569,16 @@ def _rounded(x: Array, limit: int) -> Array:
     return rounded
 
 
+_CHECK_OF_DOUBLE = """\
+#include <float.h>
+
+#if DBL_MANT_DIG < 53
+#error "double has not 64 bits here (for avr-gcc 10 and later: -mdouble=64)"
+#endif
+"""
+
+_SHIFT = Template("        const float seen = (float)(observation[i] - ${p}_offset[i]);\n")
+
 _ACT = Template("""\
 static int ${p}_refuse(float *action) {
     for (size_t j = 0; j < $M; j++) {
@@ -553,10 +587,10 @@ static int ${p}_refuse(float *action) {
     return ${P}_NOT_FINITE;
 }
 
-int ${p}_r(const float observation[$N], float action[$M], ${p}_scratch *scratch) {
+int ${p}_r(const $given observation[$N], float action[$M], ${p}_scratch *scratch) {
     $number *const even = scratch->values, *const odd = scratch->values + $split;
 ${step}    for (size_t i = 0; i < $N; i++) {
-        if (!${p}_is_finite(observation[i])) {
+$shift        if (!${p}_is_finite($seen)) {
             return ${p}_refuse(action);
         }
         even[i]$part = $normalised;
@@ -576,7 +610,7 @@ $calls    for (size_t j = 0; j < $M; j++) {
 _END_OF_SOURCE = Template("""\
 ${P}_SCRATCH static ${p}_scratch ${p}_memory;
 
-int ${p}(const float observation[${P}_OBSERVATIONS], float action[${P}_ACTIONS]) {
+int ${p}(const $given observation[${P}_OBSERVATIONS], float action[${P}_ACTIONS]) {
     return ${p}_r(observation, action, &${p}_memory);
 }
 

@@ -58,6 +58,8 @@ def array(kind: str, name: str, attribute: str, values: Array) -> str:
     flat = values.ravel()
     if kind == "float":
         words = [number(value) for value in flat.tolist()]
+    elif kind == "double":
+        words = [repr(float(value)) for value in flat.tolist()]
     elif flat.dtype == np.float16:
         words = [f"0x{bits:04x}" for bits in flat.view(np.uint16).tolist()]
     else:

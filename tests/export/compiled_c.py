@@ -44,9 +44,10 @@ class Library:
         library = ctypes.CDLL(str(binary))
         self._act, self.self_test = getattr(library, name), getattr(library, f"{name}_self_test")
         self._shape, self._n_actions = (policy.n_observations,), policy.n_actions
+        self._dtype = policy.observation_dtype
 
     def act(self, observation: Array) -> tuple[int, Array]:
-        observation = np.ascontiguousarray(observation, np.float32)
+        observation = np.ascontiguousarray(observation, self._dtype)
         assert observation.shape == self._shape
         action = np.full(self._n_actions, np.nan, np.float32)
         code = self._act(observation.ctypes.data_as(ctypes.c_void_p), action.ctypes.data_as(ctypes.c_void_p))

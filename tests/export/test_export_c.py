@@ -81,6 +81,27 @@ def test_actions_are_those_of_onnxruntime(
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_an_offset_is_subtracted_in_double(make_policy: Any, precision: str, tmp_path: Path) -> None:
+    made = make_policy((17, 66, 35, 6), precision)
+    offset = np.rint(np.random.default_rng(2).uniform(-1e8, 1e8, 17))
+    policy = replace(made.policy, observation_offset=offset).with_example(offset + 0.1)
+    library = Library(policy, tmp_path)
+    given = offset + observations_of(made.policy, 300)
+    x = (given.astype(np.longdouble) - offset).astype(np.float32)
+    expected = made.policy(x, np.float64)
+    assert largest_difference(policy, library.actions(given), expected) < BOUNDS[precision]
+    assert library.self_test() == 0
+    same = Library(made.policy, tmp_path, COptions(prefix="plain"))  # from there on it is the same code
+    assert np.array_equal(library.actions(given), same.actions(x))
+    for wrong in (np.nan, np.inf, 1e300):
+        assert library.act(np.where(np.arange(17) == 3, wrong, given[0]))[0] == 1
+    plain, shifting = (policy_form(each, None, "auto", "generic") for each in (made.policy, policy))
+    assert shifting.flash_bytes == plain.flash_bytes + 17 * 8 + 17 * 4  # the offset, and a longer example
+    assert "const double observation[17]" in library.made.header
+    assert "may be the same array" not in library.made.header
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 @pytest.mark.parametrize(
     ("widths", "block", "density", "indices"),
     [

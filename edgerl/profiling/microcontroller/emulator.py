@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,12 +116,17 @@ def build_plugin(folder: Path) -> Path:
 
 
 def build_measured(
-    objects: Sequence[Path], call: str, observations: NDArray[np.float32], n_actions: int, core: Core, folder: Path
+    objects: Sequence[Path],
+    call: str,
+    observations: NDArray[np.floating[Any]],
+    n_actions: int,
+    core: Core,
+    folder: Path,
 ) -> Path:
     """A program that calls a policy for each of `observations` [calls, n], and prints the actions.
 
     `call` is C that defines `int measured_call(const float *observation, float *action)`, or nothing where an object
-    does.
+    does; of observations in float64, with double.
     """
     (folder / "recorded.h").write_text(_recorded(observations, n_actions))
     (folder / "call.c").write_text(call or "typedef int nothing;\n")
@@ -129,23 +135,32 @@ def build_measured(
     )
 
 
-def call_of(entry: str) -> str:
-    """C of a measured_call that calls `entry(observation, action)`."""
+def call_of(entry: str, kind: str = "float") -> str:
+    """C of a measured_call that calls `entry(observation, action)`, whose observation is of `kind`: float or double."""
     return (
-        f"int {entry}(const float *observation, float *action);\n"
-        "int measured_call(const float *observation, float *action);\n"
-        f"int measured_call(const float *observation, float *action) {{ return {entry}(observation, action); }}\n"
+        f"int {entry}(const {kind} *observation, float *action);\n"
+        f"int measured_call(const {kind} *observation, float *action);\n"
+        f"int measured_call(const {kind} *observation, float *action) {{ return {entry}(observation, action); }}\n"
     )
 
 
-def _recorded(observations: NDArray[np.float32], n_actions: int) -> str:
+def kind_of(observations: NDArray[np.floating[Any]]) -> str:
+    """C's type of such numbers."""
+    return "double" if observations.dtype == np.float64 else "float"
+
+
+def _recorded(observations: NDArray[np.floating[Any]], n_actions: int) -> str:
+    kind = kind_of(observations)
     rows = ",\n".join("{" + ", ".join(_literal(value) for value in row) + "}" for row in observations)
     sizes = f"CALLS = {len(observations)}, N_OBSERVATIONS = {observations.shape[1]}, N_ACTIONS = {n_actions}"
-    return f"enum {{ {sizes} }};\nstatic const float recorded[CALLS][N_OBSERVATIONS] = {{\n{rows}}};\n"
+    table = f"static const number recorded[CALLS][N_OBSERVATIONS] = {{\n{rows}}};\n"
+    return f"enum {{ {sizes} }};\ntypedef {kind} number;\n{table}"
 
 
-def _literal(value: np.float32) -> str:
+def _literal(value: np.floating[Any]) -> str:
     """As C writes it, to the bit."""
+    if isinstance(value, np.float64):
+        return repr(float(value))
     text = f"{value:.9g}"
     return f"{text}f" if "." in text or "e" in text else f"{text}.0f"
 

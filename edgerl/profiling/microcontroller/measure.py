@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edgerl.errors import MissingExtraError, UnsupportedModelError, reason
 from edgerl.profiling.microcontroller.cycles import MODELS, modelled_cycles
-from edgerl.profiling.microcontroller.emulator import Execution, build_measured, call_of, execute
+from edgerl.profiling.microcontroller.emulator import Execution, build_measured, call_of, execute, kind_of
 from edgerl.profiling.microcontroller.toolchain import Compiled, Sizes, Stack, compile_sources, find_core, worst_stack
 
 
@@ -80,7 +80,7 @@ class McuMeasurement:
 def measure_policy(
     sources: Sequence[Path],
     entry: str,
-    observations: NDArray[np.float32],
+    observations: NDArray[np.floating[Any]],
     n_actions: int,
     core: str = "cortex-m4f",
     optimisation: str = "-O2",
@@ -89,9 +89,9 @@ def measure_policy(
 ) -> McuMeasurement:
     """Compile `sources`, which define `int entry(const float observation[n], float action[n_actions])`, and call it.
 
-    `observations` is [calls, n]. `core` is one of toolchain.CORES, `optimisation` one of OPTIMISATIONS. Raises
-    ConfigError for others, MissingExtraError without a cross compiler, and UnsupportedModelError for sources that do
-    not compile or run.
+    `observations` is [calls, n], float32; where it is float64, the entry takes double. `core` is one of
+    toolchain.CORES, `optimisation` one of OPTIMISATIONS. Raises ConfigError for others, MissingExtraError without a
+    cross compiler, and UnsupportedModelError for sources that do not compile or run.
     """
     with tempfile.TemporaryDirectory(prefix="edgerl-") as name:
         folder = Path(name)
@@ -116,12 +116,13 @@ def _stack(compiled: Compiled, entry: str) -> Stack | None:
 
 
 def _counted(
-    compiled: Compiled, entry: str, observations: NDArray[np.float32], n_actions: int, core: str, folder: Path
+    compiled: Compiled, entry: str, observations: NDArray[np.floating[Any]], n_actions: int, core: str, folder: Path
 ) -> tuple[Counted | None, str | None]:
     """What the emulator counted, or why it did not."""
     try:
         board = find_core(core)
-        program = build_measured(compiled.objects, call_of(entry), observations, n_actions, board, folder)
+        call = call_of(entry, kind_of(observations))
+        program = build_measured(compiled.objects, call, observations, n_actions, board, folder)
         return count(execute(program, board), core), None
     except MissingExtraError as error:
         return None, str(error)

@@ -1,13 +1,13 @@
 /* Calls a policy for recorded observations between two marks, and prints what it answered.
 
    The program that reads this (edgerl/profiling/microcontroller) counts what is executed between the marks. */
-#include "recorded.h" /* CALLS, N_OBSERVATIONS, N_ACTIONS, static const float recorded[CALLS][N_OBSERVATIONS] */
+#include "recorded.h" /* CALLS, N_OBSERVATIONS, N_ACTIONS, number, static const number recorded[CALLS][N_OBSERVATIONS] */
 #include "semihosting.h"
 
 #include <stdint.h>
 #include <string.h>
 
-int measured_call(const float *observation, float *action);
+int measured_call(const number *observation, float *action);
 uint32_t stack_used(const void *from);
 void mark_begin(void);
 void mark_end(void);
