@@ -171,16 +171,15 @@ def _checkpoint(path: Path, data: bytes) -> Description:
 
 
 def _learner(path: Path, kind: str) -> Description:
-    from edgerl.edge import bundle, store
+    from edgerl.edge import bundle
     from edgerl.edge.bundle import actor_policy
     from edgerl.edge.learner import read_counters, read_origin
     from edgerl.files import TensorReader
 
-    version = {bundle.KIND: bundle.VERSION, store.KIND: store.VERSION}[kind]
-    with TensorReader(path, kind, version) as reader:
+    with TensorReader(path, kind, bundle.VERSIONS) as reader:
         origin, shapes = read_origin(reader, path), reader.shapes
     description = {
-        "format_version": version,
+        "format_version": origin.metadata["version"],
         "environment": origin.about.get("environment"),
         "updates": origin.arena.progress.updates,
         "exploration_noise": origin.exploration_noise,

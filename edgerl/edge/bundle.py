@@ -3,12 +3,14 @@ learner` writes on the workstation, and the snapshots that a device writes (docs
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from edgerl.compact.file import LARGEST_OFFSET, is_offset
 from edgerl.compact.policy import Array, CompactPolicy, action_scaling, make_layer
 from edgerl.edge.arena import LayerArrays
 from edgerl.edge.transitions import KEEP_POLICIES, MAXIMUM_CAPACITY, PRECISIONS, KeepPolicy, Precision, RecordFormat
@@ -17,6 +19,10 @@ from edgerl.files import TensorReader, Tensors
 
 KIND = "learner"
 VERSION = 1
+VERSION_WITH_OFFSET = 2
+"""Of bundles and snapshots with an observation offset, which programs that know none must refuse."""
+VERSIONS = (VERSION, VERSION_WITH_OFFSET)
+_OFFSET = "observation.offset"
 
 MAXIMUM_MEMORY = 1 << 40
 """Bytes."""
@@ -24,7 +30,8 @@ MAXIMUM_MEMORY = 1 << 40
 
 @dataclass(frozen=True)
 class Constants:
-    """What a robot's numbers mean to a learner; float32, fixed for its life. Pairs are None where there is none."""
+    """What a robot's numbers mean to a learner; fixed for its life. float32 but for the offset; None where there is
+    none."""
 
     action_low: Array  # [m], the robot's own units
     action_high: Array
@@ -32,6 +39,7 @@ class Constants:
     observation_scale: Array | None = None
     storage_mean: Array | None = None  # [n]: fp16 records hold (x − mean) · scale
     storage_scale: Array | None = None
+    observation_offset: Array | None = None  # float64 [n], whole: subtracted before all else
 
     def tensors(self) -> Tensors:
         """As a file holds them, by name."""
@@ -47,6 +55,11 @@ class Constants:
 _NAMES = tuple(field.name for field in fields(Constants))
 
 
+def version_of(tensors: Mapping[str, Any]) -> int:
+    """Of the format that a bundle or a snapshot with these tensors needs."""
+    return VERSION_WITH_OFFSET if _OFFSET in tensors else VERSION
+
+
 def read_constants(reader: TensorReader, n_observations: int, n_actions: int) -> Constants:
     """The constants in a file, which is not trusted. Raises ValueError."""
     lengths = {"action": n_actions, "observation": n_observations, "storage": n_observations}
@@ -55,7 +68,11 @@ def read_constants(reader: TensorReader, n_observations: int, n_actions: int) ->
         for name in _NAMES
         if name.startswith("action") or name.replace("_", ".") in reader.shapes
     }
+    if reader.metadata["version"] != version_of(reader.shapes):
+        raise ValueError(f"{_OFFSET} is in version {VERSION_WITH_OFFSET} alone, and always there")
     constants = Constants(**found)
+    if constants.observation_offset is not None and not is_offset(constants.observation_offset):
+        raise ValueError(f"{_OFFSET} holds a number that is not whole or beyond ±{LARGEST_OFFSET:g}")
     low, high = constants.action_low, constants.action_high
     if not (low < high).all() or not (action_scaling(low, high)[1] > 0).all():  # of other bounds it is never asked
         raise ValueError("an action bound's low is not below its high")
@@ -70,8 +87,9 @@ def read_constants(reader: TensorReader, n_observations: int, n_actions: int) ->
 
 def _read_vector(reader: TensorReader, name: str, length: int) -> Array:
     dtype, shape = reader.shapes.get(name, (None, None))
-    if dtype != np.float32 or shape != (length,):
-        raise ValueError(f"{name} is {dtype}{list(shape or ())}, expected float32[{length}]")
+    expected = np.dtype(np.float64 if name == _OFFSET else np.float32)
+    if dtype != expected or shape != (length,):
+        raise ValueError(f"{name} is {dtype}{list(shape or ())}, expected {expected}[{length}]")
     array: Array = reader.read(name)
     if not np.isfinite(array).all():
         raise ValueError(f"{name} holds a value that is not finite")
@@ -118,4 +136,5 @@ def actor_policy(layers: tuple[LayerArrays, ...], constants: Constants, about: d
         observation_mean=constants.observation_mean,
         observation_scale=constants.observation_scale,
         metadata=about,
+        observation_offset=constants.observation_offset,
     )

@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgerl.compact.policy import Array, CompactPolicy, action_scaling
+from edgerl.compact.policy import Array, CompactPolicy, action_scaling, observation_dtype, shifted
 from edgerl.disk import DISK, Disk
 from edgerl.edge import bundle as bundle_file
 from edgerl.edge.arena import NETWORKS, WHOLE_UPDATE, LearnerArena
@@ -245,7 +245,8 @@ class Learner:
 
     Attributes: `n_observations`, `n_actions`; `action_low`, `action_high`, float32 [m]; `memory`, a MemoryPlan;
     `about`, what the bundle says about itself; `counters`; `rejected`, lines about files that start-up refused;
-    `is_new`, whether it began from the bundle.
+    `is_new`, whether it began from the bundle; `observation_dtype`, what observations must be given in: float32, or
+    float64 where the learner has an offset.
     """
 
     _disk: Disk
@@ -316,7 +317,7 @@ class Learner:
             assert self._store is not None
             reasons = f": {'; '.join(self.rejected)}" if self.rejected else ""
             raise FileFormatError(f"{self._store.folder} holds no snapshot that is whole{reasons}; name the bundle")
-        with TensorReader(self._bundle, bundle_file.KIND, bundle_file.VERSION, disk=self._disk) as reader:
+        with TensorReader(self._bundle, bundle_file.KIND, bundle_file.VERSIONS, disk=self._disk) as reader:
             origin = read_origin(reader, self._bundle, memory)
             self._take(_with_choices(origin, memory, keep))
             self._champion_number = 0
@@ -345,6 +346,7 @@ class Learner:
         config = origin.arena.config
         self.n_observations, self.n_actions = int(config.n_observations), int(config.n_actions)
         self.action_low, self.action_high = origin.constants.action_low, origin.constants.action_high
+        self.observation_dtype = observation_dtype(origin.constants.observation_offset)
         self._centre, self._half_range = action_scaling(self.action_low, self.action_high)
         self._fallback = np.clip(np.float32(0), self.action_low, self.action_high)
         self._noise = origin.exploration_noise
@@ -448,10 +450,10 @@ class Learner:
         """The action, float32 [m], for an observation [n]; explore: with the noise that training had.
 
         An observation that is not finite gets the fallback action: zero, or the bound next to it. Raises ValueError for
-        another length.
+        another length, or where an offset's digits are lost.
         """
         with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused
-            x = np.asarray(observation, np.float32)
+            x = self._seen(observation)
             if x.shape != (self.n_observations,):
                 raise ValueError(f"the observation has shape {x.shape}; expected {(self.n_observations,)}")
             action: Array = self._drive(x) if np.isfinite(x).all() else x
@@ -462,6 +464,10 @@ class Learner:
                 noise = self._draws.normals(Purpose.EXPLORATION, self._transitions.number, self.n_actions)
                 action = action + self._half_range * (self._noise * noise).astype(np.float32)
             return np.clip(action, self.action_low, self.action_high)
+
+    def _seen(self, observation: npt.ArrayLike) -> Array:
+        """What replay and networks know of an observation: float32, less the offset."""
+        return np.asarray(shifted(observation, self._constants.observation_offset), np.float32)
 
     def _drive(self, observation: Array) -> Array:
         return self._challenge(observation) if self.trials.challenger_drives else self._champion(observation)
@@ -494,7 +500,7 @@ class Learner:
         observation, next_observation: [n]; action: [m], in the robot's own units. Raises ValueError for other lengths.
         """
         with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused
-            x, y = np.asarray(observation, np.float32), np.asarray(next_observation, np.float32)
+            x, y = self._seen(observation), self._seen(next_observation)
             done, paid = np.asarray(action, np.float32), np.float32(reward)
         over = bool(terminated or truncated)
         if x.shape != (self.n_observations,) or y.shape != x.shape or done.shape != (self.n_actions,):
@@ -657,7 +663,7 @@ class Learner:
         if self._store is not None and self._champion_number:
             return self._store.open(self._champion_number)
         assert self._bundle is not None
-        return TensorReader(self._bundle, bundle_file.KIND, bundle_file.VERSION, disk=self._disk)
+        return TensorReader(self._bundle, bundle_file.KIND, bundle_file.VERSIONS, disk=self._disk)
 
     # --------------------------------------------------------------------------------------------------- keeping
 
@@ -718,7 +724,8 @@ class Learner:
             number = store.next_number
             champion = number if takes_over or not self._champion_number else self._champion_number
             metadata = self._metadata(champion, takes_over)
-            store.write(metadata, {"state": self._arena.state, **self._constants.tensors()})
+            tensors = {"state": self._arena.state, **self._constants.tensors()}
+            store.write(metadata, tensors, bundle_file.version_of(tensors))
         except OutputError as error:
             self._note(error)
             raise
@@ -893,4 +900,5 @@ def _newest_champion(snapshots: Snapshots) -> CompactPolicy:
     about = {**known, "snapshot": number, "updates": origin.arena.progress.updates}
     policy = actor_policy(origin.arena.layers[0], origin.constants, about)
     mean = policy.observation_mean
-    return policy.with_example(np.zeros(policy.n_observations, np.float32) if mean is None else mean)
+    seen = np.zeros(policy.n_observations, np.float32) if mean is None else mean
+    return policy.with_example(policy.observation_of(seen))

@@ -27,7 +27,12 @@ LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 
 
 class Robot:
-    """One robot: observations [n] float32, actions [m] float32 in the robot's own units."""
+    """One robot: observations [n] float32, actions [m] float32 in the robot's own units.
+
+    `observation_dtype` may be set to float64, for a policy that has an observation offset.
+    """
+
+    observation_dtype: type[np.floating[Any]] = np.float32
 
     def __init__(self, name: str, environment: Any, n_observations: int, n_actions: int) -> None:
         """n_observations, n_actions: the policy's; where the object states its spaces, they must agree.
@@ -44,14 +49,14 @@ class Robot:
         self._action_shape = self._stated_shape("action_space", n_actions)
         self._steps, self._seed = 0, 0
 
-    def reset(self, seed: int) -> Vector:
+    def reset(self, seed: int) -> npt.NDArray[Any]:
         """Start an episode; the first observation [n]. A `reset` that takes no seed is called without."""
         self._steps, self._seed = 0, seed
         options = {"seed": seed} if self._takes_seed else {}
         answer = self._ask(lambda: self._environment.reset(**options))
         return self._observation(answer[0] if _is_with_info(answer) else answer)
 
-    def step(self, action: Vector) -> tuple[Vector, float, bool, bool]:
+    def step(self, action: Vector) -> tuple[npt.NDArray[Any], float, bool, bool]:
         """(observation [n], reward, terminated, truncated) after `action` [m], in the robot's units.
 
         What is too large for float32 is infinite. Raises EnvironmentError.
@@ -96,11 +101,12 @@ class Robot:
         """Where the present episode stands, for messages."""
         return f"at step {self._steps} (seed {self._seed})"
 
-    def _observation(self, value: Any) -> Vector:
+    def _observation(self, value: Any) -> npt.NDArray[Any]:
         flat = self._numbers(value, "observation")
         if flat.size != self.n_observations:
             raise self._error(f"{flat.size} numbers", "as observation", str(self.n_observations))
-        return _float32(flat)
+        with np.errstate(over="ignore"):
+            return flat.astype(self.observation_dtype)
 
     def _reward(self, value: Any) -> float:
         if isinstance(value, float) and abs(value) <= LARGEST_FLOAT32:  # what nearly every step returns

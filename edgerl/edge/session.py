@@ -102,8 +102,9 @@ class Session:
         self._learner, self._robot, self._schedule = learner, robot, schedule
         self._seed, self._clock = seed, clock
         self._arrived = threading.Event()  # a transition, of which a learning thread has not heard
-        self._loop = self._make_loop(partial(learner.act, explore=explore), sleep)
-        self._nowhere = np.full(learner.n_observations, np.nan, np.float32)
+        robot.observation_dtype = learner.observation_dtype
+        self._loop = self._make_loop(_Acting(learner, explore), sleep)
+        self._nowhere = np.full(learner.n_observations, np.nan, learner.observation_dtype)
         self._observation = self._nowhere
         self._return, self._steps = 0.0, 0
         self._last_episode: dict[str, float] | None = None
@@ -281,6 +282,17 @@ class Session:
             "resident_bytes": resident,
             "peak_resident_bytes": peak,
         }
+
+
+class _Acting:
+    """A learner as a loop's policy."""
+
+    def __init__(self, learner: Learner, explore: bool) -> None:
+        self.observation_dtype = learner.observation_dtype
+        self._learner, self._explore = learner, explore
+
+    def __call__(self, observation: Array) -> Array:
+        return self._learner.act(observation, explore=self._explore)
 
 
 class Keeper:

@@ -24,6 +24,9 @@ from edgerl.files import TEMPORARIES, TensorReader, write_tensors
 
 KIND = "snapshot"
 VERSION = 1
+VERSIONS = (VERSION, 2)
+"""As a bundle's: 2 where there is an observation offset."""
+
 KEPT = 2
 """Snapshots that are kept beside champions: one more than needed, for the day when the newest cannot be read."""
 
@@ -66,7 +69,7 @@ class Snapshots:
     def open(self, number: int) -> TensorReader:
         """A snapshot's content, to be closed by the caller. Raises FileFormatError where it is not valid."""
         self._champions.pop(number, None)
-        reader = TensorReader(self.path(number), KIND, VERSION, disk=self._disk)
+        reader = TensorReader(self.path(number), KIND, VERSIONS, disk=self._disk)
         try:
             self._champions[number] = _champion_in(reader.metadata, number)
         except ValueError as error:
@@ -141,7 +144,9 @@ class Store(Snapshots):
         self._largest = max(self._largest, *self._numbers(), 0)
         return self._largest + 1
 
-    def write(self, metadata: Mapping[str, Any], tensors: Mapping[str, npt.NDArray[Any]]) -> int:
+    def write(
+        self, metadata: Mapping[str, Any], tensors: Mapping[str, npt.NDArray[Any]], version: int = VERSION
+    ) -> int:
         """Write the next snapshot, return its number once it is on the disk, having removed what it replaces.
 
         metadata: `champion` and whatever else belongs to a snapshot. The newest two that are valid are kept, and
@@ -157,7 +162,7 @@ class Store(Snapshots):
                 self._check_champion(champion, number)
         except FileFormatError as error:
             raise OutputError(f"cannot write: {error}") from error
-        write_tensors(self.path(number), KIND, VERSION, metadata, tensors, disk=self._disk)
+        write_tensors(self.path(number), KIND, version, metadata, tensors, disk=self._disk)
         self._champions[number], self._largest = champion, number
         with contextlib.suppress(OutputError):  # this one is safe, and the next one removes what is left over
             self._remove_old()

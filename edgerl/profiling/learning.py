@@ -74,7 +74,7 @@ def profile_learner(path: Path, device: Device | str, **budgets: Any) -> Learnin
     """
     device = device if isinstance(device, Device) else find_device(device)
     budgets["runtime"] = _learning_runtime(device, budgets.get("runtime"))
-    with TensorReader(path, bundle.KIND, bundle.VERSION) as reader:
+    with TensorReader(path, bundle.KIND, bundle.VERSIONS) as reader:
         origin = read_origin(reader, path)
     policy = bundle.actor_policy(origin.arena.layers[0], origin.constants, origin.about)
     report = profile(policy, device, **budgets)

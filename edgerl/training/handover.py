@@ -112,12 +112,13 @@ def hand_over(
         "replay": plan.as_json(),
         "largest_reward": largest_reward,
     }
+    tensors = {"state": agent.arena.state, "seed": rows, **constants.tensors()}
     write_tensors(
         goal,
         bundle.KIND,
-        bundle.VERSION,
+        bundle.version_of(tensors),
         metadata,
-        {"state": agent.arena.state, "seed": rows, **constants.tensors()},
+        tensors,
     )
     connections = {name: sum(network.connections()) for name, network in agent.networks}
     return HandoverReport(goal, goal.stat().st_size, agent.updates, connections, len(rows), precision, keep, planned)
@@ -176,6 +177,7 @@ def _constants(
         observation_scale=None if normalizer is None else normalizer.scale,
         storage_mean=mean,
         storage_scale=scale,
+        observation_offset=checkpoint.policy.observation_offset,
     )
 
 

@@ -272,7 +272,7 @@ def damage(path: Path) -> None:
     [
         ("learner", {"exploration_noise": -1}, "its exploration_noise is -1, expected 0 to 10"),
         ("learner", {"replay": {"precision": "fp8", "keep": "ring"}}, "the replay's precision is 'fp8'"),
-        ("learner", {"version": 2}, "has format version 2; this edgerl reads version 1"),
+        ("learner", {"version": 3}, "has format version 3; this edgerl reads version 1 or 2"),
         ("snapshot", {"about": "\x1b[2J"}, "its metadata 'about' is no JSON object"),
         ("snapshot", {"counters": {"steps": 1}}, "its counters are not those of this version of edgerl"),
         ("snapshot", {"counters": None}, "its counters are not those of this version of edgerl"),

@@ -106,6 +106,7 @@ def write_bundle(
     memory: int = 1 << 17,
     seed: Sequence[Step] = (),
     normalise: bool = False,
+    offset: Sequence[float] | None = None,
     noise: float = 0.1,
     **metadata: Any,
 ) -> Path:
@@ -124,11 +125,13 @@ def write_bundle(
         tensors |= {"observation.scale": np.linspace(0.5, 2, n, dtype=np.float32)}
     if precision == "fp16":
         tensors |= {"storage.mean": np.zeros(n, np.float32), "storage.scale": np.ones(n, np.float32)}
+    if offset is not None:
+        tensors["observation.offset"] = np.array(offset, np.float64)
     described = {
         "about": {"environment": "none"},
         "exploration_noise": noise,
         "replay": {"precision": precision, "keep": keep, "memory_bytes": memory},
         "largest_reward": 0.0,
     }
-    write_tensors(path, bundle.KIND, bundle.VERSION, described | metadata, tensors)
+    write_tensors(path, bundle.KIND, 1 if offset is None else 2, described | metadata, tensors)
     return path

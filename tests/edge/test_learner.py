@@ -25,7 +25,7 @@ from edgerl.disk import Disk
 from edgerl.edge import Policy
 from edgerl.edge import learner as learner_module
 from edgerl.edge.arena import LearnerArena
-from edgerl.edge.learner import LOG, STRIKES, Learner
+from edgerl.edge.learner import LOG, STRIKES, Learner, champion_policy
 from edgerl.edge.library import library
 from edgerl.edge.replay import Boundary
 from edgerl.edge.trials import TrialRule
@@ -265,6 +265,75 @@ def test_what_is_remembered_is_the_action_between_its_bounds() -> None:
             learner.observe([0.0] * N, action, 1, [0.0] * N)
         numbers = learner._transitions._records["numbers"][: len(actions), N : N + M]
         assert np.abs(numbers - [[-1, -1], [1, 1], [0, 0], [1, 1], [1, -1]]).max() < 1e-6
+
+
+# With an offset. A learner without one that sees what is left after the subtraction is the oracle: bit for bit.
+
+OFFSET = (5_800_000.0, 0.0, -(2.0**40))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_learner_with_an_offset_is_one_that_sees_the_rest_of_it(precision: str) -> None:
+    for name, offset in (("plain", None), ("shifting", OFFSET)):
+        write_bundle(Path(f"{name}.safetensors"), precision=precision, normalise=True, offset=offset)
+    options = {"rule": TrialRule(every=2, window_steps=8)}
+    for part in range(2):  # the second goes on in the folders of the first
+        with (
+            _learner(Path("plain"), path=Path("plain.safetensors"), **options) as plain,
+            _learner(Path("shifting"), path=Path("shifting.safetensors"), **options) as shifting,
+        ):
+            assert (plain.observation_dtype, shifting.observation_dtype) == (np.float32, np.float64)
+            for step in steps(60, seed=part):
+                given, following = (np.array(OFFSET) + x.astype(np.float64) for x in (step.observation, step.following))
+                seen, next_seen = ((x.astype(np.longdouble) - OFFSET).astype(np.float32) for x in (given, following))
+                assert np.array_equal(shifting.act(given), plain.act(seen))
+                assert _observe(plain, step._replace(observation=seen, following=next_seen))
+                assert _observe(shifting, step._replace(observation=given.tolist(), following=following))
+                assert plain.update() == shifting.update()
+                assert _bytes(plain) == _bytes(shifting)
+            assert plain.status()["trials"] == shifting.status()["trials"]
+            policy = shifting.policy()
+            assert np.array_equal(policy(given), plain.policy()(seen))
+            for learner in (plain, shifting):
+                learner.snapshot()
+    with TensorReader(Path("shifting/snapshot-00000003.safetensors"), "snapshot", 2) as reader:
+        assert reader.read("observation.offset").tolist() == list(OFFSET)
+    champion = champion_policy(Path("shifting"))
+    assert champion.observation_offset is not None
+    assert champion.observation_offset.tolist() == list(OFFSET)
+    assert np.array_equal(champion(champion.example_observation), champion.example_action)
+
+
+def test_with_an_offset_lost_digits_are_refused() -> None:
+    write_bundle(offset=OFFSET)
+    with _learner() as learner:
+        lost, action = np.zeros(N, np.float32), np.zeros(M)
+        for call in (lambda: learner.act(lost), lambda: learner.observe(lost, action, 0, [0.0] * N)):
+            with pytest.raises(ValueError, match=r"the observation is float32; expected float64"):
+                call()
+        assert learner.act([np.inf, 0, 0]).tolist() == learner.act([1e300, 0, 0]).tolist() == [0, 0], "the fallback"
+
+
+@pytest.mark.parametrize(
+    ("offset", "version", "problem"),
+    [
+        (np.full(N, 0.5), 2, r"observation\.offset holds a number that is not whole or beyond ±9\.0072e\+15"),
+        (np.full(N, 2.0**54), 2, r"observation\.offset holds a number that is not whole or beyond"),
+        (np.full(N, np.nan), 2, r"observation\.offset holds a value that is not finite"),
+        (np.zeros(N, np.float32), 2, r"observation\.offset is float32\[3\], expected float64\[3\]"),
+        (np.zeros(N + 1), 2, r"observation\.offset is float64\[4\], expected float64\[3\]"),
+        (np.zeros(N), 1, r"observation\.offset is in version 2 alone, and always there"),
+        (None, 2, r"observation\.offset is in version 2 alone, and always there"),
+    ],
+)
+def test_a_bundle_with_a_bad_offset_is_refused(offset: Any, version: int, problem: str) -> None:
+    with TensorReader(write_bundle(), "learner", 1) as reader:
+        kept = {name: value for name, value in reader.metadata.items() if name not in ("kind", "version", "sha256")}
+        tensors = {name: reader.read(name) for name in reader.shapes}
+    tensors |= {} if offset is None else {"observation.offset": offset}
+    write_tensors(BUNDLE, "learner", version, kept, tensors)
+    with pytest.raises(FileFormatError, match=rf"is not valid: {problem}.*; export it again"):
+        _load()
 
 
 # Learning.

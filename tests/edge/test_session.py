@@ -115,6 +115,26 @@ def test_a_paced_session_acts_at_every_tick_and_learns_in_between() -> None:
     assert sixth[0] == [1, 0, 0]  # of the next episode's reset
 
 
+@pytest.mark.parametrize("rate", [0, 100])
+def test_a_robot_whose_numbers_need_float64_is_driven_like_one_beside_the_origin(rate: float) -> None:
+    offset = np.array([5_800_000.0, 0.0, -4e12])
+    seen = []
+    for name, shift in (("plain", None), ("shifting", offset)):
+        learners.write_bundle(offset=shift)
+        arm, far = Arm(), np.zeros(3) if shift is None else shift
+        for step in range(1, 50):  # quarters, which float32 has not out there
+            arm.on_step[step] = lambda step=step, far=far: np.add(far, [step % 7 / 4, 0.5, -step % 5 / 4]).tolist()
+        arm.reset = lambda seed, far=far: np.add(far, [0.25, 0, seed]).tolist()  # type: ignore[assignment, method-assign]
+        with learning(state=name) as learner:
+            session = paced(learner, arm, rate_hz=rate) if rate else made(learner, arm, rate_hz=0)
+            arm.on_step[50] = lambda session=session, far=far: (session.stop(), far.tolist())[1]
+            status = session.run()
+            seen.append((arm.sent, status["steps"], learner.counters.refused_observations, learner._observed))
+            assert not any(status["control"]["fallbacks"].values())
+    assert seen[0] == seen[1]
+    assert seen[0][1:] == (50, 0, 50)
+
+
 def test_every_episode_has_the_next_seed_also_after_a_restart() -> None:
     arm = Arm()
     for _ in range(2):

@@ -385,11 +385,11 @@ def test_other_things_with_a_snapshots_name() -> None:
     os.mkfifo(_path(5))
     _path(6).symlink_to("nowhere")
     _path(7).write_bytes(pack_tensors("checkpoint", 1, {"champion": 1}, {}))
-    _path(8).write_bytes(pack_tensors("snapshot", 2, {"champion": 1}, {}))
+    _path(8).write_bytes(pack_tensors("snapshot", 3, {"champion": 1}, {}))
     _path(0).write_bytes(pack_tensors("snapshot", 1, {"champion": 0}, {}))
     with _store() as store:
         assert _newest(store) == 3
-        problems = ["format version 2", "holds 'checkpoint'", "link to nothing", "no ordinary file", "is a folder"]
+        problems = ["format version 3", "holds 'checkpoint'", "link to nothing", "no ordinary file", "is a folder"]
         for line, problem in zip(store.rejected, problems, strict=True):
             assert problem in line
         assert _write(store, 3) == 9

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from edgerl.errors import ConfigError, MissingExtraError, UnsupportedModelError
+from edgerl.export.c import COptions, Provenance, generate
 from edgerl.profiling.microcontroller import toolchain
 from edgerl.profiling.microcontroller.cycles import Block, cortex_m4_cycles, straight_runs
 from edgerl.profiling.microcontroller.emulator import (
@@ -27,6 +28,7 @@ from edgerl.profiling.microcontroller.emulator import (
 )
 from edgerl.profiling.microcontroller.measure import measure_policy
 from edgerl.profiling.microcontroller.toolchain import CORES, Function, compile_sources, find_core, worst_stack
+from tests.compact.policies import random_policy
 
 OBSERVATIONS = np.array([[0.5, -2.0, 3.25], [-1.0, 0.125, 7.0]], np.float32)
 
@@ -175,6 +177,24 @@ def test_the_emulated_core_computes_the_products(tmp_path: Path) -> None:
     assert figures["calls"] == 2
     assert figures["instructions_per_call"] < figures["modelled_cycles_per_call"] * 2  # it issues two at most
     assert "llvm-mca" in figures["cycle_model"]
+
+
+@pytest.mark.needs("arm-none-eabi-gcc", "qemu-system-arm")
+@pytest.mark.parametrize("core", ["cortex-m0plus", "cortex-m4f", "cortex-m7"])
+def test_the_emulated_core_subtracts_an_offset_in_double(core: str, tmp_path: Path) -> None:
+    """Two of them have no instruction for that: the compiler's own routines do it."""
+    policy = random_policy(0, (3, 8, 2), offset=True)
+    assert policy.observation_offset is not None
+    made = generate(policy, options=COptions(), provenance=Provenance("0" * 64))
+    for name, text in (("edgerl_policy.h", made.header), ("edgerl_policy.c", made.source)):
+        (tmp_path / name).write_text(text)
+    observations = policy.observation_offset + np.random.default_rng(0).normal(size=(4, 3))
+    measured = measure_policy([tmp_path / "edgerl_policy.c"], "edgerl_policy", observations, 2, core)
+    assert measured.counted is not None
+    seen = (observations.astype(np.longdouble) - policy.observation_offset).astype(np.float32)
+    span = policy.action_high.astype(np.float64) - policy.action_low
+    difference = measured.counted.actions - policy.without_offset(seen, np.float64)
+    assert np.abs(difference / span).max() < 1e-5
 
 
 @pytest.mark.needs("arm-none-eabi-gcc")
