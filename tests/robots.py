@@ -64,6 +64,52 @@ def chatty_robot() -> ChattyRobot:
     return ChattyRobot()
 
 
+class SurveyedRobot(gymnasium.Env[Any, Any]):
+    """A cart on a line of two metres that is to stand in its middle, whose coordinate is `far`, as a map has it.
+
+    Positions are multiples of 2^-20 m, so that adding `far` rounds nothing: what float64 sees is the same anywhere.
+    """
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float64)
+    action_space = gymnasium.spaces.Box(-1, 1, (1,))
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 10}
+
+    def __init__(
+        self, far: float = 0.0, dtype: type[np.floating[Any]] = np.float64, render_mode: str | None = None
+    ) -> None:
+        self.far, self.dtype, self.render_mode = far, dtype, render_mode
+
+    def render(self) -> Any:
+        return np.zeros((64, 96, 3), np.uint8)
+
+    def _observation(self) -> Any:
+        return np.array([self.far + self.position, self.speed], self.dtype)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed, options=options)
+        self.position, self.speed, self.age = np.rint(self.np_random.uniform(-1, 1) * 2**20) / 2**20, 0.0, 0
+        return self._observation(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.age += 1
+        self.speed = np.rint((0.5 * self.speed + 0.1 * float(action[0])) * 2**20) / 2**20
+        self.position = float(np.clip(self.position + self.speed, -1, 1))
+        return self._observation(), -abs(self.position), False, self.age == 40, {}
+
+
+def surveyed_robot(render_mode: str | None = None) -> SurveyedRobot:
+    return SurveyedRobot(far=5_800_000.0, render_mode=render_mode)
+
+
+def near_robot(render_mode: str | None = None) -> SurveyedRobot:
+    return SurveyedRobot(render_mode=render_mode)
+
+
+def surveyed_robot_in_float32() -> SurveyedRobot:
+    return SurveyedRobot(far=5_800_000.0, dtype=np.float32)
+
+
 def robot() -> Robot:
     return Robot()
 

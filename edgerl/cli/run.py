@@ -58,6 +58,7 @@ def command(
     with contextlib.ExitStack() as stack:
         stack.callback(environment.close)
         _refuse_misfit(policy, path, environment)
+        environment.observation_dtype = policy.observation_dtype
         simulation = _Simulation(environment, seed)
         fallback = np.clip(0, environment.action_low, environment.action_high)
         loop = ControlLoop(policy, simulation.observe, simulation.act, rate, fallback)
@@ -81,7 +82,7 @@ class _Simulation:
         self.finished: list[dict[str, float]] = []
         self.unfinished = {"return": 0.0, "steps": 0}
 
-    def observe(self) -> npt.NDArray[np.float32]:
+    def observe(self) -> npt.NDArray[np.floating[Any]]:
         """The present observation [n]."""
         return self._observation
 

@@ -29,10 +29,12 @@ LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 class Robot:
     """One robot: observations [n] float32, actions [m] float32 in the robot's own units.
 
-    `observation_dtype` may be set to float64, for a policy that has an observation offset.
+    `observation_dtype` may be set to float64, for a policy that has an observation offset. `given` is the last
+    observation [n] in the type that it came in.
     """
 
     observation_dtype: type[np.floating[Any]] = np.float32
+    given: npt.NDArray[Any]
 
     def __init__(self, name: str, environment: Any, n_observations: int, n_actions: int) -> None:
         """n_observations, n_actions: the policy's; where the object states its spaces, they must agree.
@@ -105,6 +107,9 @@ class Robot:
         flat = self._numbers(value, "observation")
         if flat.size != self.n_observations:
             raise self._error(f"{flat.size} numbers", "as observation", str(self.n_observations))
+        if self.observation_dtype is np.float64 and flat.dtype in (np.float32, np.float16):
+            raise self._error(f"{flat.dtype} numbers", "as observation", "float64, since the policy has an offset")
+        self.given = flat
         with np.errstate(over="ignore"):
             return flat.astype(self.observation_dtype)
 

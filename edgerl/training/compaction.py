@@ -107,7 +107,8 @@ def prune(
 
 
 def recorded_observations(folder: Path, checkpoint: Checkpoint, count: int) -> Array:
-    """Up to `count` observations [≤ count, n] of the run's replay memory, evenly spread from oldest to newest."""
+    """Up to `count` observations [≤ count, n] of the run's replay memory, evenly spread from oldest to newest; less the
+    offset, where the policy has one."""
     with closing(Replay.open_recorded(folder / run_folder.REPLAY, checkpoint.counters.replay_count)) as replay:
         if replay.n_observations != checkpoint.policy.n_observations:
             raise FileFormatError(
@@ -121,7 +122,8 @@ def recorded_observations(folder: Path, checkpoint: Checkpoint, count: int) -> A
 
 
 def _largest_difference(before: CompactPolicy, after: CompactPolicy, observations: Array) -> float:
-    difference = np.abs(before(observations).astype(np.float64) - after(observations))
+    actions = (policy.without_offset(observations) for policy in (before, after))
+    difference = np.abs(np.subtract(*actions, dtype=np.float64))
     return float((difference / (before.action_high - before.action_low)).max())
 
 
@@ -133,10 +135,11 @@ def _returns(checkpoint: Checkpoint, policies: Sequence[CompactPolicy], episodes
 
 
 def environment_of(checkpoint: Checkpoint) -> Environment:
-    """The environment of a run. Raises EnvironmentError, also where its policy belongs to another."""
+    """The environment of a run, for its policy. Raises EnvironmentError, also where its policy belongs to another."""
     environment, policy = make_for_run(checkpoint.config), checkpoint.policy
     sizes = (environment.n_observations, environment.n_actions)
     if sizes == (policy.n_observations, policy.n_actions):
+        environment.observation_dtype = policy.observation_dtype
         return environment
     environment.close()
     raise EnvironmentError(

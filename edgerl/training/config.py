@@ -23,6 +23,7 @@ from edgerl.training.topology import (
     Distribution,
     LayerPlan,
     OutputLayer,
+    describe_fixed_layers,
     plan_by_lambdas,
     plan_by_sparsity,
     plan_dense,
@@ -371,6 +372,13 @@ def drops_at_least_one(config: EvolutionConfig, update: int, last_update: int) -
     It does unless ζ is 0; under the cosine as long as at least half of ζ is left, which of one block rounds to one.
     """
     return config.drop_fraction > 0 and (config.drop_schedule == "constant" or 2 * update <= last_update)
+
+
+def notice_of_fixed_layers(config: Config, n_observations: int, n_actions: int) -> str | None:
+    """The line that a person should read where a run is to evolve, and a sparse layer is too small for it."""
+    if config.network.method != "ds-td3" or config.evolution.drop_fraction == 0:
+        return None
+    return describe_fixed_layers(*plan_networks(config.network, n_observations, n_actions))
 
 
 def n_step_at(config: TD3Config, update: int) -> int:

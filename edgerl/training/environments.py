@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgerl.compact.policy import action_scaling
+from edgerl.compact.policy import action_scaling, observation_dtype, shifted
 from edgerl.edge.robot import Robot, load_factory, problem
 from edgerl.errors import EnvironmentError, EnvironmentFault, nearest, reason, require
 from edgerl.training.config import Config
@@ -24,7 +24,11 @@ _log = logging.getLogger("edgerl")
 
 
 class Environment:
-    """One environment: observations [n] float32, actions [m] float32 in the environment's own units."""
+    """One environment: observations [n] float32, actions [m] float32 in the environment's own units.
+
+    With an `offset` (float64 [n], None: none) observations are less by it, subtracted in float64. For a policy that
+    subtracts its offset itself, `observation_dtype` may be set instead: to float64.
+    """
 
     def __init__(self, name: str, environment: Any, episode_limit: int | None = None) -> None:
         """episode_limit: steps after which an episode is truncated, whatever the environment says; None: never.
@@ -50,8 +54,38 @@ class Environment:
         specification = getattr(environment, "spec", None)
         self.own_episode_limit: int | None = getattr(specification, "max_episode_steps", None)
         self._robot = Robot(name, environment, self.n_observations, self.n_actions)
+        self._offset: npt.NDArray[np.float64] | None = None
         self._steps = 0
         self.episodes_cut = 0  # by episode_limit
+
+    @property
+    def offset(self) -> npt.NDArray[np.float64] | None:
+        """What is subtracted from every observation."""
+        return self._offset
+
+    @offset.setter
+    def offset(self, offset: npt.NDArray[np.float64] | None) -> None:
+        self._offset = offset
+        self._robot.observation_dtype = observation_dtype(offset)
+
+    @property
+    def observation_dtype(self) -> type[np.floating[Any]]:
+        """Of the observations where there is no offset."""
+        return self._robot.observation_dtype
+
+    @observation_dtype.setter
+    def observation_dtype(self, dtype: type[np.floating[Any]]) -> None:
+        self._robot.observation_dtype = dtype
+
+    @property
+    def observation(self) -> Vector:
+        """The last observation [n] once more, less the offset that there is now."""
+        return self._finite(self.given)
+
+    @property
+    def given(self) -> npt.NDArray[Any]:
+        """The last observation [n] as the environment gave it, in its own type, with nothing subtracted."""
+        return self._robot.given
 
     def reset(self, seed: int) -> Vector:
         """Start an episode that `seed` determines; the first observation [n]."""
@@ -91,7 +125,8 @@ class Environment:
         except EnvironmentError as error:
             _log.warning("%s", error)
 
-    def _finite(self, observation: Vector) -> Vector:
+    def _finite(self, given: npt.NDArray[Any]) -> Vector:
+        observation: Vector = shifted(given, self._offset)
         if not np.isfinite(observation).all():
             where = int(np.flatnonzero(~np.isfinite(observation))[0])
             raise EnvironmentFault(

@@ -34,7 +34,8 @@ from edgerl.signals import StopRequests, leave_at_the_second, stop_requests
 from edgerl.training import checkpoint as checkpoint_file
 from edgerl.training.agent import Agent
 from edgerl.training.checkpoint import Checkpoint, Counters, Returns
-from edgerl.training.config import PRESETS, Config, Preset, make_config, with_episode_limit
+from edgerl.training.config import PRESETS, Config, Preset, make_config, notice_of_fixed_layers, with_episode_limit
+from edgerl.training.digits import DigitWatch, offset_for
 from edgerl.training.engine import Notice, with_engine
 from edgerl.training.environments import Environment, Vector, make_for_run, resumes_bit_for_bit
 from edgerl.training.evaluate import evaluate, evaluation_seeds
@@ -129,6 +130,8 @@ def train(
             folder = run_folder.short(resume)
             check_latest(folder)
         agent = make_agent(config, environment.n_observations, environment.n_actions)
+        if line := notice_of_fixed_layers(config, environment.n_observations, environment.n_actions):
+            notice(line)
         if resume is None:
             stack.enter_context(new_folder(folder, config))
             usual, random = PRESETS[preset].start_steps, config.schedule.start_steps
@@ -187,6 +190,7 @@ class Trainer:
         self.evaluates_between_episodes = evaluation is environment
         schedule = self.config.schedule
         self.normalizer = Normalizer(environment.n_observations) if self.config.normalize else None
+        self.digits = DigitWatch(environment.n_observations)
         self.evaluation_seeds = evaluation_seeds(self.config.seed, schedule.evaluation_episodes)
         self.returns = Returns()
         self.best_policy: CompactPolicy | None = None
@@ -278,6 +282,9 @@ class Trainer:
     def _run_episode(self) -> None:
         seed = int(self.agent.draws.words(Purpose.EPISODE, self.episode, 1)[0])
         observation = self.environment.reset(seed)
+        if self.episode == 0 and self.normalizer is not None:
+            self._subtract(offset_for(self.environment.given))
+            observation = self.environment.observation
         self._observe(observation)
         self.episode += 1
         total, boundary = 0.0, Boundary.CONTINUES
@@ -365,9 +372,23 @@ class Trainer:
             self._told.add(topic)
             self._notice(text)
 
+    def _subtract(self, offset: npt.NDArray[np.float64] | None) -> None:
+        """From all observations of this run, as long as it lasts."""
+        for environment in (self.environment, self.evaluation_environment):
+            if environment is not None:
+                environment.offset = offset
+
     def _observe(self, observation: Vector) -> None:
+        if self.step <= self.config.schedule.start_steps:
+            self._watch_digits()
         if self.normalizer is not None:
             self.normalizer.observe(observation)
+
+    def _watch_digits(self) -> None:
+        self.digits.observe(self.environment.given, self.environment.offset)
+        is_complete = self.step == self.config.schedule.start_steps
+        if is_complete and (line := self.digits.notice(normalizes=self.config.normalize)):
+            self._tell_once("digits", line)
 
     def _normalized(self, observations: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return observations if self.normalizer is None else self.normalizer(observations)
@@ -449,10 +470,11 @@ class Trainer:
             observation_mean=None if self.normalizer is None else self.normalizer.mean,
             observation_scale=None if self.normalizer is None else self.normalizer.scale,
             metadata=about,
+            observation_offset=self.environment.offset,
         )
         n_rows = self.replay.size
-        example = self.replay.observations(np.array([n_rows - 1]))[0] if n_rows else np.zeros(policy.n_observations)
-        return policy.with_example(example)
+        seen = self.replay.observations(np.array([n_rows - 1]))[0] if n_rows else np.zeros(policy.n_observations)
+        return policy.with_example(policy.observation_of(seen))
 
     def _metrics_columns(self) -> list[str]:
         columns = ["step", "updates", "return_mean", "return_deviation", "training_return_mean", "faults"]
@@ -540,6 +562,7 @@ class Trainer:
         except ValueError as error:
             raise FileFormatError(f"{path} is not valid: {error}; train anew") from error
         self.counters, self.returns = checkpoint.counters, checkpoint.returns
+        self._subtract(checkpoint.policy.observation_offset)
         if self.config.policy == "best" and self.returns.best is not None:
             self.best_policy = checkpoint.policy
         if not (self.folder / run_folder.POLICY).exists():

@@ -205,7 +205,7 @@ def _densities_of_one_epsilon(pairs: Sequence[tuple[int, int]], connections: flo
         capped |= over
 
 
-def notice_of_fixed_layers(actor: Sequence[LayerPlan], critic: Sequence[LayerPlan]) -> str | None:
+def describe_fixed_layers(actor: Sequence[LayerPlan], critic: Sequence[LayerPlan]) -> str | None:
     """The line that names the sparse layers that evolution can't change; None where it can change all of them."""
     fixed = [
         f"layer {index} of the {network}"

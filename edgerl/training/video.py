@@ -58,6 +58,9 @@ class Playable(Protocol):
     @property
     def n_actions(self) -> int: ...
 
+    @property
+    def observation_dtype(self) -> type[np.floating[Any]]: ...
+
     def __call__(self, observation: Array) -> Array: ...
 
 
@@ -118,6 +121,7 @@ def play(
         closing(rendered(environment, width // 2 * 2, height // 2 * 2)) as filmed,
     ):
         refuse_misfit(policy, filmed)
+        filmed.observation_dtype = policy.observation_dtype
         rate = frames_per_second(filmed)
         every = max(1, round(rate / MOST_FRAMES_PER_SECOND[suffix]))
 

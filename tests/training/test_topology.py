@@ -18,9 +18,9 @@ from edgerl.training.topology import (
     LayerPlan,
     OutputLayer,
     block_magnitude,
+    describe_fixed_layers,
     draw_mask,
     expand,
-    notice_of_fixed_layers,
     plan_by_lambdas,
     plan_by_sparsity,
     plan_dense,
@@ -226,13 +226,13 @@ def test_a_layer_rewires_where_it_can_choose_what_moves_and_where_to(blocks: int
 def test_sparse_layers_that_cannot_rewire_are_named() -> None:
     actor = plan_by_sparsity((100, 100, 1, 1), 0.999, 1, distribution="uniform")  # 9 connections, 1, and a dense 1
     critic = plan_by_sparsity((101, 100, 1), 0.5, 1)
-    notice = notice_of_fixed_layers(actor, critic)
+    notice = describe_fixed_layers(actor, critic)
     assert notice is not None
     assert notice.startswith("layer 2 of the actor keeps its topology: drop and grow need two connections (or blocks)")
-    both = notice_of_fixed_layers(actor, actor)
+    both = describe_fixed_layers(actor, actor)
     assert both is not None
     assert both.startswith("layer 2 of the actor, layer 2 of the critics keep their topology")
-    assert notice_of_fixed_layers(critic, plan_dense((5, 5, 1))) is None, "what is dense has nothing to rewire"
+    assert describe_fixed_layers(critic, plan_dense((5, 5, 1))) is None, "what is dense has nothing to rewire"
 
 
 def test_a_layer_full_of_exact_zeros_still_evolves() -> None:
