@@ -62,6 +62,24 @@ def test_an_episode() -> None:
     assert (arm.actions[0].dtype, arm.actions[0].tolist()) == (np.float32, [0.5, -2])
 
 
+def test_float64_is_passed_on_where_it_is_asked_for_and_float32_refused_there() -> None:
+    arm = Arm(first=[5_800_000.25, 1, 2])
+    robot = Robot("arm", arm, 3, 2)
+    assert robot.reset(0).tolist() == [5_800_000.0, 1, 2], "the nearest float32"
+    assert robot.given.tolist() == [5_800_000.25, 1, 2]
+    robot.observation_dtype = np.float64
+    observation = robot.reset(0)
+    assert (observation.dtype, observation.tolist()) == (np.float64, [5_800_000.25, 1, 2])
+    arm.answer = (np.array([7, 8, 9]), 0.5, False, False, {})
+    assert robot.step(ACTION)[0].dtype == np.float64, "whole numbers lose nothing"
+    for dtype in (np.float32, np.float16):
+        arm.answer = (np.zeros(3, dtype), 0.5, False, False, {})
+        with pytest.raises(
+            EnvironmentError, match=r"arm returned float(32|16) numbers as observation .*; expected float64"
+        ):
+            robot.step(ACTION)
+
+
 def test_a_gymnasium_environment_is_one() -> None:
     robot = Robot("point", robots.terminating_robot(), 4, 2)
     ends = []

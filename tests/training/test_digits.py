@@ -25,6 +25,10 @@ from edgerl.edge.session import Schedule, Session
 from edgerl.errors import EnvironmentError, UnsupportedModelError
 from edgerl.export import export_policy
 from edgerl.export.c_learner import make_c_learner
+from edgerl.profiling.bundle import policy_data
+from edgerl.profiling.measure import Subject, measure_here
+from edgerl.profiling.measurement import benchmark_observations, largest_difference
+from edgerl.profiling.model import read_model
 from edgerl.training import checkpoint as checkpoint_file
 from edgerl.training import loop
 from edgerl.training.compaction import prune
@@ -262,6 +266,22 @@ def test_run_gives_the_policy_every_digit(
     assert report["cycles"] > 0
     assert report["fallbacks"]["inference_failed"] == 0
     assert report["last_error"] == ""
+
+
+def test_profiles_price_both_forms_of_a_policy_with_an_offset(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    export_policy(runs[1], "onnx", tmp_path / "policy.onnx")
+    near, far, graph = (read_model(path) for path in (*runs, tmp_path / "policy.onnx"))
+    assert far.layers == near.layers == graph.layers
+    assert far.constant_bytes == near.constant_bytes + 2 * 8
+    policy = policy_file.load(runs[1])
+    assert policy.observation_offset is not None
+    observations = benchmark_observations(policy)
+    assert np.abs(observations - policy.observation_offset).max() < 10 < observations.max()
+    result = measure_here(Subject("far", "0" * 64, policy, None, tmp_path / "policy.onnx"))
+    assert {one.runtime for one in result.measurements} == {"native", "onnxruntime"}
+    for one in result.measurements:
+        assert largest_difference(one, policy) < 1e-5
+    assert policy_data(policy, "0" * 64) == policy_data(policy.without_offset, "0" * 64)
 
 
 def test_a_film_shows_the_same_episode(runs: tuple[Path, Path]) -> None:

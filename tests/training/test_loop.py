@@ -108,6 +108,32 @@ def test_metrics_have_the_connections_of_every_layer_and_they_stay_constant(engi
     assert shares[0] < shares[-1] <= 1
 
 
+def test_a_layer_that_cannot_evolve_is_named_at_the_start() -> None:
+    lines: list[str] = []
+    options = {"hidden": (40, 1), "sparsity": 0.98, "distribution": "uniform", "output_layer": "sparse", "steps": 40}
+    _train("tiny", notice=lines.append, **options)
+    # The actor's 4-40-1-2 has 3 connections, 1 and 1 (rounded up from 0); the critics' 6-40-1-1 have 5, 1 and 1.
+    found = [line for line in lines if "topology" in line]
+    assert len(found) == 1
+    assert found[0].startswith(
+        "layer 2 of the actor, layer 3 of the actor, layer 2 of the critics keep their topology: drop and grow need "
+    )
+    for quiet in ({"method": "static-td3"}, {"drop_fraction": 0.0}, {"hidden": (16, 16), "sparsity": 0.5}):
+        lines.clear()
+        _train(f"quiet-{'-'.join(quiet)}", notice=lines.append, **(options | quiet))
+        assert not any("topology" in line for line in lines)
+
+
+@each_engine
+def test_small_layers_evolve_in_a_run(engine: str) -> None:
+    """At the paper's ζ a twentieth of so few weights rounds to none."""
+    folder = _train("small", hidden=(8, 8), sparsity=0.6, evolution_interval=10, steps=300, engine=engine)
+    tensors = checkpoint_file.read(folder / "checkpoint.safetensors").tensors
+    for name, mask in tensors.items():
+        if name.endswith(".mask"):
+            assert not np.array_equal(mask, tensors[name.replace(".mask", ".ever_active")]), f"{name} never changed"
+
+
 def test_events_hold_the_numbers_of_metrics() -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
