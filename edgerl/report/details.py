@@ -17,7 +17,7 @@ from edgerl.compact.pruning import compact
 from edgerl.profiling.model import ModelRows, policy_rows
 from edgerl.report import words
 from edgerl.report.budgets import device_budgets
-from edgerl.report.curves import readable
+from edgerl.report.curves import evaluations, readable, success_rates
 from edgerl.report.sources import Fit, Model, Run, Sources, Trial, evenly
 from edgerl.report.topology import (
     LayerPicture,
@@ -29,8 +29,8 @@ from edgerl.report.topology import (
     sensors,
     shown_network,
 )
-from edgerl.studies.statistics import FINAL_EVALUATIONS
 from edgerl.training.observations import fallback_names, observation_names
+from edgerl.training.returns import final_evaluations, mean_known, mean_of
 from edgerl.units import human_bytes, human_estimate
 
 Json = dict[str, Any]
@@ -183,16 +183,8 @@ def _named(policy: CompactPolicy, names: Sequence[str] | None) -> Sequence[str]:
 
 def _key_figures(run: Run, devices: Sequence[Json]) -> str:
     figures = []
-    returns, network = run.metrics.get("return_mean", np.zeros(0)), run.config.network
-    if len(returns):
-        last = returns[-FINAL_EVALUATIONS:]
-        figures.append(
-            ("return", words.spaced(last.mean()), f"mean of the last {words.count(len(last), 'evaluation')}")
-        )
-        done, wanted = run.metrics["step"][-1], run.config.schedule.steps
-        figures.append(("steps", words.spaced(done), "complete" if done >= wanted else f"of {words.spaced(wanted)}"))
-    else:
-        figures.append(("return", "–", "no evaluation yet"))
+    network = run.config.network
+    figures += _return_figures(run)
     if run.policy is not None and run.checkpoint is not None:
         figures.append(_policy_figure(run.policy))
         figures.append(("file", human_bytes(run.policy_bytes), "policy.safetensors"))
@@ -200,6 +192,29 @@ def _key_figures(run: Run, devices: Sequence[Json]) -> str:
     heading = f"{escape(run.name)}"
     about = f"{network.method} on {run.config.environment}, seed {run.config.seed}, {run.config.engine} engine"
     return _figures(heading, about, figures)
+
+
+def _return_figures(run: Run) -> list[tuple[str, str, str]]:
+    """Return, success rate where the environment tells of it, and steps."""
+    if not len(run.metrics.get("step", ())):
+        return [("return", "–", "no evaluation yet")]
+    evaluated, schedule = evaluations(run), run.config.schedule
+    done = run.metrics["step"][-1]
+    steps = (
+        "steps",
+        words.spaced(done),
+        "complete" if done >= schedule.steps else f"of {words.spaced(schedule.steps)}",
+    )
+    if not evaluated:
+        return [("return", "–", "nothing was evaluated"), steps]
+    final = final_evaluations(evaluated["step"], evaluated["return_mean"], schedule.start_steps)
+    if not len(final):
+        return [("return", "–", f"learning begins at step {words.spaced(schedule.start_steps)}"), steps]
+    of_which = mean_of(len(final))
+    figures = [("return", words.spaced(evaluated["return_mean"][final].mean()), of_which)]
+    if (success := mean_known(success_rates(evaluated)[final])) is not None:
+        figures.append(("success", f"{success:.0%}", of_which))
+    return [*figures, steps]
 
 
 def _model_figures(model: Model, devices: Sequence[Json]) -> str:
