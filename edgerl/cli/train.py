@@ -20,7 +20,15 @@ if TYPE_CHECKING:
 
 def command(
     env: Annotated[
-        str | None, typer.Option(help="Gymnasium id, or module:factory.", show_default="HalfCheetah-v5")
+        str | None, typer.Option(help="Gymnasium id, module:id, or module:factory.", show_default="HalfCheetah-v5")
+    ] = None,
+    env_arg: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="An argument of the environment: a number, true, false, or a text in quotes; repeatable.",
+            show_default=False,
+        ),
     ] = None,
     preset: Annotated[str, typer.Option(help="paper: its hyper-parameters for the task; quick: minutes.")] = "paper",
     method: Annotated[str | None, typer.Option(help="td3, static-td3 or ds-td3.", show_default="ds-td3")] = None,
@@ -112,9 +120,11 @@ def command(
 
     for module in ("torch", "gymnasium", "tensorboard"):
         require(module, "train")
+    from edgerl.training.arguments import parse
     from edgerl.training.loop import train
 
     options: dict[str, Any] = {
+        "env_args": parse(env_arg) if env_arg else None,
         "method": method,
         "sparsity": sparsity,
         "lambda1": lambda1,

@@ -11,9 +11,11 @@ from __future__ import annotations
 import importlib
 import inspect
 import math
+import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -141,13 +143,7 @@ def load_factory(name: str, **options: Any) -> Any:
     module, _, factory = name.partition(":")
     if not all(part.isidentifier() for part in (*module.split("."), factory)):
         raise EnvironmentError(f"environment {name!r} is no id and no module:factory; expected such as robots:walker")
-    folder = str(Path.cwd())
-    if folder not in sys.path:  # a robot is one Python file in the folder where the command runs
-        sys.path.insert(0, folder)
-    try:
-        make = getattr(importlib.import_module(module), factory, None)
-    except (Exception, SystemExit) as error:
-        raise EnvironmentError(f"environment {name!r}: cannot import {module!r} ({problem(error)})") from error
+    make = getattr(load_module(name), factory, None)
     if not callable(make):
         raise EnvironmentError(f"environment {name!r}: {module} has no function {factory!r}; expected module:factory")
     for option in options:
@@ -159,6 +155,38 @@ def load_factory(name: str, **options: Any) -> Any:
         return make(**options)
     except (Exception, SystemExit) as error:
         raise EnvironmentError(f"environment {name!r}: {factory}() failed ({problem(error)})") from error
+
+
+def load_module(name: str) -> ModuleType:
+    """The module of `module:factory` or `module:id`. Raises EnvironmentError."""
+    module = name.partition(":")[0]
+    folder = str(Path.cwd())
+    if folder not in sys.path:  # a robot is one Python file in the folder where the command runs
+        sys.path.insert(0, folder)
+    try:
+        return importlib.import_module(module)
+    except (Exception, SystemExit) as error:
+        raise EnvironmentError(f"environment {name!r}: cannot import {module!r} ({problem(error)})") from error
+
+
+def is_factory(name: str) -> bool:
+    """Whether what follows the colon of `module:name` is a function, and no id that gymnasium knows once the module was
+    imported, as in `my_package:MyEnv-v0`: an id may lack its version, and then looks like a function's name.
+
+    Raises EnvironmentError where the module cannot be imported.
+    """
+    module, colon, thing = name.partition(":")
+    if not colon or _ID.fullmatch(thing):
+        return False
+    if not all(part.isidentifier() for part in (*module.split("."), thing)) or hasattr(load_module(name), thing):
+        return True
+    gymnasium = sys.modules.get("gymnasium")  # which whoever registers an id has imported
+    return gymnasium is None or all(_VERSION.sub("", known) != thing for known in gymnasium.registry)
+
+
+_VERSION = re.compile(r"-v[0-9]+$")
+_ID = re.compile(r"([\w-]+/)?[\w.-]+-v[0-9]+|[\w-]+/[\w.-]+")
+"""What no function can be called: with a version, or with a namespace."""
 
 
 def problem(error: BaseException) -> str:

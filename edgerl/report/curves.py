@@ -70,20 +70,26 @@ def evaluations(run: Run) -> Columns:
     return {name: values[there] for name, values in run.metrics.items()} if there.any() else {}
 
 
+def _due(run: Run, steps: Array) -> Array:
+    """When evaluations at these steps fell due: earlier, where they wait for the end of a training episode."""
+    schedule = run.config.schedule
+    if run.config.evaluation != "between-episodes":
+        return steps
+    return np.where(steps >= schedule.steps, steps, steps - steps % schedule.evaluation_interval)
+
+
 def learning_curves(runs: Sequence[Run]) -> list[Curve]:
     """Grouped by task, method and whatever other setting differs among runs of these; those with evaluations."""
     evaluated = [run for run in runs if evaluations(run)]
-    labels = {
-        id(run): (run.config.environment, label) for run, label in zip(evaluated, group_labels(evaluated), strict=True)
-    }
+    labels = {id(run): (run.config.task, label) for run, label in zip(evaluated, group_labels(evaluated), strict=True)}
     ordered = sorted(evaluated, key=lambda run: labels[id(run)])
     return [_curve(*key, tuple(group)) for key, group in groupby(ordered, key=lambda run: labels[id(run)])]
 
 
 def group_labels(runs: Sequence[Run]) -> list[str]:
-    """Of each run its method, and the settings that differ among runs of its environment and method."""
+    """Of each run its method, and the settings that differ among runs of its task and method."""
     settings = [readable(run.config) for run in runs]
-    kinds = [(run.config.environment, run.config.network.method) for run in runs]
+    kinds = [(run.config.task, run.config.network.method) for run in runs]
     labels = []
     for own, kind in zip(settings, kinds, strict=True):
         others = [other for other, its_kind in zip(settings, kinds, strict=True) if its_kind == kind]
@@ -111,12 +117,12 @@ def _curve(task: str, label: str, every_run: tuple[Run, ...]) -> Curve:
     finished = tuple(run for run in every_run if run.metrics["step"][-1] >= run.config.schedule.steps)
     runs = finished or every_run
     schedule = runs[0].config.schedule
-    whole = [evaluations(run) for run in runs]
-    steps = _in_all([table["step"] for table in whole])
+    whole = [{**table, "due": _due(run, table["step"])} for run in runs for table in [evaluations(run)]]
+    steps = _in_all([table["due"] for table in whole])
     if not len(steps):
         names = " and ".join(run.name for run in runs[:2])
         raise FileFormatError(f"{names} have no evaluation at the same step; make a report of each")
-    tables = [{name: values[table["step"] <= steps[-1]] for name, values in table.items()} for table in whole]
+    tables = [{name: values[table["due"] <= steps[-1]] for name, values in table.items()} for table in whole]
     deviation = tables[0].get("return_deviation", np.zeros(len(tables[0]["step"])))
     last = [final_evaluations(table["step"], table["return_mean"], schedule.start_steps) for table in tables]
     finals = [mean_known(table["return_mean"][rows]) for table, rows in zip(tables, last, strict=True)]
@@ -128,7 +134,7 @@ def _curve(task: str, label: str, every_run: tuple[Run, ...]) -> Curve:
         n_of_setting=len(every_run),
         n_finished=len(finished),
         start_steps=schedule.start_steps,
-        returns=_band([(t["step"], t["return_mean"]) for t in tables], deviation, schedule.evaluation_episodes),
+        returns=_band([(t["due"], t["return_mean"]) for t in tables], deviation, schedule.evaluation_episodes),
         success=_success_band(tables, schedule.evaluation_episodes),
         final=_final([value for value in finals if value is not None]),
         final_success=mean_known(np.array(successes, np.float64)),
@@ -158,7 +164,7 @@ def _success_band(tables: Sequence[Columns], episodes: int) -> Band | None:
     """Of the evaluations in which every run tells of success; None where there is none."""
     rates = [success_rates(table) for table in tables]
     known = [~np.isnan(own) for own in rates]
-    points = [(table["step"][there], own[there]) for table, own, there in zip(tables, rates, known, strict=True)]
+    points = [(table["due"][there], own[there]) for table, own, there in zip(tables, rates, known, strict=True)]
     if not len(_in_all([steps for steps, _ in points])):
         return None
     band = _band(points, np.sqrt(points[0][1] * (1 - points[0][1])), episodes)
@@ -166,7 +172,7 @@ def _success_band(tables: Sequence[Columns], episodes: int) -> Band | None:
 
 
 def success_rates(table: Columns) -> Array:
-    """Of each row; NaN where the environment does not tell, and in runs of earlier versions; kept within what a share can be."""
+    """Of each row, from 0 to 1; NaN where the environment does not tell, and in runs of earlier versions."""
     return np.clip(table.get("success_rate", np.full(len(table["step"]), np.nan)), 0, 1)
 
 

@@ -90,7 +90,7 @@ def _short(value: Any) -> Any:
 
 
 def _lead(sources: Sources) -> str:
-    runs, tasks = len(sources.runs), {run.config.environment for run in sources.runs}
+    runs, tasks = len(sources.runs), {run.config.task for run in sources.runs}
     parts = []
     if runs:
         parts.append(

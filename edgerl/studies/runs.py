@@ -95,8 +95,8 @@ def _anew(folder: Path) -> str:
 def _difference(found: Config, expected: Config) -> str:
     """The first value that differs: network.sparsity 0.5, expected 0.9."""
     own, wanted = flat(found), flat(expected)
-    name = next(name for name in own if own[name] != wanted[name])
-    return f"{name} {quoted(own[name])}, expected {quoted(wanted[name])}"
+    name = next(name for name in {**own, **wanted} if own.get(name) != wanted.get(name))
+    return f"{name} {quoted(own.get(name))}, expected {quoted(wanted.get(name))}"
 
 
 def prepare(folder: Path, run: PlannedRun) -> None:

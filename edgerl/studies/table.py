@@ -47,7 +47,7 @@ class Figure:
 class Row:
     """The runs that differ in their seed alone. None: there is no such figure, or nothing to compare with."""
 
-    environment: str
+    environment: str  # with its arguments, where it has any
     method: str
     settings: dict[str, Any]
     runs: int  # finished
@@ -133,7 +133,7 @@ def make_table(study: Study, runs: Sequence[PlannedRun], folder: Path) -> Table:
         finished=finished,
         planned=len(runs),
         rows=tuple(_row(group, _dense_of(group, groups)) for group in groups),
-        overall=_overall(groups) if len({run.config.environment for run in runs}) > 1 else (),
+        overall=_overall(groups) if len({run.config.task for run in runs}) > 1 else (),
     )
 
 
@@ -150,11 +150,11 @@ def _read(runs: Sequence[PlannedRun], folder: Path) -> list[_Group]:
 
 
 def _dense_of(group: _Group, groups: Sequence[_Group]) -> _Group | None:
-    """The dense TD3 of the same environment whose settings, where it has any, are the group's."""
+    """The dense TD3 of the same task whose settings, where it has any, are the group's."""
     run = group.run
     for other in groups:
         same = other.run.settings.items() <= run.settings.items()
-        if other.run.method == DENSE and other.run.config.environment == run.config.environment and same:
+        if other.run.method == DENSE and other.run.config.task == run.config.task and same:
             return other if len(other.finals) else None
     return None
 
@@ -170,7 +170,7 @@ def _row(group: _Group, dense: _Group | None) -> Row:
     if dense is not None and evaluations == FINAL_EVALUATIONS:
         reached = [steps_to_reach(curve, float(dense.finals.mean())) for curve in group.curves]
     return Row(
-        environment=run.config.environment,
+        environment=run.config.task,
         method=run.method,
         settings=dict(run.settings),
         runs=len(group.curves),
@@ -193,10 +193,11 @@ def _row(group: _Group, dense: _Group | None) -> Row:
 
 
 def _is_papers(run: PlannedRun) -> bool:
-    """Whether the run is the paper's but for its length: networks, evolution, and TD3's options."""
+    """Whether the run is the paper's but for its length: task, networks, evolution, and TD3's options."""
     config = run.config
     papers = make_config(environment=config.environment, method=config.network.method)
-    return all(getattr(config, part) == getattr(papers, part) for part in ("network", "evolution", "td3", "normalize"))
+    parts = ("network", "evolution", "td3", "normalize", "env_args")
+    return all(getattr(config, part) == getattr(papers, part) for part in parts)
 
 
 def _median_steps(reached: Sequence[int | None] | None) -> float | None:
@@ -219,7 +220,7 @@ def _figure(values: npt.NDArray[np.float64]) -> Figure | None:
 
 def _overall(groups: Sequence[_Group]) -> tuple[Overall, ...]:
     """Only environments in which the group and dense TD3 both have finished runs count, and all must have them."""
-    environments = {group.run.config.environment for group in groups}
+    environments = {group.run.config.task for group in groups}
     found: dict[tuple[str, Any], list[_Group]] = {}
     for group in groups:
         found.setdefault(group.run.group[1:], []).append(group)

@@ -19,6 +19,7 @@ from typing import Any, Literal, get_args, get_type_hints
 from edgerl.compact.file import MAXIMUM_NETWORK_POSITIONS
 from edgerl.compact.policy import MAXIMUM_POSITIONS, MAXIMUM_UNITS
 from edgerl.errors import ConfigError, nearest
+from edgerl.training.arguments import NOTHING, Arguments, checked, task
 from edgerl.training.topology import (
     Distribution,
     LayerPlan,
@@ -108,6 +109,7 @@ class Config:
     """A whole run; the same configuration, machine and thread count give the same bits."""
 
     environment: str = "HalfCheetah-v5"
+    env_args: Arguments = field(default=NOTHING, metadata=NEW)  # of the function that makes the environment
     seed: int = _number(0, "any", "[0, 18446744073709551615]", "edgerl")
     normalize: bool = False
     policy: PolicyChoice = "last"
@@ -121,6 +123,14 @@ class Config:
     evolution: EvolutionConfig = field(default_factory=EvolutionConfig)
     td3: TD3Config = field(default_factory=TD3Config)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "env_args", checked(self.env_args))
+
+    @property
+    def task(self) -> str:
+        """The environment with its arguments: what returns are comparable in."""
+        return task(self.environment, self.env_args)
 
 
 PAPER_LAMBDAS = {"HalfCheetah": (7, 64), "Hopper": (7, 64), "Walker2d": (7, 64), "Ant": (40, 64), "Humanoid": (61, 64)}

@@ -13,13 +13,13 @@ from pathlib import Path
 from edgerl import run_folder
 from edgerl.errors import EdgerlError, FileFormatError, OutputError, reason
 from edgerl.files import MAXIMUM_JSON_BYTES, read_text, write_atomically
+from edgerl.training.arguments import slug
 from edgerl.training.config import Config, from_json, to_json
 
 
 def default_folder(config: Config) -> Path:
     """The first free name under runs/."""
-    environment = config.environment.replace(":", "-").replace("/", "-")
-    stem = f"{environment}-{config.network.method}-seed{config.seed}"
+    stem = f"{slug(config.environment, config.env_args)}-{config.network.method}-seed{config.seed}"
     names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
     return next(path for name in names if not (path := run_folder.RUNS / name).exists())
 

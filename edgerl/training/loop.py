@@ -431,7 +431,7 @@ class Trainer:
         """The actor as it is: masked weights stored at their connections, no unit removed."""
         layers = [make_layer(weight, bias, self.config.network.block) for weight, bias in self.agent.actor_layers()]
         shapes = [plan.shape for name, network in self.agent.networks if name == "actor" for plan in network.plans]
-        about = {
+        about: dict[str, Any] = {
             "edgerl": __version__,
             "environment": self.config.environment,
             "method": self.config.network.method,
@@ -442,6 +442,8 @@ class Trainer:
             "trained_architecture": architecture(shapes),
             "evaluation_return": self.returns.last,
         }
+        if self.config.env_args:
+            about["env_args"] = dict(self.config.env_args)
         policy = CompactPolicy(
             layers=tuple(layers),
             action_low=self.environment.action_low,

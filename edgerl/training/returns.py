@@ -16,8 +16,8 @@ Array = npt.NDArray[Any]
 FINAL_EVALUATIONS = 10
 """As in the paper."""
 
-MAY_BE_EMPTY = frozenset(("return_mean", "return_deviation", "success_rate"))
-"""Columns of metrics.csv without a number where nothing was evaluated, or the environment tells of no success."""
+MAY_BE_EMPTY = frozenset(("return_mean", "return_deviation", "success_rate", "training_return_mean", "faults"))
+"""Columns of metrics.csv without a number where nothing was measured; in rows of 0.1.0 the last three are."""
 
 
 def since_learning(steps: Array, returns: Array, start_steps: int) -> npt.NDArray[np.bool_]:
@@ -41,5 +41,5 @@ def mean_known(values: Array) -> float | None:
 
 
 def mean_of(evaluations: int) -> str:
-    """In words what a return is the mean of, where there are so many evaluations: the mean of the last 4 evaluations."""
+    """In words what a return of so many evaluations is: the mean of the last 4 evaluations."""
     return "the last evaluation" if evaluations == 1 else f"the mean of the last {evaluations} evaluations"

@@ -656,6 +656,55 @@ def test_lost_metrics_are_refused() -> None:
         edgerl.train(resume="run")
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("step,", "steps,", r"metrics\.csv has other columns than this run"),
+        ("step,", "faults,", r"metrics\.csv has other columns than this run"),
+        ("100,", "a,", r"metrics\.csv holds something that is no number \(could not convert string to float: 'a'\)"),
+        ("100,", ",", r"metrics\.csv has a row without a step; restore the file"),
+        ("100,", "inf,", r"metrics\.csv has a row without a step; restore the file"),
+    ],
+)
+def test_damaged_metrics_are_refused(old: str, new: str, message: str) -> None:
+    path = _train("run", steps=200) / "metrics.csv"
+    text = path.read_text()
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(FileFormatError, match=message):
+        edgerl.train(resume="run")
+
+
+def test_metrics_of_an_earlier_version_go_on_with_the_columns_of_this_one() -> None:
+    """0.1.0 had three columns less, and in another order: its rows are kept, empty where it did not measure."""
+    whole = _train("whole")
+
+    def stop(status: Any) -> None:
+        if status.step == 200:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(edgerl.errors.Interrupted, match="go on with"):
+        edgerl.train("robots:robot", out="run", report=stop, **SMALL)
+    new = ("success_rate", "training_return_mean", "faults")
+    path = Path("run/metrics.csv")
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [name for name in sorted(rows[0]) if name not in new])
+        writer.writeheader()
+        writer.writerows({name: value for name, value in row.items() if name not in new} for row in rows)
+    edgerl.train(resume="run")
+    expected = [
+        {name: value for name, value in row.items() if row["step"] > 200 or name not in new} for row in _state(whole)[3]
+    ]
+    assert _state(Path("run"))[3] == expected
+    header = (whole / "metrics.csv").read_text().splitlines()[0]
+    assert path.read_text().splitlines()[0] == header
+    from edgerl.report import sources
+
+    table = sources.read([Path("run")]).runs[0].metrics
+    assert np.isnan(table["faults"]).tolist() == [True, True, False, False]
+
+
 def test_a_run_is_in_one_process_at_a_time() -> None:
     folder = _train("run")
     held = Replay(folder / "replay.bin", 4, 2, 90, slack=120, count=400)
