@@ -106,7 +106,10 @@ def command(
     out: Annotated[
         Path | None, typer.Option(help="Run folder to make.", show_default="runs/<env>-<method>-seed<seed>")
     ] = None,
-    resume: Annotated[Path | None, typer.Option(help="Go on with this run folder, to bit-identical results.")] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(help="Go on with this run folder, to bit-identical results; with --steps to another end."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Train a policy, sparse from the first step.
@@ -204,7 +207,9 @@ class _Progress:
         rate = status.session_steps / max(status.session_seconds, 1e-9)
         numbers = [f"{status.step}/{status.steps}", f"{rate:.0f} steps/s"]
         numbers.append(f"ETA {human_seconds((status.steps - status.step) / max(rate, 1e-9))}")
-        if status.evaluation_return is not None:
+        if status.step < status.start_steps:
+            numbers.append(f"random steps until {status.start_steps}")
+        elif status.evaluation_return is not None:
             numbers.append(f"return {status.evaluation_return:.1f}")
         elif status.training_return is not None:
             numbers.append(f"return in training {status.training_return:.1f}")
@@ -216,6 +221,15 @@ class _Progress:
             self._progress.update(self._task, completed=status.step, numbers=shown)
 
 
+def _returned(result: RunResult) -> str:
+    from edgerl.training.returns import mean_of
+
+    rate = result.final_success_rate
+    success = "" if rate is None else f", success {rate:.0%}"
+    which = mean_of(result.final_evaluations)
+    return f"return {result.final_return:.1f}{success}: {which}; of the best {result.best_return:.1f}"
+
+
 def _print(result: RunResult, as_json: bool) -> None:
     if as_json:
         print_json(
@@ -224,6 +238,8 @@ def _print(result: RunResult, as_json: bool) -> None:
                 "policy": str(result.policy),
                 "steps": result.steps,
                 "final_return": result.final_return,
+                "final_evaluations": result.final_evaluations,
+                "final_success_rate": result.final_success_rate,
                 "best_return": result.best_return,
                 "elapsed_seconds": result.elapsed_seconds,
                 "faults": result.faults,
@@ -231,8 +247,8 @@ def _print(result: RunResult, as_json: bool) -> None:
         )
         return
     print(f"{result.steps} steps in {human_seconds(result.elapsed_seconds)}")
-    if result.final_return is not None and result.best_return is not None:
-        print(f"return of the last evaluation {result.final_return:.1f}, of the best {result.best_return:.1f}")
+    if result.final_return is not None:
+        print(_returned(result))
     if result.faults:
         print(f"faults of the environment: {result.faults}")
     print(f"policy {result.policy}")

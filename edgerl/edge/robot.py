@@ -45,10 +45,11 @@ class Robot:
         self._stated_shape("observation_space", n_observations)
         self._action_shape = self._stated_shape("action_space", n_actions)
         self._steps, self._seed = 0, 0
+        self.success: bool | None = None  # what the last step said, see _success
 
     def reset(self, seed: int) -> Vector:
         """Start an episode; the first observation [n]. A `reset` that takes no seed is called without."""
-        self._steps, self._seed = 0, seed
+        self._steps, self._seed, self.success = 0, seed, None
         options = {"seed": seed} if self._takes_seed else {}
         answer = self._ask(lambda: self._environment.reset(**options))
         return self._observation(answer[0] if _is_with_info(answer) else answer)
@@ -63,7 +64,8 @@ class Robot:
         answer = self._ask(lambda: self._environment.step(shaped))
         if not isinstance(answer, tuple | list) or len(answer) != 5:
             raise self._error(_kind(answer), "from step()", "observation, reward, terminated, truncated, info")
-        observation, reward, terminated, truncated, _ = answer
+        observation, reward, terminated, truncated, info = answer
+        self.success = _success(info)
         return (
             self._observation(observation),
             self._reward(reward),
@@ -201,6 +203,16 @@ def _takes(function: Callable[..., Any], name: str) -> bool:
     except (TypeError, ValueError):  # a function without one, as of an extension module
         return True
     return any(p.name == name or p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+
+
+def _success(info: Any) -> bool | None:
+    """What `info` says of the task, in the words of gymnasium-robotics or of Meta-World: True, False, 1 or 0; None
+    where it says anything else, or nothing."""
+    if not isinstance(info, Mapping):
+        return None
+    said = info.get("is_success", info.get("success"))
+    is_told = isinstance(said, bool | int | float | np.bool_ | np.number) and said in (0, 1)
+    return bool(said) if is_told else None
 
 
 def _is_with_info(answer: Any) -> bool:

@@ -71,10 +71,8 @@ def evaluations(run: Run) -> Columns:
 
 
 def _due(run: Run, steps: Array) -> Array:
-    """When evaluations at these steps fell due: earlier, where they wait for the end of a training episode."""
+    """When evaluations at these steps fell due: earlier, where they had to wait for the end of a training episode."""
     schedule = run.config.schedule
-    if run.config.evaluation != "between-episodes":
-        return steps
     return np.where(steps >= schedule.steps, steps, steps - steps % schedule.evaluation_interval)
 
 
@@ -117,13 +115,14 @@ def _curve(task: str, label: str, every_run: tuple[Run, ...]) -> Curve:
     finished = tuple(run for run in every_run if run.metrics["step"][-1] >= run.config.schedule.steps)
     runs = finished or every_run
     schedule = runs[0].config.schedule
-    whole = [{**table, "due": _due(run, table["step"])} for run in runs for table in [evaluations(run)]]
+    whole = [
+        {**table, "due": _due(run, table["step"])} for run, table in zip(runs, map(evaluations, runs), strict=True)
+    ]
     steps = _in_all([table["due"] for table in whole])
     if not len(steps):
         names = " and ".join(run.name for run in runs[:2])
         raise FileFormatError(f"{names} have no evaluation at the same step; make a report of each")
     tables = [{name: values[table["due"] <= steps[-1]] for name, values in table.items()} for table in whole]
-    deviation = tables[0].get("return_deviation", np.zeros(len(tables[0]["step"])))
     last = [final_evaluations(table["step"], table["return_mean"], schedule.start_steps) for table in tables]
     finals = [mean_known(table["return_mean"][rows]) for table, rows in zip(tables, last, strict=True)]
     successes = [mean_known(success_rates(table)[rows]) for table, rows in zip(tables, last, strict=True)]
@@ -134,7 +133,7 @@ def _curve(task: str, label: str, every_run: tuple[Run, ...]) -> Curve:
         n_of_setting=len(every_run),
         n_finished=len(finished),
         start_steps=schedule.start_steps,
-        returns=_band([(t["due"], t["return_mean"]) for t in tables], deviation, schedule.evaluation_episodes),
+        returns=_returns_band(tables, schedule.evaluation_episodes),
         success=_success_band(tables, schedule.evaluation_episodes),
         final=_final([value for value in finals if value is not None]),
         final_success=mean_known(np.array(successes, np.float64)),
@@ -149,25 +148,45 @@ def _in_all(steps: Sequence[Array]) -> Array:
     return common
 
 
-def _band(points: Sequence[tuple[Array, Array]], deviation: Array, episodes: int) -> Band:
-    """points: (steps, values) of each run, which have steps in common. deviation: over the episodes of each evaluation,
-    with n as the divisor; it counts where there is one run alone."""
-    steps = _in_all([own for own, _ in points])
-    values = np.stack([own_values[np.searchsorted(own, steps)] for own, own_values in points])
-    if len(points) > 1:
+@dataclass(frozen=True)
+class _Points:
+    """One run: steps at which evaluations fell due, each once, the values, and deviations over the episodes."""
+
+    steps: Array
+    values: Array
+    deviations: Array  # which divide by n
+
+
+def _points(table: Columns, values: Array, deviations: Array) -> _Points:
+    known = ~np.isnan(values)
+    steps, first = np.unique(table["due"][known], return_index=True)  # an end that was extended may share one
+    return _Points(steps, values[known][first], deviations[known][first])
+
+
+def _band(runs: Sequence[_Points], episodes: int) -> Band:
+    """Of runs that have steps in common; of one alone, with the interval of the mean over an evaluation's episodes."""
+    steps = _in_all([run.steps for run in runs])
+    values = np.stack([run.values[np.searchsorted(run.steps, steps)] for run in runs])
+    if len(runs) > 1:
         return Band(steps, *interquartile_means(values))
-    margin = NORMAL_QUANTILE * deviation / np.sqrt(max(episodes - 1, 1))
+    margin = NORMAL_QUANTILE * runs[0].deviations / np.sqrt(max(episodes - 1, 1))
     return Band(steps, values[0], values[0] - margin, values[0] + margin)
+
+
+def _returns_band(tables: Sequence[Columns], episodes: int) -> Band:
+    deviations = [table.get("return_deviation", np.zeros(len(table["step"]))) for table in tables]
+    pairs = zip(tables, deviations, strict=True)
+    return _band([_points(table, table["return_mean"], deviation) for table, deviation in pairs], episodes)
 
 
 def _success_band(tables: Sequence[Columns], episodes: int) -> Band | None:
     """Of the evaluations in which every run tells of success; None where there is none."""
     rates = [success_rates(table) for table in tables]
-    known = [~np.isnan(own) for own in rates]
-    points = [(table["due"][there], own[there]) for table, own, there in zip(tables, rates, known, strict=True)]
-    if not len(_in_all([steps for steps, _ in points])):
+    pairs = zip(tables, rates, strict=True)
+    runs = [_points(table, own, np.sqrt(own * (1 - own))) for table, own in pairs]
+    if not len(_in_all([run.steps for run in runs])):
         return None
-    band = _band(points, np.sqrt(points[0][1] * (1 - points[0][1])), episodes)
+    band = _band(runs, episodes)
     return replace(band, low=np.maximum(band.low, 0), high=np.minimum(band.high, 1))
 
 

@@ -21,7 +21,7 @@ from edgerl.profiling.model import ModelRows, policy_rows, read_model
 from edgerl.studies.study import RECORD
 from edgerl.training import checkpoint as checkpoint_file
 from edgerl.training.checkpoint import Checkpoint
-from edgerl.training.config import Config
+from edgerl.training.config import Config, is_continued_by
 from edgerl.training.folder import read_config
 from edgerl.training.records import read_versions
 from edgerl.training.returns import FINAL_EVALUATIONS, MAY_BE_EMPTY
@@ -179,7 +179,7 @@ def _read_run(folder: Path, name: str) -> Run:
     policy_path, checkpoint_path = folder / run_folder.POLICY, folder / run_folder.CHECKPOINT
     has_policy = _is_named(policy_path)
     checkpoint = checkpoint_file.read(checkpoint_path) if _is_named(checkpoint_path) else None
-    if checkpoint is not None and checkpoint.config != config:
+    if checkpoint is not None and not is_continued_by(checkpoint.config, config):
         raise FileFormatError(
             f"{checkpoint_path} is of another configuration than {folder / run_folder.CONFIG}; restore that file"
         )

@@ -14,11 +14,11 @@ import numpy.typing as npt
 
 from edgerl import run_folder
 from edgerl.errors import ConfigError, FileFormatError, OutputError, quoted, reason
-from edgerl.files import TEMPORARIES, read_bytes, write_atomically
+from edgerl.files import TEMPORARIES, read_bytes
 from edgerl.studies.grid import PlannedRun
 from edgerl.training import checkpoint as checkpoint_file
-from edgerl.training.config import Config, flat, to_json
-from edgerl.training.folder import read_config
+from edgerl.training.config import Config, flat
+from edgerl.training.folder import read_config, write_config
 from edgerl.training.returns import final_evaluations, since_learning
 
 LARGEST_RETURN = 1e100
@@ -108,7 +108,7 @@ def prepare(folder: Path, run: PlannedRun) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"cannot make {folder}: {error.strerror}; choose another --out") from error
-    write_atomically(folder / run_folder.CONFIG, to_json(run.config).encode())
+    write_config(folder, run.config)
 
 
 def read_curve(folder: Path, start_steps: int, *, rows: int | None = None) -> Curve:

@@ -76,6 +76,11 @@ class Environment:
             truncated = True
         return self._finite(observation), reward, terminated, truncated
 
+    @property
+    def success(self) -> bool | None:
+        """Whether the last step said that the episode's task is done; None where it did not tell."""
+        return self._robot.success
+
     def scale(self, action: Vector) -> Vector:
         """Actions in [−1, 1] in the environment's units, per dimension."""
         scaled: Vector = self._centre + self._half_range * action

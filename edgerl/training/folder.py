@@ -39,7 +39,7 @@ def new_folder(folder: Path, config: Config) -> Iterator[None]:
     except OSError as error:
         raise OutputError(f"cannot make {folder}: {error.strerror}; choose another --out") from error
     try:
-        write_atomically(folder / run_folder.CONFIG, to_json(config).encode())
+        write_config(folder, config)
         yield
     except EdgerlError:
         if not (folder / run_folder.CHECKPOINT).exists():
@@ -48,6 +48,11 @@ def new_folder(folder: Path, config: Config) -> Iterator[None]:
                 for parent in made[1:]:
                     parent.rmdir()
         raise
+
+
+def write_config(folder: Path, config: Config) -> None:
+    """The configuration of a run; for who makes the folder, or holds the run. Raises OutputError."""
+    write_atomically(folder / run_folder.CONFIG, to_json(config).encode())
 
 
 def read_config(folder: Path) -> Config:

@@ -41,7 +41,9 @@ def run_with(at: list[float], returns: list[float], **options: Any) -> Any:
     """As much of a run as curves need; a step takes a second."""
     metrics = {"step": np.array(at), "return_mean": np.array(returns), "return_deviation": np.full(len(at), 3.0)}
     metrics["elapsed_seconds"] = metrics["step"]
-    return SimpleNamespace(config=make_config(**({"start_steps": 1} | options)), metrics=metrics, name="run")
+    return SimpleNamespace(
+        config=make_config(**({"start_steps": 1, "evaluation_interval": 1} | options)), metrics=metrics, name="run"
+    )
 
 
 def test_runs_of_one_setting_share_a_curve_and_a_seed_is_no_setting() -> None:

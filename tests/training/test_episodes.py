@@ -196,20 +196,20 @@ def test_a_stop_leaves_an_evaluation_out_and_the_resumed_run_makes_it(
     at: int, evaluation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = _train("whole", env="robots:slow_robot", evaluation=evaluation)
-    evaluate = loop.evaluate
+    play = loop.play
 
     def slow(environment: Any, act: Any, seeds: Any, on_fault: Any) -> Any:
         if len(read_metrics(Path("run"))) == at // 100 - 1:
             os.kill(os.getpid(), signal.SIGTERM)
             seeds = [*seeds] * 10_000
-        return evaluate(environment, act, seeds, on_fault)
+        return play(environment, act, seeds, on_fault)
 
-    monkeypatch.setattr(loop, "evaluate", slow)
+    monkeypatch.setattr(loop, "play", slow)
     with pytest.raises(Interrupted, match="stopped at step") as stopped:
         _train("run", env="robots:slow_robot", evaluation=evaluation)
     assert stopped.value.exit_code == 143
     assert len(read_metrics(Path("run"))) == at // 100 - 1
-    monkeypatch.setattr(loop, "evaluate", evaluate)
+    monkeypatch.setattr(loop, "play", play)
     edgerl.train(resume="run")
     rows, expected = read_metrics(Path("run")), read_metrics(whole)
     assert [row["step"] for row in rows][: at // 100] == [row["step"] for row in expected][: at // 100]
