@@ -302,3 +302,21 @@ class UnclosableRobot(Robot):
 
 def unclosable_robot() -> UnclosableRobot:
     return UnclosableRobot()
+
+
+class GoalRobot(Robot):
+    """Tells at each step whether it is near the middle, in the word and the type of its choice."""
+
+    def __init__(self, length: int = 37, word: str = "is_success", near: float = 1.0, kind: str = "bool") -> None:
+        super().__init__(length)
+        self.word, self.near, self.kind = word, near, kind
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = super().step(action)
+        told = abs(self.state[0]) < self.near
+        kinds = {"bool": bool(told), "float32": np.float32(told), "numpy": np.bool_(told), "words": "near"}
+        return observation, reward, terminated, truncated, {**info, self.word: kinds[self.kind]}
+
+
+def goal_robot(word: str = "is_success", near: float = 1.0, kind: str = "bool") -> GoalRobot:
+    return GoalRobot(word=word, near=near, kind=kind)

@@ -204,21 +204,26 @@ class _Progress:
 
     def report(self, status: Status) -> None:
         """Move the bar."""
-        rate = status.session_steps / max(status.session_seconds, 1e-9)
-        numbers = [f"{status.step}/{status.steps}", f"{rate:.0f} steps/s"]
-        numbers.append(f"ETA {human_seconds((status.steps - status.step) / max(rate, 1e-9))}")
-        if status.step < status.start_steps:
-            numbers.append(f"random steps until {status.start_steps}")
-        elif status.evaluation_return is not None:
-            numbers.append(f"return {status.evaluation_return:.1f}")
-        elif status.training_return is not None:
-            numbers.append(f"return in training {status.training_return:.1f}")
-        shown = "  ".join(numbers)
+        shown = described(status)
         with CLOSED_PIPE:
             if self._task is None:
                 self._task = self._progress.add_task("", total=status.steps, numbers=shown)
                 self._progress.start()
             self._progress.update(self._task, completed=status.step, numbers=shown)
+
+
+def described(status: Status) -> str:
+    """What stands beside the bar."""
+    rate = status.session_steps / max(status.session_seconds, 1e-9)
+    numbers = [f"{status.step}/{status.steps}", f"{rate:.0f} steps/s"]
+    numbers.append(f"ETA {human_seconds((status.steps - status.step) / max(rate, 1e-9))}")
+    if status.step < status.start_steps:
+        numbers.append(f"random steps until {status.start_steps}")
+    elif status.evaluation_return is not None:
+        numbers.append(f"return {status.evaluation_return:.1f}")
+    elif status.training_return is not None:
+        numbers.append(f"return in training {status.training_return:.1f}")
+    return "  ".join(numbers)
 
 
 def _returned(result: RunResult) -> str:

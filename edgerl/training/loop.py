@@ -82,7 +82,7 @@ class Status:
     session_steps: int  # since this process took the run up
     session_seconds: float
     start_steps: int  # random ones, before learning begins
-    evaluation_return: float | None  # mean of the last evaluation
+    evaluation_return: float | None  # mean of the last evaluation since learning began
     training_return: float | None  # mean of the training episodes since
 
 
@@ -537,13 +537,14 @@ class Trainer:
         return row
 
     def _status(self) -> Status:
+        start_steps = self.config.schedule.start_steps
         return Status(
             step=self.step,
             steps=self.config.schedule.steps,
             session_steps=self.step - self._first_step,
             session_seconds=time.monotonic() - self._started,
-            start_steps=self.config.schedule.start_steps,
-            evaluation_return=self.returns.last,
+            start_steps=start_steps,
+            evaluation_return=self.returns.last if self.log.last_step > start_steps else None,
             training_return=self.returns.training,
         )
 

@@ -609,7 +609,9 @@ def test_default_folders_never_collide() -> None:
 
 
 def test_resume_takes_no_other_option() -> None:
-    with pytest.raises(ConfigError, match="--resume takes everything from the run; leave out all other options"):
+    with pytest.raises(
+        ConfigError, match="--resume takes everything but --steps from the run; leave out all other options"
+    ):
         edgerl.train(resume="run", seed=3)
 
 
