@@ -39,16 +39,16 @@ class PaintedRobot(Robot):
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 10}
 
-    def __init__(self, render_mode: str | None) -> None:
-        super().__init__(length=5)
+    def __init__(self, render_mode: str | None, length: int = 5) -> None:
+        super().__init__(length)
         self.render_mode = render_mode
 
     def render(self) -> Any:
         return np.full((64, 96, 3), (40 * self.age, 0, 0), np.uint8) if self.render_mode == "rgb_array" else None
 
 
-def painted_robot(render_mode: str | None = None) -> PaintedRobot:
-    return PaintedRobot(render_mode)
+def painted_robot(render_mode: str | None = None, length: int = 5) -> PaintedRobot:
+    return PaintedRobot(render_mode, length)
 
 
 class ChattyRobot(Robot):

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,7 +82,7 @@ def _frames(path: Path, rate: int = 20) -> np.ndarray:
 
 def test_an_environment_of_ones_own_is_filmed_where_its_factory_takes_a_render_mode(edgerl: Run) -> None:
     options = {"hidden": (4,), "steps": 20, "start_steps": 10, "evaluation_interval": 1000, "evaluation_episodes": 1}
-    policy = library.train("robots:painted_robot", out="run", batch_size=8, sparsity=0.5, **options).policy
+    policy = library.train("robots:painted_robot", out="run", batch_size=8, sparsity=0.5, **options, **more).policy
     code, out, err = edgerl("play", policy, "--video", "out.mp4", "--env", "robots:painted_robot")
     assert code == 0, err
     assert "out.mp4: 5 frames at 10 per second" in out
@@ -141,7 +142,16 @@ def test_bad_input_is_one_line(edgerl: Run, policy: Path, arguments: list[str], 
     assert not list(Path().iterdir())
 
 
-def _painted_policy() -> Path:
+def test_a_policy_is_filmed_in_the_task_that_it_was_trained_in(edgerl: Run) -> None:
+    policy = _painted_policy(env_args={"length": 3, "render_mode": "human"})
+    code, out, err = edgerl("play", policy, "--env", "robots:painted_robot", "--video", "out.gif")
+    assert code == 0, err
+    assert out.splitlines()[0].endswith(" in 3 steps")
+    assert "out.gif: 3 frames at 10 per second" in out
+    assert 'robots:painted_robot with length=3, render_mode="human", as run/policy.safetensors was trained' in err
+
+
+def _painted_policy(**more: Any) -> Path:
     options = {"hidden": (4,), "steps": 20, "start_steps": 10, "evaluation_interval": 1000, "evaluation_episodes": 1}
     return library.train("robots:painted_robot", out="run", batch_size=8, sparsity=0.5, **options).policy
 

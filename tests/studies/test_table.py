@@ -149,6 +149,28 @@ def test_settings_are_compared_with_the_one_dense_td3() -> None:
     ]
 
 
+def test_tasks_with_other_arguments_are_not_pooled() -> None:
+    grid = {"environment": ["robots:Robot"], "env_args": [{"length": 12}, {"length": 13}], "method": ["td3", "ds-td3"]}
+    study, runs = _study(**grid, seed=[0, 1])
+    returns = {(12, "td3"): 10.0, (12, "ds-td3"): 20.0, (13, "td3"): 1000.0, (13, "ds-td3"): 500.0}
+    for run in runs.values():
+        write_run(Path("own") / run.name, run, [returns[run.config.env_args["length"], run.method]] * 12)
+    rows = _table(study, runs).rows
+    tasks = ["robots:Robot (length=12)"] * 2 + ["robots:Robot (length=13)"] * 2
+    assert [row.environment for row in rows] == tasks
+    assert [row.runs for row in rows] == [2, 2, 2, 2]
+    assert [row.final_return for row in rows] == [Figure(value, 0) for value in returns.values()]
+    better = [row.better_than_dense and row.better_than_dense.value for row in rows]
+    assert better == [None, 1, None, 0], "each is compared with the TD3 of its own task"
+    assert len(_table(study, runs).overall) == 2
+    own, other = (next(run for run in runs.values() if run.config.env_args == {"length": n}) for n in (12, 13))
+    with pytest.raises(ConfigError, match=r"\(env_args\.length 12, expected 13\)"):
+        inspect(Path("own") / own.name, dataclasses.replace(other, name=own.name))
+    plain = dataclasses.replace(other, config=dataclasses.replace(other.config, env_args={}))
+    with pytest.raises(ConfigError, match=r"\(env_args\.length 12, expected None\)"):
+        inspect(Path("own") / own.name, plain)
+
+
 def test_another_run_in_a_folder_is_refused_with_the_first_difference() -> None:
     _, runs = _study(sparsity=[0.5, 0.9])
     first, second = runs.values()

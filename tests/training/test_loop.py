@@ -118,6 +118,24 @@ def test_events_hold_the_numbers_of_metrics() -> None:
     np.testing.assert_allclose([v for _, v in found], [v for _, v in expected], rtol=1e-6)
 
 
+def test_success_rates_are_in_metrics_and_events_and_in_the_result() -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    result = edgerl.train("robots:goal_robot", out="goal", env_args={"near": 1e9}, **SMALL)
+    assert [row["success_rate"] for row in read_metrics(result.folder)] == [1, 1, 1, 1]
+    assert (result.final_success_rate, result.final_evaluations) == (1, 4)
+    events = EventAccumulator(str(result.folder)).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("success_rate")] == [
+        (100 * i, 1) for i in range(1, 5)
+    ]
+    never = edgerl.train("robots:goal_robot", out="never", env_args={"near": 0.0}, **SMALL)
+    assert never.final_success_rate == 0
+    silent = edgerl.train("robots:robot", out="silent", **SMALL)
+    assert silent.final_success_rate is None
+    assert all("success_rate" not in row for row in read_metrics(silent.folder))
+    assert "success_rate" not in EventAccumulator(str(silent.folder)).Reload().Tags()["scalars"]
+
+
 @each_engine
 def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(engine: str) -> None:
     first, second, other = (_train(out, seed=seed, engine=engine) for out, seed in (("a", 0), ("b", 0), ("c", 1)))
