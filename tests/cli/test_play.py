@@ -82,7 +82,7 @@ def _frames(path: Path, rate: int = 20) -> np.ndarray:
 
 def test_an_environment_of_ones_own_is_filmed_where_its_factory_takes_a_render_mode(edgerl: Run) -> None:
     options = {"hidden": (4,), "steps": 20, "start_steps": 10, "evaluation_interval": 1000, "evaluation_episodes": 1}
-    policy = library.train("robots:painted_robot", out="run", batch_size=8, sparsity=0.5, **options, **more).policy
+    policy = library.train("robots:painted_robot", out="run", batch_size=8, sparsity=0.5, **options).policy
     code, out, err = edgerl("play", policy, "--video", "out.mp4", "--env", "robots:painted_robot")
     assert code == 0, err
     assert "out.mp4: 5 frames at 10 per second" in out
@@ -153,7 +153,7 @@ def test_a_policy_is_filmed_in_the_task_that_it_was_trained_in(edgerl: Run) -> N
 
 def _painted_policy(**more: Any) -> Path:
     options = {"hidden": (4,), "steps": 20, "start_steps": 10, "evaluation_interval": 1000, "evaluation_episodes": 1}
-    return library.train("robots:painted_robot", out="run", batch_size=8, sparsity=0.5, **options).policy
+    return library.train("robots:painted_robot", out="run", batch_size=8, sparsity=0.5, **options, **more).policy
 
 
 @pytest.mark.parametrize("name", ["out.mp4", "out.gif"])
