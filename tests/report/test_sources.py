@@ -97,6 +97,19 @@ def test_a_return_is_of_evaluations_since_learning_began(tmp_path: Path) -> None
     assert "<dt>return</dt><dd>–<small>learning begins at step 60</small></dd>" in text
 
 
+def test_evaluations_between_episodes_of_any_length_make_one_curve() -> None:
+    """They wait for the end of an episode, which comes at another step in every run."""
+    schedule = {"steps": 300, "evaluation_interval": 100, "start_steps": 10}
+    runs = [run_with([103, 207, 300], [1, 2, 3], seed=0, **schedule)]
+    runs.append(run_with([111, 200, 300], [3, 4, 5], seed=1, **schedule))
+    (curve,) = learning_curves(runs)
+    assert (curve.returns.steps.tolist(), curve.returns.middle.tolist()) == ([100, 200, 300], [2, 3, 4])
+    # A run that ended once at step 150, where it was evaluated: a row more, which counts in its return.
+    (curve,) = learning_curves([run_with([100, 150, 200, 300], [1, 9, 2, 4], **schedule)])
+    assert (curve.returns.steps.tolist(), curve.returns.middle.tolist()) == ([100, 200, 300], [1, 2, 4])
+    assert (curve.final, curve.evaluations, len(curve.returns.low)) == (Interval(4, None, None), 4, 3)
+
+
 def test_what_was_not_evaluated_is_a_gap(tmp_path: Path) -> None:
     """Rows without a return, as `edgerl train --evaluation none` leaves them."""
     nan = float("nan")

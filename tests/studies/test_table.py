@@ -80,6 +80,10 @@ def test_a_table_says_what_its_returns_are_the_mean_of() -> None:
     for row in table.rows:
         assert (row.evaluations, row.final_return) == (4, Figure((2.5 + 3.5) / 2, 0.5**0.5))
         assert (row.steps_to_dense, row.reached_dense) == (None, None), "before ten there is no mean"
+    run = plan_runs(study)[0]
+    write_run(Path("random"), run, [-9000, -9000])
+    write_run(Path("learning"), run, [-9000, -9000, 1])
+    assert [live(Path(name), run.config).evaluation_return for name in ("random", "learning")] == [None, 1]
     text = format_table(table, "markdown")
     assert "Return: the mean of the last 4 evaluations since learning began, ± " in text
     assert "steps to TD3's return |" not in text
