@@ -19,7 +19,7 @@ RESAMPLES = 20_000
 
 def final_return(run: Path, at: int, last: int) -> float:
     """Mean return of a run's last evaluations up to a step."""
-    returns = [row["return_mean"] for row in read_metrics(run) if row["step"] <= at]
+    returns = [row["return_mean"] for row in read_metrics(run) if row["step"] <= at and "return_mean" in row]
     if len(returns) < last:
         raise SystemExit(f"{run} has {len(returns)} evaluations up to step {at}; expected at least {last}")
     return float(np.mean(returns[-last:]))

@@ -39,16 +39,16 @@ class PaintedRobot(Robot):
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 10}
 
-    def __init__(self, render_mode: str | None) -> None:
-        super().__init__(length=5)
+    def __init__(self, render_mode: str | None, length: int = 5) -> None:
+        super().__init__(length)
         self.render_mode = render_mode
 
     def render(self) -> Any:
         return np.full((64, 96, 3), (40 * self.age, 0, 0), np.uint8) if self.render_mode == "rgb_array" else None
 
 
-def painted_robot(render_mode: str | None = None) -> PaintedRobot:
-    return PaintedRobot(render_mode)
+def painted_robot(render_mode: str | None = None, length: int = 5) -> PaintedRobot:
+    return PaintedRobot(render_mode, length)
 
 
 class ChattyRobot(Robot):
@@ -348,3 +348,21 @@ class UnclosableRobot(Robot):
 
 def unclosable_robot() -> UnclosableRobot:
     return UnclosableRobot()
+
+
+class GoalRobot(Robot):
+    """Tells at each step whether it is near the middle, in the word and the type of its choice."""
+
+    def __init__(self, length: int = 37, word: str = "is_success", near: float = 1.0, kind: str = "bool") -> None:
+        super().__init__(length)
+        self.word, self.near, self.kind = word, near, kind
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = super().step(action)
+        told = abs(self.state[0]) < self.near
+        kinds = {"bool": bool(told), "float32": np.float32(told), "numpy": np.bool_(told), "words": "near"}
+        return observation, reward, terminated, truncated, {**info, self.word: kinds[self.kind]}
+
+
+def goal_robot(word: str = "is_success", near: float = 1.0, kind: str = "bool") -> GoalRobot:
+    return GoalRobot(word=word, near=near, kind=kind)

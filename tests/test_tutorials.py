@@ -33,6 +33,7 @@ def shapes(text: str) -> list[str]:
     text = re.sub(r"(?:# (?:min|s|ms|µs|ns)\b ?)+", "#TIME ", text)
     text = re.sub(r"# (?:B|[KMG]iB)\b", "#BYTES", text)
     text = re.sub(r"\b(?:sparse|dense)(?=\s+#\s*$)", "LAYOUT", text, flags=re.MULTILINE)  # that of the fewest bytes
+    text = re.sub(r"the (?:mean of the last # evaluations|last evaluation)", "EVALUATIONS", text)  # of how many
     text = re.sub(r"(?:unfinished episode|episode #)(?=: return)", "episode", text)
     return [line for line in (" ".join(line.split()) for line in text.splitlines()) if line not in ("", "…")]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from edgerl.cli.models import environment_in, find_model
+from edgerl.cli.models import find_model, task_of
 from edgerl.cli.output import note
 from edgerl.errors import ConfigError, EdgerlError, EnvironmentError, Interrupted
 from edgerl.run_folder import LEARNER
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from edgerl.edge.robot import Robot
     from edgerl.edge.session import Session, Updates
     from edgerl.edge.transitions import KeepPolicy, Storage
+    from edgerl.training.arguments import Arguments
 
 STATE = "state"
 """The folder beside a bundle in which what is learnt is kept, where no other is named."""
@@ -100,7 +101,7 @@ def command(
     schedule = Schedule(rate, cast("Updates", updates), sync_seconds, 60 * snapshot_minutes, status_seconds)
     source, folder = _find_state(bundle, state)
     wearing = _Wearing(drift or [])
-    environment = None if env is None else _make(env)
+    environment = None if env is None or _has_begun(folder) else _make(*task_of(_about(source), env, source))
     with contextlib.ExitStack() as stack:
         learner = _load(
             source,
@@ -115,9 +116,10 @@ def command(
         stack.callback(learner.close)
         if bundle is not None and not learner.is_new:
             note(f"{bundle} is not read: {folder} has begun")
-        if env is None:
-            env = environment_in(learner.about, source)
-            environment = _make(env)
+        if environment is None:
+            env, arguments = task_of(learner.about, env, source)
+            environment = _make(env, arguments)
+        assert env is not None
         robot = _robot(env, wearing(environment, learner.counters.steps), learner)
         stack.callback(robot.close)
         session = Session(learner, robot, schedule, explore=explore, seed=seed)
@@ -172,13 +174,27 @@ def _window_steps(seconds: float, rate: float) -> int:
 
 def _find_state(bundle: Path | None, state: Path | None) -> tuple[Path, Path]:
     """(what to load, the state folder): without a bundle the folder itself, where it has begun."""
-    from edgerl.edge.store import Snapshots
-
-    if state is not None and Snapshots(state).are_there:
+    if state is not None and _has_begun(state):
         named = bundle / LEARNER if bundle is not None and bundle.is_dir() else bundle
         return named or state, state
     found = find_model(bundle, (LEARNER,), fix="export one: edgerl export --format learner")
     return found, state or found.with_name(STATE)
+
+
+def _has_begun(folder: Path) -> bool:
+    from edgerl.edge.store import Snapshots
+
+    return Snapshots(folder).are_there
+
+
+def _about(source: Path) -> dict[str, Any]:
+    """What a bundle says about itself, before anything begins in a state folder."""
+    from edgerl.edge import bundle
+    from edgerl.files import TensorReader
+
+    with TensorReader(source, bundle.KIND, bundle.VERSION) as reader:
+        about = reader.metadata.get("about")
+    return about if isinstance(about, dict) else {}
 
 
 def _load(
@@ -207,15 +223,15 @@ def _load(
     )
 
 
-def _make(env: str) -> Any:
+def _make(env: str, arguments: Arguments) -> Any:
     """The environment itself, unchecked: what it says that is not finite is for the learner to count."""
-    if ":" in env:
-        from edgerl.edge.robot import load_factory
+    from edgerl.edge.robot import is_factory, load_factory
 
-        return load_factory(env)
+    if is_factory(env):
+        return load_factory(env, **arguments)
     from edgerl.training.environments import registered
 
-    return registered(env)
+    return registered(env, **arguments)
 
 
 class _Wearing:

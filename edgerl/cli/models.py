@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgerl.cli.output import note
 from edgerl.errors import ConfigError, FileFormatError
 from edgerl.run_folder import LATEST, ONNX, POLICY, short
+
+if TYPE_CHECKING:
+    from edgerl.training.arguments import Arguments
 
 
 def named_path(text: str) -> Path:
@@ -54,9 +57,28 @@ def find_model(
 
 def environment_in(about: Mapping[str, Any], source: Path) -> str:
     """The environment that the file `source` names in what it says about itself."""
-    name = about.get("environment")
+    from edgerl.training.arguments import may_be_code, stated
+
+    name, arguments = about.get("environment"), stated(about)
     if not isinstance(name, str):
         raise ConfigError(f"{source} does not name its environment; name one: --env HalfCheetah-v5")
-    if ":" in name:  # a factory is code: a file may not choose what runs
-        raise ConfigError(f"{source} names the environment {name[:80]!r}, which is code; name it yourself: --env")
+    if may_be_code(name, arguments):  # a file may not choose what runs
+        what = "which is code" if ":" in name else "with texts as arguments, which can name files and code"
+        raise ConfigError(f"{source} names the environment {name[:80]!r}, {what}; name it yourself: --env")
     return name
+
+
+def task_of(about: Mapping[str, Any], env: str | None, source: Path) -> tuple[str, Arguments]:
+    """(name, arguments) of the environment to run in: the one that `env` names, else the one of the file `source`; with
+    the arguments that the file has for it, printed: in another task the policy would be misjudged."""
+    from edgerl.training.arguments import NOTHING, stated
+
+    name = environment_in(about, source) if env is None else env
+    arguments, own = stated(about), str(about.get("environment"))
+    if not arguments:
+        return name, NOTHING
+    if name not in (own, own.rpartition("-v")[0]):
+        note(f"{source} is of {own[:80]} with {arguments}; these arguments are not {name}'s, and are left out")
+        return name, NOTHING
+    note(f"{name} with {arguments}, as {source} was trained")
+    return name, arguments

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from edgerl.cli.models import environment_in, find_model
+from edgerl.cli.models import find_model, task_of
 from edgerl.cli.output import Force, Json, print_json
 from edgerl.units import human_bytes
 
@@ -41,10 +41,12 @@ def command(
 
     path = find_model(model)
     policy = load_policy(path)
+    environment, arguments = task_of(policy.metadata.get("about", {}), env, path)
     result = play(
         policy,
-        environment_in(policy.metadata.get("about", {}), path) if env is None else env,
+        environment,
         video,
+        env_args=arguments,
         seed=seed,
         episodes=episodes,
         steps=steps,

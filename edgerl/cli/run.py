@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgerl.cli.models import environment_in, find_model
+from edgerl.cli.models import find_model, task_of
 from edgerl.cli.output import Json, note, print_json
 from edgerl.errors import UnsupportedModelError
 from edgerl.run_folder import ONNX, POLICY
@@ -54,7 +54,8 @@ def command(
 
     path = find_model(model)
     policy = load_policy(path)
-    environment = make(env or environment_in(policy.metadata.get("about", {}), path))
+    name, arguments = task_of(policy.metadata.get("about", {}), env or None, path)
+    environment = make(name, arguments=arguments)
     with contextlib.ExitStack() as stack:
         stack.callback(environment.close)
         _refuse_misfit(policy, path, environment)

@@ -20,7 +20,15 @@ if TYPE_CHECKING:
 
 def command(
     env: Annotated[
-        str | None, typer.Option(help="Gymnasium id, or module:factory.", show_default="HalfCheetah-v5")
+        str | None, typer.Option(help="Gymnasium id, module:id, or module:factory.", show_default="HalfCheetah-v5")
+    ] = None,
+    env_arg: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="An argument of the environment: a number, true, false, or a text in quotes; repeatable.",
+            show_default=False,
+        ),
     ] = None,
     preset: Annotated[str, typer.Option(help="paper: its hyper-parameters for the task; quick: minutes.")] = "paper",
     method: Annotated[str | None, typer.Option(help="td3, static-td3 or ds-td3.", show_default="ds-td3")] = None,
@@ -98,7 +106,10 @@ def command(
     out: Annotated[
         Path | None, typer.Option(help="Run folder to make.", show_default="runs/<env>-<method>-seed<seed>")
     ] = None,
-    resume: Annotated[Path | None, typer.Option(help="Go on with this run folder, to bit-identical results.")] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(help="Go on with this run folder, to bit-identical results; with --steps to another end."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Train a policy, sparse from the first step.
@@ -112,9 +123,11 @@ def command(
 
     for module in ("torch", "gymnasium", "tensorboard"):
         require(module, "train")
+    from edgerl.training.arguments import parse
     from edgerl.training.loop import train
 
     options: dict[str, Any] = {
+        "env_args": parse(env_arg) if env_arg else None,
         "method": method,
         "sparsity": sparsity,
         "lambda1": lambda1,
@@ -191,19 +204,35 @@ class _Progress:
 
     def report(self, status: Status) -> None:
         """Move the bar."""
-        rate = status.session_steps / max(status.session_seconds, 1e-9)
-        numbers = [f"{status.step}/{status.steps}", f"{rate:.0f} steps/s"]
-        numbers.append(f"ETA {human_seconds((status.steps - status.step) / max(rate, 1e-9))}")
-        if status.evaluation_return is not None:
-            numbers.append(f"return {status.evaluation_return:.1f}")
-        elif status.training_return is not None:
-            numbers.append(f"return in training {status.training_return:.1f}")
-        shown = "  ".join(numbers)
+        shown = described(status)
         with CLOSED_PIPE:
             if self._task is None:
                 self._task = self._progress.add_task("", total=status.steps, numbers=shown)
                 self._progress.start()
             self._progress.update(self._task, completed=status.step, numbers=shown)
+
+
+def described(status: Status) -> str:
+    """What stands beside the bar."""
+    rate = status.session_steps / max(status.session_seconds, 1e-9)
+    numbers = [f"{status.step}/{status.steps}", f"{rate:.0f} steps/s"]
+    numbers.append(f"ETA {human_seconds((status.steps - status.step) / max(rate, 1e-9))}")
+    if status.step < status.start_steps:
+        numbers.append(f"random steps until {status.start_steps}")
+    elif status.evaluation_return is not None:
+        numbers.append(f"return {status.evaluation_return:.1f}")
+    elif status.training_return is not None:
+        numbers.append(f"return in training {status.training_return:.1f}")
+    return "  ".join(numbers)
+
+
+def _returned(result: RunResult) -> str:
+    from edgerl.training.returns import mean_of
+
+    rate = result.final_success_rate
+    success = "" if rate is None else f", success {rate:.0%}"
+    which = mean_of(result.final_evaluations)
+    return f"return {result.final_return:.1f}{success}: {which}; of the best {result.best_return:.1f}"
 
 
 def _print(result: RunResult, as_json: bool) -> None:
@@ -214,6 +243,8 @@ def _print(result: RunResult, as_json: bool) -> None:
                 "policy": str(result.policy),
                 "steps": result.steps,
                 "final_return": result.final_return,
+                "final_evaluations": result.final_evaluations,
+                "final_success_rate": result.final_success_rate,
                 "best_return": result.best_return,
                 "elapsed_seconds": result.elapsed_seconds,
                 "faults": result.faults,
@@ -221,8 +252,8 @@ def _print(result: RunResult, as_json: bool) -> None:
         )
         return
     print(f"{result.steps} steps in {human_seconds(result.elapsed_seconds)}")
-    if result.final_return is not None and result.best_return is not None:
-        print(f"return of the last evaluation {result.final_return:.1f}, of the best {result.best_return:.1f}")
+    if result.final_return is not None:
+        print(_returned(result))
     if result.faults:
         print(f"faults of the environment: {result.faults}")
     print(f"policy {result.policy}")

@@ -11,9 +11,11 @@ from __future__ import annotations
 import importlib
 import inspect
 import math
+import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -50,10 +52,11 @@ class Robot:
         self._stated_shape("observation_space", n_observations)
         self._action_shape = self._stated_shape("action_space", n_actions)
         self._steps, self._seed = 0, 0
+        self.success: bool | None = None  # what the last step said, see _success
 
     def reset(self, seed: int) -> npt.NDArray[Any]:
         """Start an episode; the first observation [n]. A `reset` that takes no seed is called without."""
-        self._steps, self._seed = 0, seed
+        self._steps, self._seed, self.success = 0, seed, None
         options = {"seed": seed} if self._takes_seed else {}
         answer = self._ask(lambda: self._environment.reset(**options))
         return self._observation(answer[0] if _is_with_info(answer) else answer)
@@ -68,7 +71,8 @@ class Robot:
         answer = self._ask(lambda: self._environment.step(shaped))
         if not isinstance(answer, tuple | list) or len(answer) != 5:
             raise self._error(_kind(answer), "from step()", "observation, reward, terminated, truncated, info")
-        observation, reward, terminated, truncated, _ = answer
+        observation, reward, terminated, truncated, info = answer
+        self.success = _success(info)
         return (
             self._observation(observation),
             self._reward(reward),
@@ -152,13 +156,7 @@ def load_factory(name: str, **options: Any) -> Any:
     module, _, factory = name.partition(":")
     if not all(part.isidentifier() for part in (*module.split("."), factory)):
         raise EnvironmentError(f"environment {name!r} is no id and no module:factory; expected such as robots:walker")
-    folder = str(Path.cwd())
-    if folder not in sys.path:  # a robot is one Python file in the folder where the command runs
-        sys.path.insert(0, folder)
-    try:
-        make = getattr(importlib.import_module(module), factory, None)
-    except (Exception, SystemExit) as error:
-        raise EnvironmentError(f"environment {name!r}: cannot import {module!r} ({problem(error)})") from error
+    make = getattr(load_module(name), factory, None)
     if not callable(make):
         raise EnvironmentError(f"environment {name!r}: {module} has no function {factory!r}; expected module:factory")
     for option in options:
@@ -170,6 +168,38 @@ def load_factory(name: str, **options: Any) -> Any:
         return make(**options)
     except (Exception, SystemExit) as error:
         raise EnvironmentError(f"environment {name!r}: {factory}() failed ({problem(error)})") from error
+
+
+def load_module(name: str) -> ModuleType:
+    """The module of `module:factory` or `module:id`. Raises EnvironmentError."""
+    module = name.partition(":")[0]
+    folder = str(Path.cwd())
+    if folder not in sys.path:  # a robot is one Python file in the folder where the command runs
+        sys.path.insert(0, folder)
+    try:
+        return importlib.import_module(module)
+    except (Exception, SystemExit) as error:
+        raise EnvironmentError(f"environment {name!r}: cannot import {module!r} ({problem(error)})") from error
+
+
+def is_factory(name: str) -> bool:
+    """Whether what follows the colon of `module:name` is a function, and no id that gymnasium knows once the module was
+    imported, as in `my_package:MyEnv-v0`: an id may lack its version, and then looks like a function's name.
+
+    Raises EnvironmentError where the module cannot be imported.
+    """
+    module, colon, thing = name.partition(":")
+    if not colon or _ID.fullmatch(thing):
+        return False
+    if not all(part.isidentifier() for part in (*module.split("."), thing)) or hasattr(load_module(name), thing):
+        return True
+    gymnasium = sys.modules.get("gymnasium")  # which whoever registers an id has imported
+    return gymnasium is None or all(_VERSION.sub("", known) != thing for known in gymnasium.registry)
+
+
+_VERSION = re.compile(r"-v[0-9]+$")
+_ID = re.compile(r"([\w-]+/)?[\w.-]+-v[0-9]+|[\w-]+/[\w.-]+")
+"""What no function can be called: with a version, or with a namespace."""
 
 
 def problem(error: BaseException) -> str:
@@ -184,6 +214,16 @@ def _takes(function: Callable[..., Any], name: str) -> bool:
     except (TypeError, ValueError):  # a function without one, as of an extension module
         return True
     return any(p.name == name or p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+
+
+def _success(info: Any) -> bool | None:
+    """What `info` says of the task, in the words of gymnasium-robotics or of Meta-World: True, False, 1 or 0; None
+    where it says anything else, or nothing."""
+    if not isinstance(info, Mapping):
+        return None
+    said = info.get("is_success", info.get("success"))
+    is_told = isinstance(said, bool | int | float | np.bool_ | np.number) and said in (0, 1)
+    return bool(said) if is_told else None
 
 
 def _is_with_info(answer: Any) -> bool:

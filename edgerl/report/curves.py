@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from edgerl.errors import FileFormatError
-from edgerl.report.sources import Run
-from edgerl.studies.statistics import FINAL_EVALUATIONS, Interval, interquartile_mean, interquartile_means
+from edgerl.report.sources import Columns, Run
+from edgerl.studies.statistics import Interval, interquartile_mean, interquartile_means
 from edgerl.training.config import Config, flat
+from edgerl.training.returns import final_evaluations, mean_known
 
 Array = npt.NDArray[np.float64]
 
@@ -25,23 +26,34 @@ NORMAL_QUANTILE = 1.96
 
 
 @dataclass(frozen=True)
+class Band:
+    """The interquartile mean of several runs at each step that all have evaluated, and an interval of it."""
+
+    steps: Array
+    middle: Array
+    low: Array
+    high: Array
+
+
+@dataclass(frozen=True)
 class Curve:
-    """The runs of one setting: the interquartile mean of their returns at each step, and an interval of it.
+    """The runs of one setting: their returns, and their success rates where the environment tells of them.
 
     Every figure is of the same runs at the same steps: of those that are finished; where none is, of all of them up to
     the last step that all have evaluated.
     """
 
-    environment: str
+    task: str
     label: str
     runs: tuple[Run, ...]
     n_of_setting: int  # runs, those included that are left out
     n_finished: int
-    steps: Array
-    middle: Array
-    low: Array
-    high: Array
-    final: Interval  # of the runs' means of the last ten evaluations
+    start_steps: int  # random ones, before learning began
+    returns: Band
+    success: Band | None
+    final: Interval | None  # of the runs' returns; None before learning began
+    final_success: float | None  # mean over the runs, of the same evaluations
+    evaluations: int  # that a run's return is the mean of; the fewest of the runs
     best: float  # of all evaluations
     seconds: float | None  # mean over the runs
 
@@ -51,20 +63,31 @@ class Curve:
         return len(self.runs) == 1
 
 
+def evaluations(run: Run) -> Columns:
+    """The rows of a run's metrics that have a return; no columns where none has."""
+    returns = run.metrics.get("return_mean", np.zeros(0))
+    there = ~np.isnan(returns)
+    return {name: values[there] for name, values in run.metrics.items()} if there.any() else {}
+
+
+def _due(run: Run, steps: Array) -> Array:
+    """When evaluations at these steps fell due: earlier, where they had to wait for the end of a training episode."""
+    schedule = run.config.schedule
+    return np.where(steps >= schedule.steps, steps, steps - steps % schedule.evaluation_interval)
+
+
 def learning_curves(runs: Sequence[Run]) -> list[Curve]:
-    """Grouped by environment, method and whatever other setting differs among runs of these; those with evaluations."""
-    evaluated = [run for run in runs if len(run.metrics.get("step", ())) and "return_mean" in run.metrics]
-    labels = {
-        id(run): (run.config.environment, label) for run, label in zip(evaluated, group_labels(evaluated), strict=True)
-    }
+    """Grouped by task, method and whatever other setting differs among runs of these; those with evaluations."""
+    evaluated = [run for run in runs if evaluations(run)]
+    labels = {id(run): (run.config.task, label) for run, label in zip(evaluated, group_labels(evaluated), strict=True)}
     ordered = sorted(evaluated, key=lambda run: labels[id(run)])
     return [_curve(*key, tuple(group)) for key, group in groupby(ordered, key=lambda run: labels[id(run)])]
 
 
 def group_labels(runs: Sequence[Run]) -> list[str]:
-    """Of each run its method, and the settings that differ among runs of its environment and method."""
+    """Of each run its method, and the settings that differ among runs of its task and method."""
     settings = [readable(run.config) for run in runs]
-    kinds = [(run.config.environment, run.config.network.method) for run in runs]
+    kinds = [(run.config.task, run.config.network.method) for run in runs]
     labels = []
     for own, kind in zip(settings, kinds, strict=True):
         others = [other for other, its_kind in zip(settings, kinds, strict=True) if its_kind == kind]
@@ -88,45 +111,98 @@ def readable(config: Config) -> dict[str, Any]:
     }
 
 
-def _curve(environment: str, label: str, every_run: tuple[Run, ...]) -> Curve:
+def _curve(task: str, label: str, every_run: tuple[Run, ...]) -> Curve:
     finished = tuple(run for run in every_run if run.metrics["step"][-1] >= run.config.schedule.steps)
     runs = finished or every_run
-    steps = functools.reduce(np.intersect1d, [run.metrics["step"] for run in runs])
+    schedule = runs[0].config.schedule
+    whole = [
+        {**table, "due": _due(run, table["step"])} for run, table in zip(runs, map(evaluations, runs), strict=True)
+    ]
+    steps = _in_all([table["due"] for table in whole])
     if not len(steps):
         names = " and ".join(run.name for run in runs[:2])
         raise FileFormatError(f"{names} have no evaluation at the same step; make a report of each")
-    until = [int(np.searchsorted(run.metrics["step"], steps[-1], "right")) for run in runs]
-    values = np.stack([run.metrics["return_mean"][np.searchsorted(run.metrics["step"], steps)] for run in runs])
-    returns = [run.metrics["return_mean"][:end] for run, end in zip(runs, until, strict=True)]
-    finals = np.array([own[-FINAL_EVALUATIONS:].mean() for own in returns])
-    if len(runs) == 1:
-        middle = values[0]
-        episodes = runs[0].config.schedule.evaluation_episodes
-        deviation = runs[0].metrics.get("return_deviation", np.zeros(len(steps)))
-        margin = NORMAL_QUANTILE * deviation / np.sqrt(max(episodes - 1, 1))  # the logged deviation divides by n
-        low, high = middle - margin, middle + margin
-        final = Interval(float(finals[0]), None, None)
-    else:
-        middle, low, high = interquartile_means(values)
-        final = interquartile_mean([finals])
+    tables = [{name: values[table["due"] <= steps[-1]] for name, values in table.items()} for table in whole]
+    last = [final_evaluations(table["step"], table["return_mean"], schedule.start_steps) for table in tables]
+    finals = [mean_known(table["return_mean"][rows]) for table, rows in zip(tables, last, strict=True)]
+    successes = [mean_known(success_rates(table)[rows]) for table, rows in zip(tables, last, strict=True)]
     return Curve(
-        environment=environment,
+        task=task,
         label=label,
         runs=runs,
         n_of_setting=len(every_run),
         n_finished=len(finished),
-        steps=steps,
-        middle=middle,
-        low=low,
-        high=high,
-        final=final,
-        best=float(max(own.max() for own in returns)),
-        seconds=_mean_seconds(runs, until),
+        start_steps=schedule.start_steps,
+        returns=_returns_band(tables, schedule.evaluation_episodes),
+        success=_success_band(tables, schedule.evaluation_episodes),
+        final=_final([value for value in finals if value is not None]),
+        final_success=mean_known(np.array(successes, np.float64)),
+        evaluations=min(map(len, last)),
+        best=float(max(table["return_mean"].max() for table in tables)),
+        seconds=_mean_seconds(tables),
     )
 
 
-def _mean_seconds(runs: Sequence[Run], until: Sequence[int]) -> float | None:
-    """Up to the evaluation before `until` of each; None where a run does not say."""
-    if not all("elapsed_seconds" in run.metrics for run in runs):
+def _in_all(steps: Sequence[Array]) -> Array:
+    common: Array = functools.reduce(np.intersect1d, steps)
+    return common
+
+
+@dataclass(frozen=True)
+class _Points:
+    """One run: steps at which evaluations fell due, each once, the values, and deviations over the episodes."""
+
+    steps: Array
+    values: Array
+    deviations: Array  # which divide by n
+
+
+def _points(table: Columns, values: Array, deviations: Array) -> _Points:
+    known = ~np.isnan(values)
+    steps, first = np.unique(table["due"][known], return_index=True)  # an end that was extended may share one
+    return _Points(steps, values[known][first], deviations[known][first])
+
+
+def _band(runs: Sequence[_Points], episodes: int) -> Band:
+    """Of runs that have steps in common; of one alone, with the interval of the mean over an evaluation's episodes."""
+    steps = _in_all([run.steps for run in runs])
+    values = np.stack([run.values[np.searchsorted(run.steps, steps)] for run in runs])
+    if len(runs) > 1:
+        return Band(steps, *interquartile_means(values))
+    margin = NORMAL_QUANTILE * runs[0].deviations / np.sqrt(max(episodes - 1, 1))
+    return Band(steps, values[0], values[0] - margin, values[0] + margin)
+
+
+def _returns_band(tables: Sequence[Columns], episodes: int) -> Band:
+    deviations = [table.get("return_deviation", np.zeros(len(table["step"]))) for table in tables]
+    pairs = zip(tables, deviations, strict=True)
+    return _band([_points(table, table["return_mean"], deviation) for table, deviation in pairs], episodes)
+
+
+def _success_band(tables: Sequence[Columns], episodes: int) -> Band | None:
+    """Of the evaluations in which every run tells of success; None where there is none."""
+    rates = [success_rates(table) for table in tables]
+    pairs = zip(tables, rates, strict=True)
+    runs = [_points(table, own, np.sqrt(own * (1 - own))) for table, own in pairs]
+    if not len(_in_all([run.steps for run in runs])):
         return None
-    return float(np.mean([run.metrics["elapsed_seconds"][end - 1] for run, end in zip(runs, until, strict=True)]))
+    band = _band(runs, episodes)
+    return replace(band, low=np.maximum(band.low, 0), high=np.minimum(band.high, 1))
+
+
+def success_rates(table: Columns) -> Array:
+    """Of each row, from 0 to 1; NaN where the environment does not tell, and in runs of earlier versions."""
+    return np.clip(table.get("success_rate", np.full(len(table["step"]), np.nan)), 0, 1)
+
+
+def _final(returns: Sequence[float]) -> Interval | None:
+    if not returns:
+        return None
+    return Interval(returns[0], None, None) if len(returns) == 1 else interquartile_mean([np.array(returns)])
+
+
+def _mean_seconds(tables: Sequence[Columns]) -> float | None:
+    """None where a run does not say."""
+    if not all("elapsed_seconds" in table for table in tables):
+        return None
+    return float(np.mean([table["elapsed_seconds"][-1] for table in tables]))

@@ -14,10 +14,11 @@ import numpy.typing as npt
 
 from edgerl.compact.policy import CompactPolicy, Layer
 from edgerl.compact.pruning import compact
+from edgerl.errors import ConfigError
 from edgerl.profiling.model import ModelRows, policy_rows
 from edgerl.report import words
 from edgerl.report.budgets import device_budgets
-from edgerl.report.curves import readable
+from edgerl.report.curves import evaluations, readable, success_rates
 from edgerl.report.sources import Fit, Model, Run, Sources, Trial, evenly
 from edgerl.report.topology import (
     LayerPicture,
@@ -29,8 +30,9 @@ from edgerl.report.topology import (
     sensors,
     shown_network,
 )
-from edgerl.studies.statistics import FINAL_EVALUATIONS
+from edgerl.training.arguments import stated
 from edgerl.training.observations import fallback_names, observation_names
+from edgerl.training.returns import final_evaluations, mean_known, mean_of
 from edgerl.units import human_bytes, human_estimate
 
 Json = dict[str, Any]
@@ -70,8 +72,8 @@ def describe(sources: Sources) -> list[tuple[Json, str]]:
     names: dict[tuple[str, int], tuple[str, ...] | None] = {}
     for run in sources.runs:
         if run.checkpoint is not None:
-            task = (run.config.environment, run.checkpoint.policy.n_observations)
-            names[task] = names.get(task) or observation_names(*task)
+            task = (run.config.task, run.checkpoint.policy.n_observations)
+            names[task] = names.get(task) or observation_names(run.config.environment, task[1], run.config.env_args)
     actors = [run.checkpoint.policy for run in sources.runs if run.checkpoint] + [
         m.policy for m in sources.models if m.policy
     ]
@@ -81,7 +83,7 @@ def describe(sources: Sources) -> list[tuple[Json, str]]:
     n_trials = MOST_TRIALS // max(sum(len(run.fits) for run in sources.runs), 1)
     found = []
     for at, run in enumerate(sources.runs):
-        task = (run.config.environment, 0 if run.checkpoint is None else run.checkpoint.policy.n_observations)
+        task = (run.config.task, 0 if run.checkpoint is None else run.checkpoint.policy.n_observations)
         found.append(
             _run_detail(
                 run,
@@ -151,8 +153,7 @@ def _model_detail(model: Model, at: int, *, with_pictures: bool) -> tuple[Json, 
     devices, policy = device_budgets(model.rows), model.policy
     pictures = () if policy is None else policy_picture(policy)
     connected = None if policy is None else sensors(policy, pictures, None)
-    environment = None if policy is None else policy.metadata.get("environment")
-    names = observation_names(environment, policy.n_observations) if policy and isinstance(environment, str) else None
+    names = None if policy is None else _names_in(policy)
     data = {
         "name": model.name,
         "layers": None,
@@ -177,29 +178,54 @@ def _model_detail(model: Model, at: int, *, with_pictures: bool) -> tuple[Json, 
     return data, "".join(html)
 
 
+def _names_in(policy: CompactPolicy) -> tuple[str, ...] | None:
+    """Of the observations, where the file says which task it is of."""
+    environment = policy.metadata.get("environment")
+    try:
+        arguments = stated(policy.metadata)
+    except ConfigError:
+        return None
+    return observation_names(environment, policy.n_observations, arguments) if isinstance(environment, str) else None
+
+
 def _named(policy: CompactPolicy, names: Sequence[str] | None) -> Sequence[str]:
     return fallback_names(policy.n_observations) if names is None else names
 
 
 def _key_figures(run: Run, devices: Sequence[Json]) -> str:
     figures = []
-    returns, network = run.metrics.get("return_mean", np.zeros(0)), run.config.network
-    if len(returns):
-        last = returns[-FINAL_EVALUATIONS:]
-        figures.append(
-            ("return", words.spaced(last.mean()), f"mean of the last {words.count(len(last), 'evaluation')}")
-        )
-        done, wanted = run.metrics["step"][-1], run.config.schedule.steps
-        figures.append(("steps", words.spaced(done), "complete" if done >= wanted else f"of {words.spaced(wanted)}"))
-    else:
-        figures.append(("return", "–", "no evaluation yet"))
+    network = run.config.network
+    figures += _return_figures(run)
     if run.policy is not None and run.checkpoint is not None:
         figures.append(_policy_figure(run.policy))
         figures.append(("file", human_bytes(run.policy_bytes), "policy.safetensors"))
     figures += _device_figure(devices)
     heading = f"{escape(run.name)}"
-    about = f"{network.method} on {run.config.environment}, seed {run.config.seed}, {run.config.engine} engine"
+    about = f"{network.method} on {run.config.task}, seed {run.config.seed}, {run.config.engine} engine"
     return _figures(heading, about, figures)
+
+
+def _return_figures(run: Run) -> list[tuple[str, str, str]]:
+    """Return, success rate where the environment tells of it, and steps."""
+    if not len(run.metrics.get("step", ())):
+        return [("return", "–", "no evaluation yet")]
+    evaluated, schedule = evaluations(run), run.config.schedule
+    done = run.metrics["step"][-1]
+    steps = (
+        "steps",
+        words.spaced(done),
+        "complete" if done >= schedule.steps else f"of {words.spaced(schedule.steps)}",
+    )
+    if not evaluated:
+        return [("return", "–", "nothing was evaluated"), steps]
+    final = final_evaluations(evaluated["step"], evaluated["return_mean"], schedule.start_steps)
+    if not len(final):
+        return [("return", "–", f"learning begins at step {words.spaced(schedule.start_steps)}"), steps]
+    of_which = mean_of(len(final))
+    figures = [("return", words.spaced(evaluated["return_mean"][final].mean()), of_which)]
+    if (success := mean_known(success_rates(evaluated)[final])) is not None:
+        figures.append(("success", f"{success:.0%}", of_which))
+    return [*figures, steps]
 
 
 def _model_figures(model: Model, devices: Sequence[Json]) -> str:

@@ -108,11 +108,33 @@
     }
   };
 
-  // Learning curves, one chart per environment.
+  // Learning curves, one chart per task, and one of success rates where there are any.
   const hiddenCurves = new Set();
-  data.environments.forEach((environment, at) => {
-    const id = `curves-${at}`, legend = byId(`legend-${at}`);
-    environment.curves.forEach((curve, index) => {
+  const random = (curve, step) => (step <= curve.start ? ", before learning" : "");
+  const bands = (task, at, name, format, yaxis) => () => {
+    const traces = task.curves.flatMap((curve, index) => {
+      const band = curve[name], visible = !hiddenCurves.has(`${at} ${index}`);
+      if (!band) return [];
+      const edge = { x: band.steps, mode: "lines", line: { width: 0 }, hoverinfo: "skip", visible };
+      return [
+        { ...edge, y: band.low },
+        { ...edge, y: band.high, fill: "tonexty", fillcolor: faded(colour(index), 0.16) },
+        {
+          x: band.steps, y: band.middle, mode: band.steps.length < 3 ? "lines+markers" : "lines", name: plain(curve.label), visible,
+          line: { width: 2, color: colour(index), dash: DASHES[Math.floor(index / 8) % 4] },
+          customdata: band.low.map((low, i) => [format(band.middle[i]), format(low), format(band.high[i]), random(curve, band.steps[i])]),
+          hovertemplate: `<b>%{customdata[0]}</b> [%{customdata[1]}, %{customdata[2]}]${curve.runs > 1 ? `, ${curve.runs} runs` : ""}%{customdata[3]}<extra>${plain(curve.label)}</extra>`,
+          told: band.steps.map((step, i) => `Step ${count(step)}, ${curve.label}: ${format(band.middle[i])} [${format(band.low[i])}, ${format(band.high[i])}]${random(curve, step)}`),
+        },
+      ];
+    });
+    const starts = [...new Set(task.curves.map((curve) => curve.start))];
+    const shapes = starts.map((start) => ({ type: "rect", yref: "paper", x0: 0, x1: start, y0: 0, y1: 1, line: { width: 0 }, fillcolor: faded(ink().line, 0.6), layer: "below" }));
+    return { traces, layout: base({ hovermode: "x unified", hoverdistance: -1, shapes, xaxis: { title: { text: "environment steps" }, tickformat: "~s", rangemode: "tozero" }, yaxis }) };
+  };
+  data.tasks.forEach((task, at) => {
+    const legend = byId(`legend-${at}`);
+    task.curves.forEach((curve, index) => {
       const button = document.createElement("button"), swatch = document.createElement("span");
       button.type = "button";
       button.setAttribute("aria-pressed", "true");
@@ -120,31 +142,16 @@
       swatch.dataset.colour = index;
       button.append(swatch, curve.remark ? `${curve.label}, ${curve.remark}` : curve.label);
       button.addEventListener("click", () => {
-        const key = `${id} ${index}`;
+        const key = `${at} ${index}`;
         if (!hiddenCurves.delete(key)) hiddenCurves.add(key);
         button.setAttribute("aria-pressed", !hiddenCurves.has(key));
-        draw(id);
+        draw(`curves-${at}`);
+        draw(`success-${at}`);
       });
       legend.append(button);
     });
-    charts.set(id, () => {
-      const traces = environment.curves.flatMap((curve, index) => {
-        const visible = !hiddenCurves.has(`${id} ${index}`);
-        const edge = { x: curve.steps, mode: "lines", line: { width: 0 }, hoverinfo: "skip", visible };
-        return [
-          { ...edge, y: curve.low },
-          { ...edge, y: curve.high, fill: "tonexty", fillcolor: faded(colour(index), 0.16) },
-          {
-            x: curve.steps, y: curve.middle, mode: curve.steps.length < 3 ? "lines+markers" : "lines", name: plain(curve.label), visible,
-            line: { width: 2, color: colour(index), dash: DASHES[Math.floor(index / 8) % 4] },
-            customdata: curve.low.map((low, i) => [number(curve.middle[i]), number(low), number(curve.high[i])]),
-            hovertemplate: `<b>%{customdata[0]}</b> [%{customdata[1]}, %{customdata[2]}]${curve.runs > 1 ? `, ${curve.runs} runs` : ""}<extra>${plain(curve.label)}</extra>`,
-            told: curve.steps.map((step, i) => `Step ${count(step)}, ${curve.label}: ${number(curve.middle[i])} [${number(curve.low[i])}, ${number(curve.high[i])}]`),
-          },
-        ];
-      });
-      return { traces, layout: base({ hovermode: "x unified", hoverdistance: -1, xaxis: { title: { text: "environment steps" }, tickformat: "~s", rangemode: "tozero" }, yaxis: { ...returnAxis(environment.curves.flatMap((curve) => curve.middle)), rangemode: "tozero" } }) };
-    });
+    charts.set(`curves-${at}`, bands(task, at, "returns", number, { ...returnAxis(task.curves.flatMap((curve) => curve.returns.middle)), rangemode: "tozero" }));
+    charts.set(`success-${at}`, bands(task, at, "success", percent, { title: { text: "success" }, tickformat: ".0%", range: [0, 1.04] }));
   });
 
   // One run or model at a time.

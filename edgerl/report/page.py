@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import cache
 from html import escape
 from importlib import resources
@@ -19,7 +20,8 @@ from edgerl.report import words
 from edgerl.report.curves import Curve, learning_curves
 from edgerl.report.details import TABLE_ROWS, Json, describe
 from edgerl.report.sources import Run, Sources, evenly
-from edgerl.studies.statistics import FINAL_EVALUATIONS
+from edgerl.studies.statistics import Interval
+from edgerl.training.returns import mean_of
 from edgerl.units import human_seconds
 
 DIGITS = 6
@@ -29,17 +31,17 @@ DIGITS = 6
 def render(sources: Sources, *, title: str, reload_seconds: float | None) -> bytes:
     """The page; reload_seconds: after which it loads itself anew, None for never. Raises MissingExtraError."""
     curves = learning_curves(sources.runs)
-    environments = [
-        (name, [curve for curve in curves if curve.environment == name])
-        for name in dict.fromkeys(curve.environment for curve in curves)
+    tasks = [
+        (name, [curve for curve in curves if curve.task == name])
+        for name in dict.fromkeys(curve.task for curve in curves)
     ]
     details = describe(sources)
     data = {
-        "environments": [{"name": name, "curves": [_curve_data(curve) for curve in own]} for name, own in environments],
+        "tasks": [{"name": name, "curves": [_curve_data(curve) for curve in own]} for name, own in tasks],
         "details": [detail for detail, _ in details],
         "reload_seconds": reload_seconds,
     }
-    body = [_learning(environments), _picker([str(detail["name"]) for detail, _ in details])]
+    body = [_learning(tasks), _picker([str(detail["name"]) for detail, _ in details])]
     body += [f'<div id="detail-{at}"{" hidden" if at else ""}>{html}</div>' for at, (_, html) in enumerate(details)]
     parts = {
         "title": escape(title),
@@ -88,7 +90,7 @@ def _short(value: Any) -> Any:
 
 
 def _lead(sources: Sources) -> str:
-    runs, tasks = len(sources.runs), {run.config.environment for run in sources.runs}
+    runs, tasks = len(sources.runs), {run.config.task for run in sources.runs}
     parts = []
     if runs:
         parts.append(
@@ -122,28 +124,26 @@ def _curve_data(curve: Curve) -> Json:
         "label": curve.label,
         "remark": "" if curve.n_finished == curve.n_of_setting else _runs(curve),
         "runs": len(curve.runs),
-        **{name: getattr(curve, name) for name in ("steps", "middle", "low", "high")},
+        "start": curve.start_steps,
+        "returns": asdict(curve.returns),
+        "success": None if curve.success is None else asdict(curve.success),
     }
 
 
-def _learning(environments: Sequence[tuple[str, Sequence[Curve]]]) -> str:
-    if not environments:
+def _learning(tasks: Sequence[tuple[str, Sequence[Curve]]]) -> str:
+    if not tasks:
         return ""
-    charts = "".join(
-        f'<figure><h3>{escape(name)}</h3><div class="legend" id="legend-{at}" role="group" '
-        f'aria-label="Curves that are shown"></div><div class="chart" id="curves-{at}" tabindex="0" role="img" '
-        f'aria-label="Return over environment steps in {escape(name)}; the arrow keys walk along the curves"></div>'
-        f"{words.folded('Table of the curves', _curves_table(curves))}</figure>"
-        for at, (name, curves) in enumerate(environments)
-    )
-    every = [curve for _, curves in environments for curve in curves]
+    every = [curve for _, curves in tasks for curve in curves]
+    has_success = any(curve.success is not None for curve in every)
     rows = [
         (
-            escape(curve.environment),
+            escape(curve.task),
             escape(curve.label),
             _runs(curve),
             _steps(curve),
-            _interval(curve),
+            _interval(curve.final),
+            mean_of(curve.evaluations) if curve.evaluations else "–",
+            *([_share(curve.final_success)] if has_success else []),
             words.spaced(curve.best),
             _connections(curve.runs[0]),
             "–" if curve.seconds is None else human_seconds(curve.seconds),
@@ -151,23 +151,56 @@ def _learning(environments: Sequence[tuple[str, Sequence[Curve]]]) -> str:
         for curve in every
     ]
     columns = (
-        *("task", "method", "runs", "steps", f"return, last {FINAL_EVALUATIONS} evaluations", "best evaluation"),
-        *("connections of all networks", "time per run"),
+        *("task", "method", "runs", "steps", "return", "which is", *(["success"] if has_success else [])),
+        *("best evaluation", "connections of all networks", "time per run"),
     )
     summary = words.table(columns, rows, text_columns=(1,))
+    charts = "".join(_task_charts(at, name, curves) for at, (name, curves) in enumerate(tasks))
     return words.section("learning", "Learning", _about_intervals(every), charts, summary, is_always_there=True)
 
 
+def _task_charts(at: int, name: str, curves: Sequence[Curve]) -> str:
+    """Returns, and success rates where the environment tells of them."""
+    told = [curve for curve in curves if curve.success is not None]
+    success = words.chart(f"success-{at}", f"Success rate over environment steps in {name}", title="Success rate")
+    return (
+        f'<figure><h3>{escape(name)}</h3><div class="legend" id="legend-{at}" role="group" '
+        f'aria-label="Curves that are shown"></div><div class="chart" id="curves-{at}" tabindex="0" role="img" '
+        f'aria-label="Return over environment steps in {escape(name)}; the arrow keys walk along the curves"></div>'
+        f"{words.folded('Table of the curves', _curves_table(curves))}</figure>{success if told else ''}"
+    )
+
+
 def _curves_table(curves: Sequence[Curve]) -> str:
+    has_success = any(curve.success is not None for curve in curves)
     rows = [
         (
             escape(curve.label),
-            *(words.spaced(getattr(curve, name)[at]) for name in ("steps", "middle", "low", "high")),
+            f"{words.spaced(curve.returns.steps[at])}{_remark(curve, at)}",
+            *(words.spaced(getattr(curve.returns, name)[at]) for name in ("middle", "low", "high")),
+            *([_share(_success_at(curve, at))] if has_success else []),
         )
         for curve in curves
-        for at in evenly(len(curve.steps), TABLE_ROWS)
+        for at in evenly(len(curve.returns.steps), TABLE_ROWS)
     ]
-    return words.table(("method", "step", "return", "from", "to"), rows)
+    columns = ("method", "step", "return", "from", "to", *(["success"] if has_success else []))
+    return words.table(columns, rows)
+
+
+def _remark(curve: Curve, at: int) -> str:
+    return ", before learning" if curve.returns.steps[at] <= curve.start_steps else ""
+
+
+def _success_at(curve: Curve, at: int) -> float | None:
+    """At the step of a return; None where not every run tells of success there."""
+    if curve.success is None:
+        return None
+    there = curve.success.middle[curve.success.steps == curve.returns.steps[at]]
+    return float(there[0]) if len(there) else None
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.0%}"
 
 
 def _runs(curve: Curve) -> str:
@@ -178,12 +211,15 @@ def _runs(curve: Curve) -> str:
 
 def _steps(curve: Curve) -> str:
     wanted = "" if curve.n_finished else f" of {words.spaced(curve.runs[0].config.schedule.steps)}"
-    return words.spaced(curve.steps[-1]) + wanted
+    return words.spaced(curve.returns.steps[-1]) + wanted
 
 
 def _about_intervals(curves: Sequence[Curve]) -> str:
     single = [curve for curve in curves if curve.interval_is_over_episodes]
-    text = "Mean return of the episodes of an evaluation, without exploration. "
+    text = (
+        "Mean return of the episodes of an evaluation, without exploration. Shaded: random steps, before learning "
+        "begins; a return in the table leaves evaluations there out. "
+    )
     if len(single) < len(curves):
         text += "Of several runs: the interquartile mean, and its 95 % bootstrap interval; of few runs too narrow. "
     if any(curve.n_finished < curve.n_of_setting for curve in curves):
@@ -196,8 +232,9 @@ def _about_intervals(curves: Sequence[Curve]) -> str:
     return text
 
 
-def _interval(curve: Curve) -> str:
-    final = curve.final
+def _interval(final: Interval | None) -> str:
+    if final is None:
+        return "–"
     if final.low is None or final.high is None:
         return words.spaced(final.value)
     return f"{words.spaced(final.value)} [{words.spaced(final.low)}, {words.spaced(final.high)}]"

@@ -18,16 +18,16 @@ from edgerl.compact.policy import CompactPolicy
 from edgerl.errors import ConfigError, FileFormatError, OutputError, quoted, reason
 from edgerl.files import MAXIMUM_JSON_BYTES, read_text
 from edgerl.profiling.model import ModelRows, policy_rows, read_model
-from edgerl.studies.statistics import FINAL_EVALUATIONS
 from edgerl.studies.study import RECORD
 from edgerl.training import checkpoint as checkpoint_file
 from edgerl.training.checkpoint import Checkpoint
-from edgerl.training.config import Config
+from edgerl.training.config import Config, is_continued_by
 from edgerl.training.folder import read_config
 from edgerl.training.records import read_versions
+from edgerl.training.returns import FINAL_EVALUATIONS, MAY_BE_EMPTY
 
 Columns = dict[str, npt.NDArray[np.float64]]
-"""A table of numbers by the name of its columns."""
+"""A table of numbers by the name of its columns; NaN where a field is empty."""
 
 MAXIMUM_POINTS = 1000
 """Of a curve: of more rows, evenly spread ones are read, and the last ten, of which the final return is the mean."""
@@ -179,7 +179,7 @@ def _read_run(folder: Path, name: str) -> Run:
     policy_path, checkpoint_path = folder / run_folder.POLICY, folder / run_folder.CHECKPOINT
     has_policy = _is_named(policy_path)
     checkpoint = checkpoint_file.read(checkpoint_path) if _is_named(checkpoint_path) else None
-    if checkpoint is not None and checkpoint.config != config:
+    if checkpoint is not None and not is_continued_by(checkpoint.config, config):
         raise FileFormatError(
             f"{checkpoint_path} is of another configuration than {folder / run_folder.CONFIG}; restore that file"
         )
@@ -224,11 +224,14 @@ def read_table(path: Path, run: Path) -> Columns:
             raise FileFormatError(f"{path} has {found} of {len(names)} columns in line {number}: it was {mend}")
     first = max(0, len(lines) - FINAL_EVALUATIONS)
     chosen = [*_stride(first, MAXIMUM_POINTS - FINAL_EVALUATIONS), *range(first, len(lines))]
+    cells = np.array([lines[index].split(",") for index in chosen], object).reshape(-1, len(names))
+    is_empty = (cells == "") & np.isin(names, list(MAY_BE_EMPTY))
     try:
-        numbers = np.array([lines[index].split(",") for index in chosen], np.float64).reshape(-1, len(names))
+        numbers = np.where(is_empty, "nan", cells).astype(np.float64)
     except ValueError as error:
         raise FileFormatError(f"{path} holds something that is no number ({error}): it was {mend}") from error
-    if not (np.abs(numbers) <= LARGEST).all() or (np.diff(numbers[:, names.index("step")]) <= 0).any():
+    is_possible = (np.abs(numbers) <= LARGEST) | is_empty
+    if not is_possible.all() or (np.diff(numbers[:, names.index("step")]) <= 0).any():
         raise FileFormatError(
             f"{path} holds a number that is not finite, or beyond {LARGEST:g}, or steps that do not rise: it was {mend}"
         )

@@ -14,9 +14,10 @@ from edgerl.compact.shape import NetworkShape, connections, dense
 from edgerl.errors import ConfigError, nearest, quoted
 from edgerl.profiling.costs import training_cost
 from edgerl.studies.study import Study, Value
+from edgerl.training.arguments import slug
 from edgerl.training.config import Config, EvolutionConfig, make_config, plan_networks, with_episode_limit
 from edgerl.training.engine import Notice, with_engine
-from edgerl.training.environments import make
+from edgerl.training.environments import make_for_run
 
 TINY_DENSE = "tiny-dense"
 """A dense TD3 with as many connections as the sparse networks of the same options."""
@@ -42,7 +43,7 @@ _MEANINGLESS: Mapping[object, frozenset[str]] = {
 class Sizes:
     """What an environment decides of a run."""
 
-    name: str  # the environment's, with its version
+    name: str  # the environment's, with its module and version
     n_observations: int
     n_actions: int
     episode_limit: int | None  # steps; None: it states none
@@ -63,8 +64,8 @@ class PlannedRun:
 
     @property
     def group(self) -> tuple[str, str, tuple[tuple[str, Value], ...]]:
-        """What runs that differ in their seed alone share: environment, method, settings."""
-        return self.config.environment, self.method, tuple(self.settings.items())
+        """What runs that differ in their seed alone share: task, method, settings."""
+        return self.config.task, self.method, tuple(self.settings.items())
 
     @property
     def label(self) -> str:
@@ -87,7 +88,7 @@ def plan_runs(study: Study) -> list[PlannedRun]:
     sizes: dict[str, Sizes] = {}
     runs: dict[str, PlannedRun] = {}
     for combination in _combinations(study):
-        run = _plan(study, combination, lambda name: _sizes(name, sizes))
+        run = _plan(study, combination, lambda config: _sizes(config, sizes))
         if runs.setdefault(run.name, run) != run:
             raise ConfigError(f"study {study.name} has two different runs of the name {run.name}; name one differently")
     return list(runs.values())
@@ -102,14 +103,16 @@ def on_this_machine(runs: Sequence[PlannedRun], notice: Notice) -> list[PlannedR
     return chosen
 
 
+_FIRST = ("seed", "environment", "env_args")
+"""The keys of a grid that vary most slowly."""
+
+
 def _combinations(study: Study) -> list[dict[str, Value]]:
-    order = sorted(
-        study.grid, key=lambda key: ("seed", "environment").index(key) if key in ("seed", "environment") else 2
-    )
+    order = sorted(study.grid, key=lambda key: _FIRST.index(key) if key in _FIRST else len(_FIRST))
     return [dict(zip(order, values, strict=True)) for values in itertools.product(*(study.grid[k] for k in order))]
 
 
-def _plan(study: Study, combination: Mapping[str, Value], sizes_of: Callable[[str], Sizes]) -> PlannedRun:
+def _plan(study: Study, combination: Mapping[str, Value], sizes_of: Callable[[Config], Sizes]) -> PlannedRun:
     method = combination["method"]
     if method not in METHODS:
         known = f"{', '.join(METHODS)}{nearest(str(method), METHODS)}"
@@ -121,7 +124,7 @@ def _plan(study: Study, combination: Mapping[str, Value], sizes_of: Callable[[st
     try:
         _config(study, {**given, "method": "ds-td3"})  # what means nothing to this method is checked, too
         config = _config(study, {**options, "method": sparse_method})
-        sizes = sizes_of(config.environment)
+        sizes = sizes_of(config)
         actor, critic = _shapes(config, sizes)
         dense_counterpart = dense(actor), dense(critic)
         if method == TINY_DENSE:
@@ -135,7 +138,7 @@ def _plan(study: Study, combination: Mapping[str, Value], sizes_of: Callable[[st
     settings = {key: combination[key] for key in study.varying if key not in nothing}
     flops_paper, flops_full = _flops(config, actor, critic)
     return PlannedRun(
-        name=_name(sizes.name, str(method), settings, config.seed),
+        name=_name(slug(sizes.name, config.env_args), str(method), settings, config.seed),
         method=str(method),
         settings=settings,
         config=config,
@@ -150,16 +153,15 @@ def _config(study: Study, options: Mapping[str, Any]) -> Config:
     return make_config(study.preset, **options)  # type: ignore[arg-type]  # which checks the preset
 
 
-def _name(environment: str, method: str, settings: Mapping[str, Value], seed: int) -> str:
-    parts = [environment.replace(":", "-").replace("/", "-"), method]
-    return "-".join([*parts, *(f"{key}{shown(value)}" for key, value in settings.items()), f"seed{seed}"])
+def _name(task: str, method: str, settings: Mapping[str, Value], seed: int) -> str:
+    return "-".join([task, method, *(f"{key}{shown(value)}" for key, value in settings.items()), f"seed{seed}"])
 
 
-def _sizes(environment: str, known: dict[str, Sizes]) -> Sizes:
-    if environment not in known:
-        with contextlib.closing(make(environment)) as made:
-            known[environment] = Sizes(made.name, made.n_observations, made.n_actions, made.own_episode_limit)
-    return known[environment]
+def _sizes(config: Config, known: dict[str, Sizes]) -> Sizes:
+    if config.task not in known:
+        with contextlib.closing(make_for_run(config)) as made:
+            known[config.task] = Sizes(made.name, made.n_observations, made.n_actions, made.own_episode_limit)
+    return known[config.task]
 
 
 def _shapes(config: Config, sizes: Sizes) -> tuple[NetworkShape, NetworkShape]:

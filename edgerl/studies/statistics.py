@@ -17,11 +17,9 @@ import numpy.typing as npt
 
 from edgerl.errors import require
 from edgerl.studies.runs import Curve
+from edgerl.training.returns import FINAL_EVALUATIONS, mean_known
 
 Array = npt.NDArray[Any]
-
-FINAL_EVALUATIONS = 10
-"""A final return is the mean of so many last evaluations, as in the paper; of all, where there are fewer."""
 
 ROUNDING = 1e-9
 """Relative; what two orders of adding make of one mean."""
@@ -44,30 +42,34 @@ class Interval:
     high: float | None
 
 
-def final_return(curve: Curve) -> float:
-    """Mean of the last 10 evaluations."""
-    return float(curve.returns[-FINAL_EVALUATIONS:].mean())
+def final_return(curve: Curve) -> float | None:
+    """The run's return (edgerl.training.returns); None where nothing was evaluated since learning began."""
+    return mean_known(curve.returns[curve.final])
 
 
-def learning_curve_area(curve: Curve, steps: int) -> float:
-    """The paper's LCA: the sum of all evaluations, one every 5000 steps, divided by the number of training steps."""
-    return float(curve.returns.sum()) / steps
+def final_success_rate(curve: Curve) -> float | None:
+    """The mean success rate of the same evaluations; None where the environment does not tell."""
+    return mean_known(curve.success_rates[curve.final])
+
+
+def learning_curve_area(curve: Curve, steps: int) -> float | None:
+    """The paper's LCA: the sum of all evaluations, one every 5000 steps, divided by the number of training steps; None
+    where nothing was evaluated."""
+    return None if np.isnan(curve.returns).all() else float(np.nansum(curve.returns)) / steps
 
 
 def steps_to_reach(curve: Curve, goal: float) -> int | None:
     """The first step at which the mean of the last 10 evaluations is `goal` or more; None where it never is.
 
-    The mean, since the goal is one, too: a single lucky evaluation does not count. Before ten there is no mean. Means
-    that differ by rounding alone are equal, so that a run reaches its own final return.
+    The mean, since the goal is one, too: a single lucky evaluation does not count. Before ten since learning began
+    there is no mean. Means that differ by rounding alone are equal, so that a run reaches its own final return.
     """
-    if len(curve.returns) < FINAL_EVALUATIONS:
-        means = np.array([curve.returns.mean()]) if len(curve.returns) else np.array([])
-        steps = curve.steps[-1:]
-    else:
-        means = np.convolve(curve.returns, np.full(FINAL_EVALUATIONS, 1 / FINAL_EVALUATIONS), "valid")
-        steps = curve.steps[FINAL_EVALUATIONS - 1 :]
+    returns, steps = curve.returns[curve.since_learning], curve.steps[curve.since_learning]
+    if len(returns) < FINAL_EVALUATIONS:
+        return None
+    means = np.convolve(returns, np.full(FINAL_EVALUATIONS, 1 / FINAL_EVALUATIONS), "valid")
     reached = np.flatnonzero(means >= goal - ROUNDING * abs(goal))
-    return int(steps[reached[0]]) if len(reached) else None
+    return int(steps[FINAL_EVALUATIONS - 1 :][reached[0]]) if len(reached) else None
 
 
 def interquartile_mean(strata: Sequence[Array]) -> Interval:

@@ -27,6 +27,7 @@ from typing import Any
 from edgerl.errors import ConfigError, FileFormatError, nearest, quoted, reason
 from edgerl.files import MAXIMUM_JSON_BYTES, MAXIMUM_TEXT_BYTES, read_bytes, read_text
 from edgerl.run_folder import RUNS
+from edgerl.training.arguments import Arguments, checked
 from edgerl.training.config import option_names
 
 if sys.version_info >= (3, 11):
@@ -44,7 +45,7 @@ MAXIMUM_RUNS = 10_000
 _MAXIMUM_TITLE = 200
 _LARGEST_INTEGER = 1 << 63
 
-Value = str | int | float | bool | tuple[int, ...]
+Value = str | int | float | bool | tuple[int, ...] | Arguments
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,8 @@ class Study:
 
     @property
     def varying(self) -> tuple[str, ...]:
-        """The keys, but for environment, method and seed, that have several values."""
-        return tuple(k for k, values in self.grid.items() if len(values) > 1 and k not in DEFAULTS)
+        """The keys that have several values, but for those of the task, method and seed."""
+        return tuple(k for k, values in self.grid.items() if len(values) > 1 and k not in (*DEFAULTS, "env_args"))
 
     @property
     def n_combinations(self) -> int:
@@ -162,6 +163,8 @@ def _values(values: object, place: str) -> tuple[Value, ...]:
 
 def _value(value: Any, place: str) -> Value:
     """As the configuration takes it, which checks it. Raises ConfigError for what no option is: a date, a table."""
+    if place.endswith(".env_args"):
+        return _arguments(value, place)
     is_list = isinstance(value, list)
     parts = value if is_list else [value]
     if not all(type(part) is int if is_list else isinstance(part, str | int | float) for part in parts):
@@ -170,6 +173,13 @@ def _value(value: Any, place: str) -> Value:
         raise ConfigError(f"{place} is {quoted(value)}; expected a number that 64 bits can hold")
     found: Value = tuple(parts) if is_list else value
     return found
+
+
+def _arguments(value: Any, place: str) -> Arguments:
+    try:
+        return checked(value)
+    except ConfigError as error:
+        raise ConfigError(f"{place}: {error}") from error
 
 
 def narrowed(

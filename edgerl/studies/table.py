@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -20,6 +20,7 @@ from edgerl.studies.runs import Curve, inspect, read_curve
 from edgerl.studies.statistics import (
     Interval,
     final_return,
+    final_success_rate,
     interquartile_mean,
     learning_curve_area,
     probability_of_improvement,
@@ -27,6 +28,7 @@ from edgerl.studies.statistics import (
 )
 from edgerl.studies.study import Study
 from edgerl.training.config import make_config
+from edgerl.training.returns import FINAL_EVALUATIONS, mean_of
 
 Format = Literal["markdown", "csv", "json"]
 DENSE = "td3"
@@ -45,18 +47,20 @@ class Figure:
 class Row:
     """The runs that differ in their seed alone. None: there is no such figure, or nothing to compare with."""
 
-    environment: str
+    environment: str  # with its arguments, where it has any
     method: str
     settings: dict[str, Any]
     runs: int  # finished
     planned: int
+    evaluations: int | None  # that a run's final return is the mean of; the fewest of the runs
     final_return: Figure | None
+    success_rate: Figure | None  # of the same evaluations, where the environment tells of success
     paper_return: Figure | None  # after a million steps
     interquartile_mean: Interval | None
     learning_curve_area: Figure | None
     better_than_dense: Interval | None  # probability
     steps_to_dense: float | None  # median over the runs; None where half of them or more never reached it
-    reached_dense: int | None  # runs
+    reached_dense: int | None  # runs; None where one has fewer than ten evaluations since learning began
     connections: int
     paper_connections: int | None
     training_flops: int  # as the paper counts
@@ -106,7 +110,8 @@ class _Group:
 
     @property
     def finals(self) -> npt.NDArray[np.float64]:
-        return np.array([final_return(curve) for curve in self.curves])
+        """The returns of the runs that were evaluated since learning began."""
+        return _known(map(final_return, self.curves))
 
 
 def make_table(study: Study, runs: Sequence[PlannedRun], folder: Path) -> Table:
@@ -128,7 +133,7 @@ def make_table(study: Study, runs: Sequence[PlannedRun], folder: Path) -> Table:
         finished=finished,
         planned=len(runs),
         rows=tuple(_row(group, _dense_of(group, groups)) for group in groups),
-        overall=_overall(groups) if len({run.config.environment for run in runs}) > 1 else (),
+        overall=_overall(groups) if len({run.config.task for run in runs}) > 1 else (),
     )
 
 
@@ -139,17 +144,18 @@ def _read(runs: Sequence[PlannedRun], folder: Path) -> list[_Group]:
         members.append(run)
         progress = inspect(folder / run.name, run)
         if progress.stage == "finished":
-            curves.append(read_curve(folder / run.name, rows=progress.metrics_rows))
+            start_steps = run.config.schedule.start_steps
+            curves.append(read_curve(folder / run.name, start_steps, rows=progress.metrics_rows))
     return [_Group(members[0], len(members), curves) for members, curves in groups.values()]
 
 
 def _dense_of(group: _Group, groups: Sequence[_Group]) -> _Group | None:
-    """The dense TD3 of the same environment whose settings, where it has any, are the group's."""
+    """The dense TD3 of the same task whose settings, where it has any, are the group's."""
     run = group.run
     for other in groups:
         same = other.run.settings.items() <= run.settings.items()
-        if other.run.method == DENSE and other.run.config.environment == run.config.environment and same:
-            return other if other.curves else None
+        if other.run.method == DENSE and other.run.config.task == run.config.task and same:
+            return other if len(other.finals) else None
     return None
 
 
@@ -159,17 +165,22 @@ def _row(group: _Group, dense: _Group | None) -> Row:
     of_paper = (run.config.environment.removesuffix("-v5"), run.method) if _is_papers(run) else ("", "")
     returns, costs = paper.RETURNS.get(of_paper), paper.COSTS.get(of_paper)
     steps = run.config.schedule.steps
-    reached = None if dense is None else [steps_to_reach(curve, float(dense.finals.mean())) for curve in group.curves]
+    evaluations = min((len(curve.final) for curve in group.curves), default=0)
+    reached = None
+    if dense is not None and evaluations == FINAL_EVALUATIONS:
+        reached = [steps_to_reach(curve, float(dense.finals.mean())) for curve in group.curves]
     return Row(
-        environment=run.config.environment,
+        environment=run.config.task,
         method=run.method,
         settings=dict(run.settings),
-        runs=len(finals),
+        runs=len(group.curves),
         planned=group.planned,
+        evaluations=evaluations or None,
         final_return=_figure(finals),
+        success_rate=_figure(_known(map(final_success_rate, group.curves))),
         paper_return=None if returns is None else Figure(*returns),
         interquartile_mean=interquartile_mean([finals]) if len(finals) else None,
-        learning_curve_area=_figure(np.array([learning_curve_area(curve, steps) for curve in group.curves])),
+        learning_curve_area=_figure(_known(learning_curve_area(curve, steps) for curve in group.curves)),
         better_than_dense=probability_of_improvement([(finals, dense.finals)]) if dense and is_compared else None,
         steps_to_dense=_median_steps(reached),
         reached_dense=None if reached is None else sum(step is not None for step in reached),
@@ -182,10 +193,11 @@ def _row(group: _Group, dense: _Group | None) -> Row:
 
 
 def _is_papers(run: PlannedRun) -> bool:
-    """Whether the run is the paper's but for its length: networks, evolution, and TD3's options."""
+    """Whether the run is the paper's but for its length: task, networks, evolution, and TD3's options."""
     config = run.config
     papers = make_config(environment=config.environment, method=config.network.method)
-    return all(getattr(config, part) == getattr(papers, part) for part in ("network", "evolution", "td3", "normalize"))
+    parts = ("network", "evolution", "td3", "normalize", "env_args")
+    return all(getattr(config, part) == getattr(papers, part) for part in parts)
 
 
 def _median_steps(reached: Sequence[int | None] | None) -> float | None:
@@ -196,6 +208,10 @@ def _median_steps(reached: Sequence[int | None] | None) -> float | None:
     return median if np.isfinite(median) else None
 
 
+def _known(values: Iterable[float | None]) -> npt.NDArray[np.float64]:
+    return np.array([value for value in values if value is not None], np.float64)
+
+
 def _figure(values: npt.NDArray[np.float64]) -> Figure | None:
     if not len(values):
         return None
@@ -204,14 +220,14 @@ def _figure(values: npt.NDArray[np.float64]) -> Figure | None:
 
 def _overall(groups: Sequence[_Group]) -> tuple[Overall, ...]:
     """Only environments in which the group and dense TD3 both have finished runs count, and all must have them."""
-    environments = {group.run.config.environment for group in groups}
+    environments = {group.run.config.task for group in groups}
     found: dict[tuple[str, Any], list[_Group]] = {}
     for group in groups:
         found.setdefault(group.run.group[1:], []).append(group)
     rows = []
     for members in found.values():
         pairs = [(group, _dense_of(group, groups)) for group in members]
-        compared = [(group.finals, dense.finals) for group, dense in pairs if dense is not None and group.curves]
+        compared = [(group.finals, dense.finals) for group, dense in pairs if dense is not None and len(group.finals)]
         is_whole = len(compared) == len(environments)
         is_positive = all(dense.mean() > 0 for _, dense in compared)
         is_dense = members[0].run.method == DENSE
@@ -260,6 +276,7 @@ def _csv(table: Table) -> str:
 _PARTS = {Figure: ("mean", "deviation"), Interval: ("value", "low", "high")}
 _COMPOUND = {
     "final_return": Figure,
+    "success_rate": Figure,
     "paper_return": Figure,
     "learning_curve_area": Figure,
     "interquartile_mean": Interval,
@@ -289,12 +306,18 @@ def _markdown(table: Table) -> str:
     if any(overall.relative_return or overall.better_than_dense for overall in table.overall):
         parts.append(_grid(_OVERALL_COLUMNS, table.overall))
     parts.append(
-        "Return: mean of the last 10 evaluations, ± standard deviation over runs. Paper: after 1 000 000 steps, "
+        f"Return: {_of_which(table.rows)}, ± standard deviation over runs. Paper: after 1 000 000 steps, "
         "5 runs, gym v3. IQM: interquartile mean. LCA: sum of the evaluations / steps. Better: probability that a run "
         "returns more than one of TD3. In brackets: 95 % stratified bootstrap intervals. Steps to TD3's return: median "
         "of when the mean of 10 evaluations reaches TD3's final return, and how many did. FLOPs: as the paper counts."
     )
     return "\n\n".join(parts) + "\n"
+
+
+def _of_which(rows: Sequence[Row]) -> str:
+    """What the returns are the mean of, each number of evaluations once."""
+    counts = sorted({row.evaluations for row in rows if row.evaluations is not None}, reverse=True)
+    return f"{' or '.join(map(mean_of, counts)) or 'none'} since learning began"
 
 
 Column = tuple[str, Callable[[Any], str]]
@@ -304,6 +327,7 @@ _RETURN_COLUMNS: tuple[Column, ...] = (
     ("method", lambda row: row.label),
     ("runs", lambda row: f"{row.runs}" if row.runs == row.planned else f"{row.runs} of {row.planned}"),
     ("return", lambda row: _plus_minus(row.final_return)),
+    ("success", lambda row: _plus_minus(row.success_rate, ".2f")),
     ("paper", lambda row: _plus_minus(row.paper_return)),
     ("IQM", lambda row: _bracketed(row.interquartile_mean)),
     ("LCA", lambda row: _plus_minus(row.learning_curve_area, ".3f")),
@@ -360,5 +384,5 @@ def _bracketed(interval: Interval | None, form: str = "") -> str:
 def _steps(row: Row) -> str:
     if row.reached_dense is None:
         return ""
-    share = f"{row.reached_dense} of {row.runs}"
+    share = f"{row.reached_dense} of {row.runs} runs"
     return f"– ({share})" if row.steps_to_dense is None else f"{row.steps_to_dense:.0f} ({share})"

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from edgerl.edge.random import Draws, Network, Purpose, below, normal, uniform
 from edgerl.edge.replay import Batch, Replay
 from edgerl.errors import ConfigError
-from edgerl.training.config import Config, drop_fraction_at, drops_at_least_one, n_step_at, plan_networks
+from edgerl.training.config import Config, drop_fraction_at, drops_at_least_one, last_update, n_step_at, plan_networks
 from edgerl.training.normalizer import Normalizer
 from edgerl.training.state import Arrays, take
 from edgerl.training.topology import (
@@ -272,7 +272,7 @@ class Agent:
         self.updates = 0
         self.actor_evolution_due = False
         # What would grow at the very end could not learn any more: an evolution there would only lose connections.
-        self._last_update = config.schedule.steps - config.schedule.start_steps
+        self._last_update = last_update(config)
         self._noise_shape = (config.td3.batch_size, n_actions)
         self.losses = self._no_losses()
 

@@ -19,6 +19,7 @@ from typing import Any, Literal, get_args, get_type_hints
 from edgerl.compact.file import MAXIMUM_NETWORK_POSITIONS
 from edgerl.compact.policy import MAXIMUM_POSITIONS, MAXIMUM_UNITS
 from edgerl.errors import ConfigError, nearest
+from edgerl.training.arguments import NOTHING, Arguments, checked, task
 from edgerl.training.topology import (
     Distribution,
     LayerPlan,
@@ -71,6 +72,8 @@ class EvolutionConfig:
     evolution_interval: int = _number(1000, "critic updates (e)", "[1, 1000000000000]", "paper")
     growth: Growth = "random"
     drop_schedule: DropSchedule = "constant"  # cosine: ζ falls to 0 over the run, after RigL; paper: constant
+    # None: those of the run; of a run that was extended, those that it had when it began
+    drop_schedule_steps: int | None = _number(None, "steps of the cosine", "[1, 1000000000000]", "edgerl", **NEW)
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,7 @@ class Config:
     """A whole run; the same configuration, machine and thread count give the same bits."""
 
     environment: str = "HalfCheetah-v5"
+    env_args: Arguments = field(default=NOTHING, metadata=NEW)  # of the function that makes the environment
     seed: int = _number(0, "any", "[0, 18446744073709551615]", "edgerl")
     normalize: bool = False
     policy: PolicyChoice = "last"
@@ -122,6 +126,14 @@ class Config:
     evolution: EvolutionConfig = field(default_factory=EvolutionConfig)
     td3: TD3Config = field(default_factory=TD3Config)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "env_args", checked(self.env_args))
+
+    @property
+    def task(self) -> str:
+        """The environment with its arguments: what returns are comparable in."""
+        return task(self.environment, self.env_args)
 
 
 PAPER_LAMBDAS = {"HalfCheetah": (7, 64), "Hopper": (7, 64), "Walker2d": (7, 64), "Ant": (40, 64), "Humanoid": (61, 64)}
@@ -173,7 +185,12 @@ def _with_warm_up(config: Config, asked_for: int | None) -> Config:
         return config
     if asked_for is None and steps > 1:
         return _with_option(config, "start_steps", max(1, steps // 4))
-    raise ConfigError(
+    raise _nothing_learnt(config)
+
+
+def _nothing_learnt(config: Config) -> ConfigError:
+    steps, start_steps = config.schedule.steps, config.schedule.start_steps
+    return ConfigError(
         f"steps is {steps}, and the first {start_steps} (start_steps) are random, before learning begins; expected "
         "more steps than those"
     )
@@ -235,6 +252,7 @@ def validated(config: Config) -> Config:
         _check_dense(network)
     if config.engine == "native" and config.device == "cuda":
         raise ConfigError("engine native runs on the CPU, and device is cuda; use --device cpu or --engine torch")
+    _check_drop_schedule(config)
     if config.evaluation == "none" and config.policy == "best":
         raise ConfigError("policy best was asked for, and evaluation none; expected evaluations, or policy last")
     if config.schedule.replay_capacity <= config.td3.n_step:
@@ -263,6 +281,21 @@ def _beyond_lambdas(network: NetworkConfig) -> list[str]:
     if network.output_layer == "sparse":
         given.append("output_layer sparse")
     return given
+
+
+def _check_drop_schedule(config: Config) -> None:
+    schedule, end = config.schedule, config.evolution.drop_schedule_steps
+    if end is None:
+        return
+    if config.evolution.drop_schedule == "constant":
+        raise ConfigError(
+            f"drop_schedule_steps is {end}, and the drop schedule is constant; use --drop-schedule cosine"
+        )
+    if not schedule.start_steps < end <= schedule.steps:
+        raise ConfigError(
+            f"steps is {schedule.steps}, and the cosine schedule ends at step {end}; expected at least {end} steps, "
+            f"and an end after the first {schedule.start_steps}, which are random"
+        )
 
 
 def _check_lambdas(network: NetworkConfig) -> None:
@@ -354,10 +387,40 @@ def _plan_by_sparsity(config: NetworkConfig, widths: tuple[int, ...], sparsity: 
     )
 
 
+def last_update(config: Config) -> int:
+    """The critic update from which on the topology stays as it is: the run's last, or the end of a cosine schedule."""
+    steps = config.evolution.drop_schedule_steps or config.schedule.steps
+    return max(steps - config.schedule.start_steps, 1)
+
+
+def extended(config: Config, steps: int) -> Config:
+    """The configuration of a run that goes on to another number of steps. A cosine schedule keeps the end that it had;
+    without one, it is that of a run which had so many steps from the start.
+
+    Raises ConfigError for a number that is out of range, or too small for learning or for the schedule.
+    """
+    evolution, schedule = config.evolution, replace(config.schedule, steps=steps)
+    if evolution.drop_schedule == "cosine" and config.network.method == "ds-td3":
+        end = evolution.drop_schedule_steps or config.schedule.steps
+        evolution = replace(evolution, drop_schedule_steps=None if end == steps else end)
+    longer = validated(replace(config, evolution=evolution, schedule=schedule))
+    if steps <= schedule.start_steps:
+        raise _nothing_learnt(longer)
+    return longer
+
+
+def is_continued_by(earlier: Config, later: Config) -> bool:
+    """Whether a run of the one configuration goes on with the other: the same, or one that extends it."""
+    try:
+        return earlier == later or extended(earlier, later.schedule.steps) == later
+    except ConfigError:
+        return False
+
+
 def drop_fraction_at(config: EvolutionConfig, update: int, last_update: int) -> float:
     """The share ζ of a layer's blocks that the evolution step of critic update `update` drops.
 
-    update: in [1, last_update]. last_update: the run's, steps − start_steps; the cosine ends there.
+    update: in [1, last_update]. last_update: as the function of that name says; the cosine ends there.
 
     Source of the cosine: Evci et al. (2020), f(t) = ζ/2 · (1 + cos(π t / T)).
     """

@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edgerl.compact.policy import action_scaling, observation_dtype, shifted
-from edgerl.edge.robot import Robot, load_factory, problem
+from edgerl.edge.robot import Robot, is_factory, load_factory, load_module, problem
 from edgerl.errors import EnvironmentError, EnvironmentFault, nearest, reason, require
+from edgerl.training.arguments import NOTHING, Arguments
 from edgerl.training.config import Config
 
 Vector = npt.NDArray[np.float32]
@@ -109,6 +110,11 @@ class Environment:
             truncated = True
         return self._finite(observation), reward, terminated, truncated
 
+    @property
+    def success(self) -> bool | None:
+        """Whether the last step said that the episode's task is done; None where it did not tell."""
+        return self._robot.success
+
     def scale(self, action: Vector) -> Vector:
         """Actions in [−1, 1] in the environment's units, per dimension."""
         scaled: Vector = self._centre + self._half_range * action
@@ -171,20 +177,38 @@ def _float32_inside(low: npt.NDArray[Any], high: npt.NDArray[Any]) -> tuple[Vect
     return low32, np.where(high32 > high, np.nextafter(high32, np.float32(-np.inf)), high32)
 
 
-def make(name: str, episode_limit: int | None = None) -> Environment:
-    """The gymnasium environment of that id, or what `module:factory` makes; episode_limit as in Environment.
+def make(name: str, episode_limit: int | None = None, arguments: Arguments = NOTHING) -> Environment:
+    """The environment of that name (see `made`), made with these arguments; episode_limit as in Environment.
 
     Raises EnvironmentError, with the nearest known name, where there is none or it does not suit.
     """
-    if ":" in name:
-        return Environment(name, from_factory(name), episode_limit)
-    made = registered(name)
-    return Environment(made.spec.id, made, episode_limit)  # with its version, where the name had none
+    return Environment(*made(name, **arguments), episode_limit)
+
+
+def made(name: str, **options: Any) -> tuple[str, Any]:
+    """(name, environment) of a gymnasium id; of `module:id`, which importing the module registers; or of
+    `module:factory`. Raises EnvironmentError."""
+    if is_made_by_factory(name):
+        return name, from_factory(name, **options)
+    return made_by_gymnasium(name, **options)
+
+
+def is_made_by_factory(name: str) -> bool:
+    """Whether `name` is `module:factory`, not an id. Raises EnvironmentError where its module cannot be imported."""
+    _silence_mujoco()
+    return is_factory(name)
+
+
+def made_by_gymnasium(name: str, **options: Any) -> tuple[str, Any]:
+    """(name, environment) of an id or `module:id`, the name with the version. Raises EnvironmentError."""
+    environment = registered(name, **options)
+    module, colon, _ = name.rpartition(":")
+    return f"{module}{colon}{environment.spec.id}", environment
 
 
 def make_for_run(config: Config) -> Environment:
     """The environment of a run, with the limit that its episodes have. Raises EnvironmentError."""
-    environment, schedule = make(config.environment), config.schedule
+    environment, schedule = make(config.environment, arguments=config.env_args), config.schedule
     # Runs of 0.1.0 recorded no limit: they cut an episode at the checkpoint interval, or at the environment's limit.
     unrecorded = max(schedule.checkpoint_interval, environment.own_episode_limit or 0)
     environment.episode_limit = schedule.max_episode_steps or unrecorded
@@ -217,22 +241,28 @@ def _probe(environment: Environment, outlives_faults: bool) -> bytes:
 
 
 def registered(name: str, **options: Any) -> Any:
-    """The gymnasium environment of that id, as gymnasium makes it with these options.
+    """The gymnasium environment of that id, or of `module:id` once the module is imported, as gymnasium makes it with
+    these options.
 
     Raises EnvironmentError, with the nearest known name, where there is none.
     """
     gymnasium = require("gymnasium", "train")
     _silence_mujoco()
+    _, colon, identifier = name.rpartition(":")
+    if colon:
+        load_module(name)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that an id has no version, or a newer one
-            return gymnasium.make(name, **options)
+            return gymnasium.make(identifier, **options)
     except (ImportError, gymnasium.error.DependencyNotInstalled) as error:
         needed = reason(error, 200)
         raise EnvironmentError(f"environment {name!r} needs a package that is not installed: {needed}") from error
     except gymnasium.error.Error as error:
         known = list(gymnasium.registry)
-        raise EnvironmentError(f"environment {name!r} is unknown{_suggestion(name, known, error)}") from error
+        raise EnvironmentError(f"environment {name!r} is unknown{_suggestion(identifier, known, error)}") from error
+    except (Exception, SystemExit) as error:  # of its constructor, as for an argument that it does not take
+        raise EnvironmentError(f"environment {name!r} cannot be made ({problem(error)})") from error
 
 
 def _suggestion(name: str, known: list[str], error: Exception) -> str:

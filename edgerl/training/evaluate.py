@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,18 +28,40 @@ def _raise(fault: EnvironmentFault) -> None:
     raise fault
 
 
-def evaluate(
+@dataclass(frozen=True)
+class Episodes:
+    """How episodes ended."""
+
+    returns: Array  # undiscounted, float64 [episodes]
+    successes: Array  # bool, of those whose last step told
+
+    @property
+    def success_rate(self) -> float:
+        """NaN where the environment does not tell."""
+        return float(self.successes.mean()) if len(self.successes) else math.nan
+
+
+def play(
     environment: Environment,
     act: Callable[[Array], Array],
     seeds: Sequence[int],
     on_fault: Callable[[EnvironmentFault], None] = _raise,
-) -> Array:
-    """The undiscounted return of one episode per seed, float64 [episodes].
+) -> Episodes:
+    """One episode per seed.
 
     act: observation [n] → action [m] in the environment's units; what it raises ends the evaluation. on_fault: told of
     a step that failed; unless it raises, the episode ends there.
     """
-    return np.array([_episode_return(environment, act, seed, on_fault) for seed in seeds])
+    returns, successes = [], []
+    for seed in seeds:
+        returns.append(_episode_return(environment, act, seed, on_fault))
+        successes.append(environment.success)
+    return Episodes(np.array(returns, np.float64), np.array([s for s in successes if s is not None], bool))
+
+
+def evaluate(environment: Environment, act: Callable[[Array], Array], seeds: Sequence[int]) -> Array:
+    """The undiscounted return of one episode per seed, float64 [episodes]; act as in `play`."""
+    return play(environment, act, seeds).returns
 
 
 def _episode_return(

@@ -13,13 +13,13 @@ from pathlib import Path
 from edgerl import run_folder
 from edgerl.errors import EdgerlError, FileFormatError, OutputError, reason
 from edgerl.files import MAXIMUM_JSON_BYTES, read_text, write_atomically
+from edgerl.training.arguments import slug
 from edgerl.training.config import Config, from_json, to_json
 
 
 def default_folder(config: Config) -> Path:
     """The first free name under runs/."""
-    environment = config.environment.replace(":", "-").replace("/", "-")
-    stem = f"{environment}-{config.network.method}-seed{config.seed}"
+    stem = f"{slug(config.environment, config.env_args)}-{config.network.method}-seed{config.seed}"
     names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
     return next(path for name in names if not (path := run_folder.RUNS / name).exists())
 
@@ -39,7 +39,7 @@ def new_folder(folder: Path, config: Config) -> Iterator[None]:
     except OSError as error:
         raise OutputError(f"cannot make {folder}: {error.strerror}; choose another --out") from error
     try:
-        write_atomically(folder / run_folder.CONFIG, to_json(config).encode())
+        write_config(folder, config)
         yield
     except EdgerlError:
         if not (folder / run_folder.CHECKPOINT).exists():
@@ -48,6 +48,11 @@ def new_folder(folder: Path, config: Config) -> Iterator[None]:
                 for parent in made[1:]:
                     parent.rmdir()
         raise
+
+
+def write_config(folder: Path, config: Config) -> None:
+    """The configuration of a run; for who makes the folder, or holds the run. Raises OutputError."""
+    write_atomically(folder / run_folder.CONFIG, to_json(config).encode())
 
 
 def read_config(folder: Path) -> Config:

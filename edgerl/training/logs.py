@@ -28,7 +28,10 @@ class MetricsLog:
     """The metrics of one run folder."""
 
     def __init__(self, folder: Path, columns: Sequence[str], rows: int = 0) -> None:
-        """Open the log with the first `rows` rows of what is there. Raises FileFormatError where there are fewer."""
+        """Open the log with the first `rows` rows of what is there; columns that it has not yet are empty in them.
+
+        Raises FileFormatError where there are fewer rows, or columns that are not among `columns`.
+        """
         self.path, self.columns = folder / run_folder.METRICS, list(columns)
         kept = _read(self.path, self.columns)[:rows] if rows else []
         if len(kept) < rows:
@@ -36,15 +39,16 @@ class MetricsLog:
                 f"{self.path} has {len(kept)} whole rows; the checkpoint counts on {rows}; restore the file, or train "
                 "anew"
             )
+        numbers = _numbers(kept, self.path)
         write_atomically(self.path, _format([self.columns, *kept]).encode())
         with self._writing():
             for events in folder.glob(EVENTS):
                 events.unlink()
             self._events = SummaryWriter(str(folder))
-            for values in kept:
-                self._add_events(dict(zip(self.columns, map(_number, values), strict=True)))
+            for values in numbers:
+                self._add_events(dict(zip(self.columns, values, strict=True)))
         self.rows = rows
-        self.last_step = int(kept[-1][0]) if kept else 0
+        self.last_step = int(numbers[-1][0]) if numbers else 0
 
     def append(self, row: Row) -> None:
         """Add one row; on the disk, apart from a power cut, when this returns."""
@@ -84,25 +88,34 @@ def _field(number: float) -> str:
     return "" if math.isnan(number) else f"{number:.9g}"
 
 
-def _number(field: str) -> float:
-    return float(field or "nan")
+def _numbers(rows: Sequence[Sequence[str]], path: Path) -> list[list[float]]:
+    """NaN where a field is empty; the first one of a row, its step, never is. Raises FileFormatError."""
+    try:
+        numbers = [[float(field or "nan") for field in row] for row in rows]
+    except ValueError as error:
+        raise FileFormatError(f"{path} holds something that is no number ({error}); restore the file") from error
+    if not all(math.isfinite(row[0]) for row in numbers):
+        raise FileFormatError(f"{path} has a row without a step; restore the file, or train anew")
+    return numbers
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:
-    """The rows of a run's metrics.csv, NaN where a field is empty. Raises FileFormatError."""
+    """The rows of a run's metrics.csv, each without the columns that are empty in it. Raises FileFormatError."""
     path = folder / run_folder.METRICS
     header, *rows = _parse(path)
     try:
-        return [dict(zip(header, map(_number, row), strict=True)) for row in rows]
+        return [{name: float(field) for name, field in zip(header, row, strict=True) if field} for row in rows]
     except ValueError as error:
         raise FileFormatError(f"{path} holds something that is no number ({error})") from error
 
 
 def _read(path: Path, columns: list[str]) -> list[list[str]]:
+    """The whole rows, in the order of `columns`, of which an earlier version had fewer."""
     header, *rows = _parse(path)
-    if header != columns:
+    if "step" not in header or not set(header) <= set(columns) or len(set(header)) < len(header):
         raise FileFormatError(f"{path} has other columns than this run; restore the file, or train anew")
-    return [row for row in rows if len(row) == len(columns)]
+    kept = (dict(zip(header, row, strict=True)) for row in rows if len(row) == len(header))
+    return [[row.get(column, "") for column in columns] for row in kept]
 
 
 def _parse(path: Path) -> list[list[str]]:

@@ -34,16 +34,34 @@ from edgerl.signals import StopRequests, leave_at_the_second, stop_requests
 from edgerl.training import checkpoint as checkpoint_file
 from edgerl.training.agent import Agent
 from edgerl.training.checkpoint import Checkpoint, Counters, Returns
-from edgerl.training.config import PRESETS, Config, Preset, make_config, notice_of_fixed_layers, with_episode_limit
+from edgerl.training.config import (
+    PRESETS,
+    Config,
+    Preset,
+    extended,
+    is_continued_by,
+    make_config,
+    notice_of_fixed_layers,
+    with_episode_limit,
+)
 from edgerl.training.digits import DigitWatch, offset_for
 from edgerl.training.engine import Notice, with_engine
 from edgerl.training.environments import Environment, Vector, make_for_run, resumes_bit_for_bit
-from edgerl.training.evaluate import evaluate, evaluation_seeds
-from edgerl.training.folder import check_latest, default_folder, new_folder, point_latest_to, read_config, sweep
-from edgerl.training.logs import MetricsLog
+from edgerl.training.evaluate import Episodes, evaluation_seeds, play
+from edgerl.training.folder import (
+    check_latest,
+    default_folder,
+    new_folder,
+    point_latest_to,
+    read_config,
+    sweep,
+    write_config,
+)
+from edgerl.training.logs import MetricsLog, read_metrics
 from edgerl.training.native import NativeAgent
 from edgerl.training.normalizer import Normalizer
 from edgerl.training.records import TopologyLog, record_versions
+from edgerl.training.returns import final_evaluations, mean_known
 
 REPORT_INTERVAL = 100  # steps between two calls of a progress report
 
@@ -65,7 +83,8 @@ class Status:
     steps: int
     session_steps: int  # since this process took the run up
     session_seconds: float
-    evaluation_return: float | None  # mean of the last evaluation
+    start_steps: int  # random ones, before learning begins
+    evaluation_return: float | None  # mean of the last evaluation since learning began
     training_return: float | None  # mean of the training episodes since
 
 
@@ -76,8 +95,10 @@ class RunResult:
     folder: Path
     policy: Path
     steps: int
-    final_return: float | None  # mean of the last evaluation; None where there was none
-    best_return: float | None
+    final_return: float | None  # mean of the last ten evaluations since learning began; None where there was none
+    final_evaluations: int  # that it is the mean of: ten, or as many as there were
+    final_success_rate: float | None  # of the same evaluations; None where the environment does not tell
+    best_return: float | None  # of all evaluations
     elapsed_seconds: float
     faults: int  # steps that failed in the environment; more than none with `on_fault` truncate alone
 
@@ -95,21 +116,24 @@ def train(
     notice: Notice = lambda _: None,
     **options: Any,
 ) -> RunResult:
-    """Train a policy, or go on with the run folder `resume`.
+    """Train a policy, or go on with the run folder `resume`, to another number of `steps` where that is given, too.
 
-    env: a gymnasium id or `module:factory` (default HalfCheetah-v5). out: the run folder, which must not exist (default
-    `runs/<env>-<method>-seed<n>`). options: every field of edgerl.training.config by name, such as steps, seed and
-    sparsity. report: called every 100 steps. notice: called with lines that a person should read.
+    env: a gymnasium id, `module:id`, which importing the module registers, or `module:factory` (default
+    HalfCheetah-v5). out: the run folder, which must not exist (default `runs/<env>-<method>-seed<n>`). options: every
+    field of edgerl.training.config by name, such as steps, seed, sparsity, and env_args, the arguments of what makes
+    the environment. report: called every 100 steps. notice: called with lines that a person should read.
 
     Raises ConfigError, EnvironmentError, OutputError, FileFormatError; CheckFailed where training diverged;
     Interrupted, with the state saved, after SIGINT or SIGTERM: the running episode is finished first, unless that takes
     longer than GRACE_SECONDS. A second signal leaves at once, with the last checkpoint.
     """
     if resume is not None:
+        steps = options.pop("steps", None)
         if env is not None or out is not None or preset != "paper" or any(v is not None for v in options.values()):
-            raise ConfigError("--resume takes everything from the run; leave out all other options")
+            raise ConfigError("--resume takes everything but --steps from the run; leave out all other options")
         resume = Path(resume).resolve()  # runs/latest is a link, which is about to be renewed
-        config = read_config(resume)
+        recorded = read_config(resume)
+        config = recorded if steps is None else _extended(recorded, resume, steps, notice)
     else:
         config = with_engine(make_config(preset, environment=env, **options), notice)
     with contextlib.ExitStack() as stack:
@@ -141,8 +165,28 @@ def train(
                 )
         trainer = Trainer(agent, environment, evaluation, folder)
         stack.callback(trainer.close)
+        if resume is not None and config != recorded:
+            write_config(folder, config)  # the checkpoint of the shorter run is valid with it, too
         notice(f"run folder {folder}; live curves: tensorboard --logdir {folder}")
+        if trainer.step < config.schedule.start_steps:
+            notice(f"learning begins at step {config.schedule.start_steps}; until then actions are random")
         return trainer.run(report, notice, stop)
+
+
+def _extended(config: Config, folder: Path, steps: int, notice: Notice) -> Config:
+    """The configuration of a run with another number of steps, told in a line.
+
+    Raises ConfigError where the run has as many already.
+    """
+    longer = extended(config, steps)
+    path = folder / run_folder.CHECKPOINT
+    done = checkpoint_file.read(path).counters.step if path.exists() else 0
+    if steps <= done:
+        raise ConfigError(f"--steps is {steps}, and {run_folder.short(folder)} has {done} already; expected more")
+    end = longer.evolution.drop_schedule_steps
+    keeps = "" if end is None else f"; the cosine schedule keeps its end at step {end}: then the topology stays"
+    notice(f"{run_folder.short(folder)} goes on from step {done} to {steps} (before: {config.schedule.steps}){keeps}")
+    return longer
 
 
 def evaluation_environment(config: Config, environment: Environment, notice: Notice) -> Environment | None:
@@ -245,11 +289,18 @@ class Trainer:
                 else "it was before the first checkpoint, so nothing is saved"
             )
             raise Interrupted(f"left at step {self.step}; {kept}", stop.signal or signal.SIGINT) from None
+        rows = read_metrics(self.folder)
+        steps, returns, rates = (
+            np.array([row.get(name, math.nan) for row in rows]) for name in ("step", "return_mean", "success_rate")
+        )
+        final = final_evaluations(steps, returns, self.config.schedule.start_steps)
         return RunResult(
             folder=self.folder,
             policy=self.folder / run_folder.POLICY,
             steps=self.step,
-            final_return=self.returns.last,
+            final_return=mean_known(returns[final]),
+            final_evaluations=len(final),
+            final_success_rate=mean_known(rates[final]),
             best_return=self.returns.best,
             elapsed_seconds=self._elapsed(),
             faults=self.faults,
@@ -421,38 +472,38 @@ class Trainer:
     def _evaluate(self) -> None:
         """Add a row of metrics; none where a stop cannot wait for it: then it is due when the run goes on."""
         try:
-            returns = self._evaluation_returns()
+            episodes = self._play()
         except _MustLeave:
             return
-        if len(returns):
-            last, best = float(returns.mean()), self.returns.best
+        if len(episodes.returns):
+            last, best = float(episodes.returns.mean()), self.returns.best
             self.returns = replace(self.returns, last=last, best=last if best is None else max(last, best))
             if self.returns.best == last and self.config.policy == "best":
                 self.best_policy = self._masked_policy()
-        self.log.append(self._metrics(returns))
+        self.log.append(self._metrics(episodes))
         self.topology.evaluated(self.step)
         self.returns = replace(self.returns, training_sum=0.0, training_episodes=0)
 
-    def _evaluation_returns(self) -> npt.NDArray[np.float64]:
-        """Of one episode per seed; empty where the run is not evaluated."""
+    def _play(self) -> Episodes:
+        """One episode per seed; none where the run is not evaluated."""
         environment = self.evaluation_environment
         if environment is None:
-            return np.empty(0)
+            return Episodes(np.empty(0), np.empty(0, bool))
 
         def act(observation: Vector) -> Vector:
             if self._must_leave:
                 raise _MustLeave
             return environment.scale(self.agent.act(self._normalized(observation)))
 
-        returns = evaluate(environment, act, self.evaluation_seeds, self._count)
+        episodes = play(environment, act, self.evaluation_seeds, self._count)
         self._tell_of_cuts(environment)
-        return returns
+        return episodes
 
     def _masked_policy(self) -> CompactPolicy:
         """The actor as it is: masked weights stored at their connections, no unit removed."""
         layers = [make_layer(weight, bias, self.config.network.block) for weight, bias in self.agent.actor_layers()]
         shapes = [plan.shape for name, network in self.agent.networks if name == "actor" for plan in network.plans]
-        about = {
+        about: dict[str, Any] = {
             "edgerl": __version__,
             "environment": self.config.environment,
             "method": self.config.network.method,
@@ -463,6 +514,8 @@ class Trainer:
             "trained_architecture": architecture(shapes),
             "evaluation_return": self.returns.last,
         }
+        if self.config.env_args:
+            about["env_args"] = dict(self.config.env_args)
         policy = CompactPolicy(
             layers=tuple(layers),
             action_low=self.environment.action_low,
@@ -477,21 +530,23 @@ class Trainer:
         return policy.with_example(policy.observation_of(seen))
 
     def _metrics_columns(self) -> list[str]:
-        columns = ["step", "updates", "return_mean", "return_deviation", "training_return_mean", "faults"]
-        columns += ["critic_loss", "actor_loss"]
+        columns = ["step", "updates", "return_mean", "return_deviation", "success_rate", "training_return_mean"]
+        columns += ["faults", "critic_loss", "actor_loss"]
         for kind in ("connections", "target_connections"):
             for name, network in self.agent.networks:
                 columns += [f"{kind}.{name}.{layer}" for layer in range(len(network.plans))]
         columns += [f"share_ever_active.{name}" for name, _ in self.agent.networks]
         return [*columns, "elapsed_seconds"]
 
-    def _metrics(self, returns: npt.NDArray[np.float64]) -> dict[str, float | int]:
+    def _metrics(self, episodes: Episodes) -> dict[str, float | int]:
         critic_loss, actor_loss = self.agent.take_losses()
+        returns = episodes.returns
         row: dict[str, float | int] = {
             "step": self.step,
             "updates": self.agent.updates,
             "return_mean": float(returns.mean()) if len(returns) else math.nan,
             "return_deviation": float(returns.std()) if len(returns) else math.nan,
+            "success_rate": episodes.success_rate,
             "training_return_mean": math.nan if self.returns.training is None else self.returns.training,
             "faults": self.faults,
             "critic_loss": critic_loss,
@@ -505,12 +560,14 @@ class Trainer:
         return row
 
     def _status(self) -> Status:
+        start_steps = self.config.schedule.start_steps
         return Status(
             step=self.step,
             steps=self.config.schedule.steps,
             session_steps=self.step - self._first_step,
             session_seconds=time.monotonic() - self._started,
-            evaluation_return=self.returns.last,
+            start_steps=start_steps,
+            evaluation_return=self.returns.last if self.log.last_step > start_steps else None,
             training_return=self.returns.training,
         )
 
@@ -549,7 +606,7 @@ class Trainer:
         if not path.exists():
             return
         checkpoint = checkpoint_file.read(path)
-        if checkpoint.config != self.config:
+        if not is_continued_by(checkpoint.config, self.config):
             raise FileFormatError(
                 f"{path} is of another configuration than {self.folder / run_folder.CONFIG}; restore that file"
             )

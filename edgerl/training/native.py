@@ -17,7 +17,7 @@ from edgerl.edge.library import LayerPlanStructure, LearnerConfig, Library, Prog
 from edgerl.edge.random import Draws
 from edgerl.edge.replay import Replay
 from edgerl.errors import ConfigError
-from edgerl.training.config import Config, plan_networks
+from edgerl.training.config import Config, last_update, plan_networks
 from edgerl.training.normalizer import Normalizer
 from edgerl.training.state import Arrays, take
 from edgerl.training.topology import LayerPlan, Mask, input_degrees
@@ -39,12 +39,12 @@ def learner_config(
     config: Config, plans: tuple[Sequence[LayerPlan], Sequence[LayerPlan]], isa: int, lanes: int
 ) -> LearnerConfig:
     """The engine's configuration of a run; plans of the actor and of each critic."""
-    td3, evolution, schedule = config.td3, config.evolution, config.schedule
+    td3, evolution = config.td3, config.evolution
     actor, critic = ([stored_plan(plan) for plan in network] for network in plans)
     result = LearnerConfig(
         seed=config.seed,
         evolution_interval=evolution.evolution_interval if config.network.method == "ds-td3" else 0,
-        last_update=max(schedule.steps - schedule.start_steps, 1),
+        last_update=last_update(config),
         n_step_delay=td3.n_step_delay,
         n_observations=actor[0].n_inputs,
         n_actions=actor[-1].n_outputs,

@@ -7,6 +7,7 @@ from contextlib import closing
 from typing import Any
 
 from edgerl.errors import EdgerlError
+from edgerl.training.arguments import NOTHING, Arguments, may_be_code
 from edgerl.training.environments import registered
 
 AXES = ("x", "y", "z")
@@ -17,16 +18,16 @@ FREE, BALL, SLIDE, HINGE = range(4)
 """mjtJoint."""
 
 
-def observation_names(environment: str, n_observations: int) -> tuple[str, ...] | None:
+def observation_names(environment: str, n_observations: int, arguments: Arguments = NOTHING) -> tuple[str, ...] | None:
     """A name for each of the observations of a gymnasium id; None where nothing says what they are.
 
     gymnasium's MuJoCo tasks of version 5 say how an observation is put together (`observation_structure`), and MuJoCo
-    names the joints and bodies. An environment that is code (`module:factory`) is not run for its names.
+    names the joints and bodies. An environment that is code (see `may_be_code`) is not run for its names.
     """
-    if ":" in environment:
+    if may_be_code(environment, arguments):
         return None
     try:
-        with closing(registered(environment)) as made:
+        with closing(registered(environment, **arguments)) as made:
             names = _names(made.unwrapped)
     except EdgerlError:
         return None

@@ -58,20 +58,25 @@ class TopologyLog:
         self._columns = list(self._row(0))
         evaluations = -(-schedule.steps // schedule.evaluation_interval)
         rows = min(MAXIMUM_ROWS, max(1, MAXIMUM_NUMBERS // len(self._columns)))
-        self._every = -(-evaluations // rows)
-        kept = _rows_up_to(self.path, self._columns, step) if step else []
+        # A power of two: of a run that is extended, every row that the longer one has is there.
+        self._every = 1 << (-(-evaluations // rows) - 1).bit_length()
+        kept = [row for row in _rows_up_to(self.path, self._columns, step) if self._is_due(int(row[0]))] if step else []
         lines = [self._columns, *kept, *([] if step else [self._numbers(0)])]
         write_atomically(self.path, "".join(map(_line, lines)).encode())
 
     def evaluated(self, step: int) -> None:
         """Add a row after the evaluation at `step`, where it is due. Raises OutputError."""
-        if step < self._schedule.steps and step // self._schedule.evaluation_interval % self._every:
+        if not self._is_due(step):
             return
         try:
             with self.path.open("a", newline="") as file:
                 file.write(_line(self._numbers(step)))
         except OSError as error:
             raise OutputError(f"cannot write {self.path}: {error.strerror}") from error
+
+    def _is_due(self, step: int) -> bool:
+        number = step // self._schedule.evaluation_interval
+        return step >= self._schedule.steps or number % self._every == 0
 
     def sync(self) -> None:
         """Return once every row is on the disk. Raises OutputError."""

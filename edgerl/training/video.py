@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -31,7 +31,8 @@ from edgerl.errors import (
 )
 from edgerl.files import refuse_existing, write_atomically
 from edgerl.signals import leave_at_the_second, stop_requests
-from edgerl.training.environments import Environment, from_factory, registered
+from edgerl.training.arguments import NOTHING, Arguments, checked
+from edgerl.training.environments import Environment, from_factory, is_made_by_factory, made_by_gymnasium, registered
 
 Array = npt.NDArray[Any]
 Frame = npt.NDArray[np.uint8]
@@ -80,6 +81,7 @@ def play(
     environment: str,
     path: str | Path,
     *,
+    env_args: Mapping[str, Any] = NOTHING,
     seed: int = 0,
     episodes: int = 1,
     steps: int = 1000,
@@ -90,8 +92,9 @@ def play(
 ) -> Video:
     """Write episodes of a policy to `path`, .mp4 or .gif, at the speed of the simulated time.
 
-    policy: edgerl.edge's Policy or OnnxPolicy. seed: of the first episode; each next one adds 1.
-    steps: after which an episode is cut. progress: told the share of episodes that is done.
+    policy: edgerl.edge's Policy or OnnxPolicy. env_args: of the function that makes the environment, by name.
+    seed: of the first episode; each next one adds 1. steps: after which an episode is cut. progress: told the share of
+    episodes that is done.
 
     Raises ConfigError, EnvironmentError, MissingExtraError, OutputError; Interrupted, with nothing written, after
     SIGINT or SIGTERM.
@@ -118,7 +121,7 @@ def play(
     frames = 0
     with (
         stop_requests(leave_at_the_second) as stop,
-        closing(rendered(environment, width // 2 * 2, height // 2 * 2)) as filmed,
+        closing(rendered(environment, width // 2 * 2, height // 2 * 2, checked(env_args))) as filmed,
     ):
         refuse_misfit(policy, filmed)
         filmed.observation_dtype = policy.observation_dtype
@@ -187,19 +190,20 @@ class Rendered(Environment):
 HOW_TO_RENDER = "install a renderer (apt-get install libegl1 libgl1-mesa-dri, or libosmesa6), or name one in MUJOCO_GL"
 
 
-def rendered(name: str, width: int, height: int) -> Rendered:
+def rendered(name: str, width: int, height: int, arguments: Arguments = NOTHING) -> Rendered:
     """An environment that renders off screen; one that is made by code, in the size it likes.
 
     Raises EnvironmentError where it, or a renderer, is missing.
     """
-    if ":" in name:
-        made = from_factory(name, render_mode="rgb_array")
+    if is_made_by_factory(name):
+        made = from_factory(name, **{**arguments, "render_mode": "rgb_array"})
         if hasattr(getattr(made, "unwrapped", made), "mujoco_renderer"):
             choose_renderer()
         return Rendered(name, made)
     if os.environ.get("MUJOCO_GL") and find_spec("mujoco"):
         choose_renderer()  # a name that MuJoCo does not know would already fail its import
-    with closing(registered(name)) as probe:
+    own = {key: value for key, value in arguments.items() if key != "render_mode"}
+    with closing(registered(name, **own)) as probe:
         modes, model = probe.metadata.get("render_modes", []), getattr(probe.unwrapped, "model", None)
         is_mujoco = hasattr(probe.unwrapped, "mujoco_renderer")
     if "rgb_array" not in modes:
@@ -210,8 +214,7 @@ def rendered(name: str, width: int, height: int) -> Rendered:
         options = {"width": width, "height": height}
         if model is not None and "track" in [model.camera(index).name for index in range(model.ncam)]:
             options["camera_name"] = "track"  # gymnasium's own choice lets some robots run out of the picture
-    made = registered(name, render_mode="rgb_array", **options)
-    return Rendered(made.spec.id, made)
+    return Rendered(*made_by_gymnasium(name, **{**own, **options, "render_mode": "rgb_array"}))
 
 
 def refuse_misfit(policy: Playable, environment: Environment) -> None:

@@ -98,6 +98,27 @@ def test_a_robot_in_one_file_is_acted_on_and_learnt_from(edgerl: Run) -> None:
     assert {"lock", "transitions.log"} < set(os.listdir("state"))
 
 
+def test_a_robot_is_made_with_the_arguments_that_the_bundle_was_trained_with(edgerl: Run) -> None:
+    Path("plain.py").write_text(
+        f"{PLAIN}\n\ndef make(age=20):\n    made = Plain()\n    print('made', age)\n    return made\n"
+    )
+    about = {"environment": "plain:make", "env_args": {"age": 7}}
+    write_bundle(config=learner_config(n=4, m=2), about=about)
+    arguments = ("learn", "learner.safetensors", *SHORT[:-1], "plain:make")
+    for start in ("a new one", "one that has begun"):
+        code, out, err = edgerl(*arguments)
+        assert (code, "made 7" in out + err) == (0, True), start
+        assert "plain:make with age=7, as learner.safetensors was trained" in err, start
+    code, out, err = edgerl("learn", "learner.safetensors", *SHORT, "--state", "other")
+    assert code == 0
+    assert "learner.safetensors is of plain:make with age=7; these arguments are not plain:Plain's" in err
+    write_bundle(config=learner_config(n=4, m=2), about={"environment": "plain:make", "env_args": {"n": 7}})
+    code, out, err = edgerl(*arguments, "--state", "third")
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1].startswith("edgerl: environment 'plain:make': make() takes no 'n'")
+    assert not Path("third").exists()
+
+
 def test_at_a_rate_every_tick_is_one_step(edgerl: Run) -> None:
     code, out, _ = edgerl("learn", "learner.safetensors", "--env", "plain:Plain", "--hours", 0.5 / 3600, "--json")
     last = events(out)[-1]

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -142,9 +143,18 @@ def test_bad_input_is_one_line(edgerl: Run, policy: Path, arguments: list[str], 
     assert not list(Path().iterdir())
 
 
-def _painted_policy() -> Path:
+def test_a_policy_is_filmed_in_the_task_that_it_was_trained_in(edgerl: Run) -> None:
+    policy = _painted_policy(env_args={"length": 3, "render_mode": "human"})
+    code, out, err = edgerl("play", policy, "--env", "robots:painted_robot", "--video", "out.gif")
+    assert code == 0, err
+    assert out.splitlines()[0].endswith(" in 3 steps")
+    assert "out.gif: 3 frames at 10 per second" in out
+    assert 'robots:painted_robot with length=3, render_mode="human", as run/policy.safetensors was trained' in err
+
+
+def _painted_policy(**more: Any) -> Path:
     options = {"hidden": (4,), "steps": 20, "start_steps": 10, "evaluation_interval": 1000, "evaluation_episodes": 1}
-    return library.train("robots:painted_robot", out="run", batch_size=8, sparsity=0.5, **options).policy
+    return library.train("robots:painted_robot", out="run", batch_size=8, sparsity=0.5, **options, **more).policy
 
 
 @pytest.mark.parametrize("name", ["out.mp4", "out.gif"])

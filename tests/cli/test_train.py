@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -13,6 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from edgerl.cli.train import _returned, described
+from edgerl.training.logs import read_metrics
+from edgerl.training.loop import Status, train
 from tests.processes import Processes
 
 Run = Callable[..., tuple[int, str, str]]
@@ -43,8 +47,63 @@ def test_train_as_json(edgerl: Run) -> None:
     code, out, _ = edgerl("train", *SMALL, "--json", "--out", "here")
     report = json.loads(out)
     assert code == 0
-    assert report.keys() == {"run", "policy", "steps", "final_return", "best_return", "elapsed_seconds", "faults"}
+    assert report.keys() == {
+        *("run", "policy", "steps", "final_return", "final_evaluations", "final_success_rate", "best_return"),
+        *("elapsed_seconds", "faults"),
+    }
+    assert (report["final_evaluations"], report["final_success_rate"]) == (1, None)
     assert (report["run"], report["policy"], report["steps"]) == ("here", "here/policy.safetensors", 120)
+
+
+def test_the_last_line_is_the_mean_of_the_evaluations_since_learning_began() -> None:
+    """And the first ones say when that is."""
+    notices: list[str] = []
+    options = {
+        "steps": 200,
+        "start_steps": 100,
+        "evaluation_interval": 50,
+        "hidden": (16, 16),
+        "evaluation_episodes": 2,
+    }
+    seen: list[Status] = []
+    result = train("robots:robot", out="run", notice=notices.append, report=seen.append, **options)
+    assert notices[-1] == "learning begins at step 100; until then actions are random"
+    returns = {row["step"]: row["return_mean"] for row in read_metrics(result.folder)}
+    assert result.final_evaluations == 2
+    assert result.final_return == pytest.approx((returns[150] + returns[200]) / 2)
+    assert [(s.step, s.evaluation_return) for s in seen] == [(100, None), (200, pytest.approx(returns[200], rel=1e-8))]
+    line = f"return {result.final_return:.1f}: the mean of the last 2 evaluations; of the best {result.best_return:.1f}"
+    assert _returned(result) == line
+    assert "random steps until 100" in described(dataclasses.replace(seen[0], step=99))
+    assert "random" not in described(seen[0])
+    assert "return" not in described(seen[0]).replace("return in training", "")
+    notices.clear()
+    train(resume="run", notice=notices.append)
+    assert not any("learning begins" in notice for notice in notices)
+
+
+def test_a_run_is_extended_by_resuming_it_with_more_steps(edgerl: Run) -> None:
+    assert edgerl("train", *SMALL, "--out", "run")[0] == 0
+    code, out, err = edgerl("train", "--resume", "run", "--steps", 240)
+    assert (code, out.splitlines()[0].partition(" in ")[0]) == (0, "240 steps")
+    assert "run goes on from step 120 to 240 (before: 120)\n" in err
+    for steps in (120, 240):
+        code, out, err = edgerl("train", "--resume", "run", "--steps", steps)
+        assert (code, out) == (2, "")
+        assert err == f"edgerl: --steps is {steps}, and run has 240 already; expected more\n"
+
+
+def test_arguments_of_the_environment_reach_the_run(edgerl: Run) -> None:
+    small = [word if word != "robots:robot" else "robots:Robot" for word in SMALL]
+    code, _, err = edgerl("train", *small, "--env-arg", "length=12", "--env-arg", "terminates=true")
+    assert code == 0
+    assert "run folder runs/robots-Robot-length12-terminatestrue-ds-td3-seed0;" in err
+    folder = Path("runs/robots-Robot-length12-terminatestrue-ds-td3-seed0")
+    assert json.loads((folder / "config.json").read_text())["env_args"] == {"length": 12, "terminates": True}
+    assert '"about.env_args' not in err
+    code, out, _ = edgerl("info", folder / "policy.safetensors")
+    assert code == 0
+    assert "about.env_args.length" in out
 
 
 def test_every_option_reaches_the_run(edgerl: Run) -> None:
@@ -117,7 +176,23 @@ def test_every_option_reaches_the_run(edgerl: Run) -> None:
         (["--engine", "native", "--device", "cuda"], "engine native runs on the CPU, and device is cuda; use --device"),
         (["--device", "cuda"], "device is cuda, but this PyTorch sees none; use --device cpu"),
         (["--resume", "nowhere"], "nowhere is no run folder"),
-        (["--resume", "run", "--seed", "3"], "--resume takes everything from the run; leave out all other options"),
+        (["--resume", "run", "--seed", "3"], "--resume takes everything but --steps from the run; leave out all"),
+        (["--resume", "run", "--env-arg", "a=1"], "--resume takes everything but --steps from the run; leave out all"),
+        (["--env-arg", "mass"], "--env-arg is 'mass'; expected NAME=VALUE, as in mass=2.0"),
+        (["--env-arg", "terrain=rough"], "--env-arg 'terrain' has the value 'rough'; expected a number, true, false,"),
+        (["--env-arg", "mass=[1]"], "--env-arg 'mass' has the value '[1]'; expected a number, true, false, or a text"),
+        (["--env-arg", "mass=NaN"], "the argument mass of the environment is nan; expected a finite number"),
+        (["--env-arg", "a=1", "--env-arg", "a=2"], "--env-arg 'a' is there twice; expected each argument once"),
+        (["--env-arg", "a b=1"], "the argument 'a b' of the environment is no name; expected letters, digits"),
+        (
+            ["--env", "Pendulum-v1", "--env-arg", "mass=2.0"],
+            "environment 'Pendulum-v1' cannot be made (TypeError: ",
+        ),
+        (
+            ["--env", "robots:robot", "--env-arg", "mass=2.0"],
+            "environment 'robots:robot': robot() takes no 'mass'; give it that parameter, with a default",
+        ),
+        (["--env", "robots:Nothing-v0"], "environment 'robots:Nothing-v0' is unknown"),
         (["--stesp", "3"], "No such option: --stesp"),
     ],
 )

@@ -135,6 +135,10 @@ def test_the_page_in_a_browser(browser: Any, page_file: Path, width: int, scheme
         page.keyboard.press("ArrowRight")
     told = page.locator("#curves-1 + .told[aria-live=polite]")
     assert told.text_content().startswith("Step 100, ds-td3: ")
+    page.keyboard.press("ArrowLeft")
+    assert told.text_content().endswith("], before learning")
+    (shaded,) = page.evaluate("document.getElementById('curves-1').layout.shapes")
+    assert (shaded["x0"], shaded["x1"], shaded["layer"]) == (0, SMALL["start_steps"], "below")
     page.locator("#sensors-over-time-1").focus()
     for key in ("ArrowRight", "ArrowDown"):
         page.keyboard.press(key)

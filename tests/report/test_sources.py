@@ -41,7 +41,9 @@ def run_with(at: list[float], returns: list[float], **options: Any) -> Any:
     """As much of a run as curves need; a step takes a second."""
     metrics = {"step": np.array(at), "return_mean": np.array(returns), "return_deviation": np.full(len(at), 3.0)}
     metrics["elapsed_seconds"] = metrics["step"]
-    return SimpleNamespace(config=make_config(**options), metrics=metrics, name="run")
+    return SimpleNamespace(
+        config=make_config(**({"start_steps": 1, "evaluation_interval": 1} | options)), metrics=metrics, name="run"
+    )
 
 
 def test_runs_of_one_setting_share_a_curve_and_a_seed_is_no_setting() -> None:
@@ -55,13 +57,13 @@ def test_runs_of_one_setting_share_a_curve_and_a_seed_is_no_setting() -> None:
     curves = {curve.label: curve for curve in learning_curves(runs)}
     assert list(curves) == ["ds-td3, lambda1 7, lambda2 64", "ds-td3, sparsity 0.8", "td3"]
     paper = curves["ds-td3, lambda1 7, lambda2 64"]
-    assert paper.middle.tolist() == [3, 4]
-    assert (paper.low[0], paper.high[0]) == (1, 5), "of 27 resamples the extreme ones are within 95 %"
+    assert paper.returns.middle.tolist() == [3, 4]
+    assert (paper.returns.low[0], paper.returns.high[0]) == (1, 5), "of 27 resamples the extreme ones are within 95 %"
     assert not paper.interval_is_over_episodes
     single = curves["td3"]
     assert single.interval_is_over_episodes
     # Ten episodes with a deviation of 3 around their mean: the standard error is 3 / √9.
-    assert (single.low[0], single.high[0]) == pytest.approx((7 - 1.96, 7 + 1.96))
+    assert (single.returns.low[0], single.returns.high[0]) == pytest.approx((7 - 1.96, 7 + 1.96))
 
 
 def test_the_final_return_is_the_mean_of_the_last_ten_evaluations() -> None:
@@ -71,14 +73,99 @@ def test_the_final_return_is_the_mean_of_the_last_ten_evaluations() -> None:
     assert learning_curves(runs)[0].final == interquartile_mean([np.array([1.0, 2.0, 6.0])])
 
 
+def test_a_return_is_of_evaluations_since_learning_began(tmp_path: Path) -> None:
+    """The same in the curves and in a run's headline: 4 of the quick preset's 6 evaluations."""
+    schedule = {"steps": 30_000, "start_steps": 10_000}
+    steps, returns = [5000.0 * i for i in range(1, 7)], [-9000.0, -9000, 1, 2, 3, 6]
+    (curve,) = learning_curves([run_with(steps, returns, **schedule)])
+    assert (curve.final, curve.evaluations, curve.start_steps) == (Interval(3, None, None), 4, 10_000)
+    (curve,) = learning_curves([run_with(steps[:2], returns[:2], **schedule)])
+    assert (curve.final, curve.evaluations) == (None, 0)
+    folder = train(steps=200, start_steps=60, evaluation_interval=50)
+    header, *rows = [line.split(",") for line in (folder / "metrics.csv").read_text().splitlines()]
+    for row, value in zip(rows, (-9000, 1, 2, 6), strict=True):
+        row[header.index("return_mean")] = str(value)
+    (folder / "metrics.csv").write_text("".join(",".join(line) + "\n" for line in (header, *rows)))
+    page = edgerl.write_report([folder], tmp_path / "page.html").path
+    text = page.read_text()
+    assert "<dt>return</dt><dd>3<small>the mean of the last 3 evaluations</small></dd>" in text
+    assert "<td>3</td><td>the mean of the last 3 evaluations</td>" in text
+    assert "<td>50, before learning</td><td>\N{MINUS SIGN}9\u202f000</td>" in text
+    assert '"start":60' in text
+    (folder / "metrics.csv").write_text("".join(",".join(line) + "\n" for line in (header, rows[0])))
+    text = edgerl.write_report([folder], page).path.read_text()
+    assert "<dt>return</dt><dd>–<small>learning begins at step 60</small></dd>" in text
+
+
+def test_evaluations_between_episodes_of_any_length_make_one_curve() -> None:
+    """They wait for the end of an episode, which comes at another step in every run."""
+    schedule = {"steps": 300, "evaluation_interval": 100, "start_steps": 10}
+    runs = [run_with([103, 207, 300], [1, 2, 3], seed=0, **schedule)]
+    runs.append(run_with([111, 200, 300], [3, 4, 5], seed=1, **schedule))
+    (curve,) = learning_curves(runs)
+    assert (curve.returns.steps.tolist(), curve.returns.middle.tolist()) == ([100, 200, 300], [2, 3, 4])
+    # A run that ended once at step 150, where it was evaluated: a row more, which counts in its return.
+    (curve,) = learning_curves([run_with([100, 150, 200, 300], [1, 9, 2, 4], **schedule)])
+    assert (curve.returns.steps.tolist(), curve.returns.middle.tolist()) == ([100, 200, 300], [1, 2, 4])
+    assert (curve.final, curve.evaluations, len(curve.returns.low)) == (Interval(4, None, None), 4, 3)
+
+
+def test_what_was_not_evaluated_is_a_gap(tmp_path: Path) -> None:
+    """Rows without a return, as `edgerl train --evaluation none` leaves them."""
+    nan = float("nan")
+    (curve,) = learning_curves([run_with([1, 2, 3, 4], [1, nan, 3, nan]), run_with([1], [nan])])
+    assert (curve.returns.steps.tolist(), curve.returns.middle.tolist()) == ([1, 3], [1, 3])
+    assert (curve.final, curve.best, len(curve.runs)) == (Interval(3, None, None), 3, 1)
+    assert learning_curves([run_with([1, 2], [nan, nan])]) == []
+    folder = train()
+    header, *rows = [line.split(",") for line in (folder / "metrics.csv").read_text().splitlines()]
+    for row in rows:
+        row[header.index("return_mean")] = row[header.index("return_deviation")] = ""
+    (folder / "metrics.csv").write_text("".join(",".join(line) + "\n" for line in (header, *rows)))
+    text = edgerl.write_report([folder], tmp_path / "page.html").path.read_text()
+    assert "<dt>return</dt><dd>–<small>nothing was evaluated</small></dd>" in text
+    assert 'id="connections-0"' in text, "what else was measured is shown"
+    assert 'id="learning"' not in text
+
+
+def test_success_rates_are_a_curve_and_a_headline(tmp_path: Path) -> None:
+    runs = [run_with([10, 20, 30], [0, 0, 0], seed=seed, start_steps=10) for seed in range(2)]
+    runs[0].metrics["success_rate"] = np.array([float("nan"), 0.5, 1])
+    assert learning_curves(runs)[0].success is None, "one of them does not tell"
+    runs[1].metrics["success_rate"] = np.array([0, 0.25, 0.5])
+    (curve,) = learning_curves(runs)
+    assert curve.success is not None
+    assert (curve.success.steps.tolist(), curve.success.middle.tolist()) == ([20, 30], [0.375, 0.75])
+    assert curve.final_success == (0.75 + 0.375) / 2
+    (single,) = learning_curves(runs[:1])
+    assert single.success is not None
+    # Half of ten episodes: the standard error is √(.5 · .5 / 9); of all of them there is none.
+    margin = 1.96 * (0.25 / 9) ** 0.5
+    assert single.success.low.tolist() == [pytest.approx(0.5 - margin), 1]
+    assert single.success.high.tolist() == [pytest.approx(0.5 + margin), 1]
+    folder = train()
+    header, *rows = [line.split(",") for line in (folder / "metrics.csv").read_text().splitlines()]
+    if "success_rate" in header:
+        at = header.index("success_rate")
+        header, rows = header[:at] + header[at + 1 :], [row[:at] + row[at + 1 :] for row in rows]
+    lines = [
+        [*header, "success_rate"],
+        *([*row, rate] for row, rate in zip(rows, ("", "0.25", "0.5", "1"), strict=True)),
+    ]
+    (folder / "metrics.csv").write_text("".join(",".join(line) + "\n" for line in lines))
+    text = edgerl.write_report([folder], tmp_path / "page.html").path.read_text()
+    assert "<dt>success</dt><dd>58%<small>the mean of the last 4 evaluations</small></dd>" in text
+    assert 'id="success-0"' in text
+
+
 def test_a_run_that_goes_on_is_not_averaged_with_finished_ones() -> None:
     """Its low beginning would make the mean drop where it ends, or lift the end where it has none."""
     schedule = {"steps": 3000, "start_steps": 10, "evaluation_interval": 1000}
     steps = [1000.0, 2000.0, 3000.0]
     done = [run_with(steps, [1, 2, value], seed=seed, **schedule) for seed, value in enumerate((3, 6))]
     (curve,) = learning_curves([*done, run_with([1000], [-100], seed=2, **schedule)])
-    assert curve.steps.tolist() == steps
-    assert curve.middle.tolist() == [1, 2, 4.5]
+    assert curve.returns.steps.tolist() == steps
+    assert curve.returns.middle.tolist() == [1, 2, 4.5]
     assert (curve.n_finished, curve.n_of_setting, curve.runs) == (2, 3, tuple(done))
     assert (curve.final.value, curve.best, curve.seconds) == (2.5, 6, 3000)
     (curve,) = learning_curves([done[0], run_with([1000], [-100], seed=2, **schedule)])
@@ -88,7 +175,7 @@ def test_a_run_that_goes_on_is_not_averaged_with_finished_ones() -> None:
 def test_where_no_run_is_finished_all_are_shown_as_far_as_they_all_are() -> None:
     runs = [run_with([1000, 2000, 3000], [1, 2, 90], seed=0), run_with([1000, 2000], [3, 6], seed=1)]
     (curve,) = learning_curves(runs)
-    assert (curve.steps.tolist(), curve.middle.tolist()) == ([1000, 2000], [2, 4])
+    assert (curve.returns.steps.tolist(), curve.returns.middle.tolist()) == ([1000, 2000], [2, 4])
     assert (curve.n_finished, curve.n_of_setting) == (0, 2)
     assert (curve.final.value, curve.best, curve.seconds) == (3, 6, 2000)
     with pytest.raises(FileFormatError, match="no evaluation at the same step; make a report of each"):

@@ -12,14 +12,25 @@ from edgerl.training.config import to_json
 from tests.compact.policies import random_policy
 
 
-def write_run(folder: Path, run: PlannedRun, returns: Sequence[float], *, step: int | None = None) -> None:
-    """A run's folder: config, metrics with one evaluation each `evaluation_interval` steps, checkpoint at `step`
-    (default: its end)."""
+def write_run(
+    folder: Path,
+    run: PlannedRun,
+    returns: Sequence[float | None],
+    *,
+    step: int | None = None,
+    success_rates: Sequence[float] = (),
+) -> None:
+    """A run's folder: config, metrics with one row each `evaluation_interval` steps (None: nothing was evaluated),
+    checkpoint at `step` (default: its end). success_rates: a column of its own, as earlier versions have it not."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(to_json(run.config))
     interval = run.config.schedule.evaluation_interval
-    rows = [f"{interval * (i + 1)},{value!r},{0.5 * (i + 1)}" for i, value in enumerate(returns)]
-    (folder / "metrics.csv").write_text("\n".join(["step,return_mean,elapsed_seconds", *rows]) + "\n")
+    columns = ["step", "return_mean", "elapsed_seconds", *(["success_rate"] if success_rates else [])]
+    rows = [
+        [interval * (i + 1), "" if value is None else repr(value), 0.5 * (i + 1), *success_rates[i : i + 1]]
+        for i, value in enumerate(returns)
+    ]
+    (folder / "metrics.csv").write_text("".join(",".join(map(str, line)) + "\n" for line in (columns, *rows)))
     counters = Counters(step=run.config.schedule.steps if step is None else step, metrics_rows=len(returns))
     checkpoint.write(
         folder / "checkpoint.safetensors", Checkpoint(run.config, counters, random_policy(0), Returns(), {})

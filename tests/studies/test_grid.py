@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomllib
 
 from edgerl.errors import ConfigError, MissingExtraError
 from edgerl.studies.grid import PlannedRun, Sizes, on_this_machine, plan_runs, tiny_dense
@@ -74,6 +75,23 @@ def test_a_key_with_one_value_reaches_the_run_and_not_its_name() -> None:
     runs = _runs(sparsity=[0.4])
     assert list(runs) == ["robots-robot-ds-td3-seed0"]
     assert runs["robots-robot-ds-td3-seed0"].config.network.sparsity == 0.4
+
+
+def test_arguments_of_the_environment_are_of_the_task() -> None:
+    """In [run], or in the grid, where tasks with other arguments are other groups, of other names."""
+    text = 'run = {hidden = [16, 16], env_args = {length = 12}}\ngrid = {environment = ["robots:Robot"], seed = [0, 1]}'
+    runs = plan_runs(parse_study(tomllib.loads(text), "own", "own.toml"))
+    assert [run.name for run in runs] == [f"robots-Robot-length12-ds-td3-seed{seed}" for seed in (0, 1)]
+    assert {run.group for run in runs} == {("robots:Robot (length=12)", "ds-td3", ())}
+    assert runs[0].config.env_args == {"length": 12}
+    runs = list(_runs(environment=["robots:Robot"], env_args=[{"length": 12}, {"length": 13}, {}], seed=[0]).values())
+    assert [run.name for run in runs] == [
+        "robots-Robot-length12-ds-td3-seed0",
+        "robots-Robot-length13-ds-td3-seed0",
+        "robots-Robot-ds-td3-seed0",
+    ]
+    assert len({run.group for run in runs}) == 3
+    assert {tuple(run.settings) for run in runs} == {()}
 
 
 def test_tiny_dense_is_dense_and_has_about_as_many_connections() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from edgerl.studies.runs import Curve
 from edgerl.studies.statistics import (
     Interval,
     final_return,
+    final_success_rate,
     interquartile_mean,
     interquartile_means,
     learning_curve_area,
@@ -20,14 +22,39 @@ from edgerl.studies.statistics import (
 )
 
 
-def _curve(*returns: float) -> Curve:
+def _curve(*returns: float, start_steps: int = 1, success_rates: Sequence[float] = ()) -> Curve:
     steps = 5000 * np.arange(1, len(returns) + 1)
-    return Curve(steps, np.array(returns, np.float64), steps / 1000)
+    rates = np.array(success_rates) if success_rates else np.full(len(returns), np.nan)
+    return Curve(steps, np.array(returns, np.float64), rates, steps / 1000, start_steps)
 
 
-def test_the_final_return_is_the_mean_of_the_last_ten_evaluations() -> None:
+def test_the_final_return_is_the_mean_of_the_last_ten_evaluations_since_learning_began() -> None:
     assert final_return(_curve(1000, *range(10))) == 4.5
     assert final_return(_curve(1, 2, 6)) == 3
+    flat = [-1000.0] * 5
+    assert final_return(_curve(*flat, 1, 2, 6, start_steps=25_000)) == 3, "the first update follows step 25 001"
+    assert final_return(_curve(*flat, 1, 2, 6, start_steps=24_999)) == (-1000 + 9) / 4
+    assert final_return(_curve(*flat, start_steps=25_000)) is None
+    assert final_return(_curve()) is None
+
+
+def test_what_was_not_evaluated_is_left_out() -> None:
+    nan = np.nan
+    curve = _curve(nan, 4, nan, 8, nan)
+    assert final_return(curve) == 6
+    assert learning_curve_area(curve, 10) == 1.2
+    assert final_return(_curve(nan, nan)) is None
+    assert learning_curve_area(_curve(nan, nan), 10) is None
+    ten = _curve(*[nan, 7] * 10, nan)
+    assert (final_return(ten), steps_to_reach(ten, 7)) == (7, 100_000)
+
+
+def test_the_success_rate_is_of_the_same_evaluations() -> None:
+    nan = np.nan
+    assert final_success_rate(_curve(0, 0, 0, 0, start_steps=10_000, success_rates=[1, 1, 0, 0.5])) == 0.25
+    assert final_success_rate(_curve(*[0] * 12, success_rates=[1, 1, *[0.5] * 10])) == 0.5
+    assert final_success_rate(_curve(0, 0, success_rates=[nan, 0.5])) == 0.5, "an earlier version did not record it"
+    assert final_success_rate(_curve(0, 0)) is None
 
 
 def test_the_learning_curve_area_is_the_sum_over_the_steps() -> None:
@@ -40,7 +67,10 @@ def test_a_return_is_reached_by_the_mean_of_ten_evaluations_not_by_a_lucky_one()
     assert steps_to_reach(curve, 51) == 55_000
     assert steps_to_reach(curve, 140) == 95_000
     assert steps_to_reach(curve, 141) is None
-    assert steps_to_reach(_curve(1, 2, 3), 2) == 15_000, "fewer than ten: the mean of all, at the end"
+    assert steps_to_reach(_curve(1, 2, 3), 2) is None, "before ten there is no mean"
+    learnt = _curve(*[1e6] * 5, *range(11), start_steps=25_000)
+    assert (steps_to_reach(learnt, 4.5), steps_to_reach(learnt, 5.5)) == (75_000, 80_000)
+    assert steps_to_reach(learnt, 6) is None, "what came before learning does not count"
     generator = np.random.default_rng(3)
     for _ in range(200):
         rising = _curve(*np.cumsum(generator.random(60)))

@@ -83,6 +83,11 @@ def test_what_a_file_leaves_out_has_defaults_and_the_rest_varies() -> None:
             f"[grid]\nseed = [0x{'f' * 6000}]\n",
             r"grid\.seed is a number of thousands of digits; expected",
         ),
+        ("[run]\nenv_args = 3\n[grid]\nseed = [0]\n", r"run\.env_args: env_args is 3; expected names with values"),
+        ("[run]\nenv_args.a = [1]\n[grid]\nseed = [0]\n", r"run\.env_args: the argument a of the environment is \[1\]"),
+        ("[grid]\nenv_args = [{a = nan}]\n", r"grid\.env_args: the argument a of the environment is nan; expected a"),
+        ("[grid]\nenv_args = {a = 1}\n", r"grid\.env_args is \{'a': 1\}; expected a list, or the key in \[run\]$"),
+        ("[grid]\nenv_args = [{a = 1}, {a = 1}]\n", r"grid\.env_args has a value twice; expected each once$"),
         ("[grid]\nseed = [", r"own\.toml is no study file \("),
         ("[grid]\nseed = [" + "[" * 5000, r"own\.toml is no study file \("),
         (f"[grid]\nseed = {list(range(10001))}\n", r"has 10001 runs; expected at most 10000$"),
@@ -132,6 +137,10 @@ def test_the_record_in_a_studys_folder_is_the_study(tmp_path: Path) -> None:
     study = narrowed(_load("[run]\nhidden = [16, 16]\npreset = 'quick'\n[grid]\nsparsity = [0.5]\n"), seeds=[1, 2])
     (folder / "study.json").write_text(to_record(study))
     assert read_record(folder) == study
+    with_arguments = _load("[run]\nenv_args = {mass = 2.0, rough = true}\n[grid]\nseed = [0]\n")
+    (tmp_path / "study.json").write_text(to_record(with_arguments))
+    assert read_record(tmp_path) == with_arguments
+    assert with_arguments.fixed["env_args"] == {"mass": 2.0, "rough": True}
     assert find_swept(folder) == find_swept("own.toml", folder) == (study, folder)
     assert find_swept("sparsity") == (load_study("sparsity"), Path("runs/sparsity"))
     with pytest.raises(ConfigError, match=r"elsewhere is the folder of the study 'own', not of sparsity; name its own"):

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,9 @@ import tomllib
 
 from edgerl.errors import ConfigError, EdgerlError
 from edgerl.studies.grid import PlannedRun, plan_runs
-from edgerl.studies.runs import inspect, read_curve
+from edgerl.studies.runs import Live, inspect, live, read_curve
 from edgerl.studies.study import Study, load_study, narrowed, parse_study, to_record
-from edgerl.studies.table import Table, format_table, make_table
+from edgerl.studies.table import Figure, Table, format_table, make_table
 
 from .folders import write_run
 
@@ -25,7 +26,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 def _study(**grid: list[Any]) -> tuple[Study, dict[str, PlannedRun]]:
-    study = parse_study({"grid": grid, "run": {"steps": 60_000}}, "own", "own.toml")
+    study = parse_study({"grid": grid, "run": {"steps": 60_000, "start_steps": 1}}, "own", "own.toml")
     return study, {run.name: run for run in plan_runs(study)}
 
 
@@ -70,6 +71,59 @@ def test_the_figures_of_a_study_by_hand() -> None:
     assert "| HalfCheetah-v5 | ds-td3 | 106169 | 106169 | " in text
 
 
+def test_a_table_says_what_its_returns_are_the_mean_of() -> None:
+    """Of the preset quick, two evaluations are of random steps, and four follow."""
+    study = parse_study({"grid": {"method": ["td3", "ds-td3"], "seed": [0, 1]}, "run": {"preset": "quick"}}, "own", "")
+    for run in plan_runs(study):
+        write_run(Path("own") / run.name, run, [-9000, -9000, 1, 2, 3, 4 + 4 * run.config.seed])
+    table = make_table(study, plan_runs(study), Path("own"))
+    for row in table.rows:
+        assert (row.evaluations, row.final_return) == (4, Figure((2.5 + 3.5) / 2, 0.5**0.5))
+        assert (row.steps_to_dense, row.reached_dense) == (None, None), "before ten there is no mean"
+    run = plan_runs(study)[0]
+    write_run(Path("random"), run, [-9000, -9000])
+    write_run(Path("learning"), run, [-9000, -9000, 1])
+    assert [live(Path(name), run.config).evaluation_return for name in ("random", "learning")] == [None, 1]
+    text = format_table(table, "markdown")
+    assert "Return: the mean of the last 4 evaluations since learning began, ± " in text
+    assert "steps to TD3's return |" not in text
+    assert "of 2" not in text
+    assert [line["evaluations"] for line in csv.DictReader(io.StringIO(format_table(table, "csv")))] == ["4", "4"]
+
+
+def test_a_table_of_runs_without_evaluations() -> None:
+    """As `edgerl train --evaluation none` leaves them: rows without a return, in a study beside others."""
+    study, runs = _study(method=["td3", "ds-td3"], seed=[0, 1])
+    for run in runs.values():
+        write_run(Path("own") / run.name, run, [5.0] * 12 if run.method == "td3" else [None] * 12)
+    dense, sparse = _table(study, runs).rows
+    assert (sparse.runs, sparse.evaluations, sparse.final_return, sparse.learning_curve_area) == (2, None, None, None)
+    assert (sparse.better_than_dense, sparse.steps_to_dense, sparse.interquartile_mean) == (None, None, None)
+    assert (dense.runs, dense.evaluations, dense.final_return) == (2, 10, Figure(5, 0))
+    text = format_table(_table(study, runs), "markdown")
+    assert "| HalfCheetah-v5 | ds-td3 | 2 |  | 11460 ± 483 |  |  |  |" in text
+    run = runs["HalfCheetah-v5-ds-td3-seed0"]
+    assert live(Path("own") / run.name, run.config) == Live(60_000, None, 0.5 / 5000)
+    shutil.rmtree("own")
+    for run in runs.values():
+        write_run(Path("own") / run.name, run, [None] * 12)
+    assert "Return: none since learning began" in format_table(_table(study, runs), "markdown")
+
+
+def test_the_success_rate_is_a_column_where_a_task_tells_of_it() -> None:
+    study, runs = _study(method=["td3"], seed=[0, 1])
+    for run in runs.values():
+        write_run(Path("own") / run.name, run, [1.0] * 12, success_rates=[0, 0, *[0.25 + 0.5 * run.config.seed] * 10])
+    (row,) = _table(study, runs).rows
+    assert row.success_rate == Figure(0.5, pytest.approx(0.125**0.5))
+    assert "| runs | return | success |" in format_table(_table(study, runs), "markdown")
+    shutil.rmtree("own")
+    for run in runs.values():
+        write_run(Path("own") / run.name, run, [1.0] * 12)
+    assert _table(study, runs).rows[0].success_rate is None
+    assert "success" not in format_table(_table(study, runs), "markdown")
+
+
 def test_only_finished_runs_count_and_none_is_refused() -> None:
     study, runs = _study(method=["ds-td3"], seed=[0, 1])
     first, second = runs
@@ -97,6 +151,28 @@ def test_settings_are_compared_with_the_one_dense_td3() -> None:
         ("ds-td3", "0.5", "100.0"),
         ("ds-td3", "0.9", "200.0"),
     ]
+
+
+def test_tasks_with_other_arguments_are_not_pooled() -> None:
+    grid = {"environment": ["robots:Robot"], "env_args": [{"length": 12}, {"length": 13}], "method": ["td3", "ds-td3"]}
+    study, runs = _study(**grid, seed=[0, 1])
+    returns = {(12, "td3"): 10.0, (12, "ds-td3"): 20.0, (13, "td3"): 1000.0, (13, "ds-td3"): 500.0}
+    for run in runs.values():
+        write_run(Path("own") / run.name, run, [returns[run.config.env_args["length"], run.method]] * 12)
+    rows = _table(study, runs).rows
+    tasks = ["robots:Robot (length=12)"] * 2 + ["robots:Robot (length=13)"] * 2
+    assert [row.environment for row in rows] == tasks
+    assert [row.runs for row in rows] == [2, 2, 2, 2]
+    assert [row.final_return for row in rows] == [Figure(value, 0) for value in returns.values()]
+    better = [row.better_than_dense and row.better_than_dense.value for row in rows]
+    assert better == [None, 1, None, 0], "each is compared with the TD3 of its own task"
+    assert len(_table(study, runs).overall) == 2
+    own, other = (next(run for run in runs.values() if run.config.env_args == {"length": n}) for n in (12, 13))
+    with pytest.raises(ConfigError, match=r"\(env_args\.length 12, expected 13\)"):
+        inspect(Path("own") / own.name, dataclasses.replace(other, name=own.name))
+    plain = dataclasses.replace(other, config=dataclasses.replace(other.config, env_args={}))
+    with pytest.raises(ConfigError, match=r"\(env_args\.length 12, expected None\)"):
+        inspect(Path("own") / own.name, plain)
 
 
 def test_another_run_in_a_folder_is_refused_with_the_first_difference() -> None:
@@ -185,6 +261,8 @@ def test_numbers_have_three_digits_at_least() -> None:
         (lambda text: text.replace("10000,", "10000,1,"), r"is damaged: a row has not as many values as"),
         (lambda text: text.replace("10000,", "5000,"), r"is damaged: its steps do not increase"),
         (lambda text: text.replace("10000,", "1e200,"), r"is damaged: a value is not finite, or beyond any return"),
+        (lambda text: text.replace("10000,2.0", "10000,nan"), r"is damaged: a value is not finite"),
+        (lambda text: text.replace("10000,", ","), r"is damaged: a row has no step or no time"),
         (lambda text: text.replace("return_mean", "other"), r"is damaged: it has no column return_mean; restore"),
         (lambda _: "", r"is damaged: it has no column step; .* to train that run anew, remove here and sweep$"),
     ],
@@ -196,7 +274,7 @@ def test_half_written_metrics_are_refused(change: Callable[[str], str], message:
     metrics = Path("here/metrics.csv")
     metrics.write_text(change(metrics.read_text()))
     with pytest.raises(EdgerlError, match=message):
-        read_curve(Path("here"), rows=3)
+        read_curve(Path("here"), 1, rows=3)
 
 
 def test_a_run_that_goes_on_is_read_up_to_its_last_whole_row() -> None:
@@ -205,7 +283,7 @@ def test_a_run_that_goes_on_is_read_up_to_its_last_whole_row() -> None:
     write_run(Path("here"), run, [1.0, 2.0])
     with Path("here/metrics.csv").open("a") as file:
         file.write("15000,3")
-    assert read_curve(Path("here")).returns.tolist() == [1, 2]
+    assert read_curve(Path("here"), 1).returns.tolist() == [1, 2]
 
 
 def test_the_command_prints_the_study_as_it_was_swept(edgerl: Run) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
 from edgerl.training.environments import Environment
-from edgerl.training.evaluate import evaluate, evaluation_seeds, mean_interval
-from tests.robots import Robot
+from edgerl.training.evaluate import evaluate, evaluation_seeds, mean_interval, play
+from tests.robots import GoalRobot, Robot
 
 
 def _return_by_hand(seed: int, length: int, action: np.ndarray) -> float:
@@ -28,6 +30,30 @@ def test_an_episode_without_an_end_is_cut() -> None:
     action = np.array([0.5, -1], np.float32)
     returns = evaluate(Environment("robot", Robot(1 << 60), episode_limit=21), lambda _: action, [3, 4])
     assert returns.tolist() == [_return_by_hand(seed, 21, action) for seed in (3, 4)]
+
+
+@pytest.mark.parametrize("word", ["is_success", "success"])
+@pytest.mark.parametrize("kind", ["bool", "float32", "numpy"])
+def test_success_is_what_the_last_step_of_an_episode_says(word: str, kind: str) -> None:
+    action, seeds = np.zeros(2, np.float32), list(range(20))
+    episodes = play(Environment("robot", GoalRobot(13, word=word, kind=kind)), lambda _: action, seeds)
+    expected = []
+    for seed in seeds:
+        robot = Robot(13)
+        robot.reset(seed=seed)
+        ends = [robot.step(action)[0] for _ in range(13)]
+        expected.append(abs(ends[-1][0]) < 1)
+    assert 0 < sum(expected) < 20
+    assert episodes.successes.tolist() == expected
+    assert episodes.success_rate == sum(expected) / 20
+    assert episodes.returns.tolist() == evaluate(Environment("robot", Robot(13)), lambda _: action, seeds).tolist()
+
+
+def test_an_environment_may_tell_nothing_of_success() -> None:
+    action = np.zeros(2, np.float32)
+    for robot in (Robot(5), GoalRobot(5, kind="words"), GoalRobot(5, word="other")):
+        assert math.isnan(play(Environment("robot", robot), lambda _: action, [1, 2]).success_rate)
+    assert math.isnan(play(Environment("robot", Robot(5)), lambda _: action, []).success_rate)
 
 
 def test_the_policy_sees_each_observation_once() -> None:

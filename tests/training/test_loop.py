@@ -145,6 +145,24 @@ def test_events_hold_the_numbers_of_metrics() -> None:
     np.testing.assert_allclose([v for _, v in found], [v for _, v in expected], rtol=1e-6)
 
 
+def test_success_rates_are_in_metrics_and_events_and_in_the_result() -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    result = edgerl.train("robots:goal_robot", out="goal", env_args={"near": 1e9}, **SMALL)
+    assert [row["success_rate"] for row in read_metrics(result.folder)] == [1, 1, 1, 1]
+    assert (result.final_success_rate, result.final_evaluations) == (1, 4)
+    events = EventAccumulator(str(result.folder)).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("success_rate")] == [
+        (100 * i, 1) for i in range(1, 5)
+    ]
+    never = edgerl.train("robots:goal_robot", out="never", env_args={"near": 0.0}, **SMALL)
+    assert never.final_success_rate == 0
+    silent = edgerl.train("robots:robot", out="silent", **SMALL)
+    assert silent.final_success_rate is None
+    assert all("success_rate" not in row for row in read_metrics(silent.folder))
+    assert "success_rate" not in EventAccumulator(str(silent.folder)).Reload().Tags()["scalars"]
+
+
 @each_engine
 def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(engine: str) -> None:
     first, second, other = (_train(out, seed=seed, engine=engine) for out, seed in (("a", 0), ("b", 0), ("c", 1)))
@@ -636,7 +654,9 @@ def test_default_folders_never_collide() -> None:
 
 
 def test_resume_takes_no_other_option() -> None:
-    with pytest.raises(ConfigError, match="--resume takes everything from the run; leave out all other options"):
+    with pytest.raises(
+        ConfigError, match="--resume takes everything but --steps from the run; leave out all other options"
+    ):
         edgerl.train(resume="run", seed=3)
 
 
@@ -681,6 +701,55 @@ def test_lost_metrics_are_refused() -> None:
     path.write_text("".join(whole.splitlines(keepends=True)[:2]))
     with pytest.raises(FileFormatError, match=r"metrics\.csv has 1 whole rows; the checkpoint counts on 4; restore"):
         edgerl.train(resume="run")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("step,", "steps,", r"metrics\.csv has other columns than this run"),
+        ("step,", "faults,", r"metrics\.csv has other columns than this run"),
+        ("100,", "a,", r"metrics\.csv holds something that is no number \(could not convert string to float: 'a'\)"),
+        ("100,", ",", r"metrics\.csv has a row without a step; restore the file"),
+        ("100,", "inf,", r"metrics\.csv has a row without a step; restore the file"),
+    ],
+)
+def test_damaged_metrics_are_refused(old: str, new: str, message: str) -> None:
+    path = _train("run", steps=200) / "metrics.csv"
+    text = path.read_text()
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(FileFormatError, match=message):
+        edgerl.train(resume="run")
+
+
+def test_metrics_of_an_earlier_version_go_on_with_the_columns_of_this_one() -> None:
+    """0.1.0 had three columns less, and in another order: its rows are kept, empty where it did not measure."""
+    whole = _train("whole")
+
+    def stop(status: Any) -> None:
+        if status.step == 200:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(edgerl.errors.Interrupted, match="go on with"):
+        edgerl.train("robots:robot", out="run", report=stop, **SMALL)
+    new = ("success_rate", "training_return_mean", "faults")
+    path = Path("run/metrics.csv")
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [name for name in sorted(rows[0]) if name not in new])
+        writer.writeheader()
+        writer.writerows({name: value for name, value in row.items() if name not in new} for row in rows)
+    edgerl.train(resume="run")
+    expected = [
+        {name: value for name, value in row.items() if row["step"] > 200 or name not in new} for row in _state(whole)[3]
+    ]
+    assert _state(Path("run"))[3] == expected
+    header = (whole / "metrics.csv").read_text().splitlines()[0]
+    assert path.read_text().splitlines()[0] == header
+    from edgerl.report import sources
+
+    table = sources.read([Path("run")]).runs[0].metrics
+    assert np.isnan(table["faults"]).tolist() == [True, True, False, False]
 
 
 def test_a_run_is_in_one_process_at_a_time() -> None:
