@@ -56,7 +56,7 @@ def test_the_policy_that_is_written_fits_and_keeps_the_return(edgerl: Run, run: 
     # The printed return is that of the file, in episodes that the choice did not see.
     environment = make("robots:robot")
     seeds = evaluation_seeds(0, 20)[10:]
-    returns, reference = (evaluate(environment, each, seeds, 1000) for each in (policy, before))
+    returns, reference = (evaluate(environment, each, seeds) for each in (policy, before))
     fit = policy.metadata["fit"]
     assert fit["return"]["mean"] == pytest.approx(returns.mean(), rel=1e-6)
     assert fit["gain"]["mean"] == pytest.approx((returns - reference).mean(), rel=1e-4)
