@@ -29,7 +29,7 @@ from edgerl.cli import (
     table,
     train,
 )
-from edgerl.cli.outlet import outlet
+from edgerl.cli.outlet import outlet_of
 from edgerl.errors import EdgerlError
 from edgerl.signals import WORDS, Terminated, ended_by_signals, signal_behind
 
@@ -108,4 +108,4 @@ def _complain(message: str) -> None:
     line = " ".join(message.split())
     # What a file says must not steer the terminal; and where nobody reads, nothing is said, and nobody waits for long.
     with contextlib.suppress(OSError):
-        print(f"edgerl: {line if line.isprintable() else ascii(line)}", file=outlet(sys.stderr), flush=True)
+        print(f"edgerl: {line if line.isprintable() else ascii(line)}", file=outlet_of(sys.stderr), flush=True)

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from edgerl.cli.outlet import outlet
+from edgerl.cli.outlet import outlet_of
 from edgerl.units import human_bytes, human_seconds
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class JsonLines:
     """One JSON object a line on stdout, whole or absent. Who reads it may leave; learning goes on."""
 
     def __init__(self) -> None:
-        self._out = outlet(sys.stdout)
+        self._out = outlet_of(sys.stdout)
 
     def __enter__(self) -> None:
         pass
@@ -66,7 +66,7 @@ class Screen:
     """A live block on a terminal; elsewhere the news alone, such as a new champion. The last status on stdout."""
 
     def __init__(self) -> None:
-        self._out, self._error = outlet(sys.stdout), outlet(sys.stderr)
+        self._out, self._error = outlet_of(sys.stdout), outlet_of(sys.stderr)
         self._live = _live(self._error) if self._error.isatty() else None
         self._say: Callable[[str], object] = self._note if self._live is None else self._live.console.print
         self._before: Status = {}

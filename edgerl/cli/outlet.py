@@ -81,7 +81,7 @@ class Outlet(io.TextIOBase):
         return False
 
 
-def outlet(stream: TextIO) -> TextIO:
+def outlet_of(stream: TextIO) -> TextIO:
     """The stream as an Outlet, or as it is where it has no descriptor."""
     try:
         return Outlet(stream)  # type: ignore[return-value]
