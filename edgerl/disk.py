@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from pathlib import Path
 
 Bytes = bytes | bytearray | memoryview
@@ -17,8 +18,9 @@ class Disk:
     """Files as the operating system has them. Every operation raises OSError where it fails."""
 
     def open(self, path: Path, *, create: bool = False) -> int:
-        """A descriptor to read and write with; create: of a new file, which must not be there yet."""
-        return os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT | os.O_EXCL) * create, 0o666)  # less the umask
+        """A descriptor to read and write with, as `open_regular` opens it; create: of a new file, which must not be
+        there yet."""
+        return open_regular(path, os.O_RDWR | (os.O_CREAT | os.O_EXCL) * create)
 
     def reserve(self, descriptor: int, size: int) -> None:
         """Have room for `size` bytes, which must not be 0: a shorter file grows to it, by zeros."""
@@ -67,6 +69,10 @@ class Disk:
         """Make a folder in one that exists."""
         path.mkdir()
 
+    def remove_folder(self, path: Path) -> None:
+        """Remove an empty folder."""
+        path.rmdir()
+
     def sync_folder(self, path: Path) -> None:
         """Return once every name made, renamed or removed in the folder is on the disk."""
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -74,6 +80,20 @@ class Disk:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def open_regular(path: Path | str, flags: int) -> int:
+    """A descriptor of a regular file: a link is not followed, and a pipe holds nobody up. Raises OSError."""
+    try:
+        descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)  # less the umask
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OSError(errno.ELOOP, f"{Path(path).name} is a link, and links are not followed here") from error
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, f"{Path(path).name} is not a regular file")
+    return descriptor
 
 
 DISK = Disk()

@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 import safetensors
 
-from edgerl.disk import DISK, Bytes, Disk
+from edgerl.disk import DISK, Bytes, Disk, open_regular
 from edgerl.errors import FileFormatError, OutputError, quoted, reason
 
 Tensors = dict[str, npt.NDArray[Any]]
@@ -252,7 +252,9 @@ class TensorReader:
     Attributes: `metadata`, with `sha256`; `shapes`. What another program alters after the check goes unnoticed.
     """
 
-    def __init__(self, path: Path, kind: str, version: Versions, *, disk: Disk = DISK) -> None:
+    def __init__(
+        self, path: Path, kind: str, version: Versions, *, disk: Disk = DISK, follow_links: bool = True
+    ) -> None:
         """Open and check a file of the given kind and version; it takes one reading of the file and 64 KiB.
 
         Raises FileFormatError where `unpack_tensors` does, and where the header is not byte for byte what
@@ -261,7 +263,8 @@ class TensorReader:
         self._path, self._disk = path, disk
         with _refusals(path):
             _check_file(path)
-            self._file = open(path, "rb", buffering=0, opener=_open_without_waiting)  # noqa: SIM115 — closed by close
+            opener = _open_without_waiting if follow_links else open_regular
+            self._file = open(path, "rb", buffering=0, opener=opener)  # noqa: SIM115 — closed by close
         try:
             self._check(kind, version)
         except BaseException:
@@ -302,6 +305,15 @@ class TensorReader:
         with _refusals(self._path):
             self._fill(filled.data, begin + offset)
 
+    def copy(self, goal: Path) -> None:
+        """Write the same file once more, so that a crash leaves what was there under that name, or the new file.
+
+        Raises OutputError where it cannot be written, FileFormatError where this one can no longer be read.
+        """
+        with _refusals(self._path):
+            size = os.fstat(self._file.fileno()).st_size
+        _write(goal, self._pieces(0, size), None, self._disk)
+
     def _check(self, kind: str, version: Versions) -> None:
         with _refusals(self._path):
             header = self._read_header()
@@ -325,11 +337,14 @@ class TensorReader:
         return bytes(data)
 
     def _chunks(self, name: str) -> Iterator[memoryview]:
+        return self._pieces(*self._extents[name])
+
+    def _pieces(self, begin: int, end: int) -> Iterator[memoryview]:
         buffer = memoryview(bytearray(CHUNK_BYTES))
-        begin, end = self._extents[name]
         for position in range(begin, end, CHUNK_BYTES):
             chunk = buffer[: end - position]
-            self._fill(chunk, position)
+            with _refusals(self._path):
+                self._fill(chunk, position)
             yield chunk
 
     def _fill(self, memory: memoryview, position: int) -> None:

@@ -173,7 +173,7 @@ def _handled_by(handler: Handler) -> Iterator[None]:
 def leave_at_the_second(requests: StopRequests) -> None:
     """For `stop_requests`, where what goes on at the first request may take long: the second ends it at once.
 
-    Raises KeyboardInterrupt.
+    Raises KeyboardInterrupt, or Terminated where that was SIGTERM.
     """
     if requests.count > 1:
-        raise CtrlC
+        raise ERRORS[requests.signal](WORDS[requests.signal])

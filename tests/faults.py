@@ -35,7 +35,7 @@ SECTOR = 512
 SHORT = -1
 """Given for an error's number: a write or read that is cut short, as the system may, and no error."""
 
-_NEED_NO_ROOM = ("open", "read", "close", "remove")
+_NEED_NO_ROOM = ("open", "read", "close", "remove", "remove folder")
 
 
 class PowerCut(BaseException):
@@ -133,8 +133,8 @@ class FaultyDisk(Disk):
     """Real files below a real folder, with a record of what of them has reached the disk. Nothing is really synced.
 
     Attributes: `operations`, the name of every operation begun so far: "open", "create", "reserve", "write" (one for
-    each call of the system), "read", "sync", "close", "replace", "remove", "make folder", "sync folder". The place of
-    one in this list is its number. Threads may share it: one operation follows the other.
+    each call of the system), "read", "sync", "close", "replace", "remove", "make folder", "remove folder", "sync
+    folder". The place of one in this list is its number. Threads may share it: one operation follows the other.
     """
 
     def __init__(self) -> None:
@@ -240,6 +240,12 @@ class FaultyDisk(Disk):
         with self._operation("make folder"):
             super().make_folder(path)
             self._change(_Change(path.parent, goal=path))
+
+    def remove_folder(self, path: Path) -> None:
+        path = _absolute(path)
+        with self._operation("remove folder"):
+            super().remove_folder(path)
+            self._change(_Change(path.parent, source=path))
 
     def sync_folder(self, path: Path) -> None:
         path = _absolute(path)

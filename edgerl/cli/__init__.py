@@ -29,6 +29,7 @@ from edgerl.cli import (
     table,
     train,
 )
+from edgerl.cli.outlet import outlet_of
 from edgerl.errors import EdgerlError
 from edgerl.signals import WORDS, Terminated, ended_by_signals, signal_behind
 
@@ -105,6 +106,6 @@ def _left(number: int) -> int:
 
 def _complain(message: str) -> None:
     line = " ".join(message.split())
-    # What a file says must not steer the terminal; and where nobody reads, nothing is said.
+    # What a file says must not steer the terminal; and where nobody reads, nothing is said, and nobody waits for long.
     with contextlib.suppress(OSError):
-        print(f"edgerl: {line if line.isprintable() else ascii(line)}", file=sys.stderr)
+        print(f"edgerl: {line if line.isprintable() else ascii(line)}", file=outlet_of(sys.stderr), flush=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from edgerl.cli.models import find_model, task_of
+from edgerl.cli.learning import find_learner
+from edgerl.cli.models import task_of
 from edgerl.cli.output import note
 from edgerl.errors import ConfigError, EdgerlError, EnvironmentError, Interrupted
 from edgerl.run_folder import LEARNER
@@ -39,7 +41,8 @@ def command(
     bundle: Annotated[
         Path | None,
         typer.Argument(
-            help="learner.safetensors or run folder; not needed where --state has begun. Default: runs/latest.",
+            help="learner.safetensors or run folder; not needed where --state has begun. Default: the one in the "
+            "current folder, or that of the newest run that has one.",
             show_default=False,
         ),
     ] = None,
@@ -101,7 +104,6 @@ def command(
     schedule = Schedule(rate, cast("Updates", updates), sync_seconds, 60 * snapshot_minutes, status_seconds)
     source, folder = _find_state(bundle, state)
     wearing = _Wearing(drift or [])
-    environment = None if env is None or _has_begun(folder) else _make(*task_of(_about(source), env, source))
     with contextlib.ExitStack() as stack:
         learner = _load(
             source,
@@ -114,29 +116,44 @@ def command(
             updates_per_step=updates_per_step,
         )
         stack.callback(learner.close)
+        stack.enter_context(_withdrawn_unless_begun(learner))
         if bundle is not None and not learner.is_new:
             note(f"{bundle} is not read: {folder} has begun")
-        if environment is None:
-            env, arguments = task_of(learner.about, env, source)
-            environment = _make(env, arguments)
-        assert env is not None
+        env, arguments = task_of(learner.about, env, source)
+        at_rest = stack.enter_context(contextlib.ExitStack())  # left as soon as the robot is driven no more
+        environment = _make(env, arguments, at_rest)
         robot = _robot(env, wearing(environment, learner.counters.steps), learner)
-        stack.callback(robot.close)
         session = Session(learner, robot, schedule, explore=explore, seed=seed)
         output: JsonLines | Screen = JsonLines() if json else Screen()
         output.started(learner, env, folder, rate)
-        _run(session, 3600 * hours - learner.counters.seconds, output, folder)
+        _run(session, 3600 * hours - learner.counters.seconds, output, folder, at_rest)
 
 
-def _run(session: Session, seconds: float, output: JsonLines | Screen, folder: Path) -> None:
-    """Run for the time that is left. Raises Interrupted after a signal."""
+@contextlib.contextmanager
+def _withdrawn_unless_begun(learner: Learner) -> Iterator[None]:
+    """Leave nothing of a learner that was refused, or whose robot failed, before it made a step."""
+    try:
+        yield
+    except Interrupted:
+        raise
+    except BaseException:
+        if not learner.counters.steps:
+            learner.withdraw()
+        raise
+
+
+def _run(
+    session: Session, seconds: float, output: JsonLines | Screen, folder: Path, at_rest: contextlib.ExitStack
+) -> None:
+    """Run for the time that is left; the robot is at rest before anything is kept or printed. Raises Interrupted after
+    a signal."""
     if seconds <= 0:
         note(f"the hours asked for are complete in {folder}; ask for more with --hours")
         output.stopped(session.status(), "complete")
         return
     try:
         with output, stop_requests(lambda asked: _stop(session, asked)) as stop:
-            status = session.run(seconds, report=output.report)
+            status = session.run(seconds, report=output.report, at_rest=at_rest.close)
     except EdgerlError as error:
         output.stopped(session.status(), str(error))
         raise
@@ -174,27 +191,17 @@ def _window_steps(seconds: float, rate: float) -> int:
 
 def _find_state(bundle: Path | None, state: Path | None) -> tuple[Path, Path]:
     """(what to load, the state folder): without a bundle the folder itself, where it has begun."""
-    if state is not None and _has_begun(state):
-        named = bundle / LEARNER if bundle is not None and bundle.is_dir() else bundle
-        return named or state, state
-    found = find_model(bundle, (LEARNER,), fix="export one: edgerl export --format learner")
-    return found, state or found.with_name(STATE)
-
-
-def _has_begun(folder: Path) -> bool:
     from edgerl.edge.store import Snapshots
 
-    return Snapshots(folder).are_there
-
-
-def _about(source: Path) -> dict[str, Any]:
-    """What a bundle says about itself, before anything begins in a state folder."""
-    from edgerl.edge import bundle
-    from edgerl.files import TensorReader
-
-    with TensorReader(source, bundle.KIND, bundle.VERSION) as reader:
-        about = reader.metadata.get("about")
-    return about if isinstance(about, dict) else {}
+    here = Path(STATE)
+    if bundle is None and state is None and not Path(LEARNER).exists() and Snapshots(here).are_there:
+        note(f"using {here}")
+        state = here
+    if state is not None and Snapshots(state).are_there:
+        named = bundle / LEARNER if bundle is not None and bundle.is_dir() else bundle
+        return named or state, state
+    found = find_learner(bundle)
+    return found, state or found.with_name(STATE)
 
 
 def _load(
@@ -223,15 +230,29 @@ def _load(
     )
 
 
-def _make(env: str, arguments: Arguments) -> Any:
-    """The environment itself, unchecked: what it says that is not finite is for the learner to count."""
+def _make(env: str, arguments: Arguments, at_rest: contextlib.ExitStack) -> Any:
+    """The environment itself, unchecked: what it says that is not finite is for the learner to count. It is closed
+    where `at_rest` is left."""
     from edgerl.edge.robot import is_factory, load_factory
 
     if is_factory(env):
-        return load_factory(env, **arguments)
-    from edgerl.training.environments import registered
+        environment = load_factory(env, **arguments)
+    else:
+        from edgerl.training.environments import registered
 
-    return registered(env, **arguments)
+        environment = registered(env, **arguments)
+    at_rest.callback(_close, env, environment)
+    return environment
+
+
+def _close(env: str, environment: Any) -> None:
+    """Let the robot rest, where it has a `close`. Raises EnvironmentError where that fails."""
+    from edgerl.edge.robot import problem
+
+    try:
+        getattr(environment, "close", lambda: None)()
+    except (Exception, SystemExit) as error:
+        raise EnvironmentError(f"{env} failed to close ({problem(error)})") from error
 
 
 class _Wearing:

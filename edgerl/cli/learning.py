@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgerl.cli.models import find_model
-from edgerl.run_folder import LEARNER
+from edgerl.cli.output import note
+from edgerl.run_folder import CHECKPOINT, LATEST, LEARNER, RUNS, short
 from edgerl.units import human_bytes, human_seconds
 
 if TYPE_CHECKING:
@@ -14,8 +15,25 @@ if TYPE_CHECKING:
 
 
 def find_learner(model: Path | None) -> Path:
-    """The bundle that `model` (a file or a run folder) names; without one, that of `runs/latest`, printed."""
-    return find_model(model, (LEARNER,), fix="make one: edgerl export --format learner")
+    """The bundle that `model` (a file or a run folder) names; without one, that in the current folder, or else that of
+    the newest run that has one, printed."""
+    if model is None and (nearest := _nearest_bundle()):
+        note(f"using {nearest}")
+        return nearest
+    return find_model(model, (LEARNER,), fix="export one: edgerl export --format learner")
+
+
+def _nearest_bundle() -> Path | None:
+    for path in (Path(LEARNER), LATEST.resolve() / LEARNER):
+        if path.is_file():
+            return short(path)
+    return max(RUNS.glob(f"*/{LEARNER}"), key=_trained_at, default=None)
+
+
+def _trained_at(bundle: Path) -> int:
+    """When its run was last trained, as far as that is known."""
+    checkpoint = bundle.with_name(CHECKPOINT)
+    return (checkpoint if checkpoint.exists() else bundle).stat().st_mtime_ns
 
 
 def print_learning(report: LearningReport) -> None:

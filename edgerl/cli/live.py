@@ -1,17 +1,16 @@
-"""What `edgerl learn` prints while it runs: a live block on a terminal, or JSON lines."""
+"""What `edgerl learn` prints while it runs: a live block on a terminal, or JSON lines; through outlets, so that a robot
+waits for nobody who reads."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
-from edgerl.cli.output import note
+from edgerl.cli.outlet import outlet_of
 from edgerl.units import human_bytes, human_seconds
 
 if TYPE_CHECKING:
@@ -25,7 +24,10 @@ Status = dict[str, Any]
 
 
 class JsonLines:
-    """One JSON object a line on stdout. Who reads it may leave; learning goes on."""
+    """One JSON object a line on stdout, whole or absent. Who reads it may leave; learning goes on."""
+
+    def __init__(self) -> None:
+        self._out = outlet_of(sys.stdout)
 
     def __enter__(self) -> None:
         pass
@@ -57,19 +59,20 @@ class JsonLines:
         self._print("stopped", {"reason": reason, **status})
 
     def _print(self, event: str, fields: Status) -> None:
-        try:
-            print(json.dumps({"event": event, **fields}, allow_nan=False), flush=True)
-        except OSError:  # what is still in the buffer goes nowhere, instead of failing again at exit
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(json.dumps({"event": event, **fields}, allow_nan=False), file=self._out, flush=True)
 
 
 class Screen:
     """A live block on a terminal; elsewhere the news alone, such as a new champion. The last status on stdout."""
 
     def __init__(self) -> None:
-        self._live = _live() if sys.stderr.isatty() else None
-        self._say: Callable[[str], object] = note if self._live is None else self._live.console.print
+        self._out, self._error = outlet_of(sys.stdout), outlet_of(sys.stderr)
+        self._live = _live(self._error) if self._error.isatty() else None
+        self._say: Callable[[str], object] = self._note if self._live is None else self._live.console.print
         self._before: Status = {}
+
+    def _note(self, text: str) -> None:
+        print(text, file=self._error, flush=True)
 
     def __enter__(self) -> None:
         if self._live is not None:
@@ -82,35 +85,35 @@ class Screen:
     def started(self, learner: Learner, env: str, folder: Path, rate: float) -> None:
         """What begins or goes on."""
         for line in learner.rejected:
-            note(f"passed over: {line}")
+            self._note(f"passed over: {line}")
         counters, memory = learner.counters, learner.memory
         goes_on = f"goes on after {human_seconds(counters.seconds)} and {counters.steps} steps"
-        note(f"{env} {_pace(rate)}; state folder {folder}: {'begun' if learner.is_new else goes_on}")
-        note(
+        self._note(f"{env} {_pace(rate)}; state folder {folder}: {'begun' if learner.is_new else goes_on}")
+        self._note(
             f"memory {human_bytes(memory.total)}: networks {human_bytes(memory.arena)}, champion "
             f"{human_bytes(memory.champion)}, replay {human_bytes(memory.replay)} for {memory.capacity} transitions"
         )
 
     def report(self, status: Status) -> None:
         """How it stands."""
-        with contextlib.suppress(OSError, SystemExit):  # who reads our stderr may leave; rich answers with SystemExit
-            for line in _news(self._before, status):
-                self._say(line)
-            if self._live is not None:
-                self._live.update(_block(status), refresh=True)
+        for line in _news(self._before, status):
+            self._say(line)
+        if self._live is not None:
+            self._live.update(_block(status), refresh=True)
         self._before = status
 
     def stopped(self, status: Status, _: str) -> None:
         """How it stood at the end; what ended it, the command's last line says."""
         for name, text in _described(status):
-            print(f"{name:<8}  {text}")
+            print(f"{name:<8}  {text}", file=self._out)
+        self._out.flush()
 
 
-def _live() -> Live:
+def _live(file: TextIO) -> Live:
     from rich.console import Console
     from rich.live import Live
 
-    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    console = Console(file=file, highlight=False, markup=False, soft_wrap=True)
     return Live(console=console, auto_refresh=False)
 
 

@@ -46,6 +46,11 @@ class Constants:
         present = ((name, getattr(self, name)) for name in _NAMES)
         return {name.replace("_", "."): array for name, array in present if array is not None}
 
+    def equals(self, other: Constants) -> bool:
+        """Whether all numbers are the same."""
+        own, others = self.tensors(), other.tensors()
+        return own.keys() == others.keys() and all(np.array_equal(own[name], others[name]) for name in own)
+
     def record_format(self, n_observations: int, precision: Precision) -> RecordFormat:
         """How a transition is stored."""
         constants = (self.storage_mean, self.storage_scale) if precision == "fp16" else (None, None)

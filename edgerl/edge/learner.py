@@ -50,12 +50,14 @@ from edgerl.edge.champion import Champion
 from edgerl.edge.library import BytesOf, LearnerConfig, library
 from edgerl.edge.random import Draws, Purpose
 from edgerl.edge.replay import Boundary
-from edgerl.edge.store import Snapshots, Store
+from edgerl.edge.store import LOG, Snapshots, Store
 from edgerl.edge.transitions import (
     KEEP_POLICIES,
     MAXIMUM_CAPACITY,
     STORAGES,
+    ForeignLogError,
     KeepPolicy,
+    RecordFormat,
     Storage,
     Transitions,
     row_is_sound,
@@ -66,9 +68,6 @@ from edgerl.files import TensorReader
 
 DEFAULT_MEMORY = 32 << 20
 """Bytes of a learner: arena, champion and replay."""
-
-LOG = "transitions.log"
-"""The replay's file in a state folder."""
 
 SLICE_US = 50
 """About how long one slice of an update takes, or more on slow machines: after each, the time is looked at."""
@@ -276,7 +275,8 @@ class Learner:
         rule: how the learning policy is tried (default: one window in five). updates_per_step: updates that one
         transition allows.
 
-        Raises FileFormatError, ConfigError, OutputError, MissingExtraError.
+        Raises FileFormatError, ConfigError, OutputError, MissingExtraError; where nothing had begun in the folder, it
+        is then as it was.
         """
         path = Path(path)
         folder = path if path.is_dir() else None if state is None else Path(state)
@@ -287,7 +287,7 @@ class Learner:
             store = None
             if folder is not None:
                 store = Store(folder, disk)
-                files.callback(store.close)
+                files.callback(store.withdraw)
             learner = cls.__new__(cls)
             learner._disk, learner._store, learner._storage = disk, store, storage
             learner._bundle = None if path.is_dir() else path
@@ -300,8 +300,8 @@ class Learner:
     # ------------------------------------------------------------------------------------------------ beginning
 
     def _begin(self, rule: TrialRule, memory: int | None, keep: KeepPolicy | None) -> None:
-        found = None if self._store is None else self._store.newest()
-        self.rejected = [] if self._store is None else list(self._store.rejected)
+        self.rejected: list[str] = []
+        found = self._newest_snapshot()
         self.is_new = found is None
         if found is not None:
             number, reader = found
@@ -313,33 +313,68 @@ class Learner:
             self._open_transitions()
             self._resume(rule, origin.metadata)
             return
-        if self._bundle is None:
-            assert self._store is not None
-            reasons = f": {'; '.join(self.rejected)}" if self.rejected else ""
-            raise FileFormatError(f"{self._store.folder} holds no snapshot that is whole{reasons}; name the bundle")
-        with TensorReader(self._bundle, bundle_file.KIND, bundle_file.VERSIONS, disk=self._disk) as reader:
-            origin = read_origin(reader, self._bundle, memory)
+        bundle, reader = self._open_bundle()
+        with reader:
+            origin = read_origin(reader, bundle, memory)
             self._take(_with_choices(origin, memory, keep))
             self._champion_number = 0
             self._new_champion()
-            self._forget_unfinished_beginning()
-            self._open_transitions()
+            self._open_new_transitions(reader)
             self._resume(rule, {})
-            self._expect_rewards(_read_largest_reward(origin.metadata, self._bundle))
+            self._expect_rewards(_read_largest_reward(origin.metadata, bundle))
             if not self._transitions.size:
-                self._plant_seed(reader)
+                self._plant_seed(reader, bundle)
         if self._store is not None:
             self.snapshot()
 
-    def _forget_unfinished_beginning(self) -> None:
-        """A log without any snapshot: the process was killed while it planted the seed."""
-        if self._store is not None and self._store.next_number == 1:
-            log = self._store.folder / LOG
+    def _newest_snapshot(self) -> tuple[int, TensorReader] | None:
+        """The snapshot to go on from. One whose champion is lost gets the bundle's policy as its champion."""
+        if self._store is None:
+            return None
+        found = self._store.newest()
+        self.rejected += self._store.rejected
+        if found is not None:
+            return found
+        if self._store.is_out_of_reach:
+            reasons = "; ".join(self.rejected)
+            raise OutputError(f"{self._store.folder} cannot be read: {reasons}; it was left as it is")
+        if orphan := self._store.newest_orphan():
+            number, reader = orphan
+            with reader:
+                self._replace_champion(reader, self._snapshot_path(number))
+            self.rejected[-1] += f"; the policy in {self._bundle} is its champion again"
+            found = self._store.newest()
+        return found
+
+    def _replace_champion(self, orphan: TensorReader, source: Path) -> None:
+        """Write the bundle's learner in place of the champion that the snapshot `source` names."""
+        assert self._store is not None
+        bundle, reader = self._open_bundle()
+        with reader:
+            origin = read_origin(orphan, source)
             try:
-                if log.exists():
-                    self._disk.remove(log)
-            except OSError as error:
-                raise OutputError(f"cannot remove {log}: {error.strerror}") from error
+                own = read_constants(reader, origin.arena.config.n_observations, origin.arena.config.n_actions)
+                if not own.equals(origin.constants):
+                    raise ValueError("its constants are others")
+                origin.arena.load_state(_state_of(reader)[1])
+            except (ConfigError, ValueError) as error:
+                raise FileFormatError(f"{bundle} is not the bundle of {source} ({error}); name that one") from error
+        tensors = {"state": origin.arena.state, **origin.constants.tensors()}
+        self._store.replace_champion(origin.metadata, tensors, bundle_file.version_of(tensors))
+
+    def _open_bundle(self) -> tuple[Path, TensorReader]:
+        """The bundle. Raises FileFormatError where there is none, with what start-up has refused."""
+        refused = ""
+        if self._store is not None and self.rejected:
+            refused = f"{self._store.folder} holds no snapshot that is whole: {'; '.join(self.rejected)}; "
+        if self._bundle is None:
+            assert self._store is not None
+            problem = refused or f"{self._store.folder} holds no snapshot that is whole; "
+            raise FileFormatError(f"{problem}name the bundle")
+        try:
+            return self._bundle, TensorReader(self._bundle, bundle_file.KIND, bundle_file.VERSIONS, disk=self._disk)
+        except FileFormatError as error:
+            raise FileFormatError(f"{refused}{error}") from error
 
     def _take(self, origin: Origin) -> None:
         self._arena, self._constants, self.about = origin.arena, origin.constants, origin.about
@@ -381,10 +416,37 @@ class Learner:
             raise FileFormatError(f"{self._snapshot_path(champion)} is not valid: {error}; name the bundle") from error
         return champion
 
+    def _open_new_transitions(self, bundle: TensorReader) -> None:
+        """Those of a log that no snapshot knows, if it has more than the bundle brings; else it is begun anew: somebody
+        was killed while planting the seed."""
+        self._open_transitions()
+        n_seed = math.prod(bundle.shapes["seed"][1][:1]) if "seed" in bundle.shapes else 0
+        if self._store is None or not self._transitions.size or self._transitions.number > n_seed:
+            return
+        self._transitions.close()
+        try:
+            self._disk.remove(log := self._store.folder / LOG)
+        except OSError as error:
+            raise OutputError(f"cannot remove {log}: {error.strerror}") from error
+        self._open_transitions()
+
     def _open_transitions(self) -> None:
         shape = self._constants.record_format(self.n_observations, self._replay.precision)
         self.memory = plan_memory(self._arena, self._champion.n_bytes, shape.record.itemsize, self._replay)
-        self._transitions = Transitions(
+        try:
+            self._transitions = self._make_transitions(shape)
+        except ForeignLogError as error:
+            if self._store is None or not (error.is_log or self._store.next_number > 1):
+                raise
+            self._store.set_aside(self._store.folder / LOG)
+            self.rejected.append(f"{self._store.folder / LOG} is {error.found}; another one is begun")
+            self._transitions = self._make_transitions(shape)
+        self._decoding = shape.decoding(self._constants.observation_mean, self._constants.observation_scale)
+        if not all(part is None or np.isfinite(part).all() for part in self._decoding):
+            raise FileFormatError("the learner's constants are too far apart for float32 numbers; export it again")
+
+    def _make_transitions(self, shape: RecordFormat) -> Transitions:
+        return Transitions(
             shape,
             self.memory.capacity,
             int(self._arena.config.seed),
@@ -393,9 +455,6 @@ class Learner:
             path=None if self._store is None else self._store.folder / LOG,
             disk=self._disk,
         )
-        self._decoding = shape.decoding(self._constants.observation_mean, self._constants.observation_scale)
-        if not all(part is None or np.isfinite(part).all() for part in self._decoding):
-            raise FileFormatError("the learner's constants are too far apart for float32 numbers; export it again")
 
     def _resume(self, rule: TrialRule, metadata: Mapping[str, Any]) -> None:
         seed = int(self._arena.config.seed)
@@ -405,6 +464,8 @@ class Learner:
             number = _read_number(metadata["number"]) if metadata else 0
         except (ValueError, KeyError, TypeError) as error:
             raise FileFormatError(f"a snapshot is not valid: {error}; name the bundle") from error
+        if number > self.counters.refused_transitions and not self._transitions.size and self._store is not None:
+            self.rejected.append(f"{self._store.folder / LOG} has none of the {number} transitions that there were")
         self.counters.steps += max(self._transitions.number - number, 0) if metadata else 0
         self._transitions.number = max(self._transitions.number, number)
         self._saturations_before = self.counters.saturations
@@ -421,20 +482,20 @@ class Learner:
     def _expect_rewards(self, magnitude: float) -> None:
         self.counters.largest_reward = max(self.counters.largest_reward, magnitude)
 
-    def _plant_seed(self, reader: TensorReader) -> None:
+    def _plant_seed(self, reader: TensorReader, bundle: Path) -> None:
         """Transitions that came with the bundle."""
         shape = self._transitions.shape
         row_bytes, offset = shape.row_bytes, shape.row_offset
         dtype, sizes = reader.shapes.get("seed", (np.dtype(np.uint8), (0, row_bytes)))
         if dtype != np.uint8 or len(sizes) != 2 or sizes[1] != row_bytes:
-            raise FileFormatError(f"{self._bundle} is not valid: its seed is no list of rows; export it again")
+            raise FileFormatError(f"{bundle} is not valid: its seed is no list of rows; export it again")
         for first in range(0, sizes[0], SEED_CHUNK):
             records = np.zeros(min(SEED_CHUNK, sizes[0] - first), shape.record)
             rows = np.empty((len(records), row_bytes), np.uint8)
             reader.read_into("seed", rows.reshape(-1), first * row_bytes)
             records.view(np.uint8).reshape(len(records), -1)[:, offset:] = rows
             if not row_is_sound(records).all():
-                raise FileFormatError(f"{self._bundle} is not valid: a seed transition is not finite; export it again")
+                raise FileFormatError(f"{bundle} is not valid: a seed transition is not finite; export it again")
             self._expect_rewards(float(np.abs(records["reward"]).max()))
             for row in rows:
                 self._transitions.append_row(row)
@@ -731,7 +792,7 @@ class Learner:
             raise
         self._champion_number = champion
         self.counters.snapshots += 1
-        self._snapshot_bytes += len(self._arena.state)
+        self._snapshot_bytes += len(self._arena.state) * (2 if champion == number else 1)  # a champion is there twice
         return number
 
     def _metadata(self, champion: int, takes_over: bool) -> dict[str, Any]:
@@ -779,6 +840,13 @@ class Learner:
         with self._lock, contextlib.ExitStack() as files:
             if self._store is not None:
                 files.callback(self._store.close)
+            self._close_transitions()
+
+    def withdraw(self) -> None:
+        """Close, and where this process began in the state folder, leave it as it was found."""
+        with self._lock, contextlib.ExitStack() as files:
+            if self._store is not None:
+                files.callback(self._store.withdraw)
             self._close_transitions()
 
     def _close_transitions(self) -> None:

@@ -10,7 +10,8 @@ Threads:
   learns, with `updates="idle"`.
 - With `updates="thread"` another one learns: for a robot whose `step` waits, and where there is a core to spare.
 - A keeper calls `sync` and `snapshot` when they are due. A disk that refuses is counted, and no reason to stop.
-- A reporter makes and hands out status reports, so that a terminal that nobody reads holds up nothing.
+- A reporter makes and hands out status reports, so that a terminal that nobody reads holds up nothing. At the end it
+  is waited for, but not for long.
 
 All but the first have a lower priority than the first, where the system knows one for threads (Linux).
 """
@@ -53,6 +54,9 @@ LOOK_SECONDS = 0.5
 
 REST_SECONDS = 0.1
 """How long a learning thread sleeps, at most, before it looks for new transitions."""
+
+REPORT_SECONDS = 2.0
+"""How long a run waits, at its end, for a report that is being handed out."""
 
 LOWER_PRIORITY = 10
 """Added to the niceness of the threads beside the one that drives."""
@@ -131,11 +135,17 @@ class Session:
 
     # ---------------------------------------------------------------------------------------------------- running
 
-    def run(self, seconds: float | None = None, *, report: Report | None = None) -> dict[str, Any]:
+    def run(
+        self,
+        seconds: float | None = None,
+        *,
+        report: Report | None = None,
+        at_rest: Callable[[], object] = lambda: None,
+    ) -> dict[str, Any]:
         """Drive for `seconds`, or until `stop()`; the status at the end, with the updates per second of the whole run.
 
         A snapshot is taken at the end, also where an exception ends it. report: called with `status()` now and then, in
-        a thread of its own.
+        a thread of its own. at_rest: called as soon as nothing drives the robot any more, before anything else is done.
 
         Raises ConfigError, EnvironmentError, and OutputError where the last snapshot fails.
         """
@@ -143,13 +153,14 @@ class Session:
         began = self._mark(self._learner.status())
         with contextlib.ExitStack() as stack:
             if report is not None:
-                stack.enter_context(self._beside("reports", partial(self._report_to, report)))
-            stack.enter_context(self._kept_at_the_end())
+                stack.enter_context(self._beside("reports", partial(self._report_to, report), REPORT_SECONDS))
+            stack.enter_context(_finally(self._snapshot))
             if self._learner.folder is not None:
                 stack.enter_context(self._with_keeper())
             if self._schedule.updates == "thread":
                 stack.enter_context(self._beside("updates", self._learn_beside))
-            self._drive(seconds)
+            with _finally(at_rest):
+                self._drive(seconds)
         if self._failure is not None:
             raise self._failure
         self._marked = began
@@ -220,33 +231,26 @@ class Session:
         finally:
             self._learner.has_keeper = False
 
-    @contextlib.contextmanager
-    def _kept_at_the_end(self) -> Iterator[None]:
-        try:
-            yield
-        except BaseException:
-            with contextlib.suppress(OutputError):  # the first exception is the one that explains
-                self._snapshot()
-            raise
-        self._snapshot()
-
     def _snapshot(self) -> None:
         if self._learner.folder is not None:
             self._learner.snapshot()
 
     @contextlib.contextmanager
-    def _beside(self, name: str, work: Callable[[threading.Event], object]) -> Iterator[None]:
-        """Let `work` go on in a thread of lower priority; it returns once the event that it is given is set. What it
-        raises ends the run."""
-        ending = threading.Event()
+    def _beside(
+        self, name: str, work: Callable[[threading.Event], object], patience: float | None = None
+    ) -> Iterator[None]:
+        """Let `work` go on in a thread of lower priority; it returns once the event that it is given is set, or is left
+        behind after so many seconds. What it raises before that ends the run."""
+        ending, is_left = threading.Event(), threading.Event()
 
         def run() -> None:
             _step_back()
             try:
                 work(ending)
             except BaseException as error:
-                self._failure = self._failure or error
-                self.stop()
+                if not is_left.is_set():
+                    self._failure = self._failure or error
+                    self.stop()
 
         thread = threading.Thread(target=run, name=f"edgerl-{name}", daemon=True)
         thread.start()
@@ -255,7 +259,8 @@ class Session:
         finally:
             ending.set()
             self._arrived.set()
-            thread.join()
+            thread.join(patience)
+            is_left.set()
 
     # ------------------------------------------------------------------------------------------------- reporting
 
@@ -402,6 +407,18 @@ def resident_memory() -> tuple[int | None, int | None]:
 
 def _kibibytes(text: str | None) -> int | None:
     return None if text is None else int(text.split()[0]) * 1024
+
+
+@contextlib.contextmanager
+def _finally(action: Callable[[], object]) -> Iterator[None]:
+    """Do it at the end, also where an exception ends it, which is then the one that explains."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(Exception):
+            action()
+        raise
+    action()
 
 
 def _step_back() -> None:

@@ -29,7 +29,7 @@ from edgerl.disk import DISK, Disk
 from edgerl.edge.library import ReplayStructure
 from edgerl.edge.random import Draws, Purpose
 from edgerl.edge.replay import Boundary
-from edgerl.errors import ConfigError, OutputError
+from edgerl.errors import ConfigError, FileFormatError, OutputError
 
 Array = npt.NDArray[Any]
 Precision = Literal["fp32", "fp16"]
@@ -131,6 +131,18 @@ def _is_blank(records: Array) -> Array:
     return ~used
 
 
+class ForeignLogError(FileFormatError):
+    """The file at a log's place is not that learner's log; not a byte of it was changed.
+
+    Attributes: `is_log`, whether it is another's; `found`, what it is.
+    """
+
+    def __init__(self, path: Path, is_log: bool) -> None:
+        self.is_log = is_log
+        self.found = "the log of another learner" if is_log else "no log of a learner"
+        super().__init__(f"{path} is {self.found}; move it away, or choose another folder")
+
+
 class Transitions:
     """The memory. One thread appends; another may sample meanwhile, holding `lock`.
 
@@ -152,7 +164,7 @@ class Transitions:
     ) -> None:
         """Take up the log at `path`, or make it where there is none; without a path, in RAM alone.
 
-        seed: of a reservoir's draws. Raises ConfigError, and OutputError where the disk refuses.
+        seed: of a reservoir's draws. Raises ConfigError, OutputError where the disk refuses, and ForeignLogError.
         """
         if not 1 <= capacity <= MAXIMUM_CAPACITY:
             raise ConfigError(f"the replay's capacity is {capacity}; expected 1 to {MAXIMUM_CAPACITY} transitions")
@@ -385,25 +397,44 @@ class Transitions:
 
     def _open(self, path: Path) -> int:
         try:
-            exists = path.exists()
-            descriptor = self._disk.open(path, create=not exists)
+            descriptor = self._disk.open(path, create=not os.path.lexists(path))
         except OSError as error:
             raise OutputError(f"cannot open {path}: {error.strerror}") from error
         try:
-            found = bytearray(HEADER_BYTES)
-            self._disk.read(descriptor, found, 0)
-            self._disk.reserve(descriptor, self.file_bytes)
-            if found != self._header:
-                self.damaged += any(found)
-                self._disk.write(descriptor, self._header, 0)
-            self._disk.sync_folder(path.parent)  # whoever made the file may have been killed before this
-        except OSError as error:
+            self._take_file(descriptor, path)
+        except BaseException as error:
             with contextlib.suppress(OSError):
                 self._disk.close(descriptor)
-            raise OutputError(
-                f"cannot write {path}: {error.strerror}; free some space, or take a smaller --memory"
-            ) from error
+            if isinstance(error, OSError):
+                problem = f"cannot write {path}: {error.strerror}; free some space, or take a smaller --memory"
+                raise OutputError(problem) from error
+            raise
         return descriptor
+
+    def _take_file(self, descriptor: int, path: Path) -> None:
+        """Have the header and the room that the log needs, in a file that is this one's."""
+        found = bytearray(HEADER_BYTES)
+        length = self._disk.read(descriptor, found, 0)
+        if not self._header.startswith(found[:length]) and not self._is_ours(descriptor, blank=not any(found)):
+            raise ForeignLogError(path, found.startswith(MAGIC))
+        self._disk.reserve(descriptor, self.file_bytes)
+        if found != self._header:
+            self.damaged += any(found)
+            self._disk.write(descriptor, self._header, 0)
+        self._disk.sync_folder(path.parent)  # whoever made the file may have been killed before this
+
+    def _is_ours(self, descriptor: int, *, blank: bool) -> bool:
+        """Whether a file without our header has a record that is, or nothing at all; blank: so far."""
+        records: Array = np.zeros(CHUNK, self._record)
+        for first in range(0, self.capacity, CHUNK):
+            data = _bytes_of(records[: min(CHUNK, self.capacity - first)])
+            length = self._disk.read(descriptor, data, HEADER_BYTES + first * self._record.itemsize)
+            if self._whole(records[: length // self._record.itemsize]).any():
+                return True
+            blank &= not any(data[:length])
+            if length < len(data):
+                return blank
+        return blank and not self._disk.read(descriptor, bytearray(1), self.file_bytes)
 
     def _read_all(self) -> None:
         if self._descriptor is None:

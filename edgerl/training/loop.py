@@ -30,7 +30,7 @@ from edgerl.errors import (
     FileFormatError,
     Interrupted,
 )
-from edgerl.signals import StopRequests, leave_at_the_second, stop_requests
+from edgerl.signals import StopRequests, Terminated, leave_at_the_second, stop_requests
 from edgerl.training import checkpoint as checkpoint_file
 from edgerl.training.agent import Agent
 from edgerl.training.checkpoint import Checkpoint, Counters, Returns
@@ -282,7 +282,7 @@ class Trainer:
                     raise Interrupted(
                         f"stopped at step {self.step}; go on with: edgerl train --resume {self.folder}", stop.signal
                     )
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Terminated):
             kept = (
                 f"go on from step {self.counters.step} with: edgerl train --resume {self.folder}"
                 if self.counters.step

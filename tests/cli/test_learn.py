@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
+import resource
 import signal
 import subprocess
 import sys
@@ -25,6 +27,8 @@ Spawn = Callable[..., "subprocess.Popen[str]"]
 
 PLAIN = '''"""A robot without gymnasium: four observations, two actions."""
 
+import pathlib
+import sys
 import time
 
 
@@ -51,6 +55,16 @@ class Stuck(Plain):
             self.waited = True
             time.sleep(300)
         return super().step(action)
+
+
+class Resting(Slow):
+    def close(self):
+        pathlib.Path("at-rest").touch()
+
+
+class Leaving(Resting):
+    def step(self, action):
+        return sys.exit(3) if self.age == 5 else super().step(action)
 '''
 
 SHORT = ("--rate", "0", "--hours", "0.0001", "--env", "plain:Plain")
@@ -167,24 +181,42 @@ def test_a_state_that_has_begun_needs_no_bundle(edgerl: Run, bundle: Path) -> No
     bundle.unlink()
     for arguments in ((), ("learner.safetensors",)):
         assert edgerl("learn", *arguments, *SHORT, "--state", "state", "--hours", "0.0002")[0] == 0
-    code, _, err = edgerl("learn", *SHORT)
+    code, _, err = edgerl("learn", *SHORT, "--hours", "0.0003")
+    assert code == 0
+    assert err.startswith("using state\nplain:Plain as fast as possible; state folder state: goes on after ")
+    code, _, err = edgerl("learn", *SHORT, "--state", "another")
     assert code == 2
     assert "there is no runs/latest here; train one first: edgerl train" in err
+    assert not Path("another").exists()
 
 
-def test_the_latest_run_is_the_default(edgerl: Run, bundle: Path) -> None:
-    Path("runs/first").mkdir(parents=True)
-    Path("runs/latest").symlink_to("first")
+def test_the_nearest_bundle_is_the_default(edgerl: Run, bundle: Path) -> None:
+    """The one in the current folder, or else that of the newest run that has one, whatever was trained since."""
+    for name in ("first", "second", "third"):
+        Path("runs", name).mkdir(parents=True)
+    Path("runs/latest").symlink_to("third")
+    code, _, err = edgerl("learn", *SHORT)
+    assert (code, err.splitlines()[0]) == (0, "using learner.safetensors")
+    assert "state folder state: begun" in err
+    Path("state").rename("elsewhere")
+    content = bundle.read_bytes()
+    bundle.unlink()
     code, _, err = edgerl("learn", *SHORT)
     assert code == 2
-    assert "runs/first holds no learner.safetensors; export one: edgerl export --format learner" in err
-    bundle.rename("runs/first/learner.safetensors")
-    for _ in range(2):
-        code, _, err = edgerl("learn", *SHORT)
+    assert "runs/third holds no learner.safetensors; export one: edgerl export --format learner" in err
+    for name, trained_at in (("second", 2000), ("first", 1000)):
+        Path("runs", name, "learner.safetensors").write_bytes(content)
+        Path("runs", name, "checkpoint.safetensors").touch()
+        os.utime(Path("runs", name, "checkpoint.safetensors"), (trained_at, trained_at))
+    for name in ("second", "second", "first", "third"):
+        if name == "first":
+            Path("runs/second/learner.safetensors").unlink()
+        Path("runs", name, "learner.safetensors").write_bytes(content)
+        code, _, err = edgerl("learn", *SHORT, "--hours", "0.0002")
         assert code == 0
-        assert err.startswith("using runs/first/learner.safetensors\n")
-        assert "state folder runs/first/state: " in err
-    assert edgerl("learn", "runs/first", *SHORT, "--state", "runs/first/state", "--hours", "0.0002")[0] == 0
+        assert err.startswith(f"using runs/{name}/learner.safetensors\n")
+        assert f"state folder runs/{name}/state: " in err
+    assert edgerl("learn", "runs/first", *SHORT, "--state", "runs/first/state", "--hours", "0.0003")[0] == 0
 
 
 def test_choices_reach_the_learner(edgerl: Run) -> None:
@@ -285,17 +317,22 @@ def test_a_signal_saves_everything(edgerl: Run, spawn: Spawn, number: signal.Sig
     assert end["updates"] > last["updates"]
 
 
-def test_a_second_signal_interrupts_a_robot_that_hangs(spawn: Spawn) -> None:
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "stopped by SIGTERM")]
+)
+def test_a_second_signal_interrupts_a_robot_that_hangs(
+    spawn: Spawn, number: signal.Signals, code: int, word: str
+) -> None:
     process = spawn("learner.safetensors", "--env", "plain:Stuck", "--json", "--status-seconds", "0.1")
     lines = lines_of(process)
     steps = [next(lines).get("steps", 0) for _ in range(2)]
     while steps[-2:] != [15, 15]:
         steps.append(next(lines)["steps"])
     for _ in range(2):
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         time.sleep(2)  # two that come together would be one
     _, err = process.communicate(timeout=300)
-    assert (process.returncode, err) == (130, "edgerl: interrupted\n")
+    assert (process.returncode, err) == (code, f"edgerl: {word}\n")
     assert len(list(Path("state").glob("snapshot-*"))) == 2
 
 
@@ -369,6 +406,65 @@ def test_a_reader_that_leaves_ends_nothing(spawn: Spawn) -> None:
     assert len(list(Path("state").glob("snapshot-*"))) == 2
 
 
+def full_pipe() -> tuple[int, int]:
+    """(the end to read, the end to write to), which takes one page and has it."""
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    os.write(writer, b"x" * 4096)
+    return reader, writer
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    while not condition():
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("streams", [("stdout",), ("stderr",), ("stdout", "stderr")])
+@pytest.mark.parametrize("options", [["--json"], []])
+def test_nobody_who_does_not_read_holds_up_the_stop(spawn: Spawn, options: list[str], streams: tuple[str, ...]) -> None:
+    """At the first SIGTERM the robot is at rest and everything kept, though what there is to say finds no room."""
+    reader, writer = full_pipe()
+    pipes = dict.fromkeys(streams, writer)
+    command = ("learner.safetensors", "--env", "plain:Resting", "--status-seconds", "0.01", *options)
+    process = spawn(*command, **({"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL} | pipes))
+    os.close(writer)
+    wait_for(lambda: Path("state/transitions.log").exists() and any(Path("state/transitions.log").read_bytes()[4096:]))
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=300) == 143
+    assert Path("at-rest").exists()
+    assert len(list(Path("state").glob("snapshot-*"))) == 2
+    os.close(reader)
+
+
+def test_lines_go_on_once_a_full_disk_has_room_again(spawn: Spawn) -> None:
+    """Whole ones: what met the disk's end is absent. The limit on the size of files stands for the disk."""
+    with open("log", "wb") as log:
+        process = spawn("learner.safetensors", "--env", "plain:Slow", "--json", "--status-seconds", "0.01", stdout=log)
+
+    def lines() -> int:
+        return Path("log").read_bytes().count(b"\n")
+
+    def is_at_the_limit() -> bool:
+        before = Path("log").read_bytes()
+        time.sleep(0.3)
+        return before == Path("log").read_bytes()
+
+    wait_for(lambda: lines() > 5)
+    limit = Path("log").stat().st_size + 5000
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    wait_for(is_at_the_limit)
+    complete = lines()
+    assert Path("log").read_bytes().endswith(b"\n")
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    wait_for(lambda: lines() > complete + 5)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=300) == 143
+    told = events(Path("log").read_text())
+    assert told[-1]["event"] == "stopped"
+    steps = [line["steps"] for line in told if line["event"] == "status"]
+    assert steps == sorted(steps)
+
+
 def test_news_are_told_once() -> None:
     def status(takeovers: int = 0, divergences: int = 0, error: str = "") -> dict[str, Any]:
         return {
@@ -425,6 +521,42 @@ def test_bad_input_is_one_line(edgerl: Run, arguments: list[str], message: str) 
     assert (code, out) == (2, "")
     assert err.startswith(f"edgerl: {message}")
     assert err.count("\n") == 1
+    assert not Path("state").exists(), "nothing is left of a learner that never began"
+
+
+@pytest.mark.parametrize("arguments", [["x.onnx"], ["learner.safetensors", "--memory", "9KiB"], ["wide.safetensors"]])
+def test_a_refusal_leaves_nothing_and_lets_the_robot_rest(edgerl: Run, arguments: list[str]) -> None:
+    Path("x.onnx").write_bytes(b"no bundle")
+    write_bundle(Path("wide.safetensors"), learner_config(n=40))
+    Path("spaced.py").write_text(PLAIN + "\nResting.observation_space = type('Space', (), {'shape': (4,)})\n")
+    before = sorted(os.listdir())
+    code, out, err = edgerl("learn", *arguments, "--env", "spaced:Resting", "--rate", "0")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert sorted(set(os.listdir()) - {"__pycache__"}) == sorted([*before, "at-rest"])
+
+
+def test_a_robot_that_never_made_a_step_leaves_no_beginning(edgerl: Run) -> None:
+    """Or the right bundle would not be read the next time."""
+    write_bundle(Path("wide.safetensors"), learner_config(n=40))
+    code, _, err = edgerl("learn", "wide.safetensors", *SHORT)
+    assert (code, err.splitlines()[-1]) == (
+        2,
+        "edgerl: plain:Plain returned 4 numbers as observation at step 0 (seed 0); expected 40",
+    )
+    assert not Path("state").exists()
+    assert edgerl("learn", "learner.safetensors", *SHORT)[0] == 0
+
+
+def test_a_file_that_is_no_log_is_not_overwritten(edgerl: Run) -> None:
+    Path("state").mkdir()
+    Path("state/transitions.log").write_text("To do: buy milk.\n")
+    code, out, err = edgerl("learn", "learner.safetensors", *SHORT)
+    assert (code, out) == (2, "")
+    assert err.startswith(
+        "edgerl: state/transitions.log is no log of a learner; move it away, or choose another folder"
+    )
+    assert os.listdir("state") == ["transitions.log"]
+    assert Path("state/transitions.log").read_text() == "To do: buy milk.\n"
 
 
 @pytest.mark.parametrize(
@@ -451,3 +583,13 @@ def test_a_robot_that_fails_is_one_line_and_everything_is_kept(edgerl: Run) -> N
     assert (code, err) == (2, "edgerl: broken:Broken failed at step 1 (seed 0) (OSError: bus off)\n")
     assert (last["event"], last["reason"]) == ("stopped", "broken:Broken failed at step 1 (seed 0) (OSError: bus off)")
     assert last["snapshots"] == 2
+
+
+def test_a_robot_that_leaves_the_process_is_a_fault_of_the_robot(edgerl: Run) -> None:
+    """`sys.exit` in a robot's code must not end a service as if all were well."""
+    code, out, err = edgerl("learn", "learner.safetensors", "--env", "plain:Leaving", "--json", "--rate", "0")
+    problem = "plain:Leaving failed at step 6 (seed 0) (SystemExit: 3)"
+    assert (code, err) == (2, f"edgerl: {problem}\n")
+    assert (events(out)[-1]["event"], events(out)[-1]["reason"]) == ("stopped", problem)
+    assert events(out)[-1]["snapshots"] == 2
+    assert Path("at-rest").exists()

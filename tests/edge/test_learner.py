@@ -998,7 +998,8 @@ def test_where_the_champion_cannot_be_read_it_drives_on_and_nothing_is_overwritt
             learner.update()
         number = learner.snapshot()
         kept = _bytes(learner)
-        os.truncate(STATE / "snapshot-00000001.safetensors", 5000)
+        for kind in ("snapshot", "champion"):
+            os.truncate(STATE / f"{kind}-00000001.safetensors", 5000)
         learner._restart_from_champion()
         assert not learner.is_learning
         status = learner.status()
@@ -1205,15 +1206,36 @@ def test_the_bundles_transitions_are_there_from_the_start() -> None:
         assert learner.status()["replay"]["size"] == learner.memory.capacity < 900
 
 
-def test_a_log_that_no_snapshot_knows_is_begun_anew() -> None:
-    """Somebody was killed while planting the seed."""
+def _lose_snapshots(state: Path) -> None:
+    for kind in ("snapshot", "champion"):
+        for path in state.glob(f"{kind}-*"):
+            path.unlink()
+
+
+@pytest.mark.parametrize("count", [1, 20, 30])
+def test_a_log_whose_seed_was_not_planted_to_its_end_is_begun_anew(count: int) -> None:
+    """Somebody was killed meanwhile."""
+    write_bundle(seed=steps(30)[:count])
+    with _learner(STATE):
+        pass
+    _lose_snapshots(STATE)
+    write_bundle(seed=steps(30))
+    with _learner(STATE) as learner, _learner() as expected:
+        assert learner.is_new
+        assert learner._transitions._records.tobytes() == expected._transitions._records.tobytes()
+        assert learner.status()["replay"]["size"] == 30
+
+
+def test_a_log_that_no_snapshot_knows_is_kept() -> None:
     write_bundle(seed=steps(30))
     with _learner(STATE) as learner:
         _fill(learner, 3)
-    (STATE / "snapshot-00000001.safetensors").unlink()
+        rows = learner._transitions._records.copy()
+    _lose_snapshots(STATE)
     with _learner(STATE) as learner:
         assert learner.is_new
-        assert learner.status()["replay"]["size"] == 30
+        assert learner.status()["replay"]["size"] == 33
+        assert np.array_equal(learner._transitions._records["number"], rows["number"])
 
 
 def test_what_a_learner_began_with_stays() -> None:
@@ -1267,16 +1289,232 @@ def test_a_folder_is_one_learners_and_a_failed_start_lets_go_of_it() -> None:
 def test_no_snapshot_that_is_whole_is_said() -> None:
     with _learner(STATE):
         pass
-    os.truncate(STATE / "snapshot-00000001.safetensors", 100)
-    with pytest.raises(
-        FileFormatError, match=r"^state holds no snapshot that is whole: \S+00000001\.safetensors .*; name the"
-    ):
+    for kind in ("snapshot", "champion"):
+        os.truncate(STATE / f"{kind}-00000001.safetensors", 100)
+    reasons = r"^state holds no snapshot that is whole: \S+00000001\.safetensors .*; \S+00000001\.safetensors .*; "
+    with pytest.raises(FileFormatError, match=reasons + "name the bundle$"):
         Learner.load(STATE)
+    with pytest.raises(FileFormatError, match=reasons + "other is not there; expected a file$"):
+        Learner.load("other", state=STATE)
     with _learner(STATE) as learner:
         assert learner.is_new
-        assert len(learner.rejected) == 1
+        assert len(learner.rejected) == 2
     with _learner(STATE) as learner:
         assert not learner.is_new
+        assert learner.rejected == []
+    assert len(list(STATE.glob("rejected-*"))) == 2
+
+
+# Files that are damaged.
+
+
+def _grown(folder: Path) -> tuple[bytes, bytes]:
+    """A state folder with a takeover, and a snapshot after it: what learns, and what the champion does."""
+    with _learner(folder, rule=QUICK_TRIALS) as learner:
+        _drive(learner, 24, float)
+        assert learner.status()["champion"] == 2
+        for step in steps(9):
+            _observe(learner, step)
+            assert learner.update() == 1
+        assert learner.snapshot() == 3
+        return _bytes(learner), learner.act(np.ones(N), explore=False).tobytes()
+
+
+def test_one_bit_of_the_champions_file_loses_nothing() -> None:
+    """The champion drives on, what was learnt goes on, and divergence leads back to where the champion was made."""
+    state, action = _grown(STATE)
+    champion = _bytes_in(STATE / "snapshot-00000002.safetensors")
+    for kind in ("snapshot", "champion"):
+        shutil.copytree(STATE, folder := Path(f"{kind}-damaged"))
+        path = folder / f"{kind}-00000002.safetensors"
+        data = bytearray(path.read_bytes())
+        data[-1] ^= 1
+        path.write_bytes(data)
+        with _learner(folder, rule=QUICK_TRIALS) as learner:
+            assert not learner.is_new
+            assert learner.rejected == [
+                f"{path} has been altered: its SHA-256 does not match its content; make the file again"
+            ]
+            assert (_bytes(learner), learner.status()["champion"]) == (state, 2)
+            assert learner.act(np.ones(N), explore=False).tobytes() == action
+            learner._restart_from_champion()
+            assert learner.is_learning
+            assert _bytes(learner) == champion
+            learner.snapshot()
+        assert (folder / f"rejected-00000001-{path.name}").read_bytes() == data
+        assert _bytes_in(path) == champion
+
+
+def test_where_the_champion_is_lost_the_bundles_policy_drives_and_what_was_learnt_goes_on() -> None:
+    with _learner() as learner:
+        bundles, begun = learner.act(np.ones(N), explore=False).tobytes(), _bytes(learner)
+    state, action = _grown(STATE)
+    assert action != bundles
+    for kind in ("snapshot", "champion"):
+        os.truncate(STATE / f"{kind}-00000002.safetensors", 100)
+    files = {path: path.read_bytes() for path in STATE.iterdir()}
+    with pytest.raises(FileFormatError, match=r"^state holds no snapshot that is whole: .*; name the bundle$"):
+        Learner.load(STATE)
+    write_bundle(Path("other.safetensors"), learner_config(widths=(5, 4)))
+    write_bundle(Path("normalised.safetensors"), normalise=True)
+    for name in ("other", "normalised"):
+        with pytest.raises(
+            FileFormatError, match=rf"^{name}\.safetensors is not the bundle of state/snapshot-00000003\.s"
+        ):
+            _load(STATE, path=Path(f"{name}.safetensors"))
+    assert {path: path.read_bytes() for path in STATE.iterdir()} == files, "a refusal changes nothing"
+    for expected in ("; the policy in learner.safetensors is its champion again", None):
+        with _learner(STATE, rule=QUICK_TRIALS) as learner:
+            assert not learner.is_new
+            assert (learner.rejected[-1][-len(expected) :] if learner.rejected else None) == expected
+            assert _bytes(learner) == state
+            assert learner.act(np.ones(N), explore=False).tobytes() == bundles
+            learner._restart_from_champion()
+            assert _bytes(learner) == begun
+    assert len(list(STATE.glob("rejected-*"))) == 2
+
+
+def test_a_folder_that_cannot_be_read_for_a_moment_is_left_as_it_is() -> None:
+    _grown(STATE)
+    files = sorted(os.listdir(STATE))
+
+    class OutOfReach(_Careless):
+        def _read_some(self, *_: Any) -> int:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with pytest.raises(
+        OutputError, match=r"^state cannot be read: cannot read state/snapshot-00000003\.s.*; it was left a"
+    ):
+        _load(STATE, disk=OutOfReach())
+    assert sorted(os.listdir(STATE)) == files
+    with _learner(STATE) as learner:
+        assert not learner.is_new
+        assert learner.rejected == []
+
+
+def test_a_log_that_is_lost_is_said() -> None:
+    state, _ = _grown(STATE)
+    (STATE / LOG).unlink()
+    with _learner(STATE, rule=QUICK_TRIALS) as learner:
+        assert learner.rejected == ["state/transitions.log has none of the 33 transitions that there were"]
+        assert _bytes(learner) == state
+        assert (learner.status()["replay"]["size"], learner.status()["replay"]["seen"]) == (0, 33)
+        _fill(learner, 9)
+        assert learner.update() == 1
+    write_bundle(Path("fresh.safetensors"))
+    with _learner(Path("refused"), path=Path("fresh.safetensors")) as learner:
+        for _ in range(3):
+            learner.observe([np.nan] * N, [0.0] * M, 0, [0.0] * N)
+        learner.snapshot()
+    with _learner(Path("refused")) as learner:
+        assert learner.rejected == [], "there never was one"
+
+
+@pytest.mark.parametrize("content", [b"To do: buy milk.\n", b"edgerl transitions 1\n{}".ljust(5000, b"\0")])
+def test_a_log_that_is_not_this_learners_is_not_overwritten(content: bytes) -> None:
+    """Where a learner has begun it is set aside, and a file that is no log at all is refused before that."""
+    state, _ = _grown(STATE)
+    (STATE / LOG).write_bytes(content)
+    found = "the log of another learner" if content.startswith(b"edgerl") else "no log of a learner"
+    with _learner(STATE, rule=QUICK_TRIALS) as learner:
+        assert learner.rejected == [
+            f"state/transitions.log is {found}; another one is begun",
+            "state/transitions.log has none of the 33 transitions that there were",
+        ]
+        assert _bytes(learner) == state
+    assert (STATE / "rejected-00000001-transitions.log").read_bytes() == content
+    (fresh := Path("fresh")).mkdir()
+    (fresh / LOG).write_bytes(content)
+    if content.startswith(b"edgerl"):  # somebody began with another memory, and was killed
+        with _learner(fresh) as learner:
+            assert learner.is_new
+        assert (fresh / "rejected-00000001-transitions.log").read_bytes() == content
+        return
+    with pytest.raises(FileFormatError, match=r"^fresh/transitions\.log is no log of a learner; move it away"):
+        _load(fresh)
+    assert os.listdir(fresh) == [LOG]
+    assert (fresh / LOG).read_bytes() == content
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_log_that_is_a_link_is_refused_and_what_it_leads_to_is_not_touched(begun: bool) -> None:
+    target = Path("precious")
+    target.write_bytes(b"precious")
+    STATE.mkdir()
+    if begun:
+        _grown(STATE)
+        (STATE / LOG).rename("log")
+    (STATE / LOG).symlink_to(target.absolute())
+    files = sorted(os.listdir(STATE))
+    with pytest.raises(OutputError, match=r"^cannot open state/transitions\.log: transitions\.log is a link, and"):
+        _load(STATE)
+    assert sorted(os.listdir(STATE)) == files
+    assert target.read_bytes() == b"precious"
+
+
+# Refusals.
+
+
+def _refuse_bundle() -> None:
+    Path("x.onnx").write_bytes(b"no bundle")
+    with pytest.raises(FileFormatError, match=r"^x\.onnx is no edgerl tensor file"):
+        _load(Path("deep", "state"), path=Path("x.onnx"))
+
+
+def _refuse_memory() -> None:
+    with pytest.raises(ConfigError, match=r"^the memory is 99 bytes"):
+        _load(Path("deep", "state"), memory=99)
+
+
+def _refuse_seed() -> None:
+    write_bundle()
+    _rewrite(BUNDLE, "learner", {"seed": np.full((3, 40), 255, np.uint8)})
+    with pytest.raises(FileFormatError, match=r"seed transition is not finite"):
+        _load(Path("deep", "state"))
+
+
+def _fail_at_every_operation() -> None:
+    _load(Path("whole"), disk=(whole := FaultyDisk())).close()
+    shutil.rmtree("whole")
+    for number in range(len(whole.operations)):
+        for code in (errno.ENOSPC, errno.EROFS):
+            disk = FaultyDisk()
+            disk.fail(number, code)
+            with contextlib.suppress(OutputError, FileFormatError):
+                _load(Path("deep", "state"), disk=disk).withdraw()
+            assert not Path("deep").exists(), (number, whole.operations[number])
+
+
+def _withdraw() -> None:
+    learner = _load(Path("deep", "state"))
+    _fill(learner)
+    assert {LOG, "lock", "snapshot-00000001.safetensors"} < set(os.listdir("deep/state"))
+    learner.withdraw()
+
+
+REFUSALS = [_refuse_bundle, _refuse_memory, _refuse_seed, _fail_at_every_operation, _withdraw]
+
+
+@pytest.mark.parametrize("refuse", REFUSALS)
+def test_a_refusal_leaves_nothing(refuse: Callable[[], None]) -> None:
+    write_bundle()
+    refuse()
+    assert not Path("deep").exists()
+    if refuse is not _fail_at_every_operation:  # it counts on folders that are new
+        Path("deep/state").mkdir(parents=True)
+        Path("deep/state/notes").write_bytes(b"mine")
+        refuse()
+        assert os.listdir("deep/state") == ["notes"]
+
+
+def test_a_refusal_where_a_learner_has_begun_leaves_all_of_it() -> None:
+    _grown(STATE)
+    _load(STATE, rule=QUICK_TRIALS).close()  # which ends the episode that was under way
+    files = {path: path.read_bytes() for path in STATE.iterdir()}
+    with pytest.raises(ConfigError, match=r"^the state folder's memory is 131072, not 99999"):
+        _load(STATE, memory=99_999)
+    _load(STATE, rule=QUICK_TRIALS).withdraw()
+    assert {path: path.read_bytes() for path in STATE.iterdir()} == files
 
 
 # Power cuts and disks that fail.
@@ -1331,7 +1569,8 @@ class _Watched(_Careless):
         self.states: list[bytes] = []
 
     def replace(self, source: Path, goal: Path) -> None:
-        self.states.append(_bytes_in(source))
+        if goal.name.startswith("snapshot-"):
+            self.states.append(_bytes_in(source))
         super().replace(source, goal)
 
 

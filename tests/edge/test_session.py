@@ -490,6 +490,56 @@ def test_a_reader_of_reports_that_hangs_holds_up_nothing_but_the_end() -> None:
     assert len(arm.sent) == 200
 
 
+def test_a_reader_of_reports_that_hangs_for_good_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With everything kept; and what it raises later on ends no other run."""
+    monkeypatch.setattr(session_module, "REPORT_SECONDS", 0.05)
+    arm, hanging, release = Arm(), threading.Event(), threading.Event()
+
+    def report(_: object) -> None:
+        hanging.set()
+        release.wait(PATIENCE)
+        raise OSError("gone")
+
+    with learning() as learner:
+        session = made(learner, arm, rate_hz=0, status_seconds=1e-3)
+        arm.on_step[200] = lambda: hanging.wait(PATIENCE) and session.stop()
+        session.run(report=report)
+        assert len(arm.sent) == 200
+        assert learner.counters.snapshots == 2
+        release.set()
+        wait_for(lambda: "edgerl-reports" not in {thread.name for thread in threading.enumerate()})
+        arm.on_step[300] = session.stop
+        session.run()
+        assert len(arm.sent) == 300
+
+
+def test_the_robot_rests_before_anything_is_kept() -> None:
+    with learning() as learner:
+        resting: list[int] = []
+        arm = Arm()
+        session = made(learner, arm, rate_hz=0)
+        arm.on_step[20] = session.stop
+        session.run(at_rest=lambda: resting.append(learner.counters.snapshots))
+        assert (resting, learner.counters.snapshots) == ([1], 2)
+
+
+def test_a_robot_that_cannot_rest_is_an_error_but_no_other_is_hidden_by_it() -> None:
+    def fail() -> None:
+        raise EnvironmentError("it hangs in the air")
+
+    with learning() as learner:
+        arm = Arm()
+        session = made(learner, arm, rate_hz=0)
+        arm.on_step[20] = session.stop
+        with pytest.raises(EnvironmentError, match=r"^it hangs in the air$"):
+            session.run(at_rest=fail)
+        assert learner.counters.snapshots == 2
+        arm.on_step[30] = lambda: 1 / 0
+        with pytest.raises(EnvironmentError, match="division by zero"):
+            session.run(at_rest=fail)
+        assert learner.counters.snapshots == 3
+
+
 def test_memory_of_the_process() -> None:
     resident, peak = resident_memory()
     assert resident is not None

@@ -10,7 +10,7 @@ import struct
 import threading
 import tracemalloc
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
@@ -25,7 +25,15 @@ from edgerl.edge.arena import LearnerArena
 from edgerl.edge.library import library
 from edgerl.edge.random import Draws, Purpose, below
 from edgerl.edge.replay import Boundary, Replay
-from edgerl.edge.transitions import HEADER_BYTES, KeepPolicy, Precision, RecordFormat, Storage, Transitions
+from edgerl.edge.transitions import (
+    HEADER_BYTES,
+    ForeignLogError,
+    KeepPolicy,
+    Precision,
+    RecordFormat,
+    Storage,
+    Transitions,
+)
 from edgerl.errors import ConfigError, OutputError
 from tests.faults import SHORT, FaultyDisk, PowerCut
 
@@ -566,17 +574,35 @@ def test_a_log_that_was_cut_short_loses_no_more_than_was_cut() -> None:
         assert len(LOG.read_bytes()) == len(content)
 
 
-def test_garbage_and_other_logs_are_no_transitions() -> None:
-    draw = np.random.default_rng(0)
+def _foreign(draw: np.random.Generator) -> Iterator[bytes]:
+    """Contents of files that are nobody's log; the last begin with zeros, as an image of a disk may."""
     size = HEADER_BYTES + 6 * _format().record.itemsize
-    for _ in range(30):
-        LOG.write_bytes(draw.bytes(size))
+    for length in (1, 40, 4096, 4097, size - 1, size, size + 1, 3 * size):
+        yield draw.bytes(length)
+        yield b"A line of text, and another one.\n" * (length // 33 + 1)
+        yield bytes(length) + draw.bytes(100)
+    yield bytes(size + 1)
+
+
+@pytest.mark.parametrize("storage", ["ram", "mapped"])
+def test_what_is_nobodys_log_is_refused_and_not_touched(storage: Storage) -> None:
+    for content in _foreign(np.random.default_rng(0)):
+        LOG.write_bytes(content)
+        with pytest.raises(ForeignLogError, match=r"^transitions\.log is no log of a learner; move it away, or ch"):
+            _memory(storage=storage)
+        assert LOG.read_bytes() == content
+
+
+def test_a_file_of_nothing_is_a_log_that_was_begun() -> None:
+    for length in (0, 5, HEADER_BYTES, HEADER_BYTES + 6 * _format().record.itemsize):
+        LOG.write_bytes(bytes(length))
         with closing(_memory()) as memory:
-            assert (memory.size, memory.number) == (0, 0)
-            assert memory.damaged >= 1
+            assert (memory.size, memory.number, memory.damaged) == (0, 0, 0)
             _append(memory, steps(1)[0])
             assert _rows(memory) == [_row(steps(1)[0])]
-        LOG.unlink()
+
+
+def test_the_log_of_another_learner_is_refused_and_not_touched() -> None:
     for other in (
         lambda: _memory(5),
         lambda: _memory(keep="reservoir"),
@@ -588,15 +614,36 @@ def test_garbage_and_other_logs_are_no_transitions() -> None:
             n, m = memory.shape.n_observations, memory.shape.n_actions
             for step in steps(9, n=n, m=m):
                 _append(memory, step)
+            header = memory._header
+        content = LOG.read_bytes()
         for own in (_memory, lambda: _memory(precision="fp16")):
-            with contextlib.suppress(FileNotFoundError):
-                content = LOG.read_bytes()
-            with closing(own()) as memory:
-                if memory.shape == _format("fp16") and content[: len(memory._header)] == memory._header:
-                    continue
-                assert memory.size == 0
-            LOG.write_bytes(content)
+            if header == _header_of(own):
+                continue
+            with pytest.raises(ForeignLogError, match=r"^transitions\.log is the log of another learner; move it away"):
+                own()
+            assert LOG.read_bytes() == content
         LOG.unlink()
+
+
+def _header_of(make: Callable[[], Transitions]) -> bytes:
+    """What the log of such a memory begins with."""
+    LOG.rename("elsewhere")
+    with closing(make()) as memory:
+        header = memory._header
+    Path("elsewhere").replace(LOG)
+    return header
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("target")])
+def test_what_is_no_file_is_no_log(make: Callable[[Path], object]) -> None:
+    _filled()
+    LOG.rename("target")
+    content = Path("target").read_bytes()
+    make(LOG)
+    problem = r"^cannot open transitions\.log: (Is a directory|\S+ is not a regular file|\S+ is a link, and links)"
+    with pytest.raises(OutputError, match=problem):
+        _memory()
+    assert Path("target").read_bytes() == content
 
 
 def test_a_record_of_numbers_that_no_transition_has_is_left_out() -> None:

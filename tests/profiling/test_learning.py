@@ -183,7 +183,7 @@ def test_too_large_a_learner_is_exit_code_1(edgerl: Run) -> None:
     ("arguments", "message"),
     [
         (["learner.safetensors", "--runtime", "onnxruntime"], "the runtime is onnxruntime, which does not learn on"),
-        (["folder"], "folder holds no learner.safetensors; make one: edgerl export --format learner"),
+        (["folder"], "folder holds no learner.safetensors; export one: edgerl export --format learner"),
         (["policy.safetensors"], "policy.safetensors is not there"),
     ],
 )
