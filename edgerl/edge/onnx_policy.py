@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -177,7 +178,10 @@ def _session(data: bytes, source: Path) -> Any:
     try:
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"], enable_fallback=False)
     except Exception as error:  # onnxruntime has no common base for its own
-        raise FileFormatError(f"{source} is no ONNX model that onnxruntime can load ({_reason(error)})") from error
+        raise FileFormatError(
+            f"{source}, with {versions(data)}, is no model that onnxruntime {onnxruntime.__version__} can load "
+            f"({_reason(error)})"
+        ) from error
 
 
 def _interface(session: Any, source: Path, *, may_be_double: bool) -> tuple[tuple[str, int], tuple[str, int]]:
@@ -226,7 +230,7 @@ def _silent_native_stderr() -> Iterator[None]:
 
 
 _MESSAGES = {
-    "model": {7: "graph", 14: "property", 20: "training", 25: "function"},
+    "model": {7: "graph", 8: "opset", 14: "property", 20: "training", 25: "function"},
     "training": {1: "graph", 2: "graph"},
     "function": {7: "node", 11: "attribute"},
     "graph": {1: "node", 5: "tensor", 15: "sparse"},
@@ -235,10 +239,12 @@ _MESSAGES = {
     "sparse": {1: "tensor", 2: "tensor"},
     "tensor": {},
     "property": {},
+    "opset": {},
 }
-"""Where tensors are in an ONNX file: message → field number → message (onnx.proto3)."""
+"""Where tensors are in an ONNX file, and what else is read here: message → field number → message (onnx.proto3)."""
 
 _EXTERNAL_DATA, _DATA_LOCATION, _OPERATOR, _KEY, _VALUE = 13, 14, 4, 1, 2
+_IR_VERSION, _OPSET, _OPSET_DOMAIN, _OPSET_VERSION = 1, 8, 1, 2
 
 WRITTEN_OPERATORS = frozenset({"Sub", "Mul", "Add", "Gemm", "Relu", "Tanh", "Clip", "Cast", "DequantizeLinear"})
 """All that edgerl's exporter writes."""
@@ -285,6 +291,19 @@ def refuse_unsafe(data: bytes, source: Path) -> bool:
             f"{source} says that edgerl wrote it, but has the operator {surplus!r}; it was altered"
         )
     return is_ours
+
+
+def versions(data: bytes) -> str:
+    """What a runtime must know to read the model in `data`, by its own word: its IR version and its opset."""
+    said = {"IR version": "none", "opset": "none"}
+    for field, content in _fields(memoryview(data)):
+        if field == _IR_VERSION and isinstance(content, int):
+            said["IR version"] = str(content)
+        if field == _OPSET and isinstance(content, memoryview):
+            opset = dict(_fields(content))
+            if not opset.get(_OPSET_DOMAIN):
+                said["opset"] = str(opset.get(_OPSET_VERSION, "none"))[:20]
+    return ", ".join(f"{name} {version}" for name, version in said.items())
 
 
 def made_from(data: bytes) -> str | None:
@@ -336,6 +355,14 @@ def _varint(message: memoryview, position: int) -> tuple[int, int]:
     raise ValueError("a number of more than ten bytes")
 
 
+LOCATION = re.compile(r"/\S+:\d+ .*?\) (?=[A-Z])")
+"""Where onnxruntime's own code noticed it, with the signature of the function: before the reason, and often longer."""
+
+LONGEST_REASON = 160
+"""Characters."""
+
+
 def _reason(error: BaseException) -> str:
-    """The first sentence of an exception, without onnxruntime's prefix."""
-    return " ".join(str(error).rpartition("[ONNXRuntimeError] : ")[2].split())[:120] or type(error).__name__
+    """Why, in the last words of an exception: onnxruntime's begin with codes, places and nodes."""
+    said = LOCATION.sub("", " ".join(str(error).rpartition("[ONNXRuntimeError] : ")[2].split()))
+    return (said if len(said) <= LONGEST_REASON else "… " + said[-LONGEST_REASON:]) or type(error).__name__
