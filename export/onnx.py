@@ -4,8 +4,8 @@
     ▸ Clip ▸ Tanh ▸ Clip ▸ [Mul half_range] ▸ [Add centre] ▸ action
 
 Nodes in brackets are there only where they change something. Neither Clip is redundant: OpenCV's Tanh is NaN above 44,
-and onnxruntime's reaches 1.0000002, where an action must not leave its bounds. Weights stored as fp16 or int8 stand behind a Cast or a
-DequantizeLinear.
+and onnxruntime's reaches 1.0000002, where an action must not leave its bounds. Weights stored as fp16 or int8 stand
+behind a Cast or a DequantizeLinear.
 """
 
 from __future__ import annotations

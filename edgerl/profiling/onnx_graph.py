@@ -329,7 +329,7 @@ def _parse(data: bytes, path: Path) -> ModelProto:
     ):
         if has > known:
             raise UnsupportedModelError(
-                f"{path} has {name} {has}, too new for onnx {onnx.__version__}, which knows up to {known}; update onnx, "
+                f"{path} has {name} {has}, too new for onnx {onnx.__version__}, which knows up to {known}; update onnx "
                 "and see that the device's onnxruntime knows it, or export the model with an older one"
             )
     return model
