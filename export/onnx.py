@@ -1,11 +1,11 @@
 """policy.onnx: one graph from an observation to an action in the environment's own units (docs/onnx.md).
 
     observation ▸ [Sub offset ▸ Cast] ▸ [Sub mean] ▸ [Mul scale] ▸ Gemm ▸ Relu ▸ … ▸ Gemm
-    ▸ Tanh ▸ Clip ▸ [Mul half_range] ▸ [Add centre] ▸ action
+    ▸ Clip ▸ Tanh ▸ Clip ▸ [Mul half_range] ▸ [Add centre] ▸ action
 
-Nodes in brackets are there only where they change something. Clip is not redundant: onnxruntime's Tanh reaches
-1.0000002, and an action must not leave its bounds. Weights stored as fp16 or int8 stand behind a Cast or a
-DequantizeLinear.
+Nodes in brackets are there only where they change something. Neither Clip is redundant: OpenCV's Tanh is NaN above 44,
+and onnxruntime's reaches 1.0000002, where an action must not leave its bounds. Weights stored as fp16 or int8 stand
+behind a Cast or a DequantizeLinear.
 """
 
 from __future__ import annotations
@@ -29,9 +29,12 @@ from edgerl.errors import CheckFailed, EdgerlError, UnsupportedModelError, reaso
 from edgerl.export import ExportReport
 from edgerl.files import MAXIMUM_BYTES, refuse_existing, write_atomically
 
-OPSET = 17
-IR_VERSION = 8
-"""Both old enough for the runtimes that boards have."""
+FLOAT_OPSET, INT8_OPSET = 11, 13
+"""The oldest that have what a graph uses, for the runtimes that boards have: Clip with its bounds as inputs, and
+DequantizeLinear with a scale for each row."""
+
+SATURATED = 20.0
+"""Where tanh is 1 in float32, and every reader's Tanh is still a number."""
 
 TOLERANCE = 1e-5
 """Largest difference to the reference, of the action range."""
@@ -85,7 +88,7 @@ def export(
         format="onnx",
         architecture=policy.architecture,
         n_bytes=len(data),
-        opset=OPSET,
+        opset=model.opset_import[0].version,
         largest_difference=differences["ordinary"],
         largest_difference_extreme=differences["extreme"],
         sparse_layers=n_sparse,
@@ -136,6 +139,11 @@ class _Graph:
         self.nodes.append(node)
         self.value = name
 
+    def clip(self, name: str, bound: float) -> None:
+        """To [-bound, bound]."""
+        bounds = {f"{name}.low": -bound, f"{name}.high": bound}
+        self.apply("Clip", name, *(self.constant(key, np.array(value, np.float32)) for key, value in bounds.items()))
+
 
 def build_model(policy: CompactPolicy, source_sha256: str, *, sparse_initializers: bool = False) -> Any:
     """The onnx.ModelProto of `policy`; the same policy gives the same model."""
@@ -156,18 +164,17 @@ def build_model(policy: CompactPolicy, source_sha256: str, *, sparse_initializer
         name = f"layers.{index}"
         weight, bias = graph.weight(f"{name}.weight", layer), graph.constant(f"{name}.bias", layer.bias)
         graph.apply("Gemm", f"{name}.sum", weight, bias, transB=1)
+    graph.clip("saturated", SATURATED)
     graph.apply("Tanh", "tanh")
-    bounds = (
-        graph.constant("minus_one", np.array(-1, np.float32)),
-        graph.constant("plus_one", np.array(1, np.float32)),
-    )
-    graph.apply("Clip", "bounded", *bounds)
+    graph.clip("bounded", 1)
     centre, half_range = policy.action_scaling
     if np.any(half_range != 1):
         graph.apply("Mul", "scaled", graph.constant("action.half_range", half_range))
     if np.any(centre != 0):
         graph.apply("Add", "shifted", graph.constant("action.centre", centre))
     graph.nodes[-1].output[0] = "action"
+    is_int8 = any(layer.scale is not None for layer in policy.layers)
+    opsets = [onnx.helper.make_opsetid("", INT8_OPSET if is_int8 else FLOAT_OPSET)]
     model = onnx.helper.make_model(
         onnx.helper.make_graph(
             graph.nodes,
@@ -179,8 +186,8 @@ def build_model(policy: CompactPolicy, source_sha256: str, *, sparse_initializer
         ),
         producer_name="edgerl",
         producer_version=__version__,
-        opset_imports=[onnx.helper.make_opsetid("", OPSET)],
-        ir_version=IR_VERSION,
+        opset_imports=opsets,
+        ir_version=onnx.helper.find_min_ir_version_for(opsets),
     )
     onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(_metadata(policy, source_sha256), sort_keys=True)})
     return model

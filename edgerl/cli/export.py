@@ -52,7 +52,7 @@ def command(
     ] = None,
     sparse_initializers: Annotated[
         bool,
-        typer.Option("--sparse-initializers", help="Store sparse weights sparsely; onnxruntime reads it, few others."),
+        typer.Option("--sparse-initializers", help="Store sparse weights sparsely; onnxruntime reads that, most others refuse it."),
     ] = False,
     dtype: Annotated[
         str | None,

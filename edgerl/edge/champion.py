@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from edgerl.edge.policy import LAYOUTS, Layout
 class Champion:
     """observation [n] → action [m] in the robot's own units, by the actor as it was when `take` was last called.
 
-    There are two copies, so that one can be made while the other drives; `n_bytes` is of both.
+    There are two copies, so that one can be made while the other drives; `n_bytes` is of both. Threads may share it.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Champion:
         self._observation = np.zeros(learner.config.n_observations, np.float32)
         self._action = np.zeros(learner.config.n_actions, np.float32)
         self._addresses = tuple(ctypes.c_void_p(array.ctypes.data) for array in (self._observation, self._action))
+        self._acting = Lock()  # held for one action; buffers of each thread's own would be memory that grows
         self._driving = 0
         self.take()
 
@@ -49,14 +51,16 @@ class Champion:
         """Be the learner's actor as it is now, between two updates."""
         spare = self._arenas[1 - self._driving]
         self._loaded.call("the champion", "edgerl_policy_init", self._config, spare.ctypes.data, len(spare))
-        self._driving = 1 - self._driving
+        with self._acting:
+            self._driving = 1 - self._driving
 
     def __call__(self, observation: Array) -> Array:
         """The action [m] for a finite observation [n]."""
-        self._observation[...] = observation
-        arena = self._arenas[self._driving]
-        self._loaded.check("the champion", self._act(arena.ctypes.data, *self._addresses))
-        return self._action.copy()
+        with self._acting:
+            self._observation[...] = observation
+            arena = self._arenas[self._driving]
+            self._loaded.check("the champion", self._act(arena.ctypes.data, *self._addresses))
+            return self._action.copy()
 
     def _make_config(self, layers: Sequence[LayerArrays], weights: Sequence[Array]) -> PolicyConfig:
         """Pointers into the learner's arena, whose layers are laid out as those of a policy file, and to weights like

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from threading import local
 from types import ModuleType
 from typing import Any
 
@@ -39,8 +41,12 @@ FATAL = 4
 """onnxruntime's highest severity. What matters arrives as an exception; a second copy on stderr helps nobody."""
 
 
+Tensor = tuple[str, tuple[int, int], type[np.floating[Any]]]
+"""Name, shape and type."""
+
+
 class OnnxPolicy:
-    """observation [n] → action [m], in the environment's own units.
+    """observation [n] → action [m], in the environment's own units. Threads may share a policy.
 
     Attributes: `n_observations`, `n_actions`; `is_ours`, whether edgerl wrote the file, by its own word; `metadata`,
     what the export wrote (empty for a file from elsewhere); `action_low` and `action_high`, float32 [m], or None where
@@ -68,15 +74,11 @@ class OnnxPolicy:
         self.action_low: Array | None = np.array(bounds["low"], np.float32) if bounds else None
         self.action_high: Array | None = np.array(bounds["high"], np.float32) if bounds else None
         self.observation_dtype: type[np.floating[Any]] = np.float64 if is_double else np.float32
-        # Bound once to these two buffers, a call is spared a dictionary and two allocations (2 of 10 µs).
-        self._observation: Array = np.zeros((1, self.n_observations), self.observation_dtype)
-        self._action = np.zeros((1, self.n_actions), np.float32)
-        self._binding = self._session.io_binding()
-        for bind, name, buffer in (
-            (self._binding.bind_input, input_name, self._observation),
-            (self._binding.bind_output, output_name, self._action),
-        ):
-            bind(name, "cpu", 0, buffer.dtype.type, buffer.shape, buffer.ctypes.data)
+        self._own = _Buffers(
+            self._session,
+            (input_name, (1, self.n_observations), self.observation_dtype),
+            (output_name, (1, self.n_actions), np.float32),
+        )
         self._reproduce_example(source)
 
     def __call__(self, observation: npt.ArrayLike) -> Array:
@@ -85,15 +87,16 @@ class OnnxPolicy:
             raise ValueError(f"the observation has shape {np.shape(observation)}; expected ({self.n_observations},)")
         if self.observation_dtype is np.float64:
             refuse_lost_digits(np.asarray(observation))
-        self._observation[0] = observation
-        self._session.run_with_iobinding(self._binding)
-        action: Array = self._action[0].copy()
-        return action
+        given, action, binding = self._own.parts
+        given[0] = observation
+        self._session.run_with_iobinding(binding)
+        acted: Array = action[0].copy()
+        return acted
 
     def _reproduce_example(self, source: Path) -> None:
         """Run the example pair, or zeros: a model that cannot run at all is found here, not in the control loop."""
         example = self.metadata.get("example")
-        observation = self._observation[0].copy()
+        observation = np.zeros(self.n_observations, self.observation_dtype)
         if example:
             observation[:] = example["observation"]
         try:
@@ -108,6 +111,27 @@ class OnnxPolicy:
                     f"{source} does not reproduce its own example action: it differs by {difference:.2g} of the range, "
                     f"expected at most {EXAMPLE_TOLERANCE:g}; the file was altered, export it again"
                 )
+
+
+class _Buffers(local):
+    """What a call reads and writes, one for each thread: Python calls `__init__` again at a thread's first use.
+
+    `parts`: the observation [1, n], the action [1, m], and the binding of onnxruntime to both, which spares a call a
+    dictionary and two allocations (2 of 10 µs).
+    """
+
+    parts: tuple[Array, Array, Any]
+
+    def __init__(self, session: Any, observation: Tensor, action: Tensor) -> None:
+        """The tensors are the model's own input and output."""
+        binding = session.io_binding()
+        given, acted = (np.zeros(shape, dtype) for _, shape, dtype in (observation, action))
+        for bind, (name, shape, dtype), buffer in (
+            (binding.bind_input, observation, given),
+            (binding.bind_output, action, acted),
+        ):
+            bind(name, "cpu", 0, dtype, shape, buffer.ctypes.data)
+        self.parts = given, acted, binding
 
 
 def parse_metadata(properties: Mapping[str, str], n_observations: int, n_actions: int, source: Path) -> dict[str, Any]:
@@ -154,7 +178,10 @@ def _session(data: bytes, source: Path) -> Any:
     try:
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"], enable_fallback=False)
     except Exception as error:  # onnxruntime has no common base for its own
-        raise FileFormatError(f"{source} is no ONNX model that onnxruntime can load ({_reason(error)})") from error
+        raise FileFormatError(
+            f"{source}, with {versions(data)}, is no model that onnxruntime {onnxruntime.__version__} can load "
+            f"({_reason(error)})"
+        ) from error
 
 
 def _interface(session: Any, source: Path, *, may_be_double: bool) -> tuple[tuple[str, int], tuple[str, int]]:
@@ -203,7 +230,7 @@ def _silent_native_stderr() -> Iterator[None]:
 
 
 _MESSAGES = {
-    "model": {7: "graph", 14: "property", 20: "training", 25: "function"},
+    "model": {7: "graph", 8: "opset", 14: "property", 20: "training", 25: "function"},
     "training": {1: "graph", 2: "graph"},
     "function": {7: "node", 11: "attribute"},
     "graph": {1: "node", 5: "tensor", 15: "sparse"},
@@ -212,10 +239,12 @@ _MESSAGES = {
     "sparse": {1: "tensor", 2: "tensor"},
     "tensor": {},
     "property": {},
+    "opset": {},
 }
-"""Where tensors are in an ONNX file: message → field number → message (onnx.proto3)."""
+"""Where tensors are in an ONNX file, and what else is read here: message → field number → message (onnx.proto3)."""
 
 _EXTERNAL_DATA, _DATA_LOCATION, _OPERATOR, _KEY, _VALUE = 13, 14, 4, 1, 2
+_IR_VERSION, _OPSET, _OPSET_DOMAIN, _OPSET_VERSION = 1, 8, 1, 2
 
 WRITTEN_OPERATORS = frozenset({"Sub", "Mul", "Add", "Gemm", "Relu", "Tanh", "Clip", "Cast", "DequantizeLinear"})
 """All that edgerl's exporter writes."""
@@ -262,6 +291,19 @@ def refuse_unsafe(data: bytes, source: Path) -> bool:
             f"{source} says that edgerl wrote it, but has the operator {surplus!r}; it was altered"
         )
     return is_ours
+
+
+def versions(data: bytes) -> str:
+    """What a runtime must know to read the model in `data`, by its own word: its IR version and its opset."""
+    said = {"IR version": "none", "opset": "none"}
+    for field, content in _fields(memoryview(data)):
+        if field == _IR_VERSION and isinstance(content, int):
+            said["IR version"] = str(content)
+        if field == _OPSET and isinstance(content, memoryview):
+            opset = dict(_fields(content))
+            if not opset.get(_OPSET_DOMAIN):
+                said["opset"] = str(opset.get(_OPSET_VERSION, "none"))[:20]
+    return ", ".join(f"{name} {version}" for name, version in said.items())
 
 
 def made_from(data: bytes) -> str | None:
@@ -313,6 +355,14 @@ def _varint(message: memoryview, position: int) -> tuple[int, int]:
     raise ValueError("a number of more than ten bytes")
 
 
+LOCATION = re.compile(r"/\S+:\d+ .*?\) (?=[A-Z])")
+"""Where onnxruntime's own code noticed it, with the signature of the function: before the reason, and often longer."""
+
+LONGEST_REASON = 160
+"""Characters."""
+
+
 def _reason(error: BaseException) -> str:
-    """The first sentence of an exception, without onnxruntime's prefix."""
-    return " ".join(str(error).rpartition("[ONNXRuntimeError] : ")[2].split())[:120] or type(error).__name__
+    """Why, in the last words of an exception: onnxruntime's begin with codes, places and nodes."""
+    said = LOCATION.sub("", " ".join(str(error).rpartition("[ONNXRuntimeError] : ")[2].split()))
+    return (said if len(said) <= LONGEST_REASON else "… " + said[-LONGEST_REASON:]) or type(error).__name__

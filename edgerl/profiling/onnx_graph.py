@@ -322,6 +322,16 @@ def _parse(data: bytes, path: Path) -> ModelProto:
         raise FileFormatError(f"{path} is no ONNX file, or is truncated ({reason(error)})") from error
     if not model.HasField("graph"):
         raise FileFormatError(f"{path} is no ONNX file, or is truncated (it holds no graph)")
+    opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+    for name, has, known in (
+        ("IR version", model.ir_version, onnx.IR_VERSION),
+        ("opset", opset, onnx.defs.onnx_opset_version()),
+    ):
+        if has > known:
+            raise UnsupportedModelError(
+                f"{path} has {name} {has}, too new for onnx {onnx.__version__}, which knows up to {known}; update onnx "
+                "and see that the device's onnxruntime knows it, or export the model with an older one"
+            )
     return model
 
 

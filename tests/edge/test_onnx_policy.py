@@ -178,9 +178,9 @@ def test_external_data_is_found_wherever_a_tensor_can_be(tmp_path: Path, hide: C
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "is no ONNX model that onnxruntime can load"),
-        (b"not a model", "is no ONNX model"),
-        (b"\x00" * 100, "is no ONNX model"),
+        (b"", r"with IR version none, opset none, is no model that onnxruntime .* can load \(.*No graph was found"),
+        (b"not a model", "is no (ONNX )?model"),
+        (b"\x00" * 100, "is no (ONNX )?model"),
         (b"\xff" * 100, "is no ONNX model"),
         (b"\x3a\x80\x80\x80\x80\x80\x80\x80\x80\x80\x80\x01", "is no ONNX model, or is truncated"),
     ],
@@ -189,6 +189,37 @@ def test_garbage_is_refused(tmp_path: Path, content: bytes, message: str) -> Non
     path = tmp_path / "m.onnx"
     path.write_bytes(content)
     with pytest.raises(FileFormatError, match=message):
+        OnnxPolicy(path)
+
+
+@pytest.mark.parametrize(
+    ("ir_version", "opset", "why"),
+    [
+        (99, 17, r"Unsupported model IR version: 99, max supported IR version: \d+\)$"),
+        (8, 99, r"Current official support for domain ai\.onnx is till opset \d+\.\)$"),
+    ],
+)
+def test_versions_that_are_too_new_are_said_with_the_reason(
+    tmp_path: Path, ir_version: int, opset: int, why: str
+) -> None:
+    path = foreign(tmp_path / "m.onnx")
+    model = onnx.load(path)
+    model.ir_version, model.opset_import[0].version = ir_version, opset
+    path.write_bytes(model.SerializeToString())
+    expected = (
+        rf"m\.onnx, with IR version {ir_version}, opset {opset}, is no model that onnxruntime [\d.]+ can load \(.*"
+    )
+    with pytest.raises(FileFormatError, match=expected + why) as caught:
+        OnnxPolicy(path)
+    assert "/" not in str(caught.value).removeprefix(str(path))  # no place in onnxruntime's own code
+
+
+def test_of_a_long_reason_the_end_is_said(tmp_path: Path) -> None:
+    path = foreign(tmp_path / "m.onnx")
+    model = onnx.load(path)
+    model.graph.node[0].op_type, model.graph.node[0].name = "Unheard", "n" * 300
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(FileFormatError, match=r"\(… n+.*No Op registered for Unheard with domain_version of 17\)$"):
         OnnxPolicy(path)
 
 

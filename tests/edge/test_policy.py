@@ -239,6 +239,16 @@ def test_tanh_is_exact_to_4e_7() -> None:
     assert np.array_equal(actions, -np.concatenate([policy(-value[None]) for value in values]))
 
 
+@pytest.mark.parametrize("isa", HERE)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_tanh_of_every_sum_up_to_infinity_is_the_bound(layout: Layout, isa: Isa) -> None:
+    layer = make_layer(np.full((1, 1), 1e38, np.float32), np.zeros(1, np.float32), 4 if layout == "block" else 1)
+    policy = Policy(CompactPolicy((layer,), -np.ones(1, np.float32), np.ones(1, np.float32)), layout, isa)
+    for value in np.float32([1e-36, 1e-10, 1, 3.4, 10, 3e38]):  # sums of 100 to 3.4e38, and infinite ones
+        for sign in (-1, 1):
+            assert abs(policy([sign * value])[0] - sign) < 4e-7, value
+
+
 def test_auto_measures_and_changes_no_more_than_rounding() -> None:
     dense, sparse = Oracle(6, (17, 256, 256, 6), density=1), Oracle(7, (17, 1024, 1024, 6), density=0.005)
     assert Policy(dense.compact).layouts[1] == "dense"

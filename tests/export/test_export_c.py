@@ -197,6 +197,16 @@ def test_what_is_not_finite_is_refused_with_the_middle_of_each_range(precision: 
         assert np.all((action >= policy.action_low) & (action <= policy.action_high))
 
 
+def test_tanh_of_every_sum_up_to_infinity_is_the_bound(tmp_path: Path) -> None:
+    layer = make_layer(np.full((1, 1), 1e38, np.float32), np.zeros(1, np.float32), 1)
+    library = Library(CompactPolicy((layer,), -np.ones(1, np.float32), np.ones(1, np.float32)), tmp_path)
+    for value in (1e-36, 1e-10, 1, 3.4):  # sums of 100 to 3.4e38
+        for sign in (-1, 1):
+            assert library.act([sign * value]) == (0, pytest.approx([sign], abs=4e-7)), value
+    for value in (10, -10, 3e38, -3e38):  # infinite sums are refused
+        assert library.act([value]) == (1, [0])
+
+
 def test_example_and_tolerance_catch_a_wrong_weight(tmp_path: Path) -> None:
     policy = random_policy(2)
     made = write(policy, tmp_path)

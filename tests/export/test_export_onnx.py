@@ -16,6 +16,7 @@ import onnx.reference
 import onnxruntime
 import pytest
 import torch
+from onnx.reference.op_run import OpRun
 
 import edgerl
 from edgerl.compact.file import save, to_bytes
@@ -155,6 +156,57 @@ def test_an_offset_stands_first_in_the_graph(make_policy: Any, path: Path) -> No
     assert metadata["example"]["observation"] == [1e7] * 17
 
 
+class Tanh(OpRun):  # type: ignore[misc]
+    """As OpenCV 5 computes it: by exp(2x), which overflows."""
+
+    op_domain = ""
+
+    def _run(self, x: Array) -> tuple[Array]:
+        return (np.where(np.abs(x) > 44, np.float32(np.nan), np.tanh(x)),)
+
+
+def test_a_reader_whose_tanh_overflows_gets_no_such_argument(make_policy: Any, path: Path) -> None:
+    made = make_policy()
+    export_policy(made.policy, "onnx", path)
+    observations = observations_of(made, 500, 1e3)
+    expected = unit_range(made, torch_actions(made, observations))
+    saturated = np.minimum(expected, 1 - expected) == 0  # beyond 18, where tanh is 1 in float64
+    assert saturated.mean() > 0.5
+    actions = onnx.reference.ReferenceEvaluator(str(path), new_ops=[Tanh]).run(None, {"observation": observations})[0]
+    assert np.max(np.abs(unit_range(made, actions) - expected)[saturated]) < 1e-6
+    assert np.tanh(np.float32(20)) == 1  # so that nothing is lost
+
+
+def unit_range(made: Any, actions: Array) -> Array:
+    """Actions as shares of their range."""
+    low, high = made.policy.action_low.astype(np.float64), made.policy.action_high.astype(np.float64)
+    shares: Array = (actions - low) / (high - low)
+    return shares
+
+
+@pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
+@pytest.mark.parametrize(
+    ("precision", "opset", "ir_version", "refusal"),
+    [
+        ("fp32", 11, 6, "Clip.*input size 3"),
+        ("fp16", 11, 6, "Clip.*input size 3"),
+        ("int8", 13, 7, "Unrecognized attribute: axis for operator DequantizeLinear"),
+    ],
+)
+def test_versions_are_the_lowest_that_have_what_the_graph_uses(
+    make_policy: Any, path: Path, precision: str, opset: int, ir_version: int, refusal: str, sparse: bool
+) -> None:
+    """IR 6 has sparse initialisers, and opset 13 came with IR 7 (onnx.proto, docs/Versioning.md of ONNX)."""
+    made = make_policy(precision=precision, density=0.05)
+    report = export_policy(made.policy, "onnx", path, sparse_initializers=sparse)
+    assert (report.sparse_layers > 0) == sparse
+    model = onnx.load(path)
+    assert (model.opset_import[0].version, model.ir_version) == (report.opset, ir_version) == (opset, ir_version)
+    model.opset_import[0].version -= 1
+    with pytest.raises(onnx.checker.ValidationError, match=refusal):
+        onnx.checker.check_model(model)
+
+
 def operators(path: Path) -> list[str]:
     return [node.op_type for node in onnx.load(path).graph.node]
 
@@ -162,8 +214,8 @@ def operators(path: Path) -> list[str]:
 def test_the_graph_is_as_documented(make_policy: Any, path: Path) -> None:
     report = export_policy(make_policy().policy, "onnx", path)
     model = onnx.load(path)
-    assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", 17)]
-    assert (model.ir_version, report.opset) == (8, 17)
+    assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", 11)]
+    assert (model.ir_version, report.opset) == (6, 11)
     assert (model.producer_name, model.producer_version) == ("edgerl", edgerl.__version__)
     (observation,), (action,) = model.graph.input, model.graph.output
     for value, name, width in ((observation, "observation", 17), (action, "action", 6)):
@@ -171,7 +223,7 @@ def test_the_graph_is_as_documented(make_policy: Any, path: Path) -> None:
         assert (value.name, batch.dim_param, n.dim_value) == (name, "batch", width)
         assert value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
     hidden = ["Gemm", "Relu", "Gemm", "Relu", "Gemm"]
-    assert operators(path) == ["Sub", "Mul", *hidden, "Tanh", "Clip", "Mul", "Add"]
+    assert operators(path) == ["Sub", "Mul", *hidden, "Clip", "Tanh", "Clip", "Mul", "Add"]
     assert report.n_bytes == path.stat().st_size
     assert report.architecture == "17-32-32-6"
 
@@ -185,7 +237,7 @@ def test_scaling_that_changes_nothing_is_left_out(path: Path, low: float, high: 
     bounds = np.full(2, low, np.float32), np.full(2, high, np.float32)
     identity = np.zeros(3, np.float32), np.ones(3, np.float32)
     export_policy(CompactPolicy((layer,), *bounds, *identity), "onnx", path)
-    assert operators(path) == ["Gemm", "Tanh", "Clip", *expected]
+    assert operators(path) == ["Gemm", "Clip", "Tanh", "Clip", *expected]
 
 
 def test_weights_are_stored_in_their_own_precision(make_policy: Any, path: Path) -> None:

@@ -275,6 +275,21 @@ def test_garbage(tmp_path: Path, data: bytes) -> None:
         read_model(tmp_path / "m.onnx")
 
 
+@pytest.mark.parametrize(("field", "name"), [("ir_version", "IR version"), ("opset", "opset")])
+def test_versions_that_this_onnx_does_not_know_are_said(tmp_path: Path, field: str, name: str) -> None:
+    path = write(tmp_path / "m.onnx", [gemm()], GEMM)
+    model = onnx.load(path)
+    if field == "ir_version":
+        model.ir_version = 99
+    else:
+        model.opset_import[0].version = 99
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(
+        UnsupportedModelError, match=rf"m\.onnx has {name} 99, too new for onnx [\d.]+, which knows up to \d+; update"
+    ):
+        read_model(path)
+
+
 def test_every_truncation_and_many_alterations_end_in_one_line(tmp_path: Path) -> None:
     original = write(tmp_path / "m.onnx", [gemm("h"), node("Tanh", "h")], GEMM).read_bytes()
     generator = np.random.default_rng(0)

@@ -1,0 +1,100 @@
+"""Threads that share one callable of `edgerl.edge`: every class that has `__call__`.
+
+Of a learner, one thread acts while others update and keep: test_learner.py has those.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+import edgerl.edge
+from edgerl.compact.policy import CompactPolicy, make_layer
+from edgerl.edge import OnnxPolicy, Policy
+from edgerl.edge.arena import LearnerArena
+from edgerl.edge.champion import Champion
+from edgerl.edge.library import library
+from edgerl.export import export_policy
+
+from .learners import HIGH, LOW, N, learner_config
+
+Array = npt.NDArray[Any]
+
+THREADS, CALLS = 4, 5000
+
+
+@pytest.fixture(autouse=True)
+def threads_that_change_often() -> Iterator[None]:
+    """As often as Python can: it lets one run for 5 ms otherwise, hundreds of calls."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+def compact_policy() -> CompactPolicy:
+    rng = np.random.default_rng(0)
+    layers = tuple(
+        make_layer(rng.normal(size=(m, n)).astype(np.float32), rng.normal(size=m).astype(np.float32), 1)
+        for n, m in ((N, 64), (64, len(LOW)))
+    )
+    return CompactPolicy(layers, LOW, HIGH)
+
+
+def onnx_policy(folder: Path) -> OnnxPolicy:
+    return OnnxPolicy(export_policy(compact_policy(), "onnx", folder / "policy.onnx").path)
+
+
+def champion(_: Path) -> Champion:
+    return Champion(library(), LearnerArena(library(), learner_config()), (LOW, HIGH), (None, None))
+
+
+MAKERS: dict[type, Callable[[Path], Callable[[Array], Array]]] = {
+    Champion: champion,
+    OnnxPolicy: onnx_policy,
+    Policy: lambda _: Policy(compact_policy(), "dense"),
+}
+
+
+def test_no_callable_class_is_forgotten() -> None:
+    names = [module.name for module in pkgutil.iter_modules(edgerl.edge.__path__) if not module.name.startswith("_")]
+    modules = [importlib.import_module(f"edgerl.edge.{name}") for name in names]
+    classes = {value for module in modules for value in vars(module).values() if inspect.isclass(value)}
+    ours = {value for value in classes if value.__module__.startswith("edgerl.edge.")}
+    assert {value for value in ours if "__call__" in vars(value)} == set(MAKERS)
+
+
+def wrong_actions(act: Callable[[Array], Array]) -> int:
+    """How many of CALLS actions in each of THREADS threads, each with an observation of its own, are another's."""
+    observations = np.random.default_rng(1).normal(size=(THREADS, N)).astype(np.float32)
+    expected = [act(observation).tobytes() for observation in observations]
+    assert len(set(expected)) == THREADS  # the premise: a mix-up shows
+    wrong: list[int] = []
+    start = threading.Barrier(THREADS)
+
+    def run(index: int) -> None:
+        start.wait()
+        for _ in range(CALLS):
+            wrong.extend([index] * (act(observations[index]).tobytes() != expected[index]))
+
+    threads = [threading.Thread(target=run, args=(index,)) for index in range(THREADS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return len(wrong)
+
+
+@pytest.mark.parametrize("kind", MAKERS, ids=lambda kind: kind.__name__)
+def test_threads_that_share_it_do_not_disturb_each_other(tmp_path: Path, kind: type) -> None:
+    assert wrong_actions(MAKERS[kind](tmp_path)) == 0
