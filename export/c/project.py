@@ -19,7 +19,7 @@ def project_files(prefix: str) -> dict[str, str]:
     - ESP-IDF: idf_component.yml, CMakeLists.txt
     - Zephyr: zephyr/module.yml, zephyr/CMakeLists.txt, zephyr/Kconfig
     """
-    name, option = prefix.strip("_").replace("__", "_"), prefix.upper()
+    name, option = prefix, prefix.upper()
     return {
         "library.json": _library(name.lower().replace("_", "-"), prefix),
         "idf_component.yml": f'version: "{__version__}"\ndescription: "{DESCRIPTION}"\n',

@@ -26,6 +26,7 @@ from edgerl.edge.learner import Origin, read_origin
 from edgerl.edge.library import ALIGNMENT, LayerPlanStructure, LearnerConfig, Progress, library
 from edgerl.edge.transitions import MAXIMUM_CAPACITY, Precision
 from edgerl.errors import CheckFailed, ConfigError, OutputError, quoted
+from edgerl.export.c.text import check_prefix
 from edgerl.export.c_learner.text import comment_line, float_array, float_literal, word_array
 from edgerl.files import TensorReader, read_bytes, refuse_existing, write_atomically
 
@@ -136,7 +137,7 @@ def make_c_learner(
 
     Raises ConfigError, FileFormatError, and CheckFailed where the budget is exceeded.
     """
-    _check_prefix(prefix)
+    check_prefix(prefix)
     if capacity is not None and memory is not None:
         raise ConfigError("a number of transitions and a memory were both given; expected one of them")
     with TensorReader(path, bundle.KIND, bundle.VERSION) as reader:
@@ -183,13 +184,6 @@ def write_c_learner(learner: CLearner, folder: Path, *, force: bool = False) -> 
 
 
 # ------------------------------------------------------------------------------------------------ what is asked for
-
-
-def _check_prefix(prefix: str) -> None:
-    if not re.fullmatch(r"[a-z][a-z0-9_]{0,39}", prefix) or prefix.startswith(("engine_", "edgerl_engine")):
-        raise ConfigError(
-            f"the prefix is {quoted(prefix)}; expected a C name of small letters, digits and _, such as {PREFIX}"
-        )
 
 
 def _on_device(origin: Origin, lanes: int, batch: int | None) -> _Device:

@@ -68,7 +68,7 @@ def test_over_budget_is_exit_code_1_and_nothing_is_written(edgerl: Run) -> None:
     ("arguments", "message"),
     [
         (("--target", "cortex-m77"), "cortex-m77"),
-        (("--prefix", "9lives"), "the prefix is '9lives'; expected a C name"),
+        (("--prefix", "9lives"), "--prefix is '9lives'; expected a C identifier"),
         (("--memory", "1kB"), "the memory is 1000 bytes; expected at least"),
         (("--replay", "3"), "the replay is 3 transitions; expected at least"),
         (("--replay-dtype", "fp16"), "is fp32, not 'fp16'; export from the run folder"),

@@ -422,18 +422,6 @@ def test_hostile_metadata_stays_in_the_comment(tmp_path: Path) -> None:
 # -------------------------------------------------------------------------------------------------------- bad input
 
 
-@pytest.mark.parametrize("prefix", ["", "1leg", "left-leg", "_leg", "left__leg", "légs", "a b", "a\n", "a" * 41])
-def test_a_prefix_must_be_an_identifier(prefix: str) -> None:
-    with pytest.raises(ConfigError, match="--prefix"):
-        COptions(prefix=prefix)
-
-
-@pytest.mark.parametrize("prefix", ["int", "main", "class", "uint8_t", "observation"])
-def test_a_prefix_must_be_free(prefix: str) -> None:
-    with pytest.raises(ConfigError, match=f"--prefix is '{prefix}', which C or C\\+\\+ reserves"):
-        COptions(prefix=prefix)
-
-
 def test_unknown_choices_are_refused() -> None:
     with pytest.raises(ConfigError, match="the data type is 'fp8', which there is not; did you mean fp32"):
         COptions(dtype="fp8")  # type: ignore[arg-type]

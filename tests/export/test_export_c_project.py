@@ -38,7 +38,7 @@ BUILD = {"flags": (str, list), "srcDir": str, "includeDir": str, "srcFilter": (s
 COMPONENT = {"version": r"\d+\.\d+\.\d+", "description": r".+"}
 MODULE = {"name": r"\w+", "build": {"cmake": r"[\w/]+", "kconfig": r"[\w/]+"}}
 
-PREFIXES = ("edgerl_policy", "Left_leg", "a" * 60, "trailing_")
+PREFIXES = ("edgerl_policy", "Left_leg", "a" * 60)
 
 
 def _parse_yaml(text: str) -> dict[str, Any]:
