@@ -54,8 +54,7 @@ def _reserved() -> frozenset[str]:
 
 
 def check_prefix(prefix: str) -> None:
-    """Raise ConfigError unless `prefix`, and every name that begins with it, is an identifier of one's own in C and C++,
-    and <prefix>.h a file of one's own."""
+    """Raise ConfigError unless `prefix` and the names that begin with it are nobody's in C and C++, nor <prefix>.h."""
     if not re.fullmatch("[A-Za-z](_?[A-Za-z0-9])*", prefix):
         raise ConfigError(
             f"--prefix is {quoted(prefix)}; expected a C identifier: a letter, then letters, digits and single "

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import subprocess
-from pathlib import Path
 
 from edgerl.export.c.text import HEADERS, RESERVED
 

@@ -22,14 +22,16 @@ SILENT = ("-Wall", "-Wextra", "-Werror", "-O0")
 
 NO_IDENTIFIERS = ("", "1leg", "left-leg", "_leg", "left__leg", "leg_", "__leg", "_Leg", "légs", "a b", "a\n", "a" * 41)
 
-LIBRARY = "malloc memcpy sin sinf index y0 abs div exit rand signal printf offsetof va_arg".split()  # functions
-LIBRARY += "div_t FILE size_t uint8_t jmp_buf NULL EOF INT32_C INT_MAX errno stdin complex I".split()  # types, macros
-POSIX = "read write open pipe fork sleep select timeval stat ssize_t SIGKILL rand_r strtok_r strdup bcopy itoa".split()
-COMPILERS = "linux unix i386 PPC vector".split()
-KEYS = "int class restrict final std wchar_t constexpr typeof and".split()
-FILES = "math stdint stddef string complex Math STDIO unistd pthread sched".split()
-FAMILIES = "sem mtx pthread sig atomic aio va".split()
-OWN = "main observation action scratch edgerl engine engine_learner adam".split()
+THEIRS = (
+    "malloc memcpy sin sinf index y0 abs div exit rand signal printf offsetof va_arg "  # functions of ISO C
+    "div_t FILE size_t uint8_t jmp_buf NULL EOF INT32_C INT_MAX errno stdin complex I "  # types and macros
+    "read write open pipe fork sleep select timeval stat ssize_t SIGKILL rand_r strtok_r strdup bcopy itoa "  # POSIX
+    "linux unix i386 PPC vector "  # compilers
+    "int class restrict final std wchar_t constexpr typeof and "  # C and C++
+    "math stdint stddef string Math STDIO unistd pthread sched "  # headers
+    "sem mtx sig atomic aio va "  # families
+    "main observation action scratch edgerl engine ENGINE engine_learner adam "  # this code's own
+)
 
 AWKWARD = (
     *("left_leg", "Left_leg", "LEG", "y", "q", "j", "number", "value", "bits", "even", "difference", "allowed"),
@@ -40,11 +42,11 @@ AWKWARD = (
 
 @pytest.mark.parametrize("prefix", NO_IDENTIFIERS)
 def test_a_prefix_is_an_identifier_that_nobody_reserves(prefix: str) -> None:
-    with pytest.raises(ConfigError, match="^--prefix (is|has) .*expected"):
+    with pytest.raises(ConfigError, match=r"^--prefix (is|has) .*expected"):
         COptions(prefix=prefix)
 
 
-@pytest.mark.parametrize("prefix", [*LIBRARY, *POSIX, *COMPILERS, *KEYS, *FILES, *FAMILIES, *OWN])
+@pytest.mark.parametrize("prefix", THEIRS.split())
 def test_names_of_others_are_refused_by_both_exporters(prefix: str) -> None:
     refused = rf"^--prefix is '{prefix}', .*; choose another, as in my_{prefix}$"
     with pytest.raises(ConfigError, match=refused):
@@ -64,7 +66,9 @@ def test_the_message_says_whose_the_name_is() -> None:
             check_prefix(prefix)
 
 
-USER = "".join(f"#include <{name}.h>\n" for name in "stdio stdlib string math unistd signal pthread".split())
+USER = "".join(
+    f"#include <{name}.h>\n" for name in ["stdio", "stdlib", "string", "math", "unistd", "signal", "pthread"]
+)
 
 
 @pytest.mark.parametrize("prefix", AWKWARD)
@@ -89,7 +93,7 @@ def test_a_learner_of_every_prefix_compiles_beside_the_libraries(prefix: str, tm
 
 
 def test_no_name_of_a_learner_can_be_one_of_the_engines(tmp_path: Path) -> None:
-    """Wherever an identifier of the engine ends as one of the learner's, what comes before it is refused as a prefix."""
+    """Where an identifier of the engine ends as one of the learner's, what comes before is refused as a prefix."""
     learner = exported(Case(4, "fp16", normalise=True), tmp_path)
     code = re.sub(r"/\*.*?\*/|\.\w+|->\w+", " ", learner.source + learner.header, flags=re.DOTALL)
     words = set(re.findall(r"\b[A-Za-z]\w*", code))
