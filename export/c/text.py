@@ -12,6 +12,16 @@ import numpy as np
 from edgerl.compact.policy import Array
 from edgerl.errors import ConfigError, quoted
 
+LICENSE = "MIT"
+SPDX = f"SPDX-License-Identifier: {LICENSE}"
+"""Of everything that is generated."""
+
+NOTICE = f"""\
+SPDX-FileCopyrightText: 2026 The edgerl authors
+ * {SPDX}
+ * The code is edgerl's, under that licence; the numbers in it, which your training found, are yours."""
+"""Of headers."""
+
 LONGEST_PREFIX = 40
 
 LINE = 120
@@ -44,8 +54,8 @@ HEADERS = (
 RESERVED = Path(__file__).with_name("reserved_names.txt")
 """What these headers declare and define, and compilers without them; `python -m tests.export.reserved_names` asks."""
 
-OWN_WORDS = "main observation action scratch edgerl adam_step"
-"""Names that a program, the header or the engine uses; the engine's others begin with engine_."""
+OWN_WORDS = "main observation action scratch edgerl adam_step all clean help install package test"
+"""Names that a program, the header, the engine or CMake uses; the engine's others begin with engine_."""
 
 
 @cache
@@ -89,15 +99,15 @@ def number(value: float) -> str:
     return f"{digits}f" if re.search("[.e]", digits) else f"{digits}.0f"
 
 
-def array(kind: str, name: str, attribute: str, values: Array) -> str:
+def array(attribute: str, kind: str, name: str, values: Array) -> str:
     """The definition of a constant array of `kind`; values are written in their order, lines are filled."""
     flat = values.ravel()
-    if kind == "float":
-        words = [number(value) for value in flat.tolist()]
-    elif flat.dtype == np.float16:
+    if flat.dtype == np.float16:
         words = [f"0x{bits:04x}" for bits in flat.view(np.uint16).tolist()]
-    else:
+    elif np.issubdtype(flat.dtype, np.integer):
         words = [str(value) for value in flat.tolist()]
+    else:
+        words = [number(value) for value in flat.tolist()]
     return f"{attribute} static const {kind} {name}[{len(words)}] = {{\n{_filled(words)}}};\n"
 
 
