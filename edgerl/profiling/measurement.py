@@ -176,7 +176,7 @@ def parse_result(data: bytes, source: str) -> Result:
     try:
         if begin is None and not data.lstrip().startswith(b"{"):
             raise ValueError(f"it begins with {quoted(_first_line(data))}" if data.strip() else "it is empty")
-        text = data[0 if begin is None else begin.start() :].decode(errors="replace").strip()
+        text = data[0 if begin is None else begin.start() :].decode().strip()
         document, _ = json.JSONDecoder(parse_constant=_refuse_constant).raw_decode(text)
         entries = _entry(document, "results", list)
         if document.get("format") != FORMAT or document.get("version") != VERSION:
