@@ -23,7 +23,7 @@ import onnx.numpy_helper
 import onnx.shape_inference
 
 from edgerl import __version__
-from edgerl.compact.policy import Array, CompactPolicy, Layer, shifted
+from edgerl.compact.policy import Array, CompactPolicy, Layer, shifted, without_denormals
 from edgerl.edge.onnx_policy import METADATA_KEY, OnnxPolicy
 from edgerl.errors import CheckFailed, EdgerlError, UnsupportedModelError, reason
 from edgerl.export import ExportReport
@@ -147,6 +147,7 @@ class _Graph:
 
 def build_model(policy: CompactPolicy, source_sha256: str, *, sparse_initializers: bool = False) -> Any:
     """The onnx.ModelProto of `policy`; the same policy gives the same model."""
+    policy = without_denormals(policy)
     graph = _Graph(sparse_initializers)
     floats = observation_type = onnx.TensorProto.FLOAT
     if policy.observation_offset is not None:

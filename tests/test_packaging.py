@@ -65,7 +65,7 @@ def sources_of_the_packages() -> set[str]:
     expected |= {f"edgerl/export/c_learner/{path.name}" for path in C_LEARNER.glob("*.[ch]")}
     expected |= {f"edgerl/studies/{path.name}" for path in (ROOT / "edgerl/studies").glob("*.toml")}
     expected |= {f"edgerl/report/{path.name}" for path in (ROOT / "edgerl/report").glob("page.*")}
-    return expected | {"edgerl/py.typed", "edgerl/profiling/latency_model.json"}
+    return expected | {"edgerl/py.typed", "edgerl/profiling/latency_model.json", "edgerl/export/c/reserved_names.txt"}
 
 
 @pytest.fixture(scope="module")

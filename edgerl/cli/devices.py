@@ -53,19 +53,20 @@ def show(
     device: Annotated[str, typer.Argument(metavar="ID|FILE.toml", help="A device, or a profile of your own.")],
     as_json: Json = False,
 ) -> None:
-    """Show every number of a device profile with its source.
+    """Show every number of a device profile with its source, and the file that holds it.
 
     Example: edgerl devices show jetson-nano
     """
-    from edgerl.profiling.device import find_device
+    from edgerl.profiling.device import find_device, profile_path
 
     found = find_device(device)
     if as_json:
-        print_json(_described(found))
+        print_json({**_described(found), "path": str(profile_path(device))})
         return
     print(f"{found.id}: {found.name}")
     print(f"also called {', '.join(found.aliases)}" if found.aliases else "it has no other name")
-    print(f"{found.kind}, {found.cpu.core} ({found.cpu.architecture}), default runtime {found.default_runtime}\n")
+    print(f"{found.kind}, {found.cpu.core} ({found.cpu.architecture}), default runtime {found.default_runtime}")
+    print(f"profile {profile_path(device)}\n")
     for key, quantity in _quantities(found):
         print(f"{key:<48} {quantity.value:>14}  {quantity.source}")
     print()

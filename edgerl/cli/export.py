@@ -52,7 +52,10 @@ def command(
     ] = None,
     sparse_initializers: Annotated[
         bool,
-        typer.Option("--sparse-initializers", help="Store sparse weights sparsely; onnxruntime reads that, most others refuse it."),
+        typer.Option(
+            "--sparse-initializers",
+            help="Store sparse weights sparsely; onnxruntime reads that, most others refuse it.",
+        ),
     ] = False,
     dtype: Annotated[
         str | None,
@@ -83,7 +86,7 @@ def command(
     ] = None,
     project: Annotated[
         bool,
-        typer.Option("--project", help="c: with files for PlatformIO and Arduino, ESP-IDF, and Zephyr."),
+        typer.Option("--project", help="c: with files for CMake, PlatformIO and Arduino, ESP-IDF, and Zephyr."),
     ] = False,
     measure: Annotated[
         bool | None,
@@ -149,8 +152,8 @@ def command(
         "replay-policy": replay_policy,
         "memory": memory,
     }
-    has = HAVE[C_LEARNER if learn and format == "c" else format]
-    _refuse_options(format, {name: value for name, value in options.items() if name not in has})
+    kind = C_LEARNER if learn and format == "c" else format
+    _refuse_options(kind, {name: value for name, value in options.items() if name not in HAVE[kind]})
     if format == LEARNER_FORMAT:
         _print_handover(_export_learner(policy, output, force, **_chosen(options)), json)
     elif learn:
@@ -184,10 +187,10 @@ def _export_c_learner(
     )
 
 
-def _refuse_options(format: str, options: dict[str, Any]) -> None:
+def _refuse_options(kind: str, options: dict[str, Any]) -> None:
     for name, value in options.items():
         if value is not None:
-            raise ConfigError(f"--{name} was given, which --format {format} does not have; leave it out")
+            raise ConfigError(f"--{name} was given, which --format {kind} does not have; leave it out")
 
 
 def _chosen(choices: dict[str, Any]) -> dict[str, Any]:

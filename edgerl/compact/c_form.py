@@ -15,7 +15,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from edgerl.compact.policy import PRECISIONS, Array, CompactPolicy, Layer, Precision, as_blocks
+from edgerl.compact.policy import PRECISIONS, Array, CompactPolicy, Layer, Precision, as_blocks, without_denormals
 from edgerl.compact.pruning import with_network
 from edgerl.errors import ConfigError, nearest
 
@@ -126,7 +126,7 @@ def policy_form(policy: CompactPolicy, dtype: Precision | None, layout: Layout, 
 
     A policy without an example gets one, of zeros. Raises UnsupportedModelError where a weight does not fit into fp16.
     """
-    policy = in_precision(_with_example(policy), dtype)
+    policy = without_denormals(in_precision(_with_example(policy), dtype))
     layers = tuple(layer_form(layer, layout, target, is_first=not i) for i, layer in enumerate(policy.layers))
     return PolicyForm(policy, layers, _scratch(policy.layers, layers))
 

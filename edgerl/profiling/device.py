@@ -279,6 +279,13 @@ def find_device(name: str | Path) -> Device:
     raise DeviceError(f"there is no device {str(name)[:40]!r}{help_}")
 
 
+def profile_path(name: str) -> Path:
+    """The TOML file of the device that `name` means, as find_device takes it."""
+    if name.endswith(".toml"):
+        return Path(name)
+    return Path(str(resources.files("edgerl.device_profiles") / f"{find_device(name).id}.toml"))
+
+
 def load_device(path: Path) -> Device:
     """The profile in a TOML file. Raises DeviceError, saying what is wrong, unless all of it is valid."""
     try:

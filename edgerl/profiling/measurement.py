@@ -7,6 +7,7 @@ hostile: whatever contradicts itself, or could not be printed, is refused.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import accumulate
@@ -166,11 +167,18 @@ def largest_difference(measurement: Measurement, policy: CompactPolicy) -> float
 
 
 def parse_result(data: bytes, source: str) -> Result:
-    """The result in a bundle's JSON; `source` names it in messages. Raises FileFormatError unless it is all valid."""
+    """The result in a bundle's JSON; `source` names it in messages. Raises FileFormatError unless it is all valid.
+
+    Lines around it are passed over: a board's shell may print some.
+    """
     if len(data) > MAXIMUM_BYTES:
         raise FileFormatError(f"{source} has more than {MAXIMUM_BYTES} bytes; expected the result of a bundle")
+    begin = _START.search(data)
     try:
-        document = json.loads(data.decode(), parse_constant=_refuse_constant)
+        if begin is None and not data.lstrip().startswith(b"{"):
+            raise ValueError(f"it begins with {quoted(_first_line(data))}" if data.strip() else "it is empty")
+        text = data[0 if begin is None else begin.start() :].decode().strip()
+        document, _ = json.JSONDecoder(parse_constant=_refuse_constant).raw_decode(text)
         entries = _entry(document, "results", list)
         if document.get("format") != FORMAT or document.get("version") != VERSION:
             raise ValueError(f"expected the format {FORMAT!r}, version {VERSION}")
@@ -181,6 +189,14 @@ def parse_result(data: bytes, source: str) -> Result:
         raise FileFormatError(
             f"{source} is no result of a benchmark bundle ({reason(error)}); run the bundle again"
         ) from error
+
+
+_START = re.compile(rb'^\{"format": "edgerl benchmark"', re.MULTILINE)
+"""As benchmark/run.sh prints it."""
+
+
+def _first_line(data: bytes) -> str:
+    return data.lstrip().splitlines()[0].decode(errors="replace")
 
 
 def _joined(results: Sequence[Result]) -> Result:

@@ -106,6 +106,7 @@ def run_bundle(destination: str, bundle: bytes, ssh_config: Path | None = None) 
                 process.kill()
                 raise
     if code != 0:
+        said = said if said.strip() else answer[:MESSAGE_BYTES].decode(errors="replace")  # some complain on stdout
         raise RemoteError(f"cannot measure on {destination[:SHOWN_NAME]}: {_explanation(code, said)}")
     return answer
 

@@ -32,7 +32,7 @@ from edgerl.errors import OutputError, UnsupportedModelError
 from edgerl.export import ExportReport
 from edgerl.export.c import kernels
 from edgerl.export.c.project import project_files
-from edgerl.export.c.text import array, check_prefix, comment_text, number
+from edgerl.export.c.text import NOTICE, SPDX, array, check_prefix, comment_text, number
 from edgerl.files import refuse_existing, write_atomically
 
 MAXIMUM_FLASH_BYTES = 1 << 24
@@ -47,7 +47,8 @@ LARGEST_INPUT = 1 << 22
 SMALLEST_RANGE = 1e-30
 """An int8 layer takes smaller inputs for zeros."""
 
-_INTEGERS = {"uint8": "uint8_t", "uint16": "uint16_t", "int8": "int8_t"}
+_INTEGERS = {"uint8": "uint8_t", "uint16": "uint16_t"}
+_VALUES: dict[Precision, str] = {"fp32": "float", "fp16": "uint16_t", "int8": "int8_t"}
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,7 @@ def generate(policy: CompactPolicy, *, options: COptions, provenance: Provenance
     code = _code(form, options.prefix)
     tag = f"0x{sha256(code.encode()).hexdigest()[:8]}"
     wide = "" if form.policy.observation_offset is None else _CHECK_OF_DOUBLE
-    names = {"p": options.prefix, "P": options.prefix.upper(), "tag": tag, "wide": wide}
+    names = {"p": options.prefix, "P": options.prefix.upper(), "tag": tag, "spdx": SPDX, "wide": wide}
     return CSource(
         prefix=options.prefix,
         header=_header(form, options, provenance, tag),
@@ -239,7 +240,10 @@ def _layout_name(form: Form) -> str:
 # ------------------------------------------------------------------------------------------------------- the header
 
 _HEADER = Template("""\
-/* A policy as C99: one observation to one action, without malloc, without stdio, without any library.
+/* A policy as C99: one observation to one action, without malloc, without stdio, without libm. A compiler may ask for
+ * memcpy, memmove and memset, and for its own helpers where the processor has no floating point.
+ *
+ * $notice
  *
  * Made by     edgerl $version
  * Command     $command
@@ -324,6 +328,7 @@ def _header(form: PolicyForm, options: COptions, provenance: Provenance, tag: st
         p=options.prefix,
         P=options.prefix.upper(),
         tag=tag,
+        notice=NOTICE,
         version=__version__,
         command=comment_text(provenance.command),
         architecture=policy.architecture,
@@ -359,12 +364,18 @@ def _has_integers(policy: CompactPolicy) -> bool:
 def _types(p: str, precision: Precision, number_type: str) -> kernels.Kernel:
     """What a layer of `precision` computes with, in scratch numbers of `number_type`."""
     has_integers = number_type != "float"
+    value = _stored(p, _VALUES[precision])
     if precision == "int8":
-        return kernels.Kernel("int8_t", "int32_t", "", ".integer", number_type, None)
+        return kernels.Kernel(value, "int32_t", "", ".integer", number_type, None)
     part = ".real" if has_integers else ""
     if precision == "fp16":
-        return kernels.Kernel("uint16_t", "float", f"{p}_half", part, number_type, None)
-    return kernels.Kernel("float", "float", "", part, number_type, f"{p.upper()}_HAS_VLDM")
+        return kernels.Kernel(value, "float", f"{p}_half", part, number_type, None)
+    return kernels.Kernel(value, "float", "", part, number_type, f"{p.upper()}_HAS_VLDM")
+
+
+def _stored(p: str, kind: str) -> str:
+    """The type of a constant, in its address space."""
+    return f"{p.upper()}_FLASH {kind}"
 
 
 def _number(p: str, policy: CompactPolicy) -> str:
@@ -381,20 +392,32 @@ def _code(form: PolicyForm, p: str) -> str:
 
 
 _START_OF_SOURCE = Template("""\
-/* See $p.h, which says what this is. */
+/* See $p.h, which says what this is.
+ * $spdx */
 #include "$p.h"
 
 #include <stddef.h>
 $wide
-#if ${P}_TAG != $tag
+#if defined(__cplusplus) || !defined(__STDC_VERSION__) || __STDC_VERSION__ < 199901L
+#error "$p.c is C99: compile it as C; a program in C++ includes $p.h and links it"
+#elif ${P}_TAG != $tag
 #error "$p.h and $p.c are of two exports: take both from one"
-#endif
+#elif defined(__AVR__) && (!defined(__FLASH) || defined(__STRICT_ANSI__))
+#error "on an AVR, $p.c reads its constants from flash by __flash, which GCC has with -std=gnu99 or gnu11"
+#elif defined(__AVR__) && ${P}_FLASH_BYTES > 65535
+#error "on an AVR, __flash reads constants from the first 64 KiB, and $p.c has more"
+#else
 
 #ifndef ${P}_WEIGHTS
 #define ${P}_WEIGHTS
 #endif
 #ifndef ${P}_SCRATCH
 #define ${P}_SCRATCH
+#endif
+#ifdef __AVR__ /* its flash is an address space of its own */
+#define ${P}_FLASH __flash
+#else
+#define ${P}_FLASH
 #endif
 """)
 
@@ -404,19 +427,19 @@ def _constants(form: PolicyForm, p: str) -> list[str]:
     policy, attribute = form.policy, f"{p.upper()}_WEIGHTS"
 
     def floats(name: str, values: Array) -> str:
-        return array("float", f"{p}_{name}", attribute, values)
+        return array(attribute, _stored(p, "float"), f"{p}_{name}", values)
 
     parts = []
     if policy.observation_offset is not None:
-        parts.append(array("double", f"{p}_offset", attribute, policy.observation_offset))
+        parts.append(array(attribute, _stored(p, "double"), f"{p}_offset", policy.observation_offset))
     if policy.observation_mean is not None and policy.observation_scale is not None:
         parts += [floats("mean", policy.observation_mean), floats("deviation", policy.observation_scale)]
     for index, (layer, stored) in enumerate(zip(policy.layers, form.layers, strict=True)):
-        kind = {"fp32": "float", "fp16": "uint16_t", "int8": "int8_t"}[layer.precision]
-        arrays = [array(kind, f"{p}_values{index}", attribute, stored.values)]
+        kind = _stored(p, _VALUES[layer.precision])
+        arrays = [array(attribute, kind, f"{p}_values{index}", stored.values)]
         if isinstance(stored, ColumnForm):
             for name, values in (("counts", stored.counts), ("rows", stored.rows)):
-                arrays.append(array(_INTEGERS[values.dtype.name], f"{p}_{name}{index}", attribute, values))
+                arrays.append(array(attribute, _stored(p, _INTEGERS[values.dtype.name]), f"{p}_{name}{index}", values))
         if layer.scale is not None:
             arrays.append(floats(f"scale{index}", layer.scale))
         arrays.append(floats(f"bias{index}", layer.bias))
@@ -438,11 +461,11 @@ def _functions(form: PolicyForm, p: str) -> list[str]:
     if any(layer.precision == "fp16" for layer in policy.layers):
         parts.append(kernels.HALF.substitute(p=p))
     if any(layer.precision != "int8" for layer in policy.layers):
-        parts.append(kernels.START.substitute(p=p, number=n, real=".real" if has_integers else ""))
+        parts.append(kernels.START.substitute(p=p, P=p.upper(), number=n, real=".real" if has_integers else ""))
     if has_integers:
         parts += [
             kernels.CLEAR.substitute(p=p, number=n),
-            kernels.QUANTISE.substitute(p=p, number=n, smallest=number(SMALLEST_RANGE)),
+            kernels.QUANTISE.substitute(p=p, P=p.upper(), number=n, smallest=number(SMALLEST_RANGE)),
         ]
     made: dict[str, str] = {}
     for layer, stored in zip(policy.layers, form.layers, strict=True):
@@ -472,11 +495,11 @@ def _kernel(p: str, layer: Layer, form: Form, number_type: str) -> str:
     }
     if isinstance(form, DenseForm):
         return kernels.DENSE.substitute(common, dtype=layer.precision, body=kernels.dense_body(kernel))
-    row, unit = _INTEGERS[form.rows.dtype.name], "row" if form.block == 1 else "row of blocks"
+    row, unit = _stored(p, _INTEGERS[form.rows.dtype.name]), "row" if form.block == 1 else "row of blocks"
     return kernels.COLUMNS.substitute(
         common,
         name=_kernel_name(layer, form),
-        count=_INTEGERS[form.counts.dtype.name],
+        count=_stored(p, _INTEGERS[form.counts.dtype.name]),
         row=row,
         index=f"its distance from the {unit} before" if form.is_delta else f"its {unit}",
         weights="a weight" if form.block == 1 else f"{form.block} weights",
@@ -615,8 +638,11 @@ int ${p}(const $given observation[${P}_OBSERVATIONS], float action[${P}_ACTIONS]
 }
 
 int ${p}_self_test(void) {
-    float action[${P}_ACTIONS];
-    if (${p}(${p}_example_observation, action) != 0) {
+    float action[${P}_ACTIONS], *const observation = (float *)(void *)${p}_memory.values; /* the first layer's inputs */
+    for (int i = 0; i < ${P}_OBSERVATIONS; i++) {
+        observation[i] = ${p}_example_observation[i];
+    }
+    if (${p}(observation, action) != 0) {
         return -1;
     }
     for (int j = 0; j < ${P}_ACTIONS; j++) {
@@ -628,4 +654,6 @@ int ${p}_self_test(void) {
     }
     return 0;
 }
+
+#endif
 """)

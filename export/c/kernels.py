@@ -73,7 +73,7 @@ ARM = Template("""\
 
 START = Template("""\
 /* The sums of a layer begin at its biases; what a last block has beyond the outputs, at zero. */
-static void ${p}_start(size_t outputs, size_t padded, const float *bias, ${number} *restrict y) {
+static void ${p}_start(size_t outputs, size_t padded, const ${P}_FLASH float *bias, ${number} *restrict y) {
     for (size_t j = 0; j < outputs; j++) {
         y[j]${real} = bias[j];
     }
@@ -319,7 +319,9 @@ static float ${p}_quantise(size_t inputs, int32_t limit, int is_first, ${number}
 }
 
 /* Sums of whole numbers to what they stand for, with the bias. */
-static void ${p}_scale(size_t outputs, float step, const float *scale, const float *bias, ${number} *restrict y) {
+static void ${p}_scale(
+    size_t outputs, float step, const ${P}_FLASH float *scale, const ${P}_FLASH float *bias, ${number} *restrict y
+) {
     for (size_t j = 0; j < outputs; j++) {
         y[j].real = (float)y[j].integer * (step * scale[j]) + bias[j];
     }

@@ -26,6 +26,7 @@ from edgerl.edge.learner import Origin, read_origin
 from edgerl.edge.library import ALIGNMENT, LayerPlanStructure, LearnerConfig, Progress, library
 from edgerl.edge.transitions import MAXIMUM_CAPACITY, Precision
 from edgerl.errors import CheckFailed, ConfigError, OutputError, UnsupportedModelError, quoted
+from edgerl.export.c.text import NOTICE, SPDX, check_prefix
 from edgerl.export.c_learner.text import comment_line, float_array, float_literal, word_array
 from edgerl.files import TensorReader, read_bytes, refuse_existing, write_atomically
 
@@ -55,6 +56,11 @@ WIDE_CHUNK, PANEL_CHUNK, BLOCK_CHUNK, PANEL = 8, 4, 2, 128
 CODE_BYTES = {1: 34_000, 4: 32_500, 5: 37_000}
 """Machine code by the blocks that a learner's layers have (bits), rounded up: arm-none-eabi-gcc 12.2 -O2 for a
 Cortex-M7 (docs/c-learner.md); other processors and compilers differ."""
+
+
+FEWER = "take fewer transitions (--replay), rows of half the size (--replay-dtype fp16), a smaller batch (--batch)"
+NETWORKS = "(edgerl train --hidden, --sparsity)"
+"""What makes a learner smaller, and the options that say it."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +142,7 @@ def make_c_learner(
 
     Raises ConfigError, FileFormatError, and CheckFailed where the budget is exceeded.
     """
-    _check_prefix(prefix)
+    check_prefix(prefix)
     if capacity is not None and memory is not None:
         raise ConfigError("a number of transitions and a memory were both given; expected one of them")
     with TensorReader(path, bundle.KIND, bundle.VERSIONS) as reader:
@@ -161,15 +167,15 @@ def make_c_learner(
     if budget is not None:
         _check_budget(sizes, budget)
     facts = _facts(device, sizes, _about(path, origin, about))
-    header = _fill((resources.files(__name__) / "learner.h").read_text("utf-8"), facts)
     source = "\n".join([
-        f"/* {facts['ABOUT']} See {PREFIX}.h.\n * C11 for GCC and Clang; the engine is described in docs/engine.md. */",
-        f'#include "{PREFIX}.h"\n',
+        _fill(_part("start.c"), facts),
         _configuration(device),
         _engine(),
         constants,
-        (resources.files(__name__) / "learner.c").read_text("utf-8"),
+        _part("learner.c"),
+        "#endif\n",
     ])  # fmt: skip
+    header = _fill(_part("learner.h"), facts)
     return CLearner(prefix, _renamed(header, prefix), _renamed(source, prefix), sizes)
 
 
@@ -188,13 +194,6 @@ def write_c_learner(learner: CLearner, folder: Path, *, force: bool = False) -> 
 
 
 # ------------------------------------------------------------------------------------------------ what is asked for
-
-
-def _check_prefix(prefix: str) -> None:
-    if not re.fullmatch(r"[a-z][a-z0-9_]{0,39}", prefix) or prefix.startswith(("engine_", "edgerl_engine")):
-        raise ConfigError(
-            f"the prefix is {quoted(prefix)}; expected a C name of small letters, digits and _, such as {PREFIX}"
-        )
 
 
 def _on_device(origin: Origin, lanes: int, batch: int | None) -> _Device:
@@ -238,7 +237,10 @@ def _capacity(device: _Device, capacity: int | None, memory: int | None, budget:
     needed = _sizes(device, least).ram
     if memory is None and budget is not None:
         return least  # over budget: which is said with its sizes
-    raise ConfigError(f"the memory is {room} bytes; expected at least {needed}, for {least} transitions")
+    raise ConfigError(
+        f"the memory is {room} bytes; expected at least {needed}, for {least} transitions: give more (--memory), or "
+        "a smaller batch (--batch)"
+    )
 
 
 def _fitting(device: _Device, room: int) -> int:
@@ -274,8 +276,8 @@ def _networks_at(device: _Device) -> int:
 
 def _check_budget(sizes: Sizes, budget: Budget) -> None:
     for name, used, most, fix in (
-        ("RAM", sizes.ram, budget.ram, "take fewer transitions, a smaller batch or smaller networks"),
-        ("flash", sizes.flash, budget.flash, "take smaller networks"),
+        ("RAM", sizes.ram, budget.ram, f"{FEWER}, or networks that are smaller or sparser {NETWORKS}"),
+        ("flash", sizes.flash, budget.flash, f"take networks that are smaller or sparser {NETWORKS}"),
     ):
         if used > most:
             raise CheckFailed(
@@ -304,6 +306,8 @@ def _about(path: Path, origin: Origin, about: str) -> str:
 def _facts(device: _Device, sizes: Sizes, about: str) -> dict[str, str]:
     return {
         "ABOUT": about,
+        "SPDX": SPDX,
+        "NOTICE": NOTICE,
         "OBSERVATIONS": f"{device.config.n_observations}u",
         "ACTIONS": f"{device.config.n_actions}u",
         "BATCH": f"{device.config.batch}u",
@@ -317,6 +321,10 @@ def _facts(device: _Device, sizes: Sizes, about: str) -> dict[str, str]:
         "SAVE_ALONE": str(sizes.save - sizes.replay),
         "NOISE": f"{device.noise:.9g}",
     }
+
+
+def _part(name: str) -> str:
+    return (resources.files(__name__) / name).read_text("utf-8")
 
 
 def _fill(template: str, facts: dict[str, str]) -> str:

@@ -1,9 +1,5 @@
 /* ------------------------------------------------------------------------------------------ the learner on board */
 
-#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
-#error "the exported state is little-endian"
-#endif
-
 #ifndef EDGERL_LEARNER_RAM_SECTION
 #define EDGERL_LEARNER_RAM_SECTION /* where it shall lie, such as __attribute__((section(".dtcm"))) */
 #endif

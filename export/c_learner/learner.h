@@ -1,8 +1,10 @@
 /* @ABOUT@
  *
+ * @NOTICE@
+ *
  * A policy that acts and goes on learning, with DS-TD3 on truly sparse networks, in one static block of memory: no malloc, no
  * stdio, no libm. memcpy and memset are asked for, and what the compiler itself needs (64-bit division, double precision).
- * The C file is C11 for GCC and Clang, little-endian; this header is C99 or C++. Compile with -O2 -ffp-contract=fast, which
+ * The C file is C11 for GCC and Clang, little-endian, 32 or 64 bits; this header is C99 or C++. Compile with -O2 -ffp-contract=fast, which
  * -std=c11 would switch off: a quarter of an update's time.
  *
  *     edgerl_learner_init();                                at the start; then edgerl_learner_load, where something was saved

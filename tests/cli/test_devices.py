@@ -55,6 +55,21 @@ def test_show_as_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
     assert shown["quantities"]["runtimes.native.sparse_input_overhead_ns"]["value"] == 10.14
 
 
+def test_show_names_the_file_to_copy(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """By an alias, as JSON, and of a profile of one's own; a copy of it is valid."""
+    assert run(monkeypatch, "show", "pico") == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("profile ")]
+    shipped = Path(line.removeprefix("profile "))
+    assert shipped.name == "rp2040.toml"
+    own = tmp_path / "my.toml"
+    own.write_bytes(shipped.read_bytes())
+    assert run(monkeypatch, "show", str(own), "--json") == 0
+    assert json.loads(capsys.readouterr().out)["path"] == str(own)
+    assert run(monkeypatch, "validate", str(own)) == 0
+
+
 def test_validate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     good = (SHIPPED / "esp32.toml").read_text(encoding="utf-8")
     (tmp_path / "good.toml").write_text(good, encoding="utf-8")

@@ -60,6 +60,8 @@ def test_over_budget_is_exit_code_1_and_nothing_is_written(edgerl: Run) -> None:
     assert code == 1
     assert "bytes of RAM" in err
     assert "the budget on stm32f405 is" in err
+    for option in ("(--replay)", "(--replay-dtype fp16)", "(--batch)", "(edgerl train --hidden, --sparsity)"):
+        assert option in err
     assert err.count("\n") == 1
     assert os.listdir() == before
 
@@ -68,11 +70,15 @@ def test_over_budget_is_exit_code_1_and_nothing_is_written(edgerl: Run) -> None:
     ("arguments", "message"),
     [
         (("--target", "cortex-m77"), "cortex-m77"),
-        (("--prefix", "9lives"), "the prefix is '9lives'; expected a C name"),
+        (("--prefix", "9lives"), "--prefix is '9lives'; expected a C identifier"),
         (("--memory", "1kB"), "the memory is 1000 bytes; expected at least"),
         (("--replay", "3"), "the replay is 3 transitions; expected at least"),
         (("--replay-dtype", "fp16"), "is fp32, not 'fp16'; export from the run folder"),
-        (("--replay-policy", "ring"), "--replay-policy was given, which --format c does not have; leave it out"),
+        (
+            ("--replay-policy", "ring"),
+            "--replay-policy was given, which --format c --learn does not have; leave it out",
+        ),
+        (("--project",), "--project was given, which --format c --learn does not have; leave it out"),
         (("-o", "learner.safetensors"), "cannot make learner.safetensors"),
     ],
 )

@@ -266,7 +266,7 @@ def test_a_profile_whose_measurements_are_not_at_its_end_is_not_rewritten(edgerl
 @pytest.mark.parametrize(
     ("result", "code", "problem"),
     [
-        (b"garbage", 2, "result.json is no result of a benchmark bundle (Expecting value"),
+        (b"garbage", 2, "result.json is no result of a benchmark bundle (it begins with 'garbage'); run"),
         (
             document(c_result()),
             2,

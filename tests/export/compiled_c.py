@@ -13,7 +13,7 @@ from edgerl.export.c import COptions, CSource, Provenance, generate
 
 STRICT = (
     *("-std=c99", "-Wall", "-Wextra", "-Wconversion", "-Wdouble-promotion", "-Wshadow", "-Werror"),
-    *("-ffreestanding", "-ffp-contract=fast"),
+    "-ffp-contract=fast",
 )
 PROVENANCE = Provenance("5d1f0cbb1b7e0a4f9a3c2d5e6f708192a3b4c5d6e7f8091a2b3c4d5e6f708192", "edgerl export --format c")
 

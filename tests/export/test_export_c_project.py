@@ -19,7 +19,12 @@ import pytest
 
 from edgerl.compact import file as policy_file
 from edgerl.compact.policy import CompactPolicy, make_layer
+from edgerl.export import export_policy
+from edgerl.export.c import COptions
 from edgerl.export.c.project import project_files
+from tests.compact.policies import random_policy
+
+from .compiled_c import run
 
 LIBRARY: dict[str, tuple[type | tuple[type, ...], int]] = {
     "name": (str, 50),
@@ -29,16 +34,17 @@ LIBRARY: dict[str, tuple[type | tuple[type, ...], int]] = {
     "headers": ((str, list), 255),
     "frameworks": ((str, list), 255),
     "platforms": ((str, list), 255),
+    "license": (str, 255),
     "build": (dict, 255),
 }
 """Key → (types, longest); the first four must be there."""
 
 BUILD = {"flags": (str, list), "srcDir": str, "includeDir": str, "srcFilter": (str, list)}
 
-COMPONENT = {"version": r"\d+\.\d+\.\d+", "description": r".+"}
+COMPONENT = {"version": r"\d+\.\d+\.\d+", "description": r".+", "license": r"MIT"}
 MODULE = {"name": r"\w+", "build": {"cmake": r"[\w/]+", "kconfig": r"[\w/]+"}}
 
-PREFIXES = ("edgerl_policy", "Left_leg", "a" * 60, "trailing_")
+PREFIXES = ("edgerl_policy", "Left_leg", "a" * 60)
 
 
 def _parse_yaml(text: str) -> dict[str, Any]:
@@ -46,6 +52,8 @@ def _parse_yaml(text: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     inner = found
     for line in text.splitlines():
+        if line.startswith("#"):
+            continue
         match = re.fullmatch(r'(  )?([\w-]+):(?: ("[^"\\]*"|[\w/.-]+))?', line)
         assert match is not None, line
         indent, key, value = match.groups()
@@ -87,9 +95,56 @@ def test_the_component_and_the_module_fit_their_schemas_and_name_files_that_are_
     assert f"{module['build']['cmake']}/CMakeLists.txt" in files
     assert module["build"]["kconfig"] in files
     assert f"../{prefix}.c" in files["zephyr/CMakeLists.txt"]
-    option = re.match(r"config (\w+)\n\tbool ", files["zephyr/Kconfig"])
+    option = re.search(r"^config (\w+)\n\tbool ", files["zephyr/Kconfig"], re.M)
     assert option is not None
     assert f"if(CONFIG_{option[1]})" in files["zephyr/CMakeLists.txt"]
+
+
+FIRMWARE = """\
+cmake_minimum_required(VERSION 3.13)
+project(firmware C)
+add_subdirectory(leg)
+add_executable(firmware main.c)
+target_link_libraries(firmware leg)
+"""
+
+TOOLCHAIN = """\
+set(CMAKE_SYSTEM_NAME Generic)
+set(CMAKE_SYSTEM_PROCESSOR arm)
+set(CMAKE_C_COMPILER arm-none-eabi-gcc)
+set(CMAKE_C_FLAGS_INIT "-mcpu=cortex-m0plus -mthumb -std=c99 -Wall -Wextra -Werror")
+set(CMAKE_EXE_LINKER_FLAGS_INIT "--specs=nosys.specs")
+set(CMAKE_TRY_COMPILE_TARGET_TYPE STATIC_LIBRARY)
+"""
+
+
+@pytest.mark.needs("cmake", "arm-none-eabi-gcc")
+def test_plain_cmake_builds_it_into_a_firmware(tmp_path: Path) -> None:
+    """As the Pico SDK's projects take in a folder: nothing of ESP-IDF is there."""
+    export_policy(random_policy(1), "c", tmp_path / "leg", options=COptions(prefix="leg"), project=True)
+    (tmp_path / "CMakeLists.txt").write_text(FIRMWARE)
+    (tmp_path / "toolchain.cmake").write_text(TOOLCHAIN)
+    (tmp_path / "main.c").write_text("#include <leg.h>\nint main(void) { return leg_self_test(); }\n")
+    run("cmake", "-S", ".", "-B", "build", "-G", "Unix Makefiles", "-DCMAKE_TOOLCHAIN_FILE=toolchain.cmake",
+        "--log-level=WARNING", folder=tmp_path)  # fmt: skip
+    built = run("cmake", "--build", "build", "--verbose", folder=tmp_path)
+    assert "-ffp-contract=fast" in built
+    assert "leg_self_test" in run("arm-none-eabi-nm", "build/firmware", folder=tmp_path)
+
+
+def test_esp_idf_takes_the_same_file_as_its_component() -> None:
+    esp, _, plain = project_files("leg")["CMakeLists.txt"].partition("else()")
+    assert esp.index("if(ESP_PLATFORM)") < esp.index('idf_component_register(SRCS "leg.c" INCLUDE_DIRS ".")')
+    assert "idf_component_register" not in plain
+    assert "add_library(leg STATIC leg.c)" in plain
+
+
+def test_platforms_are_those_that_were_built() -> None:
+    """docs/c.md names a compiler for each."""
+    platforms = json.loads(project_files("leg")["library.json"])["platforms"]
+    documented = (Path(__file__).parents[2] / "docs/c.md").read_text()
+    assert "*" not in platforms
+    assert [name for name in platforms if f"`{name}`" not in documented] == []
 
 
 def test_the_command_writes_them_beside_the_c_and_refuses_to_replace_them(

@@ -181,6 +181,28 @@ def test_without_a_program_and_a_compiler_the_script_says_so_in_one_line(without
     assert "cannot build one (benchmark.c:1:2: error: " in err
 
 
+def test_where_nothing_may_run_the_script_says_so(path: Path, tmp_path: Path) -> None:
+    """As on a file system that is mounted noexec: no permission (126), whatever the program and the compiler."""
+    folder = unpack(make_bundle(find_subject(path)).data, tmp_path)
+    for program in (*folder.glob("benchmark-*"), folder / "run.sh"):
+        program.chmod(0o644)
+    assert run_script(folder) == (
+        77,
+        "",
+        f"edgerl-benchmark: no program may run in {folder} (mounted noexec?): set TMPDIR on this machine to a folder "
+        "where one may, or unpack the bundle there\n",
+    )
+
+
+def test_a_compiler_whose_programs_do_not_start_is_named(without_programs: Path) -> None:
+    tools = few_tools(without_programs.parent / "tools")
+    (tools / "cc").write_text("#!/bin/sh\nexit 0\n")
+    (tools / "cc").chmod(0o755)
+    code, _, err = run_script(without_programs, PATH=str(tools))
+    assert code == 69
+    assert err.endswith("and cc cannot build one (what it builds does not start)\n")
+
+
 def test_a_program_that_cannot_run_here_is_not_taken(path: Path, tmp_path: Path) -> None:
     folder = unpack(make_bundle(find_subject(path)).data, tmp_path)
     for program in folder.glob("benchmark-*"):

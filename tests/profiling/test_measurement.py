@@ -107,10 +107,12 @@ def without(entry: dict[str, Any], name: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("data", "problem"),
     [
-        (b"", "Expecting value"),
-        (b"\xff", "can't decode"),
-        (b"[" * 100_000, "recursion"),
-        (b"[]", "no JSON object"),
+        (b"", "it is empty"),
+        (b"\xff", "it begins with"),
+        (b'{"\xff"', "can't decode"),
+        (b'{"a":' * 100_000, "recursion"),
+        (b"[" * 100_000, "it begins with '[[["),
+        (b"[]", "it begins with '[]'"),
         (b"{}", "results is missing"),
         (b'{"results": [], "format": "edgerl benchmark", "version": 1}', "it holds 0 results, expected two"),
         (b'{"results": [null, null], "format": "edgerl benchmark", "version": 1}', "no JSON object"),
@@ -156,6 +158,19 @@ def test_what_is_no_result_is_refused_in_one_line(data: bytes, problem: str) -> 
     assert problem in line
     assert "\n" not in line
     assert len(line) < 250
+
+
+def test_lines_around_a_result_are_passed_over_and_without_one_the_first_is_shown() -> None:
+    """As a shell's start-up file prints them."""
+    result = document(c_result())
+    around = b"Welcome to my board\n\xe9 {\n" + result + b"\nBye {\n"
+    assert parse_result(around, "it") == parse_result(result, "it")
+    for data, problem in (
+        (b"\nWelcome to my board\nYou have mail\n", "it begins with 'Welcome"),
+        (b"\n", "it is empty"),
+    ):
+        with pytest.raises(FileFormatError, match=rf"is no result of a benchmark bundle \({problem}"):
+            parse_result(data, "what board sent")
 
 
 def test_a_result_of_impossible_size_is_refused_unread() -> None:

@@ -68,6 +68,17 @@ def test_the_bundle_runs_there_and_its_result_comes_back(board: Board, bundle: b
     assert result.machine.architecture == os.uname().machine
 
 
+def test_lines_that_its_shell_prints_are_passed_over(board: Board, bundle: bytes) -> None:
+    config = board.ssh_config(command=f"echo 'Welcome to my board'; echo oh >&2; {AS_ASKED}")
+    result = parse_result(run_bundle("board", bundle, config), "it")
+    assert result.measurement("c") is not None
+
+
+def test_what_a_shell_says_on_its_output_is_shown(board: Board, bundle: bytes) -> None:
+    config = board.ssh_config(command="echo 'This account is not available.'; exit 1")
+    assert failure(bundle, config) == "what ran there ended with exit code 1 (This account is not available.)"
+
+
 def failure(bundle: bytes, config: Path) -> str:
     with pytest.raises(RemoteError, match=r"^cannot measure on board: ") as caught:
         run_bundle("board", bundle, config)
@@ -165,7 +176,8 @@ def test_a_copy_that_is_not_whole_is_not_run(board: Board, bundle: bytes, place:
 @pytest.mark.parametrize("command", ["cat >/dev/null; echo garbage", "true"])
 def test_an_answer_that_is_none(board: Board, bundle: bytes, command: str) -> None:
     answer = run_bundle("board", bundle, board.ssh_config(command=command))
-    with pytest.raises(FileFormatError, match="what board sent is no result of a benchmark bundle"):
+    said = "it begins with 'garbage'" if "garbage" in command else "it is empty"
+    with pytest.raises(FileFormatError, match=rf"what board sent is no result of a benchmark bundle \({said}\)"):
         parse_result(answer, "what board sent")
 
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What every part of the engine uses. */
 #ifndef EDGERL_BASE_H
 #define EDGERL_BASE_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The whole engine as one translation unit: each part is included once, in the order of its needs. */
 #include "base.h"
 #include "numeric.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* edgerl: sparse reinforcement-learning policies on small machines.
  *
  * Freestanding C11: no malloc, no stdio, no libm, no mutable globals. The caller owns all memory: it asks how many bytes

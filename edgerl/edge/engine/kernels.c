@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The learner's arithmetic: naive kernels, the reference, and those of each instruction set. */
 #include "numeric.h"
 #include "learner.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The kernels of one instruction set, over the batch; included once per set (kernels.c).
  *
  * Expects LANES (numbers in a vector), TARGET (the attribute that allows the instructions), CHUNK (vectors of the

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* A learner's arena: its size, its beginning, taking it up again, and acting. */
 #include "learner.h"
 #include "random.h"

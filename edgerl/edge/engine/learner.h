@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What a learner's arena holds. */
 #ifndef EDGERL_LEARNER_H
 #define EDGERL_LEARNER_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Functions of numbers, without libm: the same code on every machine. */
 #ifndef EDGERL_NUMERIC_H
 #define EDGERL_NUMERIC_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Inference: one observation to one action, layer by layer and, in a layer, input by input.
  *
  * A batch of one uses every weight once, so what counts is which weights are read. A layer is kept by columns: what

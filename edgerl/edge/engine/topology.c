@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* How topologies change: drop and grow (Algorithm 1 of the paper, TopologyEvolution), and the targets' sparsity maintenance.
  *
  * A layer's blocks lie in the order of their positions (row of blocks * n_inputs + input), so lower blocks win ties.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* One pass through the loop of Algorithm 1, as a program of instructions whose items can be interrupted at any row. */
 #include "learner.h"
 #include "random.h"

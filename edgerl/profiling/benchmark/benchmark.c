@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Measures one policy on this machine, one observation at a time, and prints a JSON object: benchmark POLICY
  *
  * Part of edgerl's benchmark bundle (docs/devices.md, "Measuring"). Linux, GCC or Clang, and no library but C's:

@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # Measures policy.bin on this machine and prints one JSON object: sh run.sh > result.json
 #
 # Needs a POSIX shell, and a program of this folder that fits the machine, or a C compiler (CC, cc, gcc or clang). Where
@@ -18,9 +19,15 @@ fail() {
 
 # A program that begins to run says that it wants a policy (64); one for another machine does not.
 starts() {
-    "$1" >/dev/null 2>&1
+    "$@" >/dev/null 2>&1
     [ $? -eq 64 ]
 }
+
+# This script is for every machine: where it may not start, nothing may.
+[ "${1-}" = probe ] && exit 64
+starts ./run.sh probe ||
+    fail 77 "no program may run in $PWD (mounted noexec?): set TMPDIR on this machine to a folder where one may," \
+        "or unpack the bundle there"
 
 trap 'rm -f ./benchmark-built' EXIT
 trap 'exit 129' HUP INT TERM PIPE
@@ -38,7 +45,8 @@ if ! starts "$program"; then
     problem='there is no C compiler here (apt-get install gcc)'
     for compiler in "${CC:-cc}" gcc clang; do
         command -v "$compiler" >/dev/null 2>&1 || continue
-        problem=$("$compiler" -std=c11 -O3 -ffp-contract=fast -fno-math-errno -o "$program" benchmark.c 2>&1)
+        problem=$("$compiler" -std=c11 -O3 -ffp-contract=fast -fno-math-errno -o "$program" benchmark.c 2>&1) &&
+            problem='what it builds does not start'
         starts "$program" && break
         problem="$compiler cannot build one ($(printf '%s\n' "$problem" | sed -n 1p))"
     done

@@ -10,7 +10,7 @@ from edgerl.export.c import COptions, generate
 from tests.compact.policies import random_policy
 from tests.export.compiled_c import PROVENANCE
 
-CASES: tuple[tuple[str, int, Precision], ...] = (("single", 1, "fp32"), ("blocks", 4, "fp32"), ("int8", 1, "int8"))
+CASES: tuple[tuple[str, int, Precision], ...] = (("single", 1, "fp32"), ("blocks", 4, "fp32"), ("quantised", 1, "int8"))
 
 
 def golden(name: str, block: int, precision: Precision) -> dict[str, str]:

@@ -1,11 +1,18 @@
-/* See blocks.h, which says what this is. */
+/* See blocks.h, which says what this is.
+ * SPDX-License-Identifier: MIT */
 #include "blocks.h"
 
 #include <stddef.h>
 
-#if BLOCKS_TAG != 0x469da029
+#if defined(__cplusplus) || !defined(__STDC_VERSION__) || __STDC_VERSION__ < 199901L
+#error "blocks.c is C99: compile it as C; a program in C++ includes blocks.h and links it"
+#elif BLOCKS_TAG != 0x731932d0
 #error "blocks.h and blocks.c are of two exports: take both from one"
-#endif
+#elif defined(__AVR__) && (!defined(__FLASH) || defined(__STRICT_ANSI__))
+#error "on an AVR, blocks.c reads its constants from flash by __flash, which GCC has with -std=gnu99 or gnu11"
+#elif defined(__AVR__) && BLOCKS_FLASH_BYTES > 65535
+#error "on an AVR, __flash reads constants from the first 64 KiB, and blocks.c has more"
+#else
 
 #ifndef BLOCKS_WEIGHTS
 #define BLOCKS_WEIGHTS
@@ -13,63 +20,68 @@
 #ifndef BLOCKS_SCRATCH
 #define BLOCKS_SCRATCH
 #endif
+#ifdef __AVR__ /* its flash is an address space of its own */
+#define BLOCKS_FLASH __flash
+#else
+#define BLOCKS_FLASH
+#endif
 
-BLOCKS_WEIGHTS static const float blocks_mean[3] = {
+BLOCKS_WEIGHTS static const BLOCKS_FLASH float blocks_mean[3] = {
     0.0355862379f, -0.506291687f, 0.593748093f,
 };
 
-BLOCKS_WEIGHTS static const float blocks_deviation[3] = {
+BLOCKS_WEIGHTS static const BLOCKS_FLASH float blocks_deviation[3] = {
     2.43797302f, 1.37829649f, 0.44121182f,
 };
 
 /* Layer 0: 3 inputs, 5 outputs, fp32, sparse columns, blocks of 4, 8-bit rows. */
-BLOCKS_WEIGHTS static const float blocks_values0[12] = {
+BLOCKS_WEIGHTS static const BLOCKS_FLASH float blocks_values0[12] = {
     -0.148490012f, 0.0f, 0.0f, 0.0f, 0.210485965f, 0.31564489f, -0.278351724f, -0.16884999f, 0.00470089028f, 0.0f, 0.0f,
     0.0f,
 };
 
-BLOCKS_WEIGHTS static const uint8_t blocks_counts0[3] = {
+BLOCKS_WEIGHTS static const BLOCKS_FLASH uint8_t blocks_counts0[3] = {
     0, 1, 2,
 };
 
-BLOCKS_WEIGHTS static const uint8_t blocks_rows0[3] = {
+BLOCKS_WEIGHTS static const BLOCKS_FLASH uint8_t blocks_rows0[3] = {
     1, 0, 1,
 };
 
-BLOCKS_WEIGHTS static const float blocks_bias0[5] = {
+BLOCKS_WEIGHTS static const BLOCKS_FLASH float blocks_bias0[5] = {
     -0.275602907f, 1.29406381f, 1.00672436f, -2.71116257f, -1.88901329f,
 };
 
 /* Layer 1: 5 inputs, 2 outputs, fp32, sparse columns, blocks of 4, 8-bit rows. */
-BLOCKS_WEIGHTS static const float blocks_values1[8] = {
+BLOCKS_WEIGHTS static const BLOCKS_FLASH float blocks_values1[8] = {
     -0.497310817f, -0.229870632f, 0.0f, 0.0f, -0.168870091f, -0.737041652f, 0.0f, 0.0f,
 };
 
-BLOCKS_WEIGHTS static const uint8_t blocks_counts1[5] = {
+BLOCKS_WEIGHTS static const BLOCKS_FLASH uint8_t blocks_counts1[5] = {
     0, 1, 1, 0, 0,
 };
 
-BLOCKS_WEIGHTS static const uint8_t blocks_rows1[2] = {
+BLOCKS_WEIGHTS static const BLOCKS_FLASH uint8_t blocks_rows1[2] = {
     0, 0,
 };
 
-BLOCKS_WEIGHTS static const float blocks_bias1[2] = {
+BLOCKS_WEIGHTS static const BLOCKS_FLASH float blocks_bias1[2] = {
     -1.22735202f, -0.683226645f,
 };
 
-BLOCKS_WEIGHTS static const float blocks_centre[2] = {
+BLOCKS_WEIGHTS static const BLOCKS_FLASH float blocks_centre[2] = {
     -0.0120430291f, 0.35570702f,
 };
 
-BLOCKS_WEIGHTS static const float blocks_half_range[2] = {
+BLOCKS_WEIGHTS static const BLOCKS_FLASH float blocks_half_range[2] = {
     0.918447196f, 0.744483113f,
 };
 
-BLOCKS_WEIGHTS static const float blocks_example_observation[3] = {
+BLOCKS_WEIGHTS static const BLOCKS_FLASH float blocks_example_observation[3] = {
     0.73165226f, -0.501440048f, 0.879160643f,
 };
 
-BLOCKS_WEIGHTS static const float blocks_example_action[2] = {
+BLOCKS_WEIGHTS static const BLOCKS_FLASH float blocks_example_action[2] = {
     -0.900823295f, -0.341243953f,
 };
 
@@ -111,7 +123,7 @@ static float blocks_tanh(float x) {
 #endif
 
 /* The sums of a layer begin at its biases; what a last block has beyond the outputs, at zero. */
-static void blocks_start(size_t outputs, size_t padded, const float *bias, float *restrict y) {
+static void blocks_start(size_t outputs, size_t padded, const BLOCKS_FLASH float *bias, float *restrict y) {
     for (size_t j = 0; j < outputs; j++) {
         y[j] = bias[j];
     }
@@ -123,8 +135,8 @@ static void blocks_start(size_t outputs, size_t padded, const float *bias, float
 /* Adds to y the weights of each of x[inputs] that is above `above`: counts[inputs] entries, each of which has its row of blocks
  * and 4 weights. */
 static void blocks_columns4_fp32_row8_count8(
-    size_t inputs, float above, const uint8_t *counts, const uint8_t *rows,
-    const float *values, const float *restrict x, float *restrict y
+    size_t inputs, float above, const BLOCKS_FLASH uint8_t *counts, const BLOCKS_FLASH uint8_t *rows,
+    const BLOCKS_FLASH float *values, const float *restrict x, float *restrict y
 ) {
     const float *const last = x + inputs;
     while (x != last) {
@@ -132,7 +144,7 @@ static void blocks_columns4_fp32_row8_count8(
         const float input = x[0];
         x++;
         if (input > above) {
-            const uint8_t *const end = rows + count;
+            const BLOCKS_FLASH uint8_t *const end = rows + count;
             while (rows != end) {
                 float *const y0 = y + 4 * (size_t)rows[0];
                 rows += 1;
@@ -208,8 +220,11 @@ int blocks(const float observation[BLOCKS_OBSERVATIONS], float action[BLOCKS_ACT
 }
 
 int blocks_self_test(void) {
-    float action[BLOCKS_ACTIONS];
-    if (blocks(blocks_example_observation, action) != 0) {
+    float action[BLOCKS_ACTIONS], *const observation = (float *)(void *)blocks_memory.values; /* the first layer's inputs */
+    for (int i = 0; i < BLOCKS_OBSERVATIONS; i++) {
+        observation[i] = blocks_example_observation[i];
+    }
+    if (blocks(observation, action) != 0) {
         return -1;
     }
     for (int j = 0; j < BLOCKS_ACTIONS; j++) {
@@ -221,3 +236,5 @@ int blocks_self_test(void) {
     }
     return 0;
 }
+
+#endif

@@ -1,4 +1,9 @@
-/* A policy as C99: one observation to one action, without malloc, without stdio, without any library.
+/* A policy as C99: one observation to one action, without malloc, without stdio, without libm. A compiler may ask for
+ * memcpy, memmove and memset, and for its own helpers where the processor has no floating point.
+ *
+ * SPDX-FileCopyrightText: 2026 The edgerl authors
+ * SPDX-License-Identifier: MIT
+ * The code is edgerl's, under that licence; the numbers in it, which your training found, are yours.
  *
  * Made by     edgerl <version>
  * Command     edgerl export --format c
@@ -38,7 +43,7 @@
 #define BLOCKS_FLASH_BYTES 181
 #define BLOCKS_SCRATCH_BYTES 48
 #define BLOCKS_NOT_FINITE 1
-#define BLOCKS_TAG 0x469da029 /* the same in both files */
+#define BLOCKS_TAG 0x731932d0 /* the same in both files */
 
 #ifdef __cplusplus
 extern "C" {

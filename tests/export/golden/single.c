@@ -1,11 +1,18 @@
-/* See single.h, which says what this is. */
+/* See single.h, which says what this is.
+ * SPDX-License-Identifier: MIT */
 #include "single.h"
 
 #include <stddef.h>
 
-#if SINGLE_TAG != 0x205cdee4
+#if defined(__cplusplus) || !defined(__STDC_VERSION__) || __STDC_VERSION__ < 199901L
+#error "single.c is C99: compile it as C; a program in C++ includes single.h and links it"
+#elif SINGLE_TAG != 0x1df1f829
 #error "single.h and single.c are of two exports: take both from one"
-#endif
+#elif defined(__AVR__) && (!defined(__FLASH) || defined(__STRICT_ANSI__))
+#error "on an AVR, single.c reads its constants from flash by __flash, which GCC has with -std=gnu99 or gnu11"
+#elif defined(__AVR__) && SINGLE_FLASH_BYTES > 65535
+#error "on an AVR, __flash reads constants from the first 64 KiB, and single.c has more"
+#else
 
 #ifndef SINGLE_WEIGHTS
 #define SINGLE_WEIGHTS
@@ -13,62 +20,67 @@
 #ifndef SINGLE_SCRATCH
 #define SINGLE_SCRATCH
 #endif
+#ifdef __AVR__ /* its flash is an address space of its own */
+#define SINGLE_FLASH __flash
+#else
+#define SINGLE_FLASH
+#endif
 
-SINGLE_WEIGHTS static const float single_mean[3] = {
+SINGLE_WEIGHTS static const SINGLE_FLASH float single_mean[3] = {
     0.272791326f, -0.982188106f, -1.107373f,
 };
 
-SINGLE_WEIGHTS static const float single_deviation[3] = {
+SINGLE_WEIGHTS static const SINGLE_FLASH float single_deviation[3] = {
     1.22089541f, 0.627037048f, 1.26554847f,
 };
 
 /* Layer 0: 3 inputs, 5 outputs, fp32, sparse columns, single connections, 8-bit rows. */
-SINGLE_WEIGHTS static const float single_values0[7] = {
+SINGLE_WEIGHTS static const SINGLE_FLASH float single_values0[7] = {
     -1.56529033f, -0.243751749f, -0.148490012f, 0.747128069f, -0.16884999f, 0.00470089028f, 0.125470877f,
 };
 
-SINGLE_WEIGHTS static const uint8_t single_counts0[3] = {
+SINGLE_WEIGHTS static const SINGLE_FLASH uint8_t single_counts0[3] = {
     2, 2, 3,
 };
 
-SINGLE_WEIGHTS static const uint8_t single_rows0[7] = {
+SINGLE_WEIGHTS static const SINGLE_FLASH uint8_t single_rows0[7] = {
     3, 4, 1, 2, 0, 1, 4,
 };
 
-SINGLE_WEIGHTS static const float single_bias0[5] = {
+SINGLE_WEIGHTS static const SINGLE_FLASH float single_bias0[5] = {
     2.11783886f, -1.11202073f, -0.377605021f, 2.04277158f, 0.646703005f,
 };
 
 /* Layer 1: 5 inputs, 2 outputs, fp32, sparse columns, single connections, 8-bit rows. */
-SINGLE_WEIGHTS static const float single_values1[4] = {
+SINGLE_WEIGHTS static const SINGLE_FLASH float single_values1[4] = {
     0.0427013077f, -0.226420507f, 0.327204853f, 0.265532196f,
 };
 
-SINGLE_WEIGHTS static const uint8_t single_counts1[5] = {
+SINGLE_WEIGHTS static const SINGLE_FLASH uint8_t single_counts1[5] = {
     1, 0, 2, 1, 0,
 };
 
-SINGLE_WEIGHTS static const uint8_t single_rows1[4] = {
+SINGLE_WEIGHTS static const SINGLE_FLASH uint8_t single_rows1[4] = {
     0, 0, 1, 0,
 };
 
-SINGLE_WEIGHTS static const float single_bias1[2] = {
+SINGLE_WEIGHTS static const SINGLE_FLASH float single_bias1[2] = {
     -1.07178736f, 0.914467216f,
 };
 
-SINGLE_WEIGHTS static const float single_centre[2] = {
+SINGLE_WEIGHTS static const SINGLE_FLASH float single_centre[2] = {
     -0.124771982f, 0.384364545f,
 };
 
-SINGLE_WEIGHTS static const float single_half_range[2] = {
+SINGLE_WEIGHTS static const SINGLE_FLASH float single_half_range[2] = {
     0.855364442f, 0.671227992f,
 };
 
-SINGLE_WEIGHTS static const float single_example_observation[3] = {
+SINGLE_WEIGHTS static const SINGLE_FLASH float single_example_observation[3] = {
     0.759519517f, -1.64878738f, 0.254388124f,
 };
 
-SINGLE_WEIGHTS static const float single_example_action[2] = {
+SINGLE_WEIGHTS static const SINGLE_FLASH float single_example_action[2] = {
     -0.640827596f, 0.869843245f,
 };
 
@@ -110,7 +122,7 @@ static float single_tanh(float x) {
 #endif
 
 /* The sums of a layer begin at its biases; what a last block has beyond the outputs, at zero. */
-static void single_start(size_t outputs, size_t padded, const float *bias, float *restrict y) {
+static void single_start(size_t outputs, size_t padded, const SINGLE_FLASH float *bias, float *restrict y) {
     for (size_t j = 0; j < outputs; j++) {
         y[j] = bias[j];
     }
@@ -122,8 +134,8 @@ static void single_start(size_t outputs, size_t padded, const float *bias, float
 /* Adds to y the weights of each of x[inputs] that is above `above`: counts[inputs] entries, each of which has its row
  * and a weight. */
 static void single_columns1_fp32_row8_count8(
-    size_t inputs, float above, const uint8_t *counts, const uint8_t *rows,
-    const float *values, const float *restrict x, float *restrict y
+    size_t inputs, float above, const SINGLE_FLASH uint8_t *counts, const SINGLE_FLASH uint8_t *rows,
+    const SINGLE_FLASH float *values, const float *restrict x, float *restrict y
 ) {
     const float *const last = x + inputs;
     while (x != last) {
@@ -131,8 +143,8 @@ static void single_columns1_fp32_row8_count8(
         const float input = x[0];
         x++;
         if (input > above) {
-            const uint8_t *const end = rows + count;
-            const uint8_t *const whole = rows + count / 4 * 4;
+            const SINGLE_FLASH uint8_t *const end = rows + count;
+            const SINGLE_FLASH uint8_t *const whole = rows + count / 4 * 4;
             while (rows != whole) {
                 float *const y0 = y + rows[0];
                 float *const y1 = y + rows[1];
@@ -225,8 +237,11 @@ int single(const float observation[SINGLE_OBSERVATIONS], float action[SINGLE_ACT
 }
 
 int single_self_test(void) {
-    float action[SINGLE_ACTIONS];
-    if (single(single_example_observation, action) != 0) {
+    float action[SINGLE_ACTIONS], *const observation = (float *)(void *)single_memory.values; /* the first layer's inputs */
+    for (int i = 0; i < SINGLE_OBSERVATIONS; i++) {
+        observation[i] = single_example_observation[i];
+    }
+    if (single(observation, action) != 0) {
         return -1;
     }
     for (int j = 0; j < SINGLE_ACTIONS; j++) {
@@ -238,3 +253,5 @@ int single_self_test(void) {
     }
     return 0;
 }
+
+#endif

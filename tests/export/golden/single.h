@@ -1,4 +1,9 @@
-/* A policy as C99: one observation to one action, without malloc, without stdio, without any library.
+/* A policy as C99: one observation to one action, without malloc, without stdio, without libm. A compiler may ask for
+ * memcpy, memmove and memset, and for its own helpers where the processor has no floating point.
+ *
+ * SPDX-FileCopyrightText: 2026 The edgerl authors
+ * SPDX-License-Identifier: MIT
+ * The code is edgerl's, under that licence; the numbers in it, which your training found, are yours.
  *
  * Made by     edgerl <version>
  * Command     edgerl export --format c
@@ -38,7 +43,7 @@
 #define SINGLE_FLASH_BYTES 151
 #define SINGLE_SCRATCH_BYTES 32
 #define SINGLE_NOT_FINITE 1
-#define SINGLE_TAG 0x205cdee4 /* the same in both files */
+#define SINGLE_TAG 0x1df1f829 /* the same in both files */
 
 #ifdef __cplusplus
 extern "C" {

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* A plugin for QEMU's translator (API version 1): how often each instruction was executed between two marks.
 
    Declarations of its own, since distributions ship none; they are those of qemu-plugin.h.

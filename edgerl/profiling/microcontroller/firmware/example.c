@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* A firmware that runs an exported policy: first its self-test, then a control loop of a hundred steps.
 
    Copy it beside the exported files. What is a robot's own is here a toy: observations that follow the actions. */

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* A Linux program that runs an exported policy: its self-test, then an action for each line of observations on the input.
 
    aarch64-linux-gnu-gcc -O3 -static linux.c edgerl_policy.c -lm -o policy; echo "0.1 0.2 …" | ./policy */

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Calls a policy for recorded observations between two marks, and prints what it answered.
 
    The program that reads this (edgerl/profiling/microcontroller) counts what is executed between the marks. */

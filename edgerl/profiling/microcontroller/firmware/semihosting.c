@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 #include "semihosting.h"
 
 enum { SYS_WRITE0 = 0x04, SYS_EXIT_EXTENDED = 0x20, ADP_STOPPED_APPLICATION_EXIT = 0x20026 };

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Output and exit through the debugger, or QEMU with -semihosting: all that these programs need of a board. */
 #ifndef SEMIHOSTING_H
 #define SEMIHOSTING_H

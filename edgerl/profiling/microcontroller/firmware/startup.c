@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What a Cortex-M does between reset and main: vectors, .data, .bss, the FPU. Any core from ARMv6-M on. */
 #include "semihosting.h"
 
