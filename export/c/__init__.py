@@ -447,7 +447,7 @@ def _constants(form: PolicyForm, p: str) -> list[str]:
         parts += [f"{title}{_layout_name(stored)}. */\n" + "\n".join(arrays)]
     centre, half_range = policy.action_scaling
     parts += [floats("centre", centre), floats("half_range", half_range)]
-    parts.append(array(_given(policy), f"{p}_example_observation", attribute, policy.example_observation))
+    parts.append(array(attribute, _stored(p, _given(policy)), f"{p}_example_observation", policy.example_observation))
     return [*parts, floats("example_action", example_action(policy))]
 
 
