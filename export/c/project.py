@@ -34,9 +34,7 @@ def project_files(prefix: str) -> dict[str, str]:
     option = prefix.upper()
     return {
         "library.json": _library(prefix.lower().replace("_", "-"), prefix),
-        "idf_component.yml": (
-            f'version: "{__version__}"\ndescription: "{DESCRIPTION}"\nlicense: "{LICENSE}"\n'
-        ),
+        "idf_component.yml": (f'version: "{__version__}"\ndescription: "{DESCRIPTION}"\nlicense: "{LICENSE}"\n'),
         "CMakeLists.txt": (
             f"{COMMENT}if(ESP_PLATFORM)\n"
             f'  idf_component_register(SRCS "{prefix}.c" INCLUDE_DIRS ".")\n'

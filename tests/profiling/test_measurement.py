@@ -165,7 +165,10 @@ def test_lines_around_a_result_are_passed_over_and_without_one_the_first_is_show
     result = document(c_result())
     around = b"Welcome to my board\n\xe9 {\n" + result + b"\nBye {\n"
     assert parse_result(around, "it") == parse_result(result, "it")
-    for data, problem in ((b"\nWelcome to my board\nYou have mail\n", "it begins with 'Welcome"), (b"\n", "it is empty")):
+    for data, problem in (
+        (b"\nWelcome to my board\nYou have mail\n", "it begins with 'Welcome"),
+        (b"\n", "it is empty"),
+    ):
         with pytest.raises(FileFormatError, match=rf"is no result of a benchmark bundle \({problem}"):
             parse_result(data, "what board sent")
 
