@@ -435,7 +435,7 @@ def test_a_memory_is_filled_and_never_exceeded(tmp_path: Path) -> None:
         ({"capacity": 7}, "the replay is 7 transitions; expected at least 8, a batch"),
         (
             {"memory": 1000},
-            "the memory is 1000 bytes; expected at least [0-9]+, .*more \\(--memory\\), .*\\(--batch\\)",
+            "the memory is 1000 bytes; expected at least [0-9]+, .*\\(--memory\\), .*\\(--batch\\)",
         ),
         ({"memory": 1000, "capacity": 50}, "both given; expected one of them"),
         ({"batch": 0}, "the batch is 0; expected 1 to 65536 transitions"),
