@@ -52,7 +52,9 @@ def command(
     ] = None,
     sparse_initializers: Annotated[
         bool,
-        typer.Option("--sparse-initializers", help="Store sparse weights sparsely; onnxruntime reads that, most others refuse it."),
+        typer.Option(
+            "--sparse-initializers", help="Store sparse weights sparsely; onnxruntime reads it, most others refuse."
+        ),
     ] = False,
     dtype: Annotated[
         str | None,
