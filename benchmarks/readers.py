@@ -9,7 +9,8 @@ that cannot be installed is listed as not tried.
 The files: a normalised policy, 17-256-256-m with a tenth of the connections, for each m of ACTIONS and each variant.
 Each is loaded by a process of its own, which acts on 1000 observations one at a time and all at once: within one
 standard deviation, up to a million deviations, with zeros, and with denormal numbers. The error is the largest
-difference to the policy in float64, in shares of the action range, over actions that float32 resolves to 1e-5.
+difference to the policy in float64, in shares of the action range, over actions that float32 resolves to 1e-5: first of
+the ordinary observations, then of those beyond one deviation.
 """
 
 from __future__ import annotations
@@ -41,6 +42,12 @@ VARIANTS: dict[str, tuple[Precision, bool]] = {
 """Name → (precision, with sparse initialisers)."""
 
 RESOLVED = 1e-5
+EXTREME = range(400, 800)
+"""The observations of more than one deviation."""
+
+Errors = tuple[float, float]
+"""The largest within one deviation, of zeros and of denormal numbers; and the largest up to a million deviations."""
+
 SECONDS = 300
 """For one file, compilation included."""
 
@@ -220,11 +227,13 @@ class Case:
     resolved: Array  # bool [1000, m]: float32 decides this action
     span: Array  # float64 [m]
 
-    def error(self, actions: Array) -> float:
-        """The largest, in shares of the range; infinite for a number that is none."""
+    def errors(self, actions: Array) -> Errors:
+        """Infinite for a number that is none."""
         both = actions.reshape(2, *self.expected.shape)
         shares = np.where(np.isnan(both), np.inf, np.abs(both - self.expected)) / self.span
-        return float(shares[:, self.resolved].max())
+        shares = np.where(self.resolved, shares, 0).max(axis=(0, 2))
+        is_extreme = np.isin(np.arange(len(shares)), EXTREME)
+        return float(shares[~is_extreme].max()), float(shares[is_extreme].max())
 
 
 def random_policy(precision: Precision, n_actions: int) -> CompactPolicy:
@@ -308,8 +317,8 @@ def version_of(reader: Reader, command: list[str]) -> str:
     return next(line for line in shown.splitlines() if line.startswith("Version: ")).removeprefix("Version: ")
 
 
-def answer(command: list[str], case: Case, folder: Path) -> float | str:
-    """The error, or the last line that the reader said instead of an answer."""
+def answer(command: list[str], case: Case, folder: Path) -> Errors | str:
+    """The errors, or the last line that the reader said instead of an answer."""
     result = folder / "actions.f32"
     result.unlink(missing_ok=True)
     case.observations.tofile(folder / "observations.f32")
@@ -319,21 +328,20 @@ def answer(command: list[str], case: Case, folder: Path) -> float | str:
     except subprocess.TimeoutExpired:
         return f"no answer in {SECONDS} s"
     if result.exists() and result.stat().st_size == 8 * case.expected.size:
-        return case.error(np.fromfile(result, np.float32))
+        return case.errors(np.fromfile(result, np.float32))
     said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
     errors = [line for line in said if "rror" in line]  # of a compiler too, whose last lines are where it was
     return (errors or said or [f"exit code {done.returncode}"])[-1]
 
 
-def cell(answers: list[float | str]) -> str:
-    """The largest error over all numbers of actions; or that it cannot be read."""
-    numbers = [value for value in answers if isinstance(value, float)]
+def cell(answers: list[Errors | str]) -> str:
+    """The largest errors over all numbers of actions, "ordinary / extreme"; or that it cannot be read."""
+    numbers = [value for value in answers if not isinstance(value, str)]
     if not numbers:
         return "refused"
-    worst = "NaN" if np.isinf(max(numbers)) else f"{max(numbers):.0e}"
-    return (
-        worst if len(numbers) == len(answers) else f"{worst}; {len(answers) - len(numbers)} of {len(answers)} refused"
-    )
+    worst = " / ".join("NaN" if np.isinf(error) else f"{error:.0e}" for error in np.max(numbers, axis=0))
+    refused = len(answers) - len(numbers)
+    return f"{worst}; {refused} of {len(answers)} refused" if refused else worst
 
 
 def row(reader: Reader, cases: list[Case], folder: Path) -> tuple[str, list[str]]:

@@ -53,8 +53,7 @@ def command(
     sparse_initializers: Annotated[
         bool,
         typer.Option(
-            "--sparse-initializers",
-            help="Store sparse weights sparsely; onnxruntime reads that, most others refuse it.",
+            "--sparse-initializers", help="Store sparse weights sparsely; onnxruntime reads it, most others refuse."
         ),
     ] = False,
     dtype: Annotated[

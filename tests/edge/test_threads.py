@@ -1,6 +1,6 @@
-"""Threads that share one callable of `edgerl.edge`: every class that has `__call__`.
+"""Threads that share one callable of `edgerl.edge`: every class that has `__call__`, with `Learner.act` among them.
 
-Of a learner, one thread acts while others update and keep: test_learner.py has those.
+Of a learner, what happens while others update and keep is in test_learner.py.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ import pytest
 
 import edgerl.edge
 from edgerl.compact.policy import CompactPolicy, make_layer
-from edgerl.edge import OnnxPolicy, Policy
+from edgerl.edge import Learner, OnnxPolicy, Policy
 from edgerl.edge.arena import LearnerArena
 from edgerl.edge.champion import Champion
 from edgerl.edge.library import library
+from edgerl.edge.session import _Acting
 from edgerl.export import export_policy
 
-from .learners import HIGH, LOW, N, learner_config
+from .learners import HIGH, LOW, N, learner_config, write_bundle
 
 Array = npt.NDArray[Any]
 
@@ -59,9 +60,14 @@ def champion(_: Path) -> Champion:
     return Champion(library(), LearnerArena(library(), learner_config()), (LOW, HIGH), (None, None))
 
 
+def learner(folder: Path) -> _Acting:
+    return _Acting(Learner.load(write_bundle(folder / "learner.safetensors")), explore=False)
+
+
 MAKERS: dict[type, Callable[[Path], Callable[[Array], Array]]] = {
     Champion: champion,
     OnnxPolicy: onnx_policy,
+    _Acting: learner,
     Policy: lambda _: Policy(compact_policy(), "dense"),
 }
 
