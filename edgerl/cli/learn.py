@@ -191,17 +191,21 @@ def _window_steps(seconds: float, rate: float) -> int:
 
 def _find_state(bundle: Path | None, state: Path | None) -> tuple[Path, Path]:
     """(what to load, the state folder): without a bundle the folder itself, where it has begun."""
-    from edgerl.edge.store import Snapshots
-
     here = Path(STATE)
-    if bundle is None and state is None and not Path(LEARNER).exists() and Snapshots(here).are_there:
+    if bundle is None and state is None and not Path(LEARNER).exists() and _has_begun(here):
         note(f"using {here}")
         state = here
-    if state is not None and Snapshots(state).are_there:
+    if state is not None and _has_begun(state):
         named = bundle / LEARNER if bundle is not None and bundle.is_dir() else bundle
         return named or state, state
     found = find_learner(bundle)
     return found, state or found.with_name(STATE)
+
+
+def _has_begun(folder: Path) -> bool:
+    from edgerl.edge.store import Snapshots
+
+    return Snapshots(folder).are_there
 
 
 def _load(
