@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import os
 import signal
@@ -244,30 +245,53 @@ def test_a_run_killed_outright_resumes_to_the_same_bits() -> None:
     kill_and_resume(kills=2, seed=1)
 
 
-def kill_and_resume(kills: int, seed: int) -> None:
+_SERVER = """
+import json, os, sys, time
+from pathlib import Path
+import edgerl, edgerl.training.loop
+
+def report(status):
+    while status.step >= 800 and Path("held").exists():
+        time.sleep(0.01)
+
+print("ready", flush=True)
+for line in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        os.write(1, b"pid %d\\n" % os.getpid())
+        edgerl.train(**json.loads(line), report=report, notice=lambda text: os.write(1, text.encode() + b"\\n"))
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    print("end", os.waitstatus_to_exitcode(status), flush=True)
+"""
+"""A process that has all modules loaded and makes a new one for each piece of a run. However fast the machine is, the run
+does not end as long as there is a file `held`."""
+
+
+def kill_and_resume(kills: int, seed: int, **options: Any) -> None:
     """SIGKILL a run at random moments, resume it each time, and compare it with the uninterrupted one."""
     generator = np.random.default_rng(seed)
-    options = SMALL | {"steps": 900, "seed": seed}
-    script = "import sys, json, edgerl; edgerl.train(**json.loads(sys.argv[1]), notice=lambda t: print(t, flush=True))"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, PATHS)), "OMP_NUM_THREADS": "1"}
-
-    def start(**arguments: Any) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", script, json.dumps(arguments)]
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        assert process.stdout.readline().startswith("run folder killed"), "it runs now"
-        process.stdout.close()
-        return process
-
+    options = SMALL | {"steps": 900, "seed": seed} | options
     whole = _train("whole", **options)
-    process = start(env="robots:slow_robot", out="killed", **{**options, "hidden": list(options["hidden"])})
-    for _ in range(kills):
-        time.sleep(generator.uniform(0, 0.5))
-        assert process.poll() is None, "it is killed while it runs"
-        process.kill()
-        process.wait()
-        process = start(resume="killed")
-    assert process.wait() == 0
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, PATHS)), "OMP_NUM_THREADS": "1"}
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
+    with subprocess.Popen([sys.executable, "-c", _SERVER], env=environment, **pipes) as server:
+        assert server.stdin is not None
+        assert server.stdout is not None
+        lines = iter(server.stdout.readline, "")
+        assert next(lines) == "ready\n"
+        Path("held").touch()
+        server.stdin.write(json.dumps({"env": "robots:slow_robot", "out": "killed", **options}) + "\n")
+        for _ in range(kills):
+            pid = int(next(lines).removeprefix("pid "))
+            assert next(lines).startswith("run folder killed"), "it runs now"
+            time.sleep(generator.uniform(0, 0.5))
+            os.kill(pid, signal.SIGKILL)
+            assert next(lines) == f"end {-signal.SIGKILL}\n", "it was killed while it ran"
+            server.stdin.write(json.dumps({"resume": "killed"}) + "\n")
+        Path("held").unlink()
+        assert [*itertools.islice(lines, 3)][2] == "end 0\n"
+        server.stdin.close()
     tensors, counters, _, rows = _state(whole)
     killed_tensors, killed_counters, _, killed_rows = _state(Path("killed"))
     assert killed_tensors == tensors
