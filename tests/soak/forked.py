@@ -1,4 +1,4 @@
-"""The command line in processes of their own, hundreds of times a minute: modules are loaded once, each run is forked."""
+"""The command line in processes of their own, many a second: modules are loaded once, and each run is forked."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""libFuzzer, guided by what it covers, under the address and the undefined-behaviour sanitizer: on a learner's arena and on
-an exported learner.
+"""libFuzzer, guided by what it covers, under the address and the undefined-behaviour sanitizer: on learners' arenas and
+on exported learners.
 
-Five minutes each, times EDGERL_SOAK (default 0.02), from a corpus of valid states. How many inputs that are depends on the
-machine; that none of them leads astray does not.
+Five minutes each, times EDGERL_SOAK (default 0.02), from a corpus of valid states. How many inputs that are depends on
+the machine; that none of them leads astray does not.
 """
 
 from __future__ import annotations

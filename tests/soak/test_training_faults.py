@@ -1,5 +1,5 @@
-"""Training on a disk that fails: at each operation on a file of the run folder ENOSPC, EIO or SIGKILL, once or from then
-on. A command that fails says so in one line, with exit code 2; the run resumes, to the same bits.
+"""Training on a disk that fails: at each operation on a file of the run folder ENOSPC, EIO or SIGKILL, once or from
+then on. A command that fails says so in one line, with exit code 2; the run resumes, to the same bits.
 
 Every operation of the last hundred steps of a run, times EDGERL_SOAK (default 0.05).
 """
@@ -27,7 +27,14 @@ SHARE = min(float(os.environ.get("EDGERL_SOAK", "0.05")), 1)
 KILL = 0
 FAULTS = [(errno.ENOSPC, False), (errno.EIO, False), (KILL, False), (errno.ENOSPC, True), (errno.EIO, True)]
 
-OPTIONS: dict[str, Any] = SMALL | {"steps": 360, "n_step": 3, "growth": "gradient", "block": 4, "env": "robots:terminating_robot"}
+OPTIONS: dict[str, Any] = SMALL | {
+    "steps": 360,
+    "n_step": 3,
+    "growth": "gradient",
+    "block": 4,
+    "env": "robots:terminating_robot",
+}
+
 WARM_UP = f"""
 import edgerl
 for engine in {ENGINES}:

@@ -264,8 +264,8 @@ for line in sys.stdin:
     _, status = os.waitpid(child, 0)
     print("end", os.waitstatus_to_exitcode(status), flush=True)
 """
-"""A process that has all modules loaded and makes a new one for each piece of a run. However fast the machine is, the run
-does not end as long as there is a file `held`."""
+"""A process that has all modules loaded and makes a new one for each piece of a run. However fast the machine is, the
+run does not end as long as there is a file `held`."""
 
 
 def kill_and_resume(kills: int, seed: int, **options: Any) -> None:
