@@ -600,6 +600,19 @@ def test_metrics_on_a_full_disk_are_one_line(monkeypatch: pytest.MonkeyPatch) ->
         _train("run")
 
 
+def test_events_on_a_full_disk_are_one_line(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """TensorBoard's own writer has a thread, which prints a traceback of its own."""
+    opened = Path.open
+
+    def open_on_full_disk(self: Path, *arguments: Any, **options: Any) -> Any:
+        return opened(Path("/dev/full") if "tfevents" in self.name else self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", open_on_full_disk)
+    with pytest.raises(OutputError, match=r"^cannot write run/metrics\.csv or the events beside it: No space left on"):
+        _train("run")
+    assert capfd.readouterr().err == ""
+
+
 def test_what_a_killed_write_left_is_swept() -> None:
     folder = _train("run")
     (folder / ".edgerl-0123abcd.tmp").write_bytes(b"half")
