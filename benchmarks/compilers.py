@@ -3,8 +3,8 @@
     python benchmarks/compilers.py
 
 Each row is a compiler and a processor: policies with fp32, fp16 and int8 weights, dense and sparse, single connections
-and blocks, are compiled with warnings as errors, and 20 observations are run where an emulator is. What is not installed
-is named. On Debian, apt-get install
+and blocks, are compiled with warnings as errors, and 20 observations are run where an emulator is. What is not
+installed is named. On Debian, apt-get install
 
     clang tcc gcc-arm-none-eabi libnewlib-arm-none-eabi gcc-riscv64-unknown-elf gcc-avr avr-libc simavr
     gcc-xtensa-lx106 gcc-aarch64-linux-gnu libc6-dev-arm64-cross gcc-arm-linux-gnueabihf libc6-dev-armhf-cross

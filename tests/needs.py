@@ -6,6 +6,7 @@ list; with CI=true they fail instead.
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ PACKAGES = {
     "shellcheck": "shellcheck",
     "clang": "clang",
     "x86_64-linux-gnu-gcc": "gcc-x86-64-linux-gnu libc6-dev-amd64-cross",
+    "libFuzzer": "clang libclang-rt-dev",
     "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu libc6-dev-arm64-cross",
     "qemu-aarch64": "qemu-user",
     "arm-none-eabi-gcc": "gcc-arm-none-eabi libnewlib-arm-none-eabi",
@@ -31,9 +33,14 @@ PACKAGES = {
 }
 """Program → Debian packages, with a space between them."""
 
+LIBRARIES = {"libFuzzer": "/usr/lib/llvm-*/lib/clang/*/lib/linux/libclang_rt.fuzzer-*.a"}
+"""What is no program, and where it is."""
+
 
 def find(program: str) -> str | None:
     """Where a program is, also where only root looks for it."""
+    if program in LIBRARIES:
+        return next(iter(glob.glob(LIBRARIES[program])), None)
     return shutil.which(program) or shutil.which(program, path="/usr/sbin:/sbin")
 
 

@@ -395,7 +395,7 @@ class Learner:
         self._lock = threading.RLock()  # who holds it updates the networks
         self._watch = threading.Lock()  # who holds it changes trials and counters
         self._acting = threading.Lock()  # held while the learning policy acts, or to change the line below; never long
-        self._is_whole = True  # the arena holds a learner that may act
+        self._is_whole = True  # the arena holds a learner that may act; until it does again, the champion drives
 
     def _new_champion(self) -> None:
         normalisation = self._constants.observation_mean, self._constants.observation_scale
@@ -541,8 +541,12 @@ class Learner:
         with self._acting:
             if self._is_whole:
                 action: Array = self._centre + self._half_range * self._arena.act(seen)
-                return action
-        return self._champion(observation)
+                if np.isfinite(action).all():
+                    return action
+        champions = self._champion(observation)
+        if np.isfinite(champions).all():  # or else it is the observation that nobody can answer
+            self._is_whole = False
+        return champions
 
     # ------------------------------------------------------------------------------------------------- observing
 
@@ -573,12 +577,15 @@ class Learner:
         with self._watch:
             self.counters.steps += 1
             self.counters.episodes += over
+            has_failed = self.trials.challenger_drives and not self._is_whole
             if taken:
                 self._expect_rewards(abs(float(paid)))
                 self._takeover_due |= self.trials.step(float(paid), over) is Verdict.TAKE_OVER and self._is_whole
             else:
                 self.counters.refused_transitions += 1
                 self.trials.abandon()
+            if has_failed:
+                self.trials.forget_challenger()
         try:
             if taken:
                 boundary = (
@@ -700,7 +707,7 @@ class Learner:
             now.critic_losses = now.actor_losses = 0
             self._arena.progress = self._sums = now
         self._strikes = max(self._strikes + (1 if is_bad else -1), 0)
-        if self._strikes >= STRIKES:
+        if self._strikes >= STRIKES or not self._is_whole:
             self._restart_from_champion()
 
     def _restart_from_champion(self) -> None:
@@ -770,7 +777,7 @@ class Learner:
         arrays = (array for layer in layers for array in vars(layer).values() if isinstance(array, np.ndarray))
         numbers = (array for array in arrays if array.dtype == np.float32 and array.size)
         extremes = (extreme for array in numbers for extreme in (array.min(), array.max()))  # no copy is made for them
-        if self._is_whole and not all(np.isfinite(extreme) for extreme in extremes):
+        if self.is_learning and not (self._is_whole and all(np.isfinite(extreme) for extreme in extremes)):
             self._restart_from_champion()
 
     def _take_over(self) -> None:

@@ -152,8 +152,12 @@ class Trials:
         self._begin_window(self._number + (self._steps > 0))
 
     def restart_challenger(self) -> None:
-        """The challenger diverged and began anew: its scores, a takeover that is due and a trial under way are lost."""
+        """The challenger diverged and began anew."""
         self._divergences += 1
+        self.forget_challenger()
+
+    def forget_challenger(self) -> None:
+        """Its scores, a takeover that is due and a trial under way are lost."""
         self._challenger = []
         self._forget_verdict()
         if self._is_trial(self._number):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,7 +80,7 @@ def point_latest_to(folder: Path) -> None:
     """Let runs/latest name the newest run that holds a policy; runs elsewhere are named by their path."""
     if not _is_in_runs(folder):
         return
-    temporary = run_folder.RUNS / f".latest-{os.getpid()}.tmp"
+    temporary = folder / ".latest.tmp"  # in the run's own folder, where `sweep` finds what a killed process left
     try:
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(folder.name)

@@ -10,10 +10,14 @@ import csv
 import io
 import math
 import os
+import socket
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from torch.utils.tensorboard import SummaryWriter
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from edgerl import run_folder
 from edgerl.errors import FileFormatError, OutputError, reason
@@ -44,7 +48,7 @@ class MetricsLog:
         with self._writing():
             for events in folder.glob(EVENTS):
                 events.unlink()
-            self._events = SummaryWriter(str(folder))
+            self._events = _Events(folder)
             for values in numbers:
                 self._add_events(dict(zip(self.columns, values, strict=True)))
         self.rows = rows
@@ -64,11 +68,6 @@ class MetricsLog:
         with self._writing(), self.path.open("rb") as file:
             os.fsync(file.fileno())
 
-    def close(self) -> None:
-        """Finish the event file."""
-        with self._writing():
-            self._events.close()
-
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         try:
@@ -77,10 +76,25 @@ class MetricsLog:
             raise OutputError(f"cannot write {self.path} or the events beside it: {error.strerror}") from error
 
     def _add_events(self, row: Row) -> None:
-        for column in self.columns[1:]:
-            if not math.isnan(row[column]):
-                self._events.add_scalar(column.replace(".", "/"), row[column], int(row["step"]))
-        self._events.flush()
+        numbers = {column.replace(".", "/"): row[column] for column in self.columns[1:] if not math.isnan(row[column])}
+        self._events.add(int(row["step"]), numbers)
+
+
+class _Events:
+    """An event file of TensorBoard. Its own writer has a thread, which prints a traceback where the disk is full."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / EVENTS.replace("*", f"{time.time():.0f}.{socket.gethostname()}.{os.getpid()}")
+        self._write(file_version="brain.Event:2")
+
+    def add(self, step: int, numbers: Row) -> None:
+        """Numbers by their tags; on the disk, apart from a power cut, when this returns."""
+        values = [Summary.Value(tag=tag, simple_value=number) for tag, number in numbers.items()]
+        self._write(step=step, summary=Summary(value=values))
+
+    def _write(self, **fields: object) -> None:
+        with self._path.open("ab") as file:
+            RecordWriter(file).write(Event(wall_time=time.time(), **fields).SerializeToString())
 
 
 def _field(number: float) -> str:

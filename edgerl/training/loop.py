@@ -253,7 +253,6 @@ class Trainer:
             files.callback(self.replay.close)
             sweep(folder)  # nobody else is here: we hold the replay's lock
             self.log = MetricsLog(folder, self._metrics_columns(), self.counters.metrics_rows)
-            files.callback(self.log.close)
             self.topology = TopologyLog(folder, agent, schedule, self.counters.step)
             record_versions(folder, self.counters.step)
             self.close = files.pop_all().close

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -15,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgerl import __version__, run_folder
-from edgerl.errors import FileFormatError, OutputError
-from edgerl.files import MAXIMUM_JSON_BYTES, read_text, write_atomically
+from edgerl.errors import OutputError
+from edgerl.files import MAXIMUM_JSON_BYTES, MAXIMUM_TEXT_BYTES, read_bytes, write_atomically
 from edgerl.training.config import ScheduleConfig
 
 Array = npt.NDArray[Any]
@@ -53,7 +54,10 @@ class TopologyLog:
     """
 
     def __init__(self, folder: Path, agent: ObservedAgent, schedule: ScheduleConfig, step: int) -> None:
-        """Take up the log at `step`; a new run begins with the topology before any update. Raises OutputError."""
+        """Take up the log at `step`; a new run begins with the topology before any update.
+
+        Raises OutputError; FileFormatError where what is there cannot be read.
+        """
         self.path, self._agent, self._schedule = folder / run_folder.TOPOLOGY, agent, schedule
         self._columns = list(self._row(0))
         evaluations = -(-schedule.steps // schedule.evaluation_interval)
@@ -104,15 +108,26 @@ def _line(fields: Sequence[str]) -> str:
 
 
 def _rows_up_to(path: Path, columns: list[str], step: int) -> list[list[str]]:
-    """The rows of an earlier session up to `step`; none where the file is no such log."""
+    """The rows of an earlier session up to `step`; none where the file is no such log. Raises FileFormatError."""
     try:
-        with path.open(newline="") as file:
-            header, *rows = list(csv.reader(file)) or [[]]
-    except (OSError, UnicodeDecodeError, csv.Error):
+        header, *rows = list(csv.reader(_text(path, MAXIMUM_TEXT_BYTES).splitlines())) or [[]]
+    except csv.Error:
         return []
     if header != columns:
         return []
     return [row for row in rows if len(row) == len(columns) and row[0].isdecimal() and int(row[0]) <= step]
+
+
+def _text(path: Path, at_most: int) -> str:
+    """Of a record that is there; empty where it is not, or is no text.
+
+    Raises FileFormatError where it cannot be read now: what a later attempt finds is not to be replaced.
+    """
+    if not path.exists():
+        return ""
+    with contextlib.suppress(UnicodeDecodeError):
+        return read_bytes(path, at_most).decode()
+    return ""
 
 
 def versions() -> dict[str, str]:
@@ -136,7 +151,7 @@ def _version(package: str) -> str:
 def record_versions(folder: Path, step: int) -> None:
     """Note in versions.json the versions that the run goes on with from `step`, where they are others than before.
 
-    Raises OutputError.
+    Raises OutputError, FileFormatError.
     """
     path = folder / run_folder.VERSIONS
     sessions = [session for session in read_versions(path) if session["from_step"] < step]
@@ -146,9 +161,13 @@ def record_versions(folder: Path, step: int) -> None:
 
 
 def read_versions(path: Path) -> list[dict[str, Any]]:
-    """The sessions that versions.json tells of, the first one first; none where it is not there or not valid."""
+    """The sessions that versions.json tells of, the first one first; none where it is not there or not valid.
+
+    Raises FileFormatError where it cannot be read.
+    """
+    text = _text(path, MAXIMUM_JSON_BYTES)
     try:
-        data = json.loads(read_text(path, MAXIMUM_JSON_BYTES))
+        data = json.loads(text)
         sessions = [
             {
                 "from_step": int(session["from_step"]),
@@ -156,6 +175,6 @@ def read_versions(path: Path) -> list[dict[str, Any]]:
             }
             for session in data["sessions"]
         ]
-    except (FileFormatError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return []
     return sessions

@@ -85,6 +85,6 @@ def run_on_cortex_m7(program: Path) -> None:
 
 def run(*command: object) -> str:
     """What a program prints; its exit code is the verdict."""
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, f"{command[0]}: exit code {done.returncode}\n{done.stdout}{done.stderr}"
     return done.stdout

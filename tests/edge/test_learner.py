@@ -990,6 +990,52 @@ def test_a_bundle_whose_numbers_overflow_is_kept_as_it_was() -> None:
         assert learner.status()["trials"]["divergences"] > 0
 
 
+@pytest.mark.parametrize("every", [1, 2])
+@pytest.mark.parametrize("state", [STATE, None])
+def test_a_learning_policy_whose_answer_is_no_number_drives_no_further(state: Path | None, every: int) -> None:
+    """Its weights are finite, and their sums are not: the champion drives on, the trial is over at once, and learning
+    begins anew from the champion with the next update."""
+    with _learner(state, rule=TrialRule(every=every, window_steps=8, recent=3, least=3)) as learner:
+        begun, champion, x = _bytes(learner), Policy(learner.policy()), np.array([1, -2, 3], np.float32)
+        _fill(learner, 8)
+        overflowing = LearnerArena(library(), learner_config())
+        for layer in overflowing.layers[0]:
+            layer.weight[:] = np.copysign(3e38, layer.weight)
+        learner._arena.load_state(lambda memory, offset: np.copyto(memory, overflowing.state[offset:][: len(memory)]))
+        assert np.isnan(learner._arena.act(x)).any()
+        trials = []
+        for _ in range(40):
+            assert np.abs(learner.act(x, explore=False) - champion(x)).max() < 3e-6
+            trials.append(learner.trials.challenger_drives)
+            assert learner.observe(x, champion(x), 5.0, x)
+        assert sum(trials) == (40 if every == 1 else 5), "eight steps of the champion, then one"
+        status = learner.status()
+        assert (status["refused_observations"], status["trials"]["takeovers"]) == (0, 0)
+        assert status["trials"]["challenger"]["scores"] == []
+        learner.update()
+        assert learner.status()["trials"]["divergences"] == 1
+        assert _bytes(learner) == begun
+        while not learner.trials.challenger_drives:
+            assert learner.observe(x, champion(x), 5.0, x)
+        assert np.abs(learner.act(x, explore=False) - champion(x)).max() < 3e-6
+        assert learner.update() == 1
+        assert learner.trials.challenger_drives, "it is tried again"
+
+
+def test_a_snapshot_begins_anew_from_the_champion_where_the_learning_policy_has_no_answer() -> None:
+    with _learner(STATE, rule=ALWAYS) as learner:
+        begun = _bytes(learner)
+        _fill(learner)
+        while learner.update():
+            pass
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(learner._arena, "act", lambda _: np.full(2, np.nan, np.float32))
+            learner.act(np.ones(3))
+        learner.snapshot()
+        assert _bytes(learner) == begun
+        assert learner.status()["trials"]["divergences"] == 1
+
+
 def test_where_the_champion_cannot_be_read_it_drives_on_and_nothing_is_overwritten() -> None:
     with _learner(STATE, rule=ALWAYS) as learner:
         begun, x = Policy(learner.policy()), steps(1, 9)[0].observation

@@ -289,30 +289,59 @@ def test_a_run_killed_outright_resumes_to_the_same_bits(processes: Processes) ->
     kill_and_resume(processes, kills=2, seed=1)
 
 
-def kill_and_resume(processes: Processes, kills: int, seed: int) -> None:
+_SERVER = """
+import json, os, sys, time
+from pathlib import Path
+import edgerl, edgerl.training.loop
+
+parent = os.getpid()
+
+def report(status):
+    while status.step >= 800 and Path("held").exists() and os.getppid() == parent:
+        time.sleep(0.01)
+
+print("ready", flush=True)
+for line in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        os.write(1, b"pid %d\\n" % os.getpid())
+        edgerl.train(**json.loads(line), report=report, notice=lambda text: os.write(1, text.encode() + b"\\n"))
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    print("end", os.waitstatus_to_exitcode(status), flush=True)
+"""
+"""A process that has all modules loaded and makes a new one for each piece of a run. However fast the machine is, the
+run does not end as long as there is a file `held`."""
+
+
+def kill_and_resume(processes: Processes, kills: int, seed: int, **options: Any) -> None:
     """SIGKILL a run at random moments, resume it each time, and compare it with the uninterrupted one."""
     generator = np.random.default_rng(seed)
-    options = SMALL | {"steps": 900, "seed": seed}
-    script = "import sys, json, edgerl; edgerl.train(**json.loads(sys.argv[1]), notice=lambda t: print(t, flush=True))"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, PATHS)), "OMP_NUM_THREADS": "1"}
-
-    def start(**arguments: Any) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", script, json.dumps(arguments)]
-        process = processes.start(*command, env=environment, stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        assert process.stdout.readline().startswith("run folder killed"), "it runs now"
-        process.stdout.close()
-        return process
-
+    options = SMALL | {"steps": 900, "seed": seed} | options
     whole = _train("whole", **options)
-    process = start(env="robots:slow_robot", out="killed", **{**options, "hidden": list(options["hidden"])})
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, PATHS)), "OMP_NUM_THREADS": "1"}
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
+    server = processes.start(sys.executable, "-c", _SERVER, env=environment, **pipes)
+    assert server.stdin is not None
+    assert server.stdout is not None
+    lines = iter(server.stdout.readline, "")
+    assert next(lines) == "ready\n"
+    Path("held").touch()
+    server.stdin.write(json.dumps({"env": "robots:slow_robot", "out": "killed", **options}) + "\n")
     for _ in range(kills):
+        pid = int(next(lines).removeprefix("pid "))
+        assert next(lines).startswith("run folder killed"), "it runs now"
         time.sleep(generator.uniform(0, 0.5))
-        assert process.poll() is None, "it is killed while it runs"
-        process.kill()
-        process.wait()
-        process = start(resume="killed")
-    assert process.wait() == 0
+        os.kill(pid, signal.SIGKILL)
+        while not (line := next(lines)).startswith("end"):
+            pass  # a notice
+        assert line == f"end {-signal.SIGKILL}\n", "it was killed while it ran"
+        server.stdin.write(json.dumps({"resume": "killed"}) + "\n")
+    Path("held").unlink()
+    server.stdin.close()
+    assert [*lines][-1] == "end 0\n"
+    server.stdout.close()
+    server.wait()
     tensors, counters, _, rows = _state(whole)
     killed_tensors, killed_counters, _, killed_rows = _state(Path("killed"))
     assert killed_tensors == tensors
@@ -619,6 +648,19 @@ def test_metrics_on_a_full_disk_are_one_line(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(MetricsLog, "_add_events", full)
     with pytest.raises(OutputError, match=r"cannot write .*metrics\.csv or the events beside it: No space left"):
         _train("run")
+
+
+def test_events_on_a_full_disk_are_one_line(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """TensorBoard's own writer has a thread, which prints a traceback of its own."""
+    opened = Path.open
+
+    def open_on_full_disk(self: Path, *arguments: Any, **options: Any) -> Any:
+        return opened(Path("/dev/full") if "tfevents" in self.name else self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", open_on_full_disk)
+    with pytest.raises(OutputError, match=r"^cannot write run/metrics\.csv or the events beside it: No space left on"):
+        _train("run")
+    assert capfd.readouterr().err == ""
 
 
 def test_what_a_killed_write_left_is_swept() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 
 import edgerl
 from edgerl.edge.random import Draws, Network
+from edgerl.errors import FileFormatError
 from edgerl.training import checkpoint as checkpoint_file
 from edgerl.training import records
 from edgerl.training.config import make_config, plan_networks
@@ -94,6 +97,34 @@ def test_a_run_goes_on_without_its_records(damage: str | None) -> None:
     assert (folder / "checkpoint.safetensors").read_bytes() == checkpoint
     assert rows_of(folder) == (whole[:-1] if damage == "half" else [])
     assert [session["from_step"] for session in records.read_versions(versions)] == [400]
+
+
+@pytest.mark.parametrize("name", ["topology.csv", "versions.json"])
+def test_a_record_that_cannot_be_read_is_not_replaced(name: str) -> None:
+    """A disk that fails for a moment costs nothing."""
+    folder = train()
+    path, read = folder / name, Path.read_bytes
+    before = path.read_bytes()
+
+    def fail(self: Path) -> bytes:
+        if self.name == name:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "read_bytes", fail)
+        with pytest.raises(FileFormatError, match=rf"^cannot read run/{name}: Input/output error$"):
+            edgerl.train(resume=folder)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["topology.csv", "versions.json"])
+def test_a_record_that_is_a_pipe_holds_nobody_up(name: str) -> None:
+    folder = train()
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(FileFormatError, match=rf"^run/{name} is no ordinary file; expected a file$"):
+        edgerl.train(resume=folder)
 
 
 def test_versions_tell_when_they_changed(monkeypatch: pytest.MonkeyPatch) -> None:
