@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from edgerl.paths import home
+
 RUNS = Path("runs")
 LATEST = RUNS / "latest"
 """A link to the newest run that holds a policy."""
@@ -29,5 +31,5 @@ def fit_record(device_id: str) -> str:
 
 
 def short(path: Path) -> Path:
-    """An absolute path from the current folder on, where it lies inside."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    """An absolute path from the folder on where the command began, where it lies inside."""
+    return path.relative_to(home()) if path.is_relative_to(home()) else path

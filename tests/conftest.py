@@ -11,7 +11,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from . import needs
+from . import needs, streams
 from .processes import Processes
 
 HERE = Path(__file__).parent
@@ -50,7 +50,7 @@ def edgerl(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -
     def run(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["edgerl", *map(str, arguments)])
         capfd.readouterr()
-        with pytest.raises(SystemExit) as left:
+        with pytest.raises(SystemExit) as left, streams.put_back():
             main()
         captured = capfd.readouterr()
         code = left.value.code

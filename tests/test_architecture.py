@@ -14,7 +14,8 @@ import pytest
 import edgerl
 
 ROOT = Path(__file__).parents[1]
-SHARED = {"edgerl"} | {f"edgerl.{name}" for name in ("disk", "errors", "files", "run_folder", "signals", "units")}
+SHARED_NAMES = ("consent", "disk", "errors", "files", "paths", "run_folder", "signals", "toml", "units")
+SHARED = {"edgerl"} | {f"edgerl.{name}" for name in SHARED_NAMES}
 FOLDERS = {
     "edgerl.compact": "edgerl/compact",
     "edgerl.edge": "edgerl/edge",
@@ -31,16 +32,16 @@ MAY_IMPORT = {
     "edgerl.edge": {"numpy", "safetensors", "edgerl.compact", "onnxruntime"},
     "edgerl.training": {
         *("edgerl.compact", "edgerl.edge"),
-        *("numpy", "torch", "gymnasium", "mujoco", "PIL", "imageio_ffmpeg"),
+        *("numpy", "torch", "gymnasium", "mujoco", "tensorboard", "PIL", "imageio_ffmpeg"),
     },
-    "edgerl.profiling": {"edgerl.compact", "edgerl.edge", "edgerl.device_profiles", "numpy", "onnx", "tomli"},
+    "edgerl.profiling": {"edgerl.compact", "edgerl.edge", "edgerl.device_profiles", "numpy", "onnx"},
     "edgerl.fitting": {
         *("edgerl.compact", "edgerl.edge", "edgerl.training", "edgerl.profiling"),
         *("numpy", "matplotlib"),
     },
     "edgerl.studies": {
         *("edgerl.compact", "edgerl.edge", "edgerl.training", "edgerl.profiling"),
-        *("numpy", "scipy", "ray", "tomli"),
+        *("numpy", "scipy", "ray"),
     },
     "edgerl.report": {
         *("edgerl.compact", "edgerl.edge", "edgerl.training", "edgerl.profiling", "edgerl.studies"),
@@ -85,8 +86,11 @@ def test_packages_import_only_what_lies_to_their_left(package: str) -> None:
     [
         ("errors", set()),
         ("disk", set()),
-        ("run_folder", {"edgerl.errors"}),
+        ("consent", {"edgerl.errors"}),
+        ("paths", {"edgerl.errors"}),
+        ("run_folder", {"edgerl.errors", "edgerl.paths"}),
         ("files", {"edgerl.disk", "edgerl.errors"}),
+        ("toml", {"edgerl.errors", "edgerl.files"}),
         ("edge/store", {"edgerl.disk", "edgerl.errors", "edgerl.files"}),
     ],
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
+from importlib.util import find_spec
 from typing import Annotated
 
 import typer
@@ -30,7 +31,9 @@ from edgerl.cli import (
     train,
 )
 from edgerl.cli.outlet import outlet_of
+from edgerl.cli.streams import give_up_results, make_streams_safe
 from edgerl.errors import EdgerlError
+from edgerl.paths import at_home, shortened
 from edgerl.signals import WORDS, Terminated, ended_by_signals, signal_behind
 
 app = typer.Typer(
@@ -70,11 +73,23 @@ INTERRUPTED = 128 + signal.SIGINT
 
 def main() -> None:
     """Run the command line: 0 done, 1 a check failed, 2 a usage or input error, 130 or 143 after SIGINT or SIGTERM."""
+    make_streams_safe()
+    if find_spec("fcntl") is None:
+        _complain("edgerl needs Linux or another POSIX system, and this is none; on Windows, use WSL 2")
+        sys.exit(2)
+    with contextlib.ExitStack() as stack:
+        sys.exit(_answered(stack))
+
+
+def _answered(stack: contextlib.ExitStack) -> int:
+    """The exit code of the command line, everything about it said."""
     try:
+        stack.enter_context(at_home())
         with ended_by_signals():
             code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
         if code == INTERRUPTED:  # the parser turns KeyboardInterrupt into this code, and says nothing
             raise KeyboardInterrupt
+        sys.stdout.flush()
     except EdgerlError as error:
         code = error.exit_code
         _complain(str(error))
@@ -82,8 +97,9 @@ def main() -> None:
         code = _left(signal.SIGINT)
     except Terminated:
         code = _left(signal.SIGTERM)
-    except SystemExit:  # the parser's answer to a reader that has left, as in `edgerl … | head`
+    except (SystemExit, BrokenPipeError):  # the first is the parser's answer to the other: `edgerl … | head`
         code = 0
+        give_up_results()
     except OSError as error:  # a name too long, a disk that fails: whatever no command has better words for
         code = 2
         _complain(f"{error.filename or 'input or output'}: {error.strerror}; choose another place, or free this one")
@@ -95,7 +111,7 @@ def main() -> None:
             _complain(error.format_message())
         else:
             raise
-    sys.exit(code)
+    return code or 0
 
 
 def _left(number: int) -> int:
@@ -105,7 +121,7 @@ def _left(number: int) -> int:
 
 
 def _complain(message: str) -> None:
-    line = " ".join(message.split())
+    line = shortened(" ".join(message.split()))
     # What a file says must not steer the terminal; and where nobody reads, nothing is said, and nobody waits for long.
     with contextlib.suppress(OSError):
         print(f"edgerl: {line if line.isprintable() else ascii(line)}", file=outlet_of(sys.stderr), flush=True)

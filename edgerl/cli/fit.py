@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgerl.cli.models import find_run
-from edgerl.cli.output import Force, Json, print_json, print_table
+from edgerl.cli.output import Force, Json, OwnEnv, print_json, print_table
 from edgerl.cli.profile_formats import human_latency, use_of_budget
 from edgerl.errors import CheckFailed
+from edgerl.run_folder import short
 from edgerl.units import human_bytes
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def command(
         float | None, typer.Option(metavar="RETURN", help="What the return must reach; instead of --max-loss.")
     ] = None,
     episodes: Annotated[int, typer.Option(min=2, help="Episodes per measured policy, and again for the chosen.")] = 20,
+    env: OwnEnv = None,
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", help="File to write.", show_default="policy-<device>.safetensors in the run"),
@@ -60,6 +62,7 @@ def command(
             max_loss=share,
             min_return=min_return,
             episodes=episodes,
+            env=env,
             force=force,
             progress=progress.report,
         )
@@ -105,8 +108,8 @@ def _print(result: FitResult) -> None:
         _print_chosen(selection.chosen.candidate)
         confirmed = selection.confirmed
         print(f"in {result.episodes} other episodes: return {_interval(confirmed.returns)}, {_loss(confirmed)} lost")
-        print(f"policy {result.policy_path}")
-    print(f"picture {result.picture_path}")
+        print(f"policy {short(result.policy_path)}")
+    print(f"picture {short(result.picture_path)}")
 
 
 def _print_chosen(candidate: Candidate) -> None:

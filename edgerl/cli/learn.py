@@ -13,7 +13,9 @@ import typer
 from edgerl.cli.learning import find_learner
 from edgerl.cli.models import task_of
 from edgerl.cli.output import note
+from edgerl.cli.streams import keep_results_apart
 from edgerl.errors import ConfigError, EdgerlError, EnvironmentError, Interrupted
+from edgerl.paths import anchored
 from edgerl.run_folder import LEARNER
 from edgerl.signals import StopRequests, leave_at_the_second, stop_requests
 from edgerl.units import human_seconds
@@ -78,9 +80,12 @@ def command(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first episode; each next one adds 1.")] = 0,
     status_seconds: Annotated[float, typer.Option(help="From one status to the next.")] = 10.0,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON objects, one a line: started, status, stopped.")] = (
-        False
-    ),
+    json: Annotated[
+        bool,
+        typer.Option(
+            "--json", callback=keep_results_apart, help="Print JSON objects, one a line: started, status, stopped."
+        ),
+    ] = False,
 ) -> None:
     """Act and go on learning, within a fixed memory; kept through restarts and power cuts.
 
@@ -102,7 +107,7 @@ def command(
     _check_choice("--replay-storage", replay_storage, STORAGES)
     _check_choice("--updates", updates, UPDATES)
     schedule = Schedule(rate, cast("Updates", updates), sync_seconds, 60 * snapshot_minutes, status_seconds)
-    source, folder = _find_state(bundle, state)
+    source, folder = map(anchored, _find_state(bundle, state))
     wearing = _Wearing(drift or [])
     with contextlib.ExitStack() as stack:
         learner = _load(

@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from edgerl.cli.outlet import outlet_of
+from edgerl.cli.streams import results
+from edgerl.paths import shortened
+from edgerl.run_folder import short
 from edgerl.units import human_bytes, human_seconds
 
 if TYPE_CHECKING:
@@ -27,7 +30,7 @@ class JsonLines:
     """One JSON object a line on stdout, whole or absent. Who reads it may leave; learning goes on."""
 
     def __init__(self) -> None:
-        self._out = outlet_of(sys.stdout)
+        self._out = outlet_of(results())
 
     def __enter__(self) -> None:
         pass
@@ -41,7 +44,7 @@ class JsonLines:
             "started",
             {
                 "environment": env,
-                "state": str(folder),
+                "state": str(short(folder)),
                 "rate_hz": rate,
                 "is_new": learner.is_new,
                 "rejected": learner.rejected,
@@ -72,7 +75,7 @@ class Screen:
         self._before: Status = {}
 
     def _note(self, text: str) -> None:
-        print(text, file=self._error, flush=True)
+        print(shortened(text), file=self._error, flush=True)
 
     def __enter__(self) -> None:
         if self._live is not None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgerl.cli.output import note
+from edgerl.consent import check_consent
 from edgerl.errors import ConfigError, FileFormatError
 from edgerl.run_folder import LATEST, ONNX, POLICY, short
 
@@ -57,14 +58,12 @@ def find_model(
 
 def environment_in(about: Mapping[str, Any], source: Path) -> str:
     """The environment that the file `source` names in what it says about itself."""
-    from edgerl.training.arguments import may_be_code, stated
+    from edgerl.training.arguments import stated
 
     name, arguments = about.get("environment"), stated(about)
     if not isinstance(name, str):
         raise ConfigError(f"{source} does not name its environment; name one: --env HalfCheetah-v5")
-    if may_be_code(name, arguments):  # a file may not choose what runs
-        what = "which is code" if ":" in name else "with texts as arguments, which can name files and code"
-        raise ConfigError(f"{source} names the environment {name[:80]!r}, {what}; name it yourself: --env")
+    check_consent(name, arguments, None, source)
     return name
 
 

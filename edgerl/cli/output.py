@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from edgerl.cli.streams import keep_results_apart, results, shown
+from edgerl.paths import shortened
 
 WIDE = 200
 """Columns of a table where no terminal limits it."""
@@ -17,23 +18,27 @@ WIDE = 200
 NARROWEST = 15
 """Of a table's first column, which folds; a terminal that has not even that room breaks the lines itself."""
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
+Json = Annotated[bool, typer.Option("--json", callback=keep_results_apart, help="Print one JSON object, for programs.")]
+OwnEnv = Annotated[
+    str | None,
+    typer.Option("--env", help="The run's environment, where it is code: module:factory.", show_default=False),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace an output file that exists.")]
 
 
 def print_json(report: dict[str, Any]) -> None:
     """One JSON object on stdout."""
-    print(json.dumps(report, indent=2, allow_nan=False))
+    print_document(json.dumps(report, indent=2, allow_nan=False))
 
 
-def printable(path: Path) -> str:
-    """A path as text: bytes of a name that are no UTF-8 as \\xff."""
-    return os.fsencode(path).decode(errors="backslashreplace")
+def print_document(text: str) -> None:
+    """A result that programs read, on stdout; on its way when this returns."""
+    print(text, file=results(), flush=True)
 
 
 def note(text: str) -> None:
     """A line for people that is no part of the result (stderr)."""
-    typer.echo(text, err=True)
+    print(shortened(text), file=sys.stderr, flush=True)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None) -> None:
@@ -42,7 +47,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title:
     from rich.console import Console
     from rich.table import Table
 
-    cells = [tuple(columns), *(tuple(row) for row in rows)]
+    cells = [tuple(map(shown, row)) for row in (columns, *rows)]
     terminal = Console().width if sys.stdout.isatty() else WIDE  # no terminal, no fold
     if sum(_widths(cells)) > terminal:  # the names of columns fold first, then the first column; numbers never do
         cells[0] = (columns[0], *(name.replace(" ", "\n") for name in columns[1:]))

@@ -10,6 +10,7 @@ import typer
 
 from edgerl.cli.models import find_model, task_of
 from edgerl.cli.output import Force, Json, print_json
+from edgerl.run_folder import short
 from edgerl.units import human_bytes
 
 
@@ -55,9 +56,9 @@ def command(
         force=force,
     )
     if as_json:
-        print_json({**asdict(result), "path": str(result.path)})
+        print_json({**asdict(result), "path": str(short(result.path))})
         return
     for number, (total, length) in enumerate(result.episodes, 1):
         print(f"episode {number}: return {total:.1f} in {length} steps")
     rate, size = result.frames_per_second, human_bytes(result.path.stat().st_size)
-    print(f"{result.path}: {result.frames} frames at {rate:g} per second, {size}")
+    print(f"{short(result.path)}: {result.frames} frames at {rate:g} per second, {size}")

@@ -11,8 +11,9 @@ import typer
 from edgerl.cli.learning import find_learner, print_learning
 from edgerl.cli.measuring import NOTHING_DONE, Done, Measuring
 from edgerl.cli.models import find_model
-from edgerl.cli.output import Force, Json, print_json
+from edgerl.cli.output import Force, Json, print_document, print_json
 from edgerl.cli.profile_formats import excess, junit, markdown, print_page, print_summary
+from edgerl.cli.streams import keep_results_apart
 from edgerl.errors import CheckFailed, ConfigError, quoted
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ def command(
     if form not in FORMATS or (as_json and form != "text"):
         expected = "--json alone" if as_json and form in FORMATS else f"one of {', '.join(FORMATS)}"
         raise ConfigError(f"--format is {quoted(form)}; expected {expected}")
+    keep_results_apart(form != "text")
     names = device or []
     measuring = Measuring(measure, ssh, ssh_config, import_result, bundle, save, force)
     of_a_device = {
@@ -204,4 +206,4 @@ def _print_table(reports: Sequence[ProfileReport], form: str) -> None:
     if form == "text":
         print_summary(reports)
     else:
-        print(markdown(reports) if form == "markdown" else junit(reports))
+        print_document(markdown(reports) if form == "markdown" else junit(reports))

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgerl.cli.models import find_run
-from edgerl.cli.output import Force, Json, print_json, print_table
+from edgerl.cli.output import Force, Json, OwnEnv, print_json, print_table
+from edgerl.run_folder import short
 from edgerl.units import human_bytes
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ def command(
         float | None, typer.Option(help="Prune further by magnitude, to this share of absent weights.")
     ] = None,
     dtype: Annotated[str, typer.Option(help="How weights are stored: fp32, fp16 or int8.")] = "fp32",
+    env: OwnEnv = None,
     episodes: Annotated[int, typer.Option(min=0, help="Evaluation episodes before and after; 0 for none.")] = 10,
     force: Force = False,
     as_json: Json = False,
@@ -38,7 +40,7 @@ def command(
 
     if dtype not in PRECISIONS:
         raise ConfigError(f"--dtype is {dtype!r}; expected {', '.join(PRECISIONS)}")
-    result = prune(find_run(run), output, sparsity=sparsity, precision=dtype, episodes=episodes, force=force)
+    result = prune(find_run(run), output, sparsity=sparsity, precision=dtype, episodes=episodes, env=env, force=force)
     if as_json:
         print_json(_as_json(result))
     else:
@@ -49,7 +51,7 @@ def _as_json(result: PruneResult) -> dict[str, object]:
     from dataclasses import asdict
 
     return {
-        "policy": str(result.path),
+        "policy": str(short(result.path)),
         "architecture": result.policy.architecture,
         "layers": [asdict(layer) for layer in result.layers],
         "file_bytes": result.file_bytes,
@@ -72,7 +74,7 @@ def _print(result: PruneResult) -> None:
     ]
     print_table(("layer", "inputs × outputs", "connections", "stored"), rows)
     before, after = (human_bytes(count) for count in result.file_bytes)
-    print(f"file {before} → {after}: {result.path}")
+    print(f"file {before} → {after}: {short(result.path)}")
     difference = f"{result.largest_action_difference:.2g} of the action range"
     print(f"largest action difference over {result.observations} recorded observations: {difference}")
     if result.returns is not None:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgerl.cli.models import find_run, named_path
-from edgerl.cli.output import Force, Json, note, print_json, printable
+from edgerl.cli.output import Force, Json, note, print_json
+from edgerl.paths import anchored
+from edgerl.run_folder import short
 from edgerl.units import human_bytes, human_seconds
 
 if TYPE_CHECKING:
@@ -60,12 +62,13 @@ def command(
         path = output
     is_default = path.parent == named[0] and path.name == DEFAULT_NAME
     refuse_existing(path, force=force or is_default)
+    path = anchored(path)  # the names of sensors come from environments
     if watch:
         write_on_change(named, path, told=_tell)
         return
     result = write_report(named, path)
     if as_json:
-        print_json({**asdict(result), "path": str(result.path)})
+        print_json({**asdict(result), "path": str(short(result.path))})
     else:
         _tell(result)
 
@@ -83,4 +86,4 @@ def _tell(said: ReportResult | EdgerlError) -> None:
     if isinstance(said, Exception):
         note(f"left as it was: {said}")
         return
-    print(f"{printable(said.path)}: {human_bytes(said.bytes)}, made in {human_seconds(said.seconds)}", flush=True)
+    print(f"{short(said.path)}: {human_bytes(said.bytes)}, made in {human_seconds(said.seconds)}", flush=True)

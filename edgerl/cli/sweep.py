@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -15,8 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from edgerl.cli.output import note, print_table
+from edgerl.cli.output import note, print_document, print_table
+from edgerl.cli.streams import give_up_results, keep_results_apart
+from edgerl.consent import may_be_code
 from edgerl.errors import EdgerlError
+from edgerl.paths import anchored
+from edgerl.run_folder import short
 from edgerl.units import human_seconds
 
 if TYPE_CHECKING:
@@ -74,7 +77,10 @@ def command(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the grid, its FLOPs and the hours expected, after a short timing.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, an object a line, for programs.")] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", callback=keep_results_apart, help="Print JSON, an object a line, for programs."),
+    ] = False,
 ) -> None:
     """Run every run of a study: here, one core each, or on a Ray cluster.
 
@@ -104,7 +110,7 @@ def command(
 
     loaded = narrowed(load_study(study), steps=steps, environments=env, seeds=parse_seeds(seeds))
     folder = default_folder(loaded.name) if out is None else out
-    folder = folder if storage is None else storage / loaded.name
+    folder = anchored(folder if storage is None else storage / loaded.name)
     runs = on_this_machine(plan_runs(loaded), note)
     if dry_run:
         _dry_run(loaded, runs, folder, None if ray else len(available_cores(jobs)), as_json)
@@ -152,7 +158,7 @@ def _dry_run(study: Study, runs: Sequence[PlannedRun], folder: Path, cores: int 
     total = None if cores is None else makespan(seconds, cores)
     if as_json:
         for run, progress, expected in zip(runs, found, seconds, strict=True):
-            print(json.dumps({"event": "planned", **_planned(run, progress, expected)}))
+            print_document(json.dumps({"event": "planned", **_planned(run, progress, expected)}))
         summary = {
             "runs": len(runs),
             "finished": len(runs) - len(left),
@@ -160,7 +166,7 @@ def _dry_run(study: Study, runs: Sequence[PlannedRun], folder: Path, cores: int 
             "expected_seconds": total,
             "expected_core_seconds": sum(seconds),
         }
-        print(json.dumps({"event": "total", "study": study.name, "folder": str(folder), **summary}))
+        print_document(json.dumps({"event": "total", "study": study.name, "folder": str(short(folder)), **summary}))
         return
     print_table(
         ("run", "state", "connections", "FLOPs (paper's count)", "FLOPs (full)", "expected"),
@@ -175,7 +181,7 @@ def _dry_run(study: Study, runs: Sequence[PlannedRun], folder: Path, cores: int 
             )
             for run, progress, expected in zip(runs, found, seconds, strict=True)
         ],
-        title=f"{study.title}: {folder}",
+        title=f"{study.title}: {short(folder)}",
     )
     print(
         f"{len(runs)} runs, {len(runs) - len(left)} finished; {sum(run.flops_paper for run in runs):.3g} FLOPs in all"
@@ -216,7 +222,6 @@ def _sweep(
     from edgerl.signals import stop_requests
     from edgerl.studies.sweep import Sweep, open_study
 
-    folder = folder if ray is None else folder.absolute()
     with contextlib.ExitStack() as stack:
         if ray is not None:
             stack.enter_context(contextlib.redirect_stdout(sys.stderr))  # where Ray says what has died
@@ -257,7 +262,6 @@ class _JsonLines:
 
     def __init__(self) -> None:
         self._before: dict[str, RunStatus] = {}
-        self._stdout = sys.stdout
 
     def __enter__(self) -> None:
         pass
@@ -267,7 +271,7 @@ class _JsonLines:
 
     def started(self, study: Study, runs: Sequence[PlannedRun], folder: Path) -> None:
         """What begins or goes on."""
-        self._print({"event": "started", "study": study.name, "folder": str(folder), "runs": len(runs)})
+        self._print({"event": "started", "study": study.name, "folder": str(short(folder)), "runs": len(runs)})
 
     def report(self, status: SweepStatus) -> None:
         """The runs of which something is new."""
@@ -279,7 +283,14 @@ class _JsonLines:
 
     def finished(self, folder: Path, status: SweepStatus) -> None:
         """The end."""
-        self._print({"event": "finished", "folder": str(folder), "runs": len(status.runs), "seconds": status.seconds})
+        self._print(
+            {
+                "event": "finished",
+                "folder": str(short(folder)),
+                "runs": len(status.runs),
+                "seconds": status.seconds,
+            }
+        )
 
     def ended(self, error: EdgerlError) -> None:
         """An end before all are finished."""
@@ -287,9 +298,9 @@ class _JsonLines:
 
     def _print(self, line: dict[str, Any]) -> None:
         try:
-            print(json.dumps(line, allow_nan=False), file=self._stdout, flush=True)
-        except OSError:  # who reads may leave; the runs go on, and what is still in the buffer goes nowhere
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stdout.fileno())
+            print_document(json.dumps(line, allow_nan=False))
+        except OSError:  # who reads may leave; the runs go on
+            give_up_results()
 
 
 class _Screen:
@@ -303,6 +314,7 @@ class _Screen:
         self._live = Live(console=console, auto_refresh=False) if sys.stderr.isatty() else None
         self._say: Callable[[str], object] = note if self._live is None else console.print
         self._said: set[str] = set()
+        self._named = ""  # environments that are code, as `edgerl table` asks for them
 
     def __enter__(self) -> None:
         if self._live is not None:
@@ -314,7 +326,9 @@ class _Screen:
 
     def started(self, study: Study, runs: Sequence[PlannedRun], folder: Path) -> None:
         """What begins or goes on."""
-        self._say(f"{study.title}: {len(runs)} runs in {folder}; Ctrl-C saves all, the same command goes on")
+        if any(may_be_code(*task) for task in study.tasks):
+            self._named = "".join(f" --env {name}" for name in study.grid["environment"])
+        self._say(f"{study.title}: {len(runs)} runs in {short(folder)}; Ctrl-C saves all, the same command goes on")
 
     def report(self, status: SweepStatus) -> None:
         """How it stands."""
@@ -329,8 +343,8 @@ class _Screen:
 
     def finished(self, folder: Path, status: SweepStatus) -> None:
         """The end."""
-        print(f"{len(status.runs)} runs finished in {folder}, {human_seconds(status.seconds)} this time")
-        print(f"their table: edgerl table {folder}")
+        print(f"{len(status.runs)} runs finished in {short(folder)}, {human_seconds(status.seconds)} this time")
+        print(f"their table: edgerl table {short(folder)}{self._named}")
 
     def ended(self, error: EdgerlError) -> None:
         """An end before all are finished: the error itself is all there is to say."""

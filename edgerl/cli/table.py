@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
-from edgerl.cli.output import note, print_json
+from edgerl.cli.output import note, print_document, print_json
+from edgerl.cli.streams import keep_results_apart
 from edgerl.cli.sweep import parse_seeds
+from edgerl.paths import anchored
 
 
 def command(
@@ -23,7 +25,8 @@ def command(
 ) -> None:
     """Print what a study's finished runs returned and cost, with intervals, and the paper's figures beside them.
 
-    The study is taken as it was last swept in its folder; --steps, --env and --seeds narrow it.
+    The study is taken as it was last swept in its folder; --steps, --env and --seeds narrow it. An environment that is
+    code needs the study's file, or --env: a folder may not choose what runs.
 
     Example: edgerl table table1 --format csv
     """
@@ -38,12 +41,14 @@ def command(
         raise ConfigError(f"--format is {form!r}; expected {', '.join(get_args(Format))}")
     require("gymnasium", "train")
     require("scipy", "report")
-    found, folder = find_swept(study, out)
-    narrow = narrowed(found, steps=steps, environments=env, seeds=parse_seeds(seeds))
+    keep_results_apart()
+    found, folder = find_swept(study, out, environments=env)
+    narrow = narrowed(found, steps=steps, seeds=parse_seeds(seeds))
+    folder = anchored(folder)
     table = make_table(narrow, plan_runs(narrow), folder)
     if table.finished < table.planned:
         note(f"{table.planned - table.finished} of {table.planned} runs are not finished, and left out")
     if form == "json":
         print_json(as_dict(table))
     else:
-        print(format_table(table, form), end="")
+        print_document(format_table(table, form).removesuffix("\n"))

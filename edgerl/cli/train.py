@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgerl.cli.output import Json, print_json
+from edgerl.run_folder import short
 from edgerl.units import human_seconds
 
 if TYPE_CHECKING:
@@ -239,8 +240,8 @@ def _print(result: RunResult, as_json: bool) -> None:
     if as_json:
         print_json(
             {
-                "run": str(result.folder),
-                "policy": str(result.policy),
+                "run": str(short(result.folder)),
+                "policy": str(short(result.policy)),
                 "steps": result.steps,
                 "final_return": result.final_return,
                 "final_evaluations": result.final_evaluations,
@@ -256,4 +257,4 @@ def _print(result: RunResult, as_json: bool) -> None:
         print(_returned(result))
     if result.faults:
         print(f"faults of the environment: {result.faults}")
-    print(f"policy {result.policy}")
+    print(f"policy {short(result.policy)}")

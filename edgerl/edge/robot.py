@@ -14,7 +14,6 @@ import math
 import re
 import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -22,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgerl.errors import EnvironmentError, EnvironmentFault
+from edgerl.paths import home
 
 Vector = npt.NDArray[np.float32]
 
@@ -173,7 +173,7 @@ def load_factory(name: str, **options: Any) -> Any:
 def load_module(name: str) -> ModuleType:
     """The module of `module:factory` or `module:id`. Raises EnvironmentError."""
     module = name.partition(":")[0]
-    folder = str(Path.cwd())
+    folder = str(home())
     if folder not in sys.path:  # a robot is one Python file in the folder where the command runs
         sys.path.insert(0, folder)
     try:

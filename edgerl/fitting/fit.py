@@ -23,6 +23,7 @@ from edgerl import run_folder
 from edgerl.compact import file as policy_file
 from edgerl.compact.policy import CompactPolicy
 from edgerl.compact.pruning import compact
+from edgerl.consent import check_consent
 from edgerl.errors import ConfigError, OutputError, require
 from edgerl.files import refuse_existing, write_atomically
 from edgerl.fitting.candidates import find_candidates
@@ -30,6 +31,7 @@ from edgerl.fitting.choose import Measure, Selection, choose
 from edgerl.fitting.picture import draw
 from edgerl.fitting.returns import Goal, compare
 from edgerl.fitting.search import SCANNED
+from edgerl.paths import anchored, at_home, reachable
 from edgerl.profiling.device import Device, find_device
 from edgerl.training import checkpoint as checkpoint_file
 from edgerl.training.compaction import environment_of, recorded_observations
@@ -84,6 +86,7 @@ class FitResult:
         }
 
 
+@at_home()
 def fit(
     run: str | Path,
     device: Device | str | Path,
@@ -92,6 +95,7 @@ def fit(
     max_loss: float | None = None,
     min_return: float | None = None,
     episodes: int = 20,
+    env: str | None = None,
     force: bool = False,
     progress: Progress = lambda _what, _share: None,
 ) -> FitResult:
@@ -101,7 +105,7 @@ def fit(
 
     path: default `policy-<device>.safetensors` in the run folder, replaced. max_loss: share of the return that may be
     lost (default 3 %); or min_return: what it must reach; both by the low end of the 95 % interval over `episodes`
-    episodes. Where no policy does, none is written, and the result says what came nearest.
+    episodes. Where no policy does, none is written, and the result says what came nearest. env: as in `edgerl.prune`.
 
     Raises ConfigError, DeviceError, EnvironmentError, FileFormatError, MissingExtraError, OutputError.
     """
@@ -110,9 +114,10 @@ def fit(
         raise ConfigError(f"the number of episodes is {episodes}; expected at least 2, for an interval")
     goal = Goal(DEFAULT_LOSS if max_loss is None and min_return is None else max_loss, min_return)
     target = device if isinstance(device, Device) else find_device(device)
-    folder = Path(run)
+    folder = anchored(run)
     checkpoint = checkpoint_file.read(folder / run_folder.CHECKPOINT)
-    policy_path, picture_path = _outputs(folder, target, None if path is None else Path(path), force)
+    outputs = _outputs(Path(run), target, None if path is None else Path(path), force)
+    check_consent(checkpoint.config.environment, checkpoint.config.env_args, env, run)
     with closing(environment_of(checkpoint)) as environment:
         observations = recorded_observations(folder, checkpoint, RECORDED_OBSERVATIONS)
         reference = compact(checkpoint.policy)
@@ -130,7 +135,8 @@ def fit(
 
         seeds = evaluation_seeds(checkpoint.config.seed, 2 * episodes)
         selection = choose(candidates, measure(seeds[:episodes]), measure(seeds[episodes:]))
-    result = FitResult(target, goal, episodes, len(candidates), selection, policy_path, picture_path)
+    policy_path, picture_path = map(anchored, outputs)
+    result = FitResult(target, goal, episodes, len(candidates), selection, *map(reachable, outputs))
     write_atomically(picture_path, draw(result.device, goal, selection))
     record = json.dumps(result.as_dict(), indent=2, allow_nan=False) + "\n"
     write_atomically(folder / run_folder.fit_record(target.id), record.encode())

@@ -7,7 +7,6 @@ README says so, and nothing unknown is passed over: a profile is what a person b
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -18,22 +17,14 @@ from typing import Any, Literal, TypeGuard, TypeVar
 
 from edgerl.compact.policy import PRECISIONS, Precision
 from edgerl.errors import DeviceError, FileFormatError, nearest, quoted
-from edgerl.files import read_bytes
 from edgerl.profiling.latency_model import RUNTIME_CLASSES, RuntimeClass
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from edgerl.toml import parse_toml, read_toml
 
 Kind = Literal["linux", "microcontroller"]
 RuntimeName = Literal["onnxruntime", "native", "c"]
 
 KINDS: tuple[Kind, ...] = ("linux", "microcontroller")
 RUNTIMES: tuple[RuntimeName, ...] = ("onnxruntime", "native", "c")
-
-MAXIMUM_BYTES = 1 << 16
-"""A profile is a page of text; a larger file is something else."""
 
 SMALLEST_NUMBER = 1e-9
 LARGEST_NUMBER = 1e15
@@ -289,20 +280,18 @@ def profile_path(name: str) -> Path:
 def load_device(path: Path) -> Device:
     """The profile in a TOML file. Raises DeviceError, saying what is wrong, unless all of it is valid."""
     try:
-        data = read_bytes(path)
+        document = read_toml(path)
     except FileFormatError as error:
         raise DeviceError(str(error)) from error
-    return parse_device(data, path.stem, str(path))
+    return _device(_Table(str(path), "", document), path.stem)
 
 
 def parse_device(data: bytes, device_id: str, source: str) -> Device:
     """The profile in the bytes of a TOML file; `source` names them in messages. Raises DeviceError."""
-    if len(data) > MAXIMUM_BYTES:
-        raise DeviceError(f"{source} has {len(data)} bytes; expected a device profile of at most {MAXIMUM_BYTES}")
     try:
-        document = tomllib.loads(data.decode())
-    except (ValueError, RecursionError) as error:
-        raise DeviceError(f"{source} is no TOML file ({' '.join(str(error).split())[:120]})") from error
+        document = parse_toml(data, source)
+    except FileFormatError as error:
+        raise DeviceError(str(error)) from error
     return _device(_Table(source, "", document), device_id)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -17,11 +16,7 @@ from edgerl.profiling.device import Device, Quantity, SavedMeasurement, parse_de
 from edgerl.profiling.measure import Subject
 from edgerl.profiling.measurement import Machine, Measurement, Result, largest_difference
 from edgerl.profiling.report import Estimate, ProfileReport, estimated_latency, profile, with_measured_latency
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from edgerl.toml import parse_toml
 
 MEASURED = "measured"
 """The key of the profile's list of measurements, which stands at its end."""
@@ -166,9 +161,9 @@ def _text_of(device: Device, base: Path | None) -> str:
 def _without_measured(text: str, source: str) -> str:
     """A profile's text, comments and all, without its measurements; DeviceError where they are not at its end."""
     kept = text.partition(f"\n[[{MEASURED}]]")[0].rstrip() + "\n"
-    content = tomllib.loads(text)
+    content = parse_toml(text.encode(), source)
     content.pop(MEASURED, None)
-    if tomllib.loads(kept) != content:
+    if parse_toml(kept.encode(), source) != content:
         raise DeviceError(f"{source}: something follows its [[{MEASURED}]]; move these to the end of the file")
     return kept
 

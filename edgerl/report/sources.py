@@ -15,6 +15,7 @@ import numpy.typing as npt
 from edgerl import run_folder
 from edgerl.compact import file as policy_file
 from edgerl.compact.policy import CompactPolicy
+from edgerl.consent import resume_command
 from edgerl.errors import ConfigError, FileFormatError, OutputError, quoted, reason
 from edgerl.files import MAXIMUM_JSON_BYTES, read_text
 from edgerl.profiling.model import ModelRows, policy_rows, read_model
@@ -176,6 +177,7 @@ def _names(folders: Sequence[Path]) -> list[str]:
 
 def _read_run(folder: Path, name: str) -> Run:
     config = read_config(folder)
+    repair = resume_command(folder, config.environment, config.env_args)
     policy_path, checkpoint_path = folder / run_folder.POLICY, folder / run_folder.CHECKPOINT
     has_policy = _is_named(policy_path)
     checkpoint = checkpoint_file.read(checkpoint_path) if _is_named(checkpoint_path) else None
@@ -187,8 +189,8 @@ def _read_run(folder: Path, name: str) -> Run:
         name=name,
         folder=folder,
         config=config,
-        metrics=read_table(folder / run_folder.METRICS, folder),
-        topology=read_table(folder / run_folder.TOPOLOGY, folder),
+        metrics=read_table(folder / run_folder.METRICS, repair),
+        topology=read_table(folder / run_folder.TOPOLOGY, repair),
         checkpoint=checkpoint,
         policy=policy_file.load(policy_path) if has_policy else None,
         policy_bytes=policy_path.stat().st_size if has_policy else 0,
@@ -202,10 +204,10 @@ def _read_model(path: Path) -> Model:
     return Model(name=path.name, rows=read_model(path), policy=policy)
 
 
-def read_table(path: Path, run: Path) -> Columns:
+def read_table(path: Path, repair: str) -> Columns:
     """A CSV table with a `step` column, at most MAXIMUM_POINTS rows of it; empty where there is none yet.
 
-    Raises FileFormatError where a row is cut off, or holds something that is no finite number.
+    repair: the command that mends it. Raises FileFormatError where a row is cut off, or holds no finite number.
     """
     if not _is_named(path):
         return {}
@@ -215,7 +217,7 @@ def read_table(path: Path, run: Path) -> Columns:
         raise FileFormatError(f"{error}; restore the file, or train the run anew") from error
     header, *lines = text.splitlines() or [""]
     names = header.split(",")
-    mend = f"cut off or damaged; mend it with: edgerl train --resume {run}"
+    mend = f"cut off or damaged; mend it with: {repair}"
     if not text.endswith("\n") or "step" not in names or len(set(names)) < len(names):
         raise FileFormatError(f"{path} does not end with a whole line of a table: it was {mend}")
     for number, line in enumerate(lines, 2):

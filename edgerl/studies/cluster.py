@@ -99,9 +99,9 @@ class RayPool:
                 f"node {node} does not share {folder} ({what}); name a folder that all nodes see: --storage"
             )
 
-    def start(self, name: str, folder: Path) -> None:
+    def start(self, name: str, folder: Path, environment: str) -> None:
         """Hand a run over."""
-        self._running[name] = self._task.remote(folder)
+        self._running[name] = self._task.remote(folder, environment)
 
     def poll(self) -> list[tuple[str, Outcome]]:
         """The runs that have ended since, and how. Raises RemoteError where the cluster is gone."""

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgerl.errors import ConfigError, OutputError
+from edgerl.paths import home
 from edgerl.studies.worker import Outcome
 
 LOG = "train.log"
@@ -39,10 +40,10 @@ class LocalPool:
         """Runs that were started and have not ended."""
         return len(self._running)
 
-    def start(self, name: str, folder: Path) -> None:
+    def start(self, name: str, folder: Path, environment: str) -> None:
         """Go on with the run in `folder` on a free core. Raises OutputError."""
         core = self._free.pop(0)
-        command = [sys.executable, "-m", "edgerl.studies.worker", str(folder), str(core), str(os.getpid())]
+        command = [sys.executable, "-m", "edgerl.studies.worker", str(folder), environment, str(core), str(os.getpid())]
         try:
             with (folder / LOG).open("a") as log:
                 process = subprocess.Popen(
@@ -51,6 +52,7 @@ class LocalPool:
                     stdout=subprocess.PIPE,
                     stderr=log,
                     text=True,
+                    cwd=home(),  # where the study's environments are found
                     start_new_session=True,  # Ctrl-C is for the sweep, which tells its runs
                     env={**os.environ, "OMP_NUM_THREADS": "1"},
                 )

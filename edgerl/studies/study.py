@@ -18,22 +18,18 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from edgerl.consent import check_consent
 from edgerl.errors import ConfigError, FileFormatError, nearest, quoted, reason
-from edgerl.files import MAXIMUM_JSON_BYTES, MAXIMUM_TEXT_BYTES, read_bytes, read_text
+from edgerl.files import MAXIMUM_JSON_BYTES, read_text
 from edgerl.run_folder import RUNS
-from edgerl.training.arguments import Arguments, checked
+from edgerl.toml import read_toml
+from edgerl.training.arguments import NOTHING, Arguments, checked
 from edgerl.training.config import option_names
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 PACKAGED = Path(__file__).parent
 """Where the study files of the package are."""
@@ -62,6 +58,12 @@ class Study:
     def varying(self) -> tuple[str, ...]:
         """The keys that have several values, but for those of the task, method and seed."""
         return tuple(k for k, values in self.grid.items() if len(values) > 1 and k not in (*DEFAULTS, "env_args"))
+
+    @property
+    def tasks(self) -> list[tuple[str, Arguments]]:
+        """Its environments, each with all arguments that it is made with."""
+        arguments = self.grid.get("env_args", (self.fixed.get("env_args", NOTHING),))
+        return [(str(name), checked(each)) for name in self.grid["environment"] for each in arguments]
 
     @property
     def n_combinations(self) -> int:
@@ -104,12 +106,7 @@ def load_study(study: str | Path) -> Study:
                 f"{', '.join(known)}{nearest(str(study), known)}"
             )
         path = PACKAGED / f"{study}.toml"
-    data = read_bytes(path, MAXIMUM_TEXT_BYTES)
-    try:
-        document = tomllib.loads(data.decode())
-    except (ValueError, RecursionError) as error:
-        raise FileFormatError(f"{path} is no study file ({reason(error)})") from error
-    return parse_study(document, path.stem, str(path))
+    return parse_study(read_toml(path), path.stem, str(path))
 
 
 def parse_study(document: Mapping[str, Any], name: str, source: str) -> Study:
@@ -253,22 +250,30 @@ def read_record(folder: Path) -> Study:
     return parse_study(document, name, str(path))
 
 
-def find_swept(study: str | Path, out: Path | None = None) -> tuple[Study, Path]:
+def find_swept(
+    study: str | Path, out: Path | None = None, *, environments: Sequence[str] | None = None
+) -> tuple[Study, Path]:
     """A study and the folder of its runs: as it was last swept there, where it was; else as its file has it.
 
     study: a study's name or file, or the folder of one that was swept. out: its folder, where not runs/<name>.
+    environments: these alone.
 
-    Raises FileFormatError, ConfigError.
+    Raises FileFormatError; ConfigError, also where a folder, and no file of the study, names an environment that is
+    code and `environments` does not.
     """
-    folder = Path(study)
-    if out is None and (folder / RECORD).is_file():
-        return read_record(folder), folder
-    loaded = load_study(study)
-    folder = default_folder(loaded.name) if out is None else out
-    if not (folder / RECORD).is_file():
-        return loaded, folder
-    if (swept := read_record(folder)).name != loaded.name:
+    folder, loaded = Path(study), None
+    if out is not None or not (folder / RECORD).is_file():
+        loaded = load_study(study)
+        folder = default_folder(loaded.name) if out is None else out
+        if not (folder / RECORD).is_file():
+            return narrowed(loaded, environments=environments), folder
+    swept = read_record(folder)
+    if loaded is not None and swept.name != loaded.name:
         raise ConfigError(
             f"{folder} is the folder of the study {quoted(swept.name, 80)}, not of {loaded.name}; name its own: --out"
         )
+    swept = narrowed(swept, environments=environments)
+    for name, arguments in swept.tasks:
+        is_named = name in (environments or ()) or (loaded is not None and (name, arguments) in loaded.tasks)
+        check_consent(name, arguments, name if is_named else None, folder)
     return swept, folder

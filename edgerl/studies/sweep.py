@@ -40,7 +40,7 @@ class Pool(Protocol):
     @property
     def running(self) -> int: ...
 
-    def start(self, name: str, folder: Path) -> None: ...
+    def start(self, name: str, folder: Path, environment: str) -> None: ...
 
     def poll(self) -> list[tuple[str, Outcome]]: ...
 
@@ -150,7 +150,7 @@ class Sweep:
         folder = self._folder / name
         if not (folder / CONFIG).exists():
             prepare(folder, self._runs[name])
-        self._pool.start(name, folder)
+        self._pool.start(name, folder, self._runs[name].config.environment)
         self._states[name] = "running"
 
     def _take(self, name: str, outcome: Outcome, *, is_stopping: bool) -> bool:

@@ -1,4 +1,4 @@
-"""One run of a sweep in a process of its own: `python -m edgerl.studies.worker FOLDER CORE PARENT`.
+"""One run of a sweep in a process of its own: `python -m edgerl.studies.worker FOLDER ENVIRONMENT CORE PARENT`.
 
 The folder has a config.json at least. What arrives on stdout is the outcome, as JSON, and nothing else: whatever the
 environment prints goes to stderr.
@@ -32,12 +32,15 @@ class Outcome:
     message: str = ""
 
 
-def train_run(folder: Path) -> Outcome:
-    """Go on with the run in a folder, or begin it, to its end. The errors that a user can cause are outcomes."""
+def train_run(folder: Path, environment: str) -> Outcome:
+    """Go on with the run in a folder, or begin it, to its end. The errors that a user can cause are outcomes.
+
+    environment: as the study has it, whose file a person named.
+    """
     from edgerl.training.loop import train
 
     try:
-        train(resume=folder)
+        train(environment, resume=folder)
     except Interrupted as error:
         return Outcome("stopped", str(error))
     except EdgerlError as error:
@@ -45,7 +48,7 @@ def train_run(folder: Path) -> Outcome:
     return Outcome("finished")
 
 
-def main(folder: str, core: str, parent: str) -> None:
+def main(folder: str, environment: str, core: str, parent: str) -> None:
     """Train on one core; stop, saving everything, where the sweep dies."""
     if sys.platform == "linux":
         os.sched_setaffinity(0, {int(core)})
@@ -56,7 +59,7 @@ def main(folder: str, core: str, parent: str) -> None:
         os.dup2(2, 1)
         try:
             with ended_by_signals():
-                outcome = train_run(Path(folder))
+                outcome = train_run(Path(folder), environment)
         except (KeyboardInterrupt, Terminated):  # before the training, which saves everything, had begun
             outcome = Outcome("stopped")
         answer.write(json.dumps(asdict(outcome)))

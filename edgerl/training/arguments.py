@@ -104,12 +104,6 @@ def stated(about: Mapping[str, Any]) -> Arguments:
     return checked(about.get("env_args", {}))
 
 
-def may_be_code(environment: str, arguments: Arguments) -> bool:
-    """Whether making the environment runs what its name or an argument chooses, which a file may not: `module:factory`,
-    or a text, which can be a module's name, or a file's."""
-    return ":" in environment or any(isinstance(value, str) for value in arguments.values())
-
-
 def task(environment: str, arguments: Arguments) -> str:
     """What returns are comparable in: Pendulum-v1, or Pendulum-v1 (g=9.81)."""
     return f"{environment} ({arguments})" if arguments else environment

@@ -15,9 +15,11 @@ from edgerl import run_folder
 from edgerl.compact import file as policy_file
 from edgerl.compact.policy import CompactPolicy, Precision
 from edgerl.compact.pruning import compact
+from edgerl.consent import check_consent
 from edgerl.edge.replay import Replay
 from edgerl.errors import EnvironmentError, FileFormatError
 from edgerl.files import refuse_existing
+from edgerl.paths import anchored, at_home, reachable
 from edgerl.training import checkpoint as checkpoint_file
 from edgerl.training.checkpoint import Checkpoint
 from edgerl.training.environments import Environment, make_for_run
@@ -61,6 +63,7 @@ class PruneResult:
     returns: tuple[MeanReturn, MeanReturn] | None  # None where no episode was asked for
 
 
+@at_home()
 def prune(
     run: str | Path,
     path: str | Path | None = None,
@@ -68,24 +71,29 @@ def prune(
     sparsity: float | None = None,
     precision: Precision = "fp32",
     episodes: int = 10,
+    env: str | None = None,
     force: bool = False,
 ) -> PruneResult:
     """Write the compact policy of a run folder's checkpoint to `path` (default: its policy.safetensors, replaced).
 
     sparsity: prune further by magnitude, to 1 − connections / weights of the trained network if it were dense.
-    precision: how weights are stored. episodes: evaluation episodes before and after; 0 for none.
+    precision: how weights are stored. episodes: evaluation episodes before and after; 0 for none. env: the run's own
+    environment, where it is code (`module:factory`): a run folder may not choose what runs.
 
     Raises ConfigError, FileFormatError, OutputError, UnsupportedModelError.
     """
-    folder = Path(run)
+    given = Path(run) / run_folder.POLICY if path is None else Path(path)
+    folder, goal = anchored(run), anchored(given)
     checkpoint = checkpoint_file.read(folder / run_folder.CHECKPOINT)
     if path is not None:
         refuse_existing(Path(path), force=force)
+    if episodes:
+        check_consent(checkpoint.config.environment, checkpoint.config.env_args, env, run)
     before = checkpoint.policy
     after = compact(before, sparsity=sparsity, precision=precision)
     observations = recorded_observations(folder, checkpoint, RECORDED_OBSERVATIONS)
     result = PruneResult(
-        path=folder / run_folder.POLICY if path is None else Path(path),
+        path=reachable(given),
         policy=after,
         layers=tuple(
             LayerChange(
@@ -102,7 +110,7 @@ def prune(
         episodes=episodes,
         returns=_returns(checkpoint, (before, after), episodes) if episodes else None,
     )
-    policy_file.save(after, result.path)
+    policy_file.save(after, goal)
     return result
 
 

@@ -5,48 +5,70 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from edgerl import run_folder
 from edgerl.errors import EdgerlError, FileFormatError, OutputError, reason
 from edgerl.files import MAXIMUM_JSON_BYTES, read_text, write_atomically
+from edgerl.paths import anchored
 from edgerl.training.arguments import slug
 from edgerl.training.config import Config, from_json, to_json
 
 
-def default_folder(config: Config) -> Path:
-    """The first free name under runs/."""
-    stem = f"{slug(config.environment, config.env_args)}-{config.network.method}-seed{config.seed}"
-    names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
-    return next(path for name in names if not (path := run_folder.RUNS / name).exists())
-
-
 @contextlib.contextmanager
-def new_folder(folder: Path, config: Config) -> Iterator[None]:
-    """A run folder with its config.json; all that was made is taken away where an error leaves nothing to resume from.
+def new_folder(out: Path | None, config: Config) -> Iterator[Path]:
+    """A run folder with its config.json: `out`, or else the first free name under runs/. All that was made is taken
+    away where an error leaves nothing to resume from.
 
-    Raises OutputError where it exists, or cannot be made.
+    Raises OutputError where `out` exists, or no folder can be made.
     """
-    check_latest(folder)
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder, made = _make_first(_default_names(config) if out is None else [out])
+    path = anchored(folder)
     try:
-        folder.mkdir(parents=True)
-    except FileExistsError as error:
-        raise OutputError(f"{folder} exists already; go on with --resume {folder}, or choose another --out") from error
-    except OSError as error:
-        raise OutputError(f"cannot make {folder}: {error.strerror}; choose another --out") from error
-    try:
-        write_config(folder, config)
-        yield
+        write_config(path, config)
+        yield folder
     except EdgerlError:
-        if not (folder / run_folder.CHECKPOINT).exists():
-            shutil.rmtree(folder, ignore_errors=True)
+        if not (path / run_folder.CHECKPOINT).exists():
+            shutil.rmtree(path, ignore_errors=True)
             with contextlib.suppress(OSError):  # another run is in one by now
                 for parent in made[1:]:
                     parent.rmdir()
         raise
+
+
+def _default_names(config: Config) -> Iterator[Path]:
+    stem = f"{slug(config.environment, config.env_args)}-{config.network.method}-seed{config.seed}"
+    yield run_folder.RUNS / stem
+    yield from (run_folder.RUNS / f"{stem}-{number}" for number in itertools.count(2))
+
+
+def _make_first(folders: Iterable[Path]) -> tuple[Path, list[Path]]:
+    """(the first of these folders that was not there, what was made for it): mkdir decides, since other runs may start
+    at the same time."""
+    for folder in folders:
+        check_latest(folder)
+        path = anchored(folder)
+        missing = [each for each in (path, *path.parents) if not each.exists()]
+        try:
+            _make(path)
+            return folder, missing
+        except OSError as error:
+            if not os.path.lexists(path):
+                raise OutputError(f"cannot make {folder}: {error.strerror}; choose another --out") from error
+    raise OutputError(f"{folder} exists already; go on with --resume {folder}, or choose another --out")
+
+
+def _make(path: Path, tries: int = 3) -> None:
+    """A folder with its parents, which a start that fails may take away meanwhile."""
+    try:
+        path.mkdir(parents=True)
+    except FileNotFoundError:
+        if tries == 1:
+            raise
+        _make(path, tries - 1)
 
 
 def write_config(folder: Path, config: Config) -> None:
@@ -69,10 +91,10 @@ def read_config(folder: Path) -> Config:
 
 def check_latest(folder: Path) -> None:
     """Raise OutputError, before any work, where runs/latest could not become a link to `folder`."""
-    latest = run_folder.LATEST
+    latest = anchored(run_folder.LATEST)
     if _is_in_runs(folder) and (folder.name == latest.name or (latest.exists() and not latest.is_symlink())):
         raise OutputError(
-            f"{latest} is a link to the newest run, and nothing else; move what is there, or name another"
+            f"{run_folder.LATEST} is a link to the newest run, and nothing else; move what is there, or name another"
         )
 
 
@@ -82,11 +104,10 @@ def point_latest_to(folder: Path) -> None:
         return
     temporary = folder / ".latest.tmp"  # in the run's own folder, where `sweep` finds what a killed process left
     try:
-        temporary.unlink(missing_ok=True)
         temporary.symlink_to(folder.name)
-        temporary.replace(run_folder.LATEST)
+        temporary.replace(anchored(run_folder.LATEST))
     except OSError as error:
-        raise OutputError(f"cannot link {run_folder.LATEST} to {folder}: {error.strerror}") from error
+        raise OutputError(f"cannot link {run_folder.LATEST} to {folder.name}: {error.strerror}") from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -98,4 +119,4 @@ def sweep(folder: Path) -> None:
 
 
 def _is_in_runs(folder: Path) -> bool:
-    return folder.absolute().parent == run_folder.RUNS.absolute()
+    return anchored(folder).parent == anchored(run_folder.RUNS)

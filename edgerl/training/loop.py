@@ -20,6 +20,7 @@ from edgerl.compact import file as policy_file
 from edgerl.compact.policy import CompactPolicy, make_layer
 from edgerl.compact.pruning import compact
 from edgerl.compact.shape import architecture
+from edgerl.consent import check_consent, resume_command
 from edgerl.edge.random import Purpose, uniform
 from edgerl.edge.replay import Boundary, Replay
 from edgerl.errors import (
@@ -30,6 +31,7 @@ from edgerl.errors import (
     FileFormatError,
     Interrupted,
 )
+from edgerl.paths import anchored, at_home, reachable
 from edgerl.signals import StopRequests, Terminated, leave_at_the_second, stop_requests
 from edgerl.training import checkpoint as checkpoint_file
 from edgerl.training.agent import Agent
@@ -50,7 +52,6 @@ from edgerl.training.environments import Environment, Vector, make_for_run, resu
 from edgerl.training.evaluate import Episodes, evaluation_seeds, play
 from edgerl.training.folder import (
     check_latest,
-    default_folder,
     new_folder,
     point_latest_to,
     read_config,
@@ -106,6 +107,7 @@ class RunResult:
 Report = Callable[[Status], None]
 
 
+@at_home()
 def train(
     env: str | None = None,
     *,
@@ -119,9 +121,10 @@ def train(
     """Train a policy, or go on with the run folder `resume`, to another number of `steps` where that is given, too.
 
     env: a gymnasium id, `module:id`, which importing the module registers, or `module:factory` (default
-    HalfCheetah-v5). out: the run folder, which must not exist (default `runs/<env>-<method>-seed<n>`). options: every
-    field of edgerl.training.config by name, such as steps, seed, sparsity, and env_args, the arguments of what makes
-    the environment. report: called every 100 steps. notice: called with lines that a person should read.
+    HalfCheetah-v5); of a run that goes on, its own, and needed where it is code: a run folder may not choose what runs.
+    out: the run folder, which must not exist (default `runs/<env>-<method>-seed<n>`). options: every field of
+    edgerl.training.config by name, such as steps, seed, sparsity, and env_args, the arguments of what makes the
+    environment. report: called every 100 steps. notice: called with lines that a person should read.
 
     Raises ConfigError, EnvironmentError, OutputError, FileFormatError; CheckFailed where training diverged;
     Interrupted, with the state saved, after SIGINT or SIGTERM: the running episode is finished first, unless that takes
@@ -129,10 +132,13 @@ def train(
     """
     if resume is not None:
         steps = options.pop("steps", None)
-        if env is not None or out is not None or preset != "paper" or any(v is not None for v in options.values()):
-            raise ConfigError("--resume takes everything but --steps from the run; leave out all other options")
-        resume = Path(resume).resolve()  # runs/latest is a link, which is about to be renewed
+        if out is not None or preset != "paper" or any(v is not None for v in options.values()):
+            raise ConfigError(
+                "--resume takes everything but --steps from the run; leave out all options but --steps and --env"
+            )
+        resume = anchored(resume).resolve()  # runs/latest is a link, which is about to be renewed
         recorded = read_config(resume)
+        check_consent(recorded.environment, recorded.env_args, env, run_folder.short(resume))
         config = recorded if steps is None else _extended(recorded, resume, steps, notice)
     else:
         config = with_engine(make_config(preset, environment=env, **options), notice)
@@ -148,29 +154,28 @@ def train(
             stack.enter_context(contextlib.closing(evaluation))
         stack.enter_context(numerics(config))
         stop = stack.enter_context(stop_requests(leave_at_the_second))
-        if resume is None:
-            folder = default_folder(config) if out is None else Path(out)
-        else:
-            folder = run_folder.short(resume)
-            check_latest(folder)
         agent = make_agent(config, environment.n_observations, environment.n_actions)
         if line := notice_of_fixed_layers(config, environment.n_observations, environment.n_actions):
             notice(line)
         if resume is None:
-            stack.enter_context(new_folder(folder, config))
+            folder = stack.enter_context(new_folder(None if out is None else Path(out), config))
             usual, random = PRESETS[preset].start_steps, config.schedule.start_steps
             if options.get("start_steps") is None and random < usual:
                 notice(
                     f"{config.schedule.steps} steps are too few for {usual} random ones before learning: {random} now"
                 )
-        trainer = Trainer(agent, environment, evaluation, folder)
+        else:
+            folder = run_folder.short(resume)
+            check_latest(folder)
+        trainer = Trainer(agent, environment, evaluation, anchored(folder))
         stack.callback(trainer.close)
         if resume is not None and config != recorded:
-            write_config(folder, config)  # the checkpoint of the shorter run is valid with it, too
+            write_config(trainer.folder, config)  # the checkpoint of the shorter run is valid with it, too
         notice(f"run folder {folder}; live curves: tensorboard --logdir {folder}")
         if trainer.step < config.schedule.start_steps:
             notice(f"learning begins at step {config.schedule.start_steps}; until then actions are random")
-        return trainer.run(report, notice, stop)
+        result = trainer.run(report, notice, stop)
+        return replace(result, folder=reachable(folder), policy=reachable(folder / run_folder.POLICY))
 
 
 def _extended(config: Config, folder: Path, steps: int, notice: Notice) -> Config:
@@ -278,12 +283,10 @@ class Trainer:
                 if self._checkpoint_is_due or stop.count:
                     self._save_checkpoint()
                 if stop.count and not self._is_complete:
-                    raise Interrupted(
-                        f"stopped at step {self.step}; go on with: edgerl train --resume {self.folder}", stop.signal
-                    )
+                    raise Interrupted(f"stopped at step {self.step}; go on with: {self._resume_command}", stop.signal)
         except (KeyboardInterrupt, Terminated):
             kept = (
-                f"go on from step {self.counters.step} with: edgerl train --resume {self.folder}"
+                f"go on from step {self.counters.step} with: {self._resume_command}"
                 if self.counters.step
                 else "it was before the first checkpoint, so nothing is saved"
             )
@@ -304,6 +307,10 @@ class Trainer:
             elapsed_seconds=self._elapsed(),
             faults=self.faults,
         )
+
+    @property
+    def _resume_command(self) -> str:
+        return resume_command(run_folder.short(self.folder), self.config.environment, self.config.env_args)
 
     @property
     def _is_at_the_end(self) -> bool:
@@ -623,7 +630,7 @@ class Trainer:
             self.best_policy = checkpoint.policy
         if not (self.folder / run_folder.POLICY).exists():
             policy_file.save(compact(checkpoint.policy), self.folder / run_folder.POLICY)
-        if not run_folder.LATEST.exists():
+        if not anchored(run_folder.LATEST).exists():
             point_latest_to(self.folder)
 
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
+from edgerl.consent import may_be_code
 from edgerl.errors import EdgerlError
-from edgerl.training.arguments import NOTHING, Arguments, may_be_code
+from edgerl.training.arguments import NOTHING, Arguments
 from edgerl.training.environments import registered
 
 AXES = ("x", "y", "z")

@@ -30,6 +30,7 @@ from edgerl.errors import (
     require,
 )
 from edgerl.files import refuse_existing, write_atomically
+from edgerl.paths import anchored, at_home, reachable
 from edgerl.signals import leave_at_the_second, stop_requests
 from edgerl.training.arguments import NOTHING, Arguments, checked
 from edgerl.training.environments import Environment, from_factory, is_made_by_factory, made_by_gymnasium, registered
@@ -76,6 +77,7 @@ class Video:
     episodes: tuple[tuple[float, int], ...]  # return and steps of each
 
 
+@at_home()
 def play(
     policy: Playable,
     environment: str,
@@ -139,8 +141,8 @@ def play(
                     yield frame
                 progress((number + 1) / episodes)
 
-        _write(path, film(), rate / every)
-    return Video(path, filmed.name, frames, rate / every, tuple(results))
+        _write(anchored(path), film(), rate / every)
+    return Video(reachable(path), filmed.name, frames, rate / every, tuple(results))
 
 
 def refuse_unwritable(path: Path) -> None:

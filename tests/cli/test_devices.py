@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgerl import cli
+from tests import streams
 from tests.profiling.machine import SERVER, KnownMachine, fake_linux
 
 SHIPPED = Path(__file__).parents[2] / "device_profiles"
@@ -16,7 +17,7 @@ SHIPPED = Path(__file__).parents[2] / "device_profiles"
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     monkeypatch.setattr(sys, "argv", ["edgerl", "devices", *arguments])
-    with pytest.raises(SystemExit) as left:
+    with pytest.raises(SystemExit) as left, streams.put_back():
         cli.main()
     return int(left.value.code or 0)
 

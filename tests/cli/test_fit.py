@@ -19,6 +19,8 @@ from edgerl.training.evaluate import evaluate, evaluation_seeds
 
 Run = Callable[..., tuple[int, str, str]]
 
+OWN = ("--env", "robots:robot")
+
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -42,7 +44,7 @@ def board(name: str, **budgets: float) -> str:
 
 
 def test_the_policy_that_is_written_fits_and_keeps_the_return(edgerl: Run, run: Path) -> None:
-    code, out, err = edgerl("fit", "--device", "stm32f405", "--max-loss", "10%", "--episodes", 10)
+    code, out, err = edgerl("fit", *OWN, "--device", "stm32f405", "--max-loss", "10%", "--episodes", 10)
     assert code == 0
     assert f"using {run}" in err
     policy = load(run / "policy-stm32f405.safetensors")
@@ -67,13 +69,13 @@ def test_the_policy_that_is_written_fits_and_keeps_the_return(edgerl: Run, run: 
 def test_the_same_run_gives_the_same_bytes(edgerl: Run, run: Path) -> None:
     written = []
     for _ in range(2):
-        assert edgerl("fit", run, "--device", "stm32f405", "--max-loss", "0.2", "--episodes", 5)[0] == 0
+        assert edgerl("fit", run, *OWN, "--device", "stm32f405", "--max-loss", "0.2", "--episodes", 5)[0] == 0
         written.append([(run / f"policy-stm32f405.{suffix}").read_bytes() for suffix in ("safetensors", "png")])
     assert written[0] == written[1]
 
 
 def test_json_says_what_was_measured(edgerl: Run, run: Path) -> None:
-    code, out, _ = edgerl("fit", run, "--device", "pi-zero-2w", "--min-return", -1000, "--episodes", 2, "--json")
+    code, out, _ = edgerl("fit", run, *OWN, "--device", "pi-zero-2w", "--min-return", -1000, "--episodes", 2, "--json")
     report = json.loads(out)
     assert code == 0
     assert report["device"] == "raspberry-pi-zero-2w"
@@ -94,7 +96,7 @@ def test_json_says_what_was_measured(edgerl: Run, run: Path) -> None:
 
 def test_a_budget_that_no_kept_return_meets_is_named(edgerl: Run, run: Path) -> None:
     device = board("tiny", memory_bytes=1050)  # room for 6 activations beside the runtime
-    code, out, err = edgerl("fit", run, "--device", device, "--max-loss", "0.5%", "--episodes", 5)
+    code, out, err = edgerl("fit", run, *OWN, "--device", device, "--max-loss", "0.5%", "--episodes", 5)
     assert code == 1
     last = err.splitlines()[-1]
     assert last.startswith("edgerl: no policy fits tiny and keeps the return: ")
@@ -105,7 +107,7 @@ def test_a_budget_that_no_kept_return_meets_is_named(edgerl: Run, run: Path) -> 
 
 
 def test_nothing_within_the_budgets(edgerl: Run, run: Path) -> None:
-    code, out, err = edgerl("fit", run, "--device", board("none", memory_bytes=1), "--episodes", 2, "--json")
+    code, out, err = edgerl("fit", run, *OWN, "--device", board("none", memory_bytes=1), "--episodes", 2, "--json")
     report = json.loads(out)
     assert code == 1
     assert (report["chosen"], report["best_in_budget"], report["policy"]) == (None, None, None)
@@ -114,22 +116,22 @@ def test_nothing_within_the_budgets(edgerl: Run, run: Path) -> None:
 
 
 def test_a_return_out_of_reach(edgerl: Run, run: Path) -> None:
-    code, _, err = edgerl("fit", run, "--device", "stm32f405", "--min-return", 1000, "--episodes", 2)
+    code, _, err = edgerl("fit", run, *OWN, "--device", "stm32f405", "--min-return", 1000, "--episodes", 2)
     assert code == 1
     assert "no policy reaches 1000.0 with confidence; allow a lower return, or more --episodes" in err
 
 
 def test_an_output_elsewhere(edgerl: Run, run: Path) -> None:
     options = ("--device", "stm32f405", "--max-loss", "50%", "--episodes", 2, "-o", "small.safetensors")
-    assert edgerl("fit", run, *options)[0] == 0
+    assert edgerl("fit", run, *OWN, *options)[0] == 0
     assert load("small.safetensors").n_actions == 2
     assert Path("small.png").read_bytes().startswith(PNG)
     assert not (run / "policy-stm32f405.safetensors").exists()
     Path("small.safetensors").unlink()
-    code, _, err = edgerl("fit", run, *options)
+    code, _, err = edgerl("fit", run, *OWN, *options)
     assert code == 2
     assert "small.png exists already; pass --force to replace it, or another -o" in err
-    assert edgerl("fit", run, *options, "--force")[0] == 0
+    assert edgerl("fit", run, *OWN, *options, "--force")[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -161,6 +163,6 @@ def test_without_matplotlib_the_command_says_what_to_install(
     edgerl: Run, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    code, out, err = edgerl("fit", run, "--device", "stm32f405")
+    code, out, err = edgerl("fit", run, *OWN, "--device", "stm32f405")
     assert (code, out) == (2, "")
     assert err.splitlines()[-1] == "edgerl: matplotlib is not installed; run: pip install 'edgerl[report]'"

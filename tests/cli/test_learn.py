@@ -563,7 +563,7 @@ def test_a_file_that_is_no_log_is_not_overwritten(edgerl: Run) -> None:
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
-        ("os:abort", "names the environment 'os:abort', which is code; name it yourself: --env"),
+        ("os:abort", "names the environment 'os:abort', which is code; to run it, add --env os:abort"),
         (None, "does not name its environment; name one: --env HalfCheetah-v5"),
         ("Pendulum-v1", "edgerl: Pendulum-v1 has observation_space (3,); expected 4 numbers, the policy's"),
     ],

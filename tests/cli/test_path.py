@@ -53,7 +53,7 @@ def test_a_run_of_either_engine_is_pruned_exported_and_profiled(edgerl: Run, eng
     assert json.loads(Path("one/config.json").read_text())["engine"] == engine
     about = policy_file.load(Path("one/policy.safetensors")).metadata
     assert about["trained_connections"] == [56, 88, 32]  # of 352 weights, half
-    assert edgerl("prune", "one")[0] == 0
+    assert edgerl("prune", "one", "--env", "robots:robot")[0] == 0
     assert edgerl("export", "one", "--format", "onnx")[0] == 0
     policy, exported = policy_file.load(Path("one/policy.safetensors")), OnnxPolicy(Path("one/policy.onnx"))
     observation = np.linspace(-1, 1, 4, dtype=np.float32)

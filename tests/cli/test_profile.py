@@ -15,11 +15,12 @@ from edgerl.cli.profile_formats import _used_and_budget
 from edgerl.compact.file import save
 from edgerl.compact.policy import CompactPolicy, make_layer
 from edgerl.profiling.report import Estimate
+from tests import streams
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     monkeypatch.setattr(sys, "argv", ["edgerl", *arguments])
-    with pytest.raises(SystemExit) as left:
+    with pytest.raises(SystemExit) as left, streams.put_back():
         cli.main()
     return int(left.value.code or 0)
 

@@ -23,7 +23,7 @@ def run() -> Path:
 
 
 def test_prune_replaces_the_runs_policy_and_says_what_changed(edgerl: Run, run: Path) -> None:
-    code, out, err = edgerl("prune", "--episodes", 3)
+    code, out, err = edgerl("prune", "--env", "robots:robot", "--episodes", 3)
     assert code == 0
     assert f"using {run}" in err
     assert "largest action difference over 150 recorded observations: " in out

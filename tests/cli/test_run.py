@@ -174,7 +174,7 @@ def test_a_file_does_not_choose_the_code_that_runs(edgerl: Run, tmp_path: Path) 
     export_policy(make("os:abort"), "onnx", tmp_path / "evil.onnx")
     code, _, err = edgerl("run", "evil.onnx")
     assert code == 2
-    assert "evil.onnx names the environment 'os:abort', which is code; name it yourself: --env" in err
+    assert "evil.onnx names the environment 'os:abort', which is code; to run it, add --env os:abort" in err
 
 
 @pytest.mark.usefixtures("model")

@@ -78,17 +78,17 @@ def test_the_last_line_is_the_mean_of_the_evaluations_since_learning_began() -> 
     assert "random" not in described(seen[0])
     assert "return" not in described(seen[0]).replace("return in training", "")
     notices.clear()
-    train(resume="run", notice=notices.append)
+    train("robots:robot", resume="run", notice=notices.append)
     assert not any("learning begins" in notice for notice in notices)
 
 
 def test_a_run_is_extended_by_resuming_it_with_more_steps(edgerl: Run) -> None:
     assert edgerl("train", *SMALL, "--out", "run")[0] == 0
-    code, out, err = edgerl("train", "--resume", "run", "--steps", 240)
+    code, out, err = edgerl("train", "--resume", "run", "--env", "robots:robot", "--steps", 240)
     assert (code, out.splitlines()[0].partition(" in ")[0]) == (0, "240 steps")
     assert "run goes on from step 120 to 240 (before: 120)\n" in err
     for steps in (120, 240):
-        code, out, err = edgerl("train", "--resume", "run", "--steps", steps)
+        code, out, err = edgerl("train", "--resume", "run", "--env", "robots:robot", "--steps", steps)
         assert (code, out) == (2, "")
         assert err == f"edgerl: --steps is {steps}, and run has 240 already; expected more\n"
 
@@ -176,8 +176,14 @@ def test_every_option_reaches_the_run(edgerl: Run) -> None:
         (["--engine", "native", "--device", "cuda"], "engine native runs on the CPU, and device is cuda; use --device"),
         (["--device", "cuda"], "device is cuda, but this PyTorch sees none; use --device cpu"),
         (["--resume", "nowhere"], "nowhere is no run folder"),
-        (["--resume", "run", "--seed", "3"], "--resume takes everything but --steps from the run; leave out all"),
-        (["--resume", "run", "--env-arg", "a=1"], "--resume takes everything but --steps from the run; leave out all"),
+        (
+            ["--resume", "run", "--seed", "3"],
+            "but --steps from the run; leave out all options but --steps",
+        ),
+        (
+            ["--resume", "run", "--env-arg", "a=1"],
+            "but --steps from the run; leave out all options but --steps",
+        ),
         (["--env-arg", "mass"], "--env-arg is 'mass'; expected NAME=VALUE, as in mass=2.0"),
         (["--env-arg", "terrain=rough"], "--env-arg 'terrain' has the value 'rough'; expected a number, true, false,"),
         (["--env-arg", "mass=[1]"], "--env-arg 'mass' has the value '[1]'; expected a number, true, false, or a text"),
@@ -258,9 +264,10 @@ def test_a_signal_saves_the_run_and_resume_completes_it(
     process.send_signal(number)
     _, err = process.communicate(timeout=300)
     assert process.returncode == code
-    assert "go on with: edgerl train --resume run" in err
-    assert edgerl("train", "--resume", "run")[0] == 0
-    assert json.loads(edgerl("train", "--resume", "run", "--json")[1])["steps"] == 1500
+    assert "go on with: edgerl train --resume run --env robots:slow_robot\n" in err
+    goes_on = ("train", "--resume", "run", "--env", "robots:slow_robot")
+    assert edgerl(*goes_on)[0] == 0
+    assert json.loads(edgerl(*goes_on, "--json")[1])["steps"] == 1500
 
 
 def test_a_reader_of_stderr_that_leaves_costs_nothing(processes: Processes) -> None:

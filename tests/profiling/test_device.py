@@ -275,7 +275,7 @@ def test_a_microcontroller_has_no_linux_figures() -> None:
         (b"name = ", "board.toml is no TOML file"),
         (b"a = " + b"[" * 5000, "board.toml is no TOML file"),
         (b"", "board.toml: kind is missing"),
-        (b"#" * 70_000, "board.toml has 70000 bytes; expected a device profile of at most 65536"),
+        (b"#" * 70_000, "board.toml has 70000 bytes; expected at most 65536"),
     ],
 )
 def test_hostile_files_are_refused(data: bytes, message: str) -> None:

@@ -49,7 +49,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         edgerl.train("robots:robot", out=folder / "b-td3-seed0", method="td3", **SMALL)
         cheetah = SMALL | {"evaluation_interval": 100, "evaluation_episodes": 1, "steps": 200}
         edgerl.train(CHEETAH, out=folder / HOSTILE, sparsity=0.5, **cheetah)
-        edgerl.fit(folder / "a-ds-td3-seed0", "stm32f405", max_loss=0.5, episodes=2)
+        edgerl.fit(folder / "a-ds-td3-seed0", "stm32f405", env="robots:robot", max_loss=0.5, episodes=2)
     finally:
         sys.path.remove(str(Path(__file__).parents[1]))
     return folder

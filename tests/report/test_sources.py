@@ -300,14 +300,14 @@ def test_a_study_is_its_runs_and_a_run_is_read_once() -> None:
 def test_long_tables_are_thinned_and_keep_their_ends(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     path.write_text("step,x\n" + "".join(f"{step},{step / 2}\n" for step in range(1, 30_001)))
-    table = sources.read_table(path, tmp_path)
+    table = sources.read_table(path, "mend")
     assert sources.MAXIMUM_POINTS // 2 < len(table["step"]) <= sources.MAXIMUM_POINTS
     assert (table["step"][0], table["step"][-1]) == (1, 30_000)
     assert (table["x"] == table["step"] / 2).all()
     assert np.diff(table["step"]).max() <= 32
     # A run that is not as far keeps the same steps, but for its last ten.
     path.write_text("step,x\n" + "".join(f"{step},{step / 2}\n" for step in range(1, 29_001)))
-    assert np.isin(sources.read_table(path, tmp_path)["step"][:-10], table["step"]).all()
+    assert np.isin(sources.read_table(path, "mend")["step"][:-10], table["step"]).all()
 
 
 @pytest.mark.parametrize(
@@ -328,7 +328,7 @@ def test_half_written_metrics_are_refused_with_the_remedy(tmp_path: Path, text: 
     path = tmp_path / "metrics.csv"
     path.write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(FileFormatError, match=message) as raised:
-        sources.read_table(path, tmp_path)
+        sources.read_table(path, "mend")
     assert "\n" not in str(raised.value)
 
 

@@ -78,7 +78,7 @@ def _runs(engine: str) -> tuple[tuple[Any, bytes], Path]:
 def test_whatever_fails_is_one_line_and_the_run_resumes_to_the_same_bits(engine: str, failing: Forked) -> None:
     expected, stopped = _runs(engine)
     work, draw = Path("work"), np.random.default_rng(20220526)
-    resume, nothing = ("train", "--resume", "runs/run"), (-1, errno.EIO, False)
+    resume, nothing = ("train", "--resume", "runs/run", "--env", "robots:terminating_robot"), (-1, errno.EIO, False)
 
     def begin() -> None:
         shutil.rmtree(work, ignore_errors=True)

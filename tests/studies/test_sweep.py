@@ -171,9 +171,8 @@ def test_what_an_environment_prints_goes_to_its_log() -> None:
     study = _write_study(environment="chatty_robot", seeds=[0])
     with _sweep(study, "--json") as process:
         out, err = process.communicate(timeout=300)
-    assert (process.returncode, err) == (0, "")
-    assert json.loads(out.splitlines()[-2])["event"] == "finished"
-    assert out.splitlines()[-1] == "goodbye", "of this process, which made one to see its size"
+    assert (process.returncode, err) == (0, "goodbye\n"), "of this process, which made one to see its size"
+    assert json.loads(out.splitlines()[-1])["event"] == "finished"
     log = Path("runs/tiny/robots-chatty_robot-ds-td3-seed0/train.log").read_text()
     assert log.count("a step of many words") >= 1000
     assert log.endswith("goodbye\n")
@@ -194,8 +193,9 @@ class _FakePool:
     def running(self) -> int:
         return len(self._ended)
 
-    def start(self, name: str, folder: Path) -> None:
+    def start(self, name: str, folder: Path, environment: str) -> None:
         assert (folder / "config.json").exists()
+        assert environment == "robots:robot"
         self.started.append(name)
         script = self.scripts.get(name.rpartition("-")[2], [])
         self._ended.append((name, script.pop(0) if script else Outcome("finished")))

@@ -16,11 +16,12 @@ import pytest
 
 import edgerl
 from edgerl.compact import file as policy_file
+from edgerl.consent import may_be_code
 from edgerl.errors import ConfigError, EnvironmentError
 from edgerl.report import sources
 from edgerl.report.curves import learning_curves
 from edgerl.training import checkpoint as checkpoint_file
-from edgerl.training.arguments import Arguments, checked, may_be_code, parse, slug, stated, task
+from edgerl.training.arguments import Arguments, checked, parse, slug, stated, task
 from edgerl.training.compaction import environment_of
 from edgerl.training.config import from_json, make_config, to_json
 from edgerl.training.environments import made, make
@@ -151,14 +152,14 @@ def test_arguments_make_the_environment_everywhere(name: str, edgerl: Run) -> No
     assert ends == [False] * 11 + [True]
     about = policy_file.load(folder / "policy.safetensors").metadata
     assert (about["environment"], about["env_args"]) == (name, {"length": 12})
-    train(resume=folder, steps=200)
+    train(name, resume=folder, steps=200)
     assert checkpoint_file.read(folder / "checkpoint.safetensors").counters.episode == math.ceil(100 / 12) * 2
-    returns = prune(folder, force=True, episodes=2).returns
+    returns = prune(folder, force=True, env=name, episodes=2).returns
     assert returns is not None
     whole = train(name, out="whole", sparsity=0.5, **SMALL).folder
     assert "env_args" not in policy_file.load(whole / "policy.safetensors").metadata
     shutil.copy(folder / "policy.safetensors", whole)
-    assert fit(folder, "stm32f405", max_loss=0.5, episodes=2).selection.reference.measurement.returns.mean > (
+    assert fit(folder, "stm32f405", env=name, max_loss=0.5, episodes=2).selection.reference.measurement.returns.mean > (
         3 * returns[0].mean
     ), "of short episodes, which have returns close to 0"
     # A file may not choose code: it is named, and the file's arguments go with it, told in a line.
@@ -187,7 +188,7 @@ def test_a_file_may_name_no_text_as_an_argument(edgerl: Run) -> None:
     path = Path("numbers/policy.safetensors")
     policy = policy_file.load(path)
     for arguments, message in (
-        ({"g": "os"}, "with texts as arguments, which can name files and code; name it yourself: --env"),
+        ({"g": "os"}, "with {'g': 'os'}, which can name files and code; to run it, add --env Pendulum-v1"),
         ({"g": [1]}, "the argument g of the environment is [1]; expected a finite number"),
         ("g", "env_args is 'g'; expected names with values"),
     ):
@@ -256,9 +257,9 @@ def test_what_a_package_does_not_have_is_one_line(name: str, message: str) -> No
 
 
 @pytest.mark.usefixtures("registry")
-def test_a_run_of_a_packages_id_resumes_without_being_told() -> None:
+def test_a_run_of_a_packages_id_resumes() -> None:
     """Its configuration has the module, too, without which nothing would register the id."""
     folder = edgerl.train("registered_robots:Walker-v2", out="run", **SMALL).folder
     assert json.loads((folder / "config.json").read_text())["environment"] == "registered_robots:Walker-v2"
     assert folder.name == "run"
-    assert edgerl.train(resume=folder, steps=150).steps == 150
+    assert edgerl.train("registered_robots:Walker-v2", resume=folder, steps=150).steps == 150

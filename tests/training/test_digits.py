@@ -171,7 +171,7 @@ def test_a_run_with_an_offset_resumes_to_the_same_bits() -> None:
 
     with pytest.raises(edgerl.errors.Interrupted, match=r"left at step 1300; go on from step 1000"):
         _train("surveyed_robot", "stopped", report=stop)
-    resumed = edgerl.train(resume="stopped").folder
+    resumed = edgerl.train("robots:surveyed_robot", resume="stopped").folder
     for name in ("policy.safetensors", "topology.csv"):
         assert (resumed / name).read_bytes() == (whole / name).read_bytes()
     assert _returns(resumed) == _returns(whole)
@@ -232,7 +232,14 @@ def test_what_is_pruned_keeps_the_offset_and_its_return(
     runs: tuple[Path, Path], precision: Any, tmp_path: Path
 ) -> None:
     results = [
-        prune(folder, tmp_path / f"{folder.name}.safetensors", sparsity=0.6, precision=precision, episodes=5)
+        prune(
+            folder,
+            tmp_path / f"{folder.name}.safetensors",
+            sparsity=0.6,
+            precision=precision,
+            episodes=5,
+            env=f"robots:{folder.name}",
+        )
         for folder in runs
     ]
     near, far = (policy_file.load(result.path) for result in results)
@@ -294,7 +301,14 @@ def test_a_film_shows_the_same_episode(runs: tuple[Path, Path]) -> None:
 
 def test_the_policy_that_fits_a_board_is_the_same(runs: tuple[Path, Path], tmp_path: Path) -> None:
     found = [
-        edgerl.fit(folder, "stm32f405", tmp_path / f"{folder.name}.safetensors", max_loss=0.5, episodes=4)
+        edgerl.fit(
+            folder,
+            "stm32f405",
+            tmp_path / f"{folder.name}.safetensors",
+            max_loss=0.5,
+            episodes=4,
+            env=f"robots:{folder.name}",
+        )
         for folder in runs
     ]
     near, far = (policy_file.load(tmp_path / f"{folder.name}.safetensors") for folder in runs)

@@ -78,7 +78,7 @@ def test_a_long_episode_is_saved_in_its_midst(monkeypatch: pytest.MonkeyPatch) -
         edgerl.train("robots:endless_robot", out="run", report=quit_at_once, **SMALL)
     assert saved == [110, 220]  # intervals of 60, and 50 steps of waiting
     notices: list[str] = []
-    edgerl.train(resume="run", notice=notices.append)
+    edgerl.train("robots:endless_robot", resume="run", notice=notices.append)
     assert any("was saved in the midst of a long episode" in notice for notice in notices)
     assert checkpoint_file.read(Path("run/checkpoint.safetensors")).counters.episode == 2
     boundaries = _rows(Path("run"))[:, -1]  # the newest 90
@@ -98,7 +98,7 @@ def test_an_environment_of_which_there_is_one_trains_evaluates_and_resumes() -> 
     with pytest.raises(Interrupted, match="stopped at step"):
         edgerl.train("robots:lonely_robot", out="run", report=stop, notice=notices.append, **SMALL)
     assert any("evaluating between training episodes, in the one environment" in notice for notice in notices)
-    edgerl.train(resume="run")
+    edgerl.train("robots:lonely_robot", resume="run")
     rows = read_metrics(Path("run"))
     assert [row["step"] for row in rows] == [111, 222, 333, 400], "the ends of the episodes, of 37 steps each"
     assert all(np.isfinite(row["return_mean"]) for row in rows)
@@ -210,7 +210,7 @@ def test_a_stop_leaves_an_evaluation_out_and_the_resumed_run_makes_it(
     assert stopped.value.exit_code == 143
     assert len(read_metrics(Path("run"))) == at // 100 - 1
     monkeypatch.setattr(loop, "play", play)
-    edgerl.train(resume="run")
+    edgerl.train("robots:slow_robot", resume="run")
     rows, expected = read_metrics(Path("run")), read_metrics(whole)
     assert [row["step"] for row in rows][: at // 100] == [row["step"] for row in expected][: at // 100]
     assert _returns(Path("run"))[: at // 100] == _returns(whole)[: at // 100], "by the policy of that step"
@@ -269,7 +269,7 @@ def test_faults_are_outlived_counted_and_resumed_to_the_same_bits(engine: str) -
 
     with pytest.raises(Interrupted, match="stopped"):
         edgerl.train("robots:glitchy_robot", out="stopped", report=stop, **options)
-    assert edgerl.train(resume="stopped").faults == whole.faults
+    assert edgerl.train("robots:glitchy_robot", resume="stopped").faults == whole.faults
     assert _state(Path("stopped")) == _state(whole.folder)
     assert _replay_rows(Path("stopped")) == _replay_rows(whole.folder)
 

@@ -79,7 +79,7 @@ def test_an_extended_run_is_one_that_was_as_long_from_the_start(options: dict[st
     steps = options.get("steps", SMALL["steps"])
     whole = _train("whole", **(options | {"steps": 2 * steps}))
     short = _train("run", **options)
-    result = edgerl.train(resume=short, steps=2 * steps)
+    result = edgerl.train(options.get("env", "robots:robot"), resume=short, steps=2 * steps)
     assert result.steps == 2 * steps
     assert _state(short) == _state(whole)
     sources.read([short])
@@ -96,11 +96,11 @@ def test_so_is_a_run_that_was_stopped_early_and_one_that_is_extended_twice(engin
     for out, planned in (("early", 222), ("shorter", 1000)):  # and one that is to end before it was planned to
         with pytest.raises(edgerl.errors.Interrupted, match="stopped at step 111"):
             edgerl.train("robots:robot", out=out, report=stop, **(SMALL | {"engine": engine, "steps": planned}))
-        edgerl.train(resume=out, steps=444)
+        edgerl.train("robots:robot", resume=out, steps=444)
         assert _state(Path(out)) == _state(whole)
     twice = _train("twice", engine=engine)
-    edgerl.train(resume=twice, steps=333)
-    edgerl.train(resume=twice, steps=444)
+    edgerl.train("robots:robot", resume=twice, steps=333)
+    edgerl.train("robots:robot", resume=twice, steps=444)
     rows = [row for row in _state(twice)[-1] if row["step"] != 333]  # where it ended once, and an evaluation fell due
     assert [row["step"] for row in rows] == [row["step"] for row in _state(whole)[-1]]
     assert _state(twice)[1:3] != _state(whole)[1:3], "the losses since the last row are other ones"
@@ -118,7 +118,7 @@ def test_where_the_end_fell_within_an_episode_what_came_before_is_the_same(engin
     before = _state(short)
     shutil.copytree("run", "again")
     for name in ("run", "again"):
-        edgerl.train(resume=name, steps=400)
+        edgerl.train("robots:robot", resume=name, steps=400)
     assert _state(short) == _state(Path("again")), "two that are extended alike are alike"
     own, expected = _state(short)[-1], _state(whole)[-1]
     assert [row["step"] for row in own] == [row["step"] for row in expected] == [100, 200, 300, 400]
@@ -133,7 +133,7 @@ def test_a_cosine_schedule_keeps_its_end(engine: str) -> None:
     short = _train("run", engine=engine, drop_schedule="cosine", drop_fraction=0.5)
     masks = _masks(short)
     before = _state(short)[1]
-    edgerl.train(resume=short, steps=444, notice=notices.append)
+    edgerl.train("robots:robot", resume=short, steps=444, notice=notices.append)
     assert (
         "run goes on from step 222 to 444 (before: 222); the cosine schedule keeps its end at step 222: then"
         in (notices[0])
@@ -160,7 +160,7 @@ def test_an_extended_run_that_is_killed_resumes_to_the_same_bits(
     """Before its first checkpoint, when config.json has the new steps and the checkpoint the old ones, and after it."""
     options = {"engine": engine, "drop_schedule": drop_schedule}
     whole, run = _train("whole", **options), _train("run", **options)
-    edgerl.train(resume=whole, steps=444)
+    edgerl.train("robots:robot", resume=whole, steps=444)
 
     def kill(*_: Any) -> None:
         raise Killed
@@ -168,7 +168,7 @@ def test_an_extended_run_that_is_killed_resumes_to_the_same_bits(
     with monkeypatch.context() as patched:
         patched.setattr(checkpoint_file, "write", kill)
         with pytest.raises(Killed):
-            edgerl.train(resume=run, steps=444)
+            edgerl.train("robots:robot", resume=run, steps=444)
     checkpoint = checkpoint_file.read(run / "checkpoint.safetensors")
     assert (checkpoint.config.schedule.steps, checkpoint.counters.step) == (222, 222)
     assert json.loads((run / "config.json").read_text())["schedule"]["steps"] == 444
@@ -179,10 +179,10 @@ def test_an_extended_run_that_is_killed_resumes_to_the_same_bits(
             raise Killed
 
     with pytest.raises(Killed):
-        edgerl.train(resume=run, report=kill_late)
+        edgerl.train("robots:robot", resume=run, report=kill_late)
     checkpoint = checkpoint_file.read(run / "checkpoint.safetensors")
     assert (checkpoint.config.schedule.steps, 222 < checkpoint.counters.step < 400) == (444, True)
-    edgerl.train(resume=run)
+    edgerl.train("robots:robot", resume=run)
     assert _state(run) == _state(whole)
 
 
@@ -201,12 +201,12 @@ def test_fewer_steps_than_there_are_are_refused_and_nothing_changes(steps: Any, 
     folder = _train("run")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     with pytest.raises(ConfigError, match=message):
-        edgerl.train(resume=folder, steps=steps)
+        edgerl.train("robots:robot", resume=folder, steps=steps)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     cosine = _train("cosine", drop_schedule="cosine", steps=333)
-    edgerl.train(resume=cosine, steps=444)
+    edgerl.train("robots:robot", resume=cosine, steps=444)
     with pytest.raises(EdgerlError, match="--steps is 444, and cosine has 444 already"):
-        edgerl.train(resume=cosine, steps=444)
+        edgerl.train("robots:robot", resume=cosine, steps=444)
 
 
 def test_a_cosine_run_cannot_end_before_its_schedule() -> None:
@@ -217,8 +217,8 @@ def test_a_cosine_run_cannot_end_before_its_schedule() -> None:
     with pytest.raises(edgerl.errors.Interrupted, match="stopped at step 111"):
         edgerl.train("robots:robot", out="run", report=stop, **(SMALL | {"drop_schedule": "cosine"}))
     with pytest.raises(ConfigError, match="steps is 150, and the cosine schedule ends at step 222; expected at least"):
-        edgerl.train(resume="run", steps=150)
-    assert edgerl.train(resume="run", steps=222).steps == 222
+        edgerl.train("robots:robot", resume="run", steps=150)
+    assert edgerl.train("robots:robot", resume="run", steps=222).steps == 222
     whole = _train("whole", drop_schedule="cosine")
     assert _state(Path("run")) == _state(whole)
 
@@ -253,7 +253,7 @@ def test_the_record_of_topologies_is_that_of_the_longer_run(monkeypatch: pytest.
     short = _train("run", **options)
     steps = [line.partition(",")[0] for line in (short / "topology.csv").read_text().splitlines()]
     assert steps == ["step", "0", "74", "148", "222"]
-    edgerl.train(resume=short, steps=444)
+    edgerl.train("robots:robot", resume=short, steps=444)
     steps = [line.partition(",")[0] for line in (short / "topology.csv").read_text().splitlines()]
     assert steps == ["step", "0", "148", "296", "444"]
     assert (short / "topology.csv").read_bytes() == (whole / "topology.csv").read_bytes()
@@ -265,4 +265,4 @@ def test_another_configuration_is_no_extension() -> None:
     for old, new in (('"seed": 0', '"seed": 1'), ('"steps": 222', '"steps": 20')):
         path.write_text(text.replace(old, new))
         with pytest.raises(FileFormatError, match=r"is of another configuration than .*config\.json; restore that"):
-            edgerl.train(resume="run")
+            edgerl.train("robots:robot", resume="run")

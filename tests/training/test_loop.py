@@ -194,10 +194,12 @@ def test_a_stopped_run_resumes_to_the_same_bits(options: dict[str, Any], engine:
 
     environment = options.get("env", "robots:robot")
     own = {k: v for k, v in options.items() if k != "env"}
-    with pytest.raises(edgerl.errors.Interrupted, match="go on with: edgerl train --resume stopped") as stopped:
+    with pytest.raises(
+        edgerl.errors.Interrupted, match=f"go on with: edgerl train --resume stopped --env {environment}$"
+    ) as stopped:
         edgerl.train(environment, out="stopped", report=stop, **(SMALL | own))
     assert stopped.value.exit_code == 128 + signal.SIGTERM
-    edgerl.train(resume="stopped")
+    edgerl.train(environment, resume="stopped")
     assert _state(Path("stopped")) == _state(whole)
     assert _replay_rows(Path("stopped")) == _replay_rows(whole)
 
@@ -209,7 +211,7 @@ def test_an_unfinished_run_resumes_through_the_link_to_the_newest() -> None:
 
     with pytest.raises(edgerl.errors.Interrupted, match="resume runs/robots-robot-ds-td3-seed0"):
         edgerl.train("robots:robot", report=stop, **SMALL)
-    assert edgerl.train(resume="runs/latest").steps == 400
+    assert edgerl.train("robots:robot", resume="runs/latest").steps == 400
     assert Path("runs/latest").readlink() == Path("robots-robot-ds-td3-seed0")
     assert _state(Path("runs/latest")) == _state(_train("whole"))
 
@@ -230,7 +232,7 @@ def test_a_lost_policy_is_written_again() -> None:
     folder = _train("run")
     before = (folder / "policy.safetensors").read_bytes()
     (folder / "policy.safetensors").unlink()
-    edgerl.train(resume=folder)
+    edgerl.train("robots:robot", resume=folder)
     assert (folder / "policy.safetensors").read_bytes() == before
 
 
@@ -257,7 +259,7 @@ def test_a_real_folder_in_the_place_of_the_link_is_refused_before_training() -> 
     (done / "checkpoint.safetensors").unlink()
     Path("runs/latest").unlink()
     Path("runs/latest").mkdir()
-    for arguments in ({"env": "robots:robot", **SMALL}, {"resume": done}):
+    for arguments in ({"env": "robots:robot", **SMALL}, {"env": "robots:robot", "resume": done}):
         with pytest.raises(OutputError, match=r"runs/latest is a link to the newest run, and nothing else"):
             edgerl.train(**arguments)
     assert sorted(path.name for path in Path("runs").iterdir()) == ["latest", done.name]
@@ -272,7 +274,7 @@ def test_a_run_cannot_be_called_latest() -> None:
 def test_resuming_a_complete_run_changes_nothing() -> None:
     folder = _train("run")
     before = _state(folder)
-    assert edgerl.train(resume=folder).steps == 400
+    assert edgerl.train("robots:robot", resume=folder).steps == 400
     assert _state(folder) == before
 
 
@@ -281,7 +283,7 @@ def test_a_run_without_a_checkpoint_resumes_from_its_start(engine: str) -> None:
     whole = _train("whole", engine=engine)
     _train("early", engine=engine)
     (Path("early") / "checkpoint.safetensors").unlink()
-    edgerl.train(resume="early")
+    edgerl.train("robots:robot", resume="early")
     assert _state(Path("early")) == _state(whole)
 
 
@@ -336,7 +338,7 @@ def kill_and_resume(processes: Processes, kills: int, seed: int, **options: Any)
         while not (line := next(lines)).startswith("end"):
             pass  # a notice
         assert line == f"end {-signal.SIGKILL}\n", "it was killed while it ran"
-        server.stdin.write(json.dumps({"resume": "killed"}) + "\n")
+        server.stdin.write(json.dumps({"env": "robots:slow_robot", "resume": "killed"}) + "\n")
     Path("held").unlink()
     server.stdin.close()
     assert [*lines][-1] == "end 0\n"
@@ -362,7 +364,7 @@ def test_a_second_signal_leaves_at_once_with_the_last_checkpoint(number: signal.
         edgerl.train("robots:robot", out="run", report=stop_twice, **SMALL)
     assert left.value.exit_code == 128 + number
     assert checkpoint_file.read(Path("run/checkpoint.safetensors")).counters.step == 296
-    assert edgerl.train(resume="run").steps == 400, "and its lock is free"
+    assert edgerl.train("robots:robot", resume="run").steps == 400, "and its lock is free"
 
 
 def test_an_endless_episode_is_cut_at_its_own_limit_alone() -> None:
@@ -571,7 +573,7 @@ def test_a_native_run_resumed_without_the_native_engine_is_refused_and_stays_as_
     before = _state(folder)
     request.getfixturevalue("_without_the_native_engine")
     with pytest.raises(MissingExtraError, match="the native engine is missing"):
-        edgerl.train(resume=folder)
+        edgerl.train("robots:robot", resume=folder)
     assert _state(folder) == before
 
 
@@ -614,7 +616,7 @@ def test_a_damaged_native_state_is_refused() -> None:
     spoiled = checkpoint.tensors | {"critic_1.1.weight_second_moment": moment}
     checkpoint_file.write(path, replace(checkpoint, tensors=spoiled))
     with pytest.raises(FileFormatError, match=r"checkpoint\.safetensors is not valid: the learner: .*; train anew$"):
-        edgerl.train(resume="run")
+        edgerl.train("robots:robot", resume="run")
 
 
 def test_the_engines_begin_and_evaluate_alike() -> None:
@@ -666,7 +668,7 @@ def test_events_on_a_full_disk_are_one_line(monkeypatch: pytest.MonkeyPatch, cap
 def test_what_a_killed_write_left_is_swept() -> None:
     folder = _train("run")
     (folder / ".edgerl-0123abcd.tmp").write_bytes(b"half")
-    edgerl.train(resume=folder)
+    edgerl.train("robots:robot", resume=folder)
     assert not list(folder.glob(".*"))
 
 
@@ -697,7 +699,7 @@ def test_default_folders_never_collide() -> None:
 
 def test_resume_takes_no_other_option() -> None:
     with pytest.raises(
-        ConfigError, match="--resume takes everything but --steps from the run; leave out all other options"
+        ConfigError, match="--resume takes everything but --steps from the run; leave out all options but"
     ):
         edgerl.train(resume="run", seed=3)
 
@@ -705,7 +707,7 @@ def test_resume_takes_no_other_option() -> None:
 def test_a_folder_that_is_no_run_cannot_be_resumed() -> None:
     Path("run").mkdir()
     with pytest.raises(FileFormatError, match=r"run is no run folder .*name one that train made"):
-        edgerl.train(resume="run")
+        edgerl.train("robots:robot", resume="run")
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip"])
@@ -716,14 +718,14 @@ def test_a_damaged_checkpoint_is_refused(damage: str) -> None:
         data[-100] ^= 1
     path.write_bytes(data[:-1] if damage == "truncate" else data)
     with pytest.raises(FileFormatError, match=r"checkpoint\.safetensors (has been altered|is no edgerl tensor file)"):
-        edgerl.train(resume="run")
+        edgerl.train("robots:robot", resume="run")
 
 
 def test_a_changed_configuration_is_refused() -> None:
     path = _train("run") / "config.json"
     path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
     with pytest.raises(FileFormatError, match=r"is of another configuration than .*config\.json; restore that file"):
-        edgerl.train(resume="run")
+        edgerl.train("robots:robot", resume="run")
 
 
 def test_a_shortened_replay_is_refused() -> None:
@@ -731,7 +733,7 @@ def test_a_shortened_replay_is_refused() -> None:
     with path.open("r+b") as file:
         file.truncate(path.stat().st_size - 4)
     with pytest.raises(FileFormatError, match=r"replay\.bin is not this run's replay memory, or is truncated"):
-        edgerl.train(resume="run")
+        edgerl.train("robots:robot", resume="run")
 
 
 def test_lost_metrics_are_refused() -> None:
@@ -739,10 +741,10 @@ def test_lost_metrics_are_refused() -> None:
     whole = path.read_text()
     path.write_text(whole[:-2])  # of the last number, a digit
     with pytest.raises(FileFormatError, match=r"metrics\.csv has 3 whole rows; the checkpoint counts on 4"):
-        edgerl.train(resume="run")
+        edgerl.train("robots:robot", resume="run")
     path.write_text("".join(whole.splitlines(keepends=True)[:2]))
     with pytest.raises(FileFormatError, match=r"metrics\.csv has 1 whole rows; the checkpoint counts on 4; restore"):
-        edgerl.train(resume="run")
+        edgerl.train("robots:robot", resume="run")
 
 
 @pytest.mark.parametrize(
@@ -799,6 +801,6 @@ def test_a_run_is_in_one_process_at_a_time() -> None:
     held = Replay(folder / "replay.bin", 4, 2, 90, slack=120, count=400)
     try:
         with pytest.raises(OutputError, match=r"replay\.bin is in use by another process"):
-            edgerl.train(resume="run")
+            edgerl.train("robots:robot", resume="run")
     finally:
         held.close()

@@ -93,7 +93,7 @@ def test_a_run_goes_on_without_its_records(damage: str | None) -> None:
     if damage is not None:
         path.write_bytes({"half": text[:-40].encode(), "other": b"step,x\n1,2\n", "binary": b"\xff\xfe"}[damage])
         versions.write_text('{"sessions": [{"from_step": "x"}]}')
-    edgerl.train(resume=folder)
+    edgerl.train("robots:robot", resume=folder)
     assert (folder / "checkpoint.safetensors").read_bytes() == checkpoint
     assert rows_of(folder) == (whole[:-1] if damage == "half" else [])
     assert [session["from_step"] for session in records.read_versions(versions)] == [400]
@@ -132,10 +132,10 @@ def test_versions_tell_when_they_changed(monkeypatch: pytest.MonkeyPatch) -> Non
     first = json.loads((folder / "versions.json").read_text())
     assert first["sessions"][0]["from_step"] == 0
     assert first["sessions"][0]["versions"]["edgerl"] == edgerl.__version__
-    edgerl.train(resume=folder)
+    edgerl.train("robots:robot", resume=folder)
     assert json.loads((folder / "versions.json").read_text()) == first
     monkeypatch.setattr(records, "versions", lambda: {"edgerl": "9"})
-    edgerl.train(resume=folder)
+    edgerl.train("robots:robot", resume=folder)
     sessions = records.read_versions(folder / "versions.json")
     assert [(session["from_step"], session["versions"]["edgerl"]) for session in sessions] == [(0, "0.1.0"), (400, "9")]
 
