@@ -180,8 +180,9 @@ def generate(policy: CompactPolicy, *, options: COptions, provenance: Provenance
     _check_numbers(form.policy)
     code = _code(form, options.prefix)
     tag = f"0x{sha256(code.encode()).hexdigest()[:8]}"
-    wide = "" if form.policy.observation_offset is None else _CHECK_OF_DOUBLE
-    names = {"p": options.prefix, "P": options.prefix.upper(), "tag": tag, "spdx": SPDX, "wide": wide}
+    names = {"p": options.prefix, "P": options.prefix.upper(), "tag": tag, "spdx": SPDX, "float_h": "", "wide": ""}
+    if form.policy.observation_offset is not None:
+        names |= {"float_h": "#include <float.h>\n", "wide": _CHECK_OF_DOUBLE.substitute(names)}
     return CSource(
         prefix=options.prefix,
         header=_header(form, options, provenance, tag),
@@ -386,9 +387,16 @@ def _number(p: str, policy: CompactPolicy) -> str:
 def _code(form: PolicyForm, p: str) -> str:
     parts = [*_constants(form, p), *_functions(form, p)]
     parts.append(_act(form, p))
-    limit = number(tolerance(form.policy))
-    parts.append(_END_OF_SOURCE.substitute(p=p, P=p.upper(), tolerance=limit, given=_given(form.policy)))
+    parts.append(_end(form.policy, p))
     return "\n".join(parts)
+
+
+def _end(policy: CompactPolicy, p: str) -> str:
+    """What calls the function: with the example as it lies in flash where that is double, which no AVR takes."""
+    names = {"p": p, "P": p.upper(), "tolerance": number(tolerance(policy))}
+    if policy.observation_offset is None:
+        return _END_OF_SOURCE.substitute(names, given="float", example=_EXAMPLE.substitute(names), passed="observation")
+    return _END_OF_SOURCE.substitute(names, given="double", example="", passed=f"{p}_example_observation")
 
 
 _START_OF_SOURCE = Template("""\
@@ -396,13 +404,13 @@ _START_OF_SOURCE = Template("""\
  * $spdx */
 #include "$p.h"
 
-#include <stddef.h>
-$wide
+${float_h}#include <stddef.h>
+
 #if defined(__cplusplus) || !defined(__STDC_VERSION__) || __STDC_VERSION__ < 199901L
 #error "$p.c is C99: compile it as C; a program in C++ includes $p.h and links it"
 #elif ${P}_TAG != $tag
 #error "$p.h and $p.c are of two exports: take both from one"
-#elif defined(__AVR__) && (!defined(__FLASH) || defined(__STRICT_ANSI__))
+${wide}#elif defined(__AVR__) && (!defined(__FLASH) || defined(__STRICT_ANSI__))
 #error "on an AVR, $p.c reads its constants from flash by __flash, which GCC has with -std=gnu99 or gnu11"
 #elif defined(__AVR__) && ${P}_FLASH_BYTES > 65535
 #error "on an AVR, __flash reads constants from the first 64 KiB, and $p.c has more"
@@ -592,13 +600,10 @@ def _rounded(x: Array, limit: int) -> Array:
     return rounded
 
 
-_CHECK_OF_DOUBLE = """\
-#include <float.h>
-
-#if DBL_MANT_DIG < 53
-#error "double has not 64 bits here (for avr-gcc 10 and later: -mdouble=64)"
-#endif
-"""
+_CHECK_OF_DOUBLE = Template("""\
+#elif defined(__AVR__) || DBL_MANT_DIG < 53
+#error "$p.c takes observations in double of 64 bits, which this processor's compiler has not"
+""")
 
 _SHIFT = Template("        const float seen = (float)(observation[i] - ${p}_offset[i]);\n")
 
@@ -630,6 +635,13 @@ $calls    for (size_t j = 0; j < $M; j++) {
 }
 """)
 
+_EXAMPLE = Template("""\
+    float *const observation = (float *)(void *)${p}_memory.values; /* the first layer's inputs */
+    for (int i = 0; i < ${P}_OBSERVATIONS; i++) {
+        observation[i] = ${p}_example_observation[i];
+    }
+""")
+
 _END_OF_SOURCE = Template("""\
 ${P}_SCRATCH static ${p}_scratch ${p}_memory;
 
@@ -638,11 +650,8 @@ int ${p}(const $given observation[${P}_OBSERVATIONS], float action[${P}_ACTIONS]
 }
 
 int ${p}_self_test(void) {
-    float action[${P}_ACTIONS], *const observation = (float *)(void *)${p}_memory.values; /* the first layer's inputs */
-    for (int i = 0; i < ${P}_OBSERVATIONS; i++) {
-        observation[i] = ${p}_example_observation[i];
-    }
-    if (${p}(observation, action) != 0) {
+    float action[${P}_ACTIONS];
+${example}    if (${p}($passed, action) != 0) {
         return -1;
     }
     for (int j = 0; j < ${P}_ACTIONS; j++) {

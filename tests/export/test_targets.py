@@ -116,6 +116,10 @@ def test_what_an_avr_cannot_read_is_refused(tmp_path: Path) -> None:
     large = complaints("avr-gcc", *AVR, "-c", "edgerl_policy.c", folder=tmp_path)
     assert len(large) == 1
     assert "__flash reads constants from the first 64 KiB" in large[0]
+    offset = np.full(random_policy(4).n_observations, 1e9)
+    write(replace(random_policy(4), observation_offset=offset).with_example(offset), tmp_path)
+    (wide,) = complaints("avr-gcc", *AVR, "-c", "edgerl_policy.c", folder=tmp_path)
+    assert "takes observations in double of 64 bits, which this processor's compiler has not" in wide
     exported(Case(), tmp_path)
     (learner,) = complaints("avr-gcc", "-std=gnu11", "-c", "edgerl_learner.c", folder=tmp_path)
     assert "edgerl_learner.c needs int of 32 bits and double of 64" in learner

@@ -6,7 +6,7 @@
 
 #if defined(__cplusplus) || !defined(__STDC_VERSION__) || __STDC_VERSION__ < 199901L
 #error "blocks.c is C99: compile it as C; a program in C++ includes blocks.h and links it"
-#elif BLOCKS_TAG != 0x731932d0
+#elif BLOCKS_TAG != 0xd0cdf1b6
 #error "blocks.h and blocks.c are of two exports: take both from one"
 #elif defined(__AVR__) && (!defined(__FLASH) || defined(__STRICT_ANSI__))
 #error "on an AVR, blocks.c reads its constants from flash by __flash, which GCC has with -std=gnu99 or gnu11"
@@ -220,7 +220,8 @@ int blocks(const float observation[BLOCKS_OBSERVATIONS], float action[BLOCKS_ACT
 }
 
 int blocks_self_test(void) {
-    float action[BLOCKS_ACTIONS], *const observation = (float *)(void *)blocks_memory.values; /* the first layer's inputs */
+    float action[BLOCKS_ACTIONS];
+    float *const observation = (float *)(void *)blocks_memory.values; /* the first layer's inputs */
     for (int i = 0; i < BLOCKS_OBSERVATIONS; i++) {
         observation[i] = blocks_example_observation[i];
     }

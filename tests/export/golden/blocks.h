@@ -43,7 +43,7 @@
 #define BLOCKS_FLASH_BYTES 181
 #define BLOCKS_SCRATCH_BYTES 48
 #define BLOCKS_NOT_FINITE 1
-#define BLOCKS_TAG 0x731932d0 /* the same in both files */
+#define BLOCKS_TAG 0xd0cdf1b6 /* the same in both files */
 
 #ifdef __cplusplus
 extern "C" {

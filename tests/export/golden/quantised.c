@@ -6,7 +6,7 @@
 
 #if defined(__cplusplus) || !defined(__STDC_VERSION__) || __STDC_VERSION__ < 199901L
 #error "quantised.c is C99: compile it as C; a program in C++ includes quantised.h and links it"
-#elif QUANTISED_TAG != 0xc4954bfa
+#elif QUANTISED_TAG != 0x4c4aaa4b
 #error "quantised.h and quantised.c are of two exports: take both from one"
 #elif defined(__AVR__) && (!defined(__FLASH) || defined(__STRICT_ANSI__))
 #error "on an AVR, quantised.c reads its constants from flash by __flash, which GCC has with -std=gnu99 or gnu11"
@@ -268,7 +268,8 @@ int quantised(const float observation[QUANTISED_OBSERVATIONS], float action[QUAN
 }
 
 int quantised_self_test(void) {
-    float action[QUANTISED_ACTIONS], *const observation = (float *)(void *)quantised_memory.values; /* the first layer's inputs */
+    float action[QUANTISED_ACTIONS];
+    float *const observation = (float *)(void *)quantised_memory.values; /* the first layer's inputs */
     for (int i = 0; i < QUANTISED_OBSERVATIONS; i++) {
         observation[i] = quantised_example_observation[i];
     }

@@ -6,7 +6,7 @@
 
 #if defined(__cplusplus) || !defined(__STDC_VERSION__) || __STDC_VERSION__ < 199901L
 #error "single.c is C99: compile it as C; a program in C++ includes single.h and links it"
-#elif SINGLE_TAG != 0x1df1f829
+#elif SINGLE_TAG != 0x28d620f8
 #error "single.h and single.c are of two exports: take both from one"
 #elif defined(__AVR__) && (!defined(__FLASH) || defined(__STRICT_ANSI__))
 #error "on an AVR, single.c reads its constants from flash by __flash, which GCC has with -std=gnu99 or gnu11"
@@ -237,7 +237,8 @@ int single(const float observation[SINGLE_OBSERVATIONS], float action[SINGLE_ACT
 }
 
 int single_self_test(void) {
-    float action[SINGLE_ACTIONS], *const observation = (float *)(void *)single_memory.values; /* the first layer's inputs */
+    float action[SINGLE_ACTIONS];
+    float *const observation = (float *)(void *)single_memory.values; /* the first layer's inputs */
     for (int i = 0; i < SINGLE_OBSERVATIONS; i++) {
         observation[i] = single_example_observation[i];
     }
