@@ -83,8 +83,8 @@ class _Simulation:
         self.finished: list[dict[str, float]] = []
         self.unfinished = {"return": 0.0, "steps": 0}
 
-    def observe(self) -> npt.NDArray[np.floating[Any]]:
-        """The present observation [n]."""
+    def observe(self) -> npt.NDArray[np.float32]:
+        """The present observation [n]; of the type that the policy asks for."""
         return self._observation
 
     def act(self, action: npt.NDArray[np.float32]) -> None:
