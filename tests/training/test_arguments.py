@@ -25,7 +25,7 @@ from edgerl.training.arguments import Arguments, checked, parse, slug, stated, t
 from edgerl.training.compaction import environment_of
 from edgerl.training.config import from_json, make_config, to_json
 from edgerl.training.environments import made, make
-from edgerl.training.folder import default_folder
+from edgerl.training.folder import new_folder
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -134,7 +134,8 @@ def test_tasks_with_other_arguments_have_other_names() -> None:
     assert long[0] != long[1]
     assert all(len(name) < 40 for name in long)
     config = make_config(environment="dock:make", env_args={"mass": 2.0})
-    assert default_folder(config) == Path("runs/dock-make-mass2.0-ds-td3-seed0")
+    with new_folder(None, config) as folder:
+        assert folder == Path("runs/dock-make-mass2.0-ds-td3-seed0")
 
 
 @pytest.mark.usefixtures("registry")
