@@ -20,7 +20,7 @@ LONGEST_SECONDS = 120
 _SERVER = """
 import ctypes, gc, json, os, resource, signal, sys
 exec(sys.argv[1])
-from edgerl.cli import main
+from edgerl.__main__ import main
 
 def run(job, told):
     for number, name in enumerate(("/dev/null", job["out"], job["err"])):
@@ -31,8 +31,12 @@ def run(job, told):
     code = 99
     if job["fault"]:
         ctypes.CDLL(None).faulty_arm(job["folder"].encode(), *job["fault"])
-    for name, bytes in job["limits"].items():
-        resource.setrlimit(getattr(resource, name), (bytes, bytes))
+    if job["room"]:
+        name, more = job["room"]
+        fields = dict(line.split(":") for line in open("/proc/self/status"))
+        taken = fields["VmSize" if name == "RLIMIT_AS" else "VmData"]
+        limit = int(taken.split()[0]) * 1024 + more
+        resource.setrlimit(getattr(resource, name), (limit, limit))
     try:
         main()
     except SystemExit as end:
@@ -95,17 +99,18 @@ class Forked:
         *arguments: object,
         folder: Path | str = ".",
         fault: tuple[int, int, bool] | None = None,
-        limits: dict[str, int] | None = None,
+        room: tuple[str, int] | None = None,
         seconds: int = LONGEST_SECONDS,
     ) -> Ran:
         """`edgerl` with these arguments in that folder. fault: the number of the operation on its files that fails (−1:
-        none), an errno (0: SIGKILL), whether all later ones fail too. limits: by names of `resource`."""
+        none), an errno (0: SIGKILL), whether all later ones fail too. room: RLIMIT_AS or RLIMIT_DATA, and the bytes
+        that it leaves beyond what the process has."""
         files = {name: str(self._files / name) for name in ("out", "err")}
         job: dict[str, Any] = {
             "folder": str(Path(folder).resolve()),
             "arguments": [str(argument) for argument in arguments],
             "fault": fault,
-            "limits": limits or {},
+            "room": room,
             "seconds": seconds,
             **files,
         }
