@@ -312,6 +312,8 @@ class Learner:
                 self._champion_number = self._read_champion(number, reader)
             self._open_transitions()
             self._resume(rule, origin.metadata)
+            if self._store is not None:
+                self._store.mend(number)
             return
         bundle, reader = self._open_bundle()
         with reader:

@@ -6,7 +6,7 @@ the last snapshot whose `write` returned, or a later one, and its champion.
 
 All snapshots count on their champion, so it is there twice: `champion-…` has the same bytes as `snapshot-…` of that
 number, and either is taken where the other is damaged. What was found damaged is not removed: it is renamed
-`rejected-…` when the next snapshot is written, and a few of these stay.
+`rejected-…`, and a few of these stay.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _Refused = dict[Path, FileFormatError]
 """Files that are of no use, and why."""
 
 _NAME = re.compile(r"(?:snapshot|champion)-([0-9]{8}|[1-9][0-9]{8,})\.safetensors")
-_REJECTED = re.compile(r"rejected-([0-9]{8,})-.+")
+_REJECTED = re.compile(r"rejected-([0-9]{8,})-(.+)")
 
 
 class Snapshots:
@@ -140,8 +140,7 @@ class Snapshots:
 
     def _numbers(self) -> list[int]:
         """Of all files with a snapshot's name, valid or not; newest first."""
-        numbers = {int(match[1]) for match in map(_NAME.fullmatch, self._names()) if match}
-        return sorted(numbers, reverse=True)
+        return sorted(_numbers_in(self._names()), reverse=True)
 
     def _names(self) -> list[str]:
         try:
@@ -237,7 +236,9 @@ class Store(Snapshots):
     @property
     def next_number(self) -> int:
         """The number that `write` will give: one more than any seen in the folder, whatever is in those files."""
-        self._largest = max(self._largest, *self._numbers(), 0)
+        names = self._names()
+        set_aside = [match[2] for match in map(_REJECTED.fullmatch, names) if match]
+        self._largest = max(self._largest, *_numbers_in(names + set_aside), 0)
         return self._largest + 1
 
     def write(
@@ -266,6 +267,13 @@ class Store(Snapshots):
             self._remove_old()
             self._make_twice(champion)
         return number
+
+    def mend(self, number: int) -> None:
+        """After `newest` found this one: set aside what it passed over, and have both files of its champion. What the
+        disk refuses is left for the next `write`, which does the same."""
+        with contextlib.suppress(OutputError):
+            self._set_aside_passed_over()
+            self._make_twice(self._champions[number])
 
     def replace_champion(
         self, metadata: Mapping[str, Any], tensors: Mapping[str, npt.NDArray[Any]], version: int = VERSION
@@ -361,6 +369,10 @@ class Store(Snapshots):
             for path in missing:
                 with self.open(number) as reader:
                     reader.copy(path)
+
+
+def _numbers_in(names: list[str]) -> set[int]:
+    return {int(match[1]) for match in map(_NAME.fullmatch, names) if match}
 
 
 def _is_regular(path: Path) -> bool:

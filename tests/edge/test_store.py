@@ -433,6 +433,23 @@ def test_a_champion_of_which_one_file_is_damaged_is_whole_and_is_made_twice_agai
         assert (_newest(store), store.rejected) == (6, [])
 
 
+@pytest.mark.parametrize("damaged", [_path(3), _copy(3), _path(5)])
+def test_a_start_mends_what_it_can(damaged: Path) -> None:
+    """So that damage that comes later finds all in order; and the number of what was set aside is not used again."""
+    _fill([1, 1, 3, 3, 3])  # 3, 4 and 5 are there, which count on 3
+    whole = _path(3).read_bytes()
+    os.truncate(damaged, 100)
+    with _store() as store:
+        number = _newest(store)
+        assert number == (4 if damaged == _path(5) else 5)
+        store.mend(number)
+        assert _rejected() == [damaged.name]
+        assert _path(3).read_bytes() == _copy(3).read_bytes() == whole
+        assert store.next_number == 6
+    with _store() as store:
+        assert (_newest(store), store.rejected, store.next_number) == (number, [], 6)
+
+
 def test_a_champion_that_is_damaged_while_a_store_has_it() -> None:
     with _store() as store:
         _write(store, 1)

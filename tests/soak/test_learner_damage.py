@@ -1,7 +1,8 @@
 """Every file of a state folder, damaged at random places one at a time: what is lost is what that file alone held.
 
 A bit flipped, an end cut off, a page of zeros, a file that is empty or gone: 500 times EDGERL_SOAK (default 0.1) for
-each file of each folder. With `-s` the table of docs/results.md is printed.
+each file of each folder; with `-s` it is printed what that cost. And as often as 200 times that, a learner that finds a
+damaged file is killed.
 """
 
 from __future__ import annotations
@@ -23,7 +24,12 @@ from edgerl.edge.transitions import RecordFormat, Storage
 from edgerl.edge.trials import TrialRule
 from tests.edge.learners import M, N, learner_config, steps, write_bundle
 
-PLACES = max(1, round(500 * float(os.environ.get("EDGERL_SOAK", "0.1"))))
+from . import test_learner_kill as killing
+
+SOAK = float(os.environ.get("EDGERL_SOAK", "0.1"))
+PLACES = max(1, round(500 * SOAK))
+KILLS = max(4, round(200 * SOAK))
+KILLS_IN_A_ROW = 10
 BUNDLE = Path("learner.safetensors")
 RULE = TrialRule(every=2, window_steps=8, recent=3, least=2)
 CAPACITY = 200
@@ -226,3 +232,46 @@ def _before_newest(folder: Path, storage: Storage, champion: int) -> tuple[int, 
     (older / paths[-1].name).unlink()
     with closing(_load(older, storage)) as learner:
         return learner.status()["updates"], paths[-1].name
+
+
+# Kills.
+
+
+def _snapshots_without(folder: Path, storage: Storage, name: str | None = None) -> int:
+    """How many snapshots a start counts that does not find that file."""
+    shutil.copytree(folder, probe := Path("probe"))
+    if name is not None:
+        (probe / name).unlink()
+    with closing(killing.load(probe, storage, _Careless())) as learner:
+        assert not learner.is_new
+        found = learner.counters.snapshots
+    shutil.rmtree(probe)
+    return found
+
+
+@pytest.mark.soak
+def test_a_killed_learner_finds_no_less_than_without_the_damaged_file() -> None:
+    draw, damages = np.random.default_rng(20220526), 0
+    with killing.serving() as server:
+        for chain in range(-(-KILLS // KILLS_IN_A_ROW)):
+            life = killing.LIVES[chain % len(killing.LIVES)]
+            folder, storage = Path(f"chain{chain}"), life["storage"]
+            config = learner_config(widths=(7, 5), n_step=life["n_step"], batch=6, evolution_interval=3, seed=chain)
+            replay = {"precision": life["precision"], "keep": life["keep"], "capacity": killing.CAPACITY}
+            write_bundle(BUNDLE, config, precision=life["precision"], replay=replay)
+            with closing(killing.load(folder, storage, _Careless())) as learner:
+                killing.live(learner, lambda *_: None, 40)
+            is_mended = True
+            for _ in range(KILLS_IN_A_ROW):
+                least = _snapshots_without(folder, storage)
+                if is_mended:  # what was damaged before is not any more
+                    name = draw.choice([name for name in os.listdir(folder) if name[0] != "." and name[:4] != "reje"])
+                    least = _snapshots_without(folder, storage, name)
+                    DAMAGE[draw.choice(list(DAMAGE), p=SHARES)](folder / name, draw)
+                    damages += 1
+                told = killing.kill_one(server, folder, storage, draw)
+                is_mended = told.loaded >= 0
+                assert _snapshots_without(folder, storage) >= max(least, told.snapshots)
+        assert server.stdin is not None
+        server.stdin.close()
+    assert damages > KILLS / 4

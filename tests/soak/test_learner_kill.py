@@ -100,7 +100,7 @@ for line in sys.stdin:
 
 
 @contextmanager
-def _server() -> Iterator[subprocess.Popen[str]]:
+def serving() -> Iterator[subprocess.Popen[str]]:
     """A process that has all modules loaded and makes a new one for each life."""
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-c", _SERVER]
@@ -126,7 +126,7 @@ class _Told:
             setattr(self, what, int(number))
 
 
-def _kill(server: subprocess.Popen[str], folder: Path, storage: str, draw: np.random.Generator) -> _Told:
+def kill_one(server: subprocess.Popen[str], folder: Path, storage: str, draw: np.random.Generator) -> _Told:
     assert server.stdin is not None
     assert server.stdout is not None
     server.stdin.write(f"{folder} {storage}\n")
@@ -206,7 +206,7 @@ def test_a_learner_that_is_killed_loses_nothing_and_goes_on_to_the_bit() -> None
     draw = np.random.default_rng(20220526)
     chains = cycle(LIVES)
     most_snapshots = most_steps = takeovers = 0
-    with _server() as server:
+    with serving() as server:
         for chain, life in enumerate(islice(chains, -(-KILLS // KILLS_IN_A_ROW))):
             config = learner_config(widths=(7, 5), n_step=life["n_step"], batch=6, evolution_interval=3, seed=chain)
             replay = {"precision": life["precision"], "keep": life["keep"], "capacity": CAPACITY}
@@ -215,7 +215,7 @@ def test_a_learner_that_is_killed_loses_nothing_and_goes_on_to_the_bit() -> None
             for kill in range(KILLS_IN_A_ROW):
                 before, killed = Path(f"before{chain}-{kill}"), Path(f"killed{chain}-{kill}")
                 shutil.copytree(folder, before) if folder.exists() else None
-                told = _kill(server, folder, life["storage"], draw)
+                told = kill_one(server, folder, life["storage"], draw)
                 if folder.exists() and any(folder.glob("snapshot-*")):
                     shutil.copytree(folder, killed)
                     snapshots, steps = _check(killed, before, life["storage"], told)
