@@ -122,9 +122,8 @@ program = glob.glob(sys.prefix + "/lib/python*/site-packages/pnnx/pnnx")[0]
 os.chmod(program, 0o755)
 with open(path, "rb") as model, open("m.onnx", "wb") as copy:
     copy.write(model.read())
-subprocess.run([program, "m.onnx", "inputshape=[1,%d]f32" % n], check=True)
+subprocess.run([program, "m.onnx", "inputshape=[1,%d]f32" % n, OPTIONS], check=True)
 net = ncnn.Net()
-OPTIONS
 net.load_param("m.ncnn.param")
 net.load_model("m.ncnn.bin")
 def act(x):
@@ -168,7 +167,6 @@ process.exit(0);
 """
 
 PNNX = ("ncnn", "--no-deps pnnx")  # which converts; torch, which it asks for, is for its models alone
-EXACT_NCNN = "\n".join(f"net.opt.use_fp16_{what} = False" for what in ("packed", "storage", "arithmetic"))
 
 
 @dataclass(frozen=True)
@@ -200,10 +198,8 @@ READERS = (
     Reader("tract", ("tract numpy",), TRACT, "tract"),
     Reader("TVM", ("apache-tvm onnx",), TVM, "apache-tvm"),
     Reader("IREE", ("iree-base-compiler[onnx] iree-base-runtime",), IREE, "iree-base-runtime"),
-    Reader("ncnn", ("ncnn", "--no-deps pnnx"), NCNN.replace("OPTIONS", ""), "ncnn"),
-    Reader(
-        "ncnn", ("ncnn", "--no-deps pnnx"), NCNN.replace("OPTIONS", EXACT_NCNN), "ncnn", needs="`opt.use_fp16_…=False`"
-    ),
+    Reader("ncnn", PNNX, NCNN.replace("OPTIONS", "'fp16=1'"), "ncnn"),
+    Reader("ncnn", PNNX, NCNN.replace("OPTIONS", "'fp16=0'"), "ncnn", needs="`pnnx … fp16=0`"),
     Reader("onnx2torch", ("--no-deps onnx2torch torchvision",), ONNX2TORCH, "onnx2torch", borrows=True),
     Reader("onnx.reference", ("onnx",), REFERENCE.replace("OPTIONS", ""), "onnx"),
     Reader(

@@ -39,7 +39,10 @@ SATURATED = 20.0
 TOLERANCE = 1e-5
 """Largest difference to the reference, of the action range."""
 
-EXCLUDED_BY_SPARSE = ("onnx.reference", "strict shape inference (onnx.checker with full_check)", "onnx2c")
+EXCLUDED_BY_SPARSE = (
+    *("onnx.reference", "OpenVINO", "OpenCV", "tract", "TVM", "IREE", "ncnn", "onnx2torch", "onnx2c"),
+    "strict shape inference (onnx.checker with full_check)",
+)
 
 SPARSE_BYTES = 8
 """Of the index of each connection in a sparse initialiser: onnx.checker wants INT64."""
