@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -338,3 +339,21 @@ def test_a_close_that_fails_loses_nothing(edgerl: Run, caplog: pytest.LogCapture
     }
     code, _, _ = edgerl("run", "run/policy.safetensors", "--env", "robots:unclosable_robot", "--seconds", 0.1)
     assert code == 0
+
+
+# Runs of earlier versions.
+
+
+def test_a_run_of_0_1_0_goes_on(tmp_path: Path) -> None:
+    """Of robots:endless_robot, 16-16, stopped at step 240 of 400: it cuts episodes at the checkpoint interval, 60."""
+    folder = tmp_path / "run"
+    shutil.copytree(Path(__file__).parent / "golden" / "run-0.1.0", folder)
+    before = read_metrics(folder)
+    result = edgerl.train("robots:endless_robot", resume=folder)
+    counters = checkpoint_file.read(folder / "checkpoint.safetensors").counters
+    assert (result.steps, counters.episode, counters.replay_count) == (400, 7, 400)
+    rows = read_metrics(folder)
+    assert [row["step"] for row in rows] == [100, 200, 300, 400]
+    assert [row["return_mean"] for row in rows[:2]] == [row["return_mean"] for row in before]
+    assert all("training_return_mean" not in row for row in rows[:2]), "which it did not record"
+    assert all(row["faults"] == 0 for row in rows[2:])
