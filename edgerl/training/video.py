@@ -178,7 +178,7 @@ class Rendered(Environment):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 frame = np.asarray(self._environment.render())
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             unwrapped = getattr(self._environment, "unwrapped", self._environment)
             fix = f"; {HOW_TO_RENDER}" if hasattr(unwrapped, "mujoco_renderer") else ""
             raise EnvironmentError(f"{self.name} cannot be rendered ({problem(error)}){fix}") from error

@@ -209,6 +209,16 @@ def test_what_cannot_be_rendered_is_said_with_its_own_remedy(edgerl: Run, monkey
     assert err.splitlines()[-1].endswith('pygame is not installed, run `pip install "gymnasium[classic_control]"`)')
 
 
+def test_a_picture_that_leaves_the_process_is_a_fault_of_the_environment(edgerl: Run) -> None:
+    Path("leaving.py").write_text(
+        "import robots\n\n\nclass Leaving(robots.PaintedRobot):\n    def render(self):\n        raise SystemExit(3)\n"
+    )
+    code, _, err = edgerl("play", _painted_policy(), "--video", "out.gif", "--env", "leaving:Leaving")
+    assert code == 2
+    assert "leaving:Leaving cannot be rendered (SystemExit: 3)" in err.splitlines()[-1]
+    assert not Path("out.gif").exists()
+
+
 def test_no_ffmpeg_is_one_line_before_anything_is_filmed(
     edgerl: Run, policy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
