@@ -260,7 +260,7 @@ class TensorReader:
         Raises FileFormatError where `unpack_tensors` does, and where the header is not byte for byte what
         `write_tensors` writes. Names, shapes and values are for the caller to check.
         """
-        self._path, self._disk = path, disk
+        self.path, self._disk = path, disk
         with _refusals(path):
             _check_file(path)
             opener = _open_without_waiting if follow_links else open_regular
@@ -295,14 +295,14 @@ class TensorReader:
         is closed.
         """
         if self._file.closed:
-            raise ValueError(f"the reader of {self._path} is closed")
+            raise ValueError(f"the reader of {self.path} is closed")
         begin, end = self._extent(name)
         filled = np.frombuffer(memory, np.uint8)
         if not filled.flags.writeable:
             raise ValueError(f"the memory for tensor {name!r} is read-only")
         if not 0 <= offset <= end - begin - len(filled):
             raise ValueError(f"tensor {name!r} has {end - begin} bytes, not {len(filled)} from byte {offset} on")
-        with _refusals(self._path):
+        with _refusals(self.path):
             self._fill(filled.data, begin + offset)
 
     def copy(self, goal: Path) -> None:
@@ -310,20 +310,20 @@ class TensorReader:
 
         Raises OutputError where it cannot be written, FileFormatError where this one can no longer be read.
         """
-        with _refusals(self._path):
+        with _refusals(self.path):
             size = os.fstat(self._file.fileno()).st_size
         _write(goal, self._pieces(0, size), None, self._disk)
 
     def _check(self, kind: str, version: Versions) -> None:
-        with _refusals(self._path):
+        with _refusals(self.path):
             header = self._read_header()
             self.metadata, self.shapes = _parse_header(header)
             begin, size = len(header), os.fstat(self._file.fileno()).st_size
             if size != begin + _size(self.shapes):
                 raise ValueError(f"it has {size} bytes, expected {begin + _size(self.shapes)}")
             self._extents = {name: (begin + a, begin + b) for name, (a, b) in _extents(self.shapes).items()}
-            _check_metadata(self.metadata, self._path, kind, version)
-            _check_sum(self.metadata, self._path, self.shapes, self._chunks)
+            _check_metadata(self.metadata, self.path, kind, version)
+            _check_sum(self.metadata, self.path, self.shapes, self._chunks)
 
     def _read_header(self) -> bytes:
         (length,) = struct.unpack("<Q", self._bytes(0, 8))
@@ -343,7 +343,7 @@ class TensorReader:
         buffer = memoryview(bytearray(CHUNK_BYTES))
         for position in range(begin, end, CHUNK_BYTES):
             chunk = buffer[: end - position]
-            with _refusals(self._path):
+            with _refusals(self.path):
                 self._fill(chunk, position)
             yield chunk
 
@@ -353,7 +353,7 @@ class TensorReader:
 
     def _extent(self, name: str) -> tuple[int, int]:
         if name not in self._extents:
-            raise FileFormatError(f"{self._path} has no tensor {name!r}")
+            raise FileFormatError(f"{self.path} has no tensor {name!r}")
         return self._extents[name]
 
 

@@ -73,7 +73,7 @@ def _state_folder(snapshots: Snapshots) -> Description:
     found = snapshots.newest()
     if found is None:
         raise FileFormatError(f"{snapshots.folder} holds no snapshot that is whole: {'; '.join(snapshots.rejected)}")
-    number, reader = found
+    _, reader = found
     reader.close()
     files = sorted(file for file in snapshots.folder.iterdir() if file.is_file() and not file.name.startswith("."))
     return {
@@ -81,7 +81,7 @@ def _state_folder(snapshots: Snapshots) -> Description:
         "kind": "state folder",
         "files": {file.name: human_bytes(file.stat().st_size) for file in files},
         "rejected": snapshots.rejected,
-        "newest": describe(snapshots.path(number)),
+        "newest": describe(reader.path),
     }
 
 

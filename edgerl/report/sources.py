@@ -195,8 +195,16 @@ def _read_run(folder: Path, name: str) -> Run:
         policy=policy_file.load(policy_path) if has_policy else None,
         policy_bytes=policy_path.stat().st_size if has_policy else 0,
         fits=tuple(_read_fit(path) for path in sorted(folder.glob(run_folder.FIT_RECORDS))),
-        versions=tuple(read_versions(folder / run_folder.VERSIONS)),
+        versions=_versions(folder),
     )
+
+
+def _versions(folder: Path) -> tuple[dict[str, Any], ...]:
+    """Of the run's sessions; none where the file cannot be read: a report can do without."""
+    try:
+        return tuple(read_versions(folder / run_folder.VERSIONS))
+    except FileFormatError:
+        return ()
 
 
 def _read_model(path: Path) -> Model:

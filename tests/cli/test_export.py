@@ -172,7 +172,7 @@ def test_a_learner_of_the_latest_run_again_and_again(edgerl: Run, run: Path) -> 
     first, second, third = out.splitlines()
     assert first.startswith(f"{run}/learner.safetensors: ")
     trained = sum(load(run / "policy.safetensors").metadata["trained_connections"])
-    assert f" after 0 updates; connections actor {trained}, critic_1 " in first
+    assert f" after 90 updates; connections actor {trained}, critic_1 " in first
     assert second.startswith("memory on a device 32.0 MiB: networks ")
     assert third.startswith("replay ring of ")
     assert third.endswith(" transitions, 64 bytes each in fp32; 120 of the run to begin with")
@@ -222,7 +222,7 @@ def test_choices_that_do_not_fit_are_one_line(edgerl: Run, run: Path, arguments:
 
 def test_a_learner_needs_a_run_folder(edgerl: Run, policy: Path) -> None:
     code, _, err = edgerl("export", policy, "--format", "learner")
-    assert (code, err) == (2, f"edgerl: {policy} is a file; expected a run folder\n")
+    assert (code, err) == (2, "edgerl: runs/first/policy.safetensors is a file; expected a run folder\n")
     code, _, err = edgerl("export", "--format", "learner")
     assert code == 2
     assert "runs/first/checkpoint.safetensors" in err

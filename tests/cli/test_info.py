@@ -241,7 +241,13 @@ def test_a_state_folder_and_its_snapshots(edgerl: Run) -> None:
     description = json.loads(out)
     assert code == 0
     assert (description["kind"], description["rejected"]) == ("state folder", [])
-    names = {"lock", "transitions.log", "snapshot-00000001.safetensors", "snapshot-00000002.safetensors"}
+    names = {
+        "champion-00000001.safetensors",
+        "lock",
+        "transitions.log",
+        "snapshot-00000001.safetensors",
+        "snapshot-00000002.safetensors",
+    }
     assert description["files"].keys() == names
     newest = description["newest"]
     assert (newest["file"], newest["kind"]) == ("state/snapshot-00000002.safetensors", "snapshot")
@@ -254,7 +260,10 @@ def test_a_state_folder_and_its_snapshots(edgerl: Run) -> None:
     description = json.loads(edgerl("info", "state", "--json")[1])
     assert description["newest"]["file"] == "state/snapshot-00000001.safetensors"
     assert description["rejected"][0].startswith(f"{newest['file']} has been altered")
-    damage(Path("state/snapshot-00000001.safetensors"))
+    damage(Path("state/snapshot-00000001.safetensors"))  # the champion, of which there is a second file
+    description = json.loads(edgerl("info", "state", "--json")[1])
+    assert description["newest"]["file"] == "state/champion-00000001.safetensors"
+    damage(Path("state/champion-00000001.safetensors"))
     code, _, err = edgerl("info", "state")
     assert code == 2
     assert err.startswith("edgerl: state holds no snapshot that is whole: state/snapshot-00000002.safetensors has been")
