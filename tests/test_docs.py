@@ -57,7 +57,9 @@ def test_every_option_has_help() -> None:
         name = command.name or command.callback.__name__
         for parameter, annotation in command.callback.__annotations__.items():
             if parameter != "return":
-                assert "help=" in str(annotation) or str(annotation) in ("Json", "Force"), f"{name} {parameter}"
+                assert "help=" in str(annotation) or str(annotation) in ("Json", "Force", "OwnEnv"), (
+                    f"{name} {parameter}"
+                )
 
 
 def test_every_command_is_in_the_readme(edgerl: Run) -> None:

@@ -162,7 +162,7 @@ def test_a_run_of_a_sweep_that_has_not_begun_is_stopped() -> None:
     Path("run/config.json").write_text(to_json(make_config("quick", environment="own:make")))
     core = min(os.sched_getaffinity(0))
     done = subprocess.run(
-        [sys.executable, "-m", "edgerl.studies.worker", "run", str(core), str(os.getpid())],
+        [sys.executable, "-m", "edgerl.studies.worker", "run", "own:make", str(core), str(os.getpid())],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": os.getcwd()},
