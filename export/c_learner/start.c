@@ -6,8 +6,8 @@
 
 #if defined(__cplusplus)
 #error "edgerl_learner.c is C11: compile it as C; a program in C++ includes edgerl_learner.h and links it"
-#elif !defined(__GNUC__) || defined(__TINYC__) || __STDC_VERSION__ < 201112L
-#error "edgerl_learner.c is C11 for GCC and Clang: compile it with one of them, and -std=c11 or later"
+#elif !defined(__GNUC__) || defined(__TINYC__) || __STDC_VERSION__ < 199901L
+#error "edgerl_learner.c is C11 for GCC and Clang: compile it with one of them, from -std=c99 on"
 #elif __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "edgerl_learner.c holds a little-endian state, and this processor is big-endian"
 #elif __SIZEOF_INT__ < 4 || __SIZEOF_DOUBLE__ < 8

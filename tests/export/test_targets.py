@@ -136,7 +136,7 @@ def test_c_that_is_compiled_as_cpp_or_c90_is_one_sentence(tmp_path: Path) -> Non
         assert "edgerl_policy.c is C99: compile it as C; a program in C++ includes edgerl_policy.h and links it" in said
     (said,) = complaints("gcc", "-x", "c++", "-c", "edgerl_learner.c", folder=tmp_path)
     assert "edgerl_learner.c is C11: compile it as C; a program in C++ includes edgerl_learner.h" in said
-    (said,) = complaints("gcc", "-std=c99", "-c", "edgerl_learner.c", folder=tmp_path)
+    (said,) = complaints("gcc", "-std=c89", "-c", "edgerl_learner.c", folder=tmp_path)
     assert "edgerl_learner.c is C11 for GCC and Clang" in said
 
 

@@ -102,7 +102,7 @@ def _peak_bytes(program: str) -> int:
     last = "\nprint(open('/proc/self/status').read())"
     command = [sys.executable, "-W", "ignore", "-c", program + last]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": "."})
-    match = re.search(r"VmHWM:\s+(\d+) kB", done.stdout)
+    match = re.search(r"VmHWM:\s+(\d+) kB", done.stdout + done.stderr)  # --json keeps stdout to itself
     assert match is not None
     return 1024 * int(match[1])
 
