@@ -92,8 +92,8 @@ def test_resident_memory_does_not_grow(storage: str, cycles: int) -> None:
     assert found["updates"] > cycles * 0.9
     assert found["takeovers"] > 2
     later = found["resident"][len(found["resident"]) // 2 :]
-    # Once, after 700 000 cycles, half a mebibyte more is taken, and stays: no object of Python's, cause unknown. A leak of
-    # three bytes a cycle fails.
+    # Once, after 700 000 cycles, half a mebibyte more is taken, and stays: no object of Python, cause unknown. A leak
+    # of three bytes a cycle fails.
     assert max(later) - later[0] <= 256 * PAGE, found
 
 
