@@ -135,6 +135,10 @@ done(one, one)
 """
 
 ONNX2TORCH = """
+import types
+for name in ("torchvision", "torchvision.ops"):  # for images; it needs CUDA
+    sys.modules[name] = types.ModuleType(name)
+sys.modules["torchvision.ops"].roi_align = None
 import onnx2torch, torch
 module = onnx2torch.convert(path).eval()
 with torch.no_grad():
@@ -200,7 +204,7 @@ READERS = (
     Reader("IREE", ("iree-base-compiler[onnx] iree-base-runtime",), IREE, "iree-base-runtime"),
     Reader("ncnn", PNNX, NCNN.replace("OPTIONS", "'fp16=1'"), "ncnn"),
     Reader("ncnn", PNNX, NCNN.replace("OPTIONS", "'fp16=0'"), "ncnn", needs="`pnnx … fp16=0`"),
-    Reader("onnx2torch", ("--no-deps onnx2torch torchvision",), ONNX2TORCH, "onnx2torch", borrows=True),
+    Reader("onnx2torch", ("--no-deps onnx2torch",), ONNX2TORCH, "onnx2torch", borrows=True),
     Reader("onnx.reference", ("onnx",), REFERENCE.replace("OPTIONS", ""), "onnx"),
     Reader(
         "onnx.reference",
