@@ -122,8 +122,10 @@ program = glob.glob(sys.prefix + "/lib/python*/site-packages/pnnx/pnnx")[0]
 os.chmod(program, 0o755)
 with open(path, "rb") as model, open("m.onnx", "wb") as copy:
     copy.write(model.read())
-subprocess.run([program, "m.onnx", "inputshape=[1,%d]f32" % n, OPTIONS], check=True)
+subprocess.run([program, "m.onnx", "inputshape=[1,%d]f32" % n, "fp16=%d" % (not EXACT)], check=True)
 net = ncnn.Net()
+if EXACT:
+    net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False
 net.load_param("m.ncnn.param")
 net.load_model("m.ncnn.bin")
 def act(x):
@@ -202,8 +204,8 @@ READERS = (
     Reader("tract", ("tract numpy",), TRACT, "tract"),
     Reader("TVM", ("apache-tvm onnx",), TVM, "apache-tvm"),
     Reader("IREE", ("iree-base-compiler[onnx] iree-base-runtime",), IREE, "iree-base-runtime"),
-    Reader("ncnn", PNNX, NCNN.replace("OPTIONS", "'fp16=1'"), "ncnn"),
-    Reader("ncnn", PNNX, NCNN.replace("OPTIONS", "'fp16=0'"), "ncnn", needs="`pnnx … fp16=0`"),
+    Reader("ncnn", PNNX, NCNN.replace("EXACT", "False"), "ncnn"),
+    Reader("ncnn", PNNX, NCNN.replace("EXACT", "True"), "ncnn", needs="`pnnx … fp16=0`, `opt.use_fp16_…=False`"),
     Reader("onnx2torch", ("--no-deps onnx2torch",), ONNX2TORCH, "onnx2torch", borrows=True),
     Reader("onnx.reference", ("onnx",), REFERENCE.replace("OPTIONS", ""), "onnx"),
     Reader(
