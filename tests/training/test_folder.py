@@ -13,11 +13,13 @@ from pathlib import Path
 
 import pytest
 
+import edgerl
 from edgerl.compact import file as policy_file
 from edgerl.errors import OutputError
 from edgerl.training import folder as folders
 from edgerl.training.config import Config, make_config
 from edgerl.training.folder import new_folder, point_latest_to, read_config
+from edgerl.training.logs import read_metrics
 
 AT_ONCE = 8
 
@@ -137,6 +139,26 @@ def test_six_runs_that_are_started_at_once_are_six_runs() -> None:
 
 def _temporaries(folder: Path) -> Iterator[Path]:
     return folder.rglob(".*.tmp")
+
+
+def test_tensorboard_shows_the_run_alone_that_the_notice_names() -> None:
+    """By its own reader. In `runs` the link is one more, as docs/quickstart.md says."""
+    from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+    from tensorboard.util.tensor_util import make_ndarray
+
+    notices: list[str] = []
+    options = {"steps": 60, "start_steps": 30, "hidden": (8, 8), "batch_size": 8, "evaluation_interval": 30}
+    folder = edgerl.train("robots:robot", notice=notices.append, **options).folder
+    (named,) = (line.partition("tensorboard --logdir ")[2] for line in notices if "tensorboard" in line)
+    found = {}
+    for logdir in (named, "runs"):
+        reader = EventMultiplexer()
+        reader.AddRunsFromDirectory(logdir)
+        reader.Reload()
+        found[logdir] = sorted(reader.Runs())
+        returns = [make_ndarray(event.tensor_proto).item() for event in reader.Tensors(found[logdir][0], "return_mean")]
+        assert returns == pytest.approx([row["return_mean"] for row in read_metrics(folder)], rel=1e-6)
+    assert found == {named: ["."], "runs": ["latest", folder.name]}
 
 
 def test_a_run_that_fails_takes_its_folder_away_and_no_other(config: Config) -> None:
