@@ -61,6 +61,19 @@ class Disk:
         """Rename a file inside its folder, over the file of that name if there is one."""
         source.replace(goal)
 
+    def rename_to_new(self, source: Path, goal: Path) -> None:
+        """Rename a file inside its folder; FileExistsError where there is one of that name."""
+        try:
+            os.link(source, goal)
+        except FileExistsError:
+            raise
+        except OSError:  # a disk without links; then who makes a file of that name at this very moment loses it
+            if os.path.lexists(goal):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), goal) from None
+            source.replace(goal)
+        else:
+            source.unlink()
+
     def remove(self, path: Path) -> None:
         """Remove a file."""
         path.unlink()

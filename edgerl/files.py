@@ -97,17 +97,22 @@ def refuse_existing(path: Path, *, force: bool, option: str = "-o") -> None:
         raise OutputError(f"{path} exists already; pass --force to replace it, or another {option}")
 
 
-def write_atomically(path: Path, data: bytes, *, check: Callable[[Path], None] | None = None) -> None:
+def write_atomically(
+    path: Path, data: bytes, *, force: bool = True, check: Callable[[Path], None] | None = None
+) -> None:
     """Write `data` to `path` so that a crash leaves the old file or the new one.
 
     `check` runs on the temporary file, synced and complete; when it raises, nothing is left under either name.
 
-    Raises OutputError when the folder does not exist or cannot be written.
+    Raises OutputError when the folder does not exist or cannot be written; without `force` also where there is a file
+    of that name by now, for whoever made it since `refuse_existing` looked wants to keep it.
     """
-    _write(path, [data], check, DISK)
+    _write(path, [data], check, DISK, force)
 
 
-def _write(path: Path, parts: Iterable[Bytes], check: Callable[[Path], None] | None, disk: Disk) -> None:
+def _write(
+    path: Path, parts: Iterable[Bytes], check: Callable[[Path], None] | None, disk: Disk, force: bool = True
+) -> None:
     temporary = path.parent / TEMPORARIES.replace("*", secrets.token_hex(4))
     try:
         descriptor = disk.open(temporary, create=True)
@@ -118,8 +123,13 @@ def _write(path: Path, parts: Iterable[Bytes], check: Callable[[Path], None] | N
             _fill(descriptor, parts, disk)
             if check is not None:
                 check(temporary)
-            disk.replace(temporary, path)
+            if force:
+                disk.replace(temporary, path)
+            else:
+                disk.rename_to_new(temporary, path)
         disk.sync_folder(path.parent)
+    except FileExistsError as error:
+        raise OutputError(f"{path} exists by now; pass --force to replace it, or choose another name") from error
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror}") from error
 
@@ -208,11 +218,12 @@ def write_tensors(
     metadata: Mapping[str, Any],
     tensors: Mapping[str, npt.NDArray[Any]],
     *,
+    force: bool = True,
     disk: Disk = DISK,
 ) -> None:
     """Write a tensor file that TensorReader reads, so that a crash leaves the old file or the new one.
 
-    No memory is needed but for the header and for tensors that are not contiguous.
+    No memory is needed but for the header and for tensors that are not contiguous. force: as in `write_atomically`.
 
     Raises OutputError where the file would be too large or cannot be written, ValueError like `tensor_parts`.
     """
@@ -225,7 +236,7 @@ def write_tensors(
             f"cannot write {path}: it would have {size} bytes, {len(header)} of them in its header; expected at most "
             f"{MAXIMUM_BYTES} and {MAXIMUM_HEADER_BYTES}"
         )
-    _write(path, itertools.chain([header], parts), None, disk)
+    _write(path, itertools.chain([header], parts), None, disk, force)
 
 
 def unpack_tensors(data: bytes, source: Path, kind: str, version: Versions) -> tuple[dict[str, Any], Tensors]:

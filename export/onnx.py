@@ -85,7 +85,7 @@ def export(
     def check(temporary: Path) -> None:
         differences.update(verify(temporary, policy, path, shapes=n_sparse == 0))
 
-    write_atomically(path, data, check=check)
+    write_atomically(path, data, force=force, check=check)
     return OnnxReport(
         path=path,
         format="onnx",

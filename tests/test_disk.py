@@ -54,6 +54,21 @@ def test_a_disk_that_takes_nothing_is_broken(tmp_path: Path) -> None:
     disk.close(descriptor)
 
 
+def test_a_disk_without_links_renames_to_a_new_name_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", refuse)
+    source, goal = tmp_path / "source", tmp_path / "goal"
+    source.write_text("new")
+    Disk().rename_to_new(source, goal)
+    assert (source.exists(), goal.read_text()) == (False, "new")
+    source.write_text("newer")
+    with pytest.raises(FileExistsError, match="goal"):
+        Disk().rename_to_new(source, goal)
+    assert (source.read_text(), goal.read_text()) == ("newer", "new")
+
+
 def test_files_are_created_once_and_are_not_inherited(tmp_path: Path) -> None:
     disk, path = Disk(), tmp_path / "file"
     with pytest.raises(FileNotFoundError, match="file"):

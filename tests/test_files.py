@@ -9,6 +9,8 @@ import json
 import os
 import stat
 import struct
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ from edgerl.files import (
     tensor_parts,
     unpack_tensors,
     write_atomically,
+    write_tensors,
 )
 from tests.faults import FaultyDisk, PowerCut
 
@@ -158,6 +161,46 @@ def test_existing_outputs_need_force(tmp_path: Path) -> None:
         refuse_existing(path, force=False)
     with pytest.raises(OutputError, match=r"cannot write a+: File name too long"):
         refuse_existing(Path("a" * 300), force=False)
+
+
+def test_a_file_that_appears_while_another_is_made_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    refuse_existing(path, force=False)
+    for write in (
+        lambda force: write_atomically(path, b"new", force=force),
+        lambda force: write_tensors(path, "x", 1, {}, {"a": np.zeros(1, np.float32)}, force=force),
+    ):
+        path.write_bytes(b"old")
+        with pytest.raises(OutputError, match=r"file exists by now; pass --force to replace it, or choose"):
+            write(False)
+        assert os.listdir(tmp_path) == ["file"]
+        assert path.read_bytes() == b"old"
+        write(True)
+        assert path.read_bytes() != b"old"
+        path.unlink()
+        write(False)
+        assert path.stat().st_nlink == 1
+        assert os.listdir(tmp_path) == ["file"]
+
+
+def test_of_many_that_write_a_new_file_one_does(tmp_path: Path) -> None:
+    """Threads, at once, with the contents of their own."""
+    path, start = tmp_path / "file", threading.Barrier(8)
+
+    def write(number: int) -> bool:
+        start.wait()
+        try:
+            write_atomically(path, b"%d" % number, force=False)
+        except OutputError:
+            return False
+        return True
+
+    for _ in range(20):
+        with ThreadPoolExecutor(8) as pool:
+            written = list(pool.map(write, range(8)))
+        assert sum(written) == 1
+        assert path.read_bytes() == b"%d" % written.index(True)
+        path.unlink()
 
 
 def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

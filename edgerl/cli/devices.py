@@ -109,7 +109,7 @@ def calibrate(
     refuse_existing(output, force=force)
     text = measure(_onnx_writer(), output.stem, note)
     device = parse_device(text.encode(), output.stem, str(output))
-    write_atomically(output, text.encode())
+    write_atomically(output, text.encode(), force=force)
     print(f"{output}: {device.name}")
     for runtime in device.runtimes:
         for key, quantity in _runtime_quantities(runtime):

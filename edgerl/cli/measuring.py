@@ -96,7 +96,7 @@ class Measuring:
     def run(self, path: Path, device: Device | None, mode: str | None) -> Done:
         """Do what the options say, for the model in `path`; the device is in that mode."""
         if self.bundle is not None:
-            return Done(_write_bundle(path, self.bundle), None)
+            return Done(_write_bundle(path, self.bundle, self.force), None)
         return Done(None, _compare(self, path, device, mode) if self.chosen else None)
 
 
@@ -152,14 +152,14 @@ def _is_same_file(path: Path, device: str) -> bool:
     return device.endswith(".toml") and path.exists() and Path(device).exists() and path.samefile(device)
 
 
-def _write_bundle(path: Path, goal: Path) -> dict[str, Any]:
+def _write_bundle(path: Path, goal: Path, force: bool) -> dict[str, Any]:
     """Write the benchmark bundle of a model to `goal`; what it holds."""
     from edgerl.files import write_atomically
     from edgerl.profiling.bundle import make_bundle
 
     with _subject(path) as subject:
         bundle = make_bundle(subject)
-    write_atomically(goal, bundle.data)
+    write_atomically(goal, bundle.data, force=force)
     return {
         "file": str(goal),
         "bytes": len(bundle.data),

@@ -78,9 +78,9 @@ def is_offset(values: Array) -> bool:
     return bool(np.all((np.abs(values) <= LARGEST_OFFSET) & (values == np.rint(values))))
 
 
-def save(policy: CompactPolicy, path: Path) -> None:
-    """Write `policy` to `path` atomically."""
-    write_atomically(path, to_bytes(policy))
+def save(policy: CompactPolicy, path: Path, *, force: bool = True) -> None:
+    """Write `policy` to `path` atomically, as `edgerl.files.write_atomically` does."""
+    write_atomically(path, to_bytes(policy), force=force)
 
 
 def load(path: str | Path) -> CompactPolicy:

@@ -136,12 +136,13 @@ def fit(
         seeds = evaluation_seeds(checkpoint.config.seed, 2 * episodes)
         selection = choose(candidates, measure(seeds[:episodes]), measure(seeds[episodes:]))
     policy_path, picture_path = map(anchored, outputs)
+    force = force or path is None
     result = FitResult(target, goal, episodes, len(candidates), selection, *map(reachable, outputs))
-    write_atomically(picture_path, draw(result.device, goal, selection))
+    write_atomically(picture_path, draw(result.device, goal, selection), force=force)
     record = json.dumps(result.as_dict(), indent=2, allow_nan=False) + "\n"
     write_atomically(folder / run_folder.fit_record(target.id), record.encode())
     if selection.chosen is not None:
-        policy_file.save(_described(result), policy_path)
+        policy_file.save(_described(result), policy_path, force=force)
     return result
 
 

@@ -83,7 +83,7 @@ def open_study(study: Study, runs: Sequence[PlannedRun], folder: Path) -> Iterat
     Nothing is written before every run folder that is there is known to be the study's own. Raises OutputError,
     ConfigError, FileFormatError.
     """
-    record = to_record(with_earlier(study, folder))
+    with_earlier(study, folder)  # which refuses another study's folder
     found = {run.name: inspect(folder / run.name, run) for run in runs}
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -95,6 +95,7 @@ def open_study(study: Study, runs: Sequence[PlannedRun], folder: Path) -> Iterat
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise OutputError(f"another sweep is at work in {folder}; wait for it, or choose another --out") from error
+        record = to_record(with_earlier(study, folder))  # read again: another sweep may have ended meanwhile
         write_atomically(folder / RECORD, record.encode())
         yield found
     finally:

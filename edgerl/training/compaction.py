@@ -92,6 +92,7 @@ def prune(
     before = checkpoint.policy
     after = compact(before, sparsity=sparsity, precision=precision)
     observations = recorded_observations(folder, checkpoint, RECORDED_OBSERVATIONS)
+    returns = _returns(checkpoint, (before, after), episodes) if episodes else None
     result = PruneResult(
         path=reachable(given),
         policy=after,
@@ -108,9 +109,9 @@ def prune(
         observations=len(observations),
         largest_action_difference=_largest_difference(before, after, observations),
         episodes=episodes,
-        returns=_returns(checkpoint, (before, after), episodes) if episodes else None,
+        returns=returns,
     )
-    policy_file.save(after, goal)
+    policy_file.save(after, goal, force=force or path is None)
     return result
 
 

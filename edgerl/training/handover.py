@@ -119,6 +119,7 @@ def hand_over(
         bundle.version_of(tensors),
         metadata,
         tensors,
+        force=force,
     )
     connections = {name: sum(network.connections()) for name, network in agent.networks}
     return HandoverReport(goal, goal.stat().st_size, agent.updates, connections, len(rows), precision, keep, planned)

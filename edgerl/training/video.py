@@ -141,7 +141,7 @@ def play(
                     yield frame
                 progress((number + 1) / episodes)
 
-        _write(anchored(path), film(), rate / every)
+        _write(anchored(path), film(), rate / every, force)
     return Video(reachable(path), filmed.name, frames, rate / every, tuple(results))
 
 
@@ -344,7 +344,7 @@ class _EncoderError(Exception):
     """ffmpeg did not make a whole video."""
 
 
-def _write(path: Path, frames: Iterator[Frame], rate: float) -> None:
+def _write(path: Path, frames: Iterator[Frame], rate: float, force: bool) -> None:
     """A whole file or none: it is made elsewhere, and gets its name once it is complete."""
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / f"video{path.suffix.lower()}"
@@ -356,7 +356,7 @@ def _write(path: Path, frames: Iterator[Frame], rate: float) -> None:
             raise OutputError(
                 f"cannot make {path}: {reason(error)}; see what ffmpeg says above, write a .gif, or {MAKE_ROOM}"
             ) from error
-        write_atomically(path, made.read_bytes())
+        write_atomically(path, made.read_bytes(), force=force)
 
 
 def _write_mp4(path: Path, frames: Iterator[Frame], rate: float) -> None:

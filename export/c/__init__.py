@@ -127,7 +127,7 @@ def export(
     _refuse(path, (*texts, *around), force)
     with _folder(path), _folder(path / "zephyr") if project else contextlib.nullcontext():
         for file, text in {**texts, **around}.items():
-            write_atomically(file, text.encode())
+            write_atomically(file, text.encode(), force=force)
     return CReport(
         path=path,
         format="c",

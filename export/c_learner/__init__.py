@@ -189,7 +189,7 @@ def write_c_learner(learner: CLearner, folder: Path, *, force: bool = False) -> 
     except OSError as error:
         raise OutputError(f"cannot make {folder}: {error.strerror}; choose another folder with -o") from error
     for path, text in zip(paths, (learner.header, learner.source), strict=True):
-        write_atomically(path, text.encode())
+        write_atomically(path, text.encode(), force=force)
     return paths
 
 

@@ -347,3 +347,22 @@ def test_a_run_is_planned_as_edgerl_train_configures_it() -> None:
     options |= {"max_episode_steps": DEFAULT_EPISODE_STEPS}  # which the robot leaves to us
     expected = make_config("quick", environment="robots:robot", seed=1, **options)
     assert plan_runs(study)[1].config == expected
+
+
+def test_what_another_sweep_recorded_meanwhile_stays_in_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends between the look at the folder and the lock."""
+    from edgerl.studies import sweep
+    from edgerl.studies.study import narrowed, read_record
+
+    study, folder, inspect = load_study(_write_study(environment="robot", seeds=(0,))), Path("runs/tiny"), sweep.inspect
+
+    def end(*arguments: Any) -> Progress:
+        monkeypatch.setattr(sweep, "inspect", inspect)
+        other = narrowed(study, seeds=[7])
+        with open_study(other, plan_runs(other), folder):
+            pass
+        return inspect(*arguments)
+
+    monkeypatch.setattr(sweep, "inspect", end)
+    with open_study(study, plan_runs(study), folder):
+        assert read_record(folder).grid["seed"] == (7, 0)
