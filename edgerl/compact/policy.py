@@ -138,6 +138,9 @@ class CompactPolicy:
     def _matrices(self) -> dict[str, list[tuple[Array, Array]]]:
         return {}
 
+    @np.errstate(
+        invalid="ignore"
+    )  # OpenBLAS says it of what lies on its stack, too; a NaN in an action speaks for itself
     def __call__(self, observation: npt.ArrayLike, dtype: npt.DTypeLike = np.float32) -> Array:
         """Actions [batch, m] for observations [batch, n] (or [m] for [n]), computed in `dtype`.
 

@@ -59,6 +59,7 @@ def unit_actions(network: Sequence[Affine], inputs: Array) -> Array:
     return answer
 
 
+@np.errstate(invalid="ignore")  # see CompactPolicy
 def replace_units(network: Sequence[Affine], layer: int, units: Array, constants: Array) -> Network:
     """The network in which each of `units` (bool) of hidden layer `layer` always gives its constant.
 
@@ -73,6 +74,7 @@ def replace_units(network: Sequence[Affine], layer: int, units: Array, constants
     return [*network[:layer], *replaced, *network[layer + 2 :]]
 
 
+@np.errstate(invalid="ignore")
 def replace_connections(network: Sequence[Affine], layer: int, gone: Array, constants: Array) -> Network:
     """The network in which each connection of `gone` (bool [outputs, inputs]) sees its input's constant instead."""
     weight, bias = network[layer]

@@ -409,8 +409,7 @@ def test_a_reader_that_leaves_ends_nothing(spawn: Spawn) -> None:
 def full_pipe() -> tuple[int, int]:
     """(the end to read, the end to write to), which takes one page and has it."""
     reader, writer = os.pipe()
-    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
-    os.write(writer, b"x" * 4096)
+    os.write(writer, b"x" * fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 1))
     return reader, writer
 
 

@@ -17,7 +17,8 @@ from edgerl.cli import outlet as outlet_module
 from edgerl.cli.outlet import Outlet, outlet_of
 
 LOG = Path("log")
-PAGE = 4096
+PAGE = os.sysconf("SC_PAGE_SIZE")
+"""The least that a pipe takes: 4 KiB, or 64 with some kernels for Arm."""
 
 
 @contextlib.contextmanager
@@ -93,51 +94,51 @@ def test_a_disk_that_is_always_full_is_no_error() -> None:
 def test_a_pipe_that_is_full_takes_whole_lines_or_none() -> None:
     with pipe_of_a_page() as (reader, stream):
         out = Outlet(stream)
-        say(out, "a" * 4000, "b" * 4000, "c")
-        assert os.read(reader, 9999) == b"a" * 4000 + b"\n"
+        say(out, "a" * (PAGE - 96), "b" * (PAGE - 96), "c")
+        assert os.read(reader, 2 * PAGE) == b"a" * (PAGE - 96) + b"\n"
         say(out, "d")
-        assert os.read(reader, 9999) == b"d\n"
+        assert os.read(reader, 2 * PAGE) == b"d\n"
 
 
 @pytest.mark.usefixtures("impatient")
 def test_a_line_longer_than_the_pipe_is_completed_before_the_next() -> None:
     with pipe_of_a_page() as (reader, stream):
         out, seen = Outlet(stream), b""
-        say(out, "a" * 10_000, "lost", "lost as well")
-        while chunk := os.read(reader, 9999):
+        say(out, "a" * 3 * PAGE, "lost", "lost as well")
+        while chunk := os.read(reader, 2 * PAGE):
             seen += chunk
             say(out, "next")
             if seen.endswith(b"next\n"):
                 break
-        assert seen.decode().splitlines()[0] == "a" * 10_000
+        assert seen.decode().splitlines()[0] == "a" * 3 * PAGE
         assert set(seen.decode().splitlines()[1:]) == {"next"}
 
 
 def test_a_slow_reader_is_waited_for_but_not_for_long() -> None:
     with pipe_of_a_page() as (reader, stream):
         out = Outlet(stream)
-        say(out, "a" * 4095)
+        say(out, "a" * (PAGE - 1))
         begin = time.monotonic()
         say(out, "b")
         assert time.monotonic() - begin >= outlet_module.PATIENCE_SECONDS
-        assert os.read(reader, 9999) == b"a" * 4095 + b"\n"
+        assert os.read(reader, 2 * PAGE) == b"a" * (PAGE - 1) + b"\n"
 
 
 def test_a_pipe_that_does_not_block_is_like_another() -> None:
     with pipe_of_a_page() as (reader, stream):
         os.set_blocking(stream.fileno(), False)
         out = Outlet(stream)
-        say(out, "a" * 9000)
-        assert os.read(reader, 9999) == b"a" * 4096
+        say(out, "a" * 3 * PAGE)
+        assert os.read(reader, 2 * PAGE) == b"a" * PAGE
         say(out, "b")
-        assert os.read(reader, 9999) == b"a" * 4096
+        assert os.read(reader, 2 * PAGE) == b"a" * PAGE
 
 
 @pytest.mark.usefixtures("impatient")
 def test_a_reader_that_has_left_is_no_error() -> None:
     with pipe_of_a_page() as (reader, stream):
         os.close(reader)
-        say(Outlet(stream), "one", "two" * 5000)
+        say(Outlet(stream), "one", "two" * PAGE)
 
 
 # Streams.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +15,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from edgerl.compact.policy import CompactPolicy, Layer, Precision, action_scaling, make_layer
+from edgerl.compact.reduction import replace_connections, replace_units
 from tests.compact.policies import random_policy
+from tests.edge.compiled import compile_c
 
 FLOAT32_MAXIMUM = float(np.finfo(np.float32).max)
 bounds = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -193,3 +197,39 @@ def test_a_policy_that_replaces_another_does_not_share_its_matrices() -> None:
 def test_observations_of_the_wrong_length_do_not_pass() -> None:
     with pytest.raises(ValueError, match=r"operands could not be broadcast"):
         random_policy(5)(np.zeros(4))
+
+
+@pytest.fixture(scope="module")
+def leave_on_the_stack(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], object]:
+    """Leave signalling NaNs on the stack, which what is called next finds where it has written nothing."""
+    folder = tmp_path_factory.mktemp("stack")
+    (folder / "stack.c").write_text(
+        "void leave(void) { volatile unsigned a[32768]; for (int i = 0; i < 32768; i++) a[i] = 0x7fa00000; }\n"
+    )
+    compile_c("gcc", "-shared", "-fPIC", folder / "stack.c", "-o", folder / "stack.so")
+    leave: Callable[[], object] = ctypes.CDLL(str(folder / "stack.so")).leave
+    return leave
+
+
+@pytest.mark.parametrize("width", range(1, 33))
+def test_what_lies_on_the_stack_is_no_warning(width: int, leave_on_the_stack: Callable[[], object]) -> None:
+    """OpenBLAS for AVX-512 computes with it where a vector has five numbers, and drops what comes of it."""
+    policy = random_policy(0, (width, width, 7))
+    expected = policy(policy.example_observation, np.float64)
+    leave_on_the_stack()
+    assert policy(policy.example_observation) == pytest.approx(expected, rel=1e-5, abs=1e-5)
+    network = [(layer.matrix(), layer.bias) for layer in policy.layers]
+    constants, gone = np.ones(width, np.float32), np.ones((7, width), bool)
+    leave_on_the_stack()
+    (_, (_, with_units)) = replace_units(network, 0, gone[0], constants)
+    leave_on_the_stack()
+    (_, (_, with_connections)) = replace_connections(network, 1, gone, constants)
+    summed = network[1][1] + network[1][0].astype(np.float64).sum(axis=1)
+    assert with_units == pytest.approx(summed, rel=1e-5, abs=1e-5)
+    assert with_connections == pytest.approx(summed, rel=1e-5, abs=1e-5)
+
+
+def test_an_observation_that_is_not_finite_warns_of_nothing() -> None:
+    """The actions say so themselves."""
+    policy = random_policy(0, (4, 8, 2), density=1)
+    assert np.isnan(policy(np.array([np.inf, -np.inf, 0, 0], np.float32))).all()

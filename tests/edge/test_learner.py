@@ -1323,7 +1323,7 @@ def test_a_folder_is_one_learners_and_a_failed_start_lets_go_of_it() -> None:
         _load(STATE)
     write_bundle(Path("other.safetensors"), seed=steps(3))
     _rewrite(Path("other.safetensors"), "learner", {"seed": np.full((3, 40), 255, np.uint8)})
-    for path, options in ((Path("other.safetensors"), {}), (BUNDLE, {"memory": 30_000, "keep": "ring"})):
+    for path, options in ((Path("other.safetensors"), {}), (BUNDLE, {"memory": 10_000, "keep": "ring"})):
         with pytest.raises((FileFormatError, ConfigError), match=r"seed transition is not finite|the memory is"):
             _load(Path("fresh"), path=path, **options)
         assert len(os.listdir("/proc/self/fd")) == files

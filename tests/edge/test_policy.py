@@ -266,7 +266,8 @@ def test_the_same_layout_and_instruction_set_give_the_same_bits() -> None:
         assert first(observation).tobytes() == second(observation).tobytes()
 
 
-def test_its_attributes_and_its_memory() -> None:
+def test_its_attributes_and_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("EDGERL_ISA", raising=False)
     oracle = Oracle(9, (17, 255, 6))
     policies = {layout: Policy(oracle.compact, layout) for layout in LAYOUTS}
     policy = policies["sparse"]
