@@ -492,7 +492,7 @@ def test_files_that_exist_need_force(tmp_path: Path) -> None:
 
 
 def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: Path, _data: bytes) -> None:
+    def full(path: Path, _data: bytes, *, force: bool) -> None:  # noqa: ARG001
         raise OutputError(f"cannot write {path}: No space left on device")
 
     monkeypatch.setattr("edgerl.export.c.write_atomically", full)

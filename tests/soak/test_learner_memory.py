@@ -50,6 +50,10 @@ learner = Learner.load(path, state=state, storage=storage, rule=rule)
 draw = np.random.default_rng(0)
 seen = draw.normal(size=(64, learner.n_observations)).astype(np.float32)
 resident = []
+# A Path interns its parts. The names of temporary files, each used once, fill Python's table of interned strings, which
+# is then rebuilt, two or three times as large (half a mebibyte), and from then on in place: let it happen now.
+for number in range(100_000):
+    sys.intern(f"used once: {number}")
 for cycle in range(cycles):
     now, following = seen[cycle % 64], seen[(cycle + 1) % 64]
     if cycle % 10 == 0:
@@ -92,9 +96,7 @@ def test_resident_memory_does_not_grow(storage: str, cycles: int) -> None:
     assert found["updates"] > cycles * 0.9
     assert found["takeovers"] > 2
     later = found["resident"][len(found["resident"]) // 2 :]
-    # Once, after 700 000 cycles, half a mebibyte more is taken, and stays: no object of Python, cause unknown. A leak
-    # of three bytes a cycle fails.
-    assert max(later) - later[0] <= 256 * PAGE, found
+    assert max(later) - later[0] <= 8 * PAGE, found
 
 
 @pytest.mark.soak
