@@ -19,6 +19,7 @@ All but the first have a lower priority than the first, where the system knows o
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import sys
 import threading
@@ -57,6 +58,9 @@ REST_SECONDS = 0.1
 
 REPORT_SECONDS = 2.0
 """How long a run waits, at its end, for a report that is being handed out."""
+
+THREAD_BYTES = 16 << 20
+"""What a thread may need to begin with, its stack of 8 MiB included; most of it is never touched."""
 
 LOWER_PRIORITY = 10
 """Added to the niceness of the threads beside the one that drives."""
@@ -253,6 +257,7 @@ class Session:
                     self.stop()
 
         thread = threading.Thread(target=run, name=f"edgerl-{name}", daemon=True)
+        _expect_room_for_a_thread()
         thread.start()
         try:
             yield
@@ -419,6 +424,14 @@ def _finally(action: Callable[[], object]) -> Iterator[None]:
             action()
         raise
     action()
+
+
+def _expect_room_for_a_thread() -> None:
+    """Raise MemoryError where there is none: Python would wait for ever for a thread that could not begin."""
+    try:
+        mmap.mmap(-1, THREAD_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+    except OSError as error:
+        raise MemoryError(f"no room for the {THREAD_BYTES} bytes of another thread") from error
 
 
 def _step_back() -> None:

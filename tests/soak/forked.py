@@ -19,7 +19,12 @@ LONGEST_SECONDS = 120
 
 _SERVER = """
 import ctypes, gc, json, os, resource, signal, sys
+heard = os.dup(1)
+os.dup2(2, 1)
 exec(sys.argv[1])
+sys.stdout.flush()
+os.dup2(heard, 1)
+os.close(heard)
 from edgerl.__main__ import main
 
 def run(job, told):

@@ -53,9 +53,9 @@ from unittest.mock import patch
 from tests.edge.learners import learner_config, write_bundle
 from edgerl.cli import main
 
-write_bundle(config=learner_config(batch=8))
+write_bundle(config=learner_config(n=4, m=2, batch=8))
 sys.argv = ["edgerl", "learn", "learner.safetensors", "--env", "tests.robots:robot", "--rate", "0", "--hours", "1e-5"]
-with patch("sys.stdout", sys.stderr), patch("sys.exit"):
+with patch("sys.exit"):
     main()
 """
 """All modules are loaded: where Python finds no room for one, it may say anything."""
