@@ -11,8 +11,8 @@ import argparse
 import numpy as np
 
 from edgerl.edge import OnnxPolicy
-from edgerl.training.environments import make
-from edgerl.training.evaluate import evaluate, mean_interval
+from edgerl.environments.make import make
+from edgerl.training.evaluation import evaluate, mean_interval
 
 EPISODES = 10
 EPISODE_LIMIT = 1000

@@ -19,13 +19,13 @@ from pathlib import Path
 
 import numpy as np
 
-from edgerl.compact.file import load
-from edgerl.compact.policy import Array, CompactPolicy, Precision
 from edgerl.export import export_policy
 from edgerl.export.c import COptions
+from edgerl.policy.compact import Array, CompactPolicy, Precision
+from edgerl.policy.format import load
 from edgerl.training import checkpoint as checkpoint_file
 from edgerl.training.compaction import environment_of
-from edgerl.training.evaluate import evaluate, evaluation_seeds, mean_interval
+from edgerl.training.evaluation import evaluate, evaluation_seeds, mean_interval
 
 ALLOWED: dict[Precision, float] = {"fp32": 0.01, "fp16": 0.01, "int8": 0.03}
 """Of the policy's mean return."""

@@ -23,12 +23,12 @@ from typing import Any
 
 import numpy as np
 
-from edgerl.compact.policy import Array, CompactPolicy, make_layer
 from edgerl.edge import OnnxPolicy, Policy
 from edgerl.export import export_policy
-from edgerl.profiling.device import load_device
-from edgerl.profiling.latency import estimate_latency
-from edgerl.profiling.model import network_rows, policy_rows
+from edgerl.policy.compact import Array, CompactPolicy, make_layer
+from edgerl.profiling.budgets.device import load_device
+from edgerl.profiling.budgets.model import network_rows, policy_rows
+from edgerl.profiling.latency.estimate import estimate_latency
 
 WIDTHS = (16, 32, 64, 128, 256, 512)
 DENSITIES = (1.0, 0.5, 0.2, 0.1, 0.05)

@@ -23,9 +23,9 @@ from pathlib import Path
 
 import numpy as np
 
-from edgerl.compact.policy import Array, CompactPolicy, Precision, make_layer
-from edgerl.compact.pruning import with_network
 from edgerl.export.c import COptions, Provenance, generate
+from edgerl.policy.compact import Array, CompactPolicy, Precision, make_layer
+from edgerl.policy.pruning import with_network
 
 WIDTHS = (5, 40, 23, 3)
 OBSERVATIONS = 20

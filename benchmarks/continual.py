@@ -1,7 +1,7 @@
 """Learning on after a drift: a frozen policy, and learners with SET, with a static topology, and dense.
 
-A policy is trained on HalfCheetah-v5; then its body changes (edgerl.training.drift, at the default strengths), and for
-150 000 steps a Learner with a replay of 50 000 transitions in fp16 goes on. Every run is a file in the work folder, so
+A policy is trained on HalfCheetah-v5; then its body changes (edgerl.environments.drift, at the default strengths), and
+for 150 000 steps a Learner with a replay of 50 000 transitions in fp16 goes on. Every run is a file in the work folder, so
 that the script can be stopped and started again.
 
     python benchmarks/continual.py --work build/continual --workers 2
@@ -73,7 +73,7 @@ def environment(drift: str | None) -> Any:
     import gymnasium
     import mujoco
 
-    from edgerl.training.drift import DriftingEnvironment, parse_drift
+    from edgerl.environments.drift import DriftingEnvironment, parse_drift
 
     mujoco.set_mju_user_warning(lambda _: None)
     made = gymnasium.make(TASK)
@@ -106,8 +106,8 @@ def supports(learner: Any) -> list[Array]:
 
 def run(job: Job, work: Path) -> None:
     """Do one run, and write its file."""
-    from edgerl.edge.learner import Learner
-    from edgerl.edge.trials import TrialRule
+    from edgerl.edge.continual.learner import Learner
+    from edgerl.edge.continual.trials import TrialRule
 
     evolve = job.variant == "set"
     path = work / "bundles" / f"{job.base}-{job.seed}-{'set' if evolve else 'static'}.safetensors"
@@ -181,7 +181,7 @@ def train(work: Path, base: str, seed: int, steps: int) -> Path:
 
 def bundle(work: Path, folder: Path, base: str, seed: int) -> None:
     """The run's learner, once evolving and once not, with a replay of CAPACITY transitions."""
-    from edgerl.edge.learner import Learner
+    from edgerl.edge.continual.learner import Learner
     from edgerl.training.handover import hand_over
 
     for kind in ("set", "static"):

@@ -23,10 +23,10 @@ from rich.console import Console
 from rich.table import Table
 from sizes import N_ACTIONS, N_OBSERVATIONS, Seconds, density_options
 
-from edgerl.edge.library import Library
-from edgerl.edge.replay import Replay
-from edgerl.training.config import make_config
-from edgerl.training.native import NativeAgent
+from edgerl.algorithms.native import NativeAgent
+from edgerl.config import make_config
+from edgerl.edge.continual.replay import Replay
+from edgerl.edge.engine.library import Library
 
 HERE = Path(__file__).parent
 KERNELS = ("forward", "input gradient", "weight gradient")

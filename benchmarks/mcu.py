@@ -32,12 +32,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgerl.compact import file as policy_file
-from edgerl.compact.policy import CompactPolicy
 from edgerl.edge import Policy
 from edgerl.errors import EdgerlError, UnsupportedModelError
 from edgerl.export import export_policy
 from edgerl.export.c import COptions, Provenance, generate
+from edgerl.policy import format as policy_file
+from edgerl.policy.compact import CompactPolicy
 from edgerl.profiling.microcontroller.emulator import build_measured, execute
 from edgerl.profiling.microcontroller.measure import Counted, count, measure_policy
 from edgerl.profiling.microcontroller.toolchain import CORES, run_program

@@ -26,9 +26,9 @@ from pathlib import Path
 
 import numpy as np
 
-from edgerl.compact.policy import Array, CompactPolicy, Precision, make_layer
 from edgerl.export import export_policy
 from edgerl.export import onnx as onnx_export
+from edgerl.policy.compact import Array, CompactPolicy, Precision, make_layer
 
 HIDDEN = (17, 256, 256)
 ACTIONS = (1, 6, 8, 17)

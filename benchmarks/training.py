@@ -91,7 +91,7 @@ def contenders(engines: Sequence[str]) -> list[Contender]:
 
 def learn_edgerl(engine: str, block: int, density: float, clock: Clock, folder: Path) -> None:
     """`edgerl train`, as the library runs it."""
-    from edgerl.training.loop import train
+    from edgerl.training.trainer import train
 
     train(
         ENVIRONMENT,
@@ -189,7 +189,7 @@ def work(contender: Contender, parent: Connection, folder: Path) -> None:
     """The process of one contender. Sends a string, the reason, where it cannot go on."""
     os.dup2(2, 1)  # what it prints is no part of our output
     try:
-        from edgerl.training.environments import make
+        from edgerl.environments.make import make
 
         make(ENVIRONMENT).close()  # silences MuJoCo
         contender.learn(Windows(parent), folder)

@@ -42,11 +42,11 @@ from sizes import BATCH, HIDDEN, N_ACTIONS, N_OBSERVATIONS, Seconds, density_opt
 from stable_baselines3 import TD3
 from stable_baselines3.common.logger import configure
 
-from edgerl.edge.replay import Boundary, Replay
-from edgerl.training.agent import Agent
-from edgerl.training.config import make_config
-from edgerl.training.environments import make
-from edgerl.training.native import NativeAgent
+from edgerl.algorithms.native import NativeAgent
+from edgerl.algorithms.td3 import Agent
+from edgerl.config import make_config
+from edgerl.edge.continual.replay import Boundary, Replay
+from edgerl.environments.make import make
 
 REPEATS, LEAST_REPEATS = 9, 7
 TURNS = 10  # of each contender in a repeat

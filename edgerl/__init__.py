@@ -12,11 +12,11 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "train": ("edgerl.training.loop", "train"),
+    "train": ("edgerl.training.trainer", "train"),
     "prune": ("edgerl.training.compaction", "prune"),
-    "profile": ("edgerl.profiling.report", "profile"),
-    "fit": ("edgerl.fitting.fit", "fit"),
-    "load": ("edgerl.compact.file", "load"),
+    "profile": ("edgerl.profiling.budgets.report", "profile"),
+    "fit": ("edgerl.compression.fit", "fit"),
+    "load": ("edgerl.policy.format", "load"),
     "write_report": ("edgerl.report.build", "write_report"),
     "export_policy": ("edgerl.export", "export_policy"),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgerl.paths import home
+from edgerl.files.paths import home
 
 RUNS = Path("runs")
 LATEST = RUNS / "latest"

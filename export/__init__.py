@@ -9,10 +9,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from edgerl.compact.file import from_bytes, to_bytes
-from edgerl.compact.policy import CompactPolicy
 from edgerl.errors import ConfigError, nearest, require
-from edgerl.files import read_bytes
+from edgerl.files.atomic import read_bytes
+from edgerl.policy.compact import CompactPolicy
+from edgerl.policy.format import from_bytes, to_bytes
 from edgerl.run_folder import POLICY
 
 if TYPE_CHECKING:

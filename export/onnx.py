@@ -23,11 +23,11 @@ import onnx.numpy_helper
 import onnx.shape_inference
 
 from edgerl import __version__
-from edgerl.compact.policy import Array, CompactPolicy, Layer, shifted, without_denormals
-from edgerl.edge.onnx_policy import METADATA_KEY, OnnxPolicy
+from edgerl.edge.acting.onnx_policy import METADATA_KEY, OnnxPolicy
 from edgerl.errors import CheckFailed, EdgerlError, UnsupportedModelError, reason
 from edgerl.export import ExportReport
-from edgerl.files import MAXIMUM_BYTES, refuse_existing, write_atomically
+from edgerl.files.atomic import MAXIMUM_BYTES, refuse_existing, write_atomically
+from edgerl.policy.compact import Array, CompactPolicy, Layer, shifted, without_denormals
 
 FLOAT_OPSET, INT8_OPSET = 11, 13
 """The oldest that have what a graph uses, for the runtimes that boards have: Clip with its bounds as inputs, and

@@ -28,7 +28,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edgerl.disk import Disk
+from edgerl.files.disk import Disk
 
 PAGE = 4096
 SECTOR = 512

@@ -88,10 +88,10 @@ def test_packages_import_only_what_lies_to_their_left(package: str) -> None:
         ("disk", set()),
         ("consent", {"edgerl.errors"}),
         ("paths", {"edgerl.errors"}),
-        ("run_folder", {"edgerl.errors", "edgerl.paths"}),
-        ("files", {"edgerl.disk", "edgerl.errors"}),
-        ("toml", {"edgerl.errors", "edgerl.files"}),
-        ("edge/store", {"edgerl.disk", "edgerl.errors", "edgerl.files"}),
+        ("run_folder", {"edgerl.errors", "edgerl.files.paths"}),
+        ("files", {"edgerl.files.disk", "edgerl.errors"}),
+        ("toml", {"edgerl.errors", "edgerl.files.atomic"}),
+        ("edge/store", {"edgerl.files.disk", "edgerl.errors", "edgerl.files.atomic"}),
     ],
 )
 def test_shared_modules_and_the_store_import_little_of_edgerl(name: str, allowed: set[str]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from edgerl.disk import Disk
+from edgerl.files.disk import Disk
 from tests.faults import PAGE, SECTOR, SHORT, FaultyDisk, PowerCut
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from edgerl.edge.onnx_policy import OnnxPolicy
+from edgerl.edge.acting.onnx_policy import OnnxPolicy
 
 from .edge.compiled import ENGINE, WARNINGS, compile_c
 from .processes import Processes

@@ -21,10 +21,8 @@ import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgerl import files
-from edgerl.disk import Disk
 from edgerl.errors import FileFormatError, OutputError
-from edgerl.files import (
+from edgerl.files.atomic import (
     HEADER_ALIGNMENT,
     MAXIMUM_NESTING,
     pack_tensors,
@@ -37,6 +35,8 @@ from edgerl.files import (
     write_atomically,
     write_tensors,
 )
+from edgerl.files import atomic as files
+from edgerl.files.disk import Disk
 from tests.faults import FaultyDisk, PowerCut
 
 SOURCE = Path("a.safetensors")

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 import tomllib
 
-from edgerl.compact.file import save
-from tests.compact.policies import random_policy
+from edgerl.policy.format import save
+from tests.policy.policies import random_policy
 
 ROOT = Path(__file__).parents[1]
 
 
 ENGINE = ROOT / "edgerl/edge/engine"
-BENCHMARK = ROOT / "edgerl/profiling/benchmark"
+BENCHMARK = ROOT / "edgerl/profiling/measuring/benchmark"
 FIRMWARE = ROOT / "edgerl/profiling/microcontroller/firmware"
 C_LEARNER = ROOT / "export/c_learner"
 LIBRARY = "edgerl/edge/_engine.abi3.so"
@@ -60,12 +60,12 @@ def sources_of_the_packages() -> set[str]:
     }
     expected |= {f"edgerl/device_profiles/{path.name}" for path in (ROOT / "device_profiles").glob("*.*")}
     expected |= {f"edgerl/edge/engine/{path.name}" for path in ENGINE.iterdir()}
-    expected |= {f"edgerl/profiling/benchmark/{path.name}" for path in BENCHMARK.iterdir()}
+    expected |= {f"edgerl/profiling/measuring/benchmark/{path.name}" for path in BENCHMARK.iterdir()}
     expected |= {f"edgerl/profiling/microcontroller/firmware/{path.name}" for path in FIRMWARE.iterdir()}
     expected |= {f"edgerl/export/c_learner/{path.name}" for path in C_LEARNER.glob("*.[ch]")}
     expected |= {f"edgerl/studies/{path.name}" for path in (ROOT / "edgerl/studies").glob("*.toml")}
     expected |= {f"edgerl/report/{path.name}" for path in (ROOT / "edgerl/report").glob("page.*")}
-    return expected | {"edgerl/py.typed", "edgerl/profiling/latency_model.json", "edgerl/export/c/reserved_names.txt"}
+    return expected | {"edgerl/py.typed", "edgerl/profiling/latency/model.json", "edgerl/export/c/reserved_names.txt"}
 
 
 @pytest.fixture(scope="module")

@@ -102,7 +102,7 @@ def test_before_the_command_line_itself_is_loaded_it_ends_at_once(command: Comma
 def pendulum() -> Path:
     """An .onnx model: to run it loads numpy, gymnasium and onnxruntime."""
     from edgerl.export import export_policy
-    from tests.compact.policies import random_policy
+    from tests.policy.policies import random_policy
 
     export_policy(random_policy(0, (3, 8, 1), 1), "onnx", Path("pendulum.onnx"))
     return Path("pendulum.onnx")
@@ -155,7 +155,7 @@ def test_ctrl_c_counts_though_the_process_began_with_it_ignored(command: Command
 
 
 def test_a_run_of_a_sweep_that_has_not_begun_is_stopped() -> None:
-    from edgerl.training.config import make_config, to_json
+    from edgerl.config import make_config, to_json
 
     Path("own.py").write_text(swallowing(signal.SIGINT))
     Path("run").mkdir()

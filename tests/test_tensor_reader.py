@@ -18,10 +18,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgerl import files
-from edgerl.disk import Disk
 from edgerl.errors import FileFormatError, OutputError
-from edgerl.files import CHUNK_BYTES, HEADER_ALIGNMENT, TensorReader, pack_tensors, read_bytes, write_tensors
+from edgerl.files.atomic import CHUNK_BYTES, HEADER_ALIGNMENT, TensorReader, pack_tensors, read_bytes, write_tensors
+from edgerl.files import atomic as files
+from edgerl.files.disk import Disk
 from tests.faults import SHORT, FaultyDisk
 
 PATH = Path("a.safetensors")
@@ -356,7 +356,7 @@ _MEASURE = """
 import resource, sys
 from pathlib import Path
 import numpy as np
-from edgerl.files import TensorReader, write_tensors
+from edgerl.files.atomic import TensorReader, write_tensors
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -9,9 +9,9 @@ import pytest
 import tomllib
 
 from edgerl.errors import DeviceError, FileFormatError
-from edgerl.profiling.device import load_device
+from edgerl.files.toml import MAXIMUM_BYTES, MAXIMUM_PARTS, parse_toml
+from edgerl.profiling.budgets.device import load_device
 from edgerl.studies.study import load_study, packaged_studies
-from edgerl.toml import MAXIMUM_BYTES, MAXIMUM_PARTS, parse_toml
 
 DOTS = ".".join("abcdefgh" * 10)
 TOO_LONG = ".".join(["a"] * (MAXIMUM_PARTS + 1))

@@ -11,7 +11,7 @@ from typing import Any
 import typer.main
 
 from edgerl.cli import app
-from edgerl.files import write_atomically
+from edgerl.files.atomic import write_atomically
 
 PAGE = Path(__file__).parents[1] / "cli.md"
 

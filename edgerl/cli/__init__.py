@@ -30,10 +30,10 @@ from edgerl.cli import (
     table,
     train,
 )
-from edgerl.cli.outlet import outlet_of
-from edgerl.cli.streams import give_up_results, make_streams_safe
+from edgerl.cli.support.outlet import outlet_of
+from edgerl.cli.support.streams import give_up_results, make_streams_safe
 from edgerl.errors import EdgerlError
-from edgerl.paths import at_home, shortened
+from edgerl.files.paths import at_home, shortened
 from edgerl.signals import WORDS, Terminated, ended_by_signals, signal_behind
 
 app = typer.Typer(

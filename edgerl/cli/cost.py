@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgerl.cli.output import Json, print_json, print_table
+from edgerl.cli.support.output import Json, print_json, print_table
 from edgerl.units import human_bytes
 
 if TYPE_CHECKING:
-    from edgerl.training.config import Config
-    from edgerl.training.topology import LayerPlan
+    from edgerl.algorithms.topology import LayerPlan
+    from edgerl.config import Config
 
 
 def command(
@@ -49,7 +49,7 @@ def command(
     Example: edgerl cost --env Humanoid-v5 --sparsity 0.9
     """
     from edgerl.cli.train import parse_hidden
-    from edgerl.training.config import make_config
+    from edgerl.config import make_config
 
     config = make_config(
         environment=env,
@@ -74,10 +74,10 @@ def command(
 
 
 def _report(config: Config) -> dict[str, Any]:
-    from edgerl.compact.shape import connections, dense
-    from edgerl.profiling.costs import inference_flops, training_cost
-    from edgerl.training.config import plan_networks
-    from edgerl.training.environments import make
+    from edgerl.config import plan_networks
+    from edgerl.environments.make import make
+    from edgerl.policy.shape import connections, dense
+    from edgerl.profiling.budgets.costs import inference_flops, training_cost
 
     environment = make(config.environment)
     plans = plan_networks(config.network, environment.n_observations, environment.n_actions)
@@ -114,10 +114,10 @@ def _file_bytes(actor: tuple[LayerPlan, ...]) -> int:
     """The actor's compact fp32 file while no unit is dead: built, not computed, so that it is what a run will write."""
     import numpy as np
 
-    from edgerl.compact.file import to_bytes
-    from edgerl.compact.policy import CompactPolicy, make_layer
-    from edgerl.edge.random import Draws, Network
-    from edgerl.training.topology import draw_mask, expand
+    from edgerl.algorithms.topology import draw_mask, expand
+    from edgerl.edge.engine.random import Draws, Network
+    from edgerl.policy.compact import CompactPolicy, make_layer
+    from edgerl.policy.format import to_bytes
 
     masks = [expand(draw_mask(plan, Draws(0), Network.ACTOR, i), plan) for i, plan in enumerate(actor)]
     layers = [

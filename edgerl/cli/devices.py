@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgerl.cli.output import Force, Json, note, print_json, print_table
+from edgerl.cli.support.output import Force, Json, note, print_json, print_table
 from edgerl.units import human_bytes, human_estimate
 
 if TYPE_CHECKING:
-    from edgerl.profiling.calibrate import WriteOnnx
-    from edgerl.profiling.device import Device, Quantity, Runtime
-    from edgerl.profiling.evaluate import ClassErrors, Prediction
+    from edgerl.profiling.budgets.device import Device, Quantity, Runtime
+    from edgerl.profiling.latency.evaluate import ClassErrors, Prediction
+    from edgerl.profiling.measuring.calibrate import WriteOnnx
 
 app = typer.Typer(
     help="List, show, check and make device profiles; evaluate the latency model.",
@@ -29,7 +29,7 @@ def list_devices(as_json: Json = False) -> None:
 
     Example: edgerl devices list
     """
-    from edgerl.profiling.device import device_ids, find_device
+    from edgerl.profiling.budgets.device import device_ids, find_device
 
     devices = [find_device(device_id) for device_id in device_ids()]
     if as_json:
@@ -57,7 +57,7 @@ def show(
 
     Example: edgerl devices show jetson-nano
     """
-    from edgerl.profiling.device import find_device, profile_path
+    from edgerl.profiling.budgets.device import find_device, profile_path
 
     found = find_device(device)
     if as_json:
@@ -82,7 +82,7 @@ def validate(
 
     Example: edgerl devices validate my-board.toml
     """
-    from edgerl.profiling.device import load_device
+    from edgerl.profiling.budgets.device import load_device
 
     for path in files:
         print(f"{path}: valid, {load_device(path).name}")
@@ -100,9 +100,9 @@ def calibrate(
     Example: edgerl devices calibrate -o my-board.toml
     """
     from edgerl.errors import ConfigError
-    from edgerl.files import refuse_existing, write_atomically
-    from edgerl.profiling.calibrate import calibrate as measure
-    from edgerl.profiling.device import parse_device
+    from edgerl.files.atomic import refuse_existing, write_atomically
+    from edgerl.profiling.budgets.device import parse_device
+    from edgerl.profiling.measuring.calibrate import calibrate as measure
 
     if output.suffix != ".toml":
         raise ConfigError(f"-o is {str(output)[:60]!r}; expected a name that ends in .toml, as --device takes")
@@ -128,9 +128,9 @@ def evaluate(
     """
     from dataclasses import asdict
 
-    from edgerl.profiling.evaluate import class_errors, predict
-    from edgerl.profiling.latency_model import latency_model
-    from edgerl.profiling.points import read_points
+    from edgerl.profiling.latency.evaluate import class_errors, predict
+    from edgerl.profiling.latency.model import latency_model
+    from edgerl.profiling.latency.points import read_points
 
     predictions = [predict(point) for point in read_points(points)]
     classes = class_errors(predictions)
@@ -216,7 +216,7 @@ def _runtime_quantities(runtime: Runtime) -> list[tuple[str, Quantity]]:
 
 
 def _numbers(group: object) -> list[tuple[str, Quantity]]:
-    from edgerl.profiling.device import Quantity
+    from edgerl.profiling.budgets.device import Quantity
 
     return [(key, value) for key, value in vars(group).items() if isinstance(value, Quantity)]
 
@@ -242,7 +242,7 @@ def _runtime(runtime: Runtime) -> dict[str, Any]:
 
 def _latency_class(runtime: Runtime) -> str:
     """Where the latency comes from, if not from the numbers above."""
-    from edgerl.profiling.device import ClassCosts
+    from edgerl.profiling.budgets.device import ClassCosts
 
     if runtime.figures is None or not isinstance(runtime.figures.costs, ClassCosts):
         return ""

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgerl.cli.measuring_c import Measured, measure_export
-from edgerl.cli.models import find_model, find_run
-from edgerl.cli.output import Force, Json, note, print_json
+from edgerl.cli.support.measuring_c import Measured, measure_export
+from edgerl.cli.support.models import find_model, find_run
+from edgerl.cli.support.output import Force, Json, note, print_json
 from edgerl.errors import CheckFailed, ConfigError
 from edgerl.run_folder import C_FOLDER, CONFIG, LEARNER, ONNX, POLICY
 from edgerl.units import human_bytes
 
 if TYPE_CHECKING:
-    from edgerl.compact.policy import CompactPolicy
     from edgerl.export.c import COptions, CReport
     from edgerl.export.onnx import OnnxReport
-    from edgerl.profiling.device import Device
+    from edgerl.policy.compact import CompactPolicy
+    from edgerl.profiling.budgets.device import Device
     from edgerl.training.handover import HandoverReport
 
 LEARNER_FORMAT = "learner"
@@ -168,7 +168,7 @@ def command(
 def _export_c_learner(
     source: Path | None, output: Path | None, force: bool, json: bool, options: dict[str, Any]
 ) -> None:
-    from edgerl.cli.c_learner import export_c_learner
+    from edgerl.cli.support.c_learner import export_c_learner
     from edgerl.units import parse_bytes
 
     memory = options["memory"]
@@ -221,7 +221,7 @@ def _export_onnx(model: Path | None, output: Path | None, force: bool, sparse_in
 
 def _source(model: Path | None) -> tuple[CompactPolicy | Path, Path, bool]:
     """(the policy or its file, the folder that exports of it go to, whether what is there is ours to replace)."""
-    from edgerl.edge.store import Snapshots
+    from edgerl.edge.continual.store import Snapshots
 
     if model is not None and Snapshots(model).are_there:
         return _champion(model), model, True
@@ -240,10 +240,10 @@ def _export_c(
     project: bool,
 ) -> tuple[CReport, CompactPolicy | Path]:
     """What was written, and of what."""
-    from edgerl.compact.c_form import TARGETS, target_of_core
     from edgerl.export import export_policy
     from edgerl.export.c import COptions
-    from edgerl.profiling.device import find_device
+    from edgerl.export.c.form import TARGETS, target_of_core
+    from edgerl.profiling.budgets.device import find_device
 
     device = None if target is None or target in TARGETS else find_device(target)
     chosen: dict[str, Any] = {"dtype": dtype, "layout": layout, "prefix": prefix}
@@ -267,9 +267,9 @@ def _export_c(
 
 def _check_budgets(source: CompactPolicy | Path, options: COptions, device: Device) -> None:
     """Raise CheckFailed where the C of the policy takes more flash or memory than the device's budgets allow."""
-    from edgerl.compact import file as policy_file
-    from edgerl.compact.c_form import policy_form
-    from edgerl.profiling.report import profile
+    from edgerl.export.c.form import policy_form
+    from edgerl.policy import format as policy_file
+    from edgerl.profiling.budgets.report import profile
 
     policy = policy_file.load(source) if isinstance(source, Path) else source
     form = policy_form(policy, options.dtype, options.layout, options.target)
@@ -288,16 +288,16 @@ def _check_budgets(source: CompactPolicy | Path, options: COptions, device: Devi
 
 
 def _champion(state: Path) -> CompactPolicy:
-    from edgerl.compact.pruning import compact
-    from edgerl.edge.learner import champion_policy
+    from edgerl.edge.continual.learner import champion_policy
+    from edgerl.policy.pruning import compact
 
     return compact(champion_policy(state))
 
 
 def _measured_core(target: str | None, measure: bool | None) -> str | None:
     """The core to measure for, or None. Raises where measuring was asked for and cannot be done."""
-    from edgerl.compact.c_form import TARGETS
-    from edgerl.profiling.device import find_device
+    from edgerl.export.c.form import TARGETS
+    from edgerl.profiling.budgets.device import find_device
     from edgerl.profiling.microcontroller.record import CORE_OF_DEVICE, CORE_OF_TARGET
     from edgerl.profiling.microcontroller.toolchain import COMPILER, find_program, require_compiler
 

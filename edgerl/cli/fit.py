@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgerl.cli.models import find_run
-from edgerl.cli.output import Force, Json, OwnEnv, print_json, print_table
-from edgerl.cli.profile_formats import human_latency, use_of_budget
+from edgerl.cli.support.models import find_run
+from edgerl.cli.support.output import Force, Json, OwnEnv, print_json, print_table
+from edgerl.cli.support.profile_formats import human_latency, use_of_budget
 from edgerl.errors import CheckFailed
 from edgerl.run_folder import short
 from edgerl.units import human_bytes
 
 if TYPE_CHECKING:
-    from edgerl.fitting.candidates import Candidate
-    from edgerl.fitting.choose import Trial
-    from edgerl.fitting.fit import FitResult
-    from edgerl.fitting.returns import Measurement
+    from edgerl.compression.candidates import Candidate
+    from edgerl.compression.choose import Trial
+    from edgerl.compression.fit import FitResult
+    from edgerl.compression.returns import Measurement
     from edgerl.training.compaction import MeanReturn
 
 
@@ -49,7 +49,7 @@ def command(
 
     Example: edgerl fit --device stm32f405 --max-loss 3%
     """
-    from edgerl.fitting.fit import fit
+    from edgerl.compression.fit import fit
     from edgerl.units import parse_share
 
     folder = find_run(run)
@@ -124,7 +124,7 @@ def _print_chosen(candidate: Candidate) -> None:
 
 
 def _row(trial: Trial, result: FitResult) -> tuple[str, ...]:
-    from edgerl.profiling.report import estimated_latency
+    from edgerl.profiling.budgets.report import estimated_latency
 
     candidate, measurement = trial.candidate, trial.measurement
     return (

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgerl.cli.output import Json, print_json, print_table
+from edgerl.cli.support.output import Json, print_json, print_table
 from edgerl.errors import EdgerlError, FileFormatError, UnsupportedModelError
 from edgerl.units import human_bytes
 
 if TYPE_CHECKING:
-    from edgerl.compact.policy import CompactPolicy
-    from edgerl.edge.store import Snapshots
-    from edgerl.profiling.model import LayerRow
+    from edgerl.edge.continual.store import Snapshots
+    from edgerl.policy.compact import CompactPolicy
+    from edgerl.profiling.budgets.model import LayerRow
 
 Description = dict[str, Any]
 
@@ -63,7 +63,7 @@ def describe(path: Path) -> Description:
 
 
 def _folder(path: Path) -> Description:
-    from edgerl.edge.store import Snapshots
+    from edgerl.edge.continual.store import Snapshots
 
     snapshots = Snapshots(path)
     return _state_folder(snapshots) if snapshots.are_there else _run_folder(path)
@@ -111,8 +111,8 @@ def _run_folder(path: Path) -> Description:
 
 
 def _tensor_file(path: Path) -> Description:
-    from edgerl.compact.file import KIND, from_bytes, version_of
-    from edgerl.files import read_bytes, tensor_file_kind
+    from edgerl.files.atomic import read_bytes, tensor_file_kind
+    from edgerl.policy.format import KIND, from_bytes, version_of
 
     data = read_bytes(path)
     kind = tensor_file_kind(data, path)
@@ -125,7 +125,7 @@ def _tensor_file(path: Path) -> Description:
 
 
 def _policy(policy: CompactPolicy) -> Description:
-    from edgerl.profiling.model import policy_rows
+    from edgerl.profiling.budgets.model import policy_rows
 
     return {
         "environment": policy.metadata.get("environment"),
@@ -171,10 +171,10 @@ def _checkpoint(path: Path, data: bytes) -> Description:
 
 
 def _learner(path: Path, kind: str) -> Description:
-    from edgerl.edge import bundle
-    from edgerl.edge.bundle import actor_policy
-    from edgerl.edge.learner import read_counters, read_origin
-    from edgerl.files import TensorReader
+    from edgerl.edge.continual import bundle
+    from edgerl.edge.continual.bundle import actor_policy
+    from edgerl.edge.continual.learner import read_counters, read_origin
+    from edgerl.files.atomic import TensorReader
 
     with TensorReader(path, kind, bundle.VERSIONS) as reader:
         origin, shapes = read_origin(reader, path), reader.shapes
@@ -196,9 +196,9 @@ def _learner(path: Path, kind: str) -> Description:
 
 
 def _onnx(path: Path) -> Description:
-    from edgerl.edge.onnx_policy import OnnxPolicy, refuse_unsafe
+    from edgerl.edge.acting.onnx_policy import OnnxPolicy, refuse_unsafe
     from edgerl.errors import require
-    from edgerl.files import read_bytes
+    from edgerl.files.atomic import read_bytes
 
     data = read_bytes(path)
     is_ours = refuse_unsafe(data, path)
@@ -234,7 +234,7 @@ def _width(values: Any) -> int | None:
 
 def _perceptron(path: Path) -> Description:
     """The layers of an ONNX model, where it is a perceptron."""
-    from edgerl.profiling.onnx_graph import read_onnx
+    from edgerl.profiling.budgets.onnx_graph import read_onnx
 
     try:
         rows = read_onnx(path).layers
@@ -245,7 +245,7 @@ def _perceptron(path: Path) -> Description:
 
 
 def _device(path: Path) -> Description:
-    from edgerl.profiling.device import load_device
+    from edgerl.profiling.budgets.device import load_device
 
     device = load_device(path)
     return {
@@ -260,7 +260,7 @@ def _device(path: Path) -> Description:
 
 
 def _replay(path: Path) -> Description:
-    from edgerl.edge.replay import Replay
+    from edgerl.edge.continual.replay import Replay
 
     replay = Replay.open_recorded(path, 0)
     try:
@@ -289,7 +289,7 @@ def _size(data: bytes) -> Description:
 
 
 def _network(layers: tuple[LayerRow, ...]) -> Description:
-    from edgerl.compact.shape import architecture
+    from edgerl.policy.shape import architecture
 
     connections, positions = sum(r.connections for r in layers), sum(r.positions for r in layers)
     return {

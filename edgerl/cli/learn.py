@@ -10,23 +10,23 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from edgerl.cli.learning import find_learner
-from edgerl.cli.models import task_of
-from edgerl.cli.output import note
-from edgerl.cli.streams import keep_results_apart
+from edgerl.cli.support.learning import find_learner
+from edgerl.cli.support.models import task_of
+from edgerl.cli.support.output import note
+from edgerl.cli.support.streams import keep_results_apart
 from edgerl.errors import ConfigError, EdgerlError, EnvironmentError, Interrupted
-from edgerl.paths import anchored
+from edgerl.files.paths import anchored
 from edgerl.run_folder import LEARNER
 from edgerl.signals import StopRequests, leave_at_the_second, stop_requests
 from edgerl.units import human_seconds
 
 if TYPE_CHECKING:
-    from edgerl.cli.live import JsonLines, Screen
-    from edgerl.edge.learner import Learner
-    from edgerl.edge.robot import Robot
-    from edgerl.edge.session import Session, Updates
-    from edgerl.edge.transitions import KeepPolicy, Storage
-    from edgerl.training.arguments import Arguments
+    from edgerl.cli.support.live import JsonLines, Screen
+    from edgerl.edge.acting.robot import Robot
+    from edgerl.edge.continual.learner import Learner
+    from edgerl.edge.continual.session import Session, Updates
+    from edgerl.edge.continual.transitions import KeepPolicy, Storage
+    from edgerl.environments.arguments import Arguments
 
 STATE = "state"
 """The folder beside a bundle in which what is learnt is kept, where no other is named."""
@@ -96,9 +96,9 @@ def command(
 
     Example: edgerl learn --env HalfCheetah-v5 --rate 100 --hours 1 --state state
     """
-    from edgerl.cli.live import JsonLines, Screen
-    from edgerl.edge.session import UPDATES, Schedule, Session
-    from edgerl.edge.transitions import KEEP_POLICIES, STORAGES
+    from edgerl.cli.support.live import JsonLines, Screen
+    from edgerl.edge.continual.session import UPDATES, Schedule, Session
+    from edgerl.edge.continual.transitions import KEEP_POLICIES, STORAGES
 
     if not 0 < hours <= LONGEST_HOURS:
         raise ConfigError(f"--hours is {hours:g}; expected above 0, at most {LONGEST_HOURS:g}")
@@ -183,7 +183,7 @@ def _check_choice(option: str, value: str, known: tuple[str, ...]) -> None:
 
 
 def _window_steps(seconds: float, rate: float) -> int:
-    from edgerl.edge.trials import PARTS
+    from edgerl.edge.continual.trials import PARTS
 
     least = PARTS / rate
     if not least <= seconds <= LONGEST_WINDOW_SECONDS:
@@ -208,7 +208,7 @@ def _find_state(bundle: Path | None, state: Path | None) -> tuple[Path, Path]:
 
 
 def _has_begun(folder: Path) -> bool:
-    from edgerl.edge.store import Snapshots
+    from edgerl.edge.continual.store import Snapshots
 
     return Snapshots(folder).are_there
 
@@ -224,8 +224,8 @@ def _load(
     window_steps: int,
     updates_per_step: float,
 ) -> Learner:
-    from edgerl.edge.learner import Learner
-    from edgerl.edge.trials import TrialRule
+    from edgerl.edge.continual.learner import Learner
+    from edgerl.edge.continual.trials import TrialRule
     from edgerl.units import parse_bytes
 
     return Learner.load(
@@ -242,12 +242,12 @@ def _load(
 def _make(env: str, arguments: Arguments, at_rest: contextlib.ExitStack) -> Any:
     """The environment itself, unchecked: what it says that is not finite is for the learner to count. It is closed
     where `at_rest` is left."""
-    from edgerl.edge.robot import is_factory, load_factory
+    from edgerl.edge.acting.robot import is_factory, load_factory
 
     if is_factory(env):
         environment = load_factory(env, **arguments)
     else:
-        from edgerl.training.environments import registered
+        from edgerl.environments.make import registered
 
         environment = registered(env, **arguments)
     at_rest.callback(_close, env, environment)
@@ -256,7 +256,7 @@ def _make(env: str, arguments: Arguments, at_rest: contextlib.ExitStack) -> Any:
 
 def _close(env: str, environment: Any) -> None:
     """Let the robot rest, where it has a `close`. Raises EnvironmentError where that fails."""
-    from edgerl.edge.robot import problem
+    from edgerl.edge.acting.robot import problem
 
     try:
         getattr(environment, "close", lambda: None)()
@@ -270,7 +270,7 @@ class _Wearing:
     def __init__(self, texts: list[str]) -> None:
         self._drifts: list[Any] = []
         if texts:
-            from edgerl.training.drift import parse_drift
+            from edgerl.environments.drift import parse_drift
 
             self._drifts = [parse_drift(text) for text in texts]
 
@@ -278,13 +278,13 @@ class _Wearing:
         """The environment, after so many steps of its life."""
         if not self._drifts:
             return environment
-        from edgerl.training.drift import DriftingEnvironment
+        from edgerl.environments.drift import DriftingEnvironment
 
         return DriftingEnvironment(environment, self._drifts, steps_before=steps)
 
 
 def _robot(env: str, environment: Any, learner: Learner) -> Robot:
-    from edgerl.edge.robot import Robot
+    from edgerl.edge.acting.robot import Robot
 
     robot = Robot(env, environment, learner.n_observations, learner.n_actions)
     for bound, own in (("low", learner.action_low), ("high", learner.action_high)):

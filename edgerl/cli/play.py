@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from edgerl.cli.models import find_model, task_of
-from edgerl.cli.output import Force, Json, print_json
+from edgerl.cli.support.models import find_model, task_of
+from edgerl.cli.support.output import Force, Json, print_json
 from edgerl.run_folder import short
 from edgerl.units import human_bytes
 
@@ -38,7 +38,7 @@ def command(
     Example: edgerl play --video out.mp4
     """
     from edgerl.cli.run import load_policy
-    from edgerl.training.video import play
+    from edgerl.environments.video import play
 
     path = find_model(model)
     policy = load_policy(path)

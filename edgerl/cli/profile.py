@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from edgerl.cli.learning import find_learner, print_learning
-from edgerl.cli.measuring import NOTHING_DONE, Done, Measuring
-from edgerl.cli.models import find_model
-from edgerl.cli.output import Force, Json, print_document, print_json
-from edgerl.cli.profile_formats import excess, junit, markdown, print_page, print_summary
-from edgerl.cli.streams import keep_results_apart
+from edgerl.cli.support.learning import find_learner, print_learning
+from edgerl.cli.support.measuring import NOTHING_DONE, Done, Measuring
+from edgerl.cli.support.models import find_model
+from edgerl.cli.support.output import Force, Json, print_document, print_json
+from edgerl.cli.support.profile_formats import excess, junit, markdown, print_page, print_summary
+from edgerl.cli.support.streams import keep_results_apart
 from edgerl.errors import CheckFailed, ConfigError, quoted
 
 if TYPE_CHECKING:
-    from edgerl.profiling.learning import LearningReport
-    from edgerl.profiling.model import ModelRows
-    from edgerl.profiling.report import ProfileReport
+    from edgerl.profiling.budgets.learning import LearningReport
+    from edgerl.profiling.budgets.model import ModelRows
+    from edgerl.profiling.budgets.report import ProfileReport
 
 Number = TypeVar("Number", int, float)
 
@@ -93,9 +93,9 @@ def command(
 
     Example: edgerl profile --device stm32f405 --rate 200 --budget-memory 64KiB
     """
-    from edgerl.profiling.device import find_device
-    from edgerl.profiling.learning import profile_learner
-    from edgerl.profiling.report import profile
+    from edgerl.profiling.budgets.device import find_device
+    from edgerl.profiling.budgets.learning import profile_learner
+    from edgerl.profiling.budgets.report import profile
     from edgerl.units import parse_bytes, parse_count, parse_seconds
 
     if form not in FORMATS or (as_json and form != "text"):
@@ -159,7 +159,7 @@ def _refuse_beside_learn(options: Mapping[str, object]) -> None:
 
 def _model(model: Path | None, network: str | None, density: float | None, block: int | None) -> Path | ModelRows:
     """The file that is meant, or the network that is described."""
-    from edgerl.profiling.model import network_rows
+    from edgerl.profiling.budgets.model import network_rows
 
     if network is None:
         if density is not None or block is not None:

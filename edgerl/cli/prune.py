@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgerl.cli.models import find_run
-from edgerl.cli.output import Force, Json, OwnEnv, print_json, print_table
+from edgerl.cli.support.models import find_run
+from edgerl.cli.support.output import Force, Json, OwnEnv, print_json, print_table
 from edgerl.run_folder import short
 from edgerl.units import human_bytes
 
@@ -34,8 +34,8 @@ def command(
 
     Example: edgerl prune --sparsity 0.9 --dtype fp16 -o small.safetensors
     """
-    from edgerl.compact.policy import PRECISIONS
     from edgerl.errors import ConfigError
+    from edgerl.policy.compact import PRECISIONS
     from edgerl.training.compaction import prune
 
     if dtype not in PRECISIONS:

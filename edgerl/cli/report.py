@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgerl.cli.models import find_run, named_path
-from edgerl.cli.output import Force, Json, note, print_json
-from edgerl.paths import anchored
+from edgerl.cli.support.models import find_run, named_path
+from edgerl.cli.support.output import Force, Json, note, print_json
+from edgerl.files.paths import anchored
 from edgerl.run_folder import short
 from edgerl.units import human_bytes, human_seconds
 
@@ -49,7 +49,7 @@ def command(
     from dataclasses import asdict
 
     from edgerl.errors import ConfigError
-    from edgerl.files import refuse_existing
+    from edgerl.files.atomic import refuse_existing
     from edgerl.report.build import DEFAULT_NAME, write_report
     from edgerl.report.build import watch as write_on_change
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgerl.cli.models import find_model, task_of
-from edgerl.cli.output import Json, note, print_json
+from edgerl.cli.support.models import find_model, task_of
+from edgerl.cli.support.output import Json, note, print_json
 from edgerl.errors import UnsupportedModelError
 from edgerl.run_folder import ONNX, POLICY
 from edgerl.units import human_seconds
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from edgerl.edge.control import ControlStatistics, Spread
-    from edgerl.edge.onnx_policy import OnnxPolicy
-    from edgerl.edge.policy import Policy
-    from edgerl.training.environments import Environment
+    from edgerl.edge.acting.control import ControlStatistics, Spread
+    from edgerl.edge.acting.onnx_policy import OnnxPolicy
+    from edgerl.edge.acting.policy import Policy
+    from edgerl.environments.make import Environment
 
 
 def command(
@@ -49,8 +49,8 @@ def command(
     """
     import numpy as np
 
-    from edgerl.edge.control import ControlLoop
-    from edgerl.training.environments import make
+    from edgerl.edge.acting.control import ControlLoop
+    from edgerl.environments.make import make
 
     path = find_model(model)
     policy = load_policy(path)
@@ -101,10 +101,10 @@ class _Simulation:
 def load_policy(path: Path) -> Policy | OnnxPolicy:
     """The policy, on the engine that its file is for."""
     if path.suffix == ".safetensors":
-        from edgerl.edge.policy import Policy
+        from edgerl.edge.acting.policy import Policy
 
         return Policy.load(path)
-    from edgerl.edge.onnx_policy import OnnxPolicy
+    from edgerl.edge.acting.onnx_policy import OnnxPolicy
 
     policy = OnnxPolicy(path)
     if not policy.is_ours:

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from edgerl.cli.output import note, print_document, print_table
-from edgerl.cli.streams import give_up_results, keep_results_apart
-from edgerl.consent import may_be_code
+from edgerl.cli.support.output import note, print_document, print_table
+from edgerl.cli.support.streams import give_up_results, keep_results_apart
+from edgerl.environments.consent import may_be_code
 from edgerl.errors import EdgerlError
-from edgerl.paths import anchored
+from edgerl.files.paths import anchored
 from edgerl.run_folder import short
 from edgerl.units import human_seconds
 

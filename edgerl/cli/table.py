@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from edgerl.cli.output import note, print_document, print_json
-from edgerl.cli.streams import keep_results_apart
+from edgerl.cli.support.output import note, print_document, print_json
+from edgerl.cli.support.streams import keep_results_apart
 from edgerl.cli.sweep import parse_seeds
-from edgerl.paths import anchored
+from edgerl.files.paths import anchored
 
 
 def command(

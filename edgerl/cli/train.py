@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgerl.cli.output import Json, print_json
+from edgerl.cli.support.output import Json, print_json
 from edgerl.run_folder import short
 from edgerl.units import human_seconds
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-    from edgerl.training.loop import RunResult, Status
+    from edgerl.training.trainer import RunResult, Status
 
 
 def command(
@@ -124,8 +124,8 @@ def command(
 
     for module in ("torch", "gymnasium", "tensorboard"):
         require(module, "train")
-    from edgerl.training.arguments import parse
-    from edgerl.training.loop import train
+    from edgerl.environments.arguments import parse
+    from edgerl.training.trainer import train
 
     options: dict[str, Any] = {
         "env_args": parse(env_arg) if env_arg else None,

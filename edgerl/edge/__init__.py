@@ -9,14 +9,14 @@ import importlib
 from typing import Any
 
 _PUBLIC = {
-    "ControlLoop": "edgerl.edge.control",
-    "ControlStatistics": "edgerl.edge.control",
-    "Learner": "edgerl.edge.learner",
-    "OnnxPolicy": "edgerl.edge.onnx_policy",
-    "Policy": "edgerl.edge.policy",
-    "Robot": "edgerl.edge.robot",
-    "Schedule": "edgerl.edge.session",
-    "Session": "edgerl.edge.session",
+    "ControlLoop": "edgerl.edge.acting.control",
+    "ControlStatistics": "edgerl.edge.acting.control",
+    "Learner": "edgerl.edge.continual.learner",
+    "OnnxPolicy": "edgerl.edge.acting.onnx_policy",
+    "Policy": "edgerl.edge.acting.policy",
+    "Robot": "edgerl.edge.acting.robot",
+    "Schedule": "edgerl.edge.continual.session",
+    "Session": "edgerl.edge.continual.session",
 }
 
 __all__ = [*_PUBLIC]  # resolved by __getattr__

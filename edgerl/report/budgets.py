@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgerl.profiling.device import device_ids, find_device
-from edgerl.profiling.model import ModelRows
-from edgerl.profiling.report import BUDGETS, profile
+from edgerl.profiling.budgets.device import device_ids, find_device
+from edgerl.profiling.budgets.model import ModelRows
+from edgerl.profiling.budgets.report import BUDGETS, profile
 
 
 def device_budgets(rows: ModelRows) -> list[dict[str, Any]]:

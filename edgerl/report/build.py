@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgerl.errors import ConfigError, EdgerlError, FileFormatError
-from edgerl.files import write_atomically
+from edgerl.files.atomic import write_atomically
 from edgerl.report import sources
 from edgerl.report.page import render
 from edgerl.signals import Terminated

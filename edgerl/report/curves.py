@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgerl.config import Config, flat
 from edgerl.errors import FileFormatError
 from edgerl.report.sources import Columns, Run
 from edgerl.studies.statistics import Interval, interquartile_mean, interquartile_means
-from edgerl.training.config import Config, flat
 from edgerl.training.returns import final_evaluations, mean_known
 
 Array = npt.NDArray[np.float64]

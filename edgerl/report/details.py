@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgerl.compact.policy import CompactPolicy, Layer
-from edgerl.compact.pruning import compact
+from edgerl.environments.arguments import stated
+from edgerl.environments.observations import fallback_names, observation_names
 from edgerl.errors import ConfigError
-from edgerl.profiling.model import ModelRows, policy_rows
+from edgerl.policy.compact import CompactPolicy, Layer
+from edgerl.policy.pruning import compact
+from edgerl.profiling.budgets.model import ModelRows, policy_rows
 from edgerl.report import words
 from edgerl.report.budgets import device_budgets
 from edgerl.report.curves import evaluations, readable, success_rates
@@ -30,8 +32,6 @@ from edgerl.report.topology import (
     sensors,
     shown_network,
 )
-from edgerl.training.arguments import stated
-from edgerl.training.observations import fallback_names, observation_names
 from edgerl.training.returns import final_evaluations, mean_known, mean_of
 from edgerl.units import human_bytes, human_estimate
 

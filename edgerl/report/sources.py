@@ -13,16 +13,16 @@ import numpy as np
 import numpy.typing as npt
 
 from edgerl import run_folder
-from edgerl.compact import file as policy_file
-from edgerl.compact.policy import CompactPolicy
-from edgerl.consent import resume_command
+from edgerl.config import Config, is_continued_by
+from edgerl.environments.consent import resume_command
 from edgerl.errors import ConfigError, FileFormatError, OutputError, quoted, reason
-from edgerl.files import MAXIMUM_JSON_BYTES, read_text
-from edgerl.profiling.model import ModelRows, policy_rows, read_model
+from edgerl.files.atomic import MAXIMUM_JSON_BYTES, read_text
+from edgerl.policy import format as policy_file
+from edgerl.policy.compact import CompactPolicy
+from edgerl.profiling.budgets.model import ModelRows, policy_rows, read_model
 from edgerl.studies.study import RECORD
 from edgerl.training import checkpoint as checkpoint_file
 from edgerl.training.checkpoint import Checkpoint
-from edgerl.training.config import Config, is_continued_by
 from edgerl.training.folder import read_config
 from edgerl.training.records import read_versions
 from edgerl.training.returns import FINAL_EVALUATIONS, MAY_BE_EMPTY

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgerl.compact.policy import CompactPolicy
-from edgerl.edge.random import Draws, Network
+from edgerl.algorithms.topology import LayerPlan, Mask, draw_mask, expand
+from edgerl.config import plan_networks
+from edgerl.edge.engine.random import Draws, Network
 from edgerl.errors import ConfigError, FileFormatError
+from edgerl.policy.compact import CompactPolicy
 from edgerl.report.sources import Run
 from edgerl.report.words import spaced
-from edgerl.training.config import plan_networks
-from edgerl.training.topology import LayerPlan, Mask, draw_mask, expand
 
 Array = npt.NDArray[Any]
 

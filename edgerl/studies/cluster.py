@@ -18,7 +18,7 @@ from typing import Any
 
 from edgerl import __version__
 from edgerl.errors import ConfigError, EdgerlError, RemoteError, reason, require
-from edgerl.files import write_atomically
+from edgerl.files.atomic import write_atomically
 from edgerl.studies.worker import Outcome, train_run
 
 LOCAL = "local"

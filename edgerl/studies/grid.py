@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from edgerl.compact.shape import NetworkShape, connections, dense
+from edgerl.algorithms.engine import Notice, with_engine
+from edgerl.config import Config, EvolutionConfig, make_config, plan_networks, with_episode_limit
+from edgerl.environments.arguments import slug
+from edgerl.environments.make import make_for_run
 from edgerl.errors import ConfigError, nearest, quoted
-from edgerl.profiling.costs import training_cost
+from edgerl.policy.shape import NetworkShape, connections, dense
+from edgerl.profiling.budgets.costs import training_cost
 from edgerl.studies.study import Study, Value
-from edgerl.training.arguments import slug
-from edgerl.training.config import Config, EvolutionConfig, make_config, plan_networks, with_episode_limit
-from edgerl.training.engine import Notice, with_engine
-from edgerl.training.environments import make_for_run
 
 TINY_DENSE = "tiny-dense"
 """A dense TD3 with as many connections as the sparse networks of the same options."""

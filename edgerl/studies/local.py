@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgerl.errors import ConfigError, OutputError
-from edgerl.paths import home
+from edgerl.files.paths import home
 from edgerl.studies.worker import Outcome
 
 LOG = "train.log"

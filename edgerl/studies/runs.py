@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from edgerl import run_folder
+from edgerl.config import Config, flat
 from edgerl.errors import ConfigError, FileFormatError, OutputError, quoted, reason
-from edgerl.files import TEMPORARIES, read_bytes
+from edgerl.files.atomic import TEMPORARIES, read_bytes
 from edgerl.studies.grid import PlannedRun
 from edgerl.training import checkpoint as checkpoint_file
-from edgerl.training.config import Config, flat
 from edgerl.training.folder import read_config, write_config
 from edgerl.training.returns import final_evaluations, since_learning
 

@@ -10,7 +10,7 @@
     method = ["td3", "ds-td3"]
     seed = [0, 1, 2]
 
-A key is an option of a run (edgerl.training.config), or `preset` under [run]. The study files of the package are named
+A key is an option of a run (edgerl.config), or `preset` under [run]. The study files of the package are named
 without their ending: table1, schedule, sparsity, quick.
 """
 
@@ -23,13 +23,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgerl.consent import check_consent
+from edgerl.config import option_names
+from edgerl.environments.arguments import NOTHING, Arguments, checked
+from edgerl.environments.consent import check_consent
 from edgerl.errors import ConfigError, FileFormatError, nearest, quoted, reason
-from edgerl.files import MAXIMUM_JSON_BYTES, read_text
+from edgerl.files.atomic import MAXIMUM_JSON_BYTES, read_text
+from edgerl.files.toml import read_toml
 from edgerl.run_folder import RUNS
-from edgerl.toml import read_toml
-from edgerl.training.arguments import NOTHING, Arguments, checked
-from edgerl.training.config import option_names
 
 PACKAGED = Path(__file__).parent
 """Where the study files of the package are."""

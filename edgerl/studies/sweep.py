@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from edgerl.errors import CheckFailed, Interrupted, OutputError
-from edgerl.files import write_atomically
+from edgerl.files.atomic import write_atomically
 from edgerl.run_folder import CONFIG
 from edgerl.signals import StopRequests
 from edgerl.studies.grid import PlannedRun

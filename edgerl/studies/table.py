@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from edgerl.config import make_config
 from edgerl.errors import ConfigError, FileFormatError
 from edgerl.studies import paper
 from edgerl.studies.grid import PlannedRun, shown
@@ -27,7 +28,6 @@ from edgerl.studies.statistics import (
     steps_to_reach,
 )
 from edgerl.studies.study import Study
-from edgerl.training.config import make_config
 from edgerl.training.returns import FINAL_EVALUATIONS, mean_of
 
 Format = Literal["markdown", "csv", "json"]

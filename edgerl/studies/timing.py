@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgerl.edge.replay import Boundary, Replay
-from edgerl.training.config import DEFAULT_EPISODE_STEPS, Config
-from edgerl.training.environments import Environment, make_for_run
-from edgerl.training.loop import AnyAgent, make_agent, numerics
-from edgerl.training.normalizer import Normalizer
+from edgerl.algorithms.normalizer import Normalizer
+from edgerl.config import DEFAULT_EPISODE_STEPS, Config
+from edgerl.edge.continual.replay import Boundary, Replay
+from edgerl.environments.make import Environment, make_for_run
+from edgerl.training.trainer import AnyAgent, make_agent, numerics
 
 _RANDOM_STEPS = 1000
 _WARM_UP_UPDATES = 50

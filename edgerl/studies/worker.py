@@ -37,7 +37,7 @@ def train_run(folder: Path, environment: str) -> Outcome:
 
     environment: as the study has it, whose file a person named.
     """
-    from edgerl.training.loop import train
+    from edgerl.training.trainer import train
 
     try:
         train(environment, resume=folder)

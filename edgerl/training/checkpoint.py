@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from edgerl.compact import file as policy_file
-from edgerl.compact.policy import CompactPolicy
+from edgerl.config import Config, from_json
 from edgerl.errors import ConfigError, FileFormatError, reason
-from edgerl.files import Tensors, pack_tensors, read_bytes, unpack_tensors, write_atomically
-from edgerl.training.config import Config, from_json
+from edgerl.files.atomic import Tensors, pack_tensors, read_bytes, unpack_tensors, write_atomically
+from edgerl.policy import format as policy_file
+from edgerl.policy.compact import CompactPolicy
 
 KIND = "checkpoint"
 VERSION = 1

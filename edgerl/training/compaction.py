@@ -12,18 +12,18 @@ import numpy as np
 import numpy.typing as npt
 
 from edgerl import run_folder
-from edgerl.compact import file as policy_file
-from edgerl.compact.policy import CompactPolicy, Precision
-from edgerl.compact.pruning import compact
-from edgerl.consent import check_consent
-from edgerl.edge.replay import Replay
+from edgerl.edge.continual.replay import Replay
+from edgerl.environments.consent import check_consent
+from edgerl.environments.make import Environment, make_for_run
 from edgerl.errors import EnvironmentError, FileFormatError
-from edgerl.files import refuse_existing
-from edgerl.paths import anchored, at_home, reachable
+from edgerl.files.atomic import refuse_existing
+from edgerl.files.paths import anchored, at_home, reachable
+from edgerl.policy import format as policy_file
+from edgerl.policy.compact import CompactPolicy, Precision
+from edgerl.policy.pruning import compact
 from edgerl.training import checkpoint as checkpoint_file
 from edgerl.training.checkpoint import Checkpoint
-from edgerl.training.environments import Environment, make_for_run
-from edgerl.training.evaluate import evaluate, evaluation_seeds, mean_interval
+from edgerl.training.evaluation import evaluate, evaluation_seeds, mean_interval
 
 Array = npt.NDArray[Any]
 

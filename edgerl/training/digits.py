@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgerl.compact.file import LARGEST_OFFSET
+from edgerl.policy.format import LARGEST_OFFSET
 
 Array = npt.NDArray[Any]
 

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from edgerl import run_folder
+from edgerl.config import Config, from_json, to_json
+from edgerl.environments.arguments import slug
 from edgerl.errors import EdgerlError, FileFormatError, OutputError, reason
-from edgerl.files import MAXIMUM_JSON_BYTES, read_text, write_atomically
-from edgerl.paths import anchored
-from edgerl.training.arguments import slug
-from edgerl.training.config import Config, from_json, to_json
+from edgerl.files.atomic import MAXIMUM_JSON_BYTES, read_text, write_atomically
+from edgerl.files.paths import anchored
 
 
 @contextlib.contextmanager

@@ -11,19 +11,19 @@ import numpy as np
 import numpy.typing as npt
 
 from edgerl import __version__, run_folder
-from edgerl.edge import bundle
-from edgerl.edge.bundle import Constants, ReplayPlan
-from edgerl.edge.champion import Champion
-from edgerl.edge.learner import DEFAULT_MEMORY, MemoryPlan, check_memory, plan_memory
-from edgerl.edge.library import library
-from edgerl.edge.replay import Boundary, Replay
-from edgerl.edge.transitions import KEEP_POLICIES, PRECISIONS, KeepPolicy, Precision, RecordFormat
+from edgerl.algorithms.native import NativeAgent
+from edgerl.algorithms.normalizer import SMALLEST_DEVIATION, Normalizer
+from edgerl.edge.continual import bundle
+from edgerl.edge.continual.bundle import Constants, ReplayPlan
+from edgerl.edge.continual.champion import Champion
+from edgerl.edge.continual.learner import DEFAULT_MEMORY, MemoryPlan, check_memory, plan_memory
+from edgerl.edge.continual.replay import Boundary, Replay
+from edgerl.edge.continual.transitions import KEEP_POLICIES, PRECISIONS, KeepPolicy, Precision, RecordFormat
+from edgerl.edge.engine.library import library
 from edgerl.errors import ConfigError, FileFormatError
-from edgerl.files import refuse_existing, write_tensors
+from edgerl.files.atomic import refuse_existing, write_tensors
 from edgerl.training import checkpoint as checkpoint_file
 from edgerl.training.checkpoint import Checkpoint
-from edgerl.training.native import NativeAgent
-from edgerl.training.normalizer import SMALLEST_DEVIATION, Normalizer
 
 Array = npt.NDArray[Any]
 

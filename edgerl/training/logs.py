@@ -21,7 +21,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from edgerl import run_folder
 from edgerl.errors import FileFormatError, OutputError, reason
-from edgerl.files import read_text, write_atomically
+from edgerl.files.atomic import read_text, write_atomically
 
 EVENTS = "events.out.tfevents.*"
 

@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edgerl import __version__, run_folder
+from edgerl.config import ScheduleConfig
 from edgerl.errors import OutputError
-from edgerl.files import MAXIMUM_JSON_BYTES, MAXIMUM_TEXT_BYTES, read_bytes, write_atomically
-from edgerl.training.config import ScheduleConfig
+from edgerl.files.atomic import MAXIMUM_JSON_BYTES, MAXIMUM_TEXT_BYTES, read_bytes, write_atomically
 
 Array = npt.NDArray[Any]
 

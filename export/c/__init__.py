@@ -13,7 +13,10 @@ from string import Template
 import numpy as np
 
 from edgerl import __version__
-from edgerl.compact.c_form import (
+from edgerl.errors import OutputError, UnsupportedModelError
+from edgerl.export import ExportReport
+from edgerl.export.c import kernels
+from edgerl.export.c.form import (
     LAYOUTS,
     TARGETS,
     ColumnForm,
@@ -27,13 +30,10 @@ from edgerl.compact.c_form import (
     padded_outputs,
     policy_form,
 )
-from edgerl.compact.policy import Array, CompactPolicy, Layer, Precision, shifted
-from edgerl.errors import OutputError, UnsupportedModelError
-from edgerl.export import ExportReport
-from edgerl.export.c import kernels
 from edgerl.export.c.project import project_files
 from edgerl.export.c.text import NOTICE, SPDX, array, check_prefix, comment_text, number
-from edgerl.files import refuse_existing, write_atomically
+from edgerl.files.atomic import refuse_existing, write_atomically
+from edgerl.policy.compact import Array, CompactPolicy, Layer, Precision, shifted
 
 MAXIMUM_FLASH_BYTES = 1 << 24
 """No microcontroller holds more constants, and a C file of them would have hundreds of megabytes."""

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edgerl.compact.policy import Array
 from edgerl.errors import ConfigError, quoted
+from edgerl.policy.compact import Array
 
 LICENSE = "MIT"
 SPDX = f"SPDX-License-Identifier: {LICENSE}"

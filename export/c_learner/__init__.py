@@ -17,18 +17,18 @@ from typing import Any
 import numpy as np
 
 from edgerl import __version__
-from edgerl.compact.policy import Array, action_scaling
-from edgerl.edge import bundle
-from edgerl.edge.amalgamation import amalgamate, engine_parts
-from edgerl.edge.arena import LearnerArena
-from edgerl.edge.bundle import MAXIMUM_MEMORY, Constants
-from edgerl.edge.learner import Origin, read_origin
-from edgerl.edge.library import ALIGNMENT, LayerPlanStructure, LearnerConfig, Progress, library
-from edgerl.edge.transitions import MAXIMUM_CAPACITY, Precision
+from edgerl.edge.continual import bundle
+from edgerl.edge.continual.bundle import MAXIMUM_MEMORY, Constants
+from edgerl.edge.continual.learner import Origin, read_origin
+from edgerl.edge.continual.transitions import MAXIMUM_CAPACITY, Precision
+from edgerl.edge.engine.amalgamation import amalgamate, engine_parts
+from edgerl.edge.engine.arena import LearnerArena
+from edgerl.edge.engine.library import ALIGNMENT, LayerPlanStructure, LearnerConfig, Progress, library
 from edgerl.errors import CheckFailed, ConfigError, OutputError, UnsupportedModelError, quoted
 from edgerl.export.c.text import NOTICE, SPDX, check_prefix
 from edgerl.export.c_learner.text import comment_line, float_array, float_literal, word_array
-from edgerl.files import TensorReader, read_bytes, refuse_existing, write_atomically
+from edgerl.files.atomic import TensorReader, read_bytes, refuse_existing, write_atomically
+from edgerl.policy.compact import Array, action_scaling
 
 PREFIX = "edgerl_learner"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgerl.compact.policy import Array
+from edgerl.policy.compact import Array
 
 WIDTH = 8
 """Numbers on a line."""

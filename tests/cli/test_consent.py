@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import edgerl as library
-from edgerl.consent import check_consent, resume_command
+from edgerl.environments.consent import check_consent, resume_command
 from edgerl.errors import ConfigError
 from edgerl.studies.grid import plan_runs
 from edgerl.studies.study import load_study, to_record

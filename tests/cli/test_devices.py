@@ -155,7 +155,7 @@ def test_calibrate_on_this_very_machine(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """Whatever else it does: then there is a profile, or the line that asks for another attempt."""
-    from edgerl.profiling import calibrate
+    from edgerl.profiling.measuring import calibrate
 
     for name, value in (("WIDTHS", (16, 96)), ("ROUNDS", 3), ("WIDEST", 256)):
         monkeypatch.setattr(calibrate, name, value)

@@ -14,10 +14,10 @@ import numpy as np
 import onnx
 import pytest
 
-from edgerl.compact.file import load, save
-from edgerl.compact.policy import CompactPolicy, make_layer
-from edgerl.edge.learner import Learner
-from edgerl.edge.onnx_policy import OnnxPolicy
+from edgerl.edge.acting.onnx_policy import OnnxPolicy
+from edgerl.edge.continual.learner import Learner
+from edgerl.policy.compact import CompactPolicy, make_layer
+from edgerl.policy.format import load, save
 from tests.edge.learners import write_bundle
 
 Run = Callable[..., tuple[int, str, str]]

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 import edgerl as library
-from edgerl.compact.file import load
-from edgerl.profiling.report import profile
+from edgerl.environments.make import make
+from edgerl.policy.format import load
+from edgerl.profiling.budgets.report import profile
 from edgerl.training import checkpoint as checkpoint_file
-from edgerl.training.environments import make
-from edgerl.training.evaluate import evaluate, evaluation_seeds
+from edgerl.training.evaluation import evaluate, evaluation_seeds
 
 Run = Callable[..., tuple[int, str, str]]
 

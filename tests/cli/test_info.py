@@ -17,14 +17,14 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from edgerl.compact.file import save
-from edgerl.compact.policy import CompactPolicy, make_layer
-from edgerl.edge.learner import Learner
-from edgerl.edge.replay import Replay
+from edgerl.config import make_config
+from edgerl.edge.continual.learner import Learner
+from edgerl.edge.continual.replay import Replay
 from edgerl.export import export_policy
-from edgerl.files import TensorReader, write_tensors
+from edgerl.files.atomic import TensorReader, write_tensors
+from edgerl.policy.compact import CompactPolicy, make_layer
+from edgerl.policy.format import save
 from edgerl.training import checkpoint
-from edgerl.training.config import make_config
 from tests.edge.learners import steps, write_bundle
 
 Run = Callable[..., tuple[int, str, str]]
@@ -197,7 +197,7 @@ def test_a_folder_that_is_no_run(edgerl: Run, tmp_path: Path) -> None:
 
 
 def test_a_tensor_file_of_another_kind(edgerl: Run, tmp_path: Path) -> None:
-    from edgerl.files import pack_tensors
+    from edgerl.files.atomic import pack_tensors
 
     (tmp_path / "a.safetensors").write_bytes(pack_tensors("recipe", 1, {}, {"a": np.zeros(1)}))
     code, _, err = edgerl("info", "a.safetensors")

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from edgerl.cli.live import _news
+from edgerl.cli.support.live import _news
 from tests.edge.learners import learner_config, write_bundle
 from tests.edge.test_import import HEAVY
 from tests.processes import Processes
@@ -244,7 +244,7 @@ def test_numbers_that_are_not_finite_are_counted_and_stop_nothing(edgerl: Run) -
 
 
 def test_drifts_go_on_where_they_were(edgerl: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from edgerl.training import drift
+    from edgerl.environments import drift
 
     made = []
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from edgerl.cli import outlet as outlet_module
-from edgerl.cli.outlet import Outlet, outlet_of
+from edgerl.cli.support import outlet as outlet_module
+from edgerl.cli.support.outlet import Outlet, outlet_of
 
 LOG = Path("log")
 PAGE = os.sysconf("SC_PAGE_SIZE")

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgerl.compact import file as policy_file
 from edgerl.edge import OnnxPolicy
+from edgerl.policy import format as policy_file
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -18,7 +18,7 @@ Run = Callable[..., tuple[int, str, str]]
 def test_the_path_works_in_an_empty_folder_and_all_again(edgerl: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     from dataclasses import replace
 
-    from edgerl.training import config
+    from edgerl import config
 
     shorter = replace(config.QUICK, steps=700, start_steps=400, evaluation_interval=350, evaluation_episodes=1)
     monkeypatch.setattr(config, "QUICK", shorter)

@@ -13,7 +13,7 @@ import pytest
 
 import edgerl as library
 from edgerl.errors import OutputError
-from edgerl.paths import anchored, at_home, reachable, shortened
+from edgerl.files.paths import anchored, at_home, reachable, shortened
 from edgerl.run_folder import short
 
 Run = Callable[..., tuple[int, str, str]]

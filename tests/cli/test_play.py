@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 
 import edgerl as library
-from edgerl.compact.file import load
-from edgerl.training import video
-from edgerl.training.environments import make
+from edgerl.environments import video
+from edgerl.environments.make import make
+from edgerl.policy.format import load
 from tests.processes import Processes
 
 Run = Callable[..., tuple[int, str, str]]

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from edgerl import cli
-from edgerl.cli.profile_formats import _used_and_budget
-from edgerl.compact.file import save
-from edgerl.compact.policy import CompactPolicy, make_layer
-from edgerl.profiling.report import Estimate
+from edgerl.cli.support.profile_formats import _used_and_budget
+from edgerl.policy.compact import CompactPolicy, make_layer
+from edgerl.policy.format import save
+from edgerl.profiling.budgets.report import Estimate
 from tests import streams
 
 

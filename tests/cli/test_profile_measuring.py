@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 import tomllib
 
-from edgerl.compact.file import save
 from edgerl.export import export_policy
-from edgerl.profiling import measure
-from edgerl.profiling.device import load_device
-from edgerl.profiling.measure import policy_identity
-from edgerl.profiling.measurement import benchmark_observations
+from edgerl.policy.format import save
+from edgerl.profiling.budgets.device import load_device
+from edgerl.profiling.measuring import measure
+from edgerl.profiling.measuring.measure import policy_identity
+from edgerl.profiling.measuring.measurement import benchmark_observations
 from tests.board import Board, running_board
-from tests.compact.policies import random_policy
+from tests.policy.policies import random_policy
 from tests.profiling.measurements import c_result, document, profile_of_this_machine
 
 Run = Callable[..., tuple[int, str, str]]

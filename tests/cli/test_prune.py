@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import edgerl as library
-from edgerl.compact.file import load
+from edgerl.policy.format import load
 from edgerl.training import checkpoint as checkpoint_file
 
 Run = Callable[..., tuple[int, str, str]]
@@ -51,7 +51,7 @@ def test_prune_as_json(edgerl: Run, run: Path) -> None:
 
 
 def _masked_bytes(run: Path) -> bytes:
-    from edgerl.compact.file import to_bytes
+    from edgerl.policy.format import to_bytes
 
     return to_bytes(checkpoint_file.read(run / "checkpoint.safetensors").policy)
 

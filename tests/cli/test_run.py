@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgerl.compact.file import save
-from edgerl.compact.policy import CompactPolicy, make_layer
 from edgerl.export import export_policy
+from edgerl.policy.compact import CompactPolicy, make_layer
+from edgerl.policy.format import save
 from tests.processes import Processes
 
 pytest.importorskip("gymnasium")
@@ -158,7 +158,7 @@ def test_a_run_without_a_policy_names_the_command(edgerl: Run, model: Path) -> N
 def test_without_the_engine_one_line_says_how_to_get_it(
     edgerl: Run, model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from edgerl.edge import library
+    from edgerl.edge.engine import library
 
     library.library.cache_clear()
     monkeypatch.setattr(library, "LIBRARY", tmp_path / "absent.so")
@@ -194,7 +194,7 @@ def test_what_no_clock_can_keep_is_refused(edgerl: Run, option: str, value: str,
 
 @pytest.mark.usefixtures("model")
 def test_ctrl_c_prints_what_was_measured(edgerl: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from edgerl.edge.control import ControlLoop
+    from edgerl.edge.acting.control import ControlLoop
 
     run = ControlLoop.run
 

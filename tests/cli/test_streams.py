@@ -16,7 +16,7 @@ import pytest
 
 import edgerl as library
 from edgerl.cli import app, devices, main
-from edgerl.cli.streams import READABLE, make_streams_safe
+from edgerl.cli.support.streams import READABLE, make_streams_safe
 from tests import streams
 
 Run = Callable[..., tuple[int, str, str]]
@@ -108,7 +108,7 @@ def test_no_command_is_forgotten_here() -> None:
 def test_every_command_in_a_narrow_encoding(
     made: Path, command: str, encoding: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edgerl.profiling import calibrate
+    from edgerl.profiling.measuring import calibrate
 
     monkeypatch.setattr(calibrate, "calibrate", lambda *_: Path("λ.toml").read_text("utf-8"))
     shutil.copytree(made, ".", dirs_exist_ok=True)
@@ -216,8 +216,8 @@ def _rename_environment(run: Path, environment: str) -> None:
     """As if the run had been trained in it."""
     import dataclasses
 
+    from edgerl.config import to_json
     from edgerl.training import checkpoint as file
-    from edgerl.training.config import to_json
 
     checkpoint = file.read(run / "checkpoint.safetensors")
     config = dataclasses.replace(checkpoint.config, environment=environment)

@@ -16,7 +16,7 @@ import pytest
 
 from edgerl.cli.train import _returned, described
 from edgerl.training.logs import read_metrics
-from edgerl.training.loop import Status, train
+from edgerl.training.trainer import Status, train
 from tests.processes import Processes
 
 Run = Callable[..., tuple[int, str, str]]
@@ -226,7 +226,7 @@ def test_an_instruction_set_that_does_not_exist_is_one_line(
 def test_without_the_native_engine_asking_for_it_is_one_line_and_auto_trains(
     edgerl: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from edgerl.edge import library
+    from edgerl.edge.engine import library
 
     library.library.cache_clear()
     monkeypatch.setattr(library, "LIBRARY", tmp_path / "absent.so")

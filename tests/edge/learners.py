@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from edgerl.edge import bundle
-from edgerl.edge.arena import LearnerArena
-from edgerl.edge.library import LayerPlanStructure, LearnerConfig, ReplayStructure, library
-from edgerl.edge.replay import Boundary
-from edgerl.files import write_tensors
+from edgerl.edge.continual import bundle
+from edgerl.edge.continual.replay import Boundary
+from edgerl.edge.engine.arena import LearnerArena
+from edgerl.edge.engine.library import LayerPlanStructure, LearnerConfig, ReplayStructure, library
+from edgerl.files.atomic import write_tensors
 
 Array = npt.NDArray[Any]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgerl.edge.arena import LearnerArena
-from edgerl.edge.champion import Champion
-from edgerl.edge.library import library
+from edgerl.edge.continual.champion import Champion
+from edgerl.edge.engine.arena import LearnerArena
+from edgerl.edge.engine.library import library
 
 from .learners import HIGH, LOW, learner_config
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pytest
 
 from edgerl.edge import ControlLoop, ControlStatistics
-from edgerl.edge.control import Histogram, Spread
+from edgerl.edge.acting.control import Histogram, Spread
 from edgerl.errors import ConfigError
 
 Array = npt.NDArray[Any]

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgerl.compact.policy import Array
-from edgerl.edge.policy import _policy_config
-from tests.compact.policies import random_policy
+from edgerl.edge.acting.policy import _policy_config
+from edgerl.policy.compact import Array
+from tests.policy.policies import random_policy
 
 from .compiled import CORTEX_M7, ENGINE, HERE, WARNINGS, compile_c, run, run_on_aarch64, run_on_cortex_m7, run_sanitized
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from edgerl.compact import file
-from tests.compact.policies import random_policy
+from edgerl.policy import format as file
+from tests.policy.policies import random_policy
 
 from .learners import write_bundle
 

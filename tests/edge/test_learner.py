@@ -21,16 +21,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgerl.disk import Disk
 from edgerl.edge import Policy
-from edgerl.edge import learner as learner_module
-from edgerl.edge.arena import LearnerArena
-from edgerl.edge.learner import LOG, STRIKES, Learner, champion_policy
-from edgerl.edge.library import library
-from edgerl.edge.replay import Boundary
-from edgerl.edge.trials import TrialRule
+from edgerl.edge.continual import learner as learner_module
+from edgerl.edge.continual.learner import LOG, STRIKES, Learner, champion_policy
+from edgerl.edge.continual.replay import Boundary
+from edgerl.edge.continual.trials import TrialRule
+from edgerl.edge.engine.arena import LearnerArena
+from edgerl.edge.engine.library import library
 from edgerl.errors import ConfigError, FileFormatError, OutputError
-from edgerl.files import TensorReader, write_tensors
+from edgerl.files.atomic import TensorReader, write_tensors
+from edgerl.files.disk import Disk
 from tests.faults import SHORT, FaultyDisk, PowerCut
 
 from .learners import (

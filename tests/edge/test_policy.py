@@ -17,14 +17,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgerl.compact.file import save
-from edgerl.compact.policy import CompactPolicy, Layer, Precision, make_layer
 from edgerl.edge import ControlLoop, Policy
-from edgerl.edge import library as engine
-from edgerl.edge.library import ALIGNMENT, ISAS, Isa, Library, PolicyConfig, library, new_arena
-from edgerl.edge.policy import LAYOUTS, Layout, _layer_run, _policy_config
+from edgerl.edge.acting.policy import LAYOUTS, Layout, _layer_run, _policy_config
+from edgerl.edge.engine import library as engine
+from edgerl.edge.engine.library import ALIGNMENT, ISAS, Isa, Library, PolicyConfig, library, new_arena
 from edgerl.errors import ConfigError, FileFormatError, MissingExtraError
-from tests.compact.policies import random_policy
+from edgerl.policy.compact import CompactPolicy, Layer, Precision, make_layer
+from edgerl.policy.format import save
+from tests.policy.policies import random_policy
 
 from .compiled import ENGINE, compile_c
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgerl.edge.random import (
+from edgerl.edge.engine.random import (
     Draws,
     Network,
     Purpose,

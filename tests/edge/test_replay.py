@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgerl.edge.replay import HEADER_BYTES, MAGIC, Boundary, Replay
+from edgerl.edge.continual.replay import HEADER_BYTES, MAGIC, Boundary, Replay
 from edgerl.errors import FileFormatError, OutputError
 
 Array = npt.NDArray[Any]
@@ -192,7 +192,7 @@ def test_the_file_is_a_page_of_header_and_rows_of_float32(tmp_path: Path) -> Non
 def test_a_second_holder_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "replay.bin"
     program = (
-        "import sys; from pathlib import Path; from edgerl.edge.replay import Replay\n"
+        "import sys; from pathlib import Path; from edgerl.edge.continual.replay import Replay\n"
         "try: Replay(Path(sys.argv[1]), 1, 1, 4)\n"
         "except Exception as error: print(type(error).__name__, error)"
     )
@@ -215,7 +215,7 @@ def test_a_process_that_was_killed_holds_nothing(tmp_path: Path) -> None:
     path = tmp_path / "replay.bin"
     program = (
         "import os, sys, signal, numpy as np; from pathlib import Path\n"
-        "from edgerl.edge.replay import Boundary, Replay\n"
+        "from edgerl.edge.continual.replay import Boundary, Replay\n"
         "replay = Replay(Path(sys.argv[1]), 1, 1, 4)\n"
         "replay.append(np.ones(1) * 7, np.ones(1), 1, np.ones(1), Boundary.GAP)\n"
         "os.kill(os.getpid(), signal.SIGKILL)"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgerl.edge.robot import Robot, load_factory, problem
+from edgerl.edge.acting.robot import Robot, load_factory, problem
 from edgerl.errors import EnvironmentError
 from tests import robots
 
@@ -344,7 +344,7 @@ def test_a_robot_needs_numpy_alone(tmp_path: Path) -> None:
     loaded = loaded_by(
         f"import os; os.chdir({str(tmp_path)!r})\n"
         "import numpy as np\n"
-        "from edgerl.edge.robot import Robot, load_factory\n"
+        "from edgerl.edge.acting.robot import Robot, load_factory\n"
         "robot = Robot('arm', load_factory('bare_arm:Arm'), 2, 1)\n"
         "assert robot.reset(0).tolist() == [0, 0]\n"
         "assert robot.step(np.zeros(1, np.float32))[1:] == (-1, False, True)"

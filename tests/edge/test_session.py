@@ -19,10 +19,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from edgerl.edge import session as session_module
-from edgerl.edge.learner import Learner
-from edgerl.edge.robot import Robot
-from edgerl.edge.session import Keeper, Schedule, Session, resident_memory
+from edgerl.edge.acting.robot import Robot
+from edgerl.edge.continual import session as session_module
+from edgerl.edge.continual.learner import Learner
+from edgerl.edge.continual.session import Keeper, Schedule, Session, resident_memory
 from edgerl.errors import ConfigError, EdgerlError, EnvironmentError, OutputError
 
 from . import learners
@@ -563,4 +563,4 @@ def test_a_system_without_proc_tells_no_memory(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_session_needs_numpy_and_safetensors_alone() -> None:
-    assert not loaded_by("import edgerl.edge.session") & (HEAVY | {"pandas"})
+    assert not loaded_by("import edgerl.edge.continual.session") & (HEAVY | {"pandas"})

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgerl.edge.store import KEPT_REJECTED, Store
+from edgerl.edge.continual.store import KEPT_REJECTED, Store
 from edgerl.errors import FileFormatError, OutputError
-from edgerl.files import TensorReader, pack_tensors
+from edgerl.files.atomic import TensorReader, pack_tensors
 from tests.faults import SHORT, FaultyDisk, PowerCut
 
 FOLDER = Path("deep", "store")
@@ -618,7 +618,7 @@ _WRITER = """
 import sys
 from pathlib import Path
 import numpy as np
-from edgerl.edge.store import KEPT_REJECTED, Store
+from edgerl.edge.continual.store import KEPT_REJECTED, Store
 
 store = Store(Path("deep", "store"))
 print("ready", flush=True)

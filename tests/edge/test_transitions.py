@@ -20,12 +20,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgerl.disk import Disk
-from edgerl.edge.arena import LearnerArena
-from edgerl.edge.library import library
-from edgerl.edge.random import Draws, Purpose, below
-from edgerl.edge.replay import Boundary, Replay
-from edgerl.edge.transitions import (
+from edgerl.edge.continual.replay import Boundary, Replay
+from edgerl.edge.continual.transitions import (
     HEADER_BYTES,
     ForeignLogError,
     KeepPolicy,
@@ -34,7 +30,11 @@ from edgerl.edge.transitions import (
     Storage,
     Transitions,
 )
+from edgerl.edge.engine.arena import LearnerArena
+from edgerl.edge.engine.library import library
+from edgerl.edge.engine.random import Draws, Purpose, below
 from edgerl.errors import ConfigError, OutputError
+from edgerl.files.disk import Disk
 from tests.faults import SHORT, FaultyDisk, PowerCut
 
 from .learners import Array, M, N, Step, engine_rows, learner_config, steps

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgerl.edge import trials as trials_module
-from edgerl.edge.trials import RESAMPLES, TrialRule, Trials, Verdict, share_not_worse
+from edgerl.edge.continual import trials as trials_module
+from edgerl.edge.continual.trials import RESAMPLES, TrialRule, Trials, Verdict, share_not_worse
 from edgerl.errors import ConfigError
 
 EIGHT = TrialRule(window_steps=8)  # every step of a window ends an eighth

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edgerl.compact.policy import Array, CompactPolicy
 from edgerl.export.c import COptions, CSource, Provenance, generate
+from edgerl.policy.compact import Array, CompactPolicy
 
 STRICT = (
     *("-std=c99", "-Wall", "-Wextra", "-Wconversion", "-Wdouble-promotion", "-Wshadow", "-Werror"),

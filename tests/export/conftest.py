@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from edgerl.compact.policy import CompactPolicy, make_layer
+from edgerl.policy.compact import CompactPolicy, make_layer
 
 Array = npt.NDArray[Any]
 

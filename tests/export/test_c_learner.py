@@ -14,17 +14,17 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from edgerl.compact.policy import action_scaling
-from edgerl.edge import bundle
-from edgerl.edge.arena import NETWORKS, LearnerArena
-from edgerl.edge.learner import Origin, read_origin
-from edgerl.edge.library import LearnerConfig, Progress, library
-from edgerl.edge.replay import Boundary
-from edgerl.edge.transitions import Transitions
+from edgerl.edge.continual import bundle
+from edgerl.edge.continual.learner import Origin, read_origin
+from edgerl.edge.continual.replay import Boundary
+from edgerl.edge.continual.transitions import Transitions
+from edgerl.edge.engine.arena import NETWORKS, LearnerArena
+from edgerl.edge.engine.library import LearnerConfig, Progress, library
 from edgerl.errors import CheckFailed, ConfigError, OutputError
 from edgerl.export.c_learner import Budget, CLearner, chunk_bits, make_c_learner, without_zeros, write_c_learner
 from edgerl.export.c_learner.text import comment_line, float_literal
-from edgerl.files import TensorReader
+from edgerl.files.atomic import TensorReader
+from edgerl.policy.compact import action_scaling
 from tests.edge.compiled import CHECKS_AS_CALLS, CORTEX_M7, HERE, SANITIZED, WARNINGS, compile_c, run
 from tests.edge.learners import Step, learner_config, steps, write_bundle
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgerl.edge.control import ControlStatistics
+from edgerl.edge.acting.control import ControlStatistics
 from edgerl.export import export_policy
 
 

@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgerl.compact.c_form import COSTS, TARGETS, ColumnForm, DenseForm, Layout, column_form, layer_form, policy_form
-from edgerl.compact.file import save
-from edgerl.compact.policy import Array, CompactPolicy, Precision, as_blocks, make_layer
-from edgerl.edge.onnx_policy import OnnxPolicy
+from edgerl.edge.acting.onnx_policy import OnnxPolicy
 from edgerl.errors import ConfigError, OutputError, UnsupportedModelError
 from edgerl.export import export_policy
 from edgerl.export.c import COptions, Provenance, generate
+from edgerl.export.c.form import COSTS, TARGETS, ColumnForm, DenseForm, Layout, column_form, layer_form, policy_form
 from edgerl.export.c.text import comment_text, number
-from edgerl.profiling.report import profile
-from tests.compact.policies import random_policy
+from edgerl.policy.compact import Array, CompactPolicy, Precision, as_blocks, make_layer
+from edgerl.policy.format import save
+from edgerl.profiling.budgets.report import profile
+from tests.policy.policies import random_policy
 
 from .compiled_c import PROVENANCE, STRICT, Library, run, write
 from .golden.__main__ import CASES, golden

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgerl.compact import file as policy_file
-from edgerl.compact.policy import CompactPolicy, make_layer
 from edgerl.export import export_policy
 from edgerl.export.c import COptions
 from edgerl.export.c.project import project_files
-from tests.compact.policies import random_policy
+from edgerl.policy import format as policy_file
+from edgerl.policy.compact import CompactPolicy, make_layer
+from tests.policy.policies import random_policy
 
 from .compiled_c import run
 

@@ -19,12 +19,12 @@ import torch
 from onnx.reference.op_run import OpRun
 
 import edgerl
-from edgerl.compact.file import save, to_bytes
-from edgerl.compact.policy import CompactPolicy, make_layer
 from edgerl.edge import OnnxPolicy
 from edgerl.errors import CheckFailed, ConfigError, FileFormatError, MissingExtraError, OutputError
 from edgerl.export import export_policy
 from edgerl.export import onnx as onnx_export
+from edgerl.policy.compact import CompactPolicy, make_layer
+from edgerl.policy.format import save, to_bytes
 
 Array = npt.NDArray[Any]
 

@@ -12,7 +12,7 @@ from edgerl.errors import ConfigError
 from edgerl.export.c import COptions
 from edgerl.export.c.text import HEADERS, KEYWORDS, RESERVED, check_prefix
 from edgerl.export.c_learner import make_c_learner
-from tests.compact.policies import random_policy
+from tests.policy.policies import random_policy
 
 from .compiled_c import run, write
 from .reserved_names import declared

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgerl.compact.policy import SMALLEST_WEIGHT, CompactPolicy, make_layer, without_denormals
-from edgerl.edge.onnx_policy import OnnxPolicy
+from edgerl.edge.acting.onnx_policy import OnnxPolicy
 from edgerl.export import export_policy
 from edgerl.export.c import COptions
 from edgerl.export.c.project import project_files
-from tests.compact.policies import random_policy
+from edgerl.policy.compact import SMALLEST_WEIGHT, CompactPolicy, make_layer, without_denormals
+from tests.policy.policies import random_policy
 
 from .compiled_c import Library, run, write
 from .test_c_learner import Case, exported

@@ -10,11 +10,11 @@ import numpy.typing as npt
 import onnx
 import pytest
 
-from edgerl.compact.policy import CompactPolicy
 from edgerl.edge import OnnxPolicy, Policy
-from edgerl.edge.policy import LAYOUTS, Layout, LayoutChoice
-from edgerl.profiling import calibrate as calibration
-from edgerl.profiling import host as host_module
+from edgerl.edge.acting.policy import LAYOUTS, Layout, LayoutChoice
+from edgerl.policy.compact import CompactPolicy
+from edgerl.profiling.measuring import calibrate as calibration
+from edgerl.profiling.measuring import host as host_module
 
 SERVER = 'model name\t: Some CPU "X"\ncpu MHz\t\t: 2599.998\n'
 BOARD = "processor\t: 0\nCPU part\t: 0xd03\n"

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from edgerl.compact.policy import CompactPolicy
+from edgerl.policy.compact import CompactPolicy
 
 DIGEST = "ab" * 32
 ROOT = Path(__file__).parents[2]

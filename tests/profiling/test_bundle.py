@@ -15,18 +15,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgerl.compact.file import save
-from edgerl.compact.policy import CompactPolicy
-from edgerl.edge.amalgamation import amalgamate
+from edgerl.edge.engine.amalgamation import amalgamate
 from edgerl.errors import UnsupportedModelError
 from edgerl.export import export_policy
-from edgerl.profiling import bundle
-from edgerl.profiling.bundle import COMPILERS, FOLDER, make_bundle, policy_data, program_source
-from edgerl.profiling.measure import find_subject
-from edgerl.profiling.measurement import benchmark_observations, largest_difference, parse_result
+from edgerl.policy.compact import CompactPolicy
+from edgerl.policy.format import save
+from edgerl.profiling.measuring import bundle
+from edgerl.profiling.measuring.bundle import COMPILERS, FOLDER, make_bundle, policy_data, program_source
+from edgerl.profiling.measuring.measure import find_subject
+from edgerl.profiling.measuring.measurement import benchmark_observations, largest_difference, parse_result
 from tests.board import few_tools
-from tests.compact.policies import random_policy
 from tests.edge.compiled import SANITIZED, WARNINGS, compile_c, run
+from tests.policy.policies import random_policy
 
 CROSS = ("aarch64-linux-gnu-gcc", "arm-linux-gnueabihf-gcc")
 

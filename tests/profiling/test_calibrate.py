@@ -10,13 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgerl.compact.policy import Array, CompactPolicy
 from edgerl.edge import Policy
 from edgerl.errors import CheckFailed, ConfigError
 from edgerl.export import export_policy
-from edgerl.profiling import calibrate as calibration
-from edgerl.profiling import host as host_module
-from edgerl.profiling.calibrate import (
+from edgerl.policy.compact import Array, CompactPolicy
+from edgerl.profiling.budgets.device import Quantity, parse_device
+from edgerl.profiling.budgets.report import profile
+from edgerl.profiling.measuring import calibrate as calibration
+from edgerl.profiling.measuring import host as host_module
+from edgerl.profiling.measuring.calibrate import (
     LARGEST_ERROR_RATIO,
     NATIVE_COSTS,
     ONNXRUNTIME_COSTS,
@@ -25,9 +27,7 @@ from edgerl.profiling.calibrate import (
     calibrate,
     random_policy,
 )
-from edgerl.profiling.device import Quantity, parse_device
-from edgerl.profiling.host import describe_host
-from edgerl.profiling.report import profile
+from edgerl.profiling.measuring.host import describe_host
 from tests.profiling.machine import BOARD, SERVER, SERVER_CACHES, KnownMachine, fake_linux
 
 

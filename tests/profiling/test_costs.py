@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from edgerl.compact.shape import LayerShape, connections, dense
-from edgerl.profiling.costs import inference_flops, training_cost
+from edgerl.policy.shape import LayerShape, connections, dense
+from edgerl.profiling.budgets.costs import inference_flops, training_cost
 
 ACTOR = (LayerShape(17, 256, 1911), LayerShape(256, 256, 32768), LayerShape(256, 6, 1536))
 CRITIC = (LayerShape(23, 256, 1953), LayerShape(256, 256, 32768), LayerShape(256, 1, 256))

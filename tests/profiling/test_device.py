@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgerl.errors import DeviceError
-from edgerl.profiling.cores import find_core
-from edgerl.profiling.device import (
+from edgerl.profiling.budgets.device import (
     ClassCosts,
     Costs,
     Quantity,
@@ -20,8 +19,9 @@ from edgerl.profiling.device import (
     load_device,
     parse_device,
 )
-from edgerl.profiling.evaluate import predict
-from edgerl.profiling.points import Point, read_points
+from edgerl.profiling.latency.cores import find_core
+from edgerl.profiling.latency.evaluate import predict
+from edgerl.profiling.latency.points import Point, read_points
 
 SHIPPED = Path(__file__).parents[2] / "device_profiles"
 BOARDS = {

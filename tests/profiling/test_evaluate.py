@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from edgerl.errors import FileFormatError
-from edgerl.profiling.evaluate import Prediction, class_errors, predict
-from edgerl.profiling.points import Point
+from edgerl.profiling.latency.evaluate import Prediction, class_errors, predict
+from edgerl.profiling.latency.points import Point
 
 POINT = Point("teensy-4.0", "interpreter", (30, 10, 2), "fp32", 5.16, "Cortex-M7", 600, None)
 

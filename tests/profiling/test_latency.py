@@ -7,10 +7,10 @@ from itertools import pairwise
 
 import pytest
 
-from edgerl.profiling.device import Device, Quantity, find_device
-from edgerl.profiling.latency import LatencyEstimate, active_shares, estimate_latency
-from edgerl.profiling.latency_model import latency_model
-from edgerl.profiling.model import LayerRow, matrix_row, network_rows
+from edgerl.profiling.budgets.device import Device, Quantity, find_device
+from edgerl.profiling.budgets.model import LayerRow, matrix_row, network_rows
+from edgerl.profiling.latency.estimate import LatencyEstimate, active_shares, estimate_latency
+from edgerl.profiling.latency.model import latency_model
 
 
 def dense(*widths: int) -> list[LayerRow]:

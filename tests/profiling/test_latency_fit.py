@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgerl.profiling.cores import UNKNOWN, find_core
-from edgerl.profiling.latency_fit import Residual, fit, leave_one_out, made_model, predict_us, summary, to_json, usable
-from edgerl.profiling.latency_model import RUNTIME_CLASSES, RuntimeClass, latency_model
-from edgerl.profiling.points import Point, read_points
+from edgerl.profiling.latency.cores import UNKNOWN, find_core
+from edgerl.profiling.latency.model import RUNTIME_CLASSES, RuntimeClass, latency_model
+from edgerl.profiling.latency.points import Point, read_points
+from tools.fit_latency_model import Residual, fit, leave_one_out, made_model, predict_us, summary, to_json, usable
 
 POINTS = Path(__file__).parents[2] / "benchmarks/published_latencies.jsonl"
 

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from edgerl.edge.learner import Learner
-from edgerl.edge.library import LearnerConfig
-from edgerl.edge.session import MARGIN_US
+from edgerl.edge.continual.learner import Learner
+from edgerl.edge.continual.session import MARGIN_US
+from edgerl.edge.engine.library import LearnerConfig
 from edgerl.errors import ConfigError, FileFormatError
-from edgerl.profiling.costs import ADAM_FLOPS, EVOLUTION_FLOPS, SOFT_UPDATE_FLOPS, TARGET_PRUNING_FLOPS
-from edgerl.profiling.device import find_device
-from edgerl.profiling.learning import PROGRAM_BYTES, UPDATE_SHARE, profile_learner, update_flops
+from edgerl.profiling.budgets.costs import ADAM_FLOPS, EVOLUTION_FLOPS, SOFT_UPDATE_FLOPS, TARGET_PRUNING_FLOPS
+from edgerl.profiling.budgets.device import find_device
+from edgerl.profiling.budgets.learning import PROGRAM_BYTES, UPDATE_SHARE, profile_learner, update_flops
 from tests.edge.learners import learner_config, write_bundle
 
 Run = Callable[..., tuple[int, str, str]]

@@ -28,7 +28,7 @@ from edgerl.profiling.microcontroller.emulator import (
 )
 from edgerl.profiling.microcontroller.measure import measure_policy
 from edgerl.profiling.microcontroller.toolchain import CORES, Function, compile_sources, find_core, worst_stack
-from tests.compact.policies import random_policy
+from tests.policy.policies import random_policy
 
 OBSERVATIONS = np.array([[0.5, -2.0, 3.25], [-1.0, 0.125, 7.0]], np.float32)
 
@@ -307,8 +307,8 @@ def test_llvm_models_what_this_compiler_makes_of_a_policys_loops(tmp_path: Path)
 @pytest.fixture
 def exported(tmp_path: Path) -> Path:
     """A tiny policy's C."""
-    from edgerl.compact.policy import CompactPolicy, make_layer
     from edgerl.export.c import COptions, Provenance, generate
+    from edgerl.policy.compact import CompactPolicy, make_layer
 
     generator = np.random.default_rng(0)
     widths = (3, 8, 8, 2)

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgerl.compact import file as policy_file
-from edgerl.compact.c_form import in_precision
-from edgerl.compact.policy import CompactPolicy, make_layer
 from edgerl.errors import FileFormatError
+from edgerl.export.c.form import in_precision
+from edgerl.policy import format as policy_file
+from edgerl.policy.compact import CompactPolicy, make_layer
+from edgerl.profiling.budgets.report import profile
 from edgerl.profiling.microcontroller import toolchain
 from edgerl.profiling.microcontroller.record import NAME, find_record
-from edgerl.profiling.report import profile
 
 Command = Callable[..., tuple[int, str, str]]
 

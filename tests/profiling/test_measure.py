@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgerl.compact.file import save
-from edgerl.compact.policy import Array
-from edgerl.edge.onnx_policy import made_from
+from edgerl.edge.acting.onnx_policy import made_from
 from edgerl.errors import FileFormatError, MissingExtraError
 from edgerl.export import export_policy
-from edgerl.profiling import measure
-from edgerl.profiling.measure import find_subject, measure_here, policy_identity
-from edgerl.profiling.measurement import bin_end, largest_difference
-from tests.compact.policies import random_policy
+from edgerl.policy.compact import Array
+from edgerl.policy.format import save
+from edgerl.profiling.measuring import measure
+from edgerl.profiling.measuring.measure import find_subject, measure_here, policy_identity
+from edgerl.profiling.measuring.measurement import bin_end, largest_difference
+from tests.policy.policies import random_policy
 
 
 @pytest.fixture(autouse=True)

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from edgerl import profile
-from edgerl.compact.file import save as save_policy
 from edgerl.errors import DeviceError
-from edgerl.profiling.device import find_device, load_device, parse_device
-from edgerl.profiling.measure import find_subject, policy_identity
-from edgerl.profiling.measured import compare, is_same_architecture, save
-from edgerl.profiling.measurement import Result, benchmark_observations, parse_result
-from edgerl.profiling.report import MeasuredLatency
-from tests.compact.policies import random_policy
+from edgerl.policy.format import save as save_policy
+from edgerl.profiling.budgets.device import find_device, load_device, parse_device
+from edgerl.profiling.budgets.report import MeasuredLatency
+from edgerl.profiling.measuring.measure import find_subject, policy_identity
+from edgerl.profiling.measuring.measured import compare, is_same_architecture, save
+from edgerl.profiling.measuring.measurement import Result, benchmark_observations, parse_result
+from tests.policy.policies import random_policy
 
 from .measurements import DIGEST, ROOT, c_result, document
 

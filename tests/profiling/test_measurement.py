@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgerl.errors import CheckFailed, FileFormatError
-from edgerl.profiling.measurement import (
+from edgerl.profiling.measuring.measurement import (
     Result,
     benchmark_observations,
     bin_end,
@@ -23,7 +23,7 @@ from edgerl.profiling.measurement import (
     parse_result,
     summary,
 )
-from tests.compact.policies import random_policy
+from tests.policy.policies import random_policy
 
 from .measurements import DIGEST, c_result, document
 

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 
 from edgerl import export_policy
-from edgerl.compact.file import save
-from edgerl.compact.policy import CompactPolicy, Precision, as_blocks
-from edgerl.edge.library import ISAS, Isa, library
-from edgerl.edge.policy import LAYOUTS, Layout, Policy
-from edgerl.profiling.device import find_device
-from edgerl.profiling.memory import BLOCK, LANES_BASELINE, Columns, arena_parts, memory_parts, native_parts
-from edgerl.profiling.model import policy_rows
-from edgerl.profiling.report import profile
-from tests.compact.policies import random_policy
+from edgerl.edge.acting.policy import LAYOUTS, Layout, Policy
+from edgerl.edge.engine.library import ISAS, Isa, library
+from edgerl.policy.compact import CompactPolicy, Precision, as_blocks
+from edgerl.policy.format import save
+from edgerl.profiling.budgets.device import find_device
+from edgerl.profiling.budgets.memory import BLOCK, LANES_BASELINE, Columns, arena_parts, memory_parts, native_parts
+from edgerl.profiling.budgets.model import policy_rows
+from edgerl.profiling.budgets.report import profile
+from tests.policy.policies import random_policy
 
 SHAPES = ((3, 2), (5, 9, 7, 3), (17, 64, 33, 6), (40, 130, 4), (2, 16, 16, 16, 1))
 

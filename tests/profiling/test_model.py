@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgerl.compact.file import save
-from edgerl.compact.policy import CompactPolicy, Precision, make_layer
 from edgerl.errors import FileFormatError
-from edgerl.profiling.model import matrix_row, policy_rows, read_model
+from edgerl.policy.compact import CompactPolicy, Precision, make_layer
+from edgerl.policy.format import save
+from edgerl.profiling.budgets.model import matrix_row, policy_rows, read_model
 
 
 def sparse_matrix(n_outputs: int, n_inputs: int, count: int, dtype: type = np.float32) -> np.ndarray:

@@ -13,8 +13,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgerl.errors import EdgerlError, FileFormatError, UnsupportedModelError
-from edgerl.profiling.model import read_model
-from edgerl.profiling.report import profile
+from edgerl.profiling.budgets.model import read_model
+from edgerl.profiling.budgets.report import profile
 
 FLOAT = TensorProto.FLOAT
 
@@ -150,7 +150,7 @@ def test_sparse_initializers_are_never_unfolded(tmp_path: Path) -> None:
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_what_edgerl_exports(tmp_path: Path, precision: str) -> None:
     import edgerl
-    from edgerl.compact.policy import PRECISIONS, CompactPolicy, make_layer
+    from edgerl.policy.compact import PRECISIONS, CompactPolicy, make_layer
 
     matrices = [np.asarray(WEIGHT), np.asarray([[4, 0], [5, 6]])]
     scale = np.ones(2, np.float32) if precision == "int8" else None

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from edgerl.errors import FileFormatError
-from edgerl.profiling.points import parse_net, read_points
+from edgerl.profiling.latency.points import parse_net, read_points
 
 ROW: dict[str, Any] = {
     "device_id": "stm32f405",

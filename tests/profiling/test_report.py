@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import edgerl
-from edgerl.compact.policy import CompactPolicy, Layer, make_layer
 from edgerl.errors import ConfigError, DeviceError
-from edgerl.profiling.model import network_rows
-from edgerl.profiling.report import profile
+from edgerl.policy.compact import CompactPolicy, Layer, make_layer
+from edgerl.profiling.budgets.model import network_rows
+from edgerl.profiling.budgets.report import profile
 
 HALF_CHEETAH = ((17, 256, 1911), (256, 256, 32768), (256, 6, 1536))
 

@@ -14,16 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from edgerl.compact.file import save
 from edgerl.errors import ConfigError, FileFormatError, MissingExtraError, RemoteError
 from edgerl.export import export_policy
-from edgerl.profiling import ssh
-from edgerl.profiling.bundle import FOLDER, SCRIPT, make_bundle
-from edgerl.profiling.measure import find_subject
-from edgerl.profiling.measurement import largest_difference, parse_result
-from edgerl.profiling.ssh import REMOTE_COMMAND, run_bundle
+from edgerl.policy.format import save
+from edgerl.profiling.measuring import ssh
+from edgerl.profiling.measuring.bundle import FOLDER, SCRIPT, make_bundle
+from edgerl.profiling.measuring.measure import find_subject
+from edgerl.profiling.measuring.measurement import largest_difference, parse_result
+from edgerl.profiling.measuring.ssh import REMOTE_COMMAND, run_bundle
 from tests.board import Board, few_tools, free_port, line_that_breaks, make_key, running_board
-from tests.compact.policies import random_policy
+from tests.policy.policies import random_policy
 from tests.processes import Processes
 
 pytestmark = pytest.mark.needs("ssh", "sshd")
@@ -151,7 +151,7 @@ def test_no_temporary_folder(board: Board, bundle: bytes) -> None:
 def test_no_program_and_no_compiler(
     board: Board, policy_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgerl.profiling.bundle.COMPILERS", {})
+    monkeypatch.setattr("edgerl.profiling.measuring.bundle.COMPILERS", {})
     bundle = make_bundle(find_subject(policy_path)).data
     config = board.ssh_config(command=f"PATH={few_tools(tmp_path / 'tools')}; export PATH; {AS_ASKED}")
     assert failure(bundle, config) == (

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 import edgerl
-from edgerl.compact.policy import make_layer
+from edgerl.config import make_config
 from edgerl.errors import ConfigError, FileFormatError
+from edgerl.policy.compact import make_layer
 from edgerl.report import details, sources
 from edgerl.report.curves import group_labels, learning_curves
 from edgerl.report.topology import actor_pictures, by_degree, sensors
 from edgerl.studies.statistics import Interval, interquartile_mean
 from edgerl.training import checkpoint as checkpoint_file
-from edgerl.training.config import make_config
 
 SMALL: dict[str, Any] = {
     "hidden": (18, 13),

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgerl.compact.file import save
-from edgerl.compact.policy import CompactPolicy, make_layer
-from edgerl.files import TensorReader
+from edgerl.files.atomic import TensorReader
+from edgerl.policy.compact import CompactPolicy, make_layer
+from edgerl.policy.format import save
 from tests.edge.compiled import run
 from tests.edge.learners import learner_config, write_bundle
 
@@ -80,7 +80,7 @@ class InterruptedResumed(Resumed):
     end = signal.SIGINT
 '''
 
-WARM_UP = "import gymnasium, edgerl.edge.session, edgerl.training.environments"
+WARM_UP = "import gymnasium, edgerl.edge.continual.session, edgerl.environments.make"
 
 
 @pytest.fixture(scope="module")

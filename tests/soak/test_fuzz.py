@@ -20,17 +20,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgerl.compact import file as policy_file
-from edgerl.compact.policy import CompactPolicy
-from edgerl.edge.replay import HEADER_BYTES, MAGIC, Boundary, Replay
+from edgerl.algorithms.normalizer import Normalizer
+from edgerl.algorithms.td3 import Agent
+from edgerl.config import make_config
+from edgerl.edge.continual.replay import HEADER_BYTES, MAGIC, Boundary, Replay
 from edgerl.errors import FileFormatError
-from edgerl.files import pack_tensors, unpack_tensors
+from edgerl.files.atomic import pack_tensors, unpack_tensors
+from edgerl.policy import format as policy_file
+from edgerl.policy.compact import CompactPolicy
 from edgerl.training import checkpoint as checkpoint_file
-from edgerl.training.agent import Agent
 from edgerl.training.checkpoint import Checkpoint, Counters, Returns
-from edgerl.training.config import make_config
-from edgerl.training.normalizer import Normalizer
-from tests.compact.policies import random_policy
+from tests.policy.policies import random_policy
 
 MUTATIONS = round(20_000 * float(os.environ.get("EDGERL_SOAK", "0.1")))
 LONGEST_SECONDS = 5.0

@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 
 from edgerl.errors import EdgerlError
-from edgerl.profiling.device import parse_device
-from edgerl.profiling.measurement import parse_result
-from edgerl.profiling.points import read_points
+from edgerl.profiling.budgets.device import parse_device
+from edgerl.profiling.latency.points import read_points
+from edgerl.profiling.measuring.measurement import parse_result
 from edgerl.studies.grid import plan_runs
 from edgerl.studies.study import load_study
 from tests.profiling.measurements import c_result, document
@@ -110,7 +110,8 @@ FIT = {
 }
 
 WARM_UP = """
-import edgerl.training.loop, edgerl.report.build, edgerl.export, edgerl.edge.session, edgerl.profiling.report
+import edgerl.training.trainer, edgerl.report.build, edgerl.export, edgerl.edge.continual.session
+import edgerl.profiling.budgets.report
 import edgerl.studies.table, edgerl.studies.timing, edgerl.training.handover, onnx, rich.progress, rich.table, rich.live
 """
 

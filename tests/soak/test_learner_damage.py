@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgerl.disk import Disk
-from edgerl.edge.learner import LOG, Learner
-from edgerl.edge.transitions import RecordFormat, Storage
-from edgerl.edge.trials import TrialRule
+from edgerl.edge.continual.learner import LOG, Learner
+from edgerl.edge.continual.transitions import RecordFormat, Storage
+from edgerl.edge.continual.trials import TrialRule
+from edgerl.files.disk import Disk
 from tests.edge.learners import M, N, learner_config, steps, write_bundle
 
 from . import test_learner_kill as killing

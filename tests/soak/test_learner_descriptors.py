@@ -22,11 +22,11 @@ CYCLES = round(1_000_000 * float(os.environ.get("EDGERL_SOAK", "0.01")))
 LIVE = """
 import ctypes, gc, json, os, sys
 from pathlib import Path
-from edgerl.cli.live import JsonLines
+from edgerl.cli.support.live import JsonLines
 from edgerl.edge import Learner
-from edgerl.edge.robot import Robot
-from edgerl.edge.session import Schedule, Session
-from edgerl.edge.trials import TrialRule
+from edgerl.edge.acting.robot import Robot
+from edgerl.edge.continual.session import Schedule, Session
+from edgerl.edge.continual.trials import TrialRule
 
 def descriptors():
     return len(os.listdir("/proc/self/fd"))

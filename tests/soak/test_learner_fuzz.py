@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgerl.disk import Disk
-from edgerl.edge.learner import Learner
-from edgerl.edge.trials import TrialRule
+from edgerl.edge.continual.learner import Learner
+from edgerl.edge.continual.trials import TrialRule
 from edgerl.errors import EdgerlError, FileFormatError
-from edgerl.files import TensorReader, pack_tensors
+from edgerl.files.atomic import TensorReader, pack_tensors
+from edgerl.files.disk import Disk
 from tests.edge.learners import Step, learner_config, steps, write_bundle
 
 from .test_fuzz import ODD_VALUES, _mutate_json, _mutate_tensors

@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgerl.disk import Disk
-from edgerl.edge.arena import LearnerArena
-from edgerl.edge.learner import Learner
-from edgerl.edge.replay import Boundary
-from edgerl.edge.trials import TrialRule
+from edgerl.edge.continual.learner import Learner
+from edgerl.edge.continual.replay import Boundary
+from edgerl.edge.continual.trials import TrialRule
+from edgerl.edge.engine.arena import LearnerArena
+from edgerl.files.disk import Disk
 from tests.edge.learners import N, learner_config, write_bundle
 
 KILLS = max(1, round(200 * float(os.environ.get("EDGERL_SOAK", "0.1"))))

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from edgerl.edge.learner import Learner
+from edgerl.edge.continual.learner import Learner
 from tests.edge.learners import learner_config, write_bundle
 
 from .forked import Forked, forked

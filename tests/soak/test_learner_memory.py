@@ -26,7 +26,7 @@ LIVE = """
 import ctypes, json, sys
 import numpy as np
 from edgerl.edge import Learner
-from edgerl.edge.trials import TrialRule
+from edgerl.edge.continual.trials import TrialRule
 
 def resident_bytes():
     # Exact, page by page: VmRSS in /proc/self/status lags by up to 32 pages a processor. Of files the learner's own

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from edgerl.config import to_json
 from edgerl.studies.grid import PlannedRun
 from edgerl.training import checkpoint
 from edgerl.training.checkpoint import Checkpoint, Counters, Returns
-from edgerl.training.config import to_json
-from tests.compact.policies import random_policy
+from tests.policy.policies import random_policy
 
 
 def write_run(

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import tomllib
 
+from edgerl.config import make_config
 from edgerl.errors import ConfigError, MissingExtraError
 from edgerl.studies.grid import PlannedRun, Sizes, on_this_machine, plan_runs, tiny_dense
 from edgerl.studies.study import load_study, narrowed, parse_study
-from edgerl.training.config import make_config
 
 
 def _runs(**grid: list[Any]) -> dict[str, PlannedRun]:
@@ -149,7 +149,7 @@ def test_the_engine_auto_is_what_this_machine_has_and_is_said_once(monkeypatch: 
     def missing() -> None:
         raise MissingExtraError("there is no compiler")
 
-    monkeypatch.setattr("edgerl.training.engine.library", missing)
+    monkeypatch.setattr("edgerl.algorithms.engine.library", missing)
     assert [run.config.engine for run in on_this_machine(runs, said.append)] == ["torch", "torch"]
     assert len(said) == 1
     assert "there is no compiler" in said[0]

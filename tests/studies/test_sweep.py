@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 import edgerl
+from edgerl.config import DEFAULT_EPISODE_STEPS, make_config
 from edgerl.errors import CheckFailed, ConfigError, Interrupted, OutputError, RemoteError
 from edgerl.signals import StopRequests
 from edgerl.studies.cluster import RayPool, _probe
@@ -27,7 +28,6 @@ from edgerl.studies.study import load_study
 from edgerl.studies.sweep import RESTARTS, Sweep, SweepStatus, makespan, open_study
 from edgerl.studies.timing import Timing, expected_seconds
 from edgerl.studies.worker import Outcome
-from edgerl.training.config import DEFAULT_EPISODE_STEPS, make_config
 
 ROOT = Path(__file__).parents[2]
 OPTIONS: dict[str, Any] = {

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgerl.edge.arena import LearnerArena
-from edgerl.edge.library import ISAS, Library, library, new_arena
-from edgerl.edge.replay import Boundary, Replay
-from edgerl.training.config import Config, make_config
-from edgerl.training.native import NativeAgent
+from edgerl.algorithms.native import NativeAgent
+from edgerl.config import Config, make_config
+from edgerl.edge.continual.replay import Boundary, Replay
+from edgerl.edge.engine.arena import LearnerArena
+from edgerl.edge.engine.library import ISAS, Library, library, new_arena
 from tests.edge.compiled import ENGINE, compile_c
 
 from .oracle import Transition

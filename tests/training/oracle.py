@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from edgerl.edge.random import Draws, Network, Purpose
-from edgerl.edge.replay import Batch, Boundary
+from edgerl.edge.continual.replay import Batch, Boundary
+from edgerl.edge.engine.random import Draws, Network, Purpose
 
 Array = np.ndarray[Any, Any]
 

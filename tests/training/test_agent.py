@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from edgerl import train
-from edgerl.edge.replay import Batch, Boundary, Replay
+from edgerl.algorithms.td3 import Agent
+from edgerl.algorithms.topology import expand
+from edgerl.config import Config, make_config, n_step_at
+from edgerl.edge.continual.replay import Batch, Boundary, Replay
 from edgerl.errors import ConfigError
-from edgerl.training.agent import Agent
-from edgerl.training.config import Config, make_config, n_step_at
-from edgerl.training.topology import expand
 
 from .oracle import Oracle, Transition
 

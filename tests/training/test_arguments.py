@@ -15,16 +15,16 @@ import numpy as np
 import pytest
 
 import edgerl
-from edgerl.compact import file as policy_file
-from edgerl.consent import may_be_code
+from edgerl.config import from_json, make_config, to_json
+from edgerl.environments.arguments import Arguments, checked, parse, slug, stated, task
+from edgerl.environments.consent import may_be_code
+from edgerl.environments.make import made, make
 from edgerl.errors import ConfigError, EnvironmentError
+from edgerl.policy import format as policy_file
 from edgerl.report import sources
 from edgerl.report.curves import learning_curves
 from edgerl.training import checkpoint as checkpoint_file
-from edgerl.training.arguments import Arguments, checked, parse, slug, stated, task
 from edgerl.training.compaction import environment_of
-from edgerl.training.config import from_json, make_config, to_json
-from edgerl.training.environments import made, make
 from edgerl.training.folder import new_folder
 
 Run = Callable[..., tuple[int, str, str]]

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgerl.compact import file as policy_file
+from edgerl.config import make_config
 from edgerl.errors import FileFormatError
-from edgerl.files import pack_tensors, read_bytes, unpack_tensors
+from edgerl.files.atomic import pack_tensors, read_bytes, unpack_tensors
+from edgerl.policy import format as policy_file
 from edgerl.training import checkpoint as checkpoint_file
 from edgerl.training.checkpoint import Checkpoint, Counters, Returns
-from edgerl.training.config import make_config
-from tests.compact.policies import assert_same, random_policy
+from tests.policy.policies import assert_same, random_policy
 
 PATH = Path("checkpoint.safetensors")
 Metadata = dict[str, Any]

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from edgerl.errors import ConfigError
-from edgerl.training.config import (
+from edgerl.config import (
     Config,
     EvolutionConfig,
     NetworkConfig,
@@ -24,6 +23,7 @@ from edgerl.training.config import (
     plan_networks,
     to_json,
 )
+from edgerl.errors import ConfigError
 
 
 def test_the_default_is_the_papers_halfcheetah() -> None:

@@ -16,27 +16,27 @@ import numpy.typing as npt
 import pytest
 
 import edgerl
-from edgerl.compact import file as policy_file
 from edgerl.edge import OnnxPolicy, Policy
-from edgerl.edge.learner import Learner
-from edgerl.edge.replay import Replay
-from edgerl.edge.robot import Robot
-from edgerl.edge.session import Schedule, Session
+from edgerl.edge.acting.robot import Robot
+from edgerl.edge.continual.learner import Learner
+from edgerl.edge.continual.replay import Replay
+from edgerl.edge.continual.session import Schedule, Session
+from edgerl.environments.make import make
+from edgerl.environments.video import play
 from edgerl.errors import EnvironmentError, UnsupportedModelError
 from edgerl.export import export_policy
 from edgerl.export.c_learner import make_c_learner
-from edgerl.profiling.bundle import policy_data
-from edgerl.profiling.measure import Subject, measure_here
-from edgerl.profiling.measurement import benchmark_observations, largest_difference
-from edgerl.profiling.model import read_model
+from edgerl.policy import format as policy_file
+from edgerl.profiling.budgets.model import read_model
+from edgerl.profiling.measuring.bundle import policy_data
+from edgerl.profiling.measuring.measure import Subject, measure_here
+from edgerl.profiling.measuring.measurement import benchmark_observations, largest_difference
 from edgerl.training import checkpoint as checkpoint_file
-from edgerl.training import loop
+from edgerl.training import trainer as loop
 from edgerl.training.compaction import prune
 from edgerl.training.digits import DigitWatch, offset_for
-from edgerl.training.environments import make
 from edgerl.training.handover import hand_over
 from edgerl.training.logs import read_metrics
-from edgerl.training.video import play
 from tests.export.compiled_c import Library
 from tests.robots import SurveyedRobot
 

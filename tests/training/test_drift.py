@@ -13,9 +13,9 @@ import numpy.typing as npt
 import pytest
 from gymnasium.spaces import Box
 
+from edgerl.environments.drift import DEFAULT_STRENGTHS, Drift, DriftingEnvironment, parse_drift
+from edgerl.environments.make import Environment, make
 from edgerl.errors import ConfigError, EnvironmentError
-from edgerl.training.drift import DEFAULT_STRENGTHS, Drift, DriftingEnvironment, parse_drift
-from edgerl.training.environments import Environment, make
 from tests.robots import DictRobot, Robot
 
 Array = npt.NDArray[Any]
@@ -507,6 +507,6 @@ def test_the_five_tasks_stay_finite_with_all_defaults_at_once(name: str) -> None
 
 
 def test_the_import_loads_neither_mujoco_nor_torch() -> None:
-    program = "import sys, edgerl.training.drift\nprint(*{'mujoco', 'torch'} & sys.modules.keys())"
+    program = "import sys, edgerl.environments.drift\nprint(*{'mujoco', 'torch'} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, MultiDiscrete
 
+from edgerl.environments.make import Environment, make, resumes_bit_for_bit
 from edgerl.errors import EnvironmentError, EnvironmentFault
-from edgerl.training.environments import Environment, make, resumes_bit_for_bit
 from tests.robots import Robot
 
 UNSUITABLE = ("CarRacing", "LunarLander", "BipedalWalker", "Taxi", "FrozenLake", "Blackjack", "GymV21Environment")
@@ -339,7 +339,7 @@ def test_mujoco_writes_nothing(tmp_path: Path) -> None:
     """A fresh process: MuJoCo warns when a model is compiled, on stderr and into the working folder."""
     program = (
         "import numpy as np\n"
-        "from edgerl.training.environments import make\n"
+        "from edgerl.environments.make import make\n"
         "environment = make('HalfCheetah-v5')\n"
         "environment.reset(0)\n"
         "for _ in range(5): environment.step(np.zeros(6, np.float32))\n"

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 import edgerl
-from edgerl.edge.replay import Boundary, Replay
+from edgerl.config import make_config
+from edgerl.edge.continual.replay import Boundary, Replay
 from edgerl.errors import ConfigError, EnvironmentError, Interrupted
 from edgerl.training import checkpoint as checkpoint_file
-from edgerl.training import loop
-from edgerl.training.config import make_config
+from edgerl.training import trainer as loop
 from edgerl.training.logs import read_metrics
 from tests.training.test_loop import SMALL, _replay_rows, _state, each_engine
 

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from edgerl.training.environments import Environment
-from edgerl.training.evaluate import evaluate, evaluation_seeds, mean_interval, play
+from edgerl.environments.make import Environment
+from edgerl.training.evaluation import evaluate, evaluation_seeds, mean_interval, play
 from tests.robots import GoalRobot, Robot
 
 

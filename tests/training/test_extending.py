@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 import edgerl
-from edgerl.edge.replay import Replay
+from edgerl.config import drop_fraction_at, extended, is_continued_by, last_update, make_config
+from edgerl.edge.continual.replay import Replay
 from edgerl.errors import ConfigError, EdgerlError, FileFormatError
 from edgerl.report import sources
 from edgerl.training import checkpoint as checkpoint_file
 from edgerl.training import records
-from edgerl.training.config import drop_fraction_at, extended, is_continued_by, last_update, make_config
 from edgerl.training.logs import read_metrics
 
 SMALL: dict[str, Any] = {

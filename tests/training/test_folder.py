@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 import edgerl
-from edgerl.compact import file as policy_file
+from edgerl.config import Config, make_config
 from edgerl.errors import OutputError
+from edgerl.policy import format as policy_file
 from edgerl.training import folder as folders
-from edgerl.training.config import Config, make_config
 from edgerl.training.folder import new_folder, point_latest_to, read_config
 from edgerl.training.logs import read_metrics
 
@@ -111,7 +111,7 @@ def test_the_link_to_the_newest_is_set_by_many_at_once() -> None:
 
 SCRIPT = """
 import os, sys
-import edgerl.training.loop
+import edgerl.training.trainer
 begin, started = os.pipe()
 children = []
 for _ in range(6):

@@ -16,19 +16,19 @@ import numpy.typing as npt
 import pytest
 
 import edgerl
-from edgerl.compact import file as policy_file
-from edgerl.edge import bundle
-from edgerl.edge.arena import LearnerArena
-from edgerl.edge.learner import Learner
-from edgerl.edge.library import library
-from edgerl.edge.replay import Boundary, Replay
+from edgerl.algorithms.native import NativeAgent
+from edgerl.algorithms.normalizer import Normalizer
+from edgerl.config import make_config
+from edgerl.edge.continual import bundle
+from edgerl.edge.continual.learner import Learner
+from edgerl.edge.continual.replay import Boundary, Replay
+from edgerl.edge.engine.arena import LearnerArena
+from edgerl.edge.engine.library import library
 from edgerl.errors import ConfigError, FileFormatError, OutputError
-from edgerl.files import TensorReader
+from edgerl.files.atomic import TensorReader
+from edgerl.policy import format as policy_file
 from edgerl.training import checkpoint as checkpoint_file
-from edgerl.training.config import make_config
 from edgerl.training.handover import hand_over
-from edgerl.training.native import NativeAgent
-from edgerl.training.normalizer import Normalizer
 
 Array = npt.NDArray[Any]
 

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 
 import edgerl
-from edgerl.compact import file as policy_file
-from edgerl.edge.replay import Replay
+from edgerl.edge.continual.replay import Replay
 from edgerl.errors import CheckFailed, ConfigError, EnvironmentError, FileFormatError, MissingExtraError, OutputError
+from edgerl.policy import format as policy_file
 from edgerl.training import checkpoint as checkpoint_file
 from edgerl.training.logs import read_metrics
 from tests.processes import Processes
@@ -294,7 +294,7 @@ def test_a_run_killed_outright_resumes_to_the_same_bits(processes: Processes) ->
 _SERVER = """
 import json, os, sys, time
 from pathlib import Path
-import edgerl, edgerl.training.loop
+import edgerl, edgerl.training.trainer
 
 parent = os.getpid()
 
@@ -500,8 +500,8 @@ def test_an_empty_folder_of_the_users_is_left(monkeypatch: pytest.MonkeyPatch) -
 @each_engine
 def test_a_critic_that_diverges_before_a_checkpoint_is_not_saved(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """And a policy that hides it: the state itself is looked at."""
-    from edgerl.training.agent import Agent
-    from edgerl.training.native import NativeAgent
+    from edgerl.algorithms.native import NativeAgent
+    from edgerl.algorithms.td3 import Agent
 
     kind: Any = NativeAgent if engine == "native" else Agent
     learn = kind.learn
@@ -529,7 +529,7 @@ def _engine_of(folder: Path) -> str:
 
 @pytest.fixture
 def _without_the_native_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    from edgerl.edge import library
+    from edgerl.edge.engine import library
 
     library.library.cache_clear()
     monkeypatch.setattr(library, "LIBRARY", tmp_path / "absent.so")
@@ -578,8 +578,8 @@ def test_a_native_run_resumed_without_the_native_engine_is_refused_and_stays_as_
 
 
 def test_auto_is_torch_on_cuda() -> None:
-    from edgerl.training.config import make_config
-    from edgerl.training.engine import with_engine
+    from edgerl.algorithms.engine import with_engine
+    from edgerl.config import make_config
 
     notices: list[str] = []
     assert with_engine(make_config(device="cuda"), notices.append).engine == "torch"

@@ -12,15 +12,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgerl.edge.arena import LearnerArena, replay_structure
-from edgerl.edge.library import ISAS, Isa, library
-from edgerl.edge.random import Draws, Purpose, below, normal
-from edgerl.edge.replay import Replay
+from edgerl.algorithms.native import NativeAgent, NativeLayer, learner_config
+from edgerl.algorithms.normalizer import Normalizer
+from edgerl.algorithms.td3 import Agent
+from edgerl.config import Config, plan_networks
+from edgerl.edge.continual.replay import Replay
+from edgerl.edge.engine.arena import LearnerArena, replay_structure
+from edgerl.edge.engine.library import ISAS, Isa, library
+from edgerl.edge.engine.random import Draws, Purpose, below, normal
 from edgerl.errors import ConfigError
-from edgerl.training.agent import Agent
-from edgerl.training.config import Config, plan_networks
-from edgerl.training.native import NativeAgent, NativeLayer, learner_config
-from edgerl.training.normalizer import Normalizer
 
 from .engines import (
     HERE,

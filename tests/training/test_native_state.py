@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgerl.edge.arena import LayerArrays, LearnerArena, replay_structure
-from edgerl.edge.library import BytesOf, LearnerConfig, Progress, library
+from edgerl.algorithms.native import NativeAgent, stored_plan
+from edgerl.algorithms.td3 import Agent
+from edgerl.algorithms.topology import LayerPlan
+from edgerl.config import Config
+from edgerl.edge.engine.arena import LayerArrays, LearnerArena, replay_structure
+from edgerl.edge.engine.library import BytesOf, LearnerConfig, Progress, library
 from edgerl.errors import ConfigError
-from edgerl.training.agent import Agent
-from edgerl.training.config import Config
-from edgerl.training.native import NativeAgent, stored_plan
-from edgerl.training.topology import LayerPlan
 
 from .engines import Array, Arrays, M, N, differing, filled_replay, native_agent, small_config
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgerl.training.normalizer import Normalizer
+from edgerl.algorithms.normalizer import Normalizer
 
 
 def _observed(observations: np.ndarray) -> Normalizer:

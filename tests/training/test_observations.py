@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgerl.training.environments import registered
-from edgerl.training.observations import fallback_names, observation_names
+from edgerl.environments.make import registered
+from edgerl.environments.observations import fallback_names, observation_names
 
 TASKS = {"HalfCheetah-v5": 17, "Hopper-v5": 11, "Walker2d-v5": 17, "Ant-v5": 105, "Humanoid-v5": 348}
 

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 import edgerl
-from edgerl.edge.random import Draws, Network
+from edgerl.algorithms.topology import draw_mask, expand
+from edgerl.config import make_config, plan_networks
+from edgerl.edge.engine.random import Draws, Network
 from edgerl.errors import FileFormatError
 from edgerl.training import checkpoint as checkpoint_file
 from edgerl.training import records
-from edgerl.training.config import make_config, plan_networks
 from edgerl.training.folder import read_config
-from edgerl.training.topology import draw_mask, expand
 
 SMALL: dict[str, Any] = {
     "hidden": (18, 13),

@@ -11,9 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgerl.edge.random import Draws, Network
-from edgerl.errors import ConfigError
-from edgerl.training.topology import (
+from edgerl.algorithms.topology import (
     Distribution,
     LayerPlan,
     OutputLayer,
@@ -30,6 +28,8 @@ from edgerl.training.topology import (
     select_random_growth,
     select_target_pruning,
 )
+from edgerl.edge.engine.random import Draws, Network
+from edgerl.errors import ConfigError
 
 DRAWS = Draws(0)
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Every random number of a run: Philox4x32-10 (Salmon et al., SC 2011), a function of the seed and a counter.
  *
- * The counter is (index, purpose and network, layer, draw / 4), as in edgerl/edge/random.py: both engines draw the
+ * The counter is (index, purpose and network, layer, draw / 4), as in edgerl/edge/engine/random.py: both engines draw the
  * same numbers.
  */
 #ifndef EDGERL_RANDOM_H

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edgerl.errors import FileFormatError, quoted
-from edgerl.files import read_bytes, write_atomically
+from edgerl.files.atomic import read_bytes, write_atomically
 from edgerl.profiling.microcontroller.measure import McuMeasurement
 
 NAME = "measured.json"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from edgerl.compact.policy import Precision
 from edgerl.export.c import COptions, generate
-from tests.compact.policies import random_policy
+from edgerl.policy.compact import Precision
 from tests.export.compiled_c import PROVENANCE
+from tests.policy.policies import random_policy
 
 CASES: tuple[tuple[str, int, Precision], ...] = (("single", 1, "fp32"), ("blocks", 4, "fp32"), ("quantised", 1, "int8"))
 

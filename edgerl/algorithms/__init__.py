@@ -1,0 +1,1 @@
+"""The algorithms, each on two engines, and the topology of their networks."""

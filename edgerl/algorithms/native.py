@@ -1,0 +1,413 @@
+"""The native engine as the trainer's agent: truly sparse DS-TD3, whose time and memory follow the connections.
+
+It is the algorithm of `agent.py`, drawn from the same generator, and its state has the same names and the same layout;
+tests hold the two together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgerl.algorithms.normalizer import Normalizer
+from edgerl.algorithms.state import Arrays, take
+from edgerl.algorithms.topology import LayerPlan, Mask, input_degrees
+from edgerl.config import Config, last_update, plan_networks
+from edgerl.edge.continual.replay import Replay
+from edgerl.edge.engine.arena import NETWORKS, LayerArrays, LearnerArena, replay_structure, rows_of
+from edgerl.edge.engine.library import LayerPlanStructure, LearnerConfig, Library, Progress, library
+from edgerl.edge.engine.random import Draws
+from edgerl.errors import ConfigError
+
+Array = npt.NDArray[Any]
+
+
+def stored_plan(plan: LayerPlan) -> LayerPlan:
+    """How the engine keeps a layer: dense ones in blocks of four, which are faster and have no topology to change."""
+    if not plan.is_dense:
+        return plan
+    block = 4 if plan.n_outputs >= 4 else 1
+    full_rows, narrow_width = divmod(plan.n_outputs, block)
+    narrow_blocks = plan.n_inputs if narrow_width else 0
+    return LayerPlan(plan.n_inputs, plan.n_outputs, block, full_rows * plan.n_inputs, narrow_blocks)
+
+
+def learner_config(
+    config: Config, plans: tuple[Sequence[LayerPlan], Sequence[LayerPlan]], isa: int, lanes: int
+) -> LearnerConfig:
+    """The engine's configuration of a run; plans of the actor and of each critic."""
+    td3, evolution = config.td3, config.evolution
+    actor, critic = ([stored_plan(plan) for plan in network] for network in plans)
+    result = LearnerConfig(
+        seed=config.seed,
+        evolution_interval=evolution.evolution_interval if config.network.method == "ds-td3" else 0,
+        last_update=last_update(config),
+        n_step_delay=td3.n_step_delay,
+        n_observations=actor[0].n_inputs,
+        n_actions=actor[-1].n_outputs,
+        n_layers=len(actor),
+        batch=td3.batch_size,
+        policy_delay=td3.policy_delay,
+        n_step=td3.n_step,
+        lanes=lanes,
+        isa=isa,
+        growth=("random", "gradient").index(evolution.growth),
+        drop_schedule=("constant", "cosine").index(evolution.drop_schedule),
+        discount=td3.discount,
+        soft_update=td3.soft_update,
+        learning_rate=td3.learning_rate,
+        weight_decay=td3.weight_decay,
+        target_noise=td3.target_noise,
+        target_noise_clip=td3.target_noise_clip,
+        drop_fraction=evolution.drop_fraction,
+    )
+    for stored, own in ((result.actor, actor), (result.critic, critic)):
+        for index, plan in enumerate(own):
+            stored[index] = LayerPlanStructure(
+                plan.n_inputs, plan.n_outputs, plan.block, plan.full_blocks, plan.narrow_blocks
+            )
+    return result
+
+
+def _weight_order(block_rows: Array, block: int, n_outputs: int) -> Array:
+    """Where the weights lie in [blocks, block], flat, in the order of a matrix [outputs, inputs]; without padding."""
+    outputs = (block_rows[:, None] * block + np.arange(block)).reshape(-1)
+    order = np.argsort(outputs, kind="stable")
+    return order[outputs[order] < n_outputs]
+
+
+def _mask_of(block_rows: Array, columns: Array, plan: LayerPlan) -> Mask:
+    mask = np.zeros((plan.block_rows, plan.n_inputs), bool)
+    mask[block_rows, columns] = True
+    return mask
+
+
+def _bits(words: Array, count: int) -> Array:
+    """The first `count` bits of 32-bit words, as bool."""
+    return np.unpackbits(words.view(np.uint8), count=count, bitorder="little").astype(bool)
+
+
+class NativeLayer:
+    """One layer of one network in the arena; masks are of blocks [block rows, inputs]."""
+
+    def __init__(self, plan: LayerPlan, arrays: LayerArrays) -> None:
+        """`plan` is the run's, which for a dense layer may have other blocks than the engine's."""
+        self.plan, self._arrays = plan, arrays
+        self.is_sparse = not plan.is_dense
+
+    @property
+    def mask(self) -> Mask:
+        """The connections of a sparse layer."""
+        return _mask_of(self._arrays.block_rows(), self._arrays.columns, self.plan)
+
+    @property
+    def target_mask(self) -> Mask:
+        """The support of its target."""
+        return _mask_of(*self._target_blocks()[:2], self.plan)
+
+    def _target_blocks(self) -> tuple[Array, Array, Array]:
+        """(rows, columns, values) of the target's blocks, in the order of their positions."""
+        a = self._arrays
+        rows, columns, values = a.block_rows(), a.columns, a.target
+        if a.in_target is None or a.extra_starts is None or a.extra_columns is None or a.extra_target is None:
+            return rows, columns, values
+        own, extra = _bits(a.in_target, len(columns)), int(a.extra_starts[-1])
+        rows = np.concatenate([rows[own], rows_of(a.extra_starts)])
+        columns = np.concatenate([columns[own], a.extra_columns[:extra]])
+        order = np.lexsort((columns, rows))
+        return rows[order], columns[order], np.concatenate([values[own], a.extra_target[:extra]])[order]
+
+    def matrix(self) -> Array:
+        """The weights [outputs, inputs], for a policy file."""
+        return self._arrays.matrix()
+
+    @property
+    def bias(self) -> Array:
+        """float32 [outputs]."""
+        return self._arrays.bias[: self.plan.n_outputs].astype(np.float32)
+
+    def state(self) -> Iterator[tuple[str, Array]]:
+        """The parts of a checkpoint, named and laid out as the PyTorch engine's."""
+        a, n = self._arrays, self.plan.n_outputs
+        if self.is_sparse:
+            yield "mask", np.packbits(self.mask)
+            yield "target_mask", np.packbits(self.target_mask)
+        order = _weight_order(a.block_rows(), a.block, n)
+        for name in ("weight", "first_moment", "second_moment"):
+            yield _state_name("weight", name), getattr(a, name).reshape(-1)[order].reshape(self._shape)
+        target_rows, _, target = self._target_blocks()
+        order = _weight_order(target_rows, a.block, n)
+        yield "target_weight", target.reshape(-1)[order].reshape(self._shape)
+        yield "bias", a.bias[:n].copy()
+        yield "bias_first_moment", a.bias_first_moment[:n].copy()
+        yield "bias_second_moment", a.bias_second_moment[:n].copy()
+        yield "target_bias", a.bias_target[:n].copy()
+
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        return (-1,) if self.is_sparse else (self.plan.n_outputs, self.plan.n_inputs)
+
+    def load_state(self, arrays: Arrays) -> None:
+        """Undo `state`. Raises ValueError where a part is missing or is not what fits here."""
+        a, n = self._arrays, self.plan.n_outputs
+        if self.is_sparse:
+            mask, target_mask = (self._take_mask(arrays, name) for name in ("mask", "target_mask"))
+            self._set_topology(mask, target_mask)
+        order = _weight_order(a.block_rows(), a.block, n)
+        shape = (len(order),) if self.is_sparse else self._shape
+        for name in ("weight", "first_moment", "second_moment"):
+            values = take(arrays, _state_name("weight", name), a.weight.dtype, shape)
+            getattr(a, name).reshape(-1)[order] = values.reshape(-1)
+        self._set_target(take(arrays, "target_weight", a.weight.dtype, shape).reshape(-1))
+        a.bias[:n] = take(arrays, "bias", a.bias.dtype, (n,))
+        a.bias_first_moment[:n] = take(arrays, "bias_first_moment", a.bias.dtype, (n,))
+        a.bias_second_moment[:n] = take(arrays, "bias_second_moment", a.bias.dtype, (n,))
+        a.bias_target[:n] = take(arrays, "target_bias", a.bias.dtype, (n,))
+
+    def _take_mask(self, arrays: Arrays, name: str) -> Mask:
+        size = self.plan.block_rows * self.plan.n_inputs
+        bits = np.unpackbits(take(arrays, name, np.dtype(np.uint8), (-(-size // 8),)), count=size)
+        mask = bits.astype(bool).reshape(self.plan.block_rows, self.plan.n_inputs)
+        for rows, planned, _ in self.plan.classes():
+            if np.count_nonzero(mask[rows]) != planned:
+                raise ValueError(f"{name} has {np.count_nonzero(mask[rows])} blocks, expected {planned}")
+        return mask
+
+    def _set_topology(self, mask: Mask, target_mask: Mask) -> None:
+        a = self._arrays
+        assert a.in_target is not None
+        assert a.extra_starts is not None
+        assert a.extra_columns is not None
+        a.starts[1:] = np.cumsum(mask.sum(axis=1))
+        a.columns[:] = np.nonzero(mask)[1]
+        bits = np.zeros(32 * len(a.in_target), bool)
+        bits[: len(a.columns)] = target_mask[mask]
+        a.in_target[:] = np.packbits(bits, bitorder="little").view(np.uint32)
+        extra = target_mask & ~mask
+        a.extra_starts[1:] = np.cumsum(extra.sum(axis=1))
+        a.extra_columns[: a.extra_starts[-1]] = np.nonzero(extra)[1]
+
+    def _set_target(self, values: Array) -> None:
+        """Target values, in the order of a matrix, to where the support has them."""
+        a = self._arrays
+        rows, columns, blocks = self._target_blocks()
+        blocks = np.zeros_like(blocks)
+        blocks.reshape(-1)[_weight_order(rows, a.block, self.plan.n_outputs)] = values
+        if a.in_target is None or a.extra_starts is None or a.extra_target is None:
+            a.target[...] = blocks
+            return
+        is_own = self.mask[rows, columns]
+        a.target[...] = 0
+        a.target[_bits(a.in_target, len(a.columns))] = blocks[is_own]
+        a.extra_target[: a.extra_starts[-1]] = blocks[~is_own]
+
+    def connections(self) -> int:
+        """Weights that exist."""
+        return self._count(self._arrays.block_rows())
+
+    def target_connections(self) -> int:
+        """Weights that exist in the target."""
+        return self._count(self._target_blocks()[0])
+
+    def _count(self, block_rows: Array) -> int:
+        block, n = self._arrays.block, self.plan.n_outputs
+        return int(np.minimum(block, n - block * block_rows).sum())
+
+
+def _state_name(parameter: str, part: str) -> str:
+    return parameter if part == parameter else f"{parameter}_{part}"
+
+
+class NativeNetwork:
+    """One network of the agent, for metrics and checkpoints."""
+
+    def __init__(self, plans: Sequence[LayerPlan], layers: Sequence[LayerArrays]) -> None:
+        self.plans = tuple(plans)
+        self.layers = tuple(NativeLayer(*pair) for pair in zip(plans, layers, strict=True))
+        self._ever_active = {i: layer.mask for i, layer in enumerate(self.layers) if layer.is_sparse}
+
+    def note_topology(self) -> None:
+        """Remember which blocks ever existed."""
+        for index in self._ever_active:
+            self._ever_active[index] |= self.layers[index].mask
+
+    def share_ever_active(self) -> float:
+        """Blocks that ever existed / blocks that could, over the sparse layers; 1 where every layer is dense."""
+        possible = sum(mask.size for mask in self._ever_active.values())
+        return sum(int(mask.sum()) for mask in self._ever_active.values()) / possible if possible else 1.0
+
+    def shares_ever_active(self) -> list[float]:
+        """Of each layer: blocks that ever existed / blocks that could; 1 where it is dense."""
+        return [float(self._ever_active[i].mean()) if i in self._ever_active else 1.0 for i in range(len(self.plans))]
+
+    def input_degrees(self) -> Array:
+        """How many units of the first layer each input is connected with, [inputs]."""
+        plan = self.plans[0]
+        return np.full(plan.n_inputs, plan.n_outputs) if plan.is_dense else input_degrees(self.layers[0].mask, plan)
+
+    def connections(self) -> list[int]:
+        """Connections of each layer."""
+        return [layer.connections() for layer in self.layers]
+
+    def target_connections(self) -> list[int]:
+        """Connections of each layer of the target."""
+        return [layer.target_connections() for layer in self.layers]
+
+    def state(self, steps: int) -> Arrays:
+        """Parts of a checkpoint; steps: of the optimiser."""
+        arrays = {f"{i}.ever_active": np.packbits(mask) for i, mask in self._ever_active.items()}
+        for index, layer in enumerate(self.layers):
+            arrays |= {f"{index}.{name}": array for name, array in layer.state()}
+            arrays |= {f"{index}.{name}_steps": np.array(steps, np.float32) for name in ("weight", "bias")}
+        return arrays
+
+    def load_state(self, arrays: Arrays, steps: int) -> None:
+        """Undo `state`. Raises ValueError where a part is missing, surplus or wrong."""
+        for index, layer in enumerate(self.layers):
+            own = {n: arrays.pop(n) for n in list(arrays) if n.startswith(f"{index}.")}
+            own = {n.removeprefix(f"{index}."): array for n, array in own.items()}
+            for name in ("weight", "bias"):
+                found = take(own, f"{name}_steps", np.dtype(np.float32), ())
+                if found != np.float32(steps):
+                    raise ValueError(f"{index}.{name}_steps is {found}, expected {steps}")
+            if layer.is_sparse:
+                size = self._ever_active[index].size
+                bits = np.unpackbits(take(own, "ever_active", np.dtype(np.uint8), (-(-size // 8),)), count=size)
+                self._ever_active[index] = bits.astype(bool).reshape(self._ever_active[index].shape)
+            layer.load_state(own)
+            if own:
+                raise ValueError(f"tensor {min(own)[:40]!r} does not belong here")
+        if arrays:
+            raise ValueError(f"tensor {min(arrays)[:40]!r} does not belong here")
+
+
+class NativeAgent:
+    """The engine with the interface that the trainer needs; see `edgerl.algorithms.td3.Agent`."""
+
+    def __init__(
+        self,
+        config: Config,
+        n_observations: int,
+        n_actions: int,
+        *,
+        loaded: Library | None = None,
+        dtype: npt.DTypeLike = np.float32,
+    ) -> None:
+        """`loaded` with `dtype` float64 is for comparison with other engines.
+
+        Raises ConfigError, and MissingExtraError where the engine was not built.
+        """
+        self._library, self._dtype = library() if loaded is None else loaded, np.dtype(dtype)
+        self.config, self.draws = config, Draws(config.seed)
+        self._plans = plan_networks(config.network, n_observations, n_actions)
+        self.arena, self._networks = self._begin()
+        self.updates = 0
+        self._actor_evolves = False  # the critics did; the actor will at its own next update
+
+    def _begin(self) -> tuple[LearnerArena, dict[str, NativeNetwork]]:
+        """A new learner, and its networks."""
+        isa = self._library.isa()
+        config = learner_config(self.config, self._plans, isa, self._library.lanes(isa))
+        arena = LearnerArena(self._library, config, self._dtype)
+        actor, critic = self._plans
+        plans = zip(NETWORKS, (actor, critic, critic), arena.layers, strict=True)
+        return arena, {name: NativeNetwork(plan, layers) for name, plan, layers in plans}
+
+    @property
+    def networks(self) -> Iterator[tuple[str, NativeNetwork]]:
+        """The networks with their names."""
+        yield from self._networks.items()
+
+    def act(self, observation: Array) -> Array:
+        """The deterministic action [m] in [−1, 1] for an observation [n]."""
+        return self.arena.act(observation)
+
+    def learn(self, replay: Replay, normalizer: Normalizer | None = None) -> None:
+        """One update on a mini-batch drawn from `replay`. Raises ValueError for one of another task."""
+        sizes = self.arena.config.n_observations, self.arena.config.n_actions
+        if (replay.n_observations, replay.n_actions) != sizes:
+            raise ValueError(f"the replay is of {replay.n_observations}/{replay.n_actions} numbers; expected {sizes}")
+        mean, scale = (None, None) if normalizer is None else (normalizer.mean, normalizer.scale)
+        self.arena.step(replay_structure(replay, mean, scale))
+        self.updates += 1
+        self._note_topology()
+
+    def _note_topology(self) -> None:
+        """Remember the topologies that an evolution step of the critics, or the actor's after it, left."""
+        interval = self.arena.config.evolution_interval
+        critics_evolved = interval > 0 and self.updates % interval == 0
+        actor_evolved = (self._actor_evolves or critics_evolved) and self.updates % self.config.td3.policy_delay == 0
+        if critics_evolved or actor_evolved:
+            for network in self._networks.values():
+                network.note_topology()
+            self._actor_evolves = not actor_evolved
+
+    @property
+    def abandoned_updates(self) -> int:
+        """Updates that met a loss or a gradient that is not finite, and were given up."""
+        return int(self.arena.progress.abandoned)
+
+    def actor_layers(self) -> list[tuple[Array, Array]]:
+        """(weights [outputs, inputs], bias [outputs]) of the actor, float32."""
+        return [(layer.matrix(), layer.bias) for layer in self._networks["actor"].layers]
+
+    def state(self) -> Arrays:
+        """Everything that a resumed run needs beside its configuration, as arrays named by network, layer and part."""
+        progress = self.arena.progress
+        arrays = {
+            f"{name}.{part}": array
+            for name, network in self.networks
+            for part, array in network.state(self._steps(name, self.updates)).items()
+        }
+        counters = [self.updates, progress.evolution_is_due, progress.critic_losses, progress.actor_losses]
+        arrays["agent.counters"] = np.array(counters, np.int64)
+        arrays["agent.loss_sums"] = np.array([progress.critic_loss_sum, progress.actor_loss_sum])
+        return arrays
+
+    def _steps(self, name: str, updates: int) -> int:
+        """Steps that the network's optimiser made in so many updates."""
+        return updates // self.config.td3.policy_delay if name == "actor" else updates
+
+    def load_state(self, arrays: Arrays) -> None:
+        """Undo `state`. Raises ValueError, and changes nothing, where the arrays are of another configuration."""
+        counters = take(arrays := dict(arrays), "agent.counters", np.dtype(np.int64), (4,))
+        sums = take(arrays, "agent.loss_sums", np.dtype(np.float64), (2,))
+        updates, evolution_is_due, critic_losses, actor_losses = map(int, counters)
+        if (counters < 0).any() or evolution_is_due > 1:
+            raise ValueError(f"agent.counters is {counters.tolist()}; expected counts, and 0 or 1 as the second one")
+        arena, networks = self._begin()
+        for name, network in networks.items():
+            own = {key: arrays.pop(key) for key in list(arrays) if key.startswith(f"{name}.")}
+            steps = self._steps(name, updates)
+            network.load_state({key.removeprefix(f"{name}."): array for key, array in own.items()}, steps)
+        if arrays:
+            raise ValueError(f"tensor {min(arrays)[:40]!r} does not belong here")
+        try:
+            arena.progress = Progress(
+                updates=updates,
+                evolution_is_due=evolution_is_due,
+                critic_loss_sum=sums[0],
+                actor_loss_sum=sums[1],
+                critic_losses=critic_losses,
+                actor_losses=actor_losses,
+            )
+            arena.reopen()
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+        self.arena, self._networks = arena, networks
+        self.updates, self._actor_evolves = updates, bool(evolution_is_due)
+
+    def take_losses(self) -> tuple[float, float]:
+        """(critic, actor) loss, mean since this was last asked; 0 where no update happened."""
+        progress = self.arena.progress
+        losses = (
+            progress.critic_loss_sum / max(progress.critic_losses, 1),
+            progress.actor_loss_sum / max(progress.actor_losses, 1),
+        )
+        progress.critic_loss_sum = progress.actor_loss_sum = 0.0
+        progress.critic_losses = progress.actor_losses = 0
+        self.arena.progress = progress
+        return losses

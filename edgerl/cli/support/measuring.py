@@ -1,0 +1,286 @@
+"""What `edgerl profile` measures, here or on a board, and how it prints that."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgerl.cli.support.output import note, print_json, print_table
+from edgerl.cli.support.profile_formats import human_latency
+from edgerl.errors import ConfigError, MissingExtraError, OutputError
+from edgerl.units import human_bytes
+
+if TYPE_CHECKING:
+    from edgerl.profiling.budgets.device import Device
+    from edgerl.profiling.budgets.report import ProfileReport
+    from edgerl.profiling.measuring.measure import Subject
+    from edgerl.profiling.measuring.measured import Comparison, Row
+    from edgerl.profiling.measuring.measurement import Histogram, Result
+
+BAR = 40
+"""Characters of the histogram's longest bar."""
+
+SHOWN_SHARE = 0.002
+"""Bins with fewer of all calls are summed up in one line."""
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """The options of `edgerl profile` that measure something."""
+
+    here: bool
+    ssh: str | None
+    ssh_config: Path | None
+    result: Path | None
+    bundle: Path | None
+    save: Path | None
+    force: bool
+
+    @property
+    def chosen(self) -> list[str]:
+        """The options that say what to do; at most one where `check` passed."""
+        given = {
+            "--measure": self.here,
+            "--ssh": self.ssh is not None,
+            "--import": self.result is not None,
+            "--bundle": self.bundle is not None,
+        }
+        return [name for name, is_given in given.items() if is_given]
+
+    def check(self, devices: Sequence[str], of_a_device: Mapping[str, object], network: str | None) -> None:
+        """Raise ConfigError or OutputError where the options do not go together, before anything is done.
+
+        `of_a_device` are the options that mean nothing without one; `network` is one that does not exist yet.
+        """
+        if len(self.chosen) > 1:
+            raise ConfigError(f"{' and '.join(self.chosen)} exclude each other; choose one")
+        if not devices and not self.chosen:
+            alternative = "" if of_a_device["--learn"] else "; or measure: --measure, --ssh, --import, --bundle"
+            raise ConfigError(f"Missing option '--device'{alternative}")
+        useless = [name for name, value in of_a_device.items() if not devices and value is not None]
+        if useless:
+            raise ConfigError(f"{useless[0]} is for a device; add --device")
+        if self.chosen and len(devices) > 1:
+            raise ConfigError(f"{self.chosen[0]} is about one device; name one --device instead of {len(devices)}")
+        if self.chosen and network is not None:
+            raise ConfigError(f"{self.chosen[0]} needs a policy in a file; name one instead of --network")
+        self._check_ssh()
+        self._check_outputs(devices[0] if devices else None)
+
+    def _check_ssh(self) -> None:
+        from edgerl.profiling.measuring.ssh import ssh_command
+
+        if self.ssh is not None:
+            ssh_command(self.ssh, self.ssh_config)
+        elif self.ssh_config is not None:
+            raise ConfigError("--ssh-config is for --ssh; name the board: --ssh user@host")
+
+    def _check_outputs(self, device: str | None) -> None:
+        from edgerl.files.atomic import refuse_existing
+
+        if self.bundle is not None:
+            refuse_existing(self.bundle, force=self.force, option="--bundle")
+        if self.save is None:
+            return
+        if device is None or self.chosen in ([], ["--bundle"]):
+            raise ConfigError("--save keeps a measurement in a profile; add --measure, --ssh or --import, and --device")
+        if self.save.suffix != ".toml":
+            raise OutputError(f"--save is {self.save}; expected a name that ends in .toml, as of a device profile")
+        if not _is_same_file(self.save, device):
+            refuse_existing(self.save, force=self.force, option="--save")
+
+    def run(self, path: Path, device: Device | None, mode: str | None) -> Done:
+        """Do what the options say, for the model in `path`; the device is in that mode."""
+        if self.bundle is not None:
+            return Done(_write_bundle(path, self.bundle, self.force), None)
+        return Done(None, _compare(self, path, device, mode) if self.chosen else None)
+
+
+@dataclass(frozen=True)
+class Done:
+    """What came of it: a bundle, a measurement, or neither."""
+
+    bundle: dict[str, Any] | None
+    comparison: Comparison | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """What a report's JSON has more than without."""
+        more: dict[str, Any] = {} if self.bundle is None else {"bundle": self.bundle}
+        return more if self.comparison is None else {**more, "measured": self.comparison.as_dict()}
+
+    def applied_to(self, report: ProfileReport) -> ProfileReport:
+        """The report with the measurement in place of the estimate, where it counts."""
+        from edgerl.profiling.measuring.measured import with_comparison
+
+        return report if self.comparison is None else with_comparison(report, self.comparison)
+
+    def print(self, runtime: str | None = None) -> None:
+        """For people, after the report, which is about `runtime`."""
+        if self.bundle is not None:
+            _print_bundle(self.bundle)
+        if self.comparison is not None:
+            _print_comparison(self.comparison)
+            if runtime is not None:
+                _print_what_the_verdict_is_on(self.comparison, runtime)
+
+    def print_alone(self, path: Path, *, as_json: bool) -> None:
+        """Without a report."""
+        if not as_json:
+            self.print()
+        elif self.comparison is not None:
+            print_json({"model": path.name, **self.comparison.as_dict()})
+        else:
+            print_json({"model": path.name, **self.as_dict()})
+
+    def save(self, architecture: str, device: Device, name: str, goal: Path) -> None:
+        """Keep the measurement in a profile of one's own; `name` is what --device was given."""
+        from edgerl.profiling.measuring.measured import save
+
+        assert self.comparison is not None
+        count = save(self.comparison, architecture, device, Path(name) if name.endswith(".toml") else None, goal)
+        note(f"{goal}: latencies measured: {count}; profile with it: --device {goal}")
+
+
+NOTHING_DONE = Done(None, None)
+
+
+def _is_same_file(path: Path, device: str) -> bool:
+    return device.endswith(".toml") and path.exists() and Path(device).exists() and path.samefile(device)
+
+
+def _write_bundle(path: Path, goal: Path, force: bool) -> dict[str, Any]:
+    """Write the benchmark bundle of a model to `goal`; what it holds."""
+    from edgerl.files.atomic import write_atomically
+    from edgerl.profiling.measuring.bundle import make_bundle
+
+    with _subject(path) as subject:
+        bundle = make_bundle(subject)
+    write_atomically(goal, bundle.data, force=force)
+    return {
+        "file": str(goal),
+        "bytes": len(bundle.data),
+        "programs": list(bundle.programs),
+        "missing": dict(bundle.missing),
+    }
+
+
+def _print_bundle(written: dict[str, Any]) -> None:
+    """What was written, and what to do with it."""
+    programs = ", ".join(written["programs"]) or "no architecture: the board needs a C compiler"
+    print(f"{written['file']}: {human_bytes(written['bytes'])}, with programs for {programs}")
+    for reason in written["missing"].values():
+        note(f"without a program: {reason}")
+    print(f"on the board: tar -xf {Path(written['file']).name} && sh edgerl-benchmark/run.sh > result.json")
+    print("and here: edgerl profile --import result.json --device …")
+
+
+def _compare(measuring: Measuring, path: Path, device: Device | None, mode: str | None) -> Comparison:
+    """Measure, or read what was measured, and hold it beside the device's estimates."""
+    from edgerl.profiling.measuring import measured
+
+    with _subject(path, complete=measuring.result is None) as subject:
+        return measured.compare(_result(measuring, subject), subject, device, mode)
+
+
+def _result(measuring: Measuring, subject: Subject) -> Result:
+    from edgerl.files.atomic import read_bytes
+    from edgerl.profiling.measuring.bundle import make_bundle
+    from edgerl.profiling.measuring.measure import measure_here
+    from edgerl.profiling.measuring.measurement import parse_result
+    from edgerl.profiling.measuring.ssh import run_bundle
+
+    if measuring.ssh is not None:
+        _tell(f"measuring on {measuring.ssh}: copying, some seconds there, longer where the program must be built")
+        answer = run_bundle(measuring.ssh, make_bundle(subject).data, measuring.ssh_config)
+        return parse_result(answer, f"what {measuring.ssh} sent")
+    if measuring.result is not None:
+        return parse_result(read_bytes(measuring.result), str(measuring.result))
+    _tell("measuring here, some seconds")
+    return measure_here(subject)
+
+
+def _tell(what: str) -> None:
+    """For whoever waits at a terminal."""
+    if sys.stderr.isatty():
+        note(what)
+
+
+@contextlib.contextmanager
+def _subject(path: Path, *, complete: bool = True) -> Iterator[Subject]:
+    """What a model file means; complete: with an ONNX file, exported for now where none lies beside the policy."""
+    import tempfile
+
+    from edgerl.export import export_policy
+    from edgerl.profiling.measuring.measure import find_subject
+
+    subject = find_subject(path)
+    if not complete or subject.onnx_path is not None or subject.policy_path is None:
+        yield subject
+        return
+    with tempfile.TemporaryDirectory(prefix="edgerl-") as folder:
+        exported = Path(folder) / "policy.onnx"
+        with contextlib.suppress(MissingExtraError):  # then onnxruntime is not measured, and the result says why
+            export_policy(subject.policy_path, "onnx", exported)
+            subject = replace(subject, onnx_path=exported)
+        yield subject
+
+
+def _print_comparison(comparison: Comparison) -> None:
+    """The measured figures beside the estimates, and how they are spread."""
+    from edgerl.profiling.measuring.measured import describe_machine
+
+    print(f"\nmeasured on {describe_machine(comparison.result.machine)}")
+    columns = ["runtime", "p50", "p90", "p99", "max", "cold caches"]
+    if comparison.device is not None:
+        columns += ["estimate", "its error"]
+    print_table(columns, [_cells(row, comparison) for row in comparison.rows])
+    for row in comparison.rows:
+        measurement, difference = row.measurement, row.largest_difference
+        checked = "" if difference is None else f"; actions differ by {difference:.1e} of their range at most"
+        print(f"{measurement.runtime}: {measurement.engine}; {measurement.built_with}{checked}")
+        _print_histogram(measurement.histogram, measurement.calls)
+    for runtime, reason in comparison.result.not_measured.items():
+        print(f"{runtime}: not measured: {reason}")
+
+
+def _print_what_the_verdict_is_on(comparison: Comparison, runtime: str) -> None:
+    """Where it is not on the measurement."""
+    if not comparison.counts:
+        architecture = comparison.result.machine.architecture
+        print(f"note: {architecture} is not the architecture of {comparison.device}: the verdict is on the estimate")
+    elif comparison.result.measurement(runtime) is None:
+        measured = " or ".join(row.measurement.runtime for row in comparison.rows)
+        print(f"note: {runtime} was not measured: the verdict is on its estimate; choose --runtime {measured}")
+
+
+def _cells(row: Row, comparison: Comparison) -> list[str]:
+    measurement, estimate = row.measurement, row.estimate
+    figures = ("p50_ns", "p90_ns", "p99_ns", "max_ns", "cold_ns")
+    cells = [measurement.runtime, *(_time(getattr(measurement, name)) for name in figures)]
+    if comparison.device is not None:
+        cells += [human_latency(estimate) if estimate else "–", "–"]
+        if estimate and comparison.counts and measurement.p50_ns:
+            cells[-1] = f"{100 * (1e3 * estimate.used / measurement.p50_ns - 1):+.0f} %"
+    return cells
+
+
+def _print_histogram(histogram: Histogram, calls: int) -> None:
+    shown = [(end, count) for end, count in histogram if count >= SHOWN_SHARE * calls]
+    longest = max((count for _, count in shown), default=1)
+    for end, count in shown:
+        print(f"  ≤ {_time(end):<8} {100 * count / calls:5.1f} %  {'▇' * max(1, round(BAR * count / longest))}")
+    rest = calls - sum(count for _, count in shown)
+    if rest:
+        print(f"  elsewhere  {100 * rest / calls:5.1f} %")
+
+
+def _time(nanoseconds: float) -> str:
+    """To three digits: 1.26 µs, 41.3 µs, 2.15 ms."""
+    for unit, size in (("µs", 1e3), ("ms", 1e6)):
+        if nanoseconds < 999.5 * size:
+            return f"{nanoseconds / size:.3g} {unit}"
+    return f"{nanoseconds / 1e9:.3g} s"

@@ -1,0 +1,143 @@
+"""What `edgerl profile` prints: a page for one device, a table for several, Markdown and JUnit for a pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from edgerl.cli.support.output import print_table
+from edgerl.units import human_bytes, human_estimate, human_seconds
+
+if TYPE_CHECKING:
+    from edgerl.profiling.budgets.report import Estimate, ProfileReport, Unit, Verdict
+
+LABELS = {"memory": "memory", "flash": "flash", "flops": "FLOPs per inference", "latency": "latency"}
+SYMBOLS: dict[Unit, str] = {"bytes": " B", "FLOP": "", "us": " µs"}
+SMALLEST_ROUNDED = {"FLOP": 1.0, "us": 0.1}
+"""Below, rounding to the digits that people read would leave a zero."""
+
+
+def print_page(report: ProfileReport) -> None:
+    """Everything about one device."""
+    default = ", the default there" if report.is_default_runtime else ""
+    executes = "executes dense matrices" if report.execution == "dense" else "executes what is stored"
+    print(f"{report.model} ({report.architecture}) on {report.device_name}")
+    print(f"runtime {report.runtime}{default}: {executes}; control rate {report.rate_hz:g} Hz\n")
+    layers = [
+        (
+            f"{index}: {layer.inputs} → {layer.outputs}",
+            f"{layer.connections}",
+            f"{layer.macs}",
+            f"{layer.flops}",
+            f"{layer.bytes}",
+        )
+        for index, layer in enumerate(report.layers)
+    ]
+    total = [f"{sum(int(row[column]) for row in layers)}" for column in range(1, 5)]
+    print_table(("layer", "connections", "MACs", "FLOPs", "bytes"), [*layers, ("total", *total)])
+    rows = [
+        (LABELS[name], *_used_and_budget(verdict), "fits" if verdict.fits else "EXCEEDED")
+        for name, verdict in report.verdicts.items()
+    ]
+    print_table(("", "used", "budget", "verdict"), rows)
+    for name, verdict in report.verdicts.items():
+        print(f"{LABELS[name]}: {verdict.source}")
+    for note in report.notes:
+        print(f"note: {note}")
+
+
+def print_summary(reports: Sequence[ProfileReport]) -> None:
+    """One table: devices as rows, budgets as columns."""
+    print(f"{reports[0].model} ({reports[0].architecture})")
+    print_table(_COLUMNS, [_row(report) for report in reports])
+
+
+def markdown(reports: Sequence[ProfileReport]) -> str:
+    """The same table, for a merge request."""
+    lines = [("device", *_COLUMNS[1:]), ("---", *("---:" for _ in _COLUMNS[2:]), "---"), *map(_row, reports)]
+    table = "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+    return f"**{reports[0].model}** ({reports[0].architecture})\n\n{table}"
+
+
+def junit(reports: Sequence[ProfileReport]) -> str:
+    """An XML report: a suite for each device, a test for each budget."""
+    from xml.etree import ElementTree
+
+    suites = ElementTree.Element("testsuites", name="edgerl profile")
+    for report in reports:
+        suite = ElementTree.SubElement(
+            suites,
+            "testsuite",
+            name=f"{report.device} ({report.runtime})",
+            tests=str(len(report.verdicts)),
+            failures=str(len(report.exceeded)),
+        )
+        for name, verdict in report.verdicts.items():
+            case = ElementTree.SubElement(
+                suite, "testcase", classname=f"{report.model} on {report.device}", name=LABELS[name]
+            )
+            if not verdict.fits:
+                failure = ElementTree.SubElement(case, "failure", message=use_of_budget(name, verdict))
+                failure.text = verdict.source
+    ElementTree.indent(suites)
+    return ElementTree.tostring(suites, encoding="unicode", xml_declaration=True)
+
+
+def excess(reports: Sequence[ProfileReport]) -> str:
+    """What does not fit, and by how much."""
+    return "; ".join(
+        f"{report.model} does not fit {report.device}: "
+        + ", ".join(use_of_budget(name, report.verdicts[name]) for name in report.exceeded)
+        for report in reports
+        if not report.fits
+    )
+
+
+_COLUMNS = ("", *LABELS.values(), "verdict")
+
+
+def _row(report: ProfileReport) -> tuple[str, ...]:
+    cells = [
+        f"{' of '.join(_used_and_budget(verdict))}{'' if verdict.fits else ' EXCEEDED'}"
+        for verdict in report.verdicts.values()
+    ]
+    return f"{report.device} ({report.runtime})", *cells, "fits" if report.fits else "EXCEEDED"
+
+
+def _used_and_budget(verdict: Verdict) -> tuple[str, str]:
+    """Both amounts rounded; exact where rounding would make an exceeded budget look kept."""
+    from edgerl.profiling.budgets.report import MeasuredLatency
+
+    used, budget = (_amount(amount, verdict.unit) for amount in (verdict.used, verdict.budget))
+    is_measured = isinstance(verdict, MeasuredLatency)
+    if verdict.unit == "us" and not is_measured:
+        used = human_estimate(verdict.used * 1e-6)
+    if not verdict.fits and (used == budget or float(f"{verdict.used:.2g}") <= verdict.budget):
+        used, budget = (f"{amount}{SYMBOLS[verdict.unit]}" for amount in (verdict.used, verdict.budget))
+    if is_measured:
+        return f"{used} (measured)", budget
+    return (f"≈ {used} ({_error(verdict)})" if verdict.unit == "us" else used), budget
+
+
+def human_latency(estimate: Estimate) -> str:
+    """≈ 41 µs (±25 %)."""
+    return f"≈ {human_estimate(estimate.used * 1e-6)} ({_error(estimate)})"
+
+
+def _error(verdict: Verdict) -> str:
+    """How far off an estimate may be."""
+    uncertainty: float | None = getattr(verdict, "uncertainty", None)
+    return "unvalidated" if uncertainty is None else f"±{uncertainty * 100:.0f} %"
+
+
+def _amount(amount: float, unit: Unit) -> str:
+    if unit == "bytes":
+        return human_bytes(amount)
+    if 0 < amount < SMALLEST_ROUNDED[unit]:
+        return f"{amount:.3g}{SYMBOLS[unit]}"
+    return f"{amount:.0f}" if unit == "FLOP" else human_seconds(amount * 1e-6)
+
+
+def use_of_budget(name: str, verdict: Verdict) -> str:
+    """As in: memory 1.2 KiB of 1.0 KiB."""
+    return f"{LABELS[name]} {' of '.join(_used_and_budget(verdict))}"

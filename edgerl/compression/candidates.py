@@ -1,0 +1,122 @@
+"""Smaller policies, each priced by a device's budgets and screened by its actions; nothing here runs an environment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgerl.errors import DeviceError
+from edgerl.policy.compact import PRECISIONS, CompactPolicy, Precision
+from edgerl.policy.pruning import Affine, with_network
+from edgerl.policy.reduction import reductions, unit_actions
+from edgerl.profiling.budgets.device import Device, RuntimeName
+from edgerl.profiling.budgets.report import ProfileReport, profile
+
+Array = npt.NDArray[Any]
+
+LARGEST_DIFFERENCE = 0.5
+"""Of half the action range, root mean square: policies that differ more are not worth an episode."""
+
+NEWEST = 3
+"""The newest third of the recorded observations is most like what the policy meets: every second of them screens. All
+others fit weights, for policies that were fitted to the newest alone are lost where one step leads them astray."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A policy, what a device says to it, and how far its actions are from the reference's."""
+
+    policy: CompactPolicy
+    report: ProfileReport  # with the runtime that serves it best
+    difference: float  # root mean square, of half the action range, on recorded observations
+
+    @property
+    def n_bytes(self) -> int:
+        """Of the model, in the form that the runtime reads."""
+        return self.report.model_bytes
+
+    @property
+    def latency_us(self) -> float:
+        """The estimate for the device."""
+        return self.report.latency.used
+
+    @property
+    def precision(self) -> Precision:
+        """How its weights are stored."""
+        return self.policy.layers[0].precision
+
+
+def usable_runtimes(device: Device) -> list[RuntimeName]:
+    """The runtimes that a policy can run with there.
+
+    Raises DeviceError where none is available.
+    """
+    available = [runtime.name for runtime in device.runtimes if runtime.available]
+    if not available:
+        raise DeviceError(f"no runtime is available on {device.id}; see edgerl devices show {device.id}")
+    return available
+
+
+def best_report(policy: CompactPolicy, device: Device, runtimes: Sequence[RuntimeName]) -> ProfileReport:
+    """With the runtime that meets the budgets, has the fewest bytes, is the fastest, in this order."""
+    reports = [profile(policy, device, runtime=runtime) for runtime in runtimes]
+    return min(reports, key=lambda report: (not report.fits, report.model_bytes, report.latency.used))
+
+
+def find_candidates(
+    reference: CompactPolicy, observations: Array, device: Device, progress: Callable[[float], None]
+) -> list[Candidate]:
+    """The reference first, then smaller policies, in every precision that can hold their weights.
+
+    observations: recorded ones, [count, n], the newest last; progress: told the share that is done, from 0 to 1.
+    """
+    runtimes, block = usable_runtimes(device), reference.layers[0].block
+    seen = _normalised(reference, observations)
+    screening = screening_rows(len(seen))
+    wanted = unit_actions(_network(reference), seen[screening])
+
+    def candidate(policy: CompactPolicy) -> Candidate:
+        difference = unit_actions(_network(policy), seen[screening]) - wanted
+        root_mean_square = float(np.sqrt(np.mean(difference.astype(np.float64) ** 2)))
+        return Candidate(policy, best_report(policy, device, runtimes), root_mean_square)
+
+    found = [candidate(policy) for policy in in_every_precision(reference, _network(reference))]
+    for path, whole_units in enumerate((True, False)):
+        for network in reductions(_network(reference), seen[~screening], block, whole_units=whole_units):
+            smaller = [candidate(policy) for policy in in_every_precision(reference, network)]
+            found += smaller
+            difference = min(each.difference for each in smaller)
+            gone = 1 - smaller[0].policy.connections / reference.connections
+            progress((path + min(max(difference / LARGEST_DIFFERENCE, gone), 1)) / 2)
+            if difference > LARGEST_DIFFERENCE:
+                break
+    return found
+
+
+def screening_rows(count: int) -> Array:
+    """Which of `count` recorded observations screen, bool."""
+    index = np.arange(count)
+    chosen: Array = (index % 2 == 1) & (index >= count - count // NEWEST)
+    return chosen
+
+
+def in_every_precision(reference: CompactPolicy, network: Sequence[Affine]) -> list[CompactPolicy]:
+    """The policy with this network; without fp16 where a weight is beyond its range."""
+    half = np.finfo(np.float16).max
+    is_within = all(np.abs(weight).max(initial=0) <= half for weight, _ in network)
+    return [with_network(reference, network, precision) for precision in PRECISIONS if precision != "fp16" or is_within]
+
+
+def _network(policy: CompactPolicy) -> list[Affine]:
+    return [(layer.matrix(), layer.bias) for layer in policy.layers]
+
+
+def _normalised(policy: CompactPolicy, observations: Array) -> Array:
+    if policy.observation_mean is None or policy.observation_scale is None:
+        return observations
+    normalised: Array = (observations - policy.observation_mean) * policy.observation_scale
+    return normalised

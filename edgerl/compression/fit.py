@@ -1,0 +1,175 @@
+"""`edgerl fit`: the smallest policy that meets every budget of a device and keeps the return.
+
+Candidates are made and priced without any episode (candidates.py). Those within the budgets that offer the least
+difference for their bytes form a ladder; returns are measured on few of its rungs (search.py), over the same episodes
+as the reference's (returns.py). The smallest that keeps the return must keep it once more over episodes that had no
+part in the choice, else the next one up is tried (choose.py).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from edgerl import run_folder
+from edgerl.compression.candidates import find_candidates
+from edgerl.compression.choose import Measure, Selection, choose
+from edgerl.compression.picture import draw
+from edgerl.compression.returns import Goal, compare
+from edgerl.compression.search import SCANNED
+from edgerl.environments.consent import check_consent
+from edgerl.errors import ConfigError, OutputError, require
+from edgerl.files.atomic import refuse_existing, write_atomically
+from edgerl.files.paths import anchored, at_home, reachable
+from edgerl.policy import format as policy_file
+from edgerl.policy.compact import CompactPolicy
+from edgerl.policy.pruning import compact
+from edgerl.profiling.budgets.device import Device, find_device
+from edgerl.training import checkpoint as checkpoint_file
+from edgerl.training.compaction import environment_of, recorded_observations
+from edgerl.training.evaluation import evaluate, evaluation_seeds
+
+Array = npt.NDArray[Any]
+Progress = Callable[[str, float], None]
+"""Told what is under way, and about which share of it is done."""
+
+RECORDED_OBSERVATIONS = 12_500
+"""Of the run's replay memory, from the oldest to the newest."""
+
+DEFAULT_LOSS = 0.03
+
+EXPECTED_MEASUREMENTS = SCANNED + 10
+"""For the progress alone."""
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What `fit` found, and where it wrote it: the policy only where one was chosen."""
+
+    device: Device
+    goal: Goal
+    episodes: int
+    candidates: int  # that were priced and screened
+    selection: Selection
+    policy_path: Path
+    picture_path: Path
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        selection = self.selection
+        named = {
+            "chosen": selection.chosen,
+            "best_in_budget": selection.best_in_budget,
+            "nearest_to_budget": selection.nearest_to_budget,
+        }
+        return {
+            "device": self.device.id,
+            "least_return": self.goal.least_return(selection.reference.measurement.reference.mean),
+            "episodes": self.episodes,
+            "candidates": self.candidates,
+            "reference": selection.reference.as_dict(),
+            "front": [trial.as_dict() for trial in selection.front],
+            "measured": [trial.as_dict() for trial in selection.trials],
+            **{name: None if trial is None else trial.as_dict() for name, trial in named.items()},
+            "refuted": [trial.as_dict() for trial in selection.refuted],
+            "confirmed": None if selection.confirmed is None else asdict(selection.confirmed),
+            "policy": None if selection.chosen is None else str(self.policy_path),
+            "picture": str(self.picture_path),
+        }
+
+
+@at_home()
+def fit(
+    run: str | Path,
+    device: Device | str | Path,
+    path: str | Path | None = None,
+    *,
+    max_loss: float | None = None,
+    min_return: float | None = None,
+    episodes: int = 20,
+    env: str | None = None,
+    force: bool = False,
+    progress: Progress = lambda _what, _share: None,
+) -> FitResult:
+    """Write the smallest policy of a run that meets a device's budgets and keeps its return, and a picture beside it.
+
+    What was measured is left in the run folder as `fit-<device>.json`, for reports.
+
+    path: default `policy-<device>.safetensors` in the run folder, replaced. max_loss: share of the return that may be
+    lost (default 3 %); or min_return: what it must reach; both by the low end of the 95 % interval over `episodes`
+    episodes. Where no policy does, none is written, and the result says what came nearest. env: as in `edgerl.prune`.
+
+    Raises ConfigError, DeviceError, EnvironmentError, FileFormatError, MissingExtraError, OutputError.
+    """
+    require("matplotlib", "report")
+    if episodes < 2:
+        raise ConfigError(f"the number of episodes is {episodes}; expected at least 2, for an interval")
+    goal = Goal(DEFAULT_LOSS if max_loss is None and min_return is None else max_loss, min_return)
+    target = device if isinstance(device, Device) else find_device(device)
+    folder = anchored(run)
+    checkpoint = checkpoint_file.read(folder / run_folder.CHECKPOINT)
+    outputs = _outputs(Path(run), target, None if path is None else Path(path), force)
+    check_consent(checkpoint.config.environment, checkpoint.config.env_args, env, run)
+    with closing(environment_of(checkpoint)) as environment:
+        observations = recorded_observations(folder, checkpoint, RECORDED_OBSERVATIONS)
+        reference = compact(checkpoint.policy)
+        candidates = find_candidates(reference, observations, target, lambda share: progress("reducing", share))
+        number = count()
+
+        def returns(policy: CompactPolicy, seeds: Sequence[int]) -> Array:
+            progress("measuring returns", min(next(number) / EXPECTED_MEASUREMENTS, 1))
+            return evaluate(environment, policy, seeds)
+
+        def measure(seeds: Sequence[int]) -> Measure:
+            """Compares with the reference over these episodes."""
+            before = cache(lambda: returns(reference, seeds))
+            return lambda policy: compare(returns(policy, seeds), before(), goal)
+
+        seeds = evaluation_seeds(checkpoint.config.seed, 2 * episodes)
+        selection = choose(candidates, measure(seeds[:episodes]), measure(seeds[episodes:]))
+    policy_path, picture_path = map(anchored, outputs)
+    force = force or path is None
+    result = FitResult(target, goal, episodes, len(candidates), selection, *map(reachable, outputs))
+    write_atomically(picture_path, draw(result.device, goal, selection), force=force)
+    record = json.dumps(result.as_dict(), indent=2, allow_nan=False) + "\n"
+    write_atomically(folder / run_folder.fit_record(target.id), record.encode())
+    if selection.chosen is not None:
+        policy_file.save(_described(result), policy_path, force=force)
+    return result
+
+
+def _outputs(folder: Path, device: Device, path: Path | None, force: bool) -> tuple[Path, Path]:
+    """(policy, picture), found to be writable before any work. Raises OutputError."""
+    policy = folder / f"policy-{device.id}.safetensors" if path is None else path
+    picture = policy.with_suffix(".png")
+    if picture == policy:
+        raise OutputError(f"{policy} is the name of the picture, too; choose another -o, as in policy.safetensors")
+    if not policy.parent.is_dir():
+        raise OutputError(f"cannot write {policy}: {policy.parent} is no folder; choose an existing, writable folder")
+    for output in (policy, picture):
+        refuse_existing(output, force=force or path is None)
+    return policy, picture
+
+
+def _described(result: FitResult) -> CompactPolicy:
+    """The chosen policy with what is known of it."""
+    chosen, confirmed = result.selection.chosen, result.selection.confirmed
+    assert chosen is not None
+    assert confirmed is not None
+    about = {
+        "device": result.device.id,
+        "runtime": chosen.candidate.report.runtime,
+        "episodes": result.episodes,
+        "return": asdict(confirmed.returns),
+        "gain": asdict(confirmed.gain),
+    }
+    policy = chosen.candidate.policy
+    return replace(policy, metadata={**policy.metadata, "fit": about})

@@ -1,0 +1,1 @@
+"""Acting on the device: the policy, its ONNX file, the control loop and the robot."""

@@ -1,0 +1,1 @@
+"""Learning on the device: replay, trials, and a state that survives."""

@@ -1,0 +1,108 @@
+"""The champion: a copy of the actor that drives while the learner's own one is still on trial."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from edgerl.edge.acting.policy import LAYOUTS, Layout
+from edgerl.edge.engine.arena import LayerArrays, LearnerArena
+from edgerl.edge.engine.library import LayerConfig, Library, PolicyConfig, new_arena
+from edgerl.policy.compact import Array, action_scaling
+
+
+class Champion:
+    """observation [n] → action [m] in the robot's own units, by the actor as it was when `take` was last called.
+
+    There are two copies, so that one can be made while the other drives; `n_bytes` is of both. Threads may share it.
+    """
+
+    def __init__(
+        self,
+        loaded: Library,
+        learner: LearnerArena,
+        bounds: tuple[Array, Array],
+        normalisation: tuple[Array | None, Array | None],
+    ) -> None:
+        """bounds: (low, high), normalisation: (mean, scale) or None; float32. Raises ConfigError."""
+        self._loaded = loaded
+        self._learner = learner
+        centre, half_range = action_scaling(*bounds)
+        self._kept = tuple(None if part is None else part.copy() for part in (*normalisation, centre, half_range))
+        layers = learner.layers[0]
+        self._config = self._make_config(layers, [layer.weight for layer in layers])
+        n_bytes, full = ctypes.c_size_t(), [_ones(layer) for layer in layers]  # a weight that is 0 would take no room
+        loaded.call("the champion", "edgerl_policy_bytes", self._make_config(layers, full), n_bytes)
+        self._arenas = [new_arena(n_bytes.value) for _ in range(2)]
+        self.n_bytes = sum(len(arena) for arena in self._arenas)
+        self._act = loaded.quick("edgerl_policy_act")
+        self._observation = np.zeros(learner.config.n_observations, np.float32)
+        self._action = np.zeros(learner.config.n_actions, np.float32)
+        self._addresses = tuple(ctypes.c_void_p(array.ctypes.data) for array in (self._observation, self._action))
+        self._acting = Lock()  # held for one action; buffers of each thread's own would be memory that grows
+        self._driving = 0
+        self.take()
+
+    def take(self) -> None:
+        """Be the learner's actor as it is now, between two updates."""
+        spare = self._arenas[1 - self._driving]
+        self._loaded.call("the champion", "edgerl_policy_init", self._config, spare.ctypes.data, len(spare))
+        with self._acting:
+            self._driving = 1 - self._driving
+
+    def __call__(self, observation: Array) -> Array:
+        """The action [m] for a finite observation [n]."""
+        with self._acting:
+            self._observation[...] = observation
+            arena = self._arenas[self._driving]
+            self._loaded.check("the champion", self._act(arena.ctypes.data, *self._addresses))
+            return self._action.copy()
+
+    def _make_config(self, layers: Sequence[LayerArrays], weights: Sequence[Array]) -> PolicyConfig:
+        """Pointers into the learner's arena, whose layers are laid out as those of a policy file, and to weights like
+        its own."""
+
+        def pointer(array: Array | None, kind: Any = ctypes.c_float) -> Any:
+            return None if array is None else array.ctypes.data_as(ctypes.POINTER(kind))
+
+        described = (LayerConfig * len(layers))()
+        for index, layer in enumerate(layers):
+            described[index] = LayerConfig(
+                n_inputs=layer.n_inputs,
+                n_outputs=layer.n_outputs,
+                block=layer.block,
+                n_blocks=len(layer.columns),
+                layout=LAYOUTS.index(_layout(layer)),
+                values=pointer(weights[index]),
+                columns=pointer(layer.columns, ctypes.c_uint16),
+                row_starts=pointer(layer.starts, ctypes.c_uint32),
+                bias=pointer(layer.bias),
+            )
+        mean, scale, centre, half_range = self._kept
+        return PolicyConfig(
+            n_layers=len(layers),
+            isa=self._learner.config.isa,
+            layers=described,
+            mean=pointer(mean),
+            scale=pointer(scale),
+            centre=pointer(centre),
+            half_range=pointer(half_range),
+        )
+
+
+def _ones(layer: LayerArrays) -> Array:
+    """Weights of which as many are not 0 as can be."""
+    outputs = layer.block * layer.block_rows()[:, None] + np.arange(layer.block)
+    ones: Array = (outputs < layer.n_outputs).astype(layer.weight.dtype)
+    return ones
+
+
+def _layout(layer: LayerArrays) -> Layout:
+    """One whose size follows from the numbers of connections alone, which never change."""
+    if layer.in_target is None:
+        return "dense"
+    return "block" if layer.block == 4 else "sparse"

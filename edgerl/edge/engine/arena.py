@@ -1,0 +1,235 @@
+"""A learner of the native engine, seen from Python: its configuration, its arrays as views, its updates.
+
+Nothing is copied but observations and actions: the arrays are views of the arena that the engine works in. What they
+mean is documented in `edgerl/edge/engine/edgerl.h`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from ctypes import c_int32, c_void_p
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgerl.edge.continual.replay import Replay
+from edgerl.edge.engine.library import (
+    BytesOf,
+    LayerOffsets,
+    LayerPlanStructure,
+    LearnerConfig,
+    Library,
+    Progress,
+    ReplayStructure,
+    new_arena,
+)
+from edgerl.errors import ConfigError
+
+Array = npt.NDArray[Any]
+
+NETWORKS = ("actor", "critic_1", "critic_2")
+"""In the order of their numbers in C."""
+
+WHOLE_UPDATE = (1 << 64) - 1
+"""Multiply-adds of a slice that is never cut."""
+
+LARGEST_HEADER = 1 << 14
+"""Bytes at a state's beginning that hold its configuration, and more."""
+
+ReadState = Callable[[Array, int], object]
+"""Fills a uint8 array with the bytes of a state from an offset on."""
+
+
+def rows_of(starts: Array) -> Array:
+    """The row of each block, int64, where row r begins at starts[r]."""
+    counts: Array = np.diff(starts.astype(np.int64))
+    return np.repeat(np.arange(len(counts)), counts)
+
+
+@dataclass(frozen=True)
+class LayerArrays:
+    """The arrays of one layer, views of the arena; N blocks in R rows of blocks.
+
+    Layers that are dense have no `in_target` and no `extra_…`: their targets have every position too.
+    """
+
+    n_inputs: int
+    n_outputs: int
+    block: int
+    starts: Array  # uint32 [R + 1]
+    columns: Array  # uint16 [N]
+    weight: Array  # [N, block], like the three below
+    first_moment: Array
+    second_moment: Array
+    target: Array
+    bias: Array  # [n_outputs, rounded up to blocks], like the three below
+    bias_first_moment: Array
+    bias_second_moment: Array
+    bias_target: Array
+    in_target: Array | None  # uint32 words, one bit per block
+    extra_starts: Array | None  # uint32 [R + 1]: blocks that only the target has
+    extra_columns: Array | None  # uint16 [N], of which the first extra_starts[R] are in use
+    extra_target: Array | None  # [N, block], likewise
+
+    def block_rows(self) -> Array:
+        """The row of each block, int64 [N]."""
+        return rows_of(self.starts)
+
+    def matrix(self) -> Array:
+        """The weights, float32 [n_outputs, n_inputs]; a copy."""
+        matrix = np.zeros((self.n_outputs, self.n_inputs), np.float32)
+        rows = self.block_rows()
+        for lane in range(self.block):
+            outputs = rows * self.block + lane
+            inside = outputs < self.n_outputs
+            matrix[outputs[inside], self.columns[inside]] = self.weight[inside, lane]
+        return matrix
+
+
+class LearnerArena:
+    """Actor, critics, targets, optimiser state and topologies in one block of memory.
+
+    One thread may act while another one updates. Attributes: `config`; `memory`, all of its bytes; `bytes`, where they
+    go; `layers`, per network the arrays of each layer.
+    """
+
+    def __init__(self, loaded: Library, config: LearnerConfig, dtype: npt.DTypeLike = np.float32) -> None:
+        """Draw topologies and weights. Raises ConfigError where the engine refuses the configuration."""
+        self._make_room(loaded, config, np.dtype(dtype))
+        self._call("edgerl_learner_init", config, self._address, len(self.memory))
+        self._view()
+
+    @classmethod
+    def from_state(
+        cls, loaded: Library, n_bytes: int, read: ReadState, adapt: Callable[[LearnerConfig], object]
+    ) -> LearnerArena:
+        """A learner from the `n_bytes` of its state, of which nothing is trusted, without a second copy of them.
+
+        adapt: changes what may differ from the configuration that the state was written with, such as `lanes`.
+
+        Raises ConfigError where the state is refused.
+        """
+        header = new_arena(min(n_bytes, LARGEST_HEADER))
+        read(header, 0)
+        config = LearnerConfig()
+        address = c_void_p(header.ctypes.data)
+        loaded.call("the learner's state", "edgerl_learner_config_in", address, len(header), config)
+        adapt(config)
+        arena = cls.__new__(cls)
+        arena._make_room(loaded, config, np.dtype(np.float32))
+        if arena.bytes.state != n_bytes:
+            raise ConfigError(f"the learner's state has {n_bytes} bytes; its configuration needs {arena.bytes.state}")
+        arena.load_state(read)
+        arena._view()
+        return arena
+
+    def load_state(self, read: ReadState) -> None:
+        """Take up another state of the same networks; this configuration stays. Raises ConfigError where it is refused:
+        after that there is no learner here any more."""
+        read(self.memory[: self.bytes.state], 0)
+        self._call("edgerl_learner_open", self._address, len(self.memory), self.config)
+
+    @property
+    def state(self) -> Array:
+        """uint8: the bytes to keep, a view; whole only between two updates."""
+        return self.memory[: self.bytes.state]
+
+    def _make_room(self, loaded: Library, config: LearnerConfig, dtype: np.dtype[Any]) -> None:
+        self.config, self._library, self._dtype = config, loaded, dtype
+        self.bytes = BytesOf()
+        self._call("edgerl_learner_bytes", config, self.bytes)
+        self.memory = new_arena(self.bytes.total)
+        self._address = c_void_p(self.memory.ctypes.data)
+
+    def _view(self) -> None:
+        config = self.config
+        self.layers = tuple(
+            tuple(self._layer(network, index, plan) for index, plan in enumerate(plans))
+            for network, plans in enumerate((self._plans(config.actor), *[self._plans(config.critic)] * 2))
+        )
+        self._act = self._library.quick("edgerl_learner_act")
+        self._observation = np.zeros(config.n_observations, np.float32)
+        self._action = np.zeros(config.n_actions, np.float32)
+        self._addresses = c_void_p(self._observation.ctypes.data), c_void_p(self._action.ctypes.data)
+        self._complete = c_int32()
+
+    def _plans(self, plans: Sequence[LayerPlanStructure]) -> list[LayerPlanStructure]:
+        return list(plans[: self.config.n_layers])
+
+    def _call(self, name: str, *arguments: Any) -> None:
+        self._library.call("the learner", name, *arguments)
+
+    def _layer(self, network: int, index: int, plan: Any) -> LayerArrays:
+        offsets = LayerOffsets()
+        self._call("edgerl_learner_layer_of", self._address, network, index, offsets)
+        blocks, rows = plan.full_blocks + plan.narrow_blocks, -(-plan.n_outputs // plan.block)
+
+        def view(name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
+            kind, offset = np.dtype(dtype), getattr(offsets, name)
+            n_bytes = int(np.prod(shape)) * kind.itemsize
+            return self.memory[offset : offset + n_bytes].view(kind).reshape(shape)
+
+        arrays: dict[str, Any] = {
+            "starts": view("starts", (rows + 1,), np.uint32),
+            "columns": view("columns", (blocks,), np.uint16),
+        }
+        for name in ("weight", "first_moment", "second_moment", "target"):
+            arrays[name] = view(name, (blocks, plan.block), self._dtype)
+        for name in ("bias", "bias_first_moment", "bias_second_moment", "bias_target"):
+            arrays[name] = view(name, (rows * plan.block,), self._dtype)
+        is_dense = offsets.in_target == 0
+        arrays["in_target"] = None if is_dense else view("in_target", (-(-blocks // 32),), np.uint32)
+        arrays["extra_starts"] = None if is_dense else view("extra_starts", (rows + 1,), np.uint32)
+        arrays["extra_columns"] = None if is_dense else view("extra_columns", (blocks,), np.uint16)
+        arrays["extra_target"] = None if is_dense else view("extra_target", (blocks, plan.block), self._dtype)
+        return LayerArrays(plan.n_inputs, plan.n_outputs, plan.block, **arrays)
+
+    def act(self, observation: Array) -> Array:
+        """The actor's action [m] in [−1, 1], float32, for an observation [n]. Raises ValueError for another shape."""
+        if observation.shape != self._observation.shape:
+            raise ValueError(f"the observation has shape {observation.shape}; expected {self._observation.shape}")
+        self._observation[...] = observation
+        if status := self._act(self._address, *self._addresses):
+            self._library.check("the learner", status)
+        return self._action.copy()
+
+    def step(self, replay: ReplayStructure | None, work: int = WHOLE_UPDATE) -> bool:
+        """About `work` multiply-adds of an update; whether it is complete. Only its first slice needs `replay`."""
+        self._call("edgerl_learner_step", self._address, replay, work, self._complete)
+        return bool(self._complete.value)
+
+    @property
+    def progress(self) -> Progress:
+        """Counters and sums, a copy; assigning writes them back."""
+        progress = Progress()
+        self._call("edgerl_learner_progress_of", self._address, progress)
+        return progress
+
+    @progress.setter
+    def progress(self, progress: Progress) -> None:
+        self._call("edgerl_learner_set_progress", self._address, progress)
+
+    def reopen(self) -> None:
+        """Check everything that was written into the arrays, and take it up. Raises ConfigError where it is refused."""
+        self._call("edgerl_learner_open", self._address, len(self.memory), None)
+
+    def reconfigure(self) -> None:
+        """Take up what was changed in `config`. Raises ConfigError where it is refused, or is of other networks."""
+        self._call("edgerl_learner_open", self._address, len(self.memory), self.config)
+
+
+def replay_structure(replay: Replay, mean: Array | None = None, scale: Array | None = None) -> ReplayStructure:
+    """A replay memory as the engine reads it; `mean` and `scale`, float32 [n], normalise observations.
+
+    Valid until the memory is closed, and as long as the arrays live; `count` is that of this moment.
+    """
+    return ReplayStructure(
+        rows=replay.rows_address,
+        room=replay.capacity + replay.slack,
+        capacity=replay.capacity,
+        count=replay.count,
+        mean=None if mean is None else mean.ctypes.data,
+        scale=None if scale is None else scale.ctypes.data,
+    )

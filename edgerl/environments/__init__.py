@@ -1,0 +1,1 @@
+"""Environments and robots to train in: made, named, drifting, filmed."""

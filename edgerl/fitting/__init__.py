@@ -1,1 +1,0 @@
-"""The smallest policy that fits a device and keeps its return: candidates, their prices, their measured returns."""

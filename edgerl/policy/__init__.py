@@ -1,0 +1,1 @@
+"""The policy as data: its layers, its file, pruning and reduction."""

@@ -1,0 +1,287 @@
+"""CompactPolicy: a deterministic policy as plain arrays, and its reference evaluation in numpy.
+
+A policy is a chain of affine layers with ReLU between them and tanh at the end. The result lies in [−1, 1] and is
+scaled to the environment's own units, per dimension:
+
+    shifted    = float32(observation − offset)               (in float64, where numbers are too large for float32)
+    normalised = (shifted − mean) · scale                    (where the policy was trained with normalisation)
+    action     = centre + half_range · tanh(W_L ReLU(… ReLU(W_1 normalised + b_1) …) + b_L)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from edgerl.errors import UnsupportedModelError
+from edgerl.policy.shape import architecture
+
+Array = npt.NDArray[Any]
+Precision = Literal["fp32", "fp16", "int8"]
+
+PRECISIONS: dict[Precision, type[np.generic]] = {"fp32": np.float32, "fp16": np.float16, "int8": np.int8}
+
+MAXIMUM_UNITS = 1 << 16
+"""Column indices have 16 bits: no layer is wider."""
+
+MAXIMUM_POSITIONS = 1 << 24
+"""A layer's inputs × outputs: what a small sparse file may unfold to."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One affine layer, dense or sparse.
+
+    Dense: `values` [n_outputs, n_inputs], and no index.
+    Sparse (block CSR): `values` [n_blocks, block]; block i holds the weights from input `columns[i]` to `block`
+    consecutive outputs; block row r (outputs block·r …) owns blocks `row_starts[r]` up to `row_starts[r + 1]`. Where
+    n_outputs is no multiple of `block`, the last block row is narrower and its blocks are padded by zeros.
+    """
+
+    n_inputs: int
+    n_outputs: int
+    block: int
+    values: Array  # float32, float16 or int8
+    bias: Array  # float32 [n_outputs]
+    columns: Array | None = None  # uint16 [n_blocks], strictly increasing inside a block row
+    row_starts: Array | None = None  # uint32 [ceil(n_outputs / block) + 1]
+    scale: Array | None = None  # float32 [n_outputs], int8 only: weight = scale · value
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether the weights are stored as block CSR."""
+        return self.columns is not None
+
+    @property
+    def precision(self) -> Precision:
+        """How one weight is stored."""
+        return next(name for name, dtype in PRECISIONS.items() if self.values.dtype == dtype)
+
+    @property
+    def connections(self) -> int:
+        """Weights that are not zero."""
+        return int(np.count_nonzero(self.values))
+
+    @property
+    def stored_weights(self) -> int:
+        """Weights in the file, zeros that pad a block or fill a dense matrix included."""
+        return int(self.values.size)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of weights, indices, scales and biases."""
+        arrays = (self.values, self.bias, self.columns, self.row_starts, self.scale)
+        return sum(array.nbytes for array in arrays if array is not None)
+
+    def stored_matrix(self) -> Array:
+        """The weights as stored (not multiplied by `scale`), as a dense matrix [n_outputs, n_inputs]."""
+        if self.columns is None or self.row_starts is None:
+            return self.values
+        n_block_rows = len(self.row_starts) - 1
+        counts = self.row_starts[1:].astype(np.int64) - self.row_starts[:-1]
+        block_rows = np.repeat(np.arange(n_block_rows), counts)
+        blocks = np.zeros((n_block_rows, self.n_inputs, self.block), self.values.dtype)
+        blocks[block_rows, self.columns] = self.values
+        return blocks.transpose(0, 2, 1).reshape(n_block_rows * self.block, self.n_inputs)[: self.n_outputs]
+
+    def matrix(self, dtype: npt.DTypeLike = np.float32) -> Array:
+        """The weights as the network uses them, as a dense matrix [n_outputs, n_inputs]."""
+        matrix = self.stored_matrix().astype(dtype)
+        return matrix if self.scale is None else matrix * self.scale.astype(dtype)[:, None]
+
+
+@dataclass(frozen=True)
+class CompactPolicy:
+    """A policy in compact form; observations [batch, n] in, actions [batch, m] in the environment's units out."""
+
+    layers: tuple[Layer, ...]
+    action_low: Array  # float32 [m]
+    action_high: Array  # float32 [m]
+    observation_mean: Array | None = None  # float32 [n]
+    observation_scale: Array | None = None  # float32 [n], 1 / standard deviation
+    example_observation: Array = field(default_factory=lambda: np.zeros(0, np.float32))  # float32 [n]; float64: offset
+    example_action: Array = field(default_factory=lambda: np.zeros(0, np.float32))  # float32 [m]
+    metadata: Mapping[str, Any] = field(default_factory=dict)  # JSON: environment, seed, sparsity, returns, versions
+    observation_offset: Array | None = None  # float64 [n], whole numbers
+
+    @property
+    def n_observations(self) -> int:
+        """Length of an observation."""
+        return self.layers[0].n_inputs
+
+    @property
+    def n_actions(self) -> int:
+        """Length of an action."""
+        return self.layers[-1].n_outputs
+
+    @property
+    def connections(self) -> int:
+        """Weights of the whole network that are not zero."""
+        return sum(layer.connections for layer in self.layers)
+
+    @property
+    def architecture(self) -> str:
+        """Layer widths, as in 17-256-256-6."""
+        return architecture(self.layers)
+
+    @cached_property
+    def action_scaling(self) -> tuple[Array, Array]:
+        """(centre, half_range), float32 [m] each."""
+        return action_scaling(self.action_low, self.action_high)
+
+    @cached_property
+    def _matrices(self) -> dict[str, list[tuple[Array, Array]]]:
+        return {}
+
+    @np.errstate(
+        invalid="ignore"
+    )  # OpenBLAS says it of what lies on its stack, too; a NaN in an action speaks for itself
+    def __call__(self, observation: npt.ArrayLike, dtype: npt.DTypeLike = np.float32) -> Array:
+        """Actions [batch, m] for observations [batch, n] (or [m] for [n]), computed in `dtype`.
+
+        The readable reference that exports are compared with; an exported file is what runs fast. Raises ValueError
+        for float32 observations where there is an offset.
+        """
+        key = np.dtype(dtype).str
+        if key not in self._matrices:
+            self._matrices[key] = [(layer.matrix(dtype).T, layer.bias.astype(dtype)) for layer in self.layers]
+        x = np.asarray(shifted(observation, self.observation_offset), dtype)
+        if self.observation_mean is not None and self.observation_scale is not None:
+            x = (x - self.observation_mean.astype(dtype)) * self.observation_scale.astype(dtype)
+        *hidden, (weight, bias) = self._matrices[key]
+        for hidden_weight, hidden_bias in hidden:
+            x = np.maximum(x @ hidden_weight + hidden_bias, 0)
+        centre, half_range = self.action_scaling
+        action: Array = centre.astype(dtype) + half_range.astype(dtype) * np.tanh(x @ weight + bias)
+        return action
+
+    def with_example(self, observation: Array) -> CompactPolicy:
+        """The same policy with an example pair made from `observation` [n]."""
+        observation = np.asarray(observation, self.observation_dtype)
+        return replace(self, example_observation=observation, example_action=self(observation).astype(np.float32))
+
+    @property
+    def observation_dtype(self) -> type[np.floating[Any]]:
+        """What observations must be given in: float64 where there is an offset, else float32."""
+        return observation_dtype(self.observation_offset)
+
+    @property
+    def without_offset(self) -> CompactPolicy:
+        """The same policy for observations that the offset was subtracted from, as a run's replay has them."""
+        if self.observation_offset is None:
+            return self
+        example = self.example_observation
+        seen = shifted(example, self.observation_offset) if example.size else example.astype(np.float32)
+        return replace(self, observation_offset=None, example_observation=seen)
+
+    def observation_of(self, seen: Array) -> Array:
+        """The observations [..., n] that are `seen` [..., n] once the offset is subtracted: what `without_offset` is
+        given, as this policy is given it."""
+        return seen if self.observation_offset is None else self.observation_offset + seen.astype(np.float64)
+
+
+def observation_dtype(offset: Array | None) -> type[np.floating[Any]]:
+    """What observations with this offset must be given in."""
+    return np.float32 if offset is None else np.float64
+
+
+def shifted(observation: npt.ArrayLike, offset: Array | None) -> Array:
+    """The observations [..., n] less the offset [n], float32; as they are where there is none.
+
+    The difference is taken in float64: at 5.8e6, float32 has steps of 0.5. Raises ValueError for numbers that have
+    lost their digits already.
+    """
+    given = np.asarray(observation)
+    if offset is None:
+        return given
+    refuse_lost_digits(given)
+    with np.errstate(over="ignore"):  # what is too large for float32 is infinite
+        difference: Array = (given - offset).astype(np.float32)
+    return difference
+
+
+def refuse_lost_digits(observation: Array) -> None:
+    """Raises ValueError for floating-point numbers that an offset would come too late for."""
+    if observation.dtype.kind == "f" and observation.dtype.itemsize < np.dtype(np.float64).itemsize:
+        raise ValueError(f"the observation is {observation.dtype}; expected float64, since the policy has an offset")
+
+
+def action_scaling(low: Array, high: Array) -> tuple[Array, Array]:
+    """(centre, half_range), float32 [m] each, that map [−1, 1] into [low, high] and never a rounding beyond.
+
+    float32 multiplication and addition are monotonic, so the bounds hold everywhere when they hold at ±1; half_range
+    gives up as little as keeps rounding from crossing one: its last bit, then twice as much each time.
+    """
+    low32, high32 = np.asarray(low, np.float32), np.asarray(high, np.float32)
+    centre = (low32.astype(np.float64) / 2 + high32.astype(np.float64) / 2).astype(np.float32)
+    half_range = (high32.astype(np.float64) / 2 - low32.astype(np.float64) / 2).astype(np.float32)
+    step = half_range - np.nextafter(half_range, np.float32(0))
+    with np.errstate(over="ignore"):  # infinity is outside like any other value
+        while np.any(outside := (centre + half_range > high32) | (centre - half_range < low32)):
+            half_range = np.where(outside, np.maximum(half_range - step, 0), half_range)
+            step = step * 2
+    return centre, half_range
+
+
+def as_blocks(weight: Array, block: int) -> Array:
+    """A matrix [n_outputs, n_inputs] as blocks [block rows, n_inputs, block], the last row padded by zeros."""
+    n_outputs, n_inputs = weight.shape
+    padded = np.zeros((-(-n_outputs // block) * block, n_inputs), weight.dtype)
+    padded[:n_outputs] = weight
+    return padded.reshape(-1, block, n_inputs).transpose(0, 2, 1)
+
+
+def make_layer(weight: Array, bias: Array, block: int, scale: Array | None = None) -> Layer:
+    """A layer from its stored matrix [n_outputs, n_inputs], dense or sparse, whichever has fewer bytes.
+
+    `weight` is float32, float16 or int8 and decides how values are stored; exact zeros are no connections.
+
+    Raises UnsupportedModelError for a layer that the format cannot hold.
+    """
+    n_outputs, n_inputs = weight.shape
+    if max(weight.shape) > MAXIMUM_UNITS or weight.size > MAXIMUM_POSITIONS:
+        raise UnsupportedModelError(
+            f"a layer is {n_outputs} × {n_inputs}; expected at most {MAXIMUM_UNITS} units and "
+            f"{MAXIMUM_POSITIONS} weights"
+        )
+    blocks = as_blocks(weight, block)
+    block_rows, columns = np.nonzero(blocks.any(axis=2))
+    row_starts = np.concatenate([[0], np.cumsum(np.bincount(block_rows, minlength=len(blocks)))]).astype(np.uint32)
+    sparse = Layer(
+        n_inputs=n_inputs,
+        n_outputs=n_outputs,
+        block=block,
+        values=np.ascontiguousarray(blocks[block_rows, columns]),
+        bias=bias.astype(np.float32),
+        columns=columns.astype(np.uint16),
+        row_starts=row_starts,
+        scale=scale,
+    )
+    dense = replace(sparse, values=np.array(weight, order="C"), columns=None, row_starts=None)  # a copy: no alias
+    return min(dense, sparse, key=lambda layer: layer.n_bytes)
+
+
+SMALLEST_WEIGHT = 1e-30
+"""Exports take smaller ones for zero: times a small input they are denormal, which slows some processors a hundredfold,
+and no sum of float32 shows them."""
+
+
+def without_denormals(policy: CompactPolicy) -> CompactPolicy:
+    """The policy with zeros for weights, biases and scales of int8 weights below SMALLEST_WEIGHT."""
+    return replace(policy, layers=tuple(map(_without_denormals, policy.layers)))
+
+
+def _without_denormals(layer: Layer) -> Layer:
+    values = _flushed(layer.values) if layer.precision == "fp32" else layer.values
+    scale = None if layer.scale is None else _flushed(layer.scale)
+    return replace(layer, values=values, bias=_flushed(layer.bias), scale=scale)
+
+
+def _flushed(values: Array) -> Array:
+    flushed: Array = np.where(np.abs(values) < SMALLEST_WEIGHT, np.float32(0), values)
+    return flushed

@@ -1,0 +1,205 @@
+"""policy.safetensors: the one writer, the one reader and the one validator of the compact form (docs/format.md)."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgerl import run_folder
+from edgerl.errors import FileFormatError, quoted
+from edgerl.files.atomic import Tensors, pack_tensors, read_bytes, unpack_tensors, write_atomically
+from edgerl.policy.compact import (
+    MAXIMUM_POSITIONS,
+    MAXIMUM_UNITS,
+    PRECISIONS,
+    Array,
+    CompactPolicy,
+    Layer,
+    observation_dtype,
+)
+
+KIND = "policy"
+VERSION = 1
+VERSION_WITH_OFFSET = 2
+"""Of a file with an observation offset, which programs that know none must refuse."""
+VERSIONS = (VERSION, VERSION_WITH_OFFSET)
+LARGEST_OFFSET = float(1 << 53)
+"""Up to there float64 has every whole number."""
+MAXIMUM_LAYERS = 64
+MAXIMUM_NETWORK_POSITIONS = 1 << 26
+"""The same over all layers."""
+BLOCKS = (1, 4)
+
+
+def to_bytes(policy: CompactPolicy) -> bytes:
+    """The content of a policy.safetensors; the same policy gives the same bytes."""
+    tensors: Tensors = {
+        "action.low": policy.action_low,
+        "action.high": policy.action_high,
+        "example.observation": policy.example_observation,
+        "example.action": policy.example_action,
+    }
+    if policy.observation_mean is not None and policy.observation_scale is not None:
+        tensors |= {"observation.mean": policy.observation_mean, "observation.scale": policy.observation_scale}
+    if policy.observation_offset is not None:
+        tensors["observation.offset"] = policy.observation_offset
+    for index, layer in enumerate(policy.layers):
+        parts = {
+            "values": layer.values,
+            "bias": layer.bias,
+            "columns": layer.columns,
+            "row_starts": layer.row_starts,
+            "scale": layer.scale,
+        }
+        tensors |= {f"layers.{index}.{name}": part for name, part in parts.items() if part is not None}
+    layers = [
+        {
+            "inputs": layer.n_inputs,
+            "outputs": layer.n_outputs,
+            "block": layer.block,
+            "layout": "sparse" if layer.is_sparse else "dense",
+            "precision": layer.precision,
+        }
+        for layer in policy.layers
+    ]
+    return pack_tensors(KIND, version_of(policy), {"layers": layers, "about": dict(policy.metadata)}, tensors)
+
+
+def version_of(policy: CompactPolicy) -> int:
+    """Of the format that `policy` needs."""
+    return VERSION if policy.observation_offset is None else VERSION_WITH_OFFSET
+
+
+def is_offset(values: Array) -> bool:
+    """Whether all are whole numbers of at most LARGEST_OFFSET."""
+    return bool(np.all((np.abs(values) <= LARGEST_OFFSET) & (values == np.rint(values))))
+
+
+def save(policy: CompactPolicy, path: Path, *, force: bool = True) -> None:
+    """Write `policy` to `path` atomically, as `edgerl.files.atomic.write_atomically` does."""
+    write_atomically(path, to_bytes(policy), force=force)
+
+
+def load(path: str | Path) -> CompactPolicy:
+    """Read a policy.safetensors, or the one in a run folder.
+
+    Raises FileFormatError, saying what is wrong, unless the file is entirely valid; nothing in it is trusted.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / run_folder.POLICY
+    return from_bytes(read_bytes(path), path)
+
+
+def from_bytes(data: bytes, source: Path) -> CompactPolicy:
+    """The policy in the bytes of a policy.safetensors; `source` names them in messages. Raises FileFormatError."""
+    metadata, tensors = unpack_tensors(data, source, KIND, VERSIONS)
+    return _Reader(source, tensors).policy(metadata)
+
+
+class _Reader:
+    """Takes tensors one by one, checking each; what is left over at the end does not belong in the file."""
+
+    def __init__(self, source: Path, tensors: Tensors) -> None:
+        self.source = source
+        self.tensors = tensors
+
+    def fail(self, what: str) -> FileFormatError:
+        return FileFormatError(f"{self.source} is not valid: {what}; make the file again")
+
+    def take(self, name: str, dtype: type[np.generic], shape: tuple[int, ...]) -> Array:
+        if name not in self.tensors:
+            raise self.fail(f"tensor {name} is missing")
+        tensor = self.tensors.pop(name)
+        if tensor.dtype != dtype or tensor.shape != shape:
+            raise self.fail(f"{name} is {tensor.dtype}{list(tensor.shape)}, expected {np.dtype(dtype)}{list(shape)}")
+        if tensor.dtype.kind == "f" and not np.isfinite(tensor).all():
+            raise self.fail(f"{name} holds a value that is not finite")
+        return tensor
+
+    def take_of_any_length(self, name: str, dtype: type[np.generic], *rest: int) -> Array:
+        length = len(self.tensors[name]) if name in self.tensors and self.tensors[name].ndim else 0
+        return self.take(name, dtype, (length, *rest))
+
+    def policy(self, metadata: dict[str, Any]) -> CompactPolicy:
+        described = metadata.get("layers")
+        if not isinstance(described, list) or not 1 <= len(described) <= MAXIMUM_LAYERS:
+            raise self.fail(f"its layers are no list of 1 to {MAXIMUM_LAYERS}")
+        layers = tuple(self.layer(index, entry) for index, entry in enumerate(described))
+        for index, (before, after) in enumerate(pairwise(layers)):
+            if before.n_outputs != after.n_inputs:
+                raise self.fail(f"layer {index} has {before.n_outputs} outputs, the next {after.n_inputs} inputs")
+        if sum(layer.n_inputs * layer.n_outputs for layer in layers) > MAXIMUM_NETWORK_POSITIONS:
+            raise self.fail(f"its layers have more than {MAXIMUM_NETWORK_POSITIONS} positions")
+        n, m = layers[0].n_inputs, layers[-1].n_outputs
+        low, high = self.take("action.low", np.float32, (m,)), self.take("action.high", np.float32, (m,))
+        if not np.all(low < high):
+            raise self.fail("an action bound's low is not below its high")
+        mean = scale = None
+        if "observation.mean" in self.tensors or "observation.scale" in self.tensors:
+            mean = self.take("observation.mean", np.float32, (n,))
+            scale = self.take("observation.scale", np.float32, (n,))
+        offset = self.offset(n) if metadata["version"] == VERSION_WITH_OFFSET else None
+        example = self.take("example.observation", observation_dtype(offset), (n,))
+        action = self.take("example.action", np.float32, (m,))
+        about = metadata.get("about")
+        if not isinstance(about, dict):
+            raise self.fail("its metadata 'about' is no JSON object")
+        if self.tensors:
+            raise self.fail(f"tensor {min(self.tensors)[:40]!r} does not belong in a policy")
+        return CompactPolicy(layers, low, high, mean, scale, example, action, about, offset)
+
+    def offset(self, n: int) -> Array:
+        offset = self.take("observation.offset", np.float64, (n,))
+        if not is_offset(offset):
+            raise self.fail(f"observation.offset holds a number that is not whole or beyond ±{LARGEST_OFFSET:g}")
+        return offset
+
+    def layer(self, index: int, entry: Any) -> Layer:
+        keys = ("inputs", "outputs", "block", "layout", "precision")
+        if not isinstance(entry, dict) or set(entry) != set(keys):
+            raise self.fail(f"layer {index} is not described by {', '.join(keys)}")
+        n_inputs, n_outputs, block, layout, precision = (entry[key] for key in keys)
+        for name, count in (("inputs", n_inputs), ("outputs", n_outputs)):
+            if type(count) is not int or not 1 <= count <= MAXIMUM_UNITS:
+                raise self.fail(f"layer {index} has {quoted(count, 20)} {name}, expected 1 to {MAXIMUM_UNITS}")
+        if n_inputs * n_outputs > MAXIMUM_POSITIONS:
+            raise self.fail(
+                f"layer {index} is {n_outputs} × {n_inputs}, expected at most {MAXIMUM_POSITIONS} positions"
+            )
+        if type(block) is not int or block not in BLOCKS or layout not in ("dense", "sparse"):
+            raise self.fail(f"layer {index} has block {quoted(block, 20)} and layout {quoted(layout, 20)}")
+        if not isinstance(precision, str) or precision not in PRECISIONS:
+            raise self.fail(f"layer {index} has precision {quoted(precision, 20)}, expected {', '.join(PRECISIONS)}")
+        name, dtype = f"layers.{index}.", PRECISIONS[precision]
+        columns = row_starts = None
+        if layout == "dense":
+            values = self.take(name + "values", dtype, (n_outputs, n_inputs))
+        else:
+            columns = self.take_of_any_length(name + "columns", np.uint16)
+            values = self.take(name + "values", dtype, (len(columns), block))
+            row_starts = self.take(name + "row_starts", np.uint32, (-(-n_outputs // block) + 1,))
+            self.check_index(index, n_inputs, columns, row_starts)
+            self.check_padding(index, n_outputs, block, values, row_starts)
+        scale = self.take(name + "scale", np.float32, (n_outputs,)) if precision == "int8" else None
+        bias = self.take(name + "bias", np.float32, (n_outputs,))
+        return Layer(n_inputs, n_outputs, block, values, bias, columns, row_starts, scale)
+
+    def check_index(self, index: int, n_inputs: int, columns: Array, row_starts: Array) -> None:
+        starts = row_starts.astype(np.int64)
+        if starts[0] != 0 or starts[-1] != len(columns) or np.any(np.diff(starts) < 0):
+            raise self.fail(f"the row starts of layer {index} do not rise from 0 to its {len(columns)} blocks")
+        if len(columns) and int(columns.max()) >= n_inputs:
+            raise self.fail(f"layer {index} has a connection from input {columns.max()}, expected below {n_inputs}")
+        first_of_row = np.zeros(len(columns) + 1, bool)
+        first_of_row[starts] = True
+        if np.any((np.diff(columns.astype(np.int64)) <= 0) & ~first_of_row[1:-1]):
+            raise self.fail(f"the columns of layer {index} are not strictly increasing in each row")
+
+    def check_padding(self, index: int, n_outputs: int, block: int, values: Array, row_starts: Array) -> None:
+        width = n_outputs % block
+        if width and np.any(values[int(row_starts[-2]) :, width:]):
+            raise self.fail(f"layer {index} has weights beyond its {n_outputs} outputs")

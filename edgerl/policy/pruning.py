@@ -1,0 +1,159 @@
+"""From a masked network to its compact form: exact removal of dead units, optional magnitude pruning, quantisation.
+
+A network here is a list of (weight [outputs, inputs], bias [outputs]), ReLU between layers, in any precision, so that
+exactness can be shown in float64.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgerl.errors import ConfigError, UnsupportedModelError
+from edgerl.policy.compact import CompactPolicy, Layer, Precision, as_blocks, make_layer
+
+Array = npt.NDArray[Any]
+Affine = tuple[Array, Array]
+
+INT8_LARGEST = 127
+
+
+def remove_dead_units(network: Sequence[Affine], block: int) -> list[Affine]:
+    """The same function with fewer hidden units; repeated until nothing changes.
+
+    A unit without outgoing weights is dropped. A unit without incoming ones is a constant, which is folded into the
+    next layer's bias. With block > 1 units leave only in whole blocks; a dead unit in a living block is left as zeros.
+    Constants are summed in float64 and rounded to the biases' own precision once, at the end.
+    """
+    silenced = silence_dead_units(network)
+    return keep_units(silenced, living_units(silenced, block))
+
+
+def silence_dead_units(network: Sequence[Affine]) -> list[Affine]:
+    """The same function, with the dead units that `remove_dead_units` takes away left in place as zeros."""
+    copied = [(weight.copy(), bias.astype(np.float64)) for weight, bias in network]
+    while any(_quench(*pair) for pair in pairwise(copied)):
+        pass
+    return [(weight, bias.astype(before.dtype)) for (weight, bias), (_, before) in zip(copied, network, strict=True)]
+
+
+def living_units(network: Sequence[Affine], block: int) -> list[Array]:
+    """Of each hidden layer which units, bool, are not all zeros, whole blocks counting together."""
+    return [
+        _living_blocks(weight.any(axis=1) | (bias != 0) | next_weight.any(axis=0), block)
+        for (weight, bias), (next_weight, _) in pairwise(network)
+    ]
+
+
+def keep_units(network: Sequence[Affine], kept: Sequence[Array]) -> list[Affine]:
+    """The network with these units (bool) of each hidden layer alone."""
+    found = list(network)
+    for index, units in enumerate(kept):
+        (weight, bias), (next_weight, next_bias) = found[index : index + 2]
+        found[index : index + 2] = [(weight[units], bias[units]), (next_weight[:, units], next_bias)]
+    return found
+
+
+def _quench(layer: Affine, following: Affine) -> bool:
+    """Turn the dead units between two layers into zeros, in place; whether anything changed."""
+    (weight, bias), (next_weight, next_bias) = layer, following
+    constant = ~weight.any(axis=1) & next_weight.any(axis=0)
+    if constant.any():
+        next_bias += next_weight[:, constant].astype(np.float64) @ np.maximum(bias[constant], 0)
+        next_weight[:, constant] = 0
+    unheard = ~next_weight.any(axis=0) & (weight.any(axis=1) | (bias != 0))
+    weight[unheard], bias[unheard] = 0, 0
+    return bool(constant.any() or unheard.any())
+
+
+def _living_blocks(living: Array, block: int) -> Array:
+    """Units of blocks with a living unit; where a layer has none its first block stays, since no layer is empty."""
+    starts = np.arange(0, len(living), block)
+    blocks = np.logical_or.reduceat(living, starts)
+    if not blocks.any():
+        blocks[0] = True
+    kept: Array = np.repeat(blocks, block)[: len(living)]
+    return kept
+
+
+def prune_by_magnitude(network: Sequence[Affine], sparsity: float, block: int, dense_weights: int) -> list[Affine]:
+    """Remove the blocks with the smallest mean |w| of all hidden layers, until 1 − weights / dense_weights = sparsity.
+
+    dense_weights: of the network as it was trained. The output layer stays as it is, as in training.
+
+    Raises ConfigError where the sparsity is below the network's own, or more than the output layer allows.
+    """
+    present = sum(int(np.count_nonzero(weight)) for weight, _ in network)
+    output = int(np.count_nonzero(network[-1][0]))
+    valid = 0 <= sparsity < 1
+    wanted = round(dense_weights * (1 - sparsity)) if valid else 0
+    if not valid or wanted > present:
+        own = 1 - present / dense_weights
+        raise ConfigError(
+            f"sparsity is {sparsity:g}; expected more than the {own:.4f} that the policy has, and below 1"
+        )
+    if wanted <= output:
+        highest = math.floor((1 - (output + 1) / dense_weights) * 1e4) / 1e4
+        raise ConfigError(f"sparsity is {sparsity:g}; expected at most {highest:g}, since the output layer is kept")
+    blocks = [as_blocks(weight, block).reshape(-1, block) for weight, _ in network[:-1]]
+    counts = np.concatenate([np.count_nonzero(b, axis=1) for b in blocks])
+    sizes = np.concatenate([np.abs(b).sum(axis=1) / np.maximum(np.count_nonzero(b, axis=1), 1) for b in blocks])
+    order = np.argsort(sizes, kind="stable")
+    order = order[counts[order] > 0]
+    removed = np.zeros(len(counts), bool)
+    removed[order[: np.searchsorted(np.cumsum(counts[order]), present - wanted, side="right")]] = True
+    pruned = []
+    for (weight, bias), gone in zip(
+        network[:-1], np.split(removed, np.cumsum([len(b) for b in blocks[:-1]])), strict=True
+    ):
+        by_row = np.repeat(gone.reshape(-1, weight.shape[1]), block, axis=0)[: len(weight)]
+        pruned.append((np.where(by_row, weight.dtype.type(0), weight), bias))
+    return [*pruned, network[-1]]
+
+
+def quantise_layer(weight: Array, bias: Array, block: int, precision: Precision) -> Layer:
+    """A layer whose weights are stored as `precision`; biases stay float32.
+
+    int8 is symmetric with one scale per output row: weight = scale · value, |value| ≤ 127.
+
+    Raises UnsupportedModelError where a weight does not fit into fp16.
+    """
+    if precision == "int8":
+        largest = np.abs(weight).max(axis=1)
+        smallest = np.finfo(np.float32).tiny  # a denormal scale has few bits, and devices flush it
+        scale = np.where(largest > 0, np.maximum(largest / INT8_LARGEST, smallest), 1).astype(np.float32)
+        values = np.rint(weight / scale[:, None]).clip(-INT8_LARGEST, INT8_LARGEST).astype(np.int8)
+        return make_layer(values, bias, block, scale)
+    limit = np.finfo(np.float16 if precision == "fp16" else np.float32).max
+    if np.abs(weight).max(initial=0) > limit:
+        raise UnsupportedModelError(f"a weight of {np.abs(weight).max():g} does not fit into {precision}; use fp32")
+    return make_layer(weight.astype(np.float16 if precision == "fp16" else np.float32), bias, block)
+
+
+def compact(policy: CompactPolicy, *, sparsity: float | None = None, precision: Precision = "fp32") -> CompactPolicy:
+    """The policy without dead units; pruned to `sparsity` and stored as `precision` where asked.
+
+    sparsity: 1 − weights / weights of a dense network of `policy`'s own widths.
+
+    Raises ConfigError and UnsupportedModelError as its parts do.
+    """
+    block = policy.layers[0].block
+    network = remove_dead_units([(layer.matrix(), layer.bias) for layer in policy.layers], block)
+    if sparsity is not None:
+        positions = sum(layer.n_inputs * layer.n_outputs for layer in policy.layers)
+        network = prune_by_magnitude(network, sparsity, block, positions)
+        network = remove_dead_units(network, block)
+    return with_network(policy, network, precision)
+
+
+def with_network(policy: CompactPolicy, network: Sequence[Affine], precision: Precision) -> CompactPolicy:
+    """The same policy with another network, stored as `precision`. Raises UnsupportedModelError."""
+    block = policy.layers[0].block
+    changed = replace(policy, layers=tuple(quantise_layer(*affine, block, precision) for affine in network))
+    return changed.with_example(policy.example_observation)

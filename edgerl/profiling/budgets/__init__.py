@@ -1,0 +1,1 @@
+"""What a policy costs, and whether it fits a device."""

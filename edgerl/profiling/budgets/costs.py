@@ -1,0 +1,112 @@
+"""What training and inference cost, computed from layer shapes alone. Nothing here is measured or estimated.
+
+Two counts of training, which must not be confused:
+
+- `training_flops_paper`, as Sokar et al. (IJCAI 2022) count after Evci et al. (RigL): 3 passes (forward, and twice as
+  much for backward), both critics at every step, the actor at every `policy_delay`-th, over all steps.
+- `training_flops_full`, what a sparse engine executes: every pass of every update, the optimiser, target networks,
+  topology evolution and acting.
+
+Both count weights only, at 2 FLOPs per multiply-add.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgerl.policy.shape import NetworkShape, connections, dense
+
+FLOPS_PER_MULTIPLY_ADD = 2
+
+PAPER_PASSES = 3
+"""Forward, gradient of the inputs, gradient of the weights; the paper gives each the cost of a forward pass."""
+
+ADAM_FLOPS = 15
+"""Per weight and optimiser step: weight decay 2, first moment 3, second moment 4, denominator 3, step 3."""
+
+SOFT_UPDATE_FLOPS = 3
+"""Per weight: τ · online + (1 − τ) · target."""
+
+TARGET_PRUNING_FLOPS = 4
+"""Per weight: its magnitude, and three comparisons for a selection without a sort (quickselect's expectation)."""
+
+EVOLUTION_FLOPS = 4
+"""Per weight and evolution step: its magnitude, and three comparisons to select what is dropped; where growth is by
+gradient, as much per absent weight to select what grows."""
+
+
+@dataclass(frozen=True)
+class TrainingCost:
+    """The FLOPs of one training run, as the paper counts them and as they are executed."""
+
+    training_flops_paper: int
+    training_flops_full: int
+    updates: int
+
+
+def inference_flops(actor: NetworkShape) -> int:
+    """FLOPs of one action."""
+    return FLOPS_PER_MULTIPLY_ADD * connections(actor)
+
+
+def training_cost(
+    actor: NetworkShape,
+    critic: NetworkShape,
+    *,
+    batch_size: int,
+    steps: int,
+    start_steps: int,
+    policy_delay: int,
+    evolution_interval: int | None = None,
+    growth_by_gradient: bool = False,
+) -> TrainingCost:
+    """The cost of `steps` environment steps of TD3 with two critics of the shape `critic`.
+
+    The first `start_steps` act at random and train nothing. `evolution_interval` is the number of updates between two
+    evolution steps; None where the topology is fixed, and then targets need no pruning either.
+    `growth_by_gradient`: an evolution step then computes and ranks the gradient of every absent weight, too. For the
+    dense counterpart pass `edgerl.policy.shape.dense` of both networks.
+    """
+    updates = max(0, steps - start_steps)
+    delayed_updates = updates // policy_delay
+    evolutions = 0 if evolution_interval is None else max(0, updates - 1) // evolution_interval  # none at the last one
+    multiply_adds = updates * _critic_update(actor, critic) + delayed_updates * _actor_update(actor, critic)
+    weights = connections(actor) + 2 * connections(critic)
+    per_target_weight = SOFT_UPDATE_FLOPS + (0 if evolution_interval is None else TARGET_PRUNING_FLOPS)
+    full = (
+        FLOPS_PER_MULTIPLY_ADD * batch_size * multiply_adds
+        + ADAM_FLOPS * (updates * 2 * connections(critic) + delayed_updates * connections(actor))
+        + per_target_weight * delayed_updates * weights
+        + EVOLUTION_FLOPS * evolutions * weights
+        + (evolutions * _gradient_growth(actor, critic, batch_size) if growth_by_gradient else 0)
+        + updates * inference_flops(actor)  # acting: one forward pass per step that is not random
+    )
+    paper = (
+        FLOPS_PER_MULTIPLY_ADD
+        * PAPER_PASSES
+        * batch_size
+        * (steps * 2 * connections(critic) + steps // policy_delay * connections(actor))
+    )
+    return TrainingCost(training_flops_paper=paper, training_flops_full=full, updates=updates)
+
+
+def _gradient_growth(actor: NetworkShape, critic: NetworkShape, batch_size: int) -> int:
+    """FLOPs of one evolution step: the gradients of all absent weights, and the selection among them."""
+    weights = connections(actor) + 2 * connections(critic)
+    absent = connections(dense(actor)) + 2 * connections(dense(critic)) - weights
+    return (FLOPS_PER_MULTIPLY_ADD * batch_size + EVOLUTION_FLOPS) * absent
+
+
+def _critic_update(actor: NetworkShape, critic: NetworkShape) -> int:
+    """Multiply-adds per sample: target actor, two target critics; two critics forward and backward."""
+    targets = connections(actor) + 2 * connections(critic)
+    forward = 2 * connections(critic)
+    weight_gradients = 2 * connections(critic)
+    input_gradients = 2 * connections(critic[1:])
+    return targets + forward + weight_gradients + input_gradients
+
+
+def _actor_update(actor: NetworkShape, critic: NetworkShape) -> int:
+    """Multiply-adds per sample: the actor, Q1 forward and back to its action inputs, the actor backward."""
+    q1 = connections(critic) + connections(critic)  # forward, and input gradients through every layer
+    return connections(actor) + q1 + connections(actor) + connections(actor[1:])

@@ -1,0 +1,160 @@
+"""The memory that a model takes with a runtime, part by part; docs/devices.md says how each was found.
+
+- `runtime`: its own, whatever the model: Python, numpy, onnxruntime, the stack. From the device's profile.
+- `weights`, `activations`: while it acts. For the native engine they are its arena, to the byte.
+- `scratch`: what the start takes beyond that, at its peak.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from edgerl.edge.acting.policy import DENSE_IS_SLOWER_BELOW, LAYOUTS, Layout
+from edgerl.edge.engine.library import ALIGNMENT
+from edgerl.export.c.form import PolicyForm
+from edgerl.profiling.budgets.device import Device, RuntimeName
+from edgerl.profiling.budgets.model import FLOAT_BYTES, LayerRow, ModelRows
+
+Parts = dict[str, int]
+"""Bytes by name; their sum is the peak."""
+
+INDEX_BYTES, START_BYTES = 2, 4
+
+BLOCK = 4
+"""Outputs that share an index in the engine's block layout."""
+
+POLICY_BYTES, LAYER_BYTES = 104, 48
+"""Of the arena's structures policy_state and policy_layer (edgerl/edge/engine/policy.c)."""
+
+WIDEST_VECTOR = 16
+"""Numbers: the list of active inputs is padded to it on every processor."""
+
+LANES_BASELINE = 4
+"""Numbers in a vector of the engine where there are no wider ones: NEON, SSE2, plain C."""
+
+ONNX_COPIES = 2
+"""Float copies of each weight that an onnxruntime session keeps: as loaded, and packed for its kernel (measured)."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """One layer as the engine counts it: weights that are not zero, and blocks of four outputs that have one."""
+
+    n_inputs: int
+    n_outputs: int
+    connections: int
+    blocks: int
+
+
+def memory_parts(
+    rows: ModelRows, device: Device, runtime: RuntimeName, base: int, form: PolicyForm | None = None
+) -> Parts:
+    """All parts, with `base` bytes of the runtime's own; `form`: how C holds the policy, where that is known."""
+    if runtime == "native":
+        return {"runtime": base, **native_parts(rows, lanes(device))}
+    if runtime == "onnxruntime":
+        return {"runtime": base, **_onnxruntime_parts(rows)}
+    is_in_flash = device.kind == "microcontroller"
+    if form is not None:
+        weights = 0 if is_in_flash else form.flash_bytes
+        return {"runtime": base, "weights": weights, "activations": form.scratch_bytes}
+    weights = 0 if is_in_flash else rows.constant_bytes + _stored_bytes(rows)
+    return {"runtime": base, "weights": weights, "activations": _widest_pair(rows)}
+
+
+def lanes(device: Device) -> int:
+    """Numbers in a vector of the engine there, at most."""
+    return WIDEST_VECTOR if device.cpu.architecture.startswith("x86") else LANES_BASELINE
+
+
+def _widest_pair(rows: ModelRows) -> int:
+    """A layer's inputs and outputs, all that must be there at one time."""
+    return FLOAT_BYTES * max(layer.n_inputs + layer.n_outputs for layer in rows.layers)
+
+
+def _stored_bytes(rows: ModelRows) -> int:
+    return sum(layer.stored_bytes for layer in rows.layers)
+
+
+def _onnxruntime_parts(rows: ModelRows) -> Parts:
+    """The session keeps the bytes that it parsed, in fp32 as the weights themselves, else beside a decoded copy."""
+    floats = sum(FLOAT_BYTES * (layer.positions + layer.n_biases) for layer in rows.layers)
+    parsed = sum(layer.dense_bytes * (1 if layer.precision == "fp32" else 2) for layer in rows.layers)
+    weights = rows.constant_bytes + ONNX_COPIES * floats
+    return {"weights": weights, "activations": _widest_pair(rows), "scratch": parsed}
+
+
+# ------------------------------------------------------------------------------------------------ the native engine
+
+
+def native_parts(rows: ModelRows, n_lanes: int) -> Parts:
+    """A policy on the engine; of the layouts that it chooses from by measuring, the one that takes most counts."""
+    columns = [_columns(layer) for layer in rows.layers]
+    tried = [_tried(layer) for layer in rows.layers]
+    largest = [_largest(layer, choices, n_lanes) for layer, choices in zip(columns, tried, strict=True)]
+    arena = arena_parts(columns, largest, n_lanes, normalises=_normalises(rows))
+    total = sum(arena.values())
+    copies = [FLOAT_BYTES * layer.stored_weights * (2 if layer.precision == "int8" else 1) for layer in rows.layers]
+    built = [
+        sum(layer_bytes(layer, layout, n_lanes) for layout in choices) + copied
+        for layer, choices, copied in zip(columns, tried, copies, strict=True)
+    ]
+    measuring = max([built[0], *(before + after for before, after in pairwise(built))])
+    peak = _stored_bytes(rows) + max(measuring, sum(copies) + total)
+    return {**arena, "scratch": max(peak - total, 0)}
+
+
+def _largest(layer: Columns, layouts: Sequence[Layout], n_lanes: int) -> Layout:
+    return max(layouts, key=lambda layout: layer_bytes(layer, layout, n_lanes))
+
+
+def _normalises(rows: ModelRows) -> bool:
+    return rows.constant_bytes > 2 * FLOAT_BYTES * rows.layers[-1].n_outputs
+
+
+def _tried(layer: LayerRow) -> list[Layout]:
+    """The layouts that the engine measures."""
+    too_sparse = layer.connections < DENSE_IS_SLOWER_BELOW * layer.positions
+    return [layout for layout in LAYOUTS if not (layout == "dense" and too_sparse)]
+
+
+def _columns(layer: LayerRow) -> Columns:
+    """As many blocks as there can be, where the file does not tell."""
+    positions = layer.n_inputs * -(-layer.n_outputs // BLOCK)
+    is_in_blocks = layer.is_sparse and layer.block == BLOCK
+    blocks = layer.stored_weights // BLOCK if is_in_blocks else min(layer.connections, positions)
+    return Columns(layer.n_inputs, layer.n_outputs, layer.connections, blocks)
+
+
+def arena_parts(layers: Sequence[Columns], layouts: Sequence[Layout], n_lanes: int, *, normalises: bool) -> Parts:
+    """The arena of a policy, as edgerl_policy_bytes would say; its structures count as activations."""
+    n, m = layers[0].n_inputs, layers[-1].n_outputs
+    widest = max(max(layer.n_inputs, _up(layer.n_outputs, n_lanes)) for layer in layers)
+    weights = sum(layer_bytes(layer, layout, n_lanes) for layer, layout in zip(layers, layouts, strict=True))
+    floats = (n, n) if normalises else ()
+    constants = sum(_aligned(FLOAT_BYTES * count) for count in (*floats, m, m))
+    structures = _aligned(POLICY_BYTES) + _aligned(len(layers) * LAYER_BYTES)
+    activations = sum(_aligned(FLOAT_BYTES * count) for count in (n, m, _up(widest, WIDEST_VECTOR), widest, widest))
+    return {"weights": weights + constants, "activations": structures + activations}
+
+
+def layer_bytes(layer: Columns, layout: Layout, n_lanes: int) -> int:
+    """A layer's arrays in the arena: bias, values, and in a sparse layout their rows and the inputs' starts."""
+    padded = _up(layer.n_outputs, n_lanes)
+    bias = _aligned(FLOAT_BYTES * padded)
+    if layout == "dense":
+        return bias + _aligned(FLOAT_BYTES * layer.n_inputs * padded)
+    entries = layer.connections if layout == "sparse" else layer.blocks
+    values = entries if layout == "sparse" else BLOCK * entries
+    starts = _aligned(START_BYTES * (layer.n_inputs + 1))
+    return bias + _aligned(FLOAT_BYTES * values) + _aligned(INDEX_BYTES * entries) + starts
+
+
+def _up(count: int, unit: int) -> int:
+    return -(-count // unit) * unit
+
+
+def _aligned(n_bytes: int) -> int:
+    return _up(n_bytes, ALIGNMENT)

@@ -1,0 +1,378 @@
+"""Any ONNX multi-layer perceptron as plain layer rows.
+
+A perceptron here is a chain: one input, one output, and between them nodes that each take the previous result and
+constants. Affine layers are Gemm, or MatMul and Add; activations and scaling by constants work element by element.
+Whatever else stands in the graph is refused by name, for a wrong cost would be worse than none.
+
+The file is treated as hostile: sizes are bounded, nothing outside the file is read, and no dense matrix is made from a
+sparse one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgerl.errors import FileFormatError, UnsupportedModelError, reason, require
+from edgerl.files.atomic import read_bytes
+from edgerl.policy.compact import MAXIMUM_UNITS, Precision
+from edgerl.profiling.budgets.model import LayerRow, ModelRows, matrix_row
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto
+
+MAXIMUM_BYTES = 1 << 26
+"""A larger file is no policy for a small computer."""
+
+MAXIMUM_NODES = 4096
+MAXIMUM_LAYERS = 256
+
+PASSING = frozenset(("Identity", "Dropout"))
+RECTIFIERS = frozenset(("Celu", "Clip", "Elu", "LeakyRelu", "PRelu", "Relu", "Selu", "ThresholdedRelu"))
+SIGMOIDS = frozenset(("Erf", "Gelu", "HardSigmoid", "HardSwish", "Mish", "Sigmoid", "Softplus", "Softsign", "Tanh"))
+ARITHMETIC = frozenset(("Abs", "Add", "Cast", "Div", "Exp", "Max", "Min", "Mul", "Neg", "Pow", "Sin", "Sqrt", "Sub"))
+ELEMENTWISE = RECTIFIERS | SIGMOIDS | ARITHMETIC | {"Softmax"}
+RESHAPING = frozenset(("Flatten", "Reshape", "Squeeze", "Unsqueeze"))
+ON_CONSTANTS = frozenset(("Cast", "DequantizeLinear", "Identity", "Transpose"))
+
+_PRECISIONS: dict[str, Precision] = {"float32": "fp32", "float16": "fp16", "int8": "int8", "uint8": "int8"}
+
+
+@dataclass(frozen=True)
+class _Constant:
+    """A constant of the graph; sparse ones keep only their values."""
+
+    shape: tuple[int, ...]
+    values: npt.NDArray[Any]
+    precision: str  # numpy's name of the type that the file stores
+    zero: npt.NDArray[Any] | int = 0  # int8: the stored value that means zero
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def is_dense(self) -> bool:
+        return self.values.shape == self.shape
+
+    @property
+    def connections(self) -> int:
+        return int(np.count_nonzero(self.values != self.zero))
+
+
+@dataclass
+class _Affine:
+    """A layer whose bias may still come."""
+
+    weight: _Constant
+    n_inputs: int
+    n_outputs: int
+    has_bias: bool
+
+
+class _Chain:
+    """Walks the nodes in their order and keeps the one value that is computed, never its content."""
+
+    def __init__(self, source: Path, constants: dict[str, _Constant], value: str, width: int | None) -> None:
+        self.source = source
+        self.constants = constants
+        self.value = value
+        self.width = width  # features of one sample, where known
+        self.layers: list[_Affine] = []
+        self.open_layer = False  # the previous node was a MatMul: an Add may be its bias
+        self.constant_bytes = 0
+        self.names = {value, *constants}
+
+    def refuse(self, node: NodeProto, why: str) -> UnsupportedModelError:
+        return UnsupportedModelError(
+            f"{self.source} is no multi-layer perceptron: {describe(node)} {why}; profile takes chains of Gemm or "
+            "MatMul, activations and scaling by constants"
+        )
+
+    def step(self, node: NodeProto) -> None:
+        inputs = [name for name in node.input if name]
+        for name in inputs:
+            if name not in self.names:
+                raise FileFormatError(f"{self.source} is not valid: {describe(node)} reads {name[:40]!r}, never made")
+        if node.domain not in ("", "ai.onnx"):
+            raise self.refuse(node, f"belongs to the domain {node.domain[:40]!r}")
+        if len(node.output) == 0 or node.output[0] in self.names:
+            raise FileFormatError(f"{self.source} is not valid: {describe(node)} makes no new value")
+        if all(name in self.constants for name in inputs):
+            self.fold(node, inputs)
+        else:
+            self.compute(node, inputs)
+        self.names.add(node.output[0])
+
+    def fold(self, node: NodeProto, inputs: list[str]) -> None:
+        """A node of constants alone makes a constant."""
+        if node.op_type == "Constant":
+            self.constants[node.output[0]] = self.constant_node(node)
+            return
+        if node.op_type not in ON_CONSTANTS or not inputs:
+            raise self.refuse(node, "works on constants in a way that is not understood")
+        constant = self.constants[inputs[0]]
+        if node.op_type == "Transpose":
+            constant = self.transposed(node, constant)
+        if node.op_type == "DequantizeLinear":
+            constant = self.dequantized(node, constant, inputs)
+        self.constants[node.output[0]] = constant
+
+    def constant_node(self, node: NodeProto) -> _Constant:
+        if len(node.attribute) == 1:
+            attribute = node.attribute[0]
+            if attribute.name == "value":
+                return read_tensor(attribute.t, self.source)
+            if attribute.name == "sparse_value":
+                return read_sparse(attribute.sparse_tensor, self.source)
+            if attribute.name in ("value_float", "value_int"):
+                value = attribute.f if attribute.name == "value_float" else attribute.i
+                return _plain(np.asarray(value, np.float32 if attribute.name == "value_float" else np.int64))
+            if attribute.name in ("value_floats", "value_ints"):
+                values = attribute.floats if attribute.name == "value_floats" else attribute.ints
+                return _plain(np.asarray(values, np.float32 if attribute.name == "value_floats" else np.int64))
+        raise self.refuse(node, "holds no number")
+
+    def transposed(self, node: NodeProto, constant: _Constant) -> _Constant:
+        permutation = next((list(a.ints) for a in node.attribute if a.name == "perm"), [1, 0])
+        if len(constant.shape) != 2 or sorted(permutation) != [0, 1]:
+            raise self.refuse(node, "turns a constant that is no matrix")
+        if permutation == [0, 1]:
+            return constant
+        values = constant.values.T if constant.values.ndim == 2 else constant.values
+        zero = constant.zero.T if isinstance(constant.zero, np.ndarray) else constant.zero
+        return replace(constant, shape=constant.shape[::-1], values=values, zero=zero)
+
+    def dequantized(self, node: NodeProto, constant: _Constant, inputs: list[str]) -> _Constant:
+        """The stored integers stay; only what means zero is noted."""
+        if not constant.is_dense or constant.precision not in ("int8", "uint8", "int32"):
+            raise self.refuse(node, f"unpacks {constant.precision}; expected int8 or uint8 in a dense constant")
+        if len(inputs) < 3:
+            return constant
+        zero, axis = self.constants[inputs[2]], _integer(node, "axis", 1)
+        if zero.is_dense and zero.size == 1:
+            return replace(constant, zero=zero.values.reshape(()))
+        if not zero.is_dense or zero.values.ndim != 1 or not -len(constant.shape) <= axis < len(constant.shape):
+            raise self.refuse(node, "has zero points of an unexpected shape")
+        if zero.size != constant.shape[axis]:
+            raise self.refuse(node, f"has {zero.size} zero points for {constant.shape[axis]} rows")
+        shape = [1] * len(constant.shape)
+        shape[axis] = zero.size
+        return replace(constant, zero=zero.values.reshape(shape))
+
+    def compute(self, node: NodeProto, inputs: list[str]) -> None:
+        """A node on the chain: it must take the newest value, and only that one."""
+        computed = [name for name in inputs if name not in self.constants]
+        if computed != [self.value]:
+            raise self.refuse(node, "combines or branches computed values")
+        operation = node.op_type
+        may_be_bias, self.open_layer = self.open_layer, False
+        if operation == "Gemm":
+            self.gemm(node, inputs)
+        elif operation == "MatMul":
+            self.affine(node, inputs, transposed=False)
+            self.open_layer = True
+        elif operation == "Add" and may_be_bias and self.is_bias(inputs):
+            self.layers[-1].has_bias = True
+        elif operation in ELEMENTWISE:
+            self.elementwise(node, inputs)
+        elif operation in RESHAPING:
+            self.reshape(node, inputs)
+        elif operation in PASSING:
+            self.open_layer = may_be_bias
+        else:
+            raise self.refuse(node, "is not understood")
+        self.value = node.output[0]
+
+    def gemm(self, node: NodeProto, inputs: list[str]) -> None:
+        if _integer(node, "transA", 0):
+            raise self.refuse(node, "turns its input")
+        self.affine(node, inputs, transposed=bool(_integer(node, "transB", 0)))
+        if len(inputs) > 2:
+            if not self.is_bias(inputs[2:]):
+                raise self.refuse(node, f"has biases of the shape {list(self.constants[inputs[2]].shape)}")
+            self.layers[-1].has_bias = True
+
+    def affine(self, node: NodeProto, inputs: list[str], *, transposed: bool) -> None:
+        if len(inputs) < 2 or inputs[0] != self.value:
+            raise self.refuse(node, "does not multiply its input by constant weights on the right")
+        weight = self.constants[inputs[1]]
+        if len(weight.shape) != 2 or not all(1 <= n <= MAXIMUM_UNITS for n in weight.shape):
+            raise self.refuse(node, f"has weights of the shape {list(weight.shape)}; expected a matrix")
+        if weight.precision not in _PRECISIONS:
+            raise self.refuse(node, f"has {weight.precision} weights; expected float32, float16 or int8")
+        n_outputs, n_inputs = weight.shape if transposed else weight.shape[::-1]
+        if self.width not in (None, n_inputs):
+            raise self.refuse(node, f"has weights for {n_inputs} inputs and gets {self.width}")
+        if len(self.layers) == MAXIMUM_LAYERS:
+            raise self.refuse(node, f"is layer {MAXIMUM_LAYERS + 1}")
+        self.layers.append(_Affine(weight, n_inputs, n_outputs, has_bias=False))
+        self.width = n_outputs
+
+    def is_bias(self, inputs: list[str]) -> bool:
+        return all(self.is_row(self.constants[name]) for name in inputs if name in self.constants)
+
+    def is_row(self, constant: _Constant) -> bool:
+        """Whether it holds one number for every feature, or one for all."""
+        return constant.size == 1 or (constant.shape[-1] == constant.size and self.width in (None, constant.size))
+
+    def elementwise(self, node: NodeProto, inputs: list[str]) -> None:
+        for constant in (self.constants[name] for name in inputs if name in self.constants):
+            if not self.is_row(constant):
+                raise self.refuse(node, f"has a constant of the shape {list(constant.shape)} for {self.width} values")
+            self.constant_bytes += constant.values.nbytes
+
+    def reshape(self, node: NodeProto, inputs: list[str]) -> None:
+        """Allowed where one sample stays one row."""
+        if node.op_type == "Flatten" and _integer(node, "axis", 1) != 1:
+            raise self.refuse(node, "flattens along another axis than 1")
+        if node.op_type != "Reshape":
+            return
+        shape = self.constants[inputs[1]].values.ravel().tolist() if len(inputs) == 2 else []
+        if not shape or shape[-1] not in (-1, self.width) or any(n not in (-1, 0, 1) for n in shape[:-1]):
+            raise self.refuse(node, f"reshapes {self.width} values to {str(shape)[:40]}")
+
+
+def read_onnx(path: Path) -> ModelRows:
+    """The rows of an ONNX multi-layer perceptron.
+
+    Raises UnsupportedModelError, naming the node, where the graph is something else; FileFormatError where it is
+    broken; MissingExtraError without onnx.
+    """
+    data = read_bytes(path)
+    if len(data) > MAXIMUM_BYTES:
+        raise UnsupportedModelError(f"{path} has {len(data)} bytes; expected at most {MAXIMUM_BYTES}")
+    graph = _parse(data, path).graph
+    if not 1 <= len(graph.node) <= MAXIMUM_NODES:
+        raise UnsupportedModelError(f"{path} has {len(graph.node)} nodes; expected 1 to {MAXIMUM_NODES}")
+    constants = _initializers(graph, path)
+    value, width = _input(graph, constants, path)
+    chain = _Chain(path, constants, value, width)
+    for node in graph.node:
+        chain.step(node)
+    if [output.name for output in graph.output] != [chain.value]:
+        raise UnsupportedModelError(
+            f"{path} has {len(graph.output)} outputs, not one at the end of its chain; expected a policy's action alone"
+        )
+    if not chain.layers:
+        raise UnsupportedModelError(f"{path} holds no affine layer; expected Gemm or MatMul with constant weights")
+    rows = tuple(_row(layer) for layer in chain.layers)
+    return ModelRows(path.name, "onnx", rows, chain.constant_bytes, len(data))
+
+
+def _row(layer: _Affine) -> LayerRow:
+    weight = layer.weight
+    precision = _PRECISIONS[weight.precision]
+    return matrix_row(layer.n_inputs, layer.n_outputs, weight.connections, precision, has_bias=layer.has_bias)
+
+
+def describe(node: NodeProto) -> str:
+    """A node as messages name it."""
+    name = node.name or (node.output[0] if len(node.output) else "")
+    operation = str(node.op_type)  # protobuf leaves bytes where the file holds no valid text
+    operation = operation if operation.isidentifier() else repr(operation)
+    return f"the node {operation[:40]} {name[:40]!r}"
+
+
+def read_tensor(tensor: TensorProto, source: Path) -> _Constant:
+    """A dense constant, checked before anything is allocated for it."""
+    from onnx import TensorProto as Types
+    from onnx import numpy_helper
+
+    name = tensor.name[:40]
+    if tensor.data_location == Types.EXTERNAL or len(tensor.external_data):
+        raise UnsupportedModelError(
+            f"{source} keeps {name!r} in another file, which is refused; save the model with its weights inside"
+        )
+    shape = _shape(tensor.dims, name, source)
+    try:
+        values = numpy_helper.to_array(tensor)
+    except Exception as error:  # whatever a malformed tensor makes the library raise
+        raise FileFormatError(f"{source} is not valid: cannot read {name!r} ({reason(error)})") from error
+    if values.shape != shape or values.dtype.kind not in "fiub":
+        raise FileFormatError(f"{source} is not valid: {name!r} is {values.dtype} of the shape {list(values.shape)}")
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise FileFormatError(f"{source} is not valid: {name!r} holds a number that is not finite")
+    return _Constant(shape, values, str(values.dtype))
+
+
+def read_sparse(sparse: SparseTensorProto, source: Path) -> _Constant:
+    """A sparse constant: its values, and never the matrix."""
+    shape = _shape(sparse.dims, sparse.values.name[:40], source)
+    values = read_tensor(sparse.values, source)
+    indices = read_tensor(sparse.indices, source)
+    if len(values.shape) != 1 or indices.shape not in ((values.size,), (values.size, len(shape))):
+        raise FileFormatError(f"{source} is not valid: {sparse.values.name[:40]!r} has other indices than values")
+    if values.size > math.prod(shape):
+        raise FileFormatError(f"{source} is not valid: {sparse.values.name[:40]!r} holds more values than positions")
+    return _Constant(shape, values.values, values.precision)
+
+
+def _parse(data: bytes, path: Path) -> ModelProto:
+    onnx = require("onnx", "export")
+    try:
+        model: ModelProto = onnx.load_model_from_string(data)
+    except Exception as error:  # protobuf's decoder has several
+        raise FileFormatError(f"{path} is no ONNX file, or is truncated ({reason(error)})") from error
+    if not model.HasField("graph"):
+        raise FileFormatError(f"{path} is no ONNX file, or is truncated (it holds no graph)")
+    opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+    for name, has, known in (
+        ("IR version", model.ir_version, onnx.IR_VERSION),
+        ("opset", opset, onnx.defs.onnx_opset_version()),
+    ):
+        if has > known:
+            raise UnsupportedModelError(
+                f"{path} has {name} {has}, too new for onnx {onnx.__version__}, which knows up to {known}; update onnx "
+                "and see that the device's onnxruntime knows it, or export the model with an older one"
+            )
+    return model
+
+
+def _initializers(graph: GraphProto, path: Path) -> dict[str, _Constant]:
+    dense = {tensor.name: read_tensor(tensor, path) for tensor in graph.initializer}
+    sparse = {tensor.values.name: read_sparse(tensor, path) for tensor in graph.sparse_initializer}
+    return dense | sparse
+
+
+def _input(graph: GraphProto, constants: dict[str, _Constant], path: Path) -> tuple[str, int | None]:
+    """(name, features of one sample where the graph says so) of the one input."""
+    inputs = [value for value in graph.input if value.name not in constants]
+    if len(inputs) != 1:
+        raise UnsupportedModelError(f"{path} has {len(inputs)} inputs; expected one, the observation")
+    tensor_type = inputs[0].type.tensor_type
+    if not tensor_type.HasField("shape"):
+        return inputs[0].name, None
+    sizes = [d.dim_value if d.HasField("dim_value") else None for d in tensor_type.shape.dim]
+    batch, features = (sizes[0], sizes[1:]) if len(sizes) > 1 else (1, sizes)
+    if batch not in (None, 1):
+        raise UnsupportedModelError(f"{path} has a fixed batch of {batch}; expected 1, or a free dimension")
+    if None in features:
+        if len(features) > 1:
+            raise UnsupportedModelError(f"{path} has an input of unknown sizes; expected one observation as one row")
+        return inputs[0].name, None
+    width = math.prod(size for size in features if size is not None)
+    if not 1 <= width <= MAXIMUM_UNITS:
+        raise UnsupportedModelError(f"{path} has an input of {width} values; expected 1 to {MAXIMUM_UNITS}")
+    return inputs[0].name, width
+
+
+def _shape(dims: Iterable[int], name: str, source: Path) -> tuple[int, ...]:
+    shape = tuple(dims)
+    if any(n < 0 for n in shape) or len(shape) > 4:
+        raise FileFormatError(f"{source} is not valid: {name!r} has the shape {str(list(shape))[:40]}")
+    return shape
+
+
+def _plain(values: npt.NDArray[Any]) -> _Constant:
+    return _Constant(values.shape, values, str(values.dtype))
+
+
+def _integer(node: NodeProto, name: str, default: int) -> int:
+    return next((int(attribute.i) for attribute in node.attribute if attribute.name == name), default)

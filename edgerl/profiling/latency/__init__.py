@@ -1,0 +1,1 @@
+"""The latency model: an estimate from costs and a device's speeds."""

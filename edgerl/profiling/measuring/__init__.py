@@ -1,0 +1,1 @@
+"""Latency as it is measured: here, over ssh, or by a bundle on the board."""

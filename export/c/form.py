@@ -1,0 +1,275 @@
+"""How generated C holds a policy: the arrays of each layer, and the bytes that follow from them (docs/c.md).
+
+Both forms go through a layer input by input, so that an input that ReLU made zero costs next to nothing:
+
+- dense: `values` [n_inputs, n_outputs], every weight.
+- columns: for each input the number of its entries, for each entry its row and its values. An entry is a connection, or
+  with blocks of 4 the block of four consecutive outputs, whose rows count blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+
+from edgerl.errors import ConfigError, nearest
+from edgerl.policy.compact import PRECISIONS, Array, CompactPolicy, Layer, Precision, as_blocks, without_denormals
+from edgerl.policy.pruning import with_network
+
+Target = Literal["cortex-m4", "cortex-m7", "esp32", "rp2040", "generic"]
+TARGETS: tuple[Target, ...] = get_args(Target)
+
+Layout = Literal["auto", "dense", "sparse"]
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
+
+FLOAT_BYTES = 4
+
+ACTIVE = 0.25
+"""The share of hidden units above zero that `auto` counts on; trained policies of HalfCheetah had 0.07 to 0.49."""
+
+
+MUCH_LARGER = 1.5
+"""Times the bytes of the smaller form: more flash than that is not worth the instructions that dense code saves."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Instructions of one target in one precision, for an input that is not zero."""
+
+    dense: float  # per weight
+    single: float  # per connection
+    block: float  # per block of four
+
+
+DENSE_INPUT, COLUMN_INPUT = 13.0, 22.0
+"""Instructions per input of a layer beyond those of its weights, on a Cortex-M4F."""
+
+
+@dataclass(frozen=True)
+class DenseForm:
+    """A layer whose every weight is there."""
+
+    values: Array  # [n_inputs, n_outputs]
+
+    @property
+    def n_bytes(self) -> int:
+        """Of the values."""
+        return self.values.nbytes
+
+    @property
+    def multiply_adds(self) -> int:
+        """For an observation that leaves no input zero."""
+        return self.values.size
+
+
+@dataclass(frozen=True)
+class ColumnForm:
+    """A layer that holds its connections by input."""
+
+    block: int
+    is_delta: bool  # rows are distances from the entry before, from row 0 at the start of a column
+    counts: Array  # uint8 or uint16 [n_inputs]
+    rows: Array  # uint8 or uint16 [n_entries]
+    values: Array  # [n_entries, block]
+
+    @property
+    def n_bytes(self) -> int:
+        """Of counts, rows and values."""
+        return self.counts.nbytes + self.rows.nbytes + self.values.nbytes
+
+    @property
+    def multiply_adds(self) -> int:
+        """For an observation that leaves no input zero; with those of zeros that fill a block or bridge a distance."""
+        return self.values.size
+
+
+Form = DenseForm | ColumnForm
+
+
+@dataclass(frozen=True)
+class PolicyForm:
+    """A policy as generated C holds it."""
+
+    policy: CompactPolicy  # with its weights in the precision that is written
+    layers: tuple[Form, ...]
+    scratch: tuple[int, int]  # numbers in the two buffers that layers are computed between
+
+    @property
+    def layer_bytes(self) -> tuple[int, ...]:
+        """Of each layer: weights, indices, scales, biases."""
+        pairs = zip(self.policy.layers, self.layers, strict=True)
+        return tuple(
+            form.n_bytes + layer.bias.nbytes + (0 if layer.scale is None else layer.scale.nbytes)
+            for layer, form in pairs
+        )
+
+    @property
+    def flash_bytes(self) -> int:
+        """Of all constants: layers, scaling, the example pair."""
+        policy = self.policy
+        normalisation = (policy.observation_offset, policy.observation_mean, policy.observation_scale)
+        example = policy.example_observation.nbytes + FLOAT_BYTES * policy.n_actions
+        arrays = (*normalisation, *policy.action_scaling)
+        return sum(self.layer_bytes) + sum(array.nbytes for array in arrays if array is not None) + example
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Of the two buffers."""
+        return FLOAT_BYTES * sum(self.scratch)
+
+
+def policy_form(policy: CompactPolicy, dtype: Precision | None, layout: Layout, target: Target) -> PolicyForm:
+    """The policy with weights of `dtype` (None: as they are stored), each layer in `layout`.
+
+    A policy without an example gets one, of zeros. Raises UnsupportedModelError where a weight does not fit into fp16.
+    """
+    policy = without_denormals(in_precision(_with_example(policy), dtype))
+    layers = tuple(layer_form(layer, layout, target, is_first=not i) for i, layer in enumerate(policy.layers))
+    return PolicyForm(policy, layers, _scratch(policy.layers, layers))
+
+
+def in_precision(policy: CompactPolicy, dtype: Precision | None) -> CompactPolicy:
+    """The policy with weights of `dtype`; None: as they are stored."""
+    if dtype is None or all(layer.precision == dtype for layer in policy.layers):
+        return policy
+    network = [(layer.matrix(), layer.bias) for layer in policy.layers]
+    return with_network(policy, network, dtype)
+
+
+def _with_example(policy: CompactPolicy) -> CompactPolicy:
+    if policy.example_observation.size:
+        return policy
+    return policy.with_example(policy.observation_of(np.zeros(policy.n_observations, np.float32)))
+
+
+def _scratch(layers: Sequence[Layer], forms: Sequence[Form]) -> tuple[int, int]:
+    """Numbers of both buffers: the inputs of layers 0, 2, … lie in the first, those of the others in the second."""
+    widths = [layers[0].n_inputs]
+    for layer, form in zip(layers, forms, strict=True):
+        widths.append(padded_outputs(layer, form))
+    return max(widths[0::2]), max(widths[1::2])
+
+
+def padded_outputs(layer: Layer, form: Form) -> int:
+    """Outputs that the layer's code writes: whole blocks."""
+    block = form.block if isinstance(form, ColumnForm) else 1
+    return -(-layer.n_outputs // block) * block
+
+
+def layer_form(layer: Layer, layout: Layout, target: Target, *, is_first: bool) -> Form:
+    """One layer in `layout`; auto takes what executes fewer instructions on `target`, unless it is MUCH_LARGER."""
+    if layout == "dense":
+        return dense_form(layer)
+    columns = column_form(layer)
+    if layout == "sparse":
+        return columns
+    dense = dense_form(layer)
+    active = 1.0 if is_first else ACTIVE
+    forms: list[Form] = sorted((columns, dense), key=lambda form: form.n_bytes)
+    smaller, larger = forms
+    is_faster = instructions(layer, larger, target, active) < instructions(layer, smaller, target, active)
+    return larger if is_faster and larger.n_bytes <= MUCH_LARGER * smaller.n_bytes else smaller
+
+
+def dense_form(layer: Layer) -> DenseForm:
+    """Every weight of a layer, by input."""
+    return DenseForm(np.ascontiguousarray(layer.stored_matrix().T))
+
+
+def column_form(layer: Layer) -> ColumnForm:
+    """The connections of a layer by input, with the indices that take fewer bytes."""
+    blocks = as_blocks(layer.stored_matrix(), layer.block)
+    columns, rows = np.nonzero(blocks.any(axis=2).T)
+    if not columns.size:  # C has no empty array
+        columns, rows = np.zeros((2, 1), np.int64)
+    values = np.ascontiguousarray(blocks[rows, columns])
+    n_inputs = layer.n_inputs
+    if len(blocks) <= 1 << 8:
+        return ColumnForm(layer.block, False, _counts(columns, n_inputs), rows.astype(np.uint8), values)
+    wide = ColumnForm(layer.block, False, _counts(columns, n_inputs), rows.astype(np.uint16), values)
+    return min(wide, _delta_form(layer, columns, rows, values), key=lambda form: form.n_bytes)
+
+
+def _counts(columns: Array, n_inputs: int) -> Array:
+    """Entries of each input, in the smallest type that holds them."""
+    counts = np.bincount(columns, minlength=n_inputs)
+    return counts.astype(np.uint8 if counts.max(initial=0) < 1 << 8 else np.uint16)
+
+
+def _delta_form(layer: Layer, columns: Array, rows: Array, values: Array) -> ColumnForm:
+    """With distances of 8 bits; a longer one is bridged by entries whose values are zero."""
+    is_start = np.ones(len(rows), bool)
+    is_start[1:] = columns[1:] != columns[:-1]
+    distance = rows - np.where(is_start, 0, np.concatenate([[0], rows[:-1]]))
+    bridges = np.maximum(distance - 1, 0) // 255
+    ends = np.cumsum(1 + bridges) - 1
+    n_entries = len(rows) + int(bridges.sum())
+    deltas = np.full(n_entries, 255, np.uint8)
+    deltas[ends] = distance - 255 * bridges
+    spread = np.zeros((n_entries, layer.block), values.dtype)
+    spread[ends] = values
+    return ColumnForm(layer.block, True, _counts(np.repeat(columns, 1 + bridges), layer.n_inputs), deltas, spread)
+
+
+def instructions(layer: Layer, form: Form, target: Target, active: float) -> float:
+    """What a layer executes for one observation, where `active` of its inputs are not zero."""
+    costs = COSTS[target][layer.precision]
+    if isinstance(form, DenseForm):
+        return layer.n_inputs * (DENSE_INPUT + active * costs.dense * layer.n_outputs)
+    entry = costs.single if form.block == 1 else costs.block
+    return layer.n_inputs * COLUMN_INPUT + active * entry * len(form.rows)
+
+
+def target_of_core(core: str) -> Target:
+    """The target whose costs stand for a device profile's core."""
+    return next((target for name, target in _TARGET_OF_CORE.items() if core.startswith(name)), "generic")
+
+
+def check_choice(option: str, value: str, known: Sequence[str]) -> None:
+    """Raise ConfigError unless `value` is one of those `known`."""
+    if value not in known:
+        suggestion = nearest(value, known) or f"; expected {', '.join(known)}"
+        raise ConfigError(f"{option} is {value[:40]!r}, which there is not{suggestion}")
+
+
+def check_dtype(dtype: str) -> None:
+    """Raise ConfigError unless `dtype` is a precision."""
+    check_choice("the data type", dtype, tuple(PRECISIONS))
+
+
+_TARGET_OF_CORE: Mapping[str, Target] = {
+    "Cortex-M7": "cortex-m7",
+    "Cortex-M4F": "cortex-m4",
+    "Cortex-M33F": "cortex-m4",
+    "Cortex-M0": "rp2040",
+    "RV32IMC": "rp2040",
+    "Xtensa": "esp32",
+}
+
+_WITH_FPU: Mapping[Precision, Costs] = {
+    "fp32": Costs(1.7, 6.1, 11.7),
+    "fp16": Costs(5.4, 9.3, 30.1),
+    "int8": Costs(3.5, 6.6, 22.3),
+}
+_PORTABLE: Mapping[Precision, Costs] = {
+    "fp32": Costs(3.2, 7.0, 22.0),
+    "fp16": Costs(11.8, 15.9, 54.3),
+    "int8": Costs(3.5, 6.6, 22.3),
+}
+_WITHOUT_FPU: Mapping[Precision, Costs] = {
+    "fp32": Costs(146, 207, 842),
+    "fp16": Costs(242, 330, 1332),
+    "int8": Costs(13.0, 17.8, 60.3),
+}
+COSTS: Mapping[Target, Mapping[Precision, Costs]] = {
+    "cortex-m4": _WITH_FPU,
+    "cortex-m7": _WITH_FPU,
+    "esp32": _PORTABLE,
+    "rp2040": _WITHOUT_FPU,
+    "generic": _PORTABLE,
+}
+"""Counted in QEMU at -O2, fitted over twelve networks: Cortex-M4F; the same without its own instructions, which stands
+for esp32 and generic; Cortex-M0+."""

@@ -1,0 +1,383 @@
+"""policy.safetensors: byte-exact against a file written without edgerl, and every refusal its reader can give."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgerl.errors import FileFormatError, UnsupportedModelError
+from edgerl.files.atomic import pack_tensors
+from edgerl.policy import format as policy_file
+from edgerl.policy.compact import CompactPolicy, Precision, make_layer
+from tests.policy.golden import make as golden
+from tests.policy.policies import assert_same, random_policy
+
+GOLDEN = Path(__file__).parent / "golden" / "policy.safetensors"
+GOLDEN_OFFSET = GOLDEN.with_name("policy-offset.safetensors")
+SOURCE = Path("policy.safetensors")
+
+Metadata = dict[str, Any]
+Tensors = dict[str, Any]
+
+
+def test_the_golden_file_is_what_its_script_makes() -> None:
+    assert GOLDEN.read_bytes() == golden.make()
+    assert GOLDEN_OFFSET.read_bytes() == golden.make(with_offset=True)
+
+
+def test_the_golden_file_is_read_and_written_byte_for_byte() -> None:
+    for path in (GOLDEN, GOLDEN_OFFSET):
+        assert policy_file.to_bytes(policy_file.load(path)) == path.read_bytes()
+
+
+def test_the_golden_files_content() -> None:
+    policy = policy_file.load(GOLDEN)
+    hidden, output = policy.layers
+    assert policy.architecture == "2-5-2"
+    assert hidden.matrix().tolist() == [[0, 0.5], [0, -1], [0, 2], [0, 0], [1.5, 0]]
+    assert (output.matrix() * 128).tolist() == [[127, 0, -127, 1, -1], [4, 6, 10, 14, -22]]
+    assert (policy.connections, hidden.stored_weights, hidden.n_bytes) == (13, 8, 2 * 8 + 4 * 5 + 2 * 2 + 4 * 3)
+    assert (policy.action_low.tolist(), policy.action_high.tolist()) == ([-1, -3], [2, 0.5])
+    assert policy.metadata == {"environment": "Golden-v0", "note": "é", "return": 1e-05}
+    np.testing.assert_allclose(policy(policy.example_observation), golden.EXAMPLE, rtol=1e-6)
+    np.testing.assert_allclose(policy.example_action, golden.EXAMPLE, rtol=1e-6)
+
+
+def test_the_golden_file_with_an_offset() -> None:
+    policy = policy_file.load(GOLDEN_OFFSET)
+    assert policy.observation_offset is not None
+    assert policy.observation_offset.tolist() == [5_800_000, 0]
+    assert policy.example_observation.tolist() == [5_800_001.25, -1]
+    np.testing.assert_allclose(policy(policy.example_observation), golden.SHIFTED_EXAMPLE, rtol=1e-6)
+    np.testing.assert_allclose(policy.example_action, golden.SHIFTED_EXAMPLE, rtol=1e-6)
+
+
+@given(
+    st.integers(0, 2**32),
+    st.lists(st.integers(1, 11), min_size=2, max_size=4),
+    st.sampled_from([1, 4]),
+    st.sampled_from(["fp32", "fp16", "int8"]),
+    st.booleans(),
+    st.sampled_from([0, 0.1, 0.5, 1]),
+    st.booleans(),
+)
+def test_round_trip(
+    seed: int, widths: list[int], block: int, precision: Precision, normalize: bool, density: float, offset: bool
+) -> None:
+    policy = random_policy(seed, tuple(widths), block, precision, normalize, density, offset)
+    data = policy_file.to_bytes(policy)
+    again = policy_file.from_bytes(data, SOURCE)
+    assert_same(again, policy)
+    assert policy_file.to_bytes(again) == data
+
+
+def test_save_and_load(tmp_path: Path) -> None:
+    policy = random_policy(0)
+    policy_file.save(policy, tmp_path / "p.safetensors")
+    assert_same(policy_file.load(str(tmp_path / "p.safetensors")), policy)
+    assert [path.name for path in tmp_path.iterdir()] == ["p.safetensors"]
+
+
+def test_metadata_survives_whatever_json_can_say() -> None:
+    about = {
+        "": [],
+        "sha256": "x",
+        "kind": "y",
+        "nested": {"list": [1, 2.5, None, True, "\u2028\ud800"]},
+        "big": 10**30,
+    }
+    policy = replace(random_policy(0), metadata=about)
+    assert policy_file.from_bytes(policy_file.to_bytes(policy), SOURCE).metadata == about
+
+
+# Hostile files, all with a valid checksum. Two layers, 4-6-2: a sparse one in blocks of 4 whose second block row is two
+# wide, and a dense int8 one.
+
+
+def _valid() -> tuple[Metadata, Tensors]:
+    layers = [
+        {"inputs": 4, "outputs": 6, "block": 4, "layout": "sparse", "precision": "fp32"},
+        {"inputs": 6, "outputs": 2, "block": 4, "layout": "dense", "precision": "int8"},
+    ]
+    values = np.arange(1, 13, dtype=np.float32).reshape(3, 4)
+    values[2, 2:] = 0
+    tensors = {
+        "layers.0.values": values,
+        "layers.0.columns": np.array([1, 3, 0], np.uint16),
+        "layers.0.row_starts": np.array([0, 2, 3], np.uint32),
+        "layers.0.bias": np.ones(6, np.float32),
+        "layers.1.values": np.arange(12, dtype=np.int8).reshape(2, 6),
+        "layers.1.scale": np.ones(2, np.float32),
+        "layers.1.bias": np.ones(2, np.float32),
+        "action.low": np.array([-1, -2], np.float32),
+        "action.high": np.array([1, 0.5], np.float32),
+        "observation.mean": np.zeros(4, np.float32),
+        "observation.scale": np.ones(4, np.float32),
+        "example.observation": np.zeros(4, np.float32),
+        "example.action": np.zeros(2, np.float32),
+    }
+    return {"layers": layers, "about": {}}, tensors
+
+
+def _load(metadata: Metadata, tensors: Tensors, version: int = 1) -> CompactPolicy:
+    return policy_file.from_bytes(pack_tensors("policy", version, metadata, tensors), SOURCE)
+
+
+def _refused(metadata: Metadata, tensors: Tensors, problem: str, version: int = 1) -> None:
+    with pytest.raises(
+        FileFormatError, match=rf"^policy\.safetensors is not valid: [^\n]*{problem}[^\n]*; make the file again$"
+    ):
+        _load(metadata, tensors, version)
+
+
+def test_the_file_that_the_hostile_ones_differ_from_is_valid() -> None:
+    policy = _load(*_valid())
+    assert policy.layers[0].matrix()[:, 3].tolist() == [5, 6, 7, 8, 0, 0]
+    assert policy.layers[0].matrix()[:, 0].tolist() == [0, 0, 0, 0, 9, 10]
+
+
+@pytest.mark.parametrize("name", [name for name in _valid()[1] if not name.startswith("observation")])
+def test_a_missing_tensor(name: str) -> None:
+    metadata, tensors = _valid()
+    del tensors[name]
+    _refused(metadata, tensors, f"tensor {name} is missing")
+
+
+@pytest.mark.parametrize("name", ["mean", "scale"])
+def test_normalisation_by_halves(name: str) -> None:
+    metadata, tensors = _valid()
+    del tensors[f"observation.{name}"]
+    _refused(metadata, tensors, r"tensor observation\.(mean|scale) is missing")
+    tensors = {key: tensor for key, tensor in tensors.items() if not key.startswith("observation")}
+    assert _load(metadata, tensors).observation_mean is None
+
+
+@pytest.mark.parametrize("name", list(_valid()[1]))
+def test_a_tensor_of_another_type(name: str) -> None:
+    metadata, tensors = _valid()
+    tensors[name] = tensors[name].astype(np.float64)
+    _refused(metadata, tensors, rf"{name} is float64\[.*\], expected [a-z]+[0-9]+\[.*\]")
+
+
+@pytest.mark.parametrize("name", list(_valid()[1]))
+@pytest.mark.parametrize("change", ["longer", "shorter", "deeper", "number"])
+def test_a_tensor_of_another_shape(name: str, change: str) -> None:
+    metadata, tensors = _valid()
+    tensor = tensors[name]
+    tensors[name] = {
+        "longer": np.concatenate([tensor, tensor[:1]]),
+        "shorter": tensor[:-1],
+        "deeper": tensor[..., None],
+        "number": tensor.ravel()[0].reshape(()),
+    }[change]
+    problem = r"is \w+\[.*\], expected \w+\[.*\]"
+    _refused(metadata, tensors, problem)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", [name for name, tensor in _valid()[1].items() if tensor.dtype == np.float32])
+def test_a_value_that_is_not_finite(name: str, value: float) -> None:
+    metadata, tensors = _valid()
+    tensors[name].flat[0] = value
+    _refused(metadata, tensors, f"{name} holds a value that is not finite")
+
+
+def _set(name: str, index: Any, value: Any) -> Callable[[Metadata, Tensors], None]:
+    def change(_: Metadata, tensors: Tensors) -> None:
+        tensors[name][index] = value
+
+    return change
+
+
+def _describe(layer: int, **changes: Any) -> Callable[[Metadata, Tensors], None]:
+    def change(metadata: Metadata, _: Tensors) -> None:
+        metadata["layers"][layer] |= changes
+
+    return change
+
+
+def _metadata(**changes: Any) -> Callable[[Metadata, Tensors], None]:
+    return lambda metadata, _: metadata.update(changes)
+
+
+def _surplus(name: str) -> Callable[[Metadata, Tensors], None]:
+    return lambda _, tensors: tensors.update({name: np.zeros(1)})
+
+
+def _without(key: str) -> Callable[[Metadata, Tensors], None]:
+    def change(metadata: Metadata, _: Tensors) -> None:
+        for layer in metadata["layers"]:
+            layer.pop(key)
+
+    return change
+
+
+TOO_MANY = "has .*, expected 1 to 65536"
+NOT_DESCRIBED = "is not described by inputs, outputs, block, layout, precision"
+
+HOSTILE = {
+    "column out of range": (_set("layers.0.columns", 1, 4), "layer 0 has a connection from input 4, expected below 4"),
+    "columns fall": (_set("layers.0.columns", slice(0, 2), [3, 1]), "columns of layer 0 are not strictly increasing"),
+    "column twice": (_set("layers.0.columns", 0, 3), "columns of layer 0 are not strictly increasing in each row"),
+    "row starts fall": (_set("layers.0.row_starts", 1, 4), "row starts of layer 0 do not rise from 0 to its 3 blocks"),
+    "row starts late": (_set("layers.0.row_starts", 0, 1), "row starts of layer 0 do not rise"),
+    "row starts end early": (_set("layers.0.row_starts", 2, 2), "row starts of layer 0 do not rise"),
+    "row starts end late": (_set("layers.0.row_starts", 2, 4), "row starts of layer 0 do not rise"),
+    "row starts huge": (_set("layers.0.row_starts", 1, 2**32 - 1), "row starts of layer 0 do not rise"),
+    "padding": (_set("layers.0.values", (2, 3), 1), "layer 0 has weights beyond its 6 outputs"),
+    "low equals high": (_set("action.low", 0, 1), "an action bound's low is not below its high"),
+    "low above high": (_set("action.low", 1, 3), "an action bound's low is not below its high"),
+    "surplus tensor": (_surplus("layers.2.bias"), r"tensor 'layers\.2\.bias' does not belong in a policy"),
+    "surplus tensor, odd name": (_surplus("a\n" * 99), r"tensor '(a\\n)+' does not belong in a policy"),
+    "scale of fp32": (_surplus("layers.0.scale"), r"tensor 'layers\.0\.scale' does not belong in a policy"),
+    "index of dense": (_surplus("layers.1.columns"), r"tensor 'layers\.1\.columns' does not belong in a policy"),
+    "layers do not fit": (_describe(1, inputs=7), r"layers\.1\.values is int8\[2, 6\], expected int8\[2, 7\]"),
+    "block 3": (_describe(0, block=3), "layer 0 has block 3 and layout 'sparse'"),
+    "block true": (_describe(1, block=True), "layer 1 has block True and layout 'dense'"),
+    "block 4.0": (_describe(1, block=4.0), "layer 1 has block 4.0"),
+    "layout": (_describe(0, layout="\x1b[1m\n"), r"layer 0 has block 4 and layout '\\x1b\[1m\\n'"),
+    "layout list": (_describe(0, layout=[]), r"layer 0 has block 4 and layout \[\]"),
+    "precision": (_describe(0, precision="fp64"), "layer 0 has precision 'fp64', expected fp32, fp16, int8"),
+    "precision list": (_describe(0, precision=["fp32"]), r"layer 0 has precision \['fp32'\]"),
+    "precision of another": (_describe(0, precision="fp16"), "layers.0.values is float32.* expected float16"),
+    "inputs true": (_describe(0, inputs=True), f"layer 0 {TOO_MANY}"),
+    "inputs text": (_describe(0, inputs="4\n"), r"layer 0 has '4\\n' inputs, expected 1 to 65536"),
+    "inputs float": (_describe(0, inputs=4.0), f"layer 0 {TOO_MANY}"),
+    "inputs none": (_describe(0, inputs=None), f"layer 0 {TOO_MANY}"),
+    "inputs 0": (_describe(0, inputs=0), f"layer 0 {TOO_MANY}"),
+    "outputs negative": (_describe(1, outputs=-1), f"layer 1 {TOO_MANY}"),
+    "outputs too many": (_describe(1, outputs=65537), f"layer 1 {TOO_MANY}"),
+    "outputs huge": (_describe(1, outputs=10**4000), f"layer 1 {TOO_MANY}"),
+    "positions": (_describe(0, inputs=65536, outputs=257), "layer 0 is 257 × 65536, expected at most 16777216"),
+    "no layers": (_metadata(layers=[]), "its layers are no list of 1 to 64"),
+    "65 layers": (_metadata(layers=[{}] * 65), "its layers are no list of 1 to 64"),
+    "layers object": (_metadata(layers={"0": {}}), "its layers are no list of 1 to 64"),
+    "layers none": (_metadata(layers=None), "its layers are no list of 1 to 64"),
+    "layer list": (_metadata(layers=[[]]), f"layer 0 {NOT_DESCRIBED}"),
+    "layer key missing": (_without("block"), f"layer 0 {NOT_DESCRIBED}"),
+    "layer key surplus": (_describe(0, activation="relu"), f"layer 0 {NOT_DESCRIBED}"),
+    "about list": (_metadata(about=[]), "its metadata 'about' is no JSON object"),
+    "about none": (_metadata(about=None), "its metadata 'about' is no JSON object"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "problem"), HOSTILE.values(), ids=HOSTILE)
+def test_hostile_file(change: Callable[[Metadata, Tensors], None], problem: str) -> None:
+    metadata, tensors = _valid()
+    change(metadata, tensors)
+    _refused(metadata, tensors, problem)
+
+
+def test_layers_that_do_not_fit_together() -> None:
+    metadata, tensors = _valid()
+    metadata["layers"][1] |= {"inputs": 3}
+    tensors["layers.1.values"] = tensors["layers.1.values"][:, :3]
+    _refused(metadata, tensors, "layer 0 has 6 outputs, the next 3 inputs")
+
+
+def test_a_metadata_key_that_is_missing() -> None:
+    for key, problem in (("layers", "its layers are no list"), ("about", "'about' is no JSON object")):
+        metadata, tensors = _valid()
+        del metadata[key]
+        _refused(metadata, tensors, problem)
+
+
+def test_a_sparse_layer_of_dense_index_is_refused_where_two_rows_are_one() -> None:
+    """Rows of one block each: the columns may fall from row to row, but not inside one."""
+    metadata, tensors = _valid()
+    tensors["layers.0.row_starts"][1] = 3
+    tensors["layers.0.values"][2] = 1
+    _refused(metadata, tensors, "columns of layer 0 are not strictly increasing")
+    tensors["layers.0.columns"][:] = [0, 1, 3]
+    assert _load(metadata, tensors).layers[0].matrix()[4:].any() == np.False_
+
+
+def _empty_layers(count: int, width: int) -> tuple[Metadata, Tensors]:
+    layer = {"inputs": width, "outputs": width, "block": 4, "layout": "sparse", "precision": "fp32"}
+    tensors: Tensors = {}
+    for index in range(count):
+        tensors[f"layers.{index}.values"] = np.zeros((0, 4), np.float32)
+        tensors[f"layers.{index}.columns"] = np.zeros(0, np.uint16)
+        tensors[f"layers.{index}.row_starts"] = np.zeros(-(-width // 4) + 1, np.uint32)
+        tensors[f"layers.{index}.bias"] = np.zeros(width, np.float32)
+    for name in ("action.low", "example.observation", "example.action"):
+        tensors[name] = np.zeros(width, np.float32)
+    tensors["action.high"] = np.ones(width, np.float32)
+    return {"layers": [layer] * count, "about": {}}, tensors
+
+
+def test_a_small_file_cannot_unfold_to_gigabytes() -> None:
+    assert _load(*_empty_layers(4, 4096)).connections == 0
+    _refused(*_empty_layers(5, 4096), "its layers have more than 67108864 positions")
+    assert _load(*_empty_layers(64, 2)).architecture == "-".join(["2"] * 65)
+
+
+def test_what_the_format_cannot_hold_is_not_made() -> None:
+    wide = np.zeros((1, 65537), np.float32)
+    with pytest.raises(UnsupportedModelError, match=r"a layer is 1 × 65537; expected at most 65536 units"):
+        make_layer(wide, np.zeros(1), 1)
+    with pytest.raises(UnsupportedModelError, match=r"a layer is 65537 × 1; expected at most 65536 units"):
+        make_layer(wide.T, np.zeros(65537), 1)
+    large = np.broadcast_to(np.float32(0), (4097, 4096))
+    with pytest.raises(UnsupportedModelError, match=r"a layer is 4097 × 4096; .* 16777216 weights"):
+        make_layer(large, np.zeros(4097), 1)
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_numbers_that_are_no_json(number: str) -> None:
+    """An old trap: such a text cannot be hashed, and no hash must not pass for the right one."""
+    data = GOLDEN.read_bytes()
+    (length,) = struct.unpack_from("<Q", data)
+    header = json.loads(data[8 : 8 + length])
+    metadata = json.loads(header["__metadata__"]["edgerl"])
+    text = json.dumps({**metadata, "sha256": ""}, sort_keys=True, separators=(",", ":")).replace("1e-05", number)
+    header["__metadata__"]["edgerl"] = text
+    changed = json.dumps(header).encode()
+    with pytest.raises(FileFormatError, match=r"is no edgerl tensor file, or is truncated \([^\n]*\)$"):
+        policy_file.from_bytes(struct.pack("<Q", len(changed)) + changed + data[8 + length :], SOURCE)
+
+
+def test_an_offset_belongs_to_version_2_and_only_there() -> None:
+    metadata, tensors = _valid()
+    shift = {"example.observation": np.zeros(4), "observation.offset": np.full(4, 1e7)}
+    assert _load(metadata, tensors | shift, 2).observation_offset is not None
+    _refused(metadata, tensors | shift, r"example\.observation is float64\[4\], expected float32\[4\]")
+    _refused(metadata, tensors | {"observation.offset": np.full(4, 1e7)}, "tensor 'observation.offset' does not belong")
+    _refused(metadata, tensors, r"tensor observation\.offset is missing", 2)
+    shift["example.observation"] = np.zeros(4, np.float32)
+    _refused(metadata, tensors | shift, r"example\.observation is float32\[4\], expected float64\[4\]", 2)
+
+
+@pytest.mark.parametrize("number", [0.5, -1e7 - 0.25, 2.0**53 + 2, -1e300])
+def test_an_offset_is_whole_and_exact_in_float64(number: float) -> None:
+    metadata, tensors = _valid()
+    offset = np.array([0, 1e7, -(2.0**53), number])
+    shift = {"example.observation": np.zeros(4), "observation.offset": offset}
+    _refused(
+        metadata, tensors | shift, r"observation\.offset holds a number that is not whole or beyond ±9\.0072e\+15", 2
+    )
+
+
+def test_a_file_of_another_kind() -> None:
+    with pytest.raises(FileFormatError, match=r"policy\.safetensors holds 'checkpoint'; expected 'policy'"):
+        policy_file.from_bytes(pack_tensors("checkpoint", 1, {}, {}), SOURCE)
+    with pytest.raises(FileFormatError, match=r"has format version 3; this edgerl reads version 1 or 2"):
+        policy_file.from_bytes(pack_tensors("policy", 3, {}, {}), SOURCE)
+
+
+def test_the_specification_lists_as_many_refusals_as_the_reader_has() -> None:
+    specification = (Path(__file__).parents[2] / "docs" / "format.md").read_text()
+    _, _, section = specification.partition("### Refusals of a policy")
+    section, _, _ = section.partition("\n## ")
+    listed = [line for line in section.splitlines() if line.split(".")[0].isdecimal()]
+    source = Path(policy_file.__file__).read_text()
+    assert len(listed) == source.count("raise self.fail(")
