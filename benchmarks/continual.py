@@ -1,8 +1,8 @@
 """Learning on after a drift: a frozen policy, and learners with SET, with a static topology, and dense.
 
 A policy is trained on HalfCheetah-v5; then its body changes (edgerl.environments.drift, at the default strengths), and
-for 150 000 steps a Learner with a replay of 50 000 transitions in fp16 goes on. Every run is a file in the work folder, so
-that the script can be stopped and started again.
+for 150 000 steps a Learner with a replay of 50 000 transitions in fp16 goes on. Every run is a file in the work folder,
+so that the script can be stopped and started again.
 
     python benchmarks/continual.py --work build/continual --workers 2
     python benchmarks/continual.py --table        # the tables of docs/results.md, from what is there

@@ -13,24 +13,14 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from typing import Any, Literal, get_args, get_type_hints
 
-from edgerl.algorithms.topology import (
-    Distribution,
-    LayerPlan,
-    OutputLayer,
-    describe_fixed_layers,
-    plan_by_lambdas,
-    plan_by_sparsity,
-    plan_dense,
-)
 from edgerl.environments.arguments import NOTHING, Arguments, checked, task
 from edgerl.errors import ConfigError, nearest
-from edgerl.policy.compact import MAXIMUM_POSITIONS, MAXIMUM_UNITS
-from edgerl.policy.format import MAXIMUM_NETWORK_POSITIONS
 
 Method = Literal["td3", "static-td3", "ds-td3"]
+Distribution = Literal["er", "uniform"]
+OutputLayer = Literal["dense", "sparse"]
 Growth = Literal["random", "gradient"]
 DropSchedule = Literal["constant", "cosine"]
 Preset = Literal["paper", "quick"]
@@ -62,6 +52,12 @@ class NetworkConfig:
     output_layer: OutputLayer = "dense"  # sparse: in the budget of a sparsity, like the others; paper: dense
     actor_sparsity: float | None = _number(None, "as sparsity, for the actor instead of it", "[0, 1)", "RLx2")
     critic_sparsity: float | None = _number(None, "as sparsity, for each critic instead of it", "[0, 1)", "RLx2")
+
+    @property
+    def sparsities(self) -> tuple[float | None, float | None]:
+        """Of the actor and of each critic; None where none was given."""
+        actor, critic = (self.sparsity if own is None else own for own in (self.actor_sparsity, self.critic_sparsity))
+        return actor, critic
 
 
 @dataclass(frozen=True)
@@ -226,7 +222,7 @@ def _with_densities(config: Config) -> Config:
     leaves the λ out too: what it does not say itself is half dense.
     """
     network = config.network
-    if network.method == "td3" or None not in _sparsities(network):
+    if network.method == "td3" or None not in network.sparsities:
         return config
     lambdas = PAPER_LAMBDAS.get(config.environment.removesuffix("-v5"))
     if lambdas is None or network.hidden != (256, 256) or _beyond_lambdas(network):
@@ -258,14 +254,6 @@ def validated(config: Config) -> Config:
     if config.schedule.replay_capacity <= config.td3.n_step:
         raise ConfigError(f"replay_capacity is {config.schedule.replay_capacity}; expected more than n_step")
     return config
-
-
-def _sparsities(network: NetworkConfig) -> tuple[float | None, float | None]:
-    """The sparsity of the actor and of each critic; None where none was given."""
-    actor, critic = (
-        network.sparsity if own is None else own for own in (network.actor_sparsity, network.critic_sparsity)
-    )
-    return actor, critic
 
 
 def _given_sparsities(network: NetworkConfig) -> list[str]:
@@ -360,39 +348,6 @@ def _inside(value: float, interval: str) -> bool:
     return above and (value <= high if match[4] == "]" else value < high) and value not in (math.inf, -math.inf)
 
 
-def plan_networks(
-    config: NetworkConfig, n_observations: int, n_actions: int
-) -> tuple[tuple[LayerPlan, ...], tuple[LayerPlan, ...]]:
-    """The layers of the actor and of each critic. Raises ConfigError where the sparsity asked for is impossible."""
-    actor = (n_observations, *config.hidden, n_actions)
-    critic = (n_observations + n_actions, *config.hidden, 1)
-    for widths in (actor, critic):
-        _check_size(widths)
-    if config.method == "td3":
-        return plan_dense(actor), plan_dense(critic)
-    if config.lambda1 is not None and config.lambda2 is not None:
-        lambdas = (config.lambda1, config.lambda2)
-        return plan_by_lambdas(actor, lambdas, config.block), plan_by_lambdas(critic, lambdas, config.block)
-    actor_plan, critic_plan = (
-        _plan_by_sparsity(config, widths, sparsity)
-        for widths, sparsity in zip((actor, critic), _sparsities(config), strict=True)
-    )
-    return actor_plan, critic_plan
-
-
-def _plan_by_sparsity(config: NetworkConfig, widths: tuple[int, ...], sparsity: float | None) -> tuple[LayerPlan, ...]:
-    assert sparsity is not None  # make_config and from_json see to it
-    return plan_by_sparsity(
-        widths, sparsity, config.block, distribution=config.distribution, output_layer=config.output_layer
-    )
-
-
-def last_update(config: Config) -> int:
-    """The critic update from which on the topology stays as it is: the run's last, or the end of a cosine schedule."""
-    steps = config.evolution.drop_schedule_steps or config.schedule.steps
-    return max(steps - config.schedule.start_steps, 1)
-
-
 def extended(config: Config, steps: int) -> Config:
     """The configuration of a run that goes on to another number of steps. A cosine schedule keeps the end that it had;
     without one, it is that of a run which had so many steps from the start.
@@ -417,51 +372,6 @@ def is_continued_by(earlier: Config, later: Config) -> bool:
         return False
 
 
-def drop_fraction_at(config: EvolutionConfig, update: int, last_update: int) -> float:
-    """The share ζ of a layer's blocks that the evolution step of critic update `update` drops.
-
-    update: in [1, last_update]. last_update: as the function of that name says; the cosine ends there.
-
-    Source of the cosine: Evci et al. (2020), f(t) = ζ/2 · (1 + cos(π t / T)).
-    """
-    if config.drop_schedule == "constant":
-        return config.drop_fraction
-    return config.drop_fraction * 0.5 * (1 + math.cos(math.pi * update / last_update))
-
-
-def drops_at_least_one(config: EvolutionConfig, update: int, last_update: int) -> bool:
-    """Whether a layer whose share rounds to nothing drops one block nevertheless.
-
-    It does unless ζ is 0; under the cosine as long as at least half of ζ is left, which of one block rounds to one.
-    """
-    return config.drop_fraction > 0 and (config.drop_schedule == "constant" or 2 * update <= last_update)
-
-
-def notice_of_fixed_layers(config: Config, n_observations: int, n_actions: int) -> str | None:
-    """The line that a person should read where a run is to evolve, and a sparse layer is too small for it."""
-    if config.network.method != "ds-td3" or config.evolution.drop_fraction == 0:
-        return None
-    return describe_fixed_layers(*plan_networks(config.network, n_observations, n_actions))
-
-
-def n_step_at(config: TD3Config, update: int) -> int:
-    """Rewards per return in the batch of critic update `update`, which counts from 1.
-
-    Source of the delay: Tan et al. (2023): while the policy changes fast, old transitions make n-step returns wrong.
-    """
-    return config.n_step if update > config.n_step_delay else 1
-
-
-def _check_size(widths: tuple[int, ...]) -> None:
-    """Refuse at the start what no policy file could hold at the first checkpoint."""
-    sizes = [n * m for n, m in pairwise(widths)]
-    if max(widths) > MAXIMUM_UNITS or max(sizes) > MAXIMUM_POSITIONS or sum(sizes) > MAXIMUM_NETWORK_POSITIONS:
-        raise ConfigError(
-            f"a network {'-'.join(map(str, widths))} is too large; expected layers of at most {MAXIMUM_UNITS} units "
-            f"and {MAXIMUM_POSITIONS} weights, {MAXIMUM_NETWORK_POSITIONS} in all"
-        )
-
-
 def to_json(config: Config) -> str:
     """The content of config.json."""
     return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
@@ -482,7 +392,7 @@ def from_json(data: Mapping[str, Any], source: str) -> Config:
         config: Config = _section(Config, {**data, **sections}, "config")
         config = validated(config)
         network = config.network
-        if network.method != "td3" and network.lambda1 is None and None in _sparsities(network):
+        if network.method != "td3" and network.lambda1 is None and None in network.sparsities:
             raise ConfigError("neither lambda1 and lambda2 nor a sparsity of both networks is there")
     except KeyError as error:
         raise ConfigError(f"{source}: {error.args[0]} is missing") from error

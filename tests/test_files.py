@@ -22,6 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgerl.errors import FileFormatError, OutputError
+from edgerl.files import atomic as files
 from edgerl.files.atomic import (
     HEADER_ALIGNMENT,
     MAXIMUM_NESTING,
@@ -35,7 +36,6 @@ from edgerl.files.atomic import (
     write_atomically,
     write_tensors,
 )
-from edgerl.files import atomic as files
 from edgerl.files.disk import Disk
 from tests.faults import FaultyDisk, PowerCut
 

@@ -19,8 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgerl.errors import FileFormatError, OutputError
-from edgerl.files.atomic import CHUNK_BYTES, HEADER_ALIGNMENT, TensorReader, pack_tensors, read_bytes, write_tensors
 from edgerl.files import atomic as files
+from edgerl.files.atomic import CHUNK_BYTES, HEADER_ALIGNMENT, TensorReader, pack_tensors, read_bytes, write_tensors
 from edgerl.files.disk import Disk
 from tests.faults import SHORT, FaultyDisk
 

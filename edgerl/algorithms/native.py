@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgerl.algorithms.evolution import last_update
 from edgerl.algorithms.normalizer import Normalizer
 from edgerl.algorithms.state import Arrays, take
-from edgerl.algorithms.topology import LayerPlan, Mask, input_degrees
-from edgerl.config import Config, last_update, plan_networks
+from edgerl.algorithms.topology import LayerPlan, Mask, input_degrees, plan_networks
+from edgerl.config import Config
 from edgerl.edge.continual.replay import Replay
 from edgerl.edge.engine.arena import NETWORKS, LayerArrays, LearnerArena, replay_structure, rows_of
 from edgerl.edge.engine.library import LayerPlanStructure, LearnerConfig, Library, Progress, library

@@ -19,20 +19,19 @@ import torch
 import torch.nn.functional as F  # noqa: N812 — PyTorch's own convention
 from torch import Tensor, nn
 
-from edgerl.algorithms.normalizer import Normalizer
-from edgerl.algorithms.state import Arrays, take
-from edgerl.algorithms.topology import (
-    LayerPlan,
-    Mask,
-    draw_mask,
-    expand,
-    input_degrees,
+from edgerl.algorithms.evolution import (
+    drop_fraction_at,
+    drops_at_least_one,
+    last_update,
     select_drop,
     select_gradient_growth,
     select_random_growth,
     select_target_pruning,
 )
-from edgerl.config import Config, drop_fraction_at, drops_at_least_one, last_update, n_step_at, plan_networks
+from edgerl.algorithms.normalizer import Normalizer
+from edgerl.algorithms.state import Arrays, take
+from edgerl.algorithms.topology import LayerPlan, Mask, draw_mask, expand, input_degrees, plan_networks
+from edgerl.config import Config, TD3Config
 from edgerl.edge.continual.replay import Batch, Replay
 from edgerl.edge.engine.random import Draws, Network, Purpose, below, normal, uniform
 from edgerl.errors import ConfigError
@@ -449,3 +448,11 @@ class Agent:
             float(sums.critic) / max(sums.critic_updates, 1),
             float(sums.actor) / max(sums.actor_updates, 1),
         )
+
+
+def n_step_at(config: TD3Config, update: int) -> int:
+    """Rewards per return in the batch of critic update `update`, which counts from 1.
+
+    Source of the delay: Tan et al. (2023): while the policy changes fast, old transitions make n-step returns wrong.
+    """
+    return config.n_step if update > config.n_step_delay else 1

@@ -1,4 +1,4 @@
-"""Sparse topologies: Erdős–Rényi counts and masks, drop and grow. Pure functions on arrays.
+"""Sparse topologies: Erdős–Rényi counts of connections, and the masks that have them. Pure functions on arrays.
 
 The unit of topology is a block: `block` consecutive outputs × one input; block 1 is the paper's unstructured topology.
 A mask is bool [block rows, inputs] with block rows = ceil(outputs / block). Where outputs is no multiple of `block` the
@@ -14,19 +14,20 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from edgerl.config import Config, Distribution, NetworkConfig, OutputLayer
 from edgerl.edge.engine.random import Draws, Network, Purpose, sample_without_replacement
 from edgerl.errors import ConfigError
+from edgerl.policy.compact import MAXIMUM_POSITIONS, MAXIMUM_UNITS
+from edgerl.policy.format import MAXIMUM_NETWORK_POSITIONS
 from edgerl.policy.shape import LayerShape
 
 Mask = npt.NDArray[np.bool_]
 Array = npt.NDArray[Any]
-Distribution = Literal["er", "uniform"]
-OutputLayer = Literal["dense", "sparse"]
 
 _NARROW = 1 << 16  # distinguishes the draws of a layer's narrow blocks from those of its full ones
 
@@ -258,81 +259,45 @@ def block_magnitude(weight: Array, block: int) -> Array:
     return result
 
 
-def select_drop(weight: Array, mask: Mask, plan: LayerPlan, fraction: float, *, at_least_one: bool = False) -> Mask:
-    """The blocks that an evolution step removes, as a mask of blocks.
-
-    Block 1: every weight that is exactly zero (it never got a gradient, or was flushed), then the fraction ζ of the
-    smallest positive and of the largest negative ones. Larger blocks: the fraction ζ with the smallest mean |w|. Ties
-    go by lower position; never more are dropped than there are absent positions to grow into. Where nothing is left to
-    drop and `at_least_one` says so, the block with the smallest mean |w| goes, if the layer can rewire at all.
-    """
-    magnitude = block_magnitude(weight, plan.block)
-    if plan.block == 1:
-        positive, negative = mask & (weight > 0), mask & (weight < 0)
-        drop: Mask = mask & (weight == 0)
-        drop |= _smallest(magnitude, positive, round_half_up(fraction * int(positive.sum())))
-        drop |= _smallest(magnitude, negative, round_half_up(fraction * int(negative.sum())))
-    else:
-        drop = _smallest(magnitude, mask, round_half_up(fraction * int(mask.sum())))
-    for rows, _, _ in plan.classes():
-        drop[rows] = _smallest(magnitude[rows], drop[rows], int((~mask[rows]).sum()))
-    if at_least_one and plan.can_rewire and not drop.any():
-        movable = np.zeros_like(mask)
-        for rows, _ in plan.growing_classes():
-            movable[rows] = mask[rows]
-        drop = _smallest(magnitude, movable, 1)
-    return drop
+def plan_networks(
+    config: NetworkConfig, n_observations: int, n_actions: int
+) -> tuple[tuple[LayerPlan, ...], tuple[LayerPlan, ...]]:
+    """The layers of the actor and of each critic. Raises ConfigError where the sparsity asked for is impossible."""
+    actor = (n_observations, *config.hidden, n_actions)
+    critic = (n_observations + n_actions, *config.hidden, 1)
+    for widths in (actor, critic):
+        _check_size(widths)
+    if config.method == "td3":
+        return plan_dense(actor), plan_dense(critic)
+    if config.lambda1 is not None and config.lambda2 is not None:
+        lambdas = (config.lambda1, config.lambda2)
+        return plan_by_lambdas(actor, lambdas, config.block), plan_by_lambdas(critic, lambdas, config.block)
+    actor_plan, critic_plan = (
+        _plan_by_sparsity(config, widths, sparsity)
+        for widths, sparsity in zip((actor, critic), config.sparsities, strict=True)
+    )
+    return actor_plan, critic_plan
 
 
-def select_random_growth(
-    mask: Mask, drop: Mask, plan: LayerPlan, draws: Draws, *, update: int, network: Network, layer: int
-) -> Mask:
-    """As many blocks as were dropped, uniformly among those that were absent before the step (SET)."""
-    grow = np.zeros_like(mask)
-    for rows, _, offset in plan.classes():
-        absent = np.flatnonzero(~mask[rows])
-        words = draws.words(Purpose.GROWTH, update, int(drop[rows].sum()), network=network, layer=layer + offset)
-        grow[rows].reshape(-1)[absent[sample_without_replacement(words, len(absent))]] = True
-    return grow
+def _plan_by_sparsity(config: NetworkConfig, widths: tuple[int, ...], sparsity: float | None) -> tuple[LayerPlan, ...]:
+    assert sparsity is not None  # make_config and from_json see to it
+    return plan_by_sparsity(
+        widths, sparsity, config.block, distribution=config.distribution, output_layer=config.output_layer
+    )
 
 
-def select_gradient_growth(mask: Mask, drop: Mask, plan: LayerPlan, gradient: Array) -> Mask:
-    """As many blocks as were dropped: the absent ones with the largest L1 norm of the gradient (RigL).
-
-    Source: Evci et al. 2020. gradient: of every position, [outputs, inputs]. Ties go by lower position.
-    """
-    score = -block_magnitude(gradient, plan.block)
-    grow = np.zeros_like(mask)
-    for rows, _, _ in plan.classes():
-        grow[rows] = _smallest(score[rows], ~mask[rows], int(drop[rows].sum()))
-    return grow
+def _check_size(widths: tuple[int, ...]) -> None:
+    """Refuse at the start what no policy file could hold at the first checkpoint."""
+    sizes = [n * m for n, m in pairwise(widths)]
+    if max(widths) > MAXIMUM_UNITS or max(sizes) > MAXIMUM_POSITIONS or sum(sizes) > MAXIMUM_NETWORK_POSITIONS:
+        raise ConfigError(
+            f"a network {'-'.join(map(str, widths))} is too large; expected layers of at most {MAXIMUM_UNITS} units "
+            f"and {MAXIMUM_POSITIONS} weights, {MAXIMUM_NETWORK_POSITIONS} in all"
+        )
 
 
-def select_target_pruning(weight: Array, support: Mask, plan: LayerPlan) -> Mask:
-    """The blocks of a target's support with the smallest mean |w| that it has beyond the planned number of blocks.
-
-    Called at every soft update, hence a selection and not a sort.
-    """
-    magnitude = block_magnitude(weight, plan.block)
-    pruned = np.zeros_like(support)
-    for rows, planned, _ in plan.classes():
-        surplus = int(np.count_nonzero(support[rows])) - planned
-        pruned[rows] = _smallest(magnitude[rows], support[rows], surplus)
-    return pruned
-
-
-def _smallest(value: Array, among: Mask, count: int) -> Mask:
-    """The `count` positions in `among` with the smallest value, ties by lower position; all where there are fewer."""
-    if count <= 0:
-        return np.zeros_like(among)
-    positions = np.flatnonzero(among)
-    if count >= len(positions):
-        return among.copy()
-    candidates = value.reshape(-1)[positions]
-    threshold = np.partition(candidates, count - 1)[count - 1]
-    low = np.flatnonzero(candidates <= threshold)
-    below = candidates[low] < threshold
-    ties = low[~below][: count - int(np.count_nonzero(below))]
-    selected = np.zeros(among.shape, bool)
-    selected.reshape(-1)[positions[np.concatenate([low[below], ties])]] = True
-    return selected
+def notice_of_fixed_layers(config: Config, n_observations: int, n_actions: int) -> str | None:
+    """The line that a person should read where a run is to evolve, and a sparse layer is too small for it."""
+    if config.network.method != "ds-td3" or config.evolution.drop_fraction == 0:
+        return None
+    return describe_fixed_layers(*plan_networks(config.network, n_observations, n_actions))

@@ -74,7 +74,7 @@ def command(
 
 
 def _report(config: Config) -> dict[str, Any]:
-    from edgerl.config import plan_networks
+    from edgerl.algorithms.topology import plan_networks
     from edgerl.environments.make import make
     from edgerl.policy.shape import connections, dense
     from edgerl.profiling.budgets.costs import inference_flops, training_cost

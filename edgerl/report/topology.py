@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgerl.algorithms.topology import LayerPlan, Mask, draw_mask, expand
-from edgerl.config import plan_networks
+from edgerl.algorithms.topology import LayerPlan, Mask, draw_mask, expand, plan_networks
 from edgerl.edge.engine.random import Draws, Network
 from edgerl.errors import ConfigError, FileFormatError
 from edgerl.policy.compact import CompactPolicy

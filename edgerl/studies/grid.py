@@ -11,7 +11,8 @@ from itertools import pairwise
 from typing import Any
 
 from edgerl.algorithms.engine import Notice, with_engine
-from edgerl.config import Config, EvolutionConfig, make_config, plan_networks, with_episode_limit
+from edgerl.algorithms.topology import plan_networks
+from edgerl.config import Config, EvolutionConfig, make_config, with_episode_limit
 from edgerl.environments.arguments import slug
 from edgerl.environments.make import make_for_run
 from edgerl.errors import ConfigError, nearest, quoted

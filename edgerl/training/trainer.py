@@ -20,16 +20,8 @@ from edgerl.algorithms.engine import Notice, with_engine
 from edgerl.algorithms.native import NativeAgent
 from edgerl.algorithms.normalizer import Normalizer
 from edgerl.algorithms.td3 import Agent
-from edgerl.config import (
-    PRESETS,
-    Config,
-    Preset,
-    extended,
-    is_continued_by,
-    make_config,
-    notice_of_fixed_layers,
-    with_episode_limit,
-)
+from edgerl.algorithms.topology import notice_of_fixed_layers
+from edgerl.config import PRESETS, Config, Preset, extended, is_continued_by, make_config, with_episode_limit
 from edgerl.edge.continual.replay import Boundary, Replay
 from edgerl.edge.engine.random import Purpose, uniform
 from edgerl.environments.consent import check_consent, resume_command

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from edgerl import train
-from edgerl.algorithms.td3 import Agent
+from edgerl.algorithms.td3 import Agent, n_step_at
 from edgerl.algorithms.topology import expand
-from edgerl.config import Config, make_config, n_step_at
+from edgerl.config import Config, make_config
 from edgerl.edge.continual.replay import Batch, Boundary, Replay
 from edgerl.errors import ConfigError
 

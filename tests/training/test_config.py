@@ -8,19 +8,18 @@ from typing import Any
 
 import pytest
 
+from edgerl.algorithms.evolution import drop_fraction_at, drops_at_least_one
+from edgerl.algorithms.td3 import n_step_at
+from edgerl.algorithms.topology import plan_networks
 from edgerl.config import (
     Config,
     EvolutionConfig,
     NetworkConfig,
     ScheduleConfig,
     TD3Config,
-    drop_fraction_at,
-    drops_at_least_one,
     from_json,
     make_config,
-    n_step_at,
     option_names,
-    plan_networks,
     to_json,
 )
 from edgerl.errors import ConfigError

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 import edgerl
-from edgerl.config import drop_fraction_at, extended, is_continued_by, last_update, make_config
+from edgerl.algorithms.evolution import drop_fraction_at, last_update
+from edgerl.config import extended, is_continued_by, make_config
 from edgerl.edge.continual.replay import Replay
 from edgerl.errors import ConfigError, EdgerlError, FileFormatError
 from edgerl.report import sources

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from edgerl.algorithms.native import NativeAgent, NativeLayer, learner_config
 from edgerl.algorithms.normalizer import Normalizer
 from edgerl.algorithms.td3 import Agent
-from edgerl.config import Config, plan_networks
+from edgerl.algorithms.topology import plan_networks
+from edgerl.config import Config
 from edgerl.edge.continual.replay import Replay
 from edgerl.edge.engine.arena import LearnerArena, replay_structure
 from edgerl.edge.engine.library import ISAS, Isa, library

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import edgerl
-from edgerl.algorithms.topology import draw_mask, expand
-from edgerl.config import make_config, plan_networks
+from edgerl.algorithms.topology import draw_mask, expand, plan_networks
+from edgerl.config import make_config
 from edgerl.edge.engine.random import Draws, Network
 from edgerl.errors import FileFormatError
 from edgerl.training import checkpoint as checkpoint_file

@@ -11,10 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgerl.algorithms.evolution import select_drop, select_gradient_growth, select_random_growth, select_target_pruning
 from edgerl.algorithms.topology import (
-    Distribution,
     LayerPlan,
-    OutputLayer,
     block_magnitude,
     describe_fixed_layers,
     draw_mask,
@@ -23,11 +22,8 @@ from edgerl.algorithms.topology import (
     plan_by_sparsity,
     plan_dense,
     plan_layer,
-    select_drop,
-    select_gradient_growth,
-    select_random_growth,
-    select_target_pruning,
 )
+from edgerl.config import Distribution, OutputLayer
 from edgerl.edge.engine.random import Draws, Network
 from edgerl.errors import ConfigError
 
