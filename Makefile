@@ -18,7 +18,7 @@ $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)
 
 # The editable install compiles the engine: it is made anew whenever the C sources are.
-ENGINE := $(wildcard edgerl/edge/engine/*)
+ENGINE := $(wildcard edgerl/edge/engine/*.[ch])
 
 $(VENV)/.demo: pyproject.toml constraints.txt $(ENGINE) | $(BIN)/pip
 	$(INSTALL) --editable '.[train,export]'

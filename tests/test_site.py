@@ -166,7 +166,7 @@ def test_the_search_works_from_a_folder_and_asks_nobody(site: Path) -> None:
 
 
 def test_files_that_documents_link_to_are_shown(site: Path) -> None:
-    shown = (site / "source/edgerl/training/topology.py.html").read_text(encoding="utf-8")
+    shown = (site / "source/edgerl/algorithms/topology.py.html").read_text(encoding="utf-8")
     assert "<title>edgerl/algorithms/topology.py - edgerl</title>" in shown
     golden = "tests/policy/golden/policy.safetensors"
     assert (site / "source" / golden).read_bytes() == (ROOT / golden).read_bytes()
