@@ -29,6 +29,9 @@ def command(
             help="Policy, checkpoint, learner, snapshot, ONNX model, replay, device profile; run or state folder."
         ),
     ],
+    config: Annotated[
+        bool, typer.Option("--config", help="Print the options of a run folder as TOML, for `edgerl train --config`.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Say what a file is: kind, environment, sizes, sparsity, action contract, hash, versions.
@@ -37,6 +40,12 @@ def command(
 
     Example: edgerl info runs/latest/policy.safetensors
     """
+    if config:
+        from edgerl.config import to_toml
+        from edgerl.training.folder import read_config
+
+        print(to_toml(read_config(file)), end="")
+        return
     description = describe(file)
     if json:
         print_json(description)

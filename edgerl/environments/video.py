@@ -225,7 +225,7 @@ def refuse_misfit(policy: Playable, environment: Environment) -> None:
     if has != needs:
         raise UnsupportedModelError(
             f"the policy maps {has[0]} observations to {has[1]} actions; {environment.name} has {needs[0]} and "
-            f"{needs[1]}; name its own: --env"
+            f"{needs[1]}; name its own: `env`"
         )
 
 

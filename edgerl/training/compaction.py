@@ -153,5 +153,5 @@ def environment_of(checkpoint: Checkpoint) -> Environment:
     environment.close()
     raise EnvironmentError(
         f"{environment.name} has {sizes[0]} observations and {sizes[1]} actions; expected those of the policy, "
-        f"{policy.n_observations} and {policy.n_actions} (edgerl prune --episodes 0 does without)"
+        f"{policy.n_observations} and {policy.n_actions} (`episodes` 0 does without)"
     )

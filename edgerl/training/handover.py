@@ -85,7 +85,7 @@ def hand_over(
     if keep == "reservoir" and checkpoint.config.td3.n_step > 1:
         raise ConfigError(
             f"the run has returns of {checkpoint.config.td3.n_step} rewards; a reservoir needs 1 (take a ring, or "
-            "train with --n-step 1)"
+            "train with `n_step` 1)"
         )
     agent, normalizer = _restore(checkpoint, folder)
     _let_learning_go_on(agent, evolve)

@@ -194,9 +194,7 @@ def test_a_folder_of_another_version_is_refused() -> None:
     config = json.loads(Path("here/config.json").read_text())
     del config["network"]["block"]
     Path("here/config.json").write_text(json.dumps(config))
-    with pytest.raises(
-        EdgerlError, match=r"network has not the keys of this version of edgerl .*remove here and sweep$"
-    ):
+    with pytest.raises(EdgerlError, match=r"network was written by another version of edgerl.*remove here and sweep$"):
         inspect(Path("here"), run)
     Path("here/config.json").unlink()
     with pytest.raises(EdgerlError, match=r"^here is no run folder"):
