@@ -67,7 +67,10 @@ def export_c_learner(
 
 def _bundle(source: Path | None, replay_dtype: str | None, scratch: Path) -> tuple[Path, str, Path]:
     """(the learner's bundle, what to call it, the folder beside which C is written): a run is handed over anew."""
+    from edgerl.edge.runtimes import refuse_onnx
+
     if source is not None and source.is_file():
+        refuse_onnx(source, "c", f"a {LEARNER}, or a run folder")
         return source, source.name, source.parent
     run = find_run(source)
     if not (run / CHECKPOINT).is_file():

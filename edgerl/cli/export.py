@@ -18,6 +18,7 @@ from edgerl.units import human_bytes
 
 if TYPE_CHECKING:
     from edgerl.compact.policy import CompactPolicy
+    from edgerl.edge.runtimes import RuntimeName
     from edgerl.export.c import COptions, CReport
     from edgerl.export.onnx import OnnxReport
     from edgerl.profiling.device import Device
@@ -213,19 +214,24 @@ def _export_learner(run: Path | None, output: Path | None, force: bool, **chosen
 def _export_onnx(model: Path | None, output: Path | None, force: bool, sparse_initializers: bool) -> OnnxReport:
     from edgerl.export import export_policy
 
-    source, folder, is_ours = _source(model)
+    source, folder, is_ours = _source(model, "onnxruntime")
     goal = source.with_suffix(".onnx") if isinstance(source, Path) else folder / ONNX
     force = force or (output is None and is_ours)
     return export_policy(source, "onnx", output or goal, force=force, sparse_initializers=sparse_initializers)
 
 
-def _source(model: Path | None) -> tuple[CompactPolicy | Path, Path, bool]:
-    """(the policy or its file, the folder that exports of it go to, whether what is there is ours to replace)."""
+def _source(model: Path | None, runtime: RuntimeName) -> tuple[CompactPolicy | Path, Path, bool]:
+    """(the policy or its file, the folder that exports of it go to, whether what is there is ours to replace).
+
+    Raises UnsupportedModelError for an .onnx file. `runtime` is the one that the export is for.
+    """
+    from edgerl.edge.runtimes import refuse_onnx
     from edgerl.edge.store import Snapshots
 
     if model is not None and Snapshots(model).are_there:
         return _champion(model), model, True
     source = find_model(model, (POLICY,))
+    refuse_onnx(source, runtime, f"the {POLICY} of a policy that edgerl trained")
     return source, source.parent, source.name == POLICY and source.with_name(CONFIG).exists()
 
 
@@ -249,7 +255,7 @@ def _export_c(
     chosen: dict[str, Any] = {"dtype": dtype, "layout": layout, "prefix": prefix}
     chosen["target"] = target if device is None else target_of_core(device.cpu.core)
     options = COptions(**{name: value for name, value in chosen.items() if value is not None})
-    source, folder, is_ours = _source(model)
+    source, folder, is_ours = _source(model, "c")
     if device is not None:
         _check_budgets(source, options, device)
     report = export_policy(

@@ -63,7 +63,7 @@ from edgerl.edge.transitions import (
     row_is_sound,
 )
 from edgerl.edge.trials import LARGEST_REWARD, TrialRule, Trials, Verdict
-from edgerl.errors import ConfigError, EdgerlError, FileFormatError, OutputError, quoted
+from edgerl.errors import ConfigError, EdgerlError, FileFormatError, OutputError, UnsupportedModelError, quoted
 from edgerl.files import TensorReader
 
 DEFAULT_MEMORY = 32 << 20
@@ -185,6 +185,17 @@ class Origin:
     about: dict[str, Any]
     exploration_noise: float
     metadata: Mapping[str, Any]
+
+
+def refuse_for_c(path: Path, origin: Origin) -> None:
+    """Raise UnsupportedModelError or ConfigError where a learner can be none in C, that of the file `path`."""
+    if origin.constants.observation_offset is not None:
+        raise UnsupportedModelError(
+            f"{path} has an observation offset, which a learner in C does not support; export its policy with --format "
+            "c, which does, or make the observation relative to a fixed point and train anew"
+        )
+    if origin.replay.keep != "ring":
+        raise ConfigError(f"the replay of {path} is a {origin.replay.keep}; in C it is a ring: export the learner so")
 
 
 class _TooLittleMemoryError(ConfigError):

@@ -12,8 +12,9 @@ import numpy.typing as npt
 from edgerl.compact.policy import PRECISIONS, CompactPolicy, Precision
 from edgerl.compact.pruning import Affine, with_network
 from edgerl.compact.reduction import reductions, unit_actions
+from edgerl.edge.runtimes import RuntimeName
 from edgerl.errors import DeviceError
-from edgerl.profiling.device import Device, RuntimeName
+from edgerl.profiling.device import Device
 from edgerl.profiling.report import ProfileReport, profile
 
 Array = npt.NDArray[Any]

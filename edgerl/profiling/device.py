@@ -16,15 +16,14 @@ from pathlib import Path
 from typing import Any, Literal, TypeGuard, TypeVar
 
 from edgerl.compact.policy import PRECISIONS, Precision
+from edgerl.edge.runtimes import RUNTIMES, RuntimeName
 from edgerl.errors import DeviceError, FileFormatError, nearest, quoted
 from edgerl.profiling.latency_model import RUNTIME_CLASSES, RuntimeClass
 from edgerl.toml import parse_toml, read_toml
 
 Kind = Literal["linux", "microcontroller"]
-RuntimeName = Literal["onnxruntime", "native", "c"]
 
 KINDS: tuple[Kind, ...] = ("linux", "microcontroller")
-RUNTIMES: tuple[RuntimeName, ...] = ("onnxruntime", "native", "c")
 
 SMALLEST_NUMBER = 1e-9
 LARGEST_NUMBER = 1e15

@@ -9,9 +9,10 @@ from itertools import pairwise
 from statistics import median, quantiles
 from typing import Any, Literal
 
+from edgerl.edge.runtimes import RuntimeName
 from edgerl.errors import DeviceError, FileFormatError
 from edgerl.profiling.cores import find_core, plain_words
-from edgerl.profiling.device import Device, Quantity, RuntimeName, device_ids, find_device
+from edgerl.profiling.device import Device, Quantity, device_ids, find_device
 from edgerl.profiling.latency import estimate_latency
 from edgerl.profiling.latency_model import RUNTIME_CLASSES, RuntimeClass, latency_model
 from edgerl.profiling.model import matrix_row

@@ -18,8 +18,8 @@ import numpy as np
 from edgerl.compact.policy import Array, CompactPolicy
 from edgerl.edge.onnx_policy import EXAMPLE_TOLERANCE
 from edgerl.edge.random import normal, philox4x32
+from edgerl.edge.runtimes import RUNTIMES, RuntimeName
 from edgerl.errors import CheckFailed, FileFormatError, quoted, reason
-from edgerl.profiling.device import RUNTIMES, RuntimeName
 
 FORMAT = "edgerl benchmark"
 VERSION = 1

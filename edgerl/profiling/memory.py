@@ -14,7 +14,8 @@ from itertools import pairwise
 from edgerl.compact.c_form import PolicyForm
 from edgerl.edge.library import ALIGNMENT
 from edgerl.edge.policy import DENSE_IS_SLOWER_BELOW, LAYOUTS, Layout
-from edgerl.profiling.device import Device, RuntimeName
+from edgerl.edge.runtimes import RuntimeName
+from edgerl.profiling.device import Device
 from edgerl.profiling.model import FLOAT_BYTES, LayerRow, ModelRows
 
 Parts = dict[str, int]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -13,12 +12,11 @@ from edgerl import run_folder
 from edgerl.compact import file as policy_file
 from edgerl.compact.policy import PRECISIONS, CompactPolicy, Layer, Precision
 from edgerl.compact.shape import architecture
+from edgerl.edge.runtimes import ModelKind
 from edgerl.errors import ConfigError, FileFormatError, quoted
 from edgerl.profiling.points import parse_net
 
 FLOAT_BYTES = 4
-
-Kind = Literal["policy", "onnx", "network"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ class ModelRows:
     """A multi-layer perceptron as rows; `constant_bytes` is what normalisation and action scaling hold."""
 
     name: str
-    kind: Kind
+    kind: ModelKind
     layers: tuple[LayerRow, ...]
     constant_bytes: int
     file_bytes: int | None  # None: the model lies in no file

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgerl.compact.policy import MAXIMUM_UNITS, Precision
+from edgerl.edge.runtimes import onnx_kind
 from edgerl.errors import FileFormatError, UnsupportedModelError, reason, require
 from edgerl.files import read_bytes
 from edgerl.profiling.model import LayerRow, ModelRows, matrix_row
@@ -263,7 +264,7 @@ def read_onnx(path: Path) -> ModelRows:
     if not chain.layers:
         raise UnsupportedModelError(f"{path} holds no affine layer; expected Gemm or MatMul with constant weights")
     rows = tuple(_row(layer) for layer in chain.layers)
-    return ModelRows(path.name, "onnx", rows, chain.constant_bytes, len(data))
+    return ModelRows(path.name, onnx_kind(data, path), rows, chain.constant_bytes, len(data))
 
 
 def _row(layer: _Affine) -> LayerRow:

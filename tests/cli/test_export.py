@@ -19,6 +19,7 @@ from edgerl.compact.policy import CompactPolicy, make_layer
 from edgerl.edge.learner import Learner
 from edgerl.edge.onnx_policy import OnnxPolicy
 from tests.edge.learners import write_bundle
+from tests.foreign import write_actor
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -155,6 +156,22 @@ def test_a_name_that_is_too_long_is_one_line(edgerl: Run, command: str) -> None:
 # Learners.
 
 SMALL_RUN = ("--env", "robots:robot", "--hidden", "16,16", "--preset", "quick", "--steps", "120")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "ppo.onnx is an ONNX file, which edgerl only runs; expected the policy.safetensors"),
+        (("--format", "c"), "c cannot run ppo.onnx: it was not written by edgerl, and only onnxruntime can"),
+        (("--format", "c", "--learn"), "c cannot run ppo.onnx: it was not written by edgerl"),
+    ],
+)
+def test_a_file_of_another_program_says_what_runs_it(edgerl: Run, arguments: tuple[str, ...], message: str) -> None:
+    write_actor(Path("ppo.onnx"))
+    code, out, err = edgerl("export", "ppo.onnx", *arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert not list(Path().glob("*c*/"))
 
 
 @pytest.fixture

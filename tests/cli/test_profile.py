@@ -14,8 +14,10 @@ from edgerl import cli
 from edgerl.cli.profile_formats import _used_and_budget
 from edgerl.compact.file import save
 from edgerl.compact.policy import CompactPolicy, make_layer
+from edgerl.export import export_policy
 from edgerl.profiling.report import Estimate
 from tests import streams
+from tests.foreign import write_actor
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -175,6 +177,56 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert "Traceback" not in err
 
 
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    ("device", "runtime", "fix"),
+    [
+        ("stm32f405", None, "stm32f405 has none; for a policy of edgerl of that size: --network 3-8-1"),
+        ("jetson-orin-nano", "native", "choose --runtime onnxruntime"),
+        ("jetson-orin-nano", "c", "choose --runtime onnxruntime"),
+        ("beaglebone-black", None, "beaglebone-black has none"),  # native is its default, onnxruntime has no wheel
+    ],
+)
+def test_what_cannot_run_there_never_fits(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    device: str,
+    runtime: str | None,
+    fix: str,
+) -> None:
+    write_actor(Path("ppo.onnx"))
+    chosen = () if runtime is None else ("--runtime", runtime)
+    assert run(monkeypatch, "profile", "ppo.onnx", "--device", device, *chosen) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "cannot run ppo.onnx: it was not written by edgerl, and only onnxruntime can run such a file" in err
+    assert fix in err
+    assert run(monkeypatch, "profile", "ppo.onnx", "--device", "jetson-orin-nano") == 0
+    assert "EXCEEDED" not in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("form", ["text", "markdown"])
+@pytest.mark.parametrize("more", [(), ("--device", "jetson-nano")])
+def test_an_estimate_says_what_its_error_means(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], form: str, more: tuple[str, ...]
+) -> None:
+    meaning = "±x %: nine in ten latencies lie between estimate / (1 + x) and estimate · (1 + x)"
+    assert run(monkeypatch, "profile", "--device", "stm32f405", *more, "--format", form) == 0
+    out = capsys.readouterr().out
+    assert "(±250 %)" in out  # docs/devices.md: generated C where at most one point is of this device
+    assert out.count(meaning) == 1
+    assert run(monkeypatch, "profile", "--device", "jetson-nano", "--format", form) == 0
+    assert meaning not in capsys.readouterr().out  # unvalidated
+
+
+@pytest.mark.usefixtures("folder")
+def test_an_export_of_edgerl_is_priced_for_every_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+    export_policy(Path("runs/one"), "onnx", Path("policy.onnx"))
+    assert run(monkeypatch, "profile", "policy.onnx", "--device", "stm32f405") == 0
+    assert run(monkeypatch, "profile", "policy.onnx", "--device", "jetson-orin-nano", "--runtime", "native") == 0
+
+
 NETWORK = ("--network", "17-64-64-6")
 
 
@@ -200,7 +252,8 @@ def test_several_devices_as_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest
 def test_markdown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ("--device", "stm32h743", "--device", "rp2040", "--format", "markdown")
     assert run(monkeypatch, "profile", *NETWORK, *arguments) == 1
-    title, empty, header, rule, *rows = capsys.readouterr().out.splitlines()
+    title, empty, header, rule, *rows, _, meaning = capsys.readouterr().out.splitlines()
+    assert meaning.startswith("±x %: nine in ten")
     assert (title, empty) == ("**network 17-64-64-6** (17-64-64-6)", "")
     assert header == "| device | memory | flash | FLOPs per inference | latency | verdict |"
     assert rule == "| --- | ---: | ---: | ---: | ---: | --- |"
