@@ -10,7 +10,7 @@ import typer
 
 from edgerl.cli.models import find_run
 from edgerl.cli.output import Force, Json, OwnEnv, print_json, print_table
-from edgerl.cli.profile_formats import human_latency, use_of_budget
+from edgerl.cli.profile_formats import human_latency, print_uncertainty, use_of_budget
 from edgerl.errors import CheckFailed
 from edgerl.run_folder import short
 from edgerl.units import human_bytes
@@ -103,6 +103,7 @@ def _print(result: FitResult) -> None:
     columns = ("policy", "weights", "connections", "runtime", "bytes", "latency", "return", "loss", "")
     print_table(columns, rows, title=f"The front, over {result.episodes} episodes each")
     wanted = result.goal.least_return(selection.reference.measurement.reference.mean)
+    print_uncertainty([trial.candidate.report for trial in selection.trials if id(trial) in shown])
     print(f"latencies are estimates; the return must reach {wanted:.1f} by the low end of its interval")
     if selection.chosen is not None and selection.confirmed is not None:
         _print_chosen(selection.chosen.candidate)
