@@ -23,6 +23,14 @@ OwnEnv = Annotated[
     str | None,
     typer.Option("--env", help="The run's environment, where it is code: module:factory.", show_default=False),
 ]
+Actions = Annotated[
+    str | None,
+    typer.Option(
+        metavar="scale|clip",
+        help="Of a policy with other bounds than the environment's: stretch its range to them, or cut what is beyond.",
+        show_default=False,
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace an output file that exists.")]
 
 

@@ -16,6 +16,7 @@ from edgerl.compact import file as policy_file
 from edgerl.compact.policy import CompactPolicy, Precision
 from edgerl.compact.pruning import compact
 from edgerl.consent import check_consent
+from edgerl.edge.actions import described_misfit, has_bounds_of
 from edgerl.edge.replay import Replay
 from edgerl.errors import EnvironmentError, FileFormatError
 from edgerl.files import refuse_existing
@@ -28,6 +29,8 @@ from edgerl.training.evaluate import evaluate, evaluation_seeds, mean_interval
 Array = npt.NDArray[Any]
 
 RECORDED_OBSERVATIONS = 1000
+
+WITHOUT_EPISODES = "edgerl prune --episodes 0 does without"
 
 
 @dataclass(frozen=True)
@@ -147,11 +150,14 @@ def environment_of(checkpoint: Checkpoint) -> Environment:
     """The environment of a run, for its policy. Raises EnvironmentError, also where its policy belongs to another."""
     environment, policy = make_for_run(checkpoint.config), checkpoint.policy
     sizes = (environment.n_observations, environment.n_actions)
-    if sizes == (policy.n_observations, policy.n_actions):
+    has_its_sizes = sizes == (policy.n_observations, policy.n_actions)
+    if has_its_sizes and has_bounds_of(policy, environment):
         environment.observation_dtype = policy.observation_dtype
         return environment
     environment.close()
+    if has_its_sizes:
+        raise EnvironmentError(f"the policy {described_misfit(policy, environment)} ({WITHOUT_EPISODES})")
     raise EnvironmentError(
         f"{environment.name} has {sizes[0]} observations and {sizes[1]} actions; expected those of the policy, "
-        f"{policy.n_observations} and {policy.n_actions} (edgerl prune --episodes 0 does without)"
+        f"{policy.n_observations} and {policy.n_actions} ({WITHOUT_EPISODES})"
     )

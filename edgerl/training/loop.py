@@ -21,6 +21,7 @@ from edgerl.compact.policy import CompactPolicy, make_layer
 from edgerl.compact.pruning import compact
 from edgerl.compact.shape import architecture
 from edgerl.consent import check_consent, resume_command
+from edgerl.edge.actions import described_misfit, has_bounds_of
 from edgerl.edge.random import Purpose, uniform
 from edgerl.edge.replay import Boundary, Replay
 from edgerl.errors import (
@@ -615,6 +616,11 @@ class Trainer:
         if not is_continued_by(checkpoint.config, self.config):
             raise FileFormatError(
                 f"{path} is of another configuration than {self.folder / run_folder.CONFIG}; restore that file"
+            )
+        if not has_bounds_of(checkpoint.policy, self.environment):
+            raise EnvironmentError(
+                f"the run's policy {described_misfit(checkpoint.policy, self.environment)}; restore the environment's "
+                "bounds, or train anew"
             )
         own = {n: a for n, a in checkpoint.tensors.items() if not n.startswith("normalizer.")}
         rest = {n.removeprefix("normalizer."): a for n, a in checkpoint.tensors.items() if n not in own}
