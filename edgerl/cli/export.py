@@ -11,13 +11,13 @@ import typer
 
 from edgerl.cli.measuring_c import Measured, measure_export
 from edgerl.cli.models import find_model, find_run
-from edgerl.cli.output import Force, Json, note, print_json
-from edgerl.errors import CheckFailed, ConfigError
-from edgerl.run_folder import C_FOLDER, CONFIG, LEARNER, ONNX, POLICY
+from edgerl.cli.output import Force, Json, described_difference, note, print_json
+from edgerl.errors import CheckFailed, ConfigError, FileFormatError
+from edgerl.run_folder import C_FOLDER, CHECKPOINT, CONFIG, LEARNER, ONNX, POLICY
 from edgerl.units import human_bytes
 
 if TYPE_CHECKING:
-    from edgerl.compact.policy import CompactPolicy
+    from edgerl.compact.policy import Array, CompactPolicy
     from edgerl.edge.runtimes import RuntimeName
     from edgerl.export.c import COptions, CReport
     from edgerl.export.onnx import OnnxReport
@@ -267,8 +267,20 @@ def _export_c(
         command=" ".join(["edgerl", *sys.argv[1:]]),
         device=None if device is None else device.id,
         project=project,
+        observations=_recorded(folder) if is_ours else None,
     )
     return report, source
+
+
+def _recorded(run: Path) -> Array | None:
+    """Observations that the run recorded, less the offset; None where it has none that can be read."""
+    from edgerl.training import checkpoint
+    from edgerl.training.compaction import RECORDED_OBSERVATIONS, recorded_observations
+
+    try:
+        return recorded_observations(run, checkpoint.read(run / CHECKPOINT), RECORDED_OBSERVATIONS)
+    except FileFormatError:
+        return None
 
 
 def _check_budgets(source: CompactPolicy | Path, options: COptions, device: Device) -> None:
@@ -338,6 +350,7 @@ def _print_c(report: CReport, measured: Measured | None, json: bool) -> None:
         f"flash {human_bytes(report.flash_bytes)} of constants, code not counted; scratch memory "
         f"{human_bytes(report.scratch_bytes)}; self-test to {report.tolerance:g} of the action range"
     )
+    print(described_difference(report.action_difference))
     if measured is not None:
         measured.print()
 
@@ -374,3 +387,5 @@ def _print_handover(report: HandoverReport, json: bool) -> None:
         f"replay {report.keep} of {memory.capacity} transitions, {memory.record} bytes each in {report.precision}; "
         f"{report.seed} of the run to begin with"
     )
+    if report.precision == "fp16":
+        print(f"as they are kept: {described_difference(report.action_difference)}")

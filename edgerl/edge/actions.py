@@ -24,6 +24,9 @@ ActionMode = Literal["scale", "clip"]
 ACTION_MODES: tuple[ActionMode, ...] = get_args(ActionMode)
 
 
+Bounds = tuple[npt.NDArray[Any], npt.NDArray[Any]]
+
+
 class Playable(Protocol):
     """A policy: observation [n] → action [m]."""
 
@@ -64,7 +67,8 @@ class AdaptedPolicy:
         self.observation_dtype = policy.observation_dtype
         self.action_low, self.action_high = task.action_low, task.action_high
         self._policy = policy
-        self._own_low, self._own_high = _bounds(policy) or (-np.ones(self.n_actions), np.ones(self.n_actions))
+        unit: Bounds = -np.ones(self.n_actions), np.ones(self.n_actions)
+        self._own_low, self._own_high = _bounds(policy) or unit
 
     def __call__(self, observation: Array) -> Array:
         """The action [m], float32, within the task's bounds; NaN where the policy's is."""
@@ -128,9 +132,6 @@ def are_same_bounds(stated: Any, own: Array) -> bool:
 def _is_unit(task: Task) -> bool:
     ones = np.ones(task.n_actions)
     return are_same_bounds(task.action_low, -ones) and are_same_bounds(task.action_high, ones)
-
-
-Bounds = tuple[npt.NDArray[Any], npt.NDArray[Any]]
 
 
 def _bounds(policy: Playable) -> Bounds | None:

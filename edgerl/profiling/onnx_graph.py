@@ -267,7 +267,7 @@ def read_onnx(path: Path) -> ModelRows:
     return ModelRows(path.name, onnx_kind(data, path), rows, chain.constant_bytes, len(data))
 
 
-UNIT_RANGES = {"Tanh": (-1.0, 1.0), "Softsign": (-1.0, 1.0), "Sigmoid": (0.0, 1.0), "HardSigmoid": (0.0, 1.0)}
+UNIT_RANGES = {"Tanh": (-1, 1), "Softsign": (-1, 1), "Sigmoid": (0, 1), "HardSigmoid": (0, 1)}
 """What operators return, whatever they are given."""
 
 BETWEEN = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.divide}
@@ -301,7 +301,7 @@ def _bounds(graph: GraphProto, constants: dict[str, _Constant]) -> tuple[npt.NDA
     while (node := made_by.pop(value)).op_type not in UNIT_RANGES and node.op_type != "Clip":
         after.append(node)
         value = next(name for name in node.input if name and name not in constants)
-    low, high = _clip_bounds(node, constants) if node.op_type == "Clip" else map(np.float64, UNIT_RANGES[node.op_type])
+    low, high = _own_range(node, constants)
     for node in reversed(after):
         if node.op_type in BETWEEN:
             operands = [[_flat(constants[name])] * 2 if name in constants else [low, high] for name in node.input]
@@ -312,9 +312,12 @@ def _bounds(graph: GraphProto, constants: dict[str, _Constant]) -> tuple[npt.NDA
     return low, high
 
 
-def _clip_bounds(node: NodeProto, constants: dict[str, _Constant]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Of a Clip: its inputs, or before opset 11 its attributes."""
-    attributes = {attribute.name: np.float64(attribute.f) for attribute in node.attribute}
+def _own_range(node: NodeProto, constants: dict[str, _Constant]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """What a node returns, whatever it is given; a Clip tells by its inputs, before opset 11 by its attributes."""
+    if node.op_type in UNIT_RANGES:
+        low, high = np.array(UNIT_RANGES[node.op_type], np.float64)[:, None]
+        return low, high
+    attributes = {attribute.name: np.array([attribute.f], np.float64) for attribute in node.attribute}
     if "min" in attributes:
         return attributes["min"], attributes["max"]
     return _flat(constants[node.input[1]]), _flat(constants[node.input[2]])

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from edgerl import run_folder
 from edgerl.compact import file as policy_file
+from edgerl.compact.loss import ActionDifference, action_difference, action_span
 from edgerl.compact.policy import CompactPolicy, Precision
 from edgerl.compact.pruning import compact
 from edgerl.consent import check_consent
@@ -60,8 +61,7 @@ class PruneResult:
     policy: CompactPolicy
     layers: tuple[LayerChange, ...]
     file_bytes: tuple[int, int]
-    observations: int  # recorded ones that the difference was measured on
-    largest_action_difference: float  # in shares of the action range
+    difference: ActionDifference
     episodes: int
     returns: tuple[MeanReturn, MeanReturn] | None  # None where no episode was asked for
 
@@ -109,8 +109,9 @@ def prune(
             for old, new in zip(before.layers, after.layers, strict=True)
         ),
         file_bytes=(len(policy_file.to_bytes(before)), len(policy_file.to_bytes(after))),
-        observations=len(observations),
-        largest_action_difference=_largest_difference(before, after, observations),
+        difference=action_difference(
+            before.without_offset(observations), after.without_offset(observations), action_span(before)
+        ),
         episodes=episodes,
         returns=returns,
     )
@@ -131,12 +132,6 @@ def recorded_observations(folder: Path, checkpoint: Checkpoint, count: int) -> A
     if not np.isfinite(recorded).all():
         raise FileFormatError(f"{folder / run_folder.REPLAY} holds an observation that is not finite; it was altered")
     return recorded
-
-
-def _largest_difference(before: CompactPolicy, after: CompactPolicy, observations: Array) -> float:
-    actions = (policy.without_offset(observations) for policy in (before, after))
-    difference = np.abs(np.subtract(*actions, dtype=np.float64))
-    return float((difference / (before.action_high - before.action_low)).max())
 
 
 def _returns(checkpoint: Checkpoint, policies: Sequence[CompactPolicy], episodes: int) -> tuple[MeanReturn, MeanReturn]:

@@ -205,6 +205,10 @@ def test_the_choices_of_a_learner(edgerl: Run, run: Path) -> None:
     assert code == 0
     assert (report["path"], report["n_bytes"]) == ("other.safetensors", Path("other.safetensors").stat().st_size)
     assert (report["seed"], report["precision"], report["keep"]) == (50, "fp16", "reservoir")
+    assert report["action_difference"]["observed"] == "recorded"
+    assert 0 < report["action_difference"]["largest"] < 1e-2
+    _, out, _ = edgerl("export", run, "--format", "learner", "--replay-dtype", "fp16")
+    assert "as they are kept: largest action difference over 120 recorded observations: " in out
     memory = report["memory"]
     assert memory["record"] == 16 + 2 * (4 + 2 + 4) + 8  # numbers in two bytes each
     assert memory["total"] == memory["arena"] + memory["champion"] + memory["capacity"] * memory["record"]
@@ -235,6 +239,19 @@ def test_choices_that_do_not_fit_are_one_line(edgerl: Run, run: Path, arguments:
     assert "Traceback" not in err
     assert Path("precious").read_text() == "precious"
     assert not (run / "learner.safetensors").exists()
+
+
+def test_c_says_what_smaller_weights_cost_over_what_the_run_recorded(edgerl: Run, run: Path) -> None:
+    code, out, _ = edgerl("export", "--format", "c", "--dtype", "int8", "--no-measure")
+    assert code == 0
+    assert "largest action difference over 120 recorded observations: " in out
+    _, out, _ = edgerl("export", "--format", "c", "--dtype", "int8", "--no-measure", "--json")
+    loss = json.loads(out)["action_difference"]
+    assert (loss["observations"], loss["observed"]) == (120, "recorded")
+    assert 1e-5 < loss["root_mean_square"] < loss["largest"] < 0.1
+    (run / "replay.bin").unlink()
+    _, out, _ = edgerl("export", "--format", "c", "--dtype", "int8", "--no-measure")
+    assert " sampled observations: " in out
 
 
 def test_a_learner_needs_a_run_folder(edgerl: Run, policy: Path) -> None:

@@ -246,7 +246,7 @@ def test_what_is_pruned_keeps_the_offset_and_its_return(
     assert far.observation_offset is not None
     assert np.array_equal(far(_positions() + ORIGIN), near(_positions()))
     assert results[0].returns == results[1].returns
-    assert results[0].largest_action_difference == results[1].largest_action_difference
+    assert results[0].difference == results[1].difference
 
 
 def test_the_file_says_what_is_subtracted(runs: tuple[Path, Path], edgerl: Callable[..., tuple[int, str, str]]) -> None:
