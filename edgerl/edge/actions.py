@@ -76,7 +76,7 @@ class AdaptedPolicy:
         if self.mode == "scale":
             share = (action - self._own_low) / (self._own_high - self._own_low)
             action = self.action_low + share * (self.action_high.astype(np.float64) - self.action_low)
-        within: Array = np.clip(action.astype(np.float32), self.action_low, self.action_high)
+        within: Array = np.clip(action, self.action_low, self.action_high).astype(np.float32)
         return within
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from string import Template
@@ -89,7 +89,7 @@ class CSource:
     flash_bytes: int  # constants; code comes on top
     scratch_bytes: int
     tolerance: float  # of the self-test, in shares of the action range
-    policy: CompactPolicy  # with its weights in the precision that is written
+    policy: CompactPolicy = field(repr=False, compare=False)  # with its weights in the precision that is written
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,7 @@ UNKNOWN = Actor(None, None)
         (Actor(floats(0, 0), floats(1, 5)), "scale", (0.25, 5), (-1, 10)),
         (UNKNOWN, "scale", (-0.5, 3), (-1, 10)),
         (UNKNOWN, "clip", (-7, 3), (-2, 3)),
+        (UNKNOWN, "scale", (3e38, -np.inf), (2, 0)),  # and no word of an overflow
         (UNKNOWN, "clip", (np.nan, 3), (np.nan, 3)),
     ],
 )

@@ -284,7 +284,7 @@ def test_profiles_price_both_forms_of_a_policy_with_an_offset(runs: tuple[Path, 
     assert policy.observation_offset is not None
     observations = benchmark_observations(policy)
     assert np.abs(observations - policy.observation_offset).max() < 10 < observations.max()
-    result = measure_here(Subject("far", "0" * 64, policy, None, tmp_path / "policy.onnx"))
+    result = measure_here(Subject("far", "policy", "0" * 64, policy, None, tmp_path / "policy.onnx"))
     assert {one.runtime for one in result.measurements} == {"native", "onnxruntime"}
     for one in result.measurements:
         assert largest_difference(one, policy) < 1e-5
