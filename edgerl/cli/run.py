@@ -114,6 +114,8 @@ def load_policy(path: Path) -> Policy | OnnxPolicy:
     if not policy.is_ours:
         note(f"{path} was not written by edgerl: onnxruntime executes whatever it holds; run only files that you trust")
         policy.action_low, policy.action_high = output_bounds(path, policy.n_actions) or (None, None)
+        if policy.action_low is None:
+            note(f"{path} does not tell the bounds of its actions: what is beyond the environment's is cut")
     _note_if_outdated(path, policy)
     return policy
 

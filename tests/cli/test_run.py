@@ -251,6 +251,13 @@ def test_a_foreign_actor_of_the_environments_own_bounds_runs(edgerl: Run) -> Non
     assert edgerl("run", "ppo.onnx", "--env", "Pendulum-v1", "--seconds", "0.1")[0] == 0
 
 
+def test_a_foreign_actor_without_bounds_is_clipped_where_that_is_all_it_can_mean(edgerl: Run) -> None:
+    write_actor(Path("ppo.onnx"), [("Mul", {"much": 100})], n_observations=2)
+    code, _, err = edgerl("run", "ppo.onnx", "--env", "MountainCarContinuous-v0", "--seconds", "0.1")  # −1 to 1
+    assert code == 0
+    assert "ppo.onnx does not tell the bounds of its actions: what is beyond the environment's is cut" in err
+
+
 def test_a_policy_of_another_range_than_the_environments_is_asked_about(edgerl: Run) -> None:
     narrow = replace(make(), action_low=-np.ones(1, np.float32), action_high=np.ones(1, np.float32))
     save(narrow.with_example(np.ones(3, np.float32)), Path("narrow.safetensors"))
