@@ -30,6 +30,7 @@ import safetensors
 
 from edgerl.disk import DISK, Bytes, Disk, open_regular
 from edgerl.errors import FileFormatError, OutputError, quoted, reason
+from edgerl.strict_json import parse_json
 
 Tensors = dict[str, npt.NDArray[Any]]
 Shapes = dict[str, tuple[np.dtype[Any], tuple[int, ...]]]
@@ -408,13 +409,15 @@ def _parse(data: bytes, source: Path) -> tuple[dict[str, Any], Tensors]:
         header = data[8 : 8 + length]
         if not header.rstrip(b" ").endswith(b"}"):
             raise ValueError("its header is padded by something else than spaces")
-        metadata = _read_canonical(json.loads(header)["__metadata__"]["edgerl"])
+        metadata = _read_canonical(parse_json(header)["__metadata__"]["edgerl"])
         return metadata, {name: _tensor(entry) for name, entry in entries}
 
 
-def _read_canonical(text: str) -> dict[str, Any]:
+def _read_canonical(text: object) -> dict[str, Any]:
     """The JSON object in `text`, which must be written the one way that `_canonical` does: no altered byte passes."""
-    metadata = json.loads(text)
+    if not isinstance(text, str):
+        raise ValueError("its metadata is no text")
+    metadata = parse_json(text)
     if not isinstance(metadata, dict):
         raise ValueError("its metadata is no JSON object")
     if _nests_deeper(metadata, MAXIMUM_NESTING):
@@ -437,7 +440,7 @@ def _tensor(entry: Mapping[str, Any]) -> npt.NDArray[Any]:
 
 def _parse_header(header: bytes) -> tuple[dict[str, Any], Shapes]:
     """Metadata and shapes from a whole header, of which nothing is trusted; raises all that `_refusals` catches."""
-    described = json.loads(header[8:].decode())
+    described = parse_json(header[8:])
     metadata = _read_canonical(described["__metadata__"]["edgerl"])
     shapes = {name: _read_shape(entry) for name, entry in described.items() if name != "__metadata__"}
     if _header(metadata, shapes) != header:

@@ -301,7 +301,7 @@ NOT_OURS = "its header is not written the one way that edgerl does"
         (lambda header: header.update(a=[]), "indices"),
         (lambda header: header.pop("b"), NOT_OURS + "|has 4112 bytes, expected 4104"),
         (lambda header: header.pop("__metadata__"), "__metadata__"),
-        (lambda header: header.update(__metadata__={"edgerl": {}}), "JSON object must be str"),
+        (lambda header: header.update(__metadata__={"edgerl": {}}), "its metadata is no text"),
         (lambda header: header.update(__metadata__={"edgerl": "[]"}), "no JSON object"),
         (lambda header: header.update(__metadata__={"edgerl": '{"a" :1}'}), "no canonical JSON"),
         (lambda header: header.update(__metadata__={"edgerl": "{}"}), "holds None; expected 'test'"),

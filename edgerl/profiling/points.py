@@ -8,16 +8,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from edgerl.compact.policy import MAXIMUM_UNITS, PRECISIONS, Precision
-from edgerl.errors import FileFormatError, quoted
+from edgerl.errors import FileFormatError, quoted, reason
 from edgerl.files import read_bytes
 from edgerl.profiling.latency_model import RUNTIME_CLASSES, RuntimeClass
+from edgerl.strict_json import parse_json
 
 MAXIMUM_POINTS = 10_000
 MAXIMUM_LAYERS = 256
@@ -92,9 +92,9 @@ def parse_net(text: str) -> tuple[int, ...] | None:
 
 def _point(line: str, where: str) -> Point:
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise FileFormatError(f"{where}: no JSON object; expected one a line") from error
+        row = parse_json(line)
+    except ValueError as error:
+        raise FileFormatError(f"{where}: no JSON object ({reason(error)}); expected one a line") from error
     if not isinstance(row, dict):
         raise FileFormatError(f"{where}: {quoted(row)} is no JSON object; expected one a line")
     device_id = _text(row, "device_id", where)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -19,6 +18,7 @@ from edgerl.consent import resume_command
 from edgerl.errors import ConfigError, FileFormatError, OutputError, quoted, reason
 from edgerl.files import MAXIMUM_JSON_BYTES, read_text
 from edgerl.profiling.model import ModelRows, policy_rows, read_model
+from edgerl.strict_json import parse_json
 from edgerl.studies.study import RECORD
 from edgerl.training import checkpoint as checkpoint_file
 from edgerl.training.checkpoint import Checkpoint
@@ -274,7 +274,7 @@ def evenly(count: int, at_most: int) -> list[int]:
 
 def _read_fit(path: Path) -> Fit:
     try:
-        data = json.loads(read_text(path, MAXIMUM_JSON_BYTES))
+        data = parse_json(read_text(path, MAXIMUM_JSON_BYTES))
         chosen = data["chosen"]
         return Fit(
             device=_line(data["device"]),
@@ -284,7 +284,7 @@ def _read_fit(path: Path) -> Fit:
             trials=_trials(data["measured"]),
             chosen=None if chosen is None else _trial(chosen),
         )
-    except (FileFormatError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+    except (FileFormatError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise FileFormatError(
             f"{path} is no record of edgerl fit ({reason(error)}); run edgerl fit again, or remove it"
         ) from error

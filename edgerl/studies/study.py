@@ -27,6 +27,7 @@ from edgerl.consent import check_consent
 from edgerl.errors import ConfigError, FileFormatError, nearest, quoted, reason
 from edgerl.files import MAXIMUM_JSON_BYTES, read_text
 from edgerl.run_folder import RUNS
+from edgerl.strict_json import parse_json
 from edgerl.toml import read_toml
 from edgerl.training.arguments import NOTHING, Arguments, checked
 from edgerl.training.config import option_names
@@ -242,8 +243,8 @@ def read_record(folder: Path) -> Study:
     """The study that was last swept in a folder. Raises FileFormatError, ConfigError; nothing in it is trusted."""
     path = folder / RECORD
     try:
-        document = json.loads(read_text(path, MAXIMUM_JSON_BYTES))
-    except (ValueError, RecursionError) as error:
+        document = parse_json(read_text(path, MAXIMUM_JSON_BYTES))
+    except ValueError as error:
         raise FileFormatError(f"{path} is damaged ({reason(error)}); remove it, and sweep the study again") from error
     if not isinstance(document, dict) or not isinstance(name := document.pop("study", None), str):
         raise FileFormatError(f"{path} names no study; remove it, and sweep the study again")
