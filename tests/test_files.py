@@ -218,7 +218,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         with pytest.raises(FileFormatError, match=r"cannot read .*file: Input/output error"):
             read_bytes(path)
     monkeypatch.setattr(files, "MAXIMUM_BYTES", 2)
-    with pytest.raises(FileFormatError, match=r"file has 3 bytes; expected at most 2"):
+    with pytest.raises(FileFormatError, match=r"file is .* of 3 bytes; expected at most 2"):
         read_bytes(path)
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to("nowhere")
@@ -228,7 +228,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             read_text(tmp_path / name)
     with pytest.raises(FileFormatError, match=r"text holds no text in UTF-8 .invalid start byte at byte 3"):
         read_text(tmp_path / "text")
-    with pytest.raises(FileFormatError, match="text has 4 bytes; expected at most 3"):
+    with pytest.raises(FileFormatError, match="text is a file of 4 bytes; expected at most 3"):
         read_text(tmp_path / "text", 3)
 
 

@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from edgerl.compact.policy import MAXIMUM_UNITS, Array, refuse_lost_digits
 from edgerl.errors import FileFormatError, UnsupportedModelError, require
+from edgerl.file_kind import ONNX, refuse_other_kinds
 from edgerl.files import read_bytes
 from edgerl.strict_json import parse_json
 
@@ -256,8 +257,7 @@ def refuse_unsafe(data: bytes, source: Path) -> bool:
     current folder, or where a model of ours has an operator that is not; FileFormatError where the data is no ONNX
     model. onnx, which could tell, is no part of a device's installation: the protobuf fields are walked here.
     """
-    if data[4:8] == b"ORTM":
-        raise FileFormatError(f"{source} is in onnxruntime's own format; expected ONNX")
+    refuse_other_kinds(data, source, "an ONNX model, as edgerl export --format onnx writes", ONNX)
     operators: set[str] = set()
     n_ours, n_messages = 0, 1
     waiting = [("model", memoryview(data))]

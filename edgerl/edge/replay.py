@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgerl.errors import FileFormatError, OutputError
+from edgerl.file_kind import REPLAY, refuse_other_kinds, sample
 from edgerl.strict_json import parse_json
 
 Array = npt.NDArray[Any]
@@ -124,6 +125,7 @@ class Replay:
 
         Raises FileFormatError unless the file is a whole replay memory.
         """
+        refuse_other_kinds(sample(path), path, "a replay memory, as edgerl train writes", REPLAY)
         try:
             with path.open("rb") as file:
                 header, size = file.read(HEADER_BYTES), os.fstat(file.fileno()).st_size

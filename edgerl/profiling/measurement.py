@@ -18,6 +18,7 @@ from edgerl.compact.policy import Array, CompactPolicy
 from edgerl.edge.onnx_policy import EXAMPLE_TOLERANCE
 from edgerl.edge.random import normal, philox4x32
 from edgerl.errors import CheckFailed, FileFormatError, quoted, reason
+from edgerl.file_kind import JSON, TEXT, refuse_other_kinds
 from edgerl.profiling.device import RUNTIMES, RuntimeName
 from edgerl.strict_json import parse_json
 
@@ -186,6 +187,7 @@ def parse_result(data: bytes, source: str) -> Result:
             raise ValueError(f"it holds {len(entries)} results, expected two")
         return _joined([_result(entry) for index, entry in enumerate(entries) if index == 0 or entry is not None])
     except ValueError as error:
+        refuse_other_kinds(data, source, "the result of a benchmark bundle, JSON text", JSON, TEXT)
         raise FileFormatError(
             f"{source} is no result of a benchmark bundle ({reason(error)}); run the bundle again"
         ) from error

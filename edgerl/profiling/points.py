@@ -15,6 +15,7 @@ from typing import Any
 
 from edgerl.compact.policy import MAXIMUM_UNITS, PRECISIONS, Precision
 from edgerl.errors import FileFormatError, quoted, reason
+from edgerl.file_kind import JSON, TEXT, refuse_other_kinds
 from edgerl.files import read_bytes
 from edgerl.profiling.latency_model import RUNTIME_CLASSES, RuntimeClass
 from edgerl.strict_json import parse_json
@@ -71,8 +72,10 @@ class Point:
 
 def read_points(path: Path) -> list[Point]:
     """The points of a file, in its order. Raises FileFormatError, which names the line."""
+    data = read_bytes(path)
+    refuse_other_kinds(data, path, "one JSON object a line", JSON, TEXT)
     try:
-        lines = read_bytes(path).decode("utf-8-sig").split("\n")
+        lines = data.decode("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise FileFormatError(f"{path} is no UTF-8 text; expected one JSON object a line") from error
     numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]

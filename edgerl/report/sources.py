@@ -16,6 +16,7 @@ from edgerl.compact import file as policy_file
 from edgerl.compact.policy import CompactPolicy
 from edgerl.consent import resume_command
 from edgerl.errors import ConfigError, FileFormatError, OutputError, quoted, reason
+from edgerl.file_kind import what_is
 from edgerl.files import MAXIMUM_JSON_BYTES, read_text
 from edgerl.profiling.model import ModelRows, policy_rows, read_model
 from edgerl.strict_json import parse_json
@@ -124,8 +125,8 @@ def find(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
         elif path.suffix in (".safetensors", ".onnx") and path.exists():
             models[path.resolve()] = path
         else:
-            what = "not there" if not path.exists() else f"a file of type {path.suffix or 'unknown'}"
-            raise FileFormatError(f"{path} is {what}; expected a run folder, a folder of runs, or a policy file")
+            found = what_is(path)
+            raise FileFormatError(f"{path} is {found}; expected a run folder, a folder of runs, or a policy file")
     if len(runs) > MAXIMUM_RUNS:
         raise ConfigError(f"{len(runs)} runs were named; expected at most {MAXIMUM_RUNS}; name fewer")
     return list(runs.values()), list(models.values())

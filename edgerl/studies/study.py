@@ -25,6 +25,7 @@ from typing import Any
 
 from edgerl.consent import check_consent
 from edgerl.errors import ConfigError, FileFormatError, nearest, quoted, reason
+from edgerl.file_kind import what_is
 from edgerl.files import MAXIMUM_JSON_BYTES, read_text
 from edgerl.run_folder import RUNS
 from edgerl.strict_json import parse_json
@@ -101,6 +102,11 @@ def load_study(study: str | Path) -> Study:
     path = Path(study)
     if path.suffix != ".toml":
         known = packaged_studies()
+        if str(study) not in known and (found := what_is(path)) != "not there":
+            raise FileFormatError(
+                f"{study} is {found}; expected a study: a folder that was swept, a file that ends in .toml, or one of "
+                f"{', '.join(known)}"
+            )
         if str(study) not in known:
             raise FileFormatError(
                 f"study {quoted(str(study), 80)} is no study's folder, no file with the ending .toml and none of "

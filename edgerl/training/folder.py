@@ -11,6 +11,7 @@ from pathlib import Path
 
 from edgerl import run_folder
 from edgerl.errors import EdgerlError, FileFormatError, OutputError, reason
+from edgerl.file_kind import what_is
 from edgerl.files import MAXIMUM_JSON_BYTES, read_text, write_atomically
 from edgerl.paths import anchored
 from edgerl.strict_json import parse_json
@@ -78,6 +79,8 @@ def write_config(folder: Path, config: Config) -> None:
 
 def read_config(folder: Path) -> Config:
     """The configuration of a run. Raises FileFormatError and ConfigError; nothing in the file is trusted."""
+    if not folder.is_dir():
+        raise FileFormatError(f"{folder} is {what_is(folder)}; expected a run folder, as edgerl train makes")
     path = folder / run_folder.CONFIG
     try:
         data = parse_json(read_text(path, MAXIMUM_JSON_BYTES))

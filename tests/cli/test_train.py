@@ -175,7 +175,7 @@ def test_every_option_reaches_the_run(edgerl: Run) -> None:
         (["--engine", "fast"], "engine is 'fast'; expected auto, native, torch"),
         (["--engine", "native", "--device", "cuda"], "engine native runs on the CPU, and device is cuda; use --device"),
         (["--device", "cuda"], "device is cuda, but this PyTorch sees none; use --device cpu"),
-        (["--resume", "nowhere"], "nowhere is no run folder"),
+        (["--resume", "nowhere"], "nowhere is not there; expected a run folder"),
         (
             ["--resume", "run", "--seed", "3"],
             "but --steps from the run; leave out all options but --steps",

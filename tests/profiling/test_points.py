@@ -90,7 +90,9 @@ def test_an_invalid_line_is_named(tmp_path: Path, row: dict[str, Any] | str, mes
         read_points(written(tmp_path, ROW, bad))
 
 
-@pytest.mark.parametrize(("data", "message"), [(b"", "has 0 points"), (b"\xff\xfe", "is no UTF-8 text")])
+@pytest.mark.parametrize(
+    ("data", "message"), [(b"", "is empty"), (b"\n", "has 0 points"), (b"\xff\xfe", "is no UTF-8 text")]
+)
 def test_a_file_without_points(tmp_path: Path, data: bytes, message: str) -> None:
     (tmp_path / "points.jsonl").write_bytes(data)
     with pytest.raises(FileFormatError, match=message):
