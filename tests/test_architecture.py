@@ -14,7 +14,19 @@ import pytest
 import edgerl
 
 ROOT = Path(__file__).parents[1]
-SHARED_NAMES = ("consent", "disk", "errors", "files", "paths", "run_folder", "signals", "toml", "units")
+SHARED_NAMES = (
+    "consent",
+    "disk",
+    "errors",
+    "file_kind",
+    "files",
+    "paths",
+    "run_folder",
+    "signals",
+    "strict_json",
+    "toml",
+    "units",
+)
 SHARED = {"edgerl"} | {f"edgerl.{name}" for name in SHARED_NAMES}
 FOLDERS = {
     "edgerl.compact": "edgerl/compact",
@@ -89,8 +101,10 @@ def test_packages_import_only_what_lies_to_their_left(package: str) -> None:
         ("consent", {"edgerl.errors"}),
         ("paths", {"edgerl.errors"}),
         ("run_folder", {"edgerl.errors", "edgerl.paths"}),
-        ("files", {"edgerl.disk", "edgerl.errors"}),
-        ("toml", {"edgerl.errors", "edgerl.files"}),
+        ("strict_json", {"edgerl.errors"}),
+        ("file_kind", {"edgerl.errors", "edgerl.strict_json"}),
+        ("files", {"edgerl.disk", "edgerl.errors", "edgerl.file_kind", "edgerl.strict_json"}),
+        ("toml", {"edgerl.errors", "edgerl.file_kind", "edgerl.files"}),
         ("edge/store", {"edgerl.disk", "edgerl.errors", "edgerl.files"}),
     ],
 )

@@ -11,6 +11,7 @@ import typer
 
 from edgerl.cli.models import find_model, task_of
 from edgerl.cli.output import Actions, Json, note, print_json
+from edgerl.file_kind import is_onnx
 from edgerl.run_folder import ONNX, POLICY
 from edgerl.units import human_seconds
 
@@ -103,7 +104,7 @@ class _Simulation:
 
 def load_policy(path: Path) -> Policy | OnnxPolicy:
     """The policy, on the engine that its file is for."""
-    if path.suffix == ".safetensors":
+    if not is_onnx(path):
         from edgerl.edge.policy import Policy
 
         return Policy.load(path)

@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeGuard, TypeVar
 from edgerl.compact.policy import PRECISIONS, Precision
 from edgerl.edge.runtimes import RUNTIMES, RuntimeName
 from edgerl.errors import DeviceError, FileFormatError, nearest, quoted
+from edgerl.file_kind import what_is
 from edgerl.profiling.latency_model import RUNTIME_CLASSES, RuntimeClass
 from edgerl.toml import parse_toml, read_toml
 
@@ -264,6 +265,10 @@ def find_device(name: str | Path) -> Device:
     for device in devices:
         if wanted in device.aliases:
             return device
+    if (found := what_is(Path(name))) != "not there":
+        raise DeviceError(
+            f"{str(name)[:200]} is {found}; expected the id of a device (edgerl devices list), or a .toml file"
+        )
     known = [*ids, *(alias for device in devices for alias in device.aliases)]
     help_ = nearest(wanted, known) or "; list them: edgerl devices list, or name a .toml file of your own"
     raise DeviceError(f"there is no device {str(name)[:40]!r}{help_}")

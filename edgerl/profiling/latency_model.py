@@ -9,7 +9,6 @@ none of them knows keeps the mean of its class.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any, Literal
 
 from edgerl.compact.policy import Precision
 from edgerl.profiling.cores import UNKNOWN, Core
+from edgerl.strict_json import parse_json
 
 RuntimeClass = Literal["interpreter", "tuned-kernels", "generated-c"]
 RUNTIME_CLASSES: tuple[RuntimeClass, ...] = ("interpreter", "tuned-kernels", "generated-c")
@@ -108,7 +108,7 @@ def factor_names(
 @cache
 def latency_model() -> LatencyModel:
     """The model that comes with edgerl."""
-    content = json.loads(resources.files("edgerl.profiling").joinpath(FILE).read_text(encoding="utf-8"))
+    content = parse_json(resources.files("edgerl.profiling").joinpath(FILE).read_text(encoding="utf-8"))
     return LatencyModel(
         about=content["about"],
         factors=content["factors"],

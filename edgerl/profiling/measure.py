@@ -26,7 +26,8 @@ from edgerl.compact.policy import Array, CompactPolicy
 from edgerl.edge.onnx_policy import OnnxPolicy, made_from
 from edgerl.edge.policy import Policy
 from edgerl.edge.runtimes import ModelKind, RuntimeName, onnx_kind, why_not
-from edgerl.errors import FileFormatError, MissingExtraError, reason
+from edgerl.errors import MissingExtraError, reason
+from edgerl.file_kind import is_onnx
 from edgerl.files import read_bytes
 from edgerl.profiling.measurement import (
     LONGEST_TEXT,
@@ -76,10 +77,8 @@ def find_subject(model: Path) -> Subject:
     FileFormatError.
     """
     path = model / run_folder.POLICY if model.is_dir() else model
-    if path.suffix == ".onnx":
+    if is_onnx(path):
         return _onnx_subject(path)
-    if path.suffix != ".safetensors":
-        raise FileFormatError(f"{path} is neither a .safetensors policy nor an .onnx model")
     data = read_bytes(path)
     digest = sha256(data).hexdigest()
     beside = path.with_suffix(".onnx")

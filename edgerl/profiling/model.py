@@ -13,7 +13,8 @@ from edgerl.compact import file as policy_file
 from edgerl.compact.policy import PRECISIONS, CompactPolicy, Layer, Precision
 from edgerl.compact.shape import architecture
 from edgerl.edge.runtimes import ModelKind
-from edgerl.errors import ConfigError, FileFormatError, quoted
+from edgerl.errors import ConfigError, quoted
+from edgerl.file_kind import is_onnx
 from edgerl.profiling.points import parse_net
 
 FLOAT_BYTES = 4
@@ -70,13 +71,11 @@ def read_model(path: Path) -> ModelRows:
     """
     if path.is_dir():
         path = path / run_folder.POLICY
-    if path.suffix == ".onnx":
+    if is_onnx(path):
         from edgerl.profiling.onnx_graph import read_onnx
 
         return read_onnx(path)
-    if path.suffix == ".safetensors":
-        return policy_rows(policy_file.load(path), name=path.name, file_bytes=path.stat().st_size)
-    raise FileFormatError(f"{path} is neither a .safetensors policy nor an .onnx model")
+    return policy_rows(policy_file.load(path), name=path.name, file_bytes=path.stat().st_size)
 
 
 def policy_rows(policy: CompactPolicy, name: str = "policy", file_bytes: int | None = None) -> ModelRows:

@@ -92,7 +92,7 @@ def test_sparse_initializers_say_whom_they_exclude(edgerl: Run, policy: Path) ->
         (["no.safetensors"], "no.safetensors is not there; name a policy file or a run folder"),
         (["empty"], "empty holds no policy.safetensors; train one: edgerl train"),
         (["-o", "no/a.onnx"], "cannot write no/a.onnx: No such file or directory; choose an existing, writable folder"),
-        (["garbage.safetensors"], "garbage.safetensors is no edgerl tensor file, or is truncated"),
+        (["garbage.safetensors"], "garbage.safetensors is a text file; expected a policy.safetensors, as edgerl train"),
     ],
 )
 def test_bad_input_is_one_line(edgerl: Run, policy: Path, arguments: list[str], message: str) -> None:
@@ -256,7 +256,10 @@ def test_c_says_what_smaller_weights_cost_over_what_the_run_recorded(edgerl: Run
 
 def test_a_learner_needs_a_run_folder(edgerl: Run, policy: Path) -> None:
     code, _, err = edgerl("export", policy, "--format", "learner")
-    assert (code, err) == (2, "edgerl: runs/first/policy.safetensors is a file; expected a run folder\n")
+    assert (code, err) == (
+        2,
+        "edgerl: runs/first/policy.safetensors is a policy of edgerl; expected a run folder, as edgerl train makes\n",
+    )
     code, _, err = edgerl("export", "--format", "learner")
     assert code == 2
     assert "runs/first/checkpoint.safetensors" in err
@@ -289,6 +292,6 @@ def test_a_state_folder_without_a_whole_snapshot_is_one_line(edgerl: Run) -> Non
     code, _, err = edgerl("export", "state")
     assert code == 2
     assert err.startswith(
-        "edgerl: state holds no snapshot that is whole: state/snapshot-00000003.safetensors is no edgerl"
+        "edgerl: state holds no snapshot that is whole: state/snapshot-00000003.safetensors is a text file"
     )
     assert err.count("\n") == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from xml.etree import ElementTree
@@ -52,6 +53,24 @@ def test_the_newest_model_against_a_device(monkeypatch: pytest.MonkeyPatch, caps
     assert "≈ 35 µs (unvalidated)" in out  # 30 a call, 2.5 each of two layers, 736 · 0.3381 ns
     assert "note: onnxruntime cannot be installed on jetson-nano as it is" in out
     assert "EXCEEDED" not in out
+
+
+@pytest.mark.parametrize("arguments", [(), ("runs/one",)])
+def test_a_run_means_its_policy_however_new_an_export_is(
+    folder: Path, arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The weights are known, as they are not of an ONNX file; and one that stands alone is taken."""
+    path = folder / "runs/one/policy.onnx"
+    export_policy(folder / "runs/one", "onnx", path)
+    os.utime(path, (1 << 33, 1 << 33))
+    command = ("profile", *arguments, "--device", "stm32h743", "--runtime", "c")
+    assert run(monkeypatch, *command) == 0
+    out, err = capsys.readouterr()
+    assert err == f"using {Path('runs/one/policy.safetensors')}\n"
+    assert "the weights are not known" not in out
+    path.with_suffix(".safetensors").unlink()
+    run(monkeypatch, *command)
+    assert capsys.readouterr().err.startswith(f"using {Path('runs/one/policy.onnx')}\n")
 
 
 @pytest.mark.usefixtures("folder")
@@ -296,8 +315,12 @@ def test_damaged_models_are_one_line_and_exit_code_2(
     policy = (folder / "runs" / "one" / "policy.safetensors").read_bytes()
     for name, data, message in (
         ("short.safetensors", policy[:-3], "short.safetensors is no edgerl tensor file, or is truncated"),
-        ("garbage.onnx", b"garbage", "garbage.onnx is no ONNX file, or is truncated"),
-        ("policy.zip", b"PK", "policy.zip is neither a .safetensors policy nor an .onnx model"),
+        (
+            "garbage.onnx",
+            b"garbage",
+            "garbage.onnx is a text file; expected a policy.safetensors of edgerl, or an ONNX model",
+        ),
+        ("policy.zip", b"PK", "policy.zip is a text file; expected a policy.safetensors of edgerl, or an ONNX model"),
     ):
         (folder / name).write_bytes(data)
         assert run(monkeypatch, "profile", name, "--device", "esp32") == 2

@@ -107,9 +107,9 @@ def test_an_outdated_export_is_noted(edgerl: Run, model: Path) -> None:
             ["--env", "MountainCarContinuous-v0"],
             "maps 3 observations to 1 actions; MountainCarContinuous-v0 has 2 and 1",
         ),
-        (["garbage.safetensors"], "garbage.safetensors is no edgerl tensor file"),
+        (["garbage.safetensors"], "garbage.safetensors is a text file; expected a policy.safetensors"),
         (["no.onnx"], "no.onnx is not there; name a policy file or a run folder"),
-        (["garbage.onnx"], "garbage.onnx is no ONNX model"),
+        (["garbage.onnx"], "garbage.onnx is a text file; expected a policy.safetensors of edgerl, or an ONNX model"),
         (["--seed", "-1"], "Invalid value for '--seed'"),
     ],
 )

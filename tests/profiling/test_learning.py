@@ -197,7 +197,7 @@ def test_bad_input_is_one_line(edgerl: Run, arguments: list[str], message: str) 
 
 def test_another_file_is_refused() -> None:
     Path("other.safetensors").write_bytes(b"no tensors")
-    with pytest.raises(FileFormatError, match=r"other\.safetensors is no edgerl tensor file"):
+    with pytest.raises(FileFormatError, match=r"other\.safetensors is a text file; expected a learner\.safetensors"):
         profile_learner(Path("other.safetensors"), "raspberry-pi-5")
 
 
