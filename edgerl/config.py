@@ -421,8 +421,8 @@ def _check_lambdas(network: NetworkConfig) -> None:
         return
     if beyond := _beyond_lambdas(network):
         raise ConfigError(
-            f"`{beyond[0]}` and `lambda1`, `lambda2` were both given; expected one of them (λ are Erdős–Rényi factors of "
-            "the hidden layers, a sparsity is of a whole network)"
+            f"`{beyond[0]}` and `lambda1`, `lambda2` were both given; expected one of them (λ are Erdős–Rényi factors "
+            "of the hidden layers, a sparsity is of a whole network)"
         )
     if None in (network.lambda1, network.lambda2):
         raise ConfigError("only one of `lambda1` and `lambda2` was given; expected both")

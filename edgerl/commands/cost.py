@@ -26,7 +26,7 @@ def cost(
     Options as `edgerl.train` takes them. Raises ConfigError, EnvironmentError, FileFormatError.
     """
     run = make_config(**stated_options(env, preset=preset, config=config, **options))
-    environment = make(run.environment, run.env_args)
+    environment = make(run.environment, arguments=run.env_args)
     plans = plan_networks(run.network, environment.n_observations, environment.n_actions)
     environment.close()
     actor, critic = (tuple(layer.shape for layer in network) for network in plans)

@@ -151,7 +151,7 @@ def _plan(study: Study, combination: Mapping[str, Value], sizes_of: Callable[[Co
 
 
 def _config(study: Study, options: Mapping[str, Any]) -> Config:
-    return make_config(study.preset, **options)  # type: ignore[arg-type]  # which checks the preset
+    return make_config(study.preset, **options)
 
 
 def _name(task: str, method: str, settings: Mapping[str, Value], seed: int) -> str:

@@ -14,7 +14,8 @@ import numpy as np
 
 from edgerl.config import Config, from_json
 from edgerl.errors import ConfigError, FileFormatError, reason
-from edgerl.files.atomic import Tensors, pack_tensors, read_bytes, unpack_tensors, write_atomically
+from edgerl.files.atomic import read_bytes, write_atomically
+from edgerl.files.tensors import Tensors, pack_tensors, unpack_tensors
 from edgerl.policy import format as policy_file
 from edgerl.policy.compact import CompactPolicy
 
@@ -85,7 +86,7 @@ def read(path: Path) -> Checkpoint:
         return Checkpoint(
             config=from_json(_object(metadata, "config"), str(path)),
             counters=_counters(_object(metadata, "counters")),
-            policy=policy_file.from_bytes(policy.tobytes(), path),
+            policy=policy_file.from_bytes(policy.tobytes(), path.with_name(f"{path.name}, its policy,")),
             returns=_returns(_object(metadata, "returns")),
             tensors=tensors,
         )

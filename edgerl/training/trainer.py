@@ -21,14 +21,8 @@ from edgerl.algorithms.native import NativeAgent
 from edgerl.algorithms.normalizer import Normalizer
 from edgerl.algorithms.td3 import Agent
 from edgerl.algorithms.topology import notice_of_fixed_layers
-from edgerl.config import (
-    Config,
-    extended,
-    is_continued_by,
-    make_config,
-    stated_options,
-    with_episode_limit,
-)
+from edgerl.config import Config, extended, is_continued_by, make_config, stated_options, with_episode_limit
+from edgerl.edge.acting.actions import described_misfit, has_bounds_of
 from edgerl.edge.continual.replay import Boundary, Replay
 from edgerl.edge.engine.random import Purpose, uniform
 from edgerl.environments.consent import check_consent, resume_command
@@ -133,7 +127,7 @@ def train(
     """
     if resume is None:
         stated = stated_options(env, preset=preset, config=config, **options)
-        recorded, run = None, with_engine(_new(stated, notice), notice)
+        recorded, run = None, with_engine(make_config(**stated), notice)
     else:
         resume = anchored(resume).resolve()  # runs/latest is a link, which is about to be renewed
         steps = options.pop("steps", None)
@@ -161,6 +155,8 @@ def train(
             notice(line)
         if resume is None:
             folder = stack.enter_context(new_folder(None if out is None else Path(out), run))
+            if line := _notice_of_warm_up(stated, run):
+                notice(line)
         else:
             folder = run_folder.short(resume)
             check_latest(folder)
@@ -175,13 +171,12 @@ def train(
         return replace(result, folder=reachable(folder), policy=reachable(folder / run_folder.POLICY))
 
 
-def _new(stated: Mapping[str, Any], notice: Notice) -> Config:
-    """The configuration of a new run, with a notice where it is too short for its preset's random steps."""
-    config = make_config(**stated)
+def _notice_of_warm_up(stated: Mapping[str, Any], config: Config) -> str | None:
+    """The line that a person should read where a run is too short for its preset's random steps."""
     usual, random = make_config(stated.get("preset")).schedule.start_steps, config.schedule.start_steps
-    if "start_steps" not in stated and random < usual:
-        notice(f"{config.schedule.steps} steps are too few for {usual} random ones before learning: {random} now")
-    return config
+    if "start_steps" in stated or random >= usual:
+        return None
+    return f"{config.schedule.steps} steps are too few for {usual} random ones before learning: {random} now"
 
 
 def _extended(config: Config, folder: Path, steps: int, notice: Notice) -> Config:
@@ -621,6 +616,11 @@ class Trainer:
         if not is_continued_by(checkpoint.config, self.config):
             raise FileFormatError(
                 f"{path} is of another configuration than {self.folder / run_folder.CONFIG}; restore that file"
+            )
+        if not has_bounds_of(checkpoint.policy, self.environment):
+            raise EnvironmentError(
+                f"the run's policy {described_misfit(checkpoint.policy, self.environment)}; restore the environment's "
+                "bounds, or train anew"
             )
         own = {n: a for n, a in checkpoint.tensors.items() if not n.startswith("normalizer.")}
         rest = {n.removeprefix("normalizer."): a for n, a in checkpoint.tensors.items() if n not in own}

@@ -21,7 +21,7 @@ from edgerl.config import make_config
 from edgerl.edge.continual.learner import Learner
 from edgerl.edge.continual.replay import Replay
 from edgerl.export import export_policy
-from edgerl.files.atomic import TensorReader, write_tensors
+from edgerl.files.tensors import TensorReader, write_tensors
 from edgerl.policy.compact import CompactPolicy, make_layer
 from edgerl.policy.format import save
 from edgerl.training import checkpoint
@@ -172,11 +172,11 @@ def test_a_run_folder(edgerl: Run, policy: CompactPolicy, tmp_path: Path) -> Non
     [
         ("no.onnx", None, "no.onnx is not there; expected a file"),
         ("no.txt", None, "no.txt is not there; expected a run folder or a file of .safetensors"),
-        ("a.txt", b"", "a.txt has the suffix '.txt'; expected a run folder or a file of .safetensors"),
-        ("a.safetensors", b"garbage", "a.safetensors is no edgerl tensor file, or is truncated"),
-        ("a.onnx", b"garbage", "a.onnx is no ONNX model"),
+        ("a.txt", b"", "a.txt is empty; expected a run folder or a file of .safetensors"),
+        ("a.safetensors", b"garbage", "a.safetensors is a text file; expected a tensor file of edgerl"),
+        ("a.onnx", b"garbage", "a.onnx is a text file; expected an ONNX model, as edgerl export"),
         ("a.toml", b"\xff", "a.toml is no TOML file"),
-        ("a.bin", b"garbage", "a.bin is no replay memory, or is truncated"),
+        ("a.bin", b"garbage", "a.bin is a text file; expected a replay memory, as edgerl train writes"),
     ],
 )
 def test_bad_input_is_one_line(edgerl: Run, tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
@@ -197,7 +197,7 @@ def test_a_folder_that_is_no_run(edgerl: Run, tmp_path: Path) -> None:
 
 
 def test_a_tensor_file_of_another_kind(edgerl: Run, tmp_path: Path) -> None:
-    from edgerl.files.atomic import pack_tensors
+    from edgerl.files.tensors import pack_tensors
 
     (tmp_path / "a.safetensors").write_bytes(pack_tensors("recipe", 1, {}, {"a": np.zeros(1)}))
     code, _, err = edgerl("info", "a.safetensors")

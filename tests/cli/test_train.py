@@ -247,7 +247,7 @@ def test_a_bad_configuration_file_is_one_line_and_leaves_nothing(edgerl: Run, te
             "--engine is native, which runs on the CPU, and --device is cuda; use --device",
         ),
         (["--device", "cuda"], "--device is cuda, but this PyTorch sees none; use --device cpu"),
-        (["--resume", "nowhere"], "nowhere is no run folder"),
+        (["--resume", "nowhere"], "nowhere is not there; expected a run folder"),
         (
             ["--resume", "run", "--seed", "3"],
             "everything from the run but --steps and --env; leave out all other options",
@@ -259,7 +259,7 @@ def test_a_bad_configuration_file_is_one_line_and_leaves_nothing(edgerl: Run, te
         (["--env-arg", "mass"], "--env-arg is 'mass'; expected NAME=VALUE, as in mass=2.0"),
         (["--env-arg", "terrain=rough"], "--env-arg 'terrain' has the value 'rough'; expected a number, true, false,"),
         (["--env-arg", "mass=[1]"], "--env-arg 'mass' has the value '[1]'; expected a number, true, false, or a text"),
-        (["--env-arg", "mass=NaN"], "the argument mass of the environment is nan; expected a finite number"),
+        (["--env-arg", "mass=NaN"], "--env-arg 'mass' has the value 'NaN'; expected a number"),
         (["--env-arg", "a=1", "--env-arg", "a=2"], "--env-arg 'a' is there twice; expected each argument once"),
         (["--env-arg", "a b=1"], "the argument 'a b' of the environment is no name; expected letters, digits"),
         (

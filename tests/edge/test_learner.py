@@ -29,8 +29,8 @@ from edgerl.edge.continual.trials import TrialRule
 from edgerl.edge.engine.arena import LearnerArena
 from edgerl.edge.engine.library import library
 from edgerl.errors import ConfigError, FileFormatError, OutputError
-from edgerl.files.atomic import TensorReader, write_tensors
 from edgerl.files.disk import Disk
+from edgerl.files.tensors import TensorReader, write_tensors
 from tests.faults import SHORT, FaultyDisk, PowerCut
 
 from .learners import (
@@ -1503,7 +1503,7 @@ def test_a_log_that_is_a_link_is_refused_and_what_it_leads_to_is_not_touched(beg
 
 def _refuse_bundle() -> None:
     Path("x.onnx").write_bytes(b"no bundle")
-    with pytest.raises(FileFormatError, match=r"^x\.onnx is no edgerl tensor file"):
+    with pytest.raises(FileFormatError, match=r"^x\.onnx is a text file; expected a learner\.safetensors"):
         _load(Path("deep", "state"), path=Path("x.onnx"))
 
 

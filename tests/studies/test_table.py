@@ -180,7 +180,7 @@ def test_another_run_in_a_folder_is_refused_with_the_first_difference() -> None:
     first, second = runs.values()
     write_run(Path("here"), first, [1.0])
     message = (
-        r"^here holds another run than the study's \(network\.sparsity 0\.5, expected 0\.9\); choose another --out"
+        r"^here holds another run than the study's \(network\.sparsity 0\.5, expected 0\.9\); choose another `out`"
     )
     with pytest.raises(ConfigError, match=message):
         inspect(Path("here"), second)

@@ -63,7 +63,7 @@ def test_values_are_what_json_says() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("mass", "--env-arg is 'mass'; expected NAME=VALUE"),
+        ("mass", "`env_args` is 'mass'; expected NAME=VALUE"),
         ("mass=", "has the value ''; expected a number"),
         ("mass=2.0.1", r"has the value '2\.0\.1'; expected a number"),
         ("flag=True", "has the value 'True'; expected a number, true, false"),
@@ -71,8 +71,8 @@ def test_values_are_what_json_says() -> None:
         ("x=null", "has the value 'null'; expected"),
         ("x={}", "has the value '{}'; expected"),
         ("x=" + "[" * 100_000, "has the value '\\[+"),
-        ("x=Infinity", "the argument x of the environment is inf; expected a finite number"),
-        ("x=-Infinity", "is -inf; expected a finite number"),
+        ("x=Infinity", "has the value 'Infinity'; expected a number"),
+        ("x=-Infinity", "has the value '-Infinity'; expected a number"),
         ("x=1e999", "is inf; expected a finite number"),
         ("x=9223372036854775808", "expected a finite number of at most 64 bits"),
         ("x=" + "9" * 5000, "the argument x|has the value"),

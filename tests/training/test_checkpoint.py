@@ -15,7 +15,8 @@ import pytest
 
 from edgerl.config import make_config
 from edgerl.errors import FileFormatError
-from edgerl.files.atomic import pack_tensors, read_bytes, unpack_tensors
+from edgerl.files.atomic import read_bytes
+from edgerl.files.tensors import pack_tensors, unpack_tensors
 from edgerl.policy import format as policy_file
 from edgerl.training import checkpoint as checkpoint_file
 from edgerl.training.checkpoint import Checkpoint, Counters, Returns
@@ -136,9 +137,9 @@ HOSTILE = {
     "returns number": (_replace("returns", 3), "its returns is no JSON object"),
     "config empty": (_replace("config", {}), "network is missing"),
     "section missing": (_without("config", "td3"), "td3 is missing"),
-    "section list": (_set("config", "network", [1]), "network has not the keys of this version of edgerl"),
-    "key missing": (_without("config", "td3", "n_step"), r"td3 has not the keys .*\(first difference: n_step\)"),
-    "key surplus": (_set("config", "more\nlines", 1), r"config has not the keys .*\(first difference: more lines\)"),
+    "section list": (_set("config", "network", [1]), "network was written by another version of edgerl"),
+    "key missing": (_without("config", "td3", "n_step"), "unknown or missing key 'n_step'"),
+    "key surplus": (_set("config", "more\nlines", 1), "unknown or missing key 'more"),
     "seed negative": (_set("config", "seed", -1), "seed is -1; expected a whole number in"),
     "seed huge": (_set("config", "seed", 10**400), "seed is 10000|int too large"),
     "steps huge": (_set("config", "steps", 10**400, inner="schedule"), "steps is 10000|int too large"),
@@ -188,7 +189,7 @@ def test_hostile_file(change: Change, problem: str | None) -> None:
     ("content", "problem"),
     [
         (lambda policy: policy[:-1], "is no edgerl tensor file, or is truncated"),
-        (lambda policy: policy[:0], "is no edgerl tensor file, or is truncated"),
+        (lambda policy: policy[:0], "its policy, is empty; expected a policy.safetensors"),
         (lambda policy: np.where(np.arange(len(policy)) == 4100, policy ^ 1, policy), "has been altered: its SHA-256"),
         (lambda _: np.frombuffer(pack_tensors("checkpoint", 1, {}, {}), np.uint8), "holds 'checkpoint'; expected"),
         (lambda _: np.frombuffer(pack_tensors("policy", 1, {}, {}), np.uint8), "its layers are no list"),
@@ -198,7 +199,7 @@ def test_a_hostile_policy_inside(content: Any, problem: str) -> None:
     metadata, tensors = _parts()
     tensors["policy"] = content(tensors["policy"])
     _write(metadata, tensors)
-    with pytest.raises(FileFormatError, match=rf"^checkpoint\.safetensors [^\n]*{problem}"):
+    with pytest.raises(FileFormatError, match=rf"^checkpoint\.safetensors, [^\n]*{problem}"):
         checkpoint_file.read(PATH)
 
 

@@ -93,14 +93,14 @@ def test_what_varies_by_less_than_float32_tells_is_named_with_what_to_do() -> No
     values = np.random.default_rng(0).normal(size=(500, 3)) * [1, 0.2, 0.1] + [0, FAR, 1e9]
     assert _watched(values).notice(normalizes=False) == (
         f"observation 1 (and 1 more) varies by {values[:, 1].std():.2g} about 5.8e+06, where float32 has steps of 0.5: "
-        "the policy can hardly see it; train with --normalize, which subtracts an offset in float64"
+        "the policy can hardly see it; train with `normalize`, which subtracts an offset in float64"
     )
     still = _watched(values).notice(normalizes=True)
     assert still is not None
     assert still.endswith("; make the environment return it relative to a fixed point")
     narrow = _watched((values * [1, 20, 1]).astype(np.float32)).notice(normalizes=True)
     assert narrow is not None
-    assert narrow.endswith("; make the environment return float64, and train with --normalize")
+    assert narrow.endswith("; make the environment return float64, and train with `normalize`")
 
 
 def test_nothing_is_said_of_what_is_constant_or_seen_or_shifted() -> None:
@@ -118,8 +118,8 @@ def test_nothing_is_said_of_what_is_constant_or_seen_or_shifted() -> None:
 @pytest.mark.parametrize(
     ("env", "normalize", "fix"),
     [
-        ("surveyed_robot", False, "train with --normalize, which subtracts an offset in float64"),
-        ("surveyed_robot_in_float32", True, "make the environment return float64, and train with --normalize"),
+        ("surveyed_robot", False, "train with `normalize`, which subtracts an offset in float64"),
+        ("surveyed_robot_in_float32", True, "make the environment return float64, and train with `normalize`"),
         ("surveyed_robot", True, None),
         ("near_robot", False, None),
     ],
@@ -246,7 +246,7 @@ def test_what_is_pruned_keeps_the_offset_and_its_return(
     assert far.observation_offset is not None
     assert np.array_equal(far(_positions() + ORIGIN), near(_positions()))
     assert results[0].returns == results[1].returns
-    assert results[0].largest_action_difference == results[1].largest_action_difference
+    assert results[0].difference == results[1].difference
 
 
 def test_the_file_says_what_is_subtracted(runs: tuple[Path, Path], edgerl: Callable[..., tuple[int, str, str]]) -> None:
@@ -284,7 +284,7 @@ def test_profiles_price_both_forms_of_a_policy_with_an_offset(runs: tuple[Path, 
     assert policy.observation_offset is not None
     observations = benchmark_observations(policy)
     assert np.abs(observations - policy.observation_offset).max() < 10 < observations.max()
-    result = measure_here(Subject("far", "0" * 64, policy, None, tmp_path / "policy.onnx"))
+    result = measure_here(Subject("far", "policy", "0" * 64, policy, None, tmp_path / "policy.onnx"))
     assert {one.runtime for one in result.measurements} == {"native", "onnxruntime"}
     for one in result.measurements:
         assert largest_difference(one, policy) < 1e-5

@@ -25,7 +25,7 @@ from edgerl.edge.continual.replay import Boundary, Replay
 from edgerl.edge.engine.arena import LearnerArena
 from edgerl.edge.engine.library import library
 from edgerl.errors import ConfigError, FileFormatError, OutputError
-from edgerl.files.atomic import TensorReader
+from edgerl.files.tensors import TensorReader
 from edgerl.policy import format as policy_file
 from edgerl.training import checkpoint as checkpoint_file
 from edgerl.training.handover import hand_over
@@ -176,6 +176,21 @@ def test_halves_are_standardised_by_what_the_run_has_seen(run: Run) -> None:
     np.testing.assert_allclose(halves[:, 4:6], rows[:, 4:6], rtol=2**-10, atol=1e-6)
     assert np.array_equal(tails[:, 0], rows[:, 10].astype(np.float32))
     assert np.array_equal(tails[:-1, 1], rows[:-1, 11])
+
+
+def test_what_keeping_observations_as_halves_does_to_actions_is_stated(run: Run) -> None:
+    """Rounded by numpy's own float16, once standardised as the file says."""
+    folder = run("normalised")
+    report = hand_over(folder, GOAL, precision="fp16")
+    tensors, observations = _read()[1], _rows(folder)[:, :4].astype(np.float64)
+    mean, scale = (tensors[f"storage.{name}"].astype(np.float64) for name in ("mean", "scale"))
+    kept = ((observations - mean) * scale).astype(np.float16) / scale + mean
+    policy = checkpoint_file.read(folder / "checkpoint.safetensors").policy
+    shares = np.abs(policy(kept, np.float64) - policy(observations, np.float64)) / [3, 3.5]
+    assert report.action_difference.observed == "recorded"
+    assert report.action_difference.observations == len(observations) == 600
+    assert report.action_difference.largest == pytest.approx(shares.max(), rel=0.02)
+    assert hand_over(folder, GOAL, force=True).action_difference.largest == 0
 
 
 def test_a_sensor_that_never_moved_is_no_division_by_zero(run: Run) -> None:
@@ -365,7 +380,7 @@ def test_folders_that_are_no_run(run: Run) -> None:
         hand_over("nowhere", GOAL)
     shutil.copytree(run("ds-td3"), "run")
     (Path("run") / "replay.bin").unlink()
-    with pytest.raises(FileFormatError, match=r"^run/replay\.bin is no replay memory, or is truncated"):
+    with pytest.raises(FileFormatError, match=r"^cannot read run/replay\.bin: No such file"):
         hand_over("run", GOAL)
     with closing(Replay(Path("run/replay.bin"), 5, 2, 600)):
         pass

@@ -28,6 +28,6 @@ class Command(TyperCommand):
 def in_flags(message: str, parameters: Iterable[Any]) -> str:
     """The message with the flag of each parameter; a name that is none of this command's loses its backticks alone."""
     options = [parameter for parameter in parameters if parameter.param_type_name == "option"]
-    flags = {flag.lstrip("-").replace("-", "_"): flag for option in options for flag in option.opts}
+    flags: dict[str, str] = {flag.lstrip("-").replace("-", "_"): flag for option in options for flag in option.opts}
     flags |= {option.name: option.opts[0] for option in options}
-    return _PARAMETER.sub(lambda found: flags.get(found[1], found[1]), message)
+    return _PARAMETER.sub(lambda found: flags.get(found[1]) or found[1], message)

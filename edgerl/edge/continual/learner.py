@@ -61,9 +61,9 @@ from edgerl.edge.continual.trials import LARGEST_REWARD, TrialRule, Trials, Verd
 from edgerl.edge.engine.arena import NETWORKS, WHOLE_UPDATE, LearnerArena
 from edgerl.edge.engine.library import BytesOf, LearnerConfig, library
 from edgerl.edge.engine.random import Draws, Purpose
-from edgerl.errors import ConfigError, EdgerlError, FileFormatError, OutputError, quoted
-from edgerl.files.atomic import TensorReader
+from edgerl.errors import ConfigError, EdgerlError, FileFormatError, OutputError, UnsupportedModelError, quoted
 from edgerl.files.disk import DISK, Disk
+from edgerl.files.tensors import TensorReader
 from edgerl.policy.compact import Array, CompactPolicy, action_scaling, observation_dtype, shifted
 
 DEFAULT_MEMORY = 32 << 20
@@ -185,6 +185,17 @@ class Origin:
     about: dict[str, Any]
     exploration_noise: float
     metadata: Mapping[str, Any]
+
+
+def refuse_for_c(path: Path, origin: Origin) -> None:
+    """Raise UnsupportedModelError or ConfigError where a learner can be none in C, that of the file `path`."""
+    if origin.constants.observation_offset is not None:
+        raise UnsupportedModelError(
+            f"{path} has an observation offset, which a learner in C does not support; export its policy with --format "
+            "c, which does, or make the observation relative to a fixed point and train anew"
+        )
+    if origin.replay.keep != "ring":
+        raise ConfigError(f"the replay of {path} is a {origin.replay.keep}; in C it is a ring: export the learner so")
 
 
 class _TooLittleMemoryError(ConfigError):

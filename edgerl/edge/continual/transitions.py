@@ -107,6 +107,14 @@ class RecordFormat:
         beyond = int(np.count_nonzero(np.abs(standard) > LARGEST_HALF))
         return np.clip(standard, -LARGEST_HALF, LARGEST_HALF), beyond
 
+    def remembered(self, observations: Array) -> Array:
+        """Observations [..., n] as they are once they were stored."""
+        if self.mean is None or self.scale is None:
+            return observations
+        stored = self.standardised(observations)[0].astype(np.float16)
+        kept: Array = (stored / self.scale.astype(np.float64) + self.mean).astype(np.float32)
+        return kept
+
     def decoding(self, mean: Array | None, scale: Array | None) -> tuple[Array | None, Array | None]:
         """The (mean, scale) by which (stored − mean) · scale is (x − mean) · scale of the observation x itself."""
         if self.mean is None or self.scale is None:
