@@ -5,7 +5,7 @@ for 150 000 steps a Learner with a replay of 50 000 transitions in fp16 goes on.
 so that the script can be stopped and started again.
 
     python benchmarks/continual.py --work build/continual --workers 2
-    python benchmarks/continual.py --table        # the tables of docs/results.md, from what is there
+    python benchmarks/continual.py --table        # the tables of docs/lab/2026-11.md, from what is there
 """
 
 from __future__ import annotations

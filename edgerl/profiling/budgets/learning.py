@@ -32,7 +32,7 @@ PROGRAM_BYTES = 15_800_000
 
 UPDATE_SHARE = {1: 0.25, BLOCK: 0.35}
 """Of a core's peak FLOP/s that an update reaches, by block, assumed to be that of x86-64 with AVX-512: 0.22 and 0.29
-were measured there at a tenth of the connections, 0.30 and 0.44 at half (docs/results.md)."""
+were measured there at a tenth of the connections, 0.30 and 0.44 at half (docs/lab/2026-11.md)."""
 
 MICROCONTROLLER_SHARE = 0.4
 """Of the best published rate: what portable C reaches there (the ratio of published timings of RLtools)."""
