@@ -214,7 +214,7 @@ def test_the_reference_has_what_help_says(edgerl: Run) -> None:
     assert len(sections) > 10
     for command, section in sections.items():
         _, out, _ = edgerl(*command.split(), "--help")
-        named = re.findall(r"^│ [ *]*(--[a-z0-9-]+)", out, flags=re.MULTILINE)
+        named = re.findall(r"^│ [ *]{0,5}(--[a-z0-9-]+)", out, flags=re.MULTILINE)
         listed = re.findall(r"^\| `(?:-\w, )?(--[a-z0-9-]+)", section, flags=re.MULTILINE)
         assert sorted([*listed, "--help"]) == sorted(named), command
         assert f"edgerl {command}" in section
@@ -227,7 +227,7 @@ def test_the_reference_of_python_has_the_public_names_and_what_they_return() -> 
     named = {name if name.startswith("edgerl.") else f"edgerl.{name}" for name in named}  # the folder export/
     assert {f"{each.__module__}.{each.__qualname__}" for each in public} <= named
     returned = {each.__annotations__["return"].rpartition(".")[2] for each in public if not isinstance(each, type)}
-    assert returned <= {name.rpartition(".")[2] for name in named}
+    assert returned - {"dict[str, Any]"} <= {name.rpartition(".")[2] for name in named}
 
 
 def test_the_navigation_names_each_page_once() -> None:
