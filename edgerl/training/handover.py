@@ -16,7 +16,7 @@ from edgerl.algorithms.normalizer import SMALLEST_DEVIATION, Normalizer
 from edgerl.edge.continual import bundle
 from edgerl.edge.continual.bundle import Constants, ReplayPlan
 from edgerl.edge.continual.champion import Champion
-from edgerl.edge.continual.learner import DEFAULT_MEMORY, MemoryPlan, check_memory, plan_memory
+from edgerl.edge.continual.memory import DEFAULT_MEMORY, MemoryPlan, check_memory, plan_memory
 from edgerl.edge.continual.replay import Boundary, Replay
 from edgerl.edge.continual.transitions import KEEP_POLICIES, PRECISIONS, KeepPolicy, Precision, RecordFormat
 from edgerl.edge.engine.library import library
@@ -101,7 +101,8 @@ def hand_over(
         )
         shape = constants.record_format(replay.n_observations, precision)
         plan = ReplayPlan(precision, keep, memory)
-        planned = plan_memory(agent.arena, champion.n_bytes, shape.record.itemsize, plan)
+        arena = agent.arena
+        planned = plan_memory(arena.config, int(arena.bytes.total), champion.n_bytes, shape.record.itemsize, plan)
         wanted = min(DEFAULT_SEED if seed is None else seed, planned.capacity, replay.size)
         chosen = _spread_episodes(replay, wanted)
         rows = _stored_rows(_with_gaps(replay.rows(chosen), chosen), shape)

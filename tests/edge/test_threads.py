@@ -26,8 +26,7 @@ from edgerl.edge.engine.arena import LearnerArena
 from edgerl.edge.engine.library import library
 from edgerl.export import export_policy
 from edgerl.policy.compact import CompactPolicy, make_layer
-
-from .learners import HIGH, LOW, N, learner_config, write_bundle
+from tests.edge.learners import HIGH, LOW, N, learner_config, write_bundle
 
 Array = npt.NDArray[Any]
 
@@ -73,8 +72,8 @@ MAKERS: dict[type, Callable[[Path], Callable[[Array], Array]]] = {
 
 
 def test_no_callable_class_is_forgotten() -> None:
-    names = [module.name for module in pkgutil.iter_modules(edgerl.edge.__path__) if not module.name.startswith("_")]
-    modules = [importlib.import_module(f"edgerl.edge.{name}") for name in names]
+    names = [module.name for module in pkgutil.walk_packages(edgerl.edge.__path__, "edgerl.edge.")]
+    modules = [importlib.import_module(name) for name in names if not name.rpartition(".")[2].startswith("_")]
     classes = {value for module in modules for value in vars(module).values() if inspect.isclass(value)}
     ours = {value for value in classes if value.__module__.startswith("edgerl.edge.")}
     assert {value for value in ours if "__call__" in vars(value)} == set(MAKERS)

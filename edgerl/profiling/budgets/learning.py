@@ -15,7 +15,8 @@ from typing import Any
 from edgerl.edge.acting.policy import Layout
 from edgerl.edge.continual import bundle
 from edgerl.edge.continual.bundle import ReplayPlan
-from edgerl.edge.continual.learner import MemoryPlan, Origin, plan_bytes, read_origin
+from edgerl.edge.continual.memory import MemoryPlan, plan_memory
+from edgerl.edge.continual.origin import Origin, read_origin
 from edgerl.edge.continual.session import MARGIN_US
 from edgerl.edge.engine.library import BytesOf, LayerPlanStructure, LearnerConfig, library
 from edgerl.errors import ConfigError
@@ -103,10 +104,10 @@ def plan_on(device: Device, origin: Origin) -> MemoryPlan:
     library().call("the learner", "edgerl_learner_bytes", config, needed)
     shape = origin.constants.record_format(config.n_observations, origin.replay.precision)
     if device.kind == "microcontroller":
-        return plan_bytes(config, int(needed.total), 0, shape.row_bytes, origin.replay)
+        return plan_memory(config, int(needed.total), 0, shape.row_bytes, origin.replay)
     normalises = origin.constants.observation_mean is not None
     champion = champion_bytes(config, normalises=normalises)
-    return plan_bytes(config, int(needed.total), champion, shape.record.itemsize, origin.replay)
+    return plan_memory(config, int(needed.total), champion, shape.record.itemsize, origin.replay)
 
 
 def champion_bytes(config: LearnerConfig, *, normalises: bool) -> int:

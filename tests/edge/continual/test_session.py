@@ -24,10 +24,9 @@ from edgerl.edge.continual import session as session_module
 from edgerl.edge.continual.learner import Learner
 from edgerl.edge.continual.session import Keeper, Schedule, Session, resident_memory
 from edgerl.errors import ConfigError, EdgerlError, EnvironmentError, OutputError
-
-from . import learners
-from .test_control import PERIOD, FakeClock
-from .test_import import HEAVY, loaded_by
+from tests.edge import learners
+from tests.edge.acting.test_control import PERIOD, FakeClock
+from tests.edge.test_import import HEAVY, loaded_by
 
 FALLBACK = [0.0, 0.0]  # zero is inside of the bounds
 PATIENCE = 300  # s that a test waits for another thread
@@ -129,7 +128,7 @@ def test_a_robot_whose_numbers_need_float64_is_driven_like_one_beside_the_origin
             session = paced(learner, arm, rate_hz=rate) if rate else made(learner, arm, rate_hz=0)
             arm.on_step[50] = lambda session=session, far=far: (session.stop(), far.tolist())[1]
             status = session.run()
-            seen.append((arm.sent, status["steps"], learner.counters.refused_observations, learner._observed))
+            seen.append((arm.sent, status["steps"], learner.counters.refused_observations, learner.experience.observed))
             assert not any(status["control"]["fallbacks"].values())
     assert seen[0] == seen[1]
     assert seen[0][1:] == (50, 0, 50)
@@ -402,7 +401,7 @@ def test_a_takeover_happens_while_the_session_runs() -> None:
         session = made(learner, arm, rate_hz=0, sync_seconds=0.01)
 
         def become_due() -> None:
-            learner._takeover_due = True
+            learner.history.takeover_is_due = True
             wait_for(lambda: not learner.takeover_is_due)
             session.stop()
 
