@@ -21,7 +21,7 @@ import pytest
 import edgerl.edge
 from edgerl.edge import Learner, OnnxPolicy, Policy
 from edgerl.edge.continual.champion import Champion
-from edgerl.edge.continual.session import _Acting
+from edgerl.edge.continual.session import LearnerPolicy
 from edgerl.edge.engine.arena import LearnerArena
 from edgerl.edge.engine.library import library
 from edgerl.export import export_policy
@@ -59,14 +59,14 @@ def champion(_: Path) -> Champion:
     return Champion(library(), LearnerArena(library(), learner_config()), (LOW, HIGH), (None, None))
 
 
-def learner(folder: Path) -> _Acting:
-    return _Acting(Learner.load(write_bundle(folder / "learner.safetensors")), explore=False)
+def learner(folder: Path) -> LearnerPolicy:
+    return LearnerPolicy(Learner.load(write_bundle(folder / "learner.safetensors")), explore=False)
 
 
 MAKERS: dict[type, Callable[[Path], Callable[[Array], Array]]] = {
     Champion: champion,
     OnnxPolicy: onnx_policy,
-    _Acting: learner,
+    LearnerPolicy: learner,
     Policy: lambda _: Policy(compact_policy(), "dense"),
 }
 

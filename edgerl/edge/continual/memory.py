@@ -1,9 +1,10 @@
-"""The memory of a learner, all of which is taken at its start: how much it is, and where it goes."""
+"""The memory of a learner, all of it taken at the start: how much it is, where it goes, and what the process has."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from edgerl.edge.continual.bundle import MAXIMUM_MEMORY, ReplayPlan
 from edgerl.edge.continual.transitions import MAXIMUM_CAPACITY
@@ -60,3 +61,17 @@ def check_memory(memory: object) -> None:
     """Raise ConfigError unless a learner can be told to take so many bytes."""
     if type(memory) is not int or not 1 <= memory <= MAXIMUM_MEMORY:
         raise ConfigError(f"the memory is {quoted(memory)}; expected bytes, an integer from 1 to {MAXIMUM_MEMORY}")
+
+
+def resident_memory() -> tuple[int | None, int | None]:
+    """(bytes of this process in memory now, the most there ever were); None where the system has no /proc."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None, None
+    fields = dict(line.split(":", 1) for line in lines)
+    return _kibibytes(fields.get("VmRSS")), _kibibytes(fields.get("VmHWM"))
+
+
+def _kibibytes(text: str | None) -> int | None:
+    return None if text is None else int(text.split()[0]) * 1024

@@ -20,9 +20,11 @@ import numpy.typing as npt
 import pytest
 
 from edgerl.edge.acting.robot import Robot
+from edgerl.edge.continual import memory as memory_module
 from edgerl.edge.continual import session as session_module
 from edgerl.edge.continual.learner import Learner
-from edgerl.edge.continual.session import Keeper, Schedule, Session, resident_memory
+from edgerl.edge.continual.memory import resident_memory
+from edgerl.edge.continual.session import Keeper, Schedule, Session
 from edgerl.errors import ConfigError, EdgerlError, EnvironmentError, OutputError
 from tests.edge import learners
 from tests.edge.acting.test_control import PERIOD, FakeClock
@@ -557,7 +559,7 @@ def test_a_system_without_proc_tells_no_memory(monkeypatch: pytest.MonkeyPatch) 
         def read_text(self) -> str:
             raise FileNotFoundError
 
-    monkeypatch.setattr(session_module, "Path", Absent)
+    monkeypatch.setattr(memory_module, "Path", Absent)
     assert resident_memory() == (None, None)
 
 
