@@ -33,7 +33,12 @@ class UnpacedLoop:
         self._reset()
         try:
             while not self._stopping and (seconds is None or self._elapsed() < seconds):
-                self._cycle()
+                observation, begin = self._read_observation(), self._clock()
+                action = self._policy(observation)
+                self._latency.add(self._clock() - begin)
+                self._send_action(action)
+                while self._learn is not None and not self._stopping and self._learn():
+                    pass
         finally:
             self._end = self._clock()
             self._stopping = False
@@ -42,14 +47,6 @@ class UnpacedLoop:
     def stop(self) -> None:
         """End the run after the present cycle."""
         self._stopping = True
-
-    def _cycle(self) -> None:
-        observation, begin = self._read_observation(), self._clock()
-        action = self._policy(observation)
-        self._latency.add(self._clock() - begin)
-        self._send_action(action)
-        while self._learn is not None and not self._stopping and self._learn():
-            pass
 
     def _elapsed(self) -> float:
         return ((self._end or self._clock()) - self._start) / 1e9

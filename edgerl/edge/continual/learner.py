@@ -34,7 +34,7 @@ from edgerl.edge.continual.archive import Archive
 from edgerl.edge.continual.bundle import actor_policy
 from edgerl.edge.continual.challenger import Challenger
 from edgerl.edge.continual.history import Counters
-from edgerl.edge.continual.loading import Choices, Parts, load_parts
+from edgerl.edge.continual.loading import Choices, Parts, begin, go_on
 from edgerl.edge.continual.origin import read_origin
 from edgerl.edge.continual.replay import Boundary
 from edgerl.edge.continual.store import Snapshots
@@ -107,7 +107,8 @@ class Learner:
         with contextlib.ExitStack() as files:
             archive = Archive(bundle, folder, disk)
             files.callback(archive.withdraw)
-            learner = cls(load_parts(archive, choices, files))
+            found = archive.newest()
+            learner = cls(begin(archive, choices, files) if found is None else go_on(archive, *found, choices, files))
             if learner.is_new and folder is not None:
                 learner.snapshot()
             files.pop_all()

@@ -75,16 +75,8 @@ class Parts:
     is_new: bool
 
 
-def load_parts(archive: Archive, choices: Choices, files: contextlib.ExitStack) -> Parts:
-    """Of the learner in the state folder, where one has begun, or in the bundle. `files` closes what was opened.
-
-    Raises FileFormatError, ConfigError, OutputError, MissingExtraError.
-    """
-    found = archive.newest()
-    return _begin(archive, choices, files) if found is None else _go_on(archive, *found, choices, files)
-
-
-def _begin(archive: Archive, choices: Choices, files: contextlib.ExitStack) -> Parts:
+def begin(archive: Archive, choices: Choices, files: contextlib.ExitStack) -> Parts:
+    """From the bundle. `files` closes what was opened. Raises FileFormatError, ConfigError, OutputError."""
     bundle, reader = archive.open_bundle()
     with reader:
         origin = read_origin(reader, bundle, choices.memory)
@@ -106,8 +98,8 @@ def _begin(archive: Archive, choices: Choices, files: contextlib.ExitStack) -> P
     return Parts(choices, origin, champion, memory, experience, history, archive, is_new=True)
 
 
-def _go_on(archive: Archive, number: int, reader: TensorReader, choices: Choices, files: contextlib.ExitStack) -> Parts:
-    """From snapshot `number`."""
+def go_on(archive: Archive, number: int, reader: TensorReader, choices: Choices, files: contextlib.ExitStack) -> Parts:
+    """From snapshot `number`, likewise; the reader is closed."""
     store = archive.need_store()
     with reader:
         origin = read_origin(reader, store.path(number))
@@ -118,7 +110,9 @@ def _go_on(archive: Archive, number: int, reader: TensorReader, choices: Choices
     experience = _open_experience(origin, memory, archive, choices, files)
     try:
         history = History.from_metadata(origin.metadata, choices.rule, int(origin.arena.config.seed))
-        known = _read_number(origin.metadata["number"])
+        known = origin.metadata["number"]
+        if type(known) is not int or not 0 <= known < 1 << 53:
+            raise ValueError(f"its number of transitions is {quoted(known)}, expected a count")
     except (ValueError, KeyError, TypeError) as error:
         raise FileFormatError(f"a snapshot is not valid: {error}; name the bundle") from error
     counters = history.counters
@@ -189,9 +183,3 @@ def _open_experience(
         experience = opened()
     files.callback(experience.transitions.close)
     return experience
-
-
-def _read_number(value: object) -> int:
-    if type(value) is not int or not 0 <= value < 1 << 53:
-        raise ValueError(f"its number of transitions is {quoted(value)}, expected a count")
-    return value

@@ -224,10 +224,6 @@ class Replay:
     def _slots(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         return (self.count - self.size + indices) % self._room
 
-    def _header(self) -> bytes:
-        described = dict(zip(_SIZES, (self.n_observations, self.n_actions, self.capacity, self.slack), strict=True))
-        return (MAGIC + json.dumps(described).encode()).ljust(HEADER_BYTES, b"\0")
-
     def _map_file(self, path: Path, size: int) -> mmap.mmap:
         exists = path.exists()
         if self.count and not exists:
@@ -237,21 +233,20 @@ class Replay:
         except OSError as error:
             raise OutputError(f"cannot open {path}: {error.strerror}") from error
         try:
-            self._lock(path)
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise OutputError(f"{path} is in use by another process; stop that one first") from error
             self._create_or_check(path, size)
             return mmap.mmap(self._file.fileno(), size)
         except BaseException:
             self._file.close()
             raise
 
-    def _lock(self, path: Path) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise OutputError(f"{path} is in use by another process; stop that one first") from error
-
     def _create_or_check(self, path: Path, size: int) -> None:
-        found, header = os.fstat(self._file.fileno()).st_size, self._header()
+        described = dict(zip(_SIZES, (self.n_observations, self.n_actions, self.capacity, self.slack), strict=True))
+        header = (MAGIC + json.dumps(described).encode()).ljust(HEADER_BYTES, b"\0")
+        found = os.fstat(self._file.fileno()).st_size
         begins_with = self._file.read(HEADER_BYTES)
         if self.count == 0 and found <= size and header.startswith(begins_with):  # new, or killed in its making
             self._file.seek(0)

@@ -28,7 +28,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from edgerl.edge.acting.control import ControlLoop, ControlStatistics
+from edgerl.edge.acting.control import ControlLoop
 from edgerl.edge.acting.robot import Robot
 from edgerl.edge.acting.unpaced import UnpacedLoop
 from edgerl.edge.continual.companions import Companions
@@ -145,9 +145,11 @@ class Session:
             if report is not None:
                 report_to = partial(self._report_to, report)
                 stack.enter_context(companions.beside("reports", report_to, patience=REPORT_SECONDS))
-            stack.enter_context(_finally(self._snapshot))
             if self._learner.folder is not None:
-                stack.enter_context(self._with_keeper(companions))
+                stack.enter_context(_finally(self._learner.snapshot))
+                stack.callback(setattr, self._learner, "has_keeper", False)
+                self._learner.has_keeper = True
+                stack.enter_context(companions.beside("keeper", Keeper(self._learner, self._schedule).keep))
             if self._schedule.updates == "thread":
                 stack.enter_context(companions.beside("updates", self._learn_beside, wake=self._arrived.set))
             with _finally(at_rest):
@@ -193,21 +195,6 @@ class Session:
             if not self._learner.update():
                 self._arrived.wait(REST_SECONDS)
 
-    # -------------------------------------------------------------------------------------------------- keeping
-
-    @contextlib.contextmanager
-    def _with_keeper(self, companions: Companions) -> Iterator[None]:
-        self._learner.has_keeper = True
-        try:
-            with companions.beside("keeper", Keeper(self._learner, self._schedule).keep):
-                yield
-        finally:
-            self._learner.has_keeper = False
-
-    def _snapshot(self) -> None:
-        if self._learner.folder is not None:
-            self._learner.snapshot()
-
     # ------------------------------------------------------------------------------------------------- reporting
 
     def _report_to(self, report: Report, ending: threading.Event) -> None:
@@ -223,13 +210,16 @@ class Session:
         status = self._learner.status()
         (before, updates_before), self._marked = self._marked, self._mark(status)
         now, updates = self._marked
-        resident, peak = resident_memory()
+        statistics, (resident, peak) = self._loop.statistics(), resident_memory()
+        spreads = {name: dict(vars(getattr(statistics, name))) for name in ("latency", "jitter")}
         return {
             **status,
             "connections": self._connections,
             "updates_per_second": (updates - updates_before) * 1e9 / max(now - before, 1),
             "last_episode": self._episodes.last,
-            "control": _as_json(self._loop.statistics()),
+            # What dataclasses.asdict makes of them, without the thousands of tuples that Python would keep: memory does
+            # not grow with the number of reports.
+            "control": {**vars(statistics), **spreads},
             "resident_bytes": resident,
             "peak_resident_bytes": peak,
         }
@@ -312,13 +302,6 @@ class Keeper:
             with contextlib.suppress(OutputError):
                 self._learner.sync()
             self._sync_at = self._clock() + self._schedule.sync_seconds
-
-
-def _as_json(statistics: ControlStatistics) -> dict[str, Any]:
-    """What dataclasses.asdict makes of it, without the thousands of tuples that Python would keep: memory does
-    not grow with the number of reports."""
-    spreads = {name: dict(vars(getattr(statistics, name))) for name in ("latency", "jitter")}
-    return {**vars(statistics), **spreads}
 
 
 @contextlib.contextmanager

@@ -206,7 +206,11 @@ class Transitions:
             )
         if self._descriptor is None or storage == "ram":
             self.records: Array = np.zeros(self.capacity, self._record)
-            self._read_all()
+            try:
+                if self._descriptor is not None:
+                    self._disk.read(self._descriptor, _bytes_of(self.records), HEADER_BYTES)
+            except OSError as error:
+                raise OutputError(f"cannot read {self._path}: {error.strerror}") from error
             return
         try:  # pages are copied only where this process writes to them: where the disk fails
             self._map = mmap.mmap(self._descriptor, self.file_bytes, access=mmap.ACCESS_COPY)
@@ -245,8 +249,14 @@ class Transitions:
         one["kind"], one["number"] = IN_USE, self.number
         one["checksum"] = self._checksum(self._bytes)
         self.number += 1
-        if slot is not None:
-            self._put(slot)
+        if slot is None:
+            return
+        with self.lock:
+            if self._keep == "ring" or self.size < self.capacity:
+                self._appended += 1
+            self.size = min(self._appended, self.capacity)
+            self._last = slot if self._keep == "ring" else None  # a reservoir has no order
+            self._write(self._bytes, slot * self._record.itemsize)
 
     def _slot_of_next(self) -> int | None:
         """Where the next transition goes; None where the reservoir does not take it."""
@@ -255,14 +265,6 @@ class Transitions:
         high, low = self._draws.stream(Purpose.RESERVOIR, self.number, 2).tolist()
         drawn = ((high << 32 | low) * (self.number + 1)) >> 64
         return drawn if drawn < self.capacity else None
-
-    def _put(self, slot: int) -> None:
-        with self.lock:
-            if self._keep == "ring" or self.size < self.capacity:
-                self._appended += 1
-            self.size = min(self._appended, self.capacity)
-            self._last = slot if self._keep == "ring" else None  # a reservoir has no order
-            self._write(self._bytes, slot * self._record.itemsize)
 
     def skip(self) -> None:
         """A transition is missing here: the next one does not follow the last one, and has another number. (Not in a
@@ -436,14 +438,6 @@ class Transitions:
             if length < len(data):
                 return blank
         return blank and not self._disk.read(descriptor, bytearray(1), self.file_bytes)
-
-    def _read_all(self) -> None:
-        if self._descriptor is None:
-            return
-        try:
-            self._disk.read(self._descriptor, _bytes_of(self.records), HEADER_BYTES)
-        except OSError as error:
-            raise OutputError(f"cannot read {self._path}: {error.strerror}") from error
 
     # ---------------------------------------------------------------------------------------------- start-up
 

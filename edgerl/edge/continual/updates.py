@@ -36,16 +36,14 @@ class Pace:
             if end - begin < 1000 * min(max(self._longest_us, SLICE_US), budget_us / 2):
                 return
             yield int(self._work)
-            self._adapt((time.perf_counter_ns() - begin) / 1000)
-
-    def _adapt(self, taken_us: float) -> None:
-        self._longest_us = max(taken_us, self._longest_us * 0.9999)
-        self._least_us = min(taken_us, self._least_us)
-        aim = max(SLICE_US, OVERHEAD * self._least_us)  # where a call alone takes long, slices are longer
-        if taken_us < aim / 2:
-            self._work = min(self._work * 1.5, LARGEST_SLICE_WORK)
-        elif taken_us > aim:
-            self._work = max(self._work / 1.5, LEAST_SLICE_WORK)
+            taken_us = (time.perf_counter_ns() - begin) / 1000
+            self._longest_us = max(taken_us, self._longest_us * 0.9999)
+            self._least_us = min(taken_us, self._least_us)
+            aim = max(SLICE_US, OVERHEAD * self._least_us)  # where a call alone takes long, slices are longer
+            if taken_us < aim / 2:
+                self._work = min(self._work * 1.5, LARGEST_SLICE_WORK)
+            elif taken_us > aim:
+                self._work = max(self._work / 1.5, LEAST_SLICE_WORK)
 
 
 class Updates:
