@@ -54,8 +54,8 @@ class Learner:
     Attributes: `n_observations`, `n_actions`; `action_low`, `action_high`, float32 [m]; `memory`, a MemoryPlan;
     `about`, what the bundle says about itself; `counters`; `trials`; `rejected`, lines about files that start-up
     refused; `is_new`, whether it began from the bundle; `observation_dtype`, what observations must be given in:
-    float32, or float64 where the learner has an offset; `has_keeper`, whether somebody else takes the
-    snapshot where a takeover is due, or else `update` does.
+    float32, or float64 where the learner has an offset; `has_keeper`, whether somebody else takes the snapshot
+    where a takeover is due, or else `update` does.
 
     Its parts: `champion` and `challenger`, the two policies; `experience`, what it remembers; `updates` of the
     challenger; `history`; `archive`, its files.
@@ -200,7 +200,7 @@ class Learner:
                 f"the transition has shapes {x.shape}, {done.shape}, {y.shape}; expected {(self.n_observations,)}, "
                 f"{(self.n_actions,)}, {(self.n_observations,)}"
             )
-        taken = all(np.isfinite(numbers).all() for numbers in (x, y, done, paid))
+        taken = bool(np.isfinite(x).all() and np.isfinite(y).all() and np.isfinite(done).all() and np.isfinite(paid))
         boundary = Boundary.TERMINATED if terminated else Boundary.TRUNCATED if truncated else Boundary.CONTINUES
         self.history.step(
             float(paid) if taken else None,

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgerl.edge.engine.library import ReplayStructure
 from edgerl.errors import FileFormatError, OutputError
 
 Array = npt.NDArray[Any]
@@ -118,7 +119,7 @@ class Replay:
 
     def _view_rows(self) -> None:
         self._rows = np.frombuffer(self._map, np.float32, offset=HEADER_BYTES).reshape(self._room, self._width)
-        self.rows_address = int(self._rows.ctypes.data)  # for the native engine
+        self._rows_address = int(self._rows.ctypes.data)
 
     @classmethod
     def open_recorded(cls, path: Path, count: int) -> Replay:
@@ -208,6 +209,20 @@ class Replay:
         discounts = np.where(boundary == Boundary.TERMINATED, np.float32(0), discounts)
         return Batch(rows[:, :n], rows[:, n : n + m], returns, next_observations, discounts)
 
+    def structure(self, mean: Array | None = None, scale: Array | None = None) -> ReplayStructure:
+        """The memory as the engine reads it; `mean` and `scale`, float32 [n], normalise observations.
+
+        Valid until the memory is closed, and as long as the arrays live; `count` is that of this moment.
+        """
+        return ReplayStructure(
+            rows=self._rows_address,
+            room=self.capacity + self.slack,
+            capacity=self.capacity,
+            count=self.count,
+            mean=None if mean is None else mean.ctypes.data,
+            scale=None if scale is None else scale.ctypes.data,
+        )
+
     def sync(self) -> None:
         """Return once every row appended so far is on the disk."""
         self._map.flush()
@@ -215,7 +230,7 @@ class Replay:
     def close(self) -> None:
         """Unmap the memory and let go of its file."""
         del self._rows
-        self.rows_address = 0  # which the engine refuses
+        self._rows_address = 0  # which the engine refuses
         with contextlib.suppress(BufferError):  # a row is in use, as when Ctrl-C came while one was written
             self._map.close()
         if hasattr(self, "_file"):
