@@ -224,10 +224,7 @@ def _stored_rows(rows: Array, shape: RecordFormat) -> Array:
         raise FileFormatError("the run's replay holds a number that is not finite; it was altered")
     n, m = shape.n_observations, shape.n_actions
     records = np.zeros(len(rows), shape.record)
-    numbers = records["numbers"]
-    numbers[:, :n], _ = shape.standardised(rows[:, :n])
-    numbers[:, n : n + m] = rows[:, n : n + m]
-    numbers[:, n + m : 2 * n + m], _ = shape.standardised(rows[:, n + m : 2 * n + m])
+    shape.store(records, rows[:, :n], rows[:, n : n + m], rows[:, n + m : 2 * n + m])
     records["reward"], records["boundary"] = rows[:, -2], rows[:, -1]
     stored: Array = records.view(np.uint8).reshape(len(rows), shape.record.itemsize)[:, shape.row_offset :]
     return np.ascontiguousarray(stored)

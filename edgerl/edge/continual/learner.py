@@ -340,14 +340,8 @@ class Learner:
     def connections(self) -> dict[str, int]:
         """Weights of each network that exist; their number never changes."""
         config = self._origin.arena.config
-        plans = (config.actor, config.critic, config.critic)
-        return {
-            name: sum(
-                plan.full_blocks * plan.block + plan.narrow_blocks * (plan.n_outputs % plan.block)
-                for plan in plans[index][: config.n_layers]
-            )
-            for index, name in enumerate(NETWORKS)
-        }
+        networks = zip(NETWORKS, (config.actor, config.critic, config.critic), strict=True)
+        return {name: sum(plan.connections for plan in plans[: config.n_layers]) for name, plans in networks}
 
     def status(self) -> dict[str, Any]:
         """Everything that can be said about the learner at this moment, as JSON."""
@@ -360,7 +354,7 @@ class Learner:
             "value": values.value,
             "value_bound": values.bound(self.counters.largest_reward),
             "is_learning": self.is_learning,
-            "memory": {**vars(self.memory), "total": self.memory.total},
+            "memory": self.memory.as_dict(),
             "replay": {
                 "keep": replay.keep,
                 "precision": replay.precision,

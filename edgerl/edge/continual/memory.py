@@ -30,6 +30,10 @@ class MemoryPlan:
         """Of all."""
         return self.arena + self.champion + self.replay
 
+    def as_dict(self) -> dict[str, int]:
+        """As plain data, with the total."""
+        return {**vars(self), "total": self.total}
+
 
 def plan_memory(
     config: LearnerConfig, arena_bytes: int, champion_bytes: int, record_bytes: int, plan: ReplayPlan

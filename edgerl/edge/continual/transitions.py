@@ -98,8 +98,17 @@ class RecordFormat:
         """Bytes of a row: a record without checksum, kind and number."""
         return self.record.itemsize - self.row_offset
 
-    def standardised(self, observation: Array) -> tuple[Array, int]:
-        """(what is stored of an observation [n], how many of its numbers saturate)."""
+    def store(self, records: Array, observation: Array, action: Array, next_observation: Array) -> int:
+        """Put the numbers of transitions, [n], [m], [n] or one row for each, into a record or as many; how many
+        saturate."""
+        n, m, numbers = self.n_observations, self.n_actions, records["numbers"]
+        numbers[..., :n], first = self._standardised(observation)
+        numbers[..., n : n + m] = action
+        numbers[..., n + m : 2 * n + m], second = self._standardised(next_observation)
+        return first + second
+
+    def _standardised(self, observation: Array) -> tuple[Array, int]:
+        """(what is stored of observations, how many of their numbers saturate)."""
         if self.mean is None or self.scale is None:
             return observation, 0
         with np.errstate(over="ignore"):
@@ -230,13 +239,9 @@ class Transitions:
     ) -> None:
         """Add a transition of finite numbers; action in [−1, 1]. Raises OutputError where the disk refuses: then it is
         in RAM alone, until the next `sync`."""
-        n, m, one = self.shape.n_observations, self.shape.n_actions, self._one[0]
-        numbers = one["numbers"]
-        numbers[:n], first = self.shape.standardised(observation)
-        numbers[n : n + m] = action
-        numbers[n + m : 2 * n + m], second = self.shape.standardised(next_observation)
+        one = self._one[0]
+        self.saturations += self.shape.store(one, observation, action, next_observation)
         one["reward"], one["boundary"] = reward, boundary
-        self.saturations += first + second
         self._append()
 
     def append_row(self, row: Array) -> None:

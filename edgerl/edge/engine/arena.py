@@ -163,7 +163,7 @@ class LearnerArena:
     def _layer(self, network: int, index: int, plan: Any) -> LayerArrays:
         offsets = LayerOffsets()
         self._call("edgerl_learner_layer_of", self._address, network, index, offsets)
-        blocks, rows = plan.full_blocks + plan.narrow_blocks, -(-plan.n_outputs // plan.block)
+        blocks, rows = plan.blocks, -(-plan.n_outputs // plan.block)
 
         def view(name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
             kind, offset = np.dtype(dtype), getattr(offsets, name)

@@ -113,18 +113,14 @@ def plan_on(device: Device, origin: Origin) -> MemoryPlan:
 def champion_bytes(config: LearnerConfig, *, normalises: bool) -> int:
     """Two copies of the actor, which keep every connection whatever its weight."""
     plans = config.actor[: config.n_layers]
-    columns = [Columns(plan.n_inputs, plan.n_outputs, plan.full_blocks, _blocks(plan)) for plan in plans]
+    columns = [Columns(plan.n_inputs, plan.n_outputs, plan.full_blocks, plan.blocks) for plan in plans]
     arena = arena_parts(columns, [_layout(plan) for plan in plans], config.lanes, normalises=normalises)
     return 2 * sum(arena.values())
 
 
-def _blocks(plan: LayerPlanStructure) -> int:
-    return int(plan.full_blocks + plan.narrow_blocks)
-
-
 def _layout(plan: LayerPlanStructure) -> Layout:
     """As edgerl.edge.continual.champion chooses it."""
-    if _blocks(plan) == plan.n_inputs * -(-plan.n_outputs // plan.block):
+    if plan.blocks == plan.n_inputs * -(-plan.n_outputs // plan.block):
         return "dense"
     return "block" if plan.block == BLOCK else "sparse"
 
@@ -195,9 +191,4 @@ def update_flops(config: LearnerConfig) -> float:
 
 
 def _shape(plans: Sequence[LayerPlanStructure]) -> NetworkShape:
-    return tuple(LayerShape(plan.n_inputs, plan.n_outputs, _connections(plan)) for plan in plans)
-
-
-def _connections(plan: LayerPlanStructure) -> int:
-    narrow = plan.n_outputs % plan.block
-    return int(plan.full_blocks * plan.block + plan.narrow_blocks * narrow)
+    return tuple(LayerShape(plan.n_inputs, plan.n_outputs, plan.connections) for plan in plans)
