@@ -98,7 +98,7 @@ class Archive:
         self.rejected.append(f"{self.log} is {error.found}; another one is begun")
 
     def remove_log(self) -> None:
-        """Raises OutputError."""
+        """Make room for another one. Raises OutputError."""
         if self.log is None:
             return
         try:
