@@ -11,6 +11,7 @@ import argparse
 import numpy as np
 
 from edgerl.edge import OnnxPolicy
+from edgerl.edge.acting.actions import adapted
 from edgerl.environments.make import make
 from edgerl.training.evaluation import evaluate, mean_interval
 
@@ -32,7 +33,7 @@ def main() -> int:
         return environment.scale(generator.uniform(-1, 1, environment.n_actions).astype(np.float32))
 
     seeds = range(EPISODES)
-    trained = evaluate(environment, policy, seeds)
+    trained = evaluate(environment, adapted(policy, environment, None), seeds)
     at_random = evaluate(environment, act_at_random, seeds)
     for name, returns in (("policy", trained), ("random", at_random)):
         mean, low, high = mean_interval(returns)

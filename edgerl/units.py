@@ -88,6 +88,15 @@ def human_estimate(seconds: float) -> str:
     return f"{_plain(seconds * 1e6)} µs"
 
 
+UNCERTAINTY = "±x %: nine in ten latencies lie between estimate / (1 + x) and estimate · (1 + x)"
+"""What `human_uncertainty` means, said wherever it is printed."""
+
+
+def human_uncertainty(uncertainty: float | None) -> str:
+    """How far off an estimate may be: ±25 %, or `unvalidated` where nothing tells."""
+    return "unvalidated" if uncertainty is None else f"±{uncertainty * 100:.0f} %"
+
+
 def _plain(number: float) -> str:
     """Two digits, without an exponent where people need none."""
     return f"{number:.2g}" if number < 100 else f"{float(f'{number:.2g}'):.0f}"

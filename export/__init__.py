@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from edgerl.errors import ConfigError, nearest, require
 from edgerl.files.atomic import read_bytes
-from edgerl.policy.compact import CompactPolicy
+from edgerl.policy.compact import Array, CompactPolicy
 from edgerl.policy.format import from_bytes, to_bytes
 from edgerl.run_folder import POLICY
 
@@ -62,6 +62,7 @@ def export_policy(
     command: str = ...,
     device: str | None = None,
     project: bool = False,
+    observations: Array | None = None,
 ) -> CReport: ...
 
 
@@ -71,7 +72,8 @@ def export_policy(
     """Write `policy` (or the policy.safetensors, or the run folder that holds it) to `path` in `format`.
 
     onnx: `path` is a file; choices: sparse_initializers. c: `path` is a folder; choices: options (a
-    edgerl.export.c.COptions), command and device, which the header names.
+    edgerl.export.c.COptions), command and device, which the header names, project, and observations, recorded ones over
+    which the loss of smaller weights is stated.
 
     Raises ConfigError for an unknown format, OutputError where a file exists and `force` is not given, FileFormatError
     for a damaged policy, MissingExtraError, UnsupportedModelError, and CheckFailed, leaving no file, where the written

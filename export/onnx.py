@@ -28,6 +28,7 @@ from edgerl.errors import CheckFailed, EdgerlError, UnsupportedModelError, reaso
 from edgerl.export import ExportReport
 from edgerl.files.atomic import MAXIMUM_BYTES, refuse_existing, write_atomically
 from edgerl.policy.compact import Array, CompactPolicy, Layer, shifted, without_denormals
+from edgerl.policy.loss import action_span, sampled_observations
 
 FLOAT_OPSET, INT8_OPSET = 11, 13
 """The oldest that have what a graph uses, for the runtimes that boards have: Clip with its bounds as inputs, and
@@ -237,19 +238,12 @@ def verify(written: Path, policy: CompactPolicy, final: Path, *, shapes: bool) -
 
 def check_observations(policy: CompactPolicy, magnitude: float) -> Array:
     """Observations [PER_MAGNITUDE + 1, n], `magnitude` standard deviations wide, the policy's example among them."""
-    deviations = np.random.default_rng(0).normal(size=(PER_MAGNITUDE, policy.n_observations)) * magnitude
-    if policy.observation_mean is not None and policy.observation_scale is not None:
-        scale = policy.observation_scale.astype(np.float64)
-        deviations = policy.observation_mean + deviations / np.where(scale == 0, 1, scale)
-    largest = np.finfo(np.float32).max
-    observations = policy.observation_of(np.clip(deviations, -largest, largest).astype(np.float32))
-    return np.concatenate([policy.example_observation[None], observations])
+    return policy.observation_of(sampled_observations(policy, PER_MAGNITUDE, magnitude))
 
 
 def _largest_difference(policy: CompactPolicy, observations: Array, actions: Array, final: Path) -> float:
     """Of `actions` from the policy in float64, in shares of the range; CheckFailed where one is too large."""
-    span = policy.action_high.astype(np.float64) - policy.action_low
-    difference = np.abs(actions - policy(observations, np.float64)) / span
+    difference = np.abs(actions - policy(observations, np.float64)) / action_span(policy)
     allowed = np.maximum(TOLERANCE, _resolution(policy, observations))
     if not np.all(difference <= allowed):  # a NaN is no less than anything
         worst = np.unravel_index(np.argmax(np.nan_to_num(difference, nan=np.inf) / allowed), difference.shape)
@@ -284,5 +278,4 @@ def _resolution(policy: CompactPolicy, observations: Array) -> Array:
     share: Array = (np.tanh(x + deviation) - np.tanh(x - deviation)) / 2
     # Bounds far from zero: an action in [400, 401] has steps of 3e-5, whatever is computed.
     largest = np.maximum(np.abs(policy.action_low), np.abs(policy.action_high))
-    span = policy.action_high.astype(np.float64) - policy.action_low
-    return share + 2 * np.spacing(largest) / span
+    return share + 2 * np.spacing(largest) / action_span(policy)

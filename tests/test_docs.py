@@ -57,7 +57,7 @@ def test_every_option_has_help() -> None:
         name = command.name or command.callback.__name__
         for parameter, annotation in command.callback.__annotations__.items():
             if parameter != "return":
-                assert "help=" in str(annotation) or str(annotation) in ("Json", "Force", "OwnEnv"), (
+                assert "help=" in str(annotation) or str(annotation) in ("Json", "Force", "OwnEnv", "Actions"), (
                     f"{name} {parameter}"
                 )
 

@@ -74,7 +74,7 @@ def test_size_and_encoding() -> None:
 
 @pytest.mark.parametrize(("load", "error"), [(load_device, DeviceError), (load_study, FileFormatError)])
 @pytest.mark.parametrize(
-    ("size", "message"), [(100_000, "has 100003 bytes; expected at most 65536"), (60_000, "a key has more than 32")]
+    ("size", "message"), [(100_000, "of 100003 bytes; expected at most 65536"), (60_000, "a key has more than 32")]
 )
 def test_studies_and_profiles_have_the_same_bounds(
     load: Callable[[Path], object], error: type[Exception], size: int, message: str

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgerl.cli.support.output import Force, Json, note, print_json, print_table
-from edgerl.units import human_bytes, human_estimate
+from edgerl.units import UNCERTAINTY, human_bytes, human_estimate, human_uncertainty
 
 if TYPE_CHECKING:
     from edgerl.profiling.budgets.device import Device, Quantity, Runtime
@@ -146,6 +146,7 @@ def evaluate(
         ("device", "class", "network", "precision", "published", "predicted", "error"),
         [_predicted_row(prediction) for prediction in predictions],
     )
+    print(UNCERTAINTY)
     fitted = latency_model().about["points"]
     print(f"the model was fitted to {fitted} published points; of those it knows, errors flatter it")
     print_table(
@@ -175,14 +176,13 @@ def _onnx_writer() -> WriteOnnx | None:
 def _predicted_row(prediction: Prediction) -> tuple[str, ...]:
     point = prediction.point
     remark = "" if prediction.basis == "profile" else " (no profile)"
-    reliability = "unvalidated" if prediction.uncertainty is None else f"±{prediction.uncertainty * 100:.0f} %"
     return (
         f"{point.device_id}{remark}",
         point.runtime_class,
         point.net if len(point.net) <= 30 else f"{point.net[:29]}…",
         point.precision,
         human_estimate(point.latency_us * 1e-6),
-        f"≈ {human_estimate(prediction.predicted_us * 1e-6)} ({reliability})",
+        f"≈ {human_estimate(prediction.predicted_us * 1e-6)} ({human_uncertainty(prediction.uncertainty)})",
         f"{prediction.error:+.0%}",
     )
 

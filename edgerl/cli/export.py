@@ -11,15 +11,16 @@ import typer
 
 from edgerl.cli.support.measuring_c import Measured, measure_export
 from edgerl.cli.support.models import find_model, find_run
-from edgerl.cli.support.output import Force, Json, note, print_json
-from edgerl.errors import CheckFailed, ConfigError
-from edgerl.run_folder import C_FOLDER, CONFIG, LEARNER, ONNX, POLICY
+from edgerl.cli.support.output import Force, Json, described_difference, note, print_json
+from edgerl.errors import CheckFailed, ConfigError, FileFormatError
+from edgerl.run_folder import C_FOLDER, CHECKPOINT, CONFIG, LEARNER, ONNX, POLICY
 from edgerl.units import human_bytes
 
 if TYPE_CHECKING:
+    from edgerl.edge.runtimes import RuntimeName
     from edgerl.export.c import COptions, CReport
     from edgerl.export.onnx import OnnxReport
-    from edgerl.policy.compact import CompactPolicy
+    from edgerl.policy.compact import Array, CompactPolicy
     from edgerl.profiling.budgets.device import Device
     from edgerl.training.handover import HandoverReport
 
@@ -213,19 +214,24 @@ def _export_learner(run: Path | None, output: Path | None, force: bool, **chosen
 def _export_onnx(model: Path | None, output: Path | None, force: bool, sparse_initializers: bool) -> OnnxReport:
     from edgerl.export import export_policy
 
-    source, folder, is_ours = _source(model)
+    source, folder, is_ours = _source(model, "onnxruntime")
     goal = source.with_suffix(".onnx") if isinstance(source, Path) else folder / ONNX
     force = force or (output is None and is_ours)
     return export_policy(source, "onnx", output or goal, force=force, sparse_initializers=sparse_initializers)
 
 
-def _source(model: Path | None) -> tuple[CompactPolicy | Path, Path, bool]:
-    """(the policy or its file, the folder that exports of it go to, whether what is there is ours to replace)."""
+def _source(model: Path | None, runtime: RuntimeName) -> tuple[CompactPolicy | Path, Path, bool]:
+    """(the policy or its file, the folder that exports of it go to, whether what is there is ours to replace).
+
+    Raises UnsupportedModelError for an .onnx file. `runtime` is the one that the export is for.
+    """
     from edgerl.edge.continual.store import Snapshots
+    from edgerl.edge.runtimes import refuse_onnx
 
     if model is not None and Snapshots(model).are_there:
         return _champion(model), model, True
     source = find_model(model, (POLICY,))
+    refuse_onnx(source, runtime, f"the {POLICY} of a policy that edgerl trained")
     return source, source.parent, source.name == POLICY and source.with_name(CONFIG).exists()
 
 
@@ -249,7 +255,7 @@ def _export_c(
     chosen: dict[str, Any] = {"dtype": dtype, "layout": layout, "prefix": prefix}
     chosen["target"] = target if device is None else target_of_core(device.cpu.core)
     options = COptions(**{name: value for name, value in chosen.items() if value is not None})
-    source, folder, is_ours = _source(model)
+    source, folder, is_ours = _source(model, "c")
     if device is not None:
         _check_budgets(source, options, device)
     report = export_policy(
@@ -261,8 +267,20 @@ def _export_c(
         command=" ".join(["edgerl", *sys.argv[1:]]),
         device=None if device is None else device.id,
         project=project,
+        observations=_recorded(folder) if is_ours else None,
     )
     return report, source
+
+
+def _recorded(run: Path) -> Array | None:
+    """Observations that the run recorded, less the offset; None where it has none that can be read."""
+    from edgerl.training import checkpoint
+    from edgerl.training.compaction import RECORDED_OBSERVATIONS, recorded_observations
+
+    try:
+        return recorded_observations(run, checkpoint.read(run / CHECKPOINT), RECORDED_OBSERVATIONS)
+    except FileFormatError:
+        return None
 
 
 def _check_budgets(source: CompactPolicy | Path, options: COptions, device: Device) -> None:
@@ -332,6 +350,7 @@ def _print_c(report: CReport, measured: Measured | None, json: bool) -> None:
         f"flash {human_bytes(report.flash_bytes)} of constants, code not counted; scratch memory "
         f"{human_bytes(report.scratch_bytes)}; self-test to {report.tolerance:g} of the action range"
     )
+    print(described_difference(report.action_difference))
     if measured is not None:
         measured.print()
 
@@ -368,3 +387,5 @@ def _print_handover(report: HandoverReport, json: bool) -> None:
         f"replay {report.keep} of {memory.capacity} transitions, {memory.record} bytes each in {report.precision}; "
         f"{report.seed} of the run to begin with"
     )
+    if report.precision == "fp16":
+        print(f"as they are kept: {described_difference(report.action_difference)}")

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgerl.cli.support.models import find_run
-from edgerl.cli.support.output import Force, Json, OwnEnv, print_json, print_table
-from edgerl.cli.support.profile_formats import human_latency, use_of_budget
+from edgerl.cli.support.output import Force, Json, OwnEnv, described_difference, print_json, print_table
+from edgerl.cli.support.profile_formats import human_latency, print_uncertainty, use_of_budget
 from edgerl.errors import CheckFailed
 from edgerl.run_folder import short
 from edgerl.units import human_bytes
@@ -103,6 +103,7 @@ def _print(result: FitResult) -> None:
     columns = ("policy", "weights", "connections", "runtime", "bytes", "latency", "return", "loss", "")
     print_table(columns, rows, title=f"The front, over {result.episodes} episodes each")
     wanted = result.goal.least_return(selection.reference.measurement.reference.mean)
+    print_uncertainty([trial.candidate.report for trial in selection.trials if id(trial) in shown])
     print(f"latencies are estimates; the return must reach {wanted:.1f} by the low end of its interval")
     if selection.chosen is not None and selection.confirmed is not None:
         _print_chosen(selection.chosen.candidate)
@@ -119,6 +120,7 @@ def _print_chosen(candidate: Candidate) -> None:
         for layer in candidate.policy.layers
     )
     print(f"chosen: layers {', '.join(shapes)}")
+    print(described_difference(candidate.difference))
     uses = (use_of_budget(name, verdict) for name, verdict in candidate.report.verdicts.items())
     print(f"budgets: {', '.join(uses)}")
 

@@ -12,6 +12,7 @@ import typer
 
 from edgerl.cli.support.output import Json, print_json, print_table
 from edgerl.errors import EdgerlError, FileFormatError, UnsupportedModelError
+from edgerl.files.kind import ONNX, OURS, REPLAY, TOML, what_is
 from edgerl.units import human_bytes
 
 if TYPE_CHECKING:
@@ -56,10 +57,12 @@ def describe(path: Path) -> Description:
     """What `path` is, as a JSON object. Raises FileFormatError where it is nothing known, or damaged."""
     if path.is_dir():
         return _folder(path)
-    if path.suffix not in _READERS:
-        problem = f"has the suffix {path.suffix!r}" if path.exists() else "is not there"
-        raise FileFormatError(f"{path} {problem}; expected a run folder or a file of {', '.join(_READERS)}")
-    return {"file": str(path), **_READERS[path.suffix](path)}
+    found = what_is(path)
+    read = _READERS.get(found) or _READERS_BY_SUFFIX.get(path.suffix)
+    if read is None:
+        expected = f"a run folder or a file of {', '.join(_READERS_BY_SUFFIX)}"
+        raise FileFormatError(f"{path} is {found}; expected {expected}")
+    return {"file": str(path), **read(path)}
 
 
 def _folder(path: Path) -> Description:
@@ -278,6 +281,14 @@ def _replay(path: Path) -> Description:
 
 
 _READERS: dict[str, Callable[[Path], Description]] = {
+    **dict.fromkeys(OURS, _tensor_file),
+    ONNX: _onnx,
+    TOML: _device,
+    REPLAY: _replay,
+}
+"""By what a file is; where that is not seen, by how its name ends."""
+
+_READERS_BY_SUFFIX: dict[str, Callable[[Path], Description]] = {
     ".safetensors": _tensor_file,
     ".onnx": _onnx,
     ".toml": _device,

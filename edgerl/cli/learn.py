@@ -284,23 +284,14 @@ class _Wearing:
 
 
 def _robot(env: str, environment: Any, learner: Learner) -> Robot:
+    from edgerl.edge.acting.actions import are_same_bounds
     from edgerl.edge.acting.robot import Robot
 
     robot = Robot(env, environment, learner.n_observations, learner.n_actions)
     for bound, own in (("low", learner.action_low), ("high", learner.action_high)):
         stated = getattr(getattr(environment, "action_space", None), bound, None)
-        if stated is not None and not _are_close(stated, own):
+        if stated is not None and not are_same_bounds(stated, own):
             raise EnvironmentError(
                 f"{env} has actions whose {bound} is {str(stated)[:60]}; expected {own.tolist()}, the policy's"
             )
     return robot
-
-
-def _are_close(stated: Any, own: Any) -> bool:
-    import numpy as np
-
-    try:
-        flat = np.asarray(stated, np.float64).reshape(-1)
-    except (TypeError, ValueError):
-        return False
-    return flat.shape == own.shape and bool(np.allclose(flat, own, rtol=1e-6))

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from edgerl.cli.support.models import find_model, task_of
-from edgerl.cli.support.output import Force, Json, print_json
+from edgerl.cli.support.output import Actions, Force, Json, print_json
 from edgerl.run_folder import short
 from edgerl.units import human_bytes
+
+if TYPE_CHECKING:
+    from edgerl.edge.acting.actions import ActionMode
 
 
 def command(
@@ -23,6 +26,7 @@ def command(
     env: Annotated[
         str | None, typer.Option("--env", help="Environment; default: the one the file names.", show_default=False)
     ] = None,
+    actions: Actions = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the first episode; each next one adds 1.")] = 0,
     episodes: Annotated[int, typer.Option(min=1, help="Episodes, one after the other.")] = 1,
     steps: Annotated[int, typer.Option(min=1, help="After which an episode is cut.")] = 1000,
@@ -48,6 +52,7 @@ def command(
         environment,
         video,
         env_args=arguments,
+        actions=cast("ActionMode | None", actions),
         seed=seed,
         episodes=episodes,
         steps=steps,

@@ -32,7 +32,7 @@ def command(
         typer.Option("--device", metavar="ID|FILE.toml", help="As `edgerl devices list` names it; may be repeated."),
     ] = None,
     model: Annotated[
-        Path | None, typer.Argument(help="A policy, an ONNX perceptron or a run folder; else the newest policy.")
+        Path | None, typer.Argument(help="A policy, an ONNX perceptron or a run folder; default: runs/latest.")
     ] = None,
     network: Annotated[
         str | None, typer.Option("--network", metavar="WIDTHS", help="A network that does not exist yet: 13-64-64-4.")
@@ -164,7 +164,7 @@ def _model(model: Path | None, network: str | None, density: float | None, block
     if network is None:
         if density is not None or block is not None:
             raise ConfigError("--density and --block describe a --network; name one, as in --network 13-64-64-4")
-        return find_model(model)
+        return find_model(model, prefers_first=True)  # an export says less of the weights, and is found beside them
     if model is not None:
         raise ConfigError(f"both {model} and --network {network[:40]} are given; choose one")
     return network_rows(network, 1.0 if density is None else density, 1 if block is None else block)

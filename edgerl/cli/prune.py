@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgerl.cli.support.models import find_run
-from edgerl.cli.support.output import Force, Json, OwnEnv, print_json, print_table
+from edgerl.cli.support.output import Force, Json, OwnEnv, described_difference, print_json, print_table
 from edgerl.run_folder import short
 from edgerl.units import human_bytes
 
@@ -55,8 +55,7 @@ def _as_json(result: PruneResult) -> dict[str, object]:
         "architecture": result.policy.architecture,
         "layers": [asdict(layer) for layer in result.layers],
         "file_bytes": result.file_bytes,
-        "observations": result.observations,
-        "largest_action_difference": result.largest_action_difference,
+        "action_difference": asdict(result.difference),
         "episodes": result.episodes,
         "returns": None if result.returns is None else [asdict(returns) for returns in result.returns],
     }
@@ -75,8 +74,7 @@ def _print(result: PruneResult) -> None:
     print_table(("layer", "inputs × outputs", "connections", "stored"), rows)
     before, after = (human_bytes(count) for count in result.file_bytes)
     print(f"file {before} → {after}: {short(result.path)}")
-    difference = f"{result.largest_action_difference:.2g} of the action range"
-    print(f"largest action difference over {result.observations} recorded observations: {difference}")
+    print(described_difference(result.difference))
     if result.returns is not None:
         described = (f"{r.mean:.1f} [{r.low:.1f}, {r.high:.1f}]" for r in result.returns)
         print(f"return over {result.episodes} episodes, 95 % bootstrap interval: {' → '.join(described)}")

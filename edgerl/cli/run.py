@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from edgerl.cli.support.models import find_model, task_of
-from edgerl.cli.support.output import Json, note, print_json
-from edgerl.errors import UnsupportedModelError
+from edgerl.cli.support.output import Actions, Json, note, print_json
+from edgerl.files.kind import is_onnx
 from edgerl.run_folder import ONNX, POLICY
 from edgerl.units import human_seconds
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from edgerl.edge.acting.actions import ActionMode
     from edgerl.edge.acting.control import ControlStatistics, Spread
     from edgerl.edge.acting.onnx_policy import OnnxPolicy
     from edgerl.edge.acting.policy import Policy
@@ -34,13 +35,15 @@ def command(
         str | None, typer.Option("--env", help="Environment; default: the one the file names.", show_default=False)
     ] = None,
     rate: Annotated[float, typer.Option("--rate", help="Control rate in Hz.")] = 100.0,
+    actions: Actions = None,
     seconds: Annotated[float, typer.Option("--seconds", help="How long to run.")] = 5.0,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the first episode; each next one adds 1.")] = 0,
     json: Json = False,
 ) -> None:
     """Run a policy at a fixed rate in its environment: latency, jitter, missed deadlines, return.
 
-    policy.safetensors runs on edgerl's own engine, policy.onnx on onnxruntime.
+    policy.safetensors runs on edgerl's own engine, policy.onnx on onnxruntime. A policy whose actions have other bounds
+    than the environment's is refused unless --actions says what they are.
 
     An environment stands for the robot here: it makes one step per action, however long that step lasts in it. A
     missed deadline sends the fallback, zero within the action's bounds.
@@ -49,6 +52,7 @@ def command(
     """
     import numpy as np
 
+    from edgerl.edge.acting.actions import adapted
     from edgerl.edge.acting.control import ControlLoop
     from edgerl.environments.make import make
 
@@ -58,11 +62,11 @@ def command(
     environment = make(name, arguments=arguments)
     with contextlib.ExitStack() as stack:
         stack.callback(environment.close)
-        _refuse_misfit(policy, path, environment)
+        driver = adapted(policy, environment, cast("ActionMode | None", actions), str(path))
         environment.observation_dtype = policy.observation_dtype
         simulation = _Simulation(environment, seed)
         fallback = np.clip(0, environment.action_low, environment.action_high)
-        loop = ControlLoop(policy, simulation.observe, simulation.act, rate, fallback)
+        loop = ControlLoop(driver, simulation.observe, simulation.act, rate, fallback)
         show = _print_json if json else _print
         try:
             loop.run(seconds)
@@ -100,15 +104,19 @@ class _Simulation:
 
 def load_policy(path: Path) -> Policy | OnnxPolicy:
     """The policy, on the engine that its file is for."""
-    if path.suffix == ".safetensors":
+    if not is_onnx(path):
         from edgerl.edge.acting.policy import Policy
 
         return Policy.load(path)
     from edgerl.edge.acting.onnx_policy import OnnxPolicy
+    from edgerl.profiling.budgets.onnx_graph import output_bounds
 
     policy = OnnxPolicy(path)
     if not policy.is_ours:
         note(f"{path} was not written by edgerl: onnxruntime executes whatever it holds; run only files that you trust")
+        policy.action_low, policy.action_high = output_bounds(path, policy.n_actions) or (None, None)
+        if policy.action_low is None:
+            note(f"{path} does not tell the bounds of its actions: what is beyond the environment's is cut")
     _note_if_outdated(path, policy)
     return policy
 
@@ -120,14 +128,6 @@ def _note_if_outdated(path: Path, policy: OnnxPolicy) -> None:
     made_from = policy.metadata.get("policy_sha256")
     if path.name == ONNX and made_from and source.is_file() and sha256(source.read_bytes()).hexdigest() != made_from:
         note(f"{path} was not made from the {POLICY} beside it; export again: edgerl export {source}")
-
-
-def _refuse_misfit(policy: Policy | OnnxPolicy, path: Path, environment: Environment) -> None:
-    has, needs = (policy.n_observations, policy.n_actions), (environment.n_observations, environment.n_actions)
-    if has != needs:
-        raise UnsupportedModelError(
-            f"{path} maps {has[0]} observations to {has[1]} actions; {environment.name} has {needs[0]} and {needs[1]}"
-        )
 
 
 def _print_json(path: Path, environment: str, statistics: ControlStatistics, simulation: _Simulation) -> None:

@@ -9,17 +9,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgerl.edge.runtimes import RuntimeName
 from edgerl.errors import DeviceError
 from edgerl.policy.compact import PRECISIONS, CompactPolicy, Precision
+from edgerl.policy.loss import ActionDifference, action_difference
 from edgerl.policy.pruning import Affine, with_network
 from edgerl.policy.reduction import reductions, unit_actions
-from edgerl.profiling.budgets.device import Device, RuntimeName
+from edgerl.profiling.budgets.device import Device
 from edgerl.profiling.budgets.report import ProfileReport, profile
 
 Array = npt.NDArray[Any]
 
-LARGEST_DIFFERENCE = 0.5
-"""Of half the action range, root mean square: policies that differ more are not worth an episode."""
+LARGEST_DIFFERENCE = 0.25
+"""Of the action range, root mean square: policies that differ more are not worth an episode."""
+
+UNIT_SPAN = 2.0
+"""Of actions in [−1, 1]."""
 
 NEWEST = 3
 """The newest third of the recorded observations is most like what the policy meets: every second of them screens. All
@@ -32,7 +37,7 @@ class Candidate:
 
     policy: CompactPolicy
     report: ProfileReport  # with the runtime that serves it best
-    difference: float  # root mean square, of half the action range, on recorded observations
+    difference: ActionDifference
 
     @property
     def n_bytes(self) -> int:
@@ -80,16 +85,15 @@ def find_candidates(
     wanted = unit_actions(_network(reference), seen[screening])
 
     def candidate(policy: CompactPolicy) -> Candidate:
-        difference = unit_actions(_network(policy), seen[screening]) - wanted
-        root_mean_square = float(np.sqrt(np.mean(difference.astype(np.float64) ** 2)))
-        return Candidate(policy, best_report(policy, device, runtimes), root_mean_square)
+        difference = action_difference(wanted, unit_actions(_network(policy), seen[screening]), UNIT_SPAN)
+        return Candidate(policy, best_report(policy, device, runtimes), difference)
 
     found = [candidate(policy) for policy in in_every_precision(reference, _network(reference))]
     for path, whole_units in enumerate((True, False)):
         for network in reductions(_network(reference), seen[~screening], block, whole_units=whole_units):
             smaller = [candidate(policy) for policy in in_every_precision(reference, network)]
             found += smaller
-            difference = min(each.difference for each in smaller)
+            difference = min(each.difference.root_mean_square for each in smaller)
             gone = 1 - smaller[0].policy.connections / reference.connections
             progress((path + min(max(difference / LARGEST_DIFFERENCE, gone), 1)) / 2)
             if difference > LARGEST_DIFFERENCE:

@@ -41,7 +41,7 @@ class Trial:
             "precision": candidate.precision,
             "runtime": report.runtime,
             "bytes": candidate.n_bytes,
-            "action_difference": candidate.difference,
+            "action_difference": asdict(candidate.difference),
             "fits": report.fits,
             **{name: {"used": v.used, "budget": v.budget, "unit": v.unit} for name, v in report.verdicts.items()},
             **asdict(self.measurement),
@@ -118,7 +118,7 @@ def excess(candidate: Candidate) -> float:
 
 def _rungs(candidates: Sequence[Candidate], indices: Sequence[int], cost: Callable[[Candidate], float]) -> list[int]:
     """Of these indices a ladder, the cheapest first."""
-    differences = [candidates[index].difference for index in indices]
+    differences = [candidates[index].difference.root_mean_square for index in indices]
     return [indices[at] for at in ladder([cost(candidates[index]) for index in indices], differences)]
 
 

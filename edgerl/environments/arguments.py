@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgerl.errors import ConfigError, quoted
+from edgerl.files.strict_json import parse_json
 
 Scalar = str | int | float | bool
 
@@ -87,8 +88,8 @@ def parse(texts: Sequence[str]) -> Arguments:
 
 def _parsed(name: str, written: str) -> Any:
     try:
-        value = json.loads(written)
-    except (ValueError, RecursionError):
+        value = parse_json(written)
+    except ValueError:
         value = None
     if value is None or isinstance(value, list | dict):
         bare = written if re.fullmatch(r"[\w./-]+", written) else "rough"

@@ -14,11 +14,12 @@ from contextlib import closing
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from edgerl.edge.acting.actions import ActionMode, Playable, adapted
 from edgerl.edge.acting.robot import problem
 from edgerl.environments.arguments import NOTHING, Arguments, checked
 from edgerl.environments.make import Environment, from_factory, is_made_by_factory, made_by_gymnasium, registered
@@ -27,7 +28,6 @@ from edgerl.errors import (
     EnvironmentError,
     Interrupted,
     OutputError,
-    UnsupportedModelError,
     reason,
     require,
 )
@@ -51,21 +51,6 @@ RENDERERS = ("egl", "osmesa", "glfw")
 PROBE_SECONDS = 120
 
 
-class Playable(Protocol):
-    """A policy: observation [n] → action [m] in the environment's units."""
-
-    @property
-    def n_observations(self) -> int: ...
-
-    @property
-    def n_actions(self) -> int: ...
-
-    @property
-    def observation_dtype(self) -> type[np.floating[Any]]: ...
-
-    def __call__(self, observation: Array) -> Array: ...
-
-
 @dataclass(frozen=True)
 class Video:
     """What was written."""
@@ -84,6 +69,7 @@ def play(
     path: str | Path,
     *,
     env_args: Mapping[str, Any] = NOTHING,
+    actions: ActionMode | None = None,
     seed: int = 0,
     episodes: int = 1,
     steps: int = 1000,
@@ -94,12 +80,13 @@ def play(
 ) -> Video:
     """Write episodes of a policy to `path`, .mp4 or .gif, at the speed of the simulated time.
 
-    policy: edgerl.edge's Policy or OnnxPolicy. env_args: of the function that makes the environment, by name.
+    policy: edgerl.edge's Policy or OnnxPolicy. env_args: of the function that makes the environment, by name. actions:
+    what becomes of a policy's where their bounds are not the environment's, see edgerl.edge.acting.actions.
     seed: of the first episode; each next one adds 1. steps: after which an episode is cut. progress: told the share of
     episodes that is done.
 
-    Raises ConfigError, EnvironmentError, MissingExtraError, OutputError; Interrupted, with nothing written, after
-    SIGINT or SIGTERM.
+    Raises ConfigError, EnvironmentError, MissingExtraError, OutputError, UnsupportedModelError; Interrupted, with
+    nothing written, after SIGINT or SIGTERM.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -125,7 +112,7 @@ def play(
         stop_requests(leave_at_the_second) as stop,
         closing(rendered(environment, width // 2 * 2, height // 2 * 2, checked(env_args))) as filmed,
     ):
-        refuse_misfit(policy, filmed)
+        driver = adapted(policy, filmed, actions)
         filmed.observation_dtype = policy.observation_dtype
         rate = frames_per_second(filmed)
         every = max(1, round(rate / MOST_FRAMES_PER_SECOND[suffix]))
@@ -133,7 +120,7 @@ def play(
         def film() -> Iterator[Frame]:
             nonlocal frames
             for number in range(episodes):
-                for frame in _episode(policy, filmed, seed + number, steps, every, results):
+                for frame in _episode(driver, filmed, seed + number, steps, every, results):
                     if stop.count:
                         name = signal.Signals(stop.signal).name
                         raise Interrupted(f"stopped by {name}; {path} was not written", stop.signal)
@@ -217,16 +204,6 @@ def rendered(name: str, width: int, height: int, arguments: Arguments = NOTHING)
         if model is not None and "track" in [model.camera(index).name for index in range(model.ncam)]:
             options["camera_name"] = "track"  # gymnasium's own choice lets some robots run out of the picture
     return Rendered(*made_by_gymnasium(name, **{**own, **options, "render_mode": "rgb_array"}))
-
-
-def refuse_misfit(policy: Playable, environment: Environment) -> None:
-    """Raise UnsupportedModelError where the policy is of another task."""
-    has, needs = (policy.n_observations, policy.n_actions), (environment.n_observations, environment.n_actions)
-    if has != needs:
-        raise UnsupportedModelError(
-            f"the policy maps {has[0]} observations to {has[1]} actions; {environment.name} has {needs[0]} and "
-            f"{needs[1]}; name its own: --env"
-        )
 
 
 def choose_renderer() -> None:

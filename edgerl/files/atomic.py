@@ -30,6 +30,8 @@ import safetensors
 
 from edgerl.errors import FileFormatError, OutputError, quoted, reason
 from edgerl.files.disk import DISK, Bytes, Disk, open_regular
+from edgerl.files.kind import OURS, SAMPLE_BYTES, refuse_other_kinds, what_is
+from edgerl.files.strict_json import parse_json
 
 Tensors = dict[str, npt.NDArray[Any]]
 Shapes = dict[str, tuple[np.dtype[Any], tuple[int, ...]]]
@@ -166,24 +168,20 @@ def read_bytes(path: Path, at_most: int | None = None) -> bytes:
 
 def read_text(path: Path, at_most: int = MAXIMUM_TEXT_BYTES) -> str:
     """The text of a file of reasonable size, in UTF-8; FileFormatError says why there is none."""
+    data = read_bytes(path, at_most)
     try:
-        return read_bytes(path, at_most).decode()
+        return data.decode()
     except UnicodeDecodeError as error:
+        refuse_other_kinds(data, path, "a text in UTF-8")
         raise FileFormatError(f"{path} holds no text in UTF-8 ({error.reason} at byte {error.start})") from error
 
 
 def _check_file(path: Path, at_most: int | None = None) -> None:
     most = MAXIMUM_BYTES if at_most is None else at_most
     if not path.is_file():
-        raise FileFormatError(f"{path} is {_what_else(path)}; expected a file")
+        raise FileFormatError(f"{path} is {what_is(path)}; expected a file")
     if (size := path.stat().st_size) > most:
-        raise FileFormatError(f"{path} has {size} bytes; expected at most {most}")
-
-
-def _what_else(path: Path) -> str:
-    if path.exists():
-        return "a folder" if path.is_dir() else "no ordinary file"
-    return "a link to nothing" if path.is_symlink() else "not there"
+        raise FileFormatError(f"{path} is {what_is(path)} of {size} bytes; expected at most {most}")
 
 
 def pack_tensors(
@@ -245,7 +243,7 @@ def unpack_tensors(data: bytes, source: Path, kind: str, version: Versions) -> t
     Raises FileFormatError when the container, its kind, its version or its checksum is not what it must be. Names,
     shapes and values are for the caller to check.
     """
-    metadata, tensors = _parse(data, source)
+    metadata, tensors = _parse(data, source, kind)
     shapes = {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
     _check_metadata(metadata, source, kind, version)
     _check_sum(metadata, source, shapes, lambda name: [_bytes_of(tensors[name])])
@@ -326,7 +324,7 @@ class TensorReader:
         _write(goal, self._pieces(0, size), None, self._disk)
 
     def _check(self, kind: str, version: Versions) -> None:
-        with _refusals(self.path):
+        with _refusals(self.path, self._sample, kind):
             header = self._read_header()
             self.metadata, self.shapes = _parse_header(header)
             begin, size = len(header), os.fstat(self._file.fileno()).st_size
@@ -335,6 +333,13 @@ class TensorReader:
             self._extents = {name: (begin + a, begin + b) for name, (a, b) in _extents(self.shapes).items()}
             _check_metadata(self.metadata, self.path, kind, version)
             _check_sum(self.metadata, self.path, self.shapes, self._chunks)
+
+    def _sample(self) -> bytes:
+        """What a file is recognised by."""
+        size = os.fstat(self._file.fileno()).st_size
+        begin = min(size, SAMPLE_BYTES)
+        end = min(size - begin, SAMPLE_BYTES)
+        return self._bytes(0, begin) + self._bytes(size - end, end)
 
     def _read_header(self) -> bytes:
         (length,) = struct.unpack("<Q", self._bytes(0, 8))
@@ -373,14 +378,33 @@ def _open_without_waiting(path: str, flags: int) -> int:
 
 
 @contextlib.contextmanager
-def _refusals(source: Path) -> Iterator[None]:
-    """Turn what goes wrong while a file is read into FileFormatError."""
+def _refusals(source: Path, sample: Callable[[], bytes] | None = None, kind: str | None = None) -> Iterator[None]:
+    """Turn what goes wrong while a file is read into FileFormatError.
+
+    sample: of the file, by which one of another kind than `kind` is recognised.
+    """
     try:
         yield
     except OSError as error:
         raise FileFormatError(f"cannot read {source}: {error.strerror}") from error
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+        if sample is not None:
+            with contextlib.suppress(OSError, ValueError):  # the failure itself says enough
+                refuse_other_kinds(sample(), source, _expected(kind), *OURS)
         raise FileFormatError(f"{source} is no edgerl tensor file, or is truncated ({reason(error)})") from error
+
+
+_WRITERS = {
+    "policy": "a policy.safetensors, as edgerl train and edgerl prune write",
+    "checkpoint": "a checkpoint.safetensors, as edgerl train writes",
+    "learner": "a learner.safetensors, as edgerl export --format learner writes",
+    "snapshot": "a learner's snapshot, as edgerl learn writes",
+}
+"""Of each kind of file, what people know it by."""
+
+
+def _expected(kind: str | None) -> str:
+    return _WRITERS.get(kind or "", "a tensor file of edgerl")
 
 
 def _check_metadata(metadata: Mapping[str, Any], source: Path, kind: str, version: Versions) -> None:
@@ -401,20 +425,22 @@ def _check_sum(
         raise FileFormatError(f"{source} has been altered: its SHA-256 does not match its content; make the file again")
 
 
-def _parse(data: bytes, source: Path) -> tuple[dict[str, Any], Tensors]:
-    with _refusals(source):
+def _parse(data: bytes, source: Path, kind: str | None = None) -> tuple[dict[str, Any], Tensors]:
+    with _refusals(source, lambda: data, kind):
         entries = safetensors.deserialize(data)  # type: ignore[no-untyped-call]
         (length,) = struct.unpack_from("<Q", data)
         header = data[8 : 8 + length]
         if not header.rstrip(b" ").endswith(b"}"):
             raise ValueError("its header is padded by something else than spaces")
-        metadata = _read_canonical(json.loads(header)["__metadata__"]["edgerl"])
+        metadata = _read_canonical(parse_json(header)["__metadata__"]["edgerl"])
         return metadata, {name: _tensor(entry) for name, entry in entries}
 
 
-def _read_canonical(text: str) -> dict[str, Any]:
+def _read_canonical(text: object) -> dict[str, Any]:
     """The JSON object in `text`, which must be written the one way that `_canonical` does: no altered byte passes."""
-    metadata = json.loads(text)
+    if not isinstance(text, str):
+        raise ValueError("its metadata is no text")
+    metadata = parse_json(text)
     if not isinstance(metadata, dict):
         raise ValueError("its metadata is no JSON object")
     if _nests_deeper(metadata, MAXIMUM_NESTING):
@@ -437,7 +463,7 @@ def _tensor(entry: Mapping[str, Any]) -> npt.NDArray[Any]:
 
 def _parse_header(header: bytes) -> tuple[dict[str, Any], Shapes]:
     """Metadata and shapes from a whole header, of which nothing is trusted; raises all that `_refusals` catches."""
-    described = json.loads(header[8:].decode())
+    described = parse_json(header[8:])
     metadata = _read_canonical(described["__metadata__"]["edgerl"])
     shapes = {name: _read_shape(entry) for name, entry in described.items() if name != "__metadata__"}
     if _header(metadata, shapes) != header:

@@ -9,6 +9,7 @@ from typing import Any
 
 from edgerl.errors import FileFormatError, reason
 from edgerl.files.atomic import read_bytes
+from edgerl.files.kind import TEXT, TOML, refuse_other_kinds
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -49,4 +50,5 @@ def parse_toml(data: bytes, source: str) -> dict[str, Any]:
             raise ValueError(f"a key has more than {MAXIMUM_PARTS} parts")
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:
+        refuse_other_kinds(data, source, "a TOML file", TOML, TEXT)
         raise FileFormatError(f"{source} is no TOML file ({reason(error)})") from error

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+from edgerl.edge.runtimes import RUN_BY
 from edgerl.profiling.budgets.device import device_ids, find_device
 from edgerl.profiling.budgets.model import ModelRows
 from edgerl.profiling.budgets.report import BUDGETS, profile
 
 
 def device_budgets(rows: ModelRows) -> list[dict[str, Any]]:
-    """One object per device, with its default runtime: verdicts as (used, budget, unit, fits) by budget."""
+    """One object per device, with its default runtime: verdicts as (used, budget, unit, fits) by budget; none of a
+    device whose runtime cannot run the model."""
     found = []
-    for device_id in device_ids():
-        report = profile(rows, find_device(device_id))
+    for device in map(find_device, device_ids()):
+        if device.default_runtime not in RUN_BY[rows.kind]:
+            continue
+        report = profile(rows, device)
         found.append(
             {
                 "id": report.device,

@@ -17,6 +17,7 @@ from edgerl.environments.observations import fallback_names, observation_names
 from edgerl.errors import ConfigError
 from edgerl.policy.compact import CompactPolicy, Layer
 from edgerl.policy.pruning import compact
+from edgerl.profiling.budgets.device import device_ids
 from edgerl.profiling.budgets.model import ModelRows, policy_rows
 from edgerl.report import words
 from edgerl.report.budgets import device_budgets
@@ -577,12 +578,14 @@ def _devices_section(devices: Sequence[Json], at: int) -> str:
         )
         for device in devices
     ]
+    unable = len(device_ids()) - len(devices)
     columns = ("device", "runtime", *(text for _, text in names), "")
     return words.section(
         "devices",
         "Devices",
         "What the policy uses of each device’s budgets, with the device’s default runtime and rate. The dotted line is "
-        "the budget, hatched bars exceed it; axes are logarithmic. Latencies are estimates.",
+        "the budget, hatched bars exceed it; axes are logarithmic. Latencies are estimates."
+        + (f" {unable} more devices have no runtime for this file." if unable else ""),
         words.choice("budget", names, extra="only-narrow"),
         words.chart(f"devices-{at}", "Share of the budgets that the policy uses, for every device"),
         words.folded(f"Table of {len(devices)} devices", words.table(columns, rows, text_columns=(1,))),

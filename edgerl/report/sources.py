@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -17,6 +16,8 @@ from edgerl.config import Config, is_continued_by
 from edgerl.environments.consent import resume_command
 from edgerl.errors import ConfigError, FileFormatError, OutputError, quoted, reason
 from edgerl.files.atomic import MAXIMUM_JSON_BYTES, read_text
+from edgerl.files.kind import what_is
+from edgerl.files.strict_json import parse_json
 from edgerl.policy import format as policy_file
 from edgerl.policy.compact import CompactPolicy
 from edgerl.profiling.budgets.model import ModelRows, policy_rows, read_model
@@ -124,8 +125,8 @@ def find(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
         elif path.suffix in (".safetensors", ".onnx") and path.exists():
             models[path.resolve()] = path
         else:
-            what = "not there" if not path.exists() else f"a file of type {path.suffix or 'unknown'}"
-            raise FileFormatError(f"{path} is {what}; expected a run folder, a folder of runs, or a policy file")
+            found = what_is(path)
+            raise FileFormatError(f"{path} is {found}; expected a run folder, a folder of runs, or a policy file")
     if len(runs) > MAXIMUM_RUNS:
         raise ConfigError(f"{len(runs)} runs were named; expected at most {MAXIMUM_RUNS}; name fewer")
     return list(runs.values()), list(models.values())
@@ -274,7 +275,7 @@ def evenly(count: int, at_most: int) -> list[int]:
 
 def _read_fit(path: Path) -> Fit:
     try:
-        data = json.loads(read_text(path, MAXIMUM_JSON_BYTES))
+        data = parse_json(read_text(path, MAXIMUM_JSON_BYTES))
         chosen = data["chosen"]
         return Fit(
             device=_line(data["device"]),
@@ -284,7 +285,7 @@ def _read_fit(path: Path) -> Fit:
             trials=_trials(data["measured"]),
             chosen=None if chosen is None else _trial(chosen),
         )
-    except (FileFormatError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+    except (FileFormatError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise FileFormatError(
             f"{path} is no record of edgerl fit ({reason(error)}); run edgerl fit again, or remove it"
         ) from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from edgerl.errors import ConfigError, OutputError
 from edgerl.files.paths import home
+from edgerl.files.strict_json import parse_json
 from edgerl.studies.worker import Outcome
 
 LOG = "train.log"
@@ -87,7 +87,7 @@ class LocalPool:
         if not has_printed:
             log.unlink()
         with contextlib.suppress(ValueError, TypeError):  # of a process that never came to its answer
-            return Outcome(**json.loads(said))
+            return Outcome(**parse_json(said))
         if process.returncode < 0:
             return Outcome("killed", f"killed by {signal.Signals(-process.returncode).name}")
         seen = f"; see {log}" if has_printed else ""

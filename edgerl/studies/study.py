@@ -28,6 +28,8 @@ from edgerl.environments.arguments import NOTHING, Arguments, checked
 from edgerl.environments.consent import check_consent
 from edgerl.errors import ConfigError, FileFormatError, nearest, quoted, reason
 from edgerl.files.atomic import MAXIMUM_JSON_BYTES, read_text
+from edgerl.files.kind import what_is
+from edgerl.files.strict_json import parse_json
 from edgerl.files.toml import read_toml
 from edgerl.run_folder import RUNS
 
@@ -100,6 +102,11 @@ def load_study(study: str | Path) -> Study:
     path = Path(study)
     if path.suffix != ".toml":
         known = packaged_studies()
+        if str(study) not in known and (found := what_is(path)) != "not there":
+            raise FileFormatError(
+                f"{study} is {found}; expected a study: a folder that was swept, a file that ends in .toml, or one of "
+                f"{', '.join(known)}"
+            )
         if str(study) not in known:
             raise FileFormatError(
                 f"study {quoted(str(study), 80)} is no study's folder, no file with the ending .toml and none of "
@@ -242,8 +249,8 @@ def read_record(folder: Path) -> Study:
     """The study that was last swept in a folder. Raises FileFormatError, ConfigError; nothing in it is trusted."""
     path = folder / RECORD
     try:
-        document = json.loads(read_text(path, MAXIMUM_JSON_BYTES))
-    except (ValueError, RecursionError) as error:
+        document = parse_json(read_text(path, MAXIMUM_JSON_BYTES))
+    except ValueError as error:
         raise FileFormatError(f"{path} is damaged ({reason(error)}); remove it, and sweep the study again") from error
     if not isinstance(document, dict) or not isinstance(name := document.pop("study", None), str):
         raise FileFormatError(f"{path} names no study; remove it, and sweep the study again")

@@ -85,7 +85,7 @@ def read(path: Path) -> Checkpoint:
         return Checkpoint(
             config=from_json(_object(metadata, "config"), str(path)),
             counters=_counters(_object(metadata, "counters")),
-            policy=policy_file.from_bytes(policy.tobytes(), path),
+            policy=policy_file.from_bytes(policy.tobytes(), path.with_name(f"{path.name}, its policy,")),
             returns=_returns(_object(metadata, "returns")),
             tensors=tensors,
         )

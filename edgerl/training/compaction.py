@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgerl import run_folder
+from edgerl.edge.acting.actions import described_misfit, has_bounds_of
 from edgerl.edge.continual.replay import Replay
 from edgerl.environments.consent import check_consent
 from edgerl.environments.make import Environment, make_for_run
@@ -20,6 +21,7 @@ from edgerl.files.atomic import refuse_existing
 from edgerl.files.paths import anchored, at_home, reachable
 from edgerl.policy import format as policy_file
 from edgerl.policy.compact import CompactPolicy, Precision
+from edgerl.policy.loss import ActionDifference, action_difference, action_span
 from edgerl.policy.pruning import compact
 from edgerl.training import checkpoint as checkpoint_file
 from edgerl.training.checkpoint import Checkpoint
@@ -28,6 +30,8 @@ from edgerl.training.evaluation import evaluate, evaluation_seeds, mean_interval
 Array = npt.NDArray[Any]
 
 RECORDED_OBSERVATIONS = 1000
+
+WITHOUT_EPISODES = "edgerl prune --episodes 0 does without"
 
 
 @dataclass(frozen=True)
@@ -57,8 +61,7 @@ class PruneResult:
     policy: CompactPolicy
     layers: tuple[LayerChange, ...]
     file_bytes: tuple[int, int]
-    observations: int  # recorded ones that the difference was measured on
-    largest_action_difference: float  # in shares of the action range
+    difference: ActionDifference
     episodes: int
     returns: tuple[MeanReturn, MeanReturn] | None  # None where no episode was asked for
 
@@ -106,8 +109,9 @@ def prune(
             for old, new in zip(before.layers, after.layers, strict=True)
         ),
         file_bytes=(len(policy_file.to_bytes(before)), len(policy_file.to_bytes(after))),
-        observations=len(observations),
-        largest_action_difference=_largest_difference(before, after, observations),
+        difference=action_difference(
+            before.without_offset(observations), after.without_offset(observations), action_span(before)
+        ),
         episodes=episodes,
         returns=returns,
     )
@@ -130,12 +134,6 @@ def recorded_observations(folder: Path, checkpoint: Checkpoint, count: int) -> A
     return recorded
 
 
-def _largest_difference(before: CompactPolicy, after: CompactPolicy, observations: Array) -> float:
-    actions = (policy.without_offset(observations) for policy in (before, after))
-    difference = np.abs(np.subtract(*actions, dtype=np.float64))
-    return float((difference / (before.action_high - before.action_low)).max())
-
-
 def _returns(checkpoint: Checkpoint, policies: Sequence[CompactPolicy], episodes: int) -> tuple[MeanReturn, MeanReturn]:
     with closing(environment_of(checkpoint)) as environment:
         seeds = evaluation_seeds(checkpoint.config.seed, episodes)
@@ -147,11 +145,14 @@ def environment_of(checkpoint: Checkpoint) -> Environment:
     """The environment of a run, for its policy. Raises EnvironmentError, also where its policy belongs to another."""
     environment, policy = make_for_run(checkpoint.config), checkpoint.policy
     sizes = (environment.n_observations, environment.n_actions)
-    if sizes == (policy.n_observations, policy.n_actions):
+    has_its_sizes = sizes == (policy.n_observations, policy.n_actions)
+    if has_its_sizes and has_bounds_of(policy, environment):
         environment.observation_dtype = policy.observation_dtype
         return environment
     environment.close()
+    if has_its_sizes:
+        raise EnvironmentError(f"the policy {described_misfit(policy, environment)} ({WITHOUT_EPISODES})")
     raise EnvironmentError(
         f"{environment.name} has {sizes[0]} observations and {sizes[1]} actions; expected those of the policy, "
-        f"{policy.n_observations} and {policy.n_actions} (edgerl prune --episodes 0 does without)"
+        f"{policy.n_observations} and {policy.n_actions} ({WITHOUT_EPISODES})"
     )

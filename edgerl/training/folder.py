@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -15,7 +14,9 @@ from edgerl.config import Config, from_json, to_json
 from edgerl.environments.arguments import slug
 from edgerl.errors import EdgerlError, FileFormatError, OutputError, reason
 from edgerl.files.atomic import MAXIMUM_JSON_BYTES, read_text, write_atomically
+from edgerl.files.kind import what_is
 from edgerl.files.paths import anchored
+from edgerl.files.strict_json import parse_json
 
 
 @contextlib.contextmanager
@@ -78,10 +79,12 @@ def write_config(folder: Path, config: Config) -> None:
 
 def read_config(folder: Path) -> Config:
     """The configuration of a run. Raises FileFormatError and ConfigError; nothing in the file is trusted."""
+    if not folder.is_dir():
+        raise FileFormatError(f"{folder} is {what_is(folder)}; expected a run folder, as edgerl train makes")
     path = folder / run_folder.CONFIG
     try:
-        data = json.loads(read_text(path, MAXIMUM_JSON_BYTES))
-    except (FileFormatError, ValueError, RecursionError) as error:
+        data = parse_json(read_text(path, MAXIMUM_JSON_BYTES))
+    except (FileFormatError, ValueError) as error:
         said = reason(error, 10_000).replace(str(path), path.name)
         raise FileFormatError(f"{folder} is no run folder ({said}); name one that train made") from error
     if not isinstance(data, dict):

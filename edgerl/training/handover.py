@@ -22,8 +22,10 @@ from edgerl.edge.continual.transitions import KEEP_POLICIES, PRECISIONS, KeepPol
 from edgerl.edge.engine.library import library
 from edgerl.errors import ConfigError, FileFormatError
 from edgerl.files.atomic import refuse_existing, write_tensors
+from edgerl.policy.loss import ActionDifference, action_difference, action_span
 from edgerl.training import checkpoint as checkpoint_file
 from edgerl.training.checkpoint import Checkpoint
+from edgerl.training.compaction import RECORDED_OBSERVATIONS, recorded_observations
 
 Array = npt.NDArray[Any]
 
@@ -52,6 +54,7 @@ class HandoverReport:
     precision: Precision
     keep: KeepPolicy
     memory: MemoryPlan  # on this machine
+    action_difference: ActionDifference  # of the policy's actions, by how observations are kept
 
 
 def hand_over(
@@ -107,6 +110,7 @@ def hand_over(
         chosen = _spread_episodes(replay, wanted)
         rows = _stored_rows(_with_gaps(replay.rows(chosen), chosen), shape)
         largest_reward = _largest_reward(replay)
+    loss = _loss(checkpoint, shape, recorded_observations(folder, checkpoint, RECORDED_OBSERVATIONS))
     metadata = {
         "about": {**checkpoint.policy.metadata, "edgerl": __version__},
         "exploration_noise": checkpoint.config.td3.exploration_noise,
@@ -122,8 +126,24 @@ def hand_over(
         tensors,
         force=force,
     )
-    connections = {name: sum(network.connections()) for name, network in agent.networks}
-    return HandoverReport(goal, goal.stat().st_size, agent.updates, connections, len(rows), precision, keep, planned)
+    return HandoverReport(
+        path=goal,
+        n_bytes=goal.stat().st_size,
+        updates=agent.updates,
+        connections={name: sum(network.connections()) for name, network in agent.networks},
+        seed=len(rows),
+        precision=precision,
+        keep=keep,
+        memory=planned,
+        action_difference=loss,
+    )
+
+
+def _loss(checkpoint: Checkpoint, shape: RecordFormat, observations: Array) -> ActionDifference:
+    """What rounding recorded observations does to the policy's actions."""
+    policy = checkpoint.policy.without_offset
+    before, after = policy(observations), policy(shape.remembered(observations))
+    return action_difference(before, after, action_span(policy))
 
 
 def _check_choice(what: str, value: str, known: tuple[str, ...]) -> None:

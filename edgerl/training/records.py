@@ -19,6 +19,7 @@ from edgerl import __version__, run_folder
 from edgerl.config import ScheduleConfig
 from edgerl.errors import OutputError
 from edgerl.files.atomic import MAXIMUM_JSON_BYTES, MAXIMUM_TEXT_BYTES, read_bytes, write_atomically
+from edgerl.files.strict_json import parse_json
 
 Array = npt.NDArray[Any]
 
@@ -167,7 +168,7 @@ def read_versions(path: Path) -> list[dict[str, Any]]:
     """
     text = _text(path, MAXIMUM_JSON_BYTES)
     try:
-        data = json.loads(text)
+        data = parse_json(text)
         sessions = [
             {
                 "from_step": int(session["from_step"]),
@@ -175,6 +176,6 @@ def read_versions(path: Path) -> list[dict[str, Any]]:
             }
             for session in data["sessions"]
         ]
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return []
     return sessions

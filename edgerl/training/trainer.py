@@ -22,6 +22,7 @@ from edgerl.algorithms.normalizer import Normalizer
 from edgerl.algorithms.td3 import Agent
 from edgerl.algorithms.topology import notice_of_fixed_layers
 from edgerl.config import PRESETS, Config, Preset, extended, is_continued_by, make_config, with_episode_limit
+from edgerl.edge.acting.actions import described_misfit, has_bounds_of
 from edgerl.edge.continual.replay import Boundary, Replay
 from edgerl.edge.engine.random import Purpose, uniform
 from edgerl.environments.consent import check_consent, resume_command
@@ -607,6 +608,11 @@ class Trainer:
         if not is_continued_by(checkpoint.config, self.config):
             raise FileFormatError(
                 f"{path} is of another configuration than {self.folder / run_folder.CONFIG}; restore that file"
+            )
+        if not has_bounds_of(checkpoint.policy, self.environment):
+            raise EnvironmentError(
+                f"the run's policy {described_misfit(checkpoint.policy, self.environment)}; restore the environment's "
+                "bounds, or train anew"
             )
         own = {n: a for n, a in checkpoint.tensors.items() if not n.startswith("normalizer.")}
         rest = {n.removeprefix("normalizer."): a for n, a in checkpoint.tensors.items() if n not in own}

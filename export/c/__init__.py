@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from string import Template
@@ -34,6 +34,7 @@ from edgerl.export.c.project import project_files
 from edgerl.export.c.text import NOTICE, SPDX, array, check_prefix, comment_text, number
 from edgerl.files.atomic import refuse_existing, write_atomically
 from edgerl.policy.compact import Array, CompactPolicy, Layer, Precision, shifted
+from edgerl.policy.loss import ActionDifference, action_difference, action_span, sampled_observations
 
 MAXIMUM_FLASH_BYTES = 1 << 24
 """No microcontroller holds more constants, and a C file of them would have hundreds of megabytes."""
@@ -88,6 +89,7 @@ class CSource:
     flash_bytes: int  # constants; code comes on top
     scratch_bytes: int
     tolerance: float  # of the self-test, in shares of the action range
+    policy: CompactPolicy = field(repr=False, compare=False)  # with its weights in the precision that is written
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ class CReport(ExportReport):
     flash_bytes: int
     scratch_bytes: int
     tolerance: float
+    action_difference: ActionDifference  # of the code's actions to those of the policy that was given
 
 
 def export(
@@ -114,10 +117,13 @@ def export(
     command: str = Provenance.command,
     device: str | None = None,
     project: bool = False,
+    observations: Array | None = None,
 ) -> CReport:
     """Write header and C file of `policy` into the folder `path`, which is made where its parent is there.
 
     `command` and `device` are for the header. `project`: with the files of other build systems (project.py).
+    `observations`: recorded ones [count, n], less the offset where there is one, over which the loss is stated; None:
+    sampled ones.
     Raises ConfigError, OutputError, UnsupportedModelError.
     """
     options = options or COptions()
@@ -140,7 +146,15 @@ def export(
         flash_bytes=made.flash_bytes,
         scratch_bytes=made.scratch_bytes,
         tolerance=made.tolerance,
+        action_difference=_loss(policy, made.policy, observations),
     )
+
+
+def _loss(policy: CompactPolicy, written: CompactPolicy, recorded: Array | None) -> ActionDifference:
+    """What smaller weights and rounded inputs change; not what float32 rounds, which the self-test allows for."""
+    seen = sampled_observations(policy) if recorded is None else recorded
+    before, after = policy.without_offset(seen, np.float64), c_actions(written.without_offset, seen)
+    return action_difference(before, after, action_span(policy), "sampled" if recorded is None else "recorded")
 
 
 def _refuse(folder: Path, files: tuple[Path, ...], force: bool) -> None:
@@ -194,6 +208,7 @@ def generate(policy: CompactPolicy, *, options: COptions, provenance: Provenance
         flash_bytes=form.flash_bytes,
         scratch_bytes=form.scratch_bytes,
         tolerance=tolerance(form.policy),
+        policy=form.policy,
     )
 
 
@@ -579,24 +594,31 @@ def _limit(layer: Layer) -> int:
 
 
 def example_action(policy: CompactPolicy) -> Array:
-    """The action [m] for the policy's example, float32, with inputs rounded as an int8 layer rounds them."""
-    x = shifted(policy.example_observation, policy.observation_offset).astype(np.float64)
+    """The action [m] for the policy's example, float32."""
+    action: Array = c_actions(policy, policy.example_observation[None])[0].astype(np.float32)
+    return action
+
+
+def c_actions(policy: CompactPolicy, observations: Array) -> Array:
+    """Actions [count, m] for observations [count, n], float64, with inputs rounded as an int8 layer rounds them."""
+    x = shifted(observations, policy.observation_offset).astype(np.float64)
     if policy.observation_mean is not None and policy.observation_scale is not None:
         x = (x - policy.observation_mean) * policy.observation_scale
     for index, layer in enumerate(policy.layers):
         x = x if index == 0 else np.maximum(x, 0)
         x = x if layer.scale is None else _rounded(x, _limit(layer))
-        x = layer.matrix(np.float64) @ x + layer.bias
+        x = x @ layer.matrix(np.float64).T + layer.bias
     centre, half_range = policy.action_scaling
-    action: Array = (centre + half_range * np.tanh(x)).astype(np.float32)
-    return action
+    actions: Array = centre + half_range * np.tanh(x)
+    return actions
 
 
 def _rounded(x: Array, limit: int) -> Array:
-    largest = np.abs(x).max(initial=0)
-    if not largest > SMALLEST_RANGE:
-        return np.zeros_like(x)
-    rounded: Array = np.rint(x * (limit / largest)) * (largest / limit)
+    """Inputs [count, n] in steps of each observation's own largest."""
+    largest = np.abs(x).max(axis=1, initial=0, keepdims=True)
+    is_seen = largest > SMALLEST_RANGE
+    largest = np.where(is_seen, largest, 1)
+    rounded: Array = np.where(is_seen, np.rint(x * (limit / largest)) * (largest / limit), 0)
     return rounded
 
 

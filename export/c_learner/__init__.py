@@ -19,12 +19,12 @@ import numpy as np
 from edgerl import __version__
 from edgerl.edge.continual import bundle
 from edgerl.edge.continual.bundle import MAXIMUM_MEMORY, Constants
-from edgerl.edge.continual.origin import Origin, read_origin
+from edgerl.edge.continual.origin import Origin, read_origin, refuse_for_c
 from edgerl.edge.continual.transitions import MAXIMUM_CAPACITY, Precision
 from edgerl.edge.engine.amalgamation import amalgamate, engine_parts
 from edgerl.edge.engine.arena import LearnerArena
 from edgerl.edge.engine.library import ALIGNMENT, LayerPlanStructure, LearnerConfig, Progress, library
-from edgerl.errors import CheckFailed, ConfigError, OutputError, UnsupportedModelError, quoted
+from edgerl.errors import CheckFailed, ConfigError, OutputError, quoted
 from edgerl.export.c.text import NOTICE, SPDX, check_prefix
 from edgerl.export.c_learner.text import comment_line, float_array, float_literal, word_array
 from edgerl.files.atomic import TensorReader, read_bytes, refuse_existing, write_atomically
@@ -147,13 +147,7 @@ def make_c_learner(
         raise ConfigError("a number of transitions and a memory were both given; expected one of them")
     with TensorReader(path, bundle.KIND, bundle.VERSIONS) as reader:
         origin = read_origin(reader, path, MAXIMUM_MEMORY)  # here; the device's is counted below
-    if origin.constants.observation_offset is not None:
-        raise UnsupportedModelError(
-            f"{path} has an observation offset, which a learner in C does not support; export its policy with --format "
-            "c, which does, or make the observation relative to a fixed point and train anew"
-        )
-    if origin.replay.keep != "ring":
-        raise ConfigError(f"the replay of {path} is a {origin.replay.keep}; in C it is a ring: export the learner so")
+    refuse_for_c(path, origin)
     if precision not in (None, origin.replay.precision):
         raise ConfigError(
             f"the replay of {path} is {origin.replay.precision}, not {quoted(precision)}; export from the run folder"

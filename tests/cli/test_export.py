@@ -19,6 +19,7 @@ from edgerl.edge.continual.learner import Learner
 from edgerl.policy.compact import CompactPolicy, make_layer
 from edgerl.policy.format import load, save
 from tests.edge.learners import write_bundle
+from tests.foreign import write_actor
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -91,7 +92,7 @@ def test_sparse_initializers_say_whom_they_exclude(edgerl: Run, policy: Path) ->
         (["no.safetensors"], "no.safetensors is not there; name a policy file or a run folder"),
         (["empty"], "empty holds no policy.safetensors; train one: edgerl train"),
         (["-o", "no/a.onnx"], "cannot write no/a.onnx: No such file or directory; choose an existing, writable folder"),
-        (["garbage.safetensors"], "garbage.safetensors is no edgerl tensor file, or is truncated"),
+        (["garbage.safetensors"], "garbage.safetensors is a text file; expected a policy.safetensors, as edgerl train"),
     ],
 )
 def test_bad_input_is_one_line(edgerl: Run, policy: Path, arguments: list[str], message: str) -> None:
@@ -157,6 +158,22 @@ def test_a_name_that_is_too_long_is_one_line(edgerl: Run, command: str) -> None:
 SMALL_RUN = ("--env", "robots:robot", "--hidden", "16,16", "--preset", "quick", "--steps", "120")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "ppo.onnx is an ONNX file, which edgerl only runs; expected the policy.safetensors"),
+        (("--format", "c"), "c cannot run ppo.onnx: it was not written by edgerl, and only onnxruntime can"),
+        (("--format", "c", "--learn"), "c cannot run ppo.onnx: it was not written by edgerl"),
+    ],
+)
+def test_a_file_of_another_program_says_what_runs_it(edgerl: Run, arguments: tuple[str, ...], message: str) -> None:
+    write_actor(Path("ppo.onnx"))
+    code, out, err = edgerl("export", "ppo.onnx", *arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert not list(Path().glob("*c*/"))
+
+
 @pytest.fixture
 def run(edgerl: Run) -> Path:
     """A run folder of 120 steps, that runs/latest points to."""
@@ -188,6 +205,10 @@ def test_the_choices_of_a_learner(edgerl: Run, run: Path) -> None:
     assert code == 0
     assert (report["path"], report["n_bytes"]) == ("other.safetensors", Path("other.safetensors").stat().st_size)
     assert (report["seed"], report["precision"], report["keep"]) == (50, "fp16", "reservoir")
+    assert report["action_difference"]["observed"] == "recorded"
+    assert 0 < report["action_difference"]["largest"] < 1e-2
+    _, out, _ = edgerl("export", run, "--format", "learner", "--replay-dtype", "fp16")
+    assert "as they are kept: largest action difference over 120 recorded observations: " in out
     memory = report["memory"]
     assert memory["record"] == 16 + 2 * (4 + 2 + 4) + 8  # numbers in two bytes each
     assert memory["total"] == memory["arena"] + memory["champion"] + memory["capacity"] * memory["record"]
@@ -220,9 +241,25 @@ def test_choices_that_do_not_fit_are_one_line(edgerl: Run, run: Path, arguments:
     assert not (run / "learner.safetensors").exists()
 
 
+def test_c_says_what_smaller_weights_cost_over_what_the_run_recorded(edgerl: Run, run: Path) -> None:
+    code, out, _ = edgerl("export", "--format", "c", "--dtype", "int8", "--no-measure")
+    assert code == 0
+    assert "largest action difference over 120 recorded observations: " in out
+    _, out, _ = edgerl("export", "--format", "c", "--dtype", "int8", "--no-measure", "--json")
+    loss = json.loads(out)["action_difference"]
+    assert (loss["observations"], loss["observed"]) == (120, "recorded")
+    assert 1e-5 < loss["root_mean_square"] < loss["largest"] < 0.1
+    (run / "replay.bin").unlink()
+    _, out, _ = edgerl("export", "--format", "c", "--dtype", "int8", "--no-measure")
+    assert " sampled observations: " in out
+
+
 def test_a_learner_needs_a_run_folder(edgerl: Run, policy: Path) -> None:
     code, _, err = edgerl("export", policy, "--format", "learner")
-    assert (code, err) == (2, "edgerl: runs/first/policy.safetensors is a file; expected a run folder\n")
+    assert (code, err) == (
+        2,
+        "edgerl: runs/first/policy.safetensors is a policy of edgerl; expected a run folder, as edgerl train makes\n",
+    )
     code, _, err = edgerl("export", "--format", "learner")
     assert code == 2
     assert "runs/first/checkpoint.safetensors" in err
@@ -255,6 +292,6 @@ def test_a_state_folder_without_a_whole_snapshot_is_one_line(edgerl: Run) -> Non
     code, _, err = edgerl("export", "state")
     assert code == 2
     assert err.startswith(
-        "edgerl: state holds no snapshot that is whole: state/snapshot-00000003.safetensors is no edgerl"
+        "edgerl: state holds no snapshot that is whole: state/snapshot-00000003.safetensors is a text file"
     )
     assert err.count("\n") == 1

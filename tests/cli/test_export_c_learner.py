@@ -36,6 +36,7 @@ def test_a_run_becomes_two_files_and_says_what_they_take(edgerl: Run, trained: P
     assert f"({ram} bytes) of 255.0 KiB on teensy-4.1: networks" in out
     assert "150 transitions of 24 bytes" in out  # 2 · 3 + 1 numbers, one more for an even number, reward and boundary
     assert "\nflash " in out
+    assert "as they are kept: largest action difference over 1000 recorded observations: " in out
     assert "Of the run Pendulum-v1-ds-td3-seed0, for teensy-4.1." in header
     compile_c("gcc", "-O1", *WARNINGS, "-c", folder / "edgerl_learner.c", "-o", "learner.o")
 
@@ -48,6 +49,7 @@ def test_a_bundle_becomes_json_and_files_in_a_new_folder(edgerl: Run) -> None:
     assert report["paths"] == ["firmware/src/arm.h", "firmware/src/arm.c"]
     assert report["ram"] == report["arena"] + report["replay"] + report["own"]
     assert report["flash"] == report["state"] + report["code"]
+    assert report["action_difference"] is None  # the bundle was exported so
     assert "#define ARM_BATCH 4u" in Path("firmware/src/arm.h").read_text()
     code, _, err = edgerl(*EXPORT, path, "-o", "firmware/src", "--prefix", "arm")
     assert (code, err) == (2, "edgerl: firmware/src/arm.h exists already; pass --force to replace it, or another -o\n")

@@ -63,6 +63,9 @@ def test_the_policy_that_is_written_fits_and_keeps_the_return(edgerl: Run, run: 
     assert fit["return"]["mean"] == pytest.approx(returns.mean(), rel=1e-6)
     assert fit["gain"]["mean"] == pytest.approx((returns - reference).mean(), rel=1e-4)
     assert fit["gain"]["low"] >= -0.1 * abs(reference.mean())
+    assert re.search(
+        r"\nlargest action difference over [0-9]+ recorded observations: [0-9.e-]+ of the action range", out
+    )
     assert f"in 10 other episodes: return {returns.mean():.1f} [" in out
 
 
@@ -87,6 +90,8 @@ def test_json_says_what_was_measured(edgerl: Run, run: Path) -> None:
     assert chosen["runtime"] == "native"
     assert chosen["fits"]
     assert chosen["is_kept"]
+    assert chosen["action_difference"]["largest"] >= chosen["action_difference"]["root_mean_square"] > 0
+    assert reference["action_difference"]["largest"] == 0
     assert reference["gain"] == {"mean": 0, "low": 0, "high": 0}
     assert report["policy"] == str(run / "policy-raspberry-pi-zero-2w.safetensors")
     policy = load(report["policy"])

@@ -172,11 +172,11 @@ def test_a_run_folder(edgerl: Run, policy: CompactPolicy, tmp_path: Path) -> Non
     [
         ("no.onnx", None, "no.onnx is not there; expected a file"),
         ("no.txt", None, "no.txt is not there; expected a run folder or a file of .safetensors"),
-        ("a.txt", b"", "a.txt has the suffix '.txt'; expected a run folder or a file of .safetensors"),
-        ("a.safetensors", b"garbage", "a.safetensors is no edgerl tensor file, or is truncated"),
-        ("a.onnx", b"garbage", "a.onnx is no ONNX model"),
+        ("a.txt", b"", "a.txt is empty; expected a run folder or a file of .safetensors"),
+        ("a.safetensors", b"garbage", "a.safetensors is a text file; expected a tensor file of edgerl"),
+        ("a.onnx", b"garbage", "a.onnx is a text file; expected an ONNX model, as edgerl export"),
         ("a.toml", b"\xff", "a.toml is no TOML file"),
-        ("a.bin", b"garbage", "a.bin is no replay memory, or is truncated"),
+        ("a.bin", b"garbage", "a.bin is a text file; expected a replay memory, as edgerl train writes"),
     ],
 )
 def test_bad_input_is_one_line(edgerl: Run, tmp_path: Path, name: str, content: bytes | None, message: str) -> None:

@@ -20,6 +20,7 @@ import pytest
 from edgerl.cli.support.live import _news
 from tests.edge.learners import learner_config, write_bundle
 from tests.edge.test_import import HEAVY
+from tests.foreign import write_actor
 from tests.processes import Processes
 
 Run = Callable[..., tuple[int, str, str]]
@@ -593,3 +594,11 @@ def test_a_robot_that_leaves_the_process_is_a_fault_of_the_robot(edgerl: Run) ->
     assert (events(out)[-1]["event"], events(out)[-1]["reason"]) == ("stopped", problem)
     assert events(out)[-1]["snapshots"] == 2
     assert Path("at-rest").exists()
+
+
+def test_a_file_of_another_program_does_not_learn(edgerl: Run) -> None:
+    write_actor(Path("ppo.onnx"))
+    code, out, err = edgerl("learn", "ppo.onnx", *SHORT)
+    assert (code, out) == (2, "")
+    assert "native cannot run ppo.onnx: it was not written by edgerl" in err
+    assert "expected a learner.safetensors: edgerl export --format learner" in err

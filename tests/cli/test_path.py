@@ -32,7 +32,7 @@ def test_the_path_works_in_an_empty_folder_and_all_again(edgerl: Run, monkeypatc
         assert f"using {run}/policy.safetensors" in err
         code, _, err = edgerl("profile", "--device", "jetson-nano")
         assert code == 0
-        assert f"using {run}/policy.onnx" in err
+        assert f"using {run}/policy.safetensors" in err
         code, out, err = edgerl("run", "--rate", 100, "--seconds", 5, "--json")
         assert code == 0
         assert f"using {run}/policy.onnx" in err

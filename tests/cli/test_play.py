@@ -20,6 +20,7 @@ import edgerl as library
 from edgerl.environments import video
 from edgerl.environments.make import make
 from edgerl.policy.format import load
+from tests.foreign import write_actor
 from tests.processes import Processes
 
 Run = Callable[..., tuple[int, str, str]]
@@ -141,6 +142,16 @@ def test_bad_input_is_one_line(edgerl: Run, policy: Path, arguments: list[str], 
     assert (code, out) == (2, "")
     assert message in err.splitlines()[-1]
     assert not list(Path().iterdir())
+
+
+def test_a_foreign_actor_of_other_bounds_is_asked_about(edgerl: Run) -> None:
+    write_actor(Path("sac.onnx"), n_observations=4, n_actions=2)
+    film = ("play", "sac.onnx", "--env", "robots:painted_robot", "--video", "out.gif")
+    code, out, err = edgerl(*film)
+    assert (code, out) == (2, "")
+    line = err.splitlines()[-1]
+    assert "the policy gives actions from -1 to 1, and robots:painted_robot takes actions number 0 from -1 to 2" in line
+    assert edgerl(*film, "--actions", "scale")[0] == 0
 
 
 def test_a_policy_is_filmed_in_the_task_that_it_was_trained_in(edgerl: Run) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from xml.etree import ElementTree
@@ -12,10 +13,12 @@ import pytest
 
 from edgerl import cli
 from edgerl.cli.support.profile_formats import _used_and_budget
+from edgerl.export import export_policy
 from edgerl.policy.compact import CompactPolicy, make_layer
 from edgerl.policy.format import save
 from edgerl.profiling.budgets.report import Estimate
 from tests import streams
+from tests.foreign import write_actor
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -50,6 +53,24 @@ def test_the_newest_model_against_a_device(monkeypatch: pytest.MonkeyPatch, caps
     assert "≈ 35 µs (unvalidated)" in out  # 30 a call, 2.5 each of two layers, 736 · 0.3381 ns
     assert "note: onnxruntime cannot be installed on jetson-nano as it is" in out
     assert "EXCEEDED" not in out
+
+
+@pytest.mark.parametrize("arguments", [(), ("runs/one",)])
+def test_a_run_means_its_policy_however_new_an_export_is(
+    folder: Path, arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The weights are known, as they are not of an ONNX file; and one that stands alone is taken."""
+    path = folder / "runs/one/policy.onnx"
+    export_policy(folder / "runs/one", "onnx", path)
+    os.utime(path, (1 << 33, 1 << 33))
+    command = ("profile", *arguments, "--device", "stm32h743", "--runtime", "c")
+    assert run(monkeypatch, *command) == 0
+    out, err = capsys.readouterr()
+    assert err == f"using {Path('runs/one/policy.safetensors')}\n"
+    assert "the weights are not known" not in out
+    path.with_suffix(".safetensors").unlink()
+    run(monkeypatch, *command)
+    assert capsys.readouterr().err.startswith(f"using {Path('runs/one/policy.onnx')}\n")
 
 
 @pytest.mark.usefixtures("folder")
@@ -175,6 +196,56 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert "Traceback" not in err
 
 
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    ("device", "runtime", "fix"),
+    [
+        ("stm32f405", None, "stm32f405 has none; for a policy of edgerl of that size: --network 3-8-1"),
+        ("jetson-orin-nano", "native", "choose --runtime onnxruntime"),
+        ("jetson-orin-nano", "c", "choose --runtime onnxruntime"),
+        ("beaglebone-black", None, "beaglebone-black has none"),  # native is its default, onnxruntime has no wheel
+    ],
+)
+def test_what_cannot_run_there_never_fits(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    device: str,
+    runtime: str | None,
+    fix: str,
+) -> None:
+    write_actor(Path("ppo.onnx"))
+    chosen = () if runtime is None else ("--runtime", runtime)
+    assert run(monkeypatch, "profile", "ppo.onnx", "--device", device, *chosen) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "cannot run ppo.onnx: it was not written by edgerl, and only onnxruntime can run such a file" in err
+    assert fix in err
+    assert run(monkeypatch, "profile", "ppo.onnx", "--device", "jetson-orin-nano") == 0
+    assert "EXCEEDED" not in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("form", ["text", "markdown"])
+@pytest.mark.parametrize("more", [(), ("--device", "jetson-nano")])
+def test_an_estimate_says_what_its_error_means(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], form: str, more: tuple[str, ...]
+) -> None:
+    meaning = "±x %: nine in ten latencies lie between estimate / (1 + x) and estimate · (1 + x)"
+    assert run(monkeypatch, "profile", "--device", "stm32f405", *more, "--format", form) == 0
+    out = capsys.readouterr().out
+    assert "(±250 %)" in out  # docs/devices.md: generated C where at most one point is of this device
+    assert out.count(meaning) == 1
+    assert run(monkeypatch, "profile", "--device", "jetson-nano", "--format", form) == 0
+    assert meaning not in capsys.readouterr().out  # unvalidated
+
+
+@pytest.mark.usefixtures("folder")
+def test_an_export_of_edgerl_is_priced_for_every_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+    export_policy(Path("runs/one"), "onnx", Path("policy.onnx"))
+    assert run(monkeypatch, "profile", "policy.onnx", "--device", "stm32f405") == 0
+    assert run(monkeypatch, "profile", "policy.onnx", "--device", "jetson-orin-nano", "--runtime", "native") == 0
+
+
 NETWORK = ("--network", "17-64-64-6")
 
 
@@ -200,7 +271,8 @@ def test_several_devices_as_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest
 def test_markdown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ("--device", "stm32h743", "--device", "rp2040", "--format", "markdown")
     assert run(monkeypatch, "profile", *NETWORK, *arguments) == 1
-    title, empty, header, rule, *rows = capsys.readouterr().out.splitlines()
+    title, empty, header, rule, *rows, _, meaning = capsys.readouterr().out.splitlines()
+    assert meaning.startswith("±x %: nine in ten")
     assert (title, empty) == ("**network 17-64-64-6** (17-64-64-6)", "")
     assert header == "| device | memory | flash | FLOPs per inference | latency | verdict |"
     assert rule == "| --- | ---: | ---: | ---: | ---: | --- |"
@@ -243,8 +315,12 @@ def test_damaged_models_are_one_line_and_exit_code_2(
     policy = (folder / "runs" / "one" / "policy.safetensors").read_bytes()
     for name, data, message in (
         ("short.safetensors", policy[:-3], "short.safetensors is no edgerl tensor file, or is truncated"),
-        ("garbage.onnx", b"garbage", "garbage.onnx is no ONNX file, or is truncated"),
-        ("policy.zip", b"PK", "policy.zip is neither a .safetensors policy nor an .onnx model"),
+        (
+            "garbage.onnx",
+            b"garbage",
+            "garbage.onnx is a text file; expected a policy.safetensors of edgerl, or an ONNX model",
+        ),
+        ("policy.zip", b"PK", "policy.zip is a text file; expected a policy.safetensors of edgerl, or an ONNX model"),
     ):
         (folder / name).write_bytes(data)
         assert run(monkeypatch, "profile", name, "--device", "esp32") == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -48,6 +49,19 @@ def test_prune_as_json(edgerl: Run, run: Path) -> None:
     assert policy.connections <= round(352 * 0.3)
     assert {layer.precision for layer in policy.layers} == {"int8"}
     assert sum(layer["connections"][1] for layer in report["layers"]) == policy.connections
+    masked = checkpoint_file.read(run / "checkpoint.safetensors").policy
+    shares = np.abs(policy(_recorded(run)) - masked(_recorded(run))) / [3, 3.5]  # the robot's ranges
+    loss = report["action_difference"]
+    assert (loss["observations"], loss["observed"]) == (150, "recorded")
+    assert loss["largest"] == pytest.approx(shares.max(), rel=1e-5)
+    assert loss["root_mean_square"] == pytest.approx(np.sqrt((shares**2).mean()), rel=1e-5)
+
+
+def _recorded(run: Path) -> np.ndarray:
+    from edgerl.edge.continual.replay import Replay
+
+    with contextlib.closing(Replay.open_recorded(run / "replay.bin", 150)) as replay:
+        return replay.observations(np.arange(150))
 
 
 def _masked_bytes(run: Path) -> bytes:

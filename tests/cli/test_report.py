@@ -80,7 +80,7 @@ def test_bad_input_is_one_line_and_writes_nothing(edgerl: Run, run: Path) -> Non
     Path("fitted").symlink_to(run)
     for arguments, message in (
         (["nowhere"], "nowhere is not there; expected a run folder, a folder of runs, or a policy file"),
-        (["notes.txt"], "notes.txt is a file of type .txt; expected a run folder"),
+        (["notes.txt"], "notes.txt is a text file; expected a run folder"),
         (["empty"], "empty holds no config.json and no run folders; name a run that train made"),
         (["older"], "config has not the keys of this version of edgerl (first difference: colour)"),
         ([run, "-o", "no/such/page.html"], "cannot write no/such/page.html"),

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 from edgerl.export import export_policy
 from edgerl.policy.compact import CompactPolicy, make_layer
 from edgerl.policy.format import save
+from tests.foreign import write_actor
 from tests.processes import Processes
 
 pytest.importorskip("gymnasium")
@@ -105,9 +107,9 @@ def test_an_outdated_export_is_noted(edgerl: Run, model: Path) -> None:
             ["--env", "MountainCarContinuous-v0"],
             "maps 3 observations to 1 actions; MountainCarContinuous-v0 has 2 and 1",
         ),
-        (["garbage.safetensors"], "garbage.safetensors is no edgerl tensor file"),
+        (["garbage.safetensors"], "garbage.safetensors is a text file; expected a policy.safetensors"),
         (["no.onnx"], "no.onnx is not there; name a policy file or a run folder"),
-        (["garbage.onnx"], "garbage.onnx is no ONNX model"),
+        (["garbage.onnx"], "garbage.onnx is a text file; expected a policy.safetensors of edgerl, or an ONNX model"),
         (["--seed", "-1"], "Invalid value for '--seed'"),
     ],
 )
@@ -220,6 +222,51 @@ def test_a_file_from_elsewhere_is_called_a_program(edgerl: Run, tmp_path: Path) 
     code, _, err = edgerl("run", "policy.onnx", "--env", "Pendulum-v1", "--seconds", "0.1")
     assert code == 0
     assert "policy.onnx was not written by edgerl: onnxruntime executes whatever it holds" in err
+
+
+@pytest.mark.parametrize(
+    ("tail", "found"),
+    [
+        ([("Tanh", {})], "gives actions from -1 to 1"),
+        ([("Tanh", {}), ("Mul", {"half": 0.5})], "gives actions from -0.5 to 0.5"),
+        ([("Identity", {})], "does not tell the bounds of its actions"),  # PPO: the mean of a Gaussian
+    ],
+)
+def test_a_foreign_actor_of_other_bounds_is_asked_about(
+    edgerl: Run, tail: list[tuple[str, dict[str, float]]], found: str
+) -> None:
+    write_actor(Path("ppo.onnx"), tail)
+    code, out, err = edgerl("run", "ppo.onnx", "--env", "Pendulum-v1", "--seconds", "0.1")
+    assert (code, out) == (2, "")
+    line = err.splitlines()[-1]
+    assert f"ppo.onnx {found}, and Pendulum-v1 takes actions from -2 to 2" in line
+    assert "say --actions scale" in line
+    for mode in ("scale", "clip"):
+        run = ("run", "ppo.onnx", "--env", "Pendulum-v1", "--seconds", "0.1", "--actions", mode)
+        assert edgerl(*run)[0] == 0
+
+
+def test_a_foreign_actor_of_the_environments_own_bounds_runs(edgerl: Run) -> None:
+    write_actor(Path("ppo.onnx"), [("Tanh", {}), ("Mul", {"two": 2})])
+    assert edgerl("run", "ppo.onnx", "--env", "Pendulum-v1", "--seconds", "0.1")[0] == 0
+
+
+def test_a_foreign_actor_without_bounds_is_clipped_where_that_is_all_it_can_mean(edgerl: Run) -> None:
+    write_actor(Path("ppo.onnx"), [("Mul", {"much": 100})], n_observations=2)
+    code, _, err = edgerl("run", "ppo.onnx", "--env", "MountainCarContinuous-v0", "--seconds", "0.1")  # −1 to 1
+    assert code == 0
+    assert "ppo.onnx does not tell the bounds of its actions: what is beyond the environment's is cut" in err
+
+
+def test_a_policy_of_another_range_than_the_environments_is_asked_about(edgerl: Run) -> None:
+    narrow = replace(make(), action_low=-np.ones(1, np.float32), action_high=np.ones(1, np.float32))
+    save(narrow.with_example(np.ones(3, np.float32)), Path("narrow.safetensors"))
+    code, _, err = edgerl("run", "narrow.safetensors", "--seconds", "0.1")
+    assert code == 2
+    assert "narrow.safetensors gives actions from -1 to 1, and Pendulum-v1 takes actions from -2 to 2" in err
+    code, _, err = edgerl("run", "narrow.safetensors", "--seconds", "0.1", "--actions", "stretch")
+    assert code == 2
+    assert "--actions is 'stretch'; expected scale or clip" in err
 
 
 @pytest.mark.parametrize(("number", "code", "word"), [(2, 130, "interrupted"), (15, 143, "stopped by SIGTERM")])

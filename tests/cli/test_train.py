@@ -175,7 +175,7 @@ def test_every_option_reaches_the_run(edgerl: Run) -> None:
         (["--engine", "fast"], "engine is 'fast'; expected auto, native, torch"),
         (["--engine", "native", "--device", "cuda"], "engine native runs on the CPU, and device is cuda; use --device"),
         (["--device", "cuda"], "device is cuda, but this PyTorch sees none; use --device cpu"),
-        (["--resume", "nowhere"], "nowhere is no run folder"),
+        (["--resume", "nowhere"], "nowhere is not there; expected a run folder"),
         (
             ["--resume", "run", "--seed", "3"],
             "but --steps from the run; leave out all options but --steps",
@@ -187,7 +187,7 @@ def test_every_option_reaches_the_run(edgerl: Run) -> None:
         (["--env-arg", "mass"], "--env-arg is 'mass'; expected NAME=VALUE, as in mass=2.0"),
         (["--env-arg", "terrain=rough"], "--env-arg 'terrain' has the value 'rough'; expected a number, true, false,"),
         (["--env-arg", "mass=[1]"], "--env-arg 'mass' has the value '[1]'; expected a number, true, false, or a text"),
-        (["--env-arg", "mass=NaN"], "the argument mass of the environment is nan; expected a finite number"),
+        (["--env-arg", "mass=NaN"], "--env-arg 'mass' has the value 'NaN'; expected a number"),
         (["--env-arg", "a=1", "--env-arg", "a=2"], "--env-arg 'a' is there twice; expected each argument once"),
         (["--env-arg", "a b=1"], "the argument 'a b' of the environment is no name; expected letters, digits"),
         (

@@ -34,13 +34,13 @@ def _observations(count: int = 300) -> Array:
 def test_candidates_begin_with_the_reference_and_get_small(block: int) -> None:
     policy, told = _policy(block), []
     found = find_candidates(policy, _observations(), find_device("stm32f405"), told.append)
-    assert found[0].difference == 0
+    assert found[0].difference.largest == 0
     assert found[0].policy.connections == policy.connections
     assert {candidate.precision for candidate in found} == {"fp32", "fp16", "int8"}
     assert min(candidate.policy.connections for candidate in found) < policy.connections / 2
     assert all(0 <= share <= 1 for share in told)
     assert told[-1] > 0.9
-    assert max(candidate.difference for candidate in found[:-6]) < 2 * LARGEST_DIFFERENCE
+    assert max(candidate.difference.root_mean_square for candidate in found[:-6]) < 2 * LARGEST_DIFFERENCE
 
 
 def test_a_candidate_is_what_its_policy_file_is() -> None:
@@ -48,10 +48,11 @@ def test_a_candidate_is_what_its_policy_file_is() -> None:
     policy, observations, device = _policy(), _observations(), find_device("stm32f405")
     found = find_candidates(policy, observations, device, lambda _share: None)
     shown = observations[201::2]  # every second of the newest third
-    half_ranges = (policy.action_high - policy.action_low) / 2
+    ranges = policy.action_high - policy.action_low
     for candidate in found[::17]:
-        difference = (candidate.policy(shown) - policy(shown)) / half_ranges
-        assert candidate.difference == pytest.approx(np.sqrt(np.mean(difference**2)), abs=1e-6)
+        difference = (candidate.policy(shown) - policy(shown)) / ranges
+        assert candidate.difference.root_mean_square == pytest.approx(np.sqrt(np.mean(difference**2)), abs=1e-6)
+        assert candidate.difference.largest == pytest.approx(np.abs(difference).max(), abs=1e-6)
         report = profile(candidate.policy, device)
         assert candidate.report == report
         written = generate(candidate.policy, options=COptions(target="cortex-m4"), provenance=Provenance("0" * 64))

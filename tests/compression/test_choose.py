@@ -10,6 +10,7 @@ from edgerl.compression.choose import Measure, choose, excess
 from edgerl.compression.returns import Goal, compare
 from edgerl.errors import ConfigError
 from edgerl.policy.compact import CompactPolicy, make_layer
+from edgerl.policy.loss import ActionDifference
 from edgerl.profiling.budgets.report import profile
 
 FIVE_PERCENT = Goal(0.05, None)
@@ -23,7 +24,8 @@ def _candidate(width: int, difference: float, latency_seconds: float = 1) -> Can
     )
     bound = np.ones(2, np.float32)
     policy = CompactPolicy(layers, -bound, bound)
-    return Candidate(policy, profile(policy, "stm32f405", budget_latency_seconds=latency_seconds), difference)
+    loss = ActionDifference(difference, difference, 1, "recorded")
+    return Candidate(policy, profile(policy, "stm32f405", budget_latency_seconds=latency_seconds), loss)
 
 
 def _measure(goal: Goal, mean_of: dict[int, float], asked: list[int] | None = None) -> Measure:
@@ -77,7 +79,7 @@ def test_nothing_is_chosen_where_nothing_is_kept_twice() -> None:
 def test_nothing_is_chosen_beyond_a_budget() -> None:
     """Only 20 units are fast enough; the nearest of those that keep the return is the one with 40."""
     fast = profile(CANDIDATES[4].policy, "stm32f405").latency.used
-    limited = [_candidate(c.policy.layers[0].n_outputs, c.difference, fast * 1e-6) for c in CANDIDATES]
+    limited = [_candidate(c.policy.layers[0].n_outputs, c.difference.largest, fast * 1e-6) for c in CANDIDATES]
     found = choose(limited, _measure(FIVE_PERCENT, RETURNS), _measure(FIVE_PERCENT, RETURNS))
     assert found.chosen is None
     assert found.confirmed is None
@@ -89,7 +91,7 @@ def test_nothing_is_chosen_beyond_a_budget() -> None:
 
 
 def test_no_candidate_within_the_budgets() -> None:
-    limited = [_candidate(c.policy.layers[0].n_outputs, c.difference, 1e-8) for c in CANDIDATES]
+    limited = [_candidate(c.policy.layers[0].n_outputs, c.difference.largest, 1e-8) for c in CANDIDATES]
     found = choose(limited, _measure(FIVE_PERCENT, RETURNS), _measure(FIVE_PERCENT, RETURNS))
     assert (found.chosen, found.best_in_budget) == (None, None)
     assert found.nearest_to_budget is not None

@@ -81,6 +81,29 @@ def test_actions_are_those_of_onnxruntime(
     assert library.self_test() == 0
 
 
+@pytest.mark.parametrize("offset", [0.0, 1e6])
+@pytest.mark.parametrize("stored", ["fp32", "int8"])
+@pytest.mark.parametrize("dtype", ["fp32", "fp16", "int8"])
+def test_the_stated_loss_is_that_of_the_compiled_code(
+    make_policy: Any, stored: str, dtype: Precision, offset: float, tmp_path: Path
+) -> None:
+    made = make_policy((17, 66, 35, 6), stored)
+    policy = made.policy if not offset else replace(made.policy, observation_offset=np.full(17, offset))
+    options, seen = COptions(dtype=dtype), observations_of(made.policy, 500)
+    policy = policy.with_example(policy.observation_of(seen[0]))
+    library = Library(policy, tmp_path, options)
+    difference = library.actions(policy.observation_of(seen)) - made.policy(seen, np.float64)
+    shares = np.abs(difference) / (policy.action_high - policy.action_low)
+    report = export_policy(policy, "c", tmp_path / "c", options=options, observations=seen)
+    loss = report.action_difference
+    assert (loss.observations, loss.observed) == (500, "recorded")
+    assert loss.largest == pytest.approx(shares.max(), rel=0.05, abs=1e-5)
+    assert loss.root_mean_square == pytest.approx(np.sqrt(np.mean(shares**2)), rel=0.05, abs=1e-6)
+    sampled = export_policy(policy, "c", tmp_path / "c", options=options, force=True).action_difference
+    assert sampled.observed == "sampled"
+    assert sampled.largest == pytest.approx(loss.largest, rel=1, abs=1e-5)  # as much, over other observations
+
+
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_an_offset_is_subtracted_in_double(make_policy: Any, precision: str, tmp_path: Path) -> None:
     made = make_policy((17, 66, 35, 6), precision)

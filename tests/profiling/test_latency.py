@@ -171,6 +171,6 @@ def test_a_measured_profile_says_how_far_off_it_was() -> None:
     measured = replace(device, runtimes=(replace(native, figures=replace(native.figures, costs=costs)),))
     found = estimate(measured, "native", dense(17, 64, 6))
     assert found.uncertainty == 0.12
-    assert found.source.startswith("estimate, ±12% (measured: eight networks)")
+    assert found.source.startswith("estimate, ±12 % (measured: eight networks)")
     other_clock = measured.at_clock(Quantity(1000, "x"))
     assert estimate(other_clock, "native", dense(17, 64, 6)).uncertainty is None  # measured at one clock only

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from edgerl.profiling.latency.cores import UNKNOWN, find_core
-from edgerl.profiling.latency.model import RUNTIME_CLASSES, RuntimeClass, latency_model
+from edgerl.profiling.latency.model import LEVELS, RUNTIME_CLASSES, RuntimeClass, latency_model
 from edgerl.profiling.latency.points import Point, read_points
 from tools.fit_latency_model import Residual, fit, leave_one_out, made_model, predict_us, summary, to_json, usable
 
@@ -34,6 +35,15 @@ def test_the_model_that_comes_with_edgerl_is_what_the_points_give(points: list[P
     assert {name: pytest.approx(factor, rel=2e-3) for name, factor in made.factors.items()} == shipped.factors
     for runtime_class in RUNTIME_CLASSES:
         assert made.uncertainty[runtime_class] == pytest.approx(dict(shipped.uncertainty[runtime_class]), rel=0.05)
+
+
+def test_the_documented_uncertainty_is_the_models() -> None:
+    page = (POINTS.parents[1] / "docs/devices.md").read_text()
+    table = page.partition("| class | two points or more of this very device")[2].partition("\n\n")[0]
+    rows = re.findall(r"^\| (\S+) \| ±(\d+) % \| ±(\d+) % \| ±(\d+) % \|$", table, re.MULTILINE)
+    said = {name: [int(percent) for percent in percents] for name, *percents in rows}
+    shipped = latency_model().uncertainty
+    assert said == {name: [round(100 * shipped[name][level]) for level in LEVELS] for name in RUNTIME_CLASSES}
 
 
 def test_three_points_are_left_out_and_each_says_why(points: list[Point]) -> None:

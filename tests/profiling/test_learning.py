@@ -16,7 +16,7 @@ import pytest
 from edgerl.edge.continual.learner import Learner
 from edgerl.edge.continual.session import MARGIN_US
 from edgerl.edge.engine.library import LearnerConfig
-from edgerl.errors import ConfigError, FileFormatError
+from edgerl.errors import ConfigError, FileFormatError, UnsupportedModelError
 from edgerl.profiling.budgets.costs import ADAM_FLOPS, EVOLUTION_FLOPS, SOFT_UPDATE_FLOPS, TARGET_PRUNING_FLOPS
 from edgerl.profiling.budgets.device import find_device
 from edgerl.profiling.budgets.learning import PROGRAM_BYTES, UPDATE_SHARE, profile_learner, update_flops
@@ -197,8 +197,24 @@ def test_bad_input_is_one_line(edgerl: Run, arguments: list[str], message: str) 
 
 def test_another_file_is_refused() -> None:
     Path("other.safetensors").write_bytes(b"no tensors")
-    with pytest.raises(FileFormatError, match=r"other\.safetensors is no edgerl tensor file"):
+    with pytest.raises(FileFormatError, match=r"other\.safetensors is a text file; expected a learner\.safetensors"):
         profile_learner(Path("other.safetensors"), "raspberry-pi-5")
+
+
+@pytest.mark.parametrize(
+    ("bundle", "error", "message"),
+    [
+        ({"keep": "reservoir"}, ConfigError, "is a reservoir; in C it is a ring"),
+        ({"offset": [1e6, 0, 0]}, UnsupportedModelError, "has an observation offset, which a learner in C"),
+    ],
+)
+def test_a_learner_that_cannot_be_c_never_fits_a_microcontroller(
+    bundle: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    path = write_bundle(**bundle)
+    with pytest.raises(error, match=message):
+        profile_learner(path, "stm32h743")
+    assert profile_learner(path, "jetson-orin-nano").acting.fits
 
 
 def test_too_little_memory_says_how_much() -> None:

@@ -105,7 +105,7 @@ def test_measuring_for_what_is_no_cortex_m_is_refused(edgerl: Command, policy: P
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[" * 100_000, "is no JSON; expected a measurement"),
+        ("[" * 100_000, r"is no measurement \(it nests too deeply\); delete it"),
         ("[]", "is no edgerl C measurement of version 1"),
         ('{"format": "edgerl C measurement", "version": 2}', "is no edgerl C measurement of version 1"),
         (" " * (1 << 20) + " ", "has more than 1048576 bytes"),
@@ -117,7 +117,7 @@ def test_a_file_that_is_no_measurement_is_refused(tmp_path: Path, text: str, mes
         find_record(tmp_path, "0" * 64, "cortex-m4f")
 
 
-@pytest.mark.parametrize("value", ["NaN", "1" + 400 * "0", "-1", "1e300", "true", '"4"', "[]"])
+@pytest.mark.parametrize("value", ["1" + 400 * "0", "-1", "1e300", "true", '"4"', "[]"])
 def test_a_number_that_is_none_is_refused(tmp_path: Path, value: str) -> None:
     (tmp_path / "a.c").write_text("")
     empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"

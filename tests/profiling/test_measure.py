@@ -122,5 +122,5 @@ def test_what_names_no_policy_is_made_from_none(data: bytes) -> None:
 
 def test_another_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "policy.zip").write_bytes(b"PK")
-    with pytest.raises(FileFormatError, match=r"policy.zip is neither a .safetensors policy nor an .onnx model"):
+    with pytest.raises(FileFormatError, match=r"policy.zip is a text file; expected a policy.safetensors"):
         find_subject(tmp_path / "policy.zip")

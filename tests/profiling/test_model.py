@@ -62,5 +62,5 @@ def test_the_rows_of_a_policy_file(tmp_path: Path) -> None:
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "policy.pt").write_bytes(b"x")
-    with pytest.raises(FileFormatError, match=r"policy\.pt is neither a \.safetensors policy nor an \.onnx model"):
+    with pytest.raises(FileFormatError, match=r"policy\.pt is a text file; expected a policy\.safetensors"):
         read_model(tmp_path / "policy.pt")

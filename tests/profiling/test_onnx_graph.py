@@ -13,8 +13,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgerl.errors import EdgerlError, FileFormatError, UnsupportedModelError
+from edgerl.export import export_policy
 from edgerl.profiling.budgets.model import read_model
+from edgerl.profiling.budgets.onnx_graph import output_bounds
 from edgerl.profiling.budgets.report import profile
+from tests.foreign import write_actor
+from tests.policy.policies import random_policy
 
 FLOAT = TensorProto.FLOAT
 
@@ -115,7 +119,55 @@ def test_a_bias_is_counted_where_there_is_one(tmp_path: Path) -> None:
     )
     for name, nodes, initializers, expected in cases:
         path = write(tmp_path / f"{name}.onnx", nodes, initializers)
-        assert [profile(path, device).layers[0].bytes for device in ("jetson-nano", "stm32f405")] == [expected] * 2
+        assert profile(path, "jetson-nano").layers[0].bytes == read_model(path).layers[0].stored_bytes == expected
+
+
+@pytest.mark.parametrize(
+    ("tail", "bounds"),
+    [
+        ([("Tanh", {})], (-1, 1)),
+        ([("Sigmoid", {}), ("Mul", {"a": 4}), ("Sub", {"b": 1})], (-1, 3)),
+        ([("Tanh", {}), ("Mul", {"a": -2})], (-2, 2)),
+        ([("Clip", {"a": -3, "b": 5})], (-3, 5)),
+        ([("Tanh", {}), ("Div", {"a": 2}), ("Add", {"b": 1}), ("Identity", {})], (0.5, 1.5)),
+        ([("Identity", {})], None),
+        ([("Relu", {})], None),
+        ([("Tanh", {}), ("Exp", {})], None),
+    ],
+)
+def test_the_last_operators_tell_the_bounds_of_the_output(
+    tmp_path: Path, tail: list[tuple[str, dict[str, float]]], bounds: tuple[float, float] | None
+) -> None:
+    path = write_actor(tmp_path / "actor.onnx", tail, n_actions=2)
+    found = output_bounds(path, 2)
+    if bounds is None:
+        assert found is None
+        return
+    assert found is not None
+    np.testing.assert_array_equal(found, [[bounds[0]] * 2, [bounds[1]] * 2])
+    acted = onnxruntime_actions(path)
+    assert np.all((acted >= bounds[0]) & (acted <= bounds[1]))
+    assert np.ptp(acted) > 0.8 * (bounds[1] - bounds[0])  # and no wider than what it reaches
+
+
+def onnxruntime_actions(path: Path) -> np.ndarray:
+    import onnxruntime
+
+    observations = np.random.default_rng(0).normal(scale=100, size=(200, 3)).astype(np.float32)
+    found: np.ndarray = onnxruntime.InferenceSession(path.read_bytes()).run(None, {"observation": observations})[0]
+    return found
+
+
+def test_the_bounds_of_an_export_are_those_that_it_tells(tmp_path: Path) -> None:
+    policy = random_policy(0)
+    export_policy(policy, "onnx", tmp_path / "policy.onnx")
+    found = output_bounds(tmp_path / "policy.onnx", policy.n_actions)
+    np.testing.assert_allclose(found, [policy.action_low, policy.action_high], rtol=1e-6)
+
+
+def test_a_graph_that_makes_itself_has_no_bounds(tmp_path: Path) -> None:
+    path = write(tmp_path / "loop.onnx", [node("Identity", "action")], GEMM, check=False)
+    assert output_bounds(path, 2) is None
 
 
 def test_stored_precisions_behind_cast_and_dequantize(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from edgerl.report.curves import group_labels, learning_curves
 from edgerl.report.topology import actor_pictures, by_degree, sensors
 from edgerl.studies.statistics import Interval, interquartile_mean
 from edgerl.training import checkpoint as checkpoint_file
+from tests.foreign import write_actor
 
 SMALL: dict[str, Any] = {
     "hidden": (18, 13),
@@ -35,6 +36,17 @@ SMALL: dict[str, Any] = {
 
 def train(out: str = "run", **options: Any) -> Path:
     return edgerl.train("robots:robot", out=out, **(SMALL | options)).folder
+
+
+def test_a_report_prices_a_file_of_another_program_only_where_it_can_run(tmp_path: Path) -> None:
+    from edgerl.profiling.budgets.device import device_ids, find_device
+    from edgerl.profiling.budgets.model import read_model
+    from edgerl.report.budgets import device_budgets
+
+    shown = device_budgets(read_model(write_actor(tmp_path / "ppo.onnx")))
+    assert {device["runtime"] for device in shown} == {"onnxruntime"}
+    boards = [device for device in map(find_device, device_ids()) if device.default_runtime == "onnxruntime"]
+    assert [device["id"] for device in shown] == [device.id for device in boards]
 
 
 def run_with(at: list[float], returns: list[float], **options: Any) -> Any:

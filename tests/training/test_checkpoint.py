@@ -188,7 +188,7 @@ def test_hostile_file(change: Change, problem: str | None) -> None:
     ("content", "problem"),
     [
         (lambda policy: policy[:-1], "is no edgerl tensor file, or is truncated"),
-        (lambda policy: policy[:0], "is no edgerl tensor file, or is truncated"),
+        (lambda policy: policy[:0], "its policy, is empty; expected a policy.safetensors"),
         (lambda policy: np.where(np.arange(len(policy)) == 4100, policy ^ 1, policy), "has been altered: its SHA-256"),
         (lambda _: np.frombuffer(pack_tensors("checkpoint", 1, {}, {}), np.uint8), "holds 'checkpoint'; expected"),
         (lambda _: np.frombuffer(pack_tensors("policy", 1, {}, {}), np.uint8), "its layers are no list"),
@@ -198,7 +198,7 @@ def test_a_hostile_policy_inside(content: Any, problem: str) -> None:
     metadata, tensors = _parts()
     tensors["policy"] = content(tensors["policy"])
     _write(metadata, tensors)
-    with pytest.raises(FileFormatError, match=rf"^checkpoint\.safetensors [^\n]*{problem}"):
+    with pytest.raises(FileFormatError, match=rf"^checkpoint\.safetensors, [^\n]*{problem}"):
         checkpoint_file.read(PATH)
 
 

@@ -246,7 +246,7 @@ def test_what_is_pruned_keeps_the_offset_and_its_return(
     assert far.observation_offset is not None
     assert np.array_equal(far(_positions() + ORIGIN), near(_positions()))
     assert results[0].returns == results[1].returns
-    assert results[0].largest_action_difference == results[1].largest_action_difference
+    assert results[0].difference == results[1].difference
 
 
 def test_the_file_says_what_is_subtracted(runs: tuple[Path, Path], edgerl: Callable[..., tuple[int, str, str]]) -> None:
@@ -284,7 +284,7 @@ def test_profiles_price_both_forms_of_a_policy_with_an_offset(runs: tuple[Path, 
     assert policy.observation_offset is not None
     observations = benchmark_observations(policy)
     assert np.abs(observations - policy.observation_offset).max() < 10 < observations.max()
-    result = measure_here(Subject("far", "0" * 64, policy, None, tmp_path / "policy.onnx"))
+    result = measure_here(Subject("far", "policy", "0" * 64, policy, None, tmp_path / "policy.onnx"))
     assert {one.runtime for one in result.measurements} == {"native", "onnxruntime"}
     for one in result.measurements:
         assert largest_difference(one, policy) < 1e-5

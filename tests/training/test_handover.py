@@ -178,6 +178,21 @@ def test_halves_are_standardised_by_what_the_run_has_seen(run: Run) -> None:
     assert np.array_equal(tails[:-1, 1], rows[:-1, 11])
 
 
+def test_what_keeping_observations_as_halves_does_to_actions_is_stated(run: Run) -> None:
+    """Rounded by numpy's own float16, once standardised as the file says."""
+    folder = run("normalised")
+    report = hand_over(folder, GOAL, precision="fp16")
+    tensors, observations = _read()[1], _rows(folder)[:, :4].astype(np.float64)
+    mean, scale = (tensors[f"storage.{name}"].astype(np.float64) for name in ("mean", "scale"))
+    kept = ((observations - mean) * scale).astype(np.float16) / scale + mean
+    policy = checkpoint_file.read(folder / "checkpoint.safetensors").policy
+    shares = np.abs(policy(kept, np.float64) - policy(observations, np.float64)) / [3, 3.5]
+    assert report.action_difference.observed == "recorded"
+    assert report.action_difference.observations == len(observations) == 600
+    assert report.action_difference.largest == pytest.approx(shares.max(), rel=0.02)
+    assert hand_over(folder, GOAL, force=True).action_difference.largest == 0
+
+
 def test_a_sensor_that_never_moved_is_no_division_by_zero(run: Run) -> None:
     shutil.copytree(run("ds-td3"), "run")
     with open("run/replay.bin", "r+b") as file:

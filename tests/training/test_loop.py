@@ -699,6 +699,21 @@ def test_default_folders_never_collide() -> None:
     assert [f.name for f in folders] == ["robots-robot-ds-td3-seed0", "robots-robot-ds-td3-seed0-2"]
 
 
+def test_an_environment_whose_bounds_were_changed_since_is_not_the_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    import gymnasium
+    import robots
+
+    edgerl.train("robots:robot", out="run", **SMALL)
+    wider = gymnasium.spaces.Box(np.array([-1, -3], np.float32), np.array([4, 0.5], np.float32))
+    monkeypatch.setattr(robots.Robot, "action_space", wider)
+    found = r"gives actions number 0 from -1 to 2, and robots:robot takes actions number 0 from -1 to 4"
+    with pytest.raises(EnvironmentError, match=found):
+        edgerl.train("robots:robot", resume="run", steps=SMALL["steps"] + 50)
+    with pytest.raises(EnvironmentError, match=found):
+        edgerl.prune("run", env="robots:robot", episodes=1)
+    edgerl.prune("run", episodes=0)
+
+
 def test_resume_takes_no_other_option() -> None:
     with pytest.raises(
         ConfigError, match="--resume takes everything but --steps from the run; leave out all options but"

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgerl.cli.support.models import find_run
-from edgerl.cli.support.output import print_json
+from edgerl.cli.support.output import described_difference, print_json
 from edgerl.errors import ConfigError, FileFormatError
 from edgerl.run_folder import CHECKPOINT, LEARNER, short
 from edgerl.units import human_bytes
 
 if TYPE_CHECKING:
     from edgerl.export.c_learner import Budget, Sizes
+    from edgerl.policy.loss import ActionDifference
 
 FOLDER = "learner-c"
 """Beside what was exported."""
@@ -44,7 +45,7 @@ def export_c_learner(
 
     budget, lanes = _target(target)
     with tempfile.TemporaryDirectory(prefix="edgerl-") as scratch:
-        bundle, named, folder = _bundle(source, replay_dtype, Path(scratch))
+        bundle, named, folder, kept = _bundle(source, replay_dtype, Path(scratch))
         learner = make_c_learner(
             bundle,
             capacity=replay,
@@ -58,25 +59,33 @@ def export_c_learner(
         )
     if not json:
         _print_sizes(learner.sizes, budget)
+        if kept is not None and replay_dtype == "fp16":
+            print(f"as they are kept: {described_difference(kept)}")
     paths = write_c_learner(learner, output or folder / FOLDER, force=force or output is None)
     if json:
-        print_json(_as_json(learner.sizes, budget, paths))
+        print_json(_as_json(learner.sizes, budget, paths, kept))
         return
     print(f"{paths[1]} and {paths[0].name}: compile it with -std=c11 -O2 -ffp-contract=fast")
 
 
-def _bundle(source: Path | None, replay_dtype: str | None, scratch: Path) -> tuple[Path, str, Path]:
-    """(the learner's bundle, what to call it, the folder beside which C is written): a run is handed over anew."""
+def _bundle(
+    source: Path | None, replay_dtype: str | None, scratch: Path
+) -> tuple[Path, str, Path, ActionDifference | None]:
+    """(the learner's bundle, what to call it, the folder beside which C is written, what is lost by how observations
+    are kept, where that is decided here): a run is handed over anew."""
+    from edgerl.edge.runtimes import refuse_onnx
+
     if source is not None and source.is_file():
-        return source, source.name, source.parent
+        refuse_onnx(source, "c", f"a {LEARNER}, or a run folder")
+        return source, source.name, source.parent, None
     run = find_run(source)
     if not (run / CHECKPOINT).is_file():
         raise FileFormatError(f"{run} holds no {CHECKPOINT}; name a run folder, or a {LEARNER}")
     from edgerl.training.handover import hand_over
 
     chosen: dict[str, Any] = {} if replay_dtype is None else {"precision": replay_dtype}
-    hand_over(run, scratch / LEARNER, seed=0, memory=LARGEST_MEMORY, **chosen)
-    return scratch / LEARNER, f"the run {run.resolve().name}", short(run.resolve())
+    handed = hand_over(run, scratch / LEARNER, seed=0, memory=LARGEST_MEMORY, **chosen)
+    return scratch / LEARNER, f"the run {run.resolve().name}", short(run.resolve()), handed.action_difference
 
 
 def _target(name: str | None) -> tuple[Budget | None, int]:
@@ -112,11 +121,14 @@ def _print_sizes(sizes: Sizes, budget: Budget | None) -> None:
     )
 
 
-def _as_json(sizes: Sizes, budget: Budget | None, paths: tuple[Path, Path]) -> dict[str, Any]:
+def _as_json(
+    sizes: Sizes, budget: Budget | None, paths: tuple[Path, Path], kept: ActionDifference | None
+) -> dict[str, Any]:
     return {
         "paths": [str(path) for path in paths],
         **asdict(sizes),
         "ram": sizes.ram,
         "flash": sizes.flash,
         "budget": None if budget is None else asdict(budget),
+        "action_difference": None if kept is None else asdict(kept),
     }

@@ -17,10 +17,14 @@ if TYPE_CHECKING:
 def find_learner(model: Path | None) -> Path:
     """The bundle that `model` (a file or a run folder) names; without one, that in the current folder, or else that of
     the newest run that has one, printed."""
+    from edgerl.edge.runtimes import refuse_onnx
+
     if model is None and (nearest := _nearest_bundle()):
         note(f"using {nearest}")
         return nearest
-    return find_model(model, (LEARNER,), fix="export one: edgerl export --format learner")
+    found = find_model(model, (LEARNER,), fix="export one: edgerl export --format learner")
+    refuse_onnx(found, "native", f"a {LEARNER}: edgerl export --format learner")
+    return found
 
 
 def _nearest_bundle() -> Path | None:

@@ -1,4 +1,4 @@
-"""Which model a command means when it is given none: the newest in the newest run that holds a policy."""
+"""Which model a command means when it is given a run folder, or nothing (docs/quickstart.md)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from edgerl.cli.support.output import note
 from edgerl.environments.consent import check_consent
 from edgerl.errors import ConfigError, FileFormatError
+from edgerl.files.kind import what_is
 from edgerl.run_folder import LATEST, ONNX, POLICY, short
 
 if TYPE_CHECKING:
@@ -30,16 +31,21 @@ def find_run(run: Path | None) -> Path:
         run = short(LATEST.resolve())
         note(f"using {run}")
     if not run.is_dir():
-        raise FileFormatError(f"{run} is {'a file' if run.exists() else 'not there'}; expected a run folder")
+        raise FileFormatError(f"{run} is {what_is(run)}; expected a run folder, as edgerl train makes")
     return run
 
 
 def find_model(
-    model: Path | None, names: tuple[str, ...] = (POLICY, ONNX), *, fix: str = "train one: edgerl train"
+    model: Path | None,
+    names: tuple[str, ...] = (POLICY, ONNX),
+    *,
+    prefers_first: bool = False,
+    fix: str = "train one: edgerl train",
 ) -> Path:
-    """The model file that `model` (a file or a run folder) names; without one, the newest in `runs/latest`, printed.
+    """The model file that `model` (a file or a run folder) names; without one, that of `runs/latest`, printed.
 
-    `names` are the file names, in a run folder, that the calling command can read; `fix` says how to get one.
+    `names` are the file names, in a run folder, that the calling command can read. Of several that are there the newest
+    is meant, what was made last: or the first of `names` where the command `prefers_first`. `fix` says how to get one.
     """
     if model is not None and not model.is_dir():
         if not model.exists():
@@ -50,10 +56,12 @@ def find_model(
     folder = LATEST.resolve() if model is None else model
     found = [path for name in names if (path := folder / name).is_file()]
     if not found:
-        raise FileFormatError(f"{short(folder)} holds no {' or '.join(names)}; {fix}")
-    newest = max(found, key=lambda path: path.stat().st_mtime_ns)
-    note(f"using {short(newest)}")
-    return short(newest)
+        kind = what_is(folder)
+        which = short(folder) if kind == "a folder" else f"{short(folder)}, {kind},"
+        raise FileFormatError(f"{which} holds no {' or '.join(names)}; {fix}")
+    meant = found[0] if prefers_first else max(found, key=lambda path: path.stat().st_mtime_ns)
+    note(f"using {short(meant)}")
+    return short(meant)
 
 
 def environment_in(about: Mapping[str, Any], source: Path) -> str:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from edgerl.cli.support.streams import keep_results_apart, results, shown
 from edgerl.files.paths import shortened
+
+if TYPE_CHECKING:
+    from edgerl.policy.loss import ActionDifference
 
 WIDE = 200
 """Columns of a table where no terminal limits it."""
@@ -23,7 +26,23 @@ OwnEnv = Annotated[
     str | None,
     typer.Option("--env", help="The run's environment, where it is code: module:factory.", show_default=False),
 ]
+Actions = Annotated[
+    str | None,
+    typer.Option(
+        metavar="scale|clip",
+        help="Of a policy with other bounds than the environment's: stretch its range to them, or cut what is beyond.",
+        show_default=False,
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace an output file that exists.")]
+
+
+def described_difference(difference: ActionDifference) -> str:
+    """What a lossy step cost."""
+    return (
+        f"largest action difference over {difference.observations} {difference.observed} observations: "
+        f"{difference.largest:.2g} of the action range"
+    )
 
 
 def print_json(report: dict[str, Any]) -> None:

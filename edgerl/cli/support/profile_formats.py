@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from edgerl.cli.support.output import print_table
-from edgerl.units import human_bytes, human_estimate, human_seconds
+from edgerl.units import UNCERTAINTY, human_bytes, human_estimate, human_seconds, human_uncertainty
 
 if TYPE_CHECKING:
     from edgerl.profiling.budgets.report import Estimate, ProfileReport, Unit, Verdict
@@ -42,6 +42,7 @@ def print_page(report: ProfileReport) -> None:
     print_table(("", "used", "budget", "verdict"), rows)
     for name, verdict in report.verdicts.items():
         print(f"{LABELS[name]}: {verdict.source}")
+    print_uncertainty([report])
     for note in report.notes:
         print(f"note: {note}")
 
@@ -50,13 +51,25 @@ def print_summary(reports: Sequence[ProfileReport]) -> None:
     """One table: devices as rows, budgets as columns."""
     print(f"{reports[0].model} ({reports[0].architecture})")
     print_table(_COLUMNS, [_row(report) for report in reports])
+    print_uncertainty(reports)
+
+
+def print_uncertainty(reports: Sequence[ProfileReport]) -> None:
+    """What ±x % means, where a latency is printed with it."""
+    if _has_uncertainty(reports):
+        print(UNCERTAINTY)
+
+
+def _has_uncertainty(reports: Sequence[ProfileReport]) -> bool:
+    return any(getattr(report.latency, "uncertainty", None) is not None for report in reports)
 
 
 def markdown(reports: Sequence[ProfileReport]) -> str:
     """The same table, for a merge request."""
     lines = [("device", *_COLUMNS[1:]), ("---", *("---:" for _ in _COLUMNS[2:]), "---"), *map(_row, reports)]
     table = "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
-    return f"**{reports[0].model}** ({reports[0].architecture})\n\n{table}"
+    meaning = f"\n\n{UNCERTAINTY}" if _has_uncertainty(reports) else ""
+    return f"**{reports[0].model}** ({reports[0].architecture})\n\n{table}{meaning}"
 
 
 def junit(reports: Sequence[ProfileReport]) -> str:
@@ -126,8 +139,7 @@ def human_latency(estimate: Estimate) -> str:
 
 def _error(verdict: Verdict) -> str:
     """How far off an estimate may be."""
-    uncertainty: float | None = getattr(verdict, "uncertainty", None)
-    return "unvalidated" if uncertainty is None else f"±{uncertainty * 100:.0f} %"
+    return human_uncertainty(getattr(verdict, "uncertainty", None))
 
 
 def _amount(amount: float, unit: Unit) -> str:

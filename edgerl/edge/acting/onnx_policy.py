@@ -8,7 +8,6 @@ executes: it can loop for ever or fill the memory, so run only those you trust.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
@@ -24,6 +23,8 @@ import numpy.typing as npt
 
 from edgerl.errors import FileFormatError, UnsupportedModelError, require
 from edgerl.files.atomic import read_bytes
+from edgerl.files.kind import ONNX, refuse_other_kinds
+from edgerl.files.strict_json import parse_json
 from edgerl.policy.compact import MAXIMUM_UNITS, Array, refuse_lost_digits
 
 METADATA_KEY = "edgerl"
@@ -139,7 +140,7 @@ def parse_metadata(properties: Mapping[str, str], n_observations: int, n_actions
     if METADATA_KEY not in properties:
         return {}
     try:
-        metadata = json.loads(properties[METADATA_KEY], parse_constant=_refuse_constant)
+        metadata = parse_json(properties[METADATA_KEY])
         action, example = metadata["action"], metadata["example"]
         low, high = _vector(action["low"], n_actions), _vector(action["high"], n_actions)
         _vector(example["observation"], n_observations), _vector(example["action"], n_actions)
@@ -147,13 +148,9 @@ def parse_metadata(properties: Mapping[str, str], n_observations: int, n_actions
             raise ValueError("an action bound's low is not below its high")
         if not isinstance(metadata["about"], dict) or not isinstance(metadata["policy_sha256"], str):
             raise ValueError("about is no object, or policy_sha256 no string")
-    except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise FileFormatError(f"{source} has metadata that edgerl did not write ({_reason(error)})") from error
     return dict(metadata)
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")
 
 
 def _vector(values: Any, length: int) -> Array:
@@ -260,10 +257,9 @@ def refuse_unsafe(data: bytes, source: Path) -> bool:
     current folder, or where a model of ours has an operator that is not; FileFormatError where the data is no ONNX
     model. onnx, which could tell, is no part of a device's installation: the protobuf fields are walked here.
     """
-    if data[4:8] == b"ORTM":
-        raise FileFormatError(f"{source} is in onnxruntime's own format; expected ONNX")
+    refuse_other_kinds(data, source, "an ONNX model, as edgerl export --format onnx writes", ONNX)
     operators: set[str] = set()
-    is_ours, n_messages = False, 1
+    n_ours, n_messages = 0, 1
     waiting = [("model", memoryview(data))]
     try:
         while waiting:
@@ -277,7 +273,7 @@ def refuse_unsafe(data: bytes, source: Path) -> bool:
                 if kind == "node" and field == _OPERATOR and isinstance(content, memoryview):
                     operators.add(bytes(content[:40]).decode("ascii", "replace"))
                 if kind == "property" and field == _KEY and isinstance(content, memoryview):
-                    is_ours = is_ours or bytes(content) == METADATA_KEY.encode()
+                    n_ours += bytes(content) == METADATA_KEY.encode()
                 if field in _MESSAGES[kind] and isinstance(content, memoryview):
                     n_messages += 1
                     if n_messages > MAXIMUM_MESSAGES:
@@ -285,12 +281,14 @@ def refuse_unsafe(data: bytes, source: Path) -> bool:
                     waiting.append((_MESSAGES[kind][field], content))
     except (IndexError, ValueError) as error:
         raise FileFormatError(f"{source} is no ONNX model, or is truncated; make the file again") from error
-    if is_ours and not operators <= WRITTEN_OPERATORS:
+    if n_ours > 1:
+        raise FileFormatError(f"{source} has the metadata {METADATA_KEY!r} twice; it was altered, export it again")
+    if n_ours and not operators <= WRITTEN_OPERATORS:
         surplus = min(operators - WRITTEN_OPERATORS)
         raise UnsupportedModelError(
             f"{source} says that edgerl wrote it, but has the operator {surplus!r}; it was altered"
         )
-    return is_ours
+    return bool(n_ours)
 
 
 def versions(data: bytes) -> str:
@@ -307,16 +305,17 @@ def versions(data: bytes) -> str:
 
 
 def made_from(data: bytes) -> str | None:
-    """The SHA-256 of the policy file that an ONNX file says it was made from; None where it says nothing of it."""
+    """The SHA-256 of the policy file that an ONNX file says, once, it was made from; else None."""
+    ours = []
     try:
         for field, content in _fields(memoryview(data)):
             if _MESSAGES["model"].get(field) == "property" and isinstance(content, memoryview):
                 texts = {key: bytes(text) for key, text in _fields(content) if isinstance(text, memoryview)}
                 if texts.get(_KEY) == METADATA_KEY.encode():
-                    return str(json.loads(texts[_VALUE])["policy_sha256"])
-    except (ValueError, KeyError, IndexError, TypeError, RecursionError):  # nothing that edgerl wrote
+                    ours.append(texts[_VALUE])
+        return str(parse_json(ours[0])["policy_sha256"]) if len(ours) == 1 else None
+    except (ValueError, KeyError, IndexError, TypeError):  # nothing that edgerl wrote
         return None
-    return None
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:

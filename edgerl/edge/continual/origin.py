@@ -14,7 +14,7 @@ from edgerl.edge.continual.memory import memory_of
 from edgerl.edge.continual.trials import LARGEST_REWARD
 from edgerl.edge.engine.arena import LearnerArena, ReadState
 from edgerl.edge.engine.library import BytesOf, LearnerConfig, library
-from edgerl.errors import ConfigError, FileFormatError, quoted
+from edgerl.errors import ConfigError, FileFormatError, UnsupportedModelError, quoted
 from edgerl.files.atomic import TensorReader, Tensors
 
 
@@ -38,6 +38,17 @@ class Origin:
     def version(self) -> int:
         """Of the format that a snapshot needs."""
         return version_of(self.tensors)
+
+
+def refuse_for_c(path: Path, origin: Origin) -> None:
+    """Raise UnsupportedModelError or ConfigError where a learner can be none in C, that of the file `path`."""
+    if origin.constants.observation_offset is not None:
+        raise UnsupportedModelError(
+            f"{path} has an observation offset, which a learner in C does not support; export its policy with --format "
+            "c, which does, or make the observation relative to a fixed point and train anew"
+        )
+    if origin.replay.keep != "ring":
+        raise ConfigError(f"the replay of {path} is a {origin.replay.keep}; in C it is a ring: export the learner so")
 
 
 class _TooLittleMemoryError(ConfigError):

@@ -22,6 +22,8 @@ import numpy.typing as npt
 
 from edgerl.edge.engine.library import ReplayStructure
 from edgerl.errors import FileFormatError, OutputError
+from edgerl.files.kind import REPLAY, refuse_other_kinds, sample
+from edgerl.files.strict_json import parse_json
 
 Array = npt.NDArray[Any]
 
@@ -57,10 +59,7 @@ def _read_header(header: bytes) -> tuple[int, int, int, int]:
     """The sizes in a header, which is not trusted; ValueError says what is wrong."""
     if not header.startswith(MAGIC):
         raise ValueError(f"it does not begin with {MAGIC!r}")
-    try:
-        described = json.loads(header[len(MAGIC) :].rstrip(b"\0"))
-    except RecursionError as error:
-        raise ValueError("its header nests too deeply") from error
+    described = parse_json(header[len(MAGIC) :].rstrip(b"\0"))
     if not isinstance(described, dict) or set(described) != set(_SIZES):
         raise ValueError(f"its header has not the keys {', '.join(_SIZES)}")
     n, m, capacity, slack = (described[name] for name in _SIZES)
@@ -127,6 +126,7 @@ class Replay:
 
         Raises FileFormatError unless the file is a whole replay memory.
         """
+        refuse_other_kinds(sample(path), path, "a replay memory, as edgerl train writes", REPLAY)
         try:
             with path.open("rb") as file:
                 header, size = file.read(HEADER_BYTES), os.fstat(file.fileno()).st_size

@@ -102,12 +102,12 @@ class RecordFormat:
         """Put the numbers of transitions, [n], [m], [n] or one row for each, into a record or as many; how many
         saturate."""
         n, m, numbers = self.n_observations, self.n_actions, records["numbers"]
-        numbers[..., :n], first = self._standardised(observation)
+        numbers[..., :n], first = self.standardised(observation)
         numbers[..., n : n + m] = action
-        numbers[..., n + m : 2 * n + m], second = self._standardised(next_observation)
+        numbers[..., n + m : 2 * n + m], second = self.standardised(next_observation)
         return first + second
 
-    def _standardised(self, observation: Array) -> tuple[Array, int]:
+    def standardised(self, observation: Array) -> tuple[Array, int]:
         """(what is stored of observations, how many of their numbers saturate)."""
         if self.mean is None or self.scale is None:
             return observation, 0
@@ -115,6 +115,14 @@ class RecordFormat:
             standard = (observation - self.mean) * self.scale
         beyond = int(np.count_nonzero(np.abs(standard) > LARGEST_HALF))
         return np.clip(standard, -LARGEST_HALF, LARGEST_HALF), beyond
+
+    def remembered(self, observations: Array) -> Array:
+        """Observations [..., n] as they are once they were stored."""
+        if self.mean is None or self.scale is None:
+            return observations
+        stored = self.standardised(observations)[0].astype(np.float16)
+        kept: Array = (stored / self.scale.astype(np.float64) + self.mean).astype(np.float32)
+        return kept
 
     def decoding(self, mean: Array | None, scale: Array | None) -> tuple[Array | None, Array | None]:
         """The (mean, scale) by which (stored − mean) · scale is (x − mean) · scale of the observation x itself."""

@@ -15,16 +15,16 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, TypeGuard, TypeVar
 
+from edgerl.edge.runtimes import RUNTIMES, RuntimeName
 from edgerl.errors import DeviceError, FileFormatError, nearest, quoted
+from edgerl.files.kind import what_is
 from edgerl.files.toml import parse_toml, read_toml
 from edgerl.policy.compact import PRECISIONS, Precision
 from edgerl.profiling.latency.model import RUNTIME_CLASSES, RuntimeClass
 
 Kind = Literal["linux", "microcontroller"]
-RuntimeName = Literal["onnxruntime", "native", "c"]
 
 KINDS: tuple[Kind, ...] = ("linux", "microcontroller")
-RUNTIMES: tuple[RuntimeName, ...] = ("onnxruntime", "native", "c")
 
 SMALLEST_NUMBER = 1e-9
 LARGEST_NUMBER = 1e15
@@ -265,6 +265,10 @@ def find_device(name: str | Path) -> Device:
     for device in devices:
         if wanted in device.aliases:
             return device
+    if (found := what_is(Path(name))) != "not there":
+        raise DeviceError(
+            f"{str(name)[:200]} is {found}; expected the id of a device (edgerl devices list), or a .toml file"
+        )
     known = [*ids, *(alias for device in devices for alias in device.aliases)]
     help_ = nearest(wanted, known) or "; list them: edgerl devices list, or name a .toml file of your own"
     raise DeviceError(f"there is no device {str(name)[:40]!r}{help_}")

@@ -16,14 +16,15 @@ from edgerl.edge.acting.policy import Layout
 from edgerl.edge.continual import bundle
 from edgerl.edge.continual.bundle import ReplayPlan
 from edgerl.edge.continual.memory import MemoryPlan, plan_memory
-from edgerl.edge.continual.origin import Origin, read_origin
+from edgerl.edge.continual.origin import Origin, read_origin, refuse_for_c
 from edgerl.edge.continual.session import MARGIN_US
 from edgerl.edge.engine.library import BytesOf, LayerPlanStructure, LearnerConfig, library
+from edgerl.edge.runtimes import RUN_BY, RuntimeName
 from edgerl.errors import ConfigError
 from edgerl.files.atomic import TensorReader
 from edgerl.policy.shape import LayerShape, NetworkShape
 from edgerl.profiling.budgets.costs import inference_flops, training_cost
-from edgerl.profiling.budgets.device import Device, RuntimeName, find_device
+from edgerl.profiling.budgets.device import Device, find_device
 from edgerl.profiling.budgets.memory import BLOCK, Columns, Parts, arena_parts, lanes
 from edgerl.profiling.budgets.report import ProfileReport, Verdict, profile
 
@@ -77,6 +78,8 @@ def profile_learner(path: Path, device: Device | str, **budgets: Any) -> Learnin
     budgets["runtime"] = _learning_runtime(device, budgets.get("runtime"))
     with TensorReader(path, bundle.KIND, bundle.VERSIONS) as reader:
         origin = read_origin(reader, path)
+    if budgets["runtime"] == "c":
+        refuse_for_c(path, origin)
     policy = bundle.actor_policy(origin.arena.layers[0], origin.constants, origin.about)
     report = profile(policy, device, **budgets)
     device = device if budgets.get("mode") is None else device.in_mode(budgets["mode"])
@@ -87,7 +90,7 @@ def profile_learner(path: Path, device: Device | str, **budgets: Any) -> Learnin
 
 
 def _learning_runtime(device: Device, asked: str | None) -> RuntimeName:
-    able: RuntimeName = "native" if device.kind == "linux" else "c"
+    able = next(name for name in RUN_BY["learner"] if device.runtime(name).figures is not None)
     if asked not in (None, able):
         raise ConfigError(f"the runtime is {asked}, which does not learn on {device.id}; use {able}")
     return able

@@ -13,8 +13,9 @@ from itertools import pairwise
 
 from edgerl.edge.acting.policy import DENSE_IS_SLOWER_BELOW, LAYOUTS, Layout
 from edgerl.edge.engine.library import ALIGNMENT
+from edgerl.edge.runtimes import RuntimeName
 from edgerl.export.c.form import PolicyForm
-from edgerl.profiling.budgets.device import Device, RuntimeName
+from edgerl.profiling.budgets.device import Device
 from edgerl.profiling.budgets.model import FLOAT_BYTES, LayerRow, ModelRows
 
 Parts = dict[str, int]

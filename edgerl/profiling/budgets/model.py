@@ -5,20 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from edgerl import run_folder
-from edgerl.errors import ConfigError, FileFormatError, quoted
+from edgerl.edge.runtimes import ModelKind
+from edgerl.errors import ConfigError, quoted
+from edgerl.files.kind import is_onnx
 from edgerl.policy import format as policy_file
 from edgerl.policy.compact import PRECISIONS, CompactPolicy, Layer, Precision
 from edgerl.policy.shape import architecture
 from edgerl.profiling.latency.points import parse_net
 
 FLOAT_BYTES = 4
-
-Kind = Literal["policy", "onnx", "network"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class ModelRows:
     """A multi-layer perceptron as rows; `constant_bytes` is what normalisation and action scaling hold."""
 
     name: str
-    kind: Kind
+    kind: ModelKind
     layers: tuple[LayerRow, ...]
     constant_bytes: int
     file_bytes: int | None  # None: the model lies in no file
@@ -72,13 +71,11 @@ def read_model(path: Path) -> ModelRows:
     """
     if path.is_dir():
         path = path / run_folder.POLICY
-    if path.suffix == ".onnx":
+    if is_onnx(path):
         from edgerl.profiling.budgets.onnx_graph import read_onnx
 
         return read_onnx(path)
-    if path.suffix == ".safetensors":
-        return policy_rows(policy_file.load(path), name=path.name, file_bytes=path.stat().st_size)
-    raise FileFormatError(f"{path} is neither a .safetensors policy nor an .onnx model")
+    return policy_rows(policy_file.load(path), name=path.name, file_bytes=path.stat().st_size)
 
 
 def policy_rows(policy: CompactPolicy, name: str = "policy", file_bytes: int | None = None) -> ModelRows:

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from edgerl.errors import FileFormatError, UnsupportedModelError, reason, require
+from edgerl.edge.runtimes import onnx_kind
+from edgerl.errors import EdgerlError, FileFormatError, UnsupportedModelError, reason, require
 from edgerl.files.atomic import read_bytes
 from edgerl.policy.compact import MAXIMUM_UNITS, Precision
 from edgerl.profiling.budgets.model import LayerRow, ModelRows, matrix_row
@@ -263,7 +264,69 @@ def read_onnx(path: Path) -> ModelRows:
     if not chain.layers:
         raise UnsupportedModelError(f"{path} holds no affine layer; expected Gemm or MatMul with constant weights")
     rows = tuple(_row(layer) for layer in chain.layers)
-    return ModelRows(path.name, "onnx", rows, chain.constant_bytes, len(data))
+    return ModelRows(path.name, onnx_kind(data, path), rows, chain.constant_bytes, len(data))
+
+
+UNIT_RANGES = {"Tanh": (-1, 1), "Softsign": (-1, 1), "Sigmoid": (0, 1), "HardSigmoid": (0, 1)}
+"""What operators return, whatever they are given."""
+
+BETWEEN = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.divide}
+"""Operators of a value and a constant, by element."""
+
+Bounds = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
+
+
+def output_bounds(path: Path, n_outputs: int) -> Bounds | None:
+    """(low, high), [n_outputs] each, of an ONNX file's output, where its last operators tell them: a Tanh, a Clip or
+    the like, and after it scaling by constants. None where they do not, or onnx is not installed."""
+    try:
+        graph = _parse(read_bytes(path), path).graph
+        chain = _Chain(path, _initializers(graph, path), "", None)
+        for node in graph.node:
+            if node.op_type == "Constant":
+                chain.fold(node, [])
+        low, high = _bounds(graph, chain.constants)
+        with np.errstate(over="ignore"):
+            bounds = [np.broadcast_to(bound, n_outputs).astype(np.float32) for bound in (low, high)]
+    except (EdgerlError, ValueError, IndexError, KeyError, StopIteration):  # a graph that is not understood
+        return None
+    is_range = all(np.isfinite(bound).all() for bound in bounds) and bool(np.all(bounds[0] < bounds[1]))
+    return (bounds[0], bounds[1]) if is_range else None
+
+
+def _bounds(graph: GraphProto, constants: dict[str, _Constant]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Raises StopIteration, KeyError or ValueError where the last operators do not tell."""
+    made_by = {output: node for node in graph.node for output in node.output}
+    value, after = graph.output[0].name, []
+    while (node := made_by.pop(value)).op_type not in UNIT_RANGES and node.op_type != "Clip":
+        after.append(node)
+        value = next(name for name in node.input if name and name not in constants)
+    low, high = _own_range(node, constants)
+    for node in reversed(after):
+        if node.op_type in BETWEEN:
+            operands = [[_flat(constants[name])] * 2 if name in constants else [low, high] for name in node.input]
+            ends = [BETWEEN[node.op_type](one, other) for one, other in zip(*operands, strict=True)]
+            low, high = np.minimum(*ends), np.maximum(*ends)
+        elif node.op_type not in PASSING | RESHAPING | {"Cast"}:
+            raise ValueError(node.op_type)
+    return low, high
+
+
+def _own_range(node: NodeProto, constants: dict[str, _Constant]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """What a node returns, whatever it is given; a Clip tells by its inputs, before opset 11 by its attributes."""
+    if node.op_type in UNIT_RANGES:
+        low, high = np.array(UNIT_RANGES[node.op_type], np.float64)[:, None]
+        return low, high
+    attributes = {attribute.name: np.array([attribute.f], np.float64) for attribute in node.attribute}
+    if "min" in attributes:
+        return attributes["min"], attributes["max"]
+    return _flat(constants[node.input[1]]), _flat(constants[node.input[2]])
+
+
+def _flat(constant: _Constant) -> npt.NDArray[np.float64]:
+    if not constant.is_dense:
+        raise ValueError("a sparse constant")
+    return constant.values.astype(np.float64).reshape(-1)
 
 
 def _row(layer: _Affine) -> LayerRow:

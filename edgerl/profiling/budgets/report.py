@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from edgerl import run_folder
-from edgerl.errors import ConfigError, DeviceError
+from edgerl.edge.runtimes import RUN_BY, ModelKind, RuntimeName, why_not
+from edgerl.errors import ConfigError, DeviceError, UnsupportedModelError
 from edgerl.export.c.form import PolicyForm, policy_form, target_of_core
 from edgerl.policy.compact import CompactPolicy, Precision
 from edgerl.profiling.budgets.costs import FLOPS_PER_MULTIPLY_ADD
@@ -19,7 +20,6 @@ from edgerl.profiling.budgets.device import (
     Quantity,
     Runtime,
     RuntimeFigures,
-    RuntimeName,
     find_device,
 )
 from edgerl.profiling.budgets.memory import Parts, memory_parts
@@ -32,6 +32,9 @@ from edgerl.profiling.microcontroller.record import CORE_OF_DEVICE
 Unit = Literal["bytes", "FLOP", "us"]
 
 BUDGETS = ("memory", "flash", "flops", "latency")
+
+READS: dict[RuntimeName, tuple[ModelKind, ...]] = {"onnxruntime": ("onnx", "foreign onnx"), "native": ("policy",)}
+"""The files that a runtime reads as they are."""
 
 UNDECIDED = "the latency budget lies inside the estimate's interval: measure before you rely on the verdict"
 
@@ -160,12 +163,14 @@ def profile(
 
     `device` is an id, the path of a .toml file, or a Device; `mode` one of its power modes. Budgets and rate default to
     the device's. Latency is an estimate, unless the profile holds a measurement of this very model, runtime and mode;
-    everything else follows from the model and the profile by arithmetic.
+    everything else follows from the model and the profile by arithmetic. Raises UnsupportedModelError where the runtime
+    cannot run the model.
     """
     rows = _rows(model)
     profiled = device if isinstance(device, Device) else find_device(device)
     device = profiled if mode is None else profiled.in_mode(mode)
     chosen = device.runtime(device.default_runtime if runtime is None else runtime)
+    _check_runtime(rows, device, chosen)
     figures = _figures(device, chosen)
     form = _c_form(rows, device) if chosen.name == "c" else None
     works = [_work(layer, chosen) for layer in rows.layers] if form is None else _c_works(form)
@@ -275,6 +280,20 @@ def _rows(model: CompactPolicy | ModelRows | str | Path) -> ModelRows:
     return policy_rows(model) if isinstance(model, CompactPolicy) else read_model(Path(model))
 
 
+def _check_runtime(rows: ModelRows, device: Device, runtime: Runtime) -> None:
+    """Raise UnsupportedModelError where the runtime cannot run the model: the budgets that it keeps mean nothing."""
+    problem = why_not(rows.name, rows.kind, runtime.name)
+    if problem is None:
+        return
+    able = [other.name for other in device.runtimes if other.name in RUN_BY[rows.kind] and other.figures is not None]
+    fix = (
+        f"choose --runtime {' or '.join(able)}"
+        if able
+        else f"{device.id} has none; for a policy of edgerl of that size: --network {rows.architecture}"
+    )
+    raise UnsupportedModelError(f"{problem}; {fix}")
+
+
 def _figures(device: Device, runtime: Runtime) -> RuntimeFigures:
     if runtime.figures is None:
         raise DeviceError(f"{runtime.name} cannot run on {device.id}: {runtime.reason}; use {runtime.instead}")
@@ -342,7 +361,7 @@ def _flash(stored: int, device: Device, runtime: Runtime, figures: RuntimeFigure
 
 def _stored_bytes(rows: ModelRows, runtime: Runtime) -> int:
     """Bytes of the file where the runtime reads it, else of the weights that its own form would hold."""
-    if rows.file_bytes is not None and {"onnxruntime": "onnx", "native": "policy"}.get(runtime.name) == rows.kind:
+    if rows.file_bytes is not None and rows.kind in READS.get(runtime.name, ()):
         return rows.file_bytes
     if runtime.name == "onnxruntime":
         return rows.constant_bytes + sum(layer.dense_bytes for layer in rows.layers)

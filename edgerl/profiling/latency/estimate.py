@@ -26,6 +26,7 @@ from edgerl.profiling.budgets.device import ClassCosts, Costs, Device, Quantity,
 from edgerl.profiling.budgets.model import FLOAT_BYTES, LayerRow
 from edgerl.profiling.latency.cores import find_core
 from edgerl.profiling.latency.model import CycleCosts, Level, latency_model
+from edgerl.units import human_uncertainty
 
 ACTIVE_SHARE = 0.5
 """Of a ReLU's outputs that are not constant."""
@@ -208,4 +209,4 @@ def _given(quantity: Quantity | None) -> float:
 
 
 def _reliability(uncertainty: float | None, compared: str) -> str:
-    return "estimate, unvalidated" if uncertainty is None else f"estimate, ±{uncertainty:.0%} ({compared})"
+    return f"estimate, {human_uncertainty(uncertainty)}" + ("" if uncertainty is None else f" ({compared})")

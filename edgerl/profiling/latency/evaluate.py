@@ -9,8 +9,9 @@ from itertools import pairwise
 from statistics import median, quantiles
 from typing import Any, Literal
 
+from edgerl.edge.runtimes import RuntimeName
 from edgerl.errors import DeviceError, FileFormatError
-from edgerl.profiling.budgets.device import Device, Quantity, RuntimeName, device_ids, find_device
+from edgerl.profiling.budgets.device import Device, Quantity, device_ids, find_device
 from edgerl.profiling.budgets.model import matrix_row
 from edgerl.profiling.latency.cores import find_core, plain_words
 from edgerl.profiling.latency.estimate import estimate_latency

@@ -9,7 +9,6 @@ none of them knows keeps the mean of its class.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from functools import cache
 from importlib import resources
 from typing import Any, Literal
 
+from edgerl.files.strict_json import parse_json
 from edgerl.policy.compact import Precision
 from edgerl.profiling.latency.cores import UNKNOWN, Core
 
@@ -108,7 +108,7 @@ def factor_names(
 @cache
 def latency_model() -> LatencyModel:
     """The model that comes with edgerl."""
-    content = json.loads(resources.files(__package__).joinpath(FILE).read_text(encoding="utf-8"))
+    content = parse_json(resources.files(__package__).joinpath(FILE).read_text(encoding="utf-8"))
     return LatencyModel(
         about=content["about"],
         factors=content["factors"],

@@ -8,14 +8,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from edgerl.errors import FileFormatError, quoted
+from edgerl.errors import FileFormatError, quoted, reason
 from edgerl.files.atomic import read_bytes
+from edgerl.files.kind import JSON, TEXT, refuse_other_kinds
+from edgerl.files.strict_json import parse_json
 from edgerl.policy.compact import MAXIMUM_UNITS, PRECISIONS, Precision
 from edgerl.profiling.latency.model import RUNTIME_CLASSES, RuntimeClass
 
@@ -71,8 +72,10 @@ class Point:
 
 def read_points(path: Path) -> list[Point]:
     """The points of a file, in its order. Raises FileFormatError, which names the line."""
+    data = read_bytes(path)
+    refuse_other_kinds(data, path, "one JSON object a line", JSON, TEXT)
     try:
-        lines = read_bytes(path).decode("utf-8-sig").split("\n")
+        lines = data.decode("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise FileFormatError(f"{path} is no UTF-8 text; expected one JSON object a line") from error
     numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
@@ -92,9 +95,9 @@ def parse_net(text: str) -> tuple[int, ...] | None:
 
 def _point(line: str, where: str) -> Point:
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise FileFormatError(f"{where}: no JSON object; expected one a line") from error
+        row = parse_json(line)
+    except ValueError as error:
+        raise FileFormatError(f"{where}: no JSON object ({reason(error)}); expected one a line") from error
     if not isinstance(row, dict):
         raise FileFormatError(f"{where}: {quoted(row)} is no JSON object; expected one a line")
     device_id = _text(row, "device_id", where)

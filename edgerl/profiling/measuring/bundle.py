@@ -23,6 +23,7 @@ import numpy as np
 
 from edgerl.edge.acting.policy import float_values
 from edgerl.edge.engine.amalgamation import amalgamate, engine_parts
+from edgerl.edge.runtimes import why_not
 from edgerl.errors import UnsupportedModelError
 from edgerl.files.atomic import read_bytes
 from edgerl.policy.compact import Array, CompactPolicy, Layer
@@ -60,10 +61,10 @@ class Bundle:
 def make_bundle(subject: Subject) -> Bundle:
     """The bundle of a policy. Raises UnsupportedModelError for an ONNX file whose policy is not there."""
     if subject.policy is None or subject.policy_path is None:
-        raise UnsupportedModelError(
-            f"{subject.name} is an ONNX file without the policy.safetensors that it was made from beside it; a bundle "
-            "measures policies of edgerl"
+        why = why_not(subject.name, subject.kind, "native") or (
+            f"{subject.name} is an ONNX file without the policy.safetensors that it was made from beside it"
         )
+        raise UnsupportedModelError(f"{why}; a bundle measures policies of edgerl")
     source = program_source()
     made = {name: static_program(compiler, packages, source) for name, (compiler, packages) in COMPILERS.items()}
     programs = {name: program for name, program in made.items() if isinstance(program, bytes)}

@@ -23,11 +23,12 @@ import numpy as np
 from edgerl import run_folder
 from edgerl.edge.acting.onnx_policy import OnnxPolicy, made_from
 from edgerl.edge.acting.policy import Policy
-from edgerl.errors import FileFormatError, MissingExtraError, reason
+from edgerl.edge.runtimes import ModelKind, RuntimeName, onnx_kind, why_not
+from edgerl.errors import MissingExtraError, reason
 from edgerl.files.atomic import read_bytes
+from edgerl.files.kind import is_onnx
 from edgerl.policy import format as policy_file
 from edgerl.policy.compact import Array, CompactPolicy
-from edgerl.profiling.budgets.device import RuntimeName
 from edgerl.profiling.measuring.measurement import (
     LONGEST_TEXT,
     Machine,
@@ -62,6 +63,7 @@ class Subject:
     """
 
     name: str
+    kind: ModelKind
     policy_sha256: str
     policy: CompactPolicy | None
     policy_path: Path | None
@@ -75,15 +77,14 @@ def find_subject(model: Path) -> Subject:
     FileFormatError.
     """
     path = model / run_folder.POLICY if model.is_dir() else model
-    if path.suffix == ".onnx":
+    if is_onnx(path):
         return _onnx_subject(path)
-    if path.suffix != ".safetensors":
-        raise FileFormatError(f"{path} is neither a .safetensors policy nor an .onnx model")
     data = read_bytes(path)
     digest = sha256(data).hexdigest()
     beside = path.with_suffix(".onnx")
     return Subject(
         name=path.name,
+        kind="policy",
         policy_sha256=digest,
         policy=policy_file.from_bytes(data, path),
         policy_path=path,
@@ -92,11 +93,11 @@ def find_subject(model: Path) -> Subject:
 
 
 def _onnx_subject(path: Path) -> Subject:
-    digest = policy_identity(path)
+    digest, kind = policy_identity(path), onnx_kind(read_bytes(path), path)
     beside = path.with_suffix(".safetensors")
     if beside.is_file() and sha256(data := read_bytes(beside)).hexdigest() == digest:
-        return Subject(path.name, digest, policy_file.from_bytes(data, beside), beside, path)
-    return Subject(path.name, digest, None, None, path)
+        return Subject(path.name, kind, digest, policy_file.from_bytes(data, beside), beside, path)
+    return Subject(path.name, kind, digest, None, None, path)
 
 
 def policy_identity(model: CompactPolicy | Path) -> str:
@@ -132,7 +133,10 @@ def _measurement_or_reason(
 
 def _measure_native(subject: Subject, cpu: int) -> Measurement:
     if subject.policy is None:
-        raise MissingExtraError("the policy.safetensors that the ONNX file was made from does not lie beside it")
+        raise MissingExtraError(
+            why_not(subject.name, subject.kind, "native")
+            or "the policy.safetensors that the ONNX file was made from does not lie beside it"
+        )
     policy = Policy(subject.policy)
     figures = _measure(policy, benchmark_observations(subject.policy), subject.policy.n_actions, cpu)
     return Measurement(runtime="native", engine=f"{policy.isa}; {' '.join(policy.layouts)}", **figures)

@@ -6,7 +6,6 @@ hostile: whatever contradicts itself, or could not be printed, is refused.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -17,9 +16,11 @@ import numpy as np
 
 from edgerl.edge.acting.onnx_policy import EXAMPLE_TOLERANCE
 from edgerl.edge.engine.random import normal, philox4x32
+from edgerl.edge.runtimes import RUNTIMES, RuntimeName
 from edgerl.errors import CheckFailed, FileFormatError, quoted, reason
+from edgerl.files.kind import JSON, TEXT, refuse_other_kinds
+from edgerl.files.strict_json import parse_json
 from edgerl.policy.compact import Array, CompactPolicy
-from edgerl.profiling.budgets.device import RUNTIMES, RuntimeName
 
 FORMAT = "edgerl benchmark"
 VERSION = 1
@@ -178,14 +179,15 @@ def parse_result(data: bytes, source: str) -> Result:
         if begin is None and not data.lstrip().startswith(b"{"):
             raise ValueError(f"it begins with {quoted(_first_line(data))}" if data.strip() else "it is empty")
         text = data[0 if begin is None else begin.start() :].decode().strip()
-        document, _ = json.JSONDecoder(parse_constant=_refuse_constant).raw_decode(text)
+        document = parse_json(text, may_go_on=True)
         entries = _entry(document, "results", list)
         if document.get("format") != FORMAT or document.get("version") != VERSION:
             raise ValueError(f"expected the format {FORMAT!r}, version {VERSION}")
         if len(entries) != 2:
             raise ValueError(f"it holds {len(entries)} results, expected two")
         return _joined([_result(entry) for index, entry in enumerate(entries) if index == 0 or entry is not None])
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
+        refuse_other_kinds(data, source, "the result of a benchmark bundle, JSON text", JSON, TEXT)
         raise FileFormatError(
             f"{source} is no result of a benchmark bundle ({reason(error)}); run the bundle again"
         ) from error
@@ -332,7 +334,3 @@ def _number(entry: object, name: str, at_least: int = 0) -> int:
 
 def _is_count(value: object, at_least: int = 0) -> bool:
     return type(value) is int and at_least <= value <= LARGEST_NUMBER
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")

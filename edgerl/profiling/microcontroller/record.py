@@ -11,8 +11,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from edgerl.errors import FileFormatError, quoted
+from edgerl.errors import FileFormatError, quoted, reason
 from edgerl.files.atomic import read_bytes, write_atomically
+from edgerl.files.strict_json import parse_json
 from edgerl.profiling.microcontroller.measure import McuMeasurement
 
 NAME = "measured.json"
@@ -85,9 +86,9 @@ def _content(path: Path) -> dict[str, Any]:
     if path.stat().st_size > LARGEST_FILE:
         raise FileFormatError(f"{path} has more than {LARGEST_FILE} bytes; expected a measurement: export again")
     try:
-        content = json.loads(read_bytes(path))
-    except (ValueError, RecursionError):
-        raise FileFormatError(f"{path} is no JSON; expected a measurement: delete it, or export again") from None
+        content = parse_json(read_bytes(path))
+    except ValueError as error:
+        raise FileFormatError(f"{path} is no measurement ({reason(error)}); delete it, or export again") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT or content.get("version") != VERSION:
         raise FileFormatError(f"{path} is no {FORMAT} of version {VERSION}; delete it, or export again")
     return content

@@ -178,8 +178,12 @@ def test_external_data_is_found_wherever_a_tensor_can_be(tmp_path: Path, hide: C
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", r"with IR version none, opset none, is no model that onnxruntime .* can load \(.*No graph was found"),
-        (b"not a model", "is no (ONNX )?model"),
+        (b"", "is empty; expected an ONNX model"),
+        (
+            b"\x08\x08",
+            r"with IR version 8, opset none, is no model that onnxruntime .* can load \(.*No graph was found",
+        ),
+        (b"not a model", "is a text file; expected an ONNX model, as edgerl export"),
         (b"\x00" * 100, "is no (ONNX )?model"),
         (b"\xff" * 100, "is no ONNX model"),
         (b"\x3a\x80\x80\x80\x80\x80\x80\x80\x80\x80\x80\x01", "is no ONNX model, or is truncated"),
@@ -351,7 +355,9 @@ def test_fields_that_another_parser_reads_otherwise_are_refused(exported: Path) 
 def test_onnxruntimes_own_format_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     path.write_bytes(b"\x00" * 4 + b"ORTM" + b"\x00" * 100)
-    with pytest.raises(FileFormatError, match=r"m\.onnx is in onnxruntime's own format; expected ONNX"):
+    with pytest.raises(
+        FileFormatError, match=r"m\.onnx is a model in onnxruntime's own format; expected an ONNX model"
+    ):
         OnnxPolicy(path)
 
 

@@ -1504,7 +1504,7 @@ def test_a_log_that_is_a_link_is_refused_and_what_it_leads_to_is_not_touched(beg
 
 def _refuse_bundle() -> None:
     Path("x.onnx").write_bytes(b"no bundle")
-    with pytest.raises(FileFormatError, match=r"^x\.onnx is no edgerl tensor file"):
+    with pytest.raises(FileFormatError, match=r"^x\.onnx is a text file; expected a learner\.safetensors"):
         _load(Path("deep", "state"), path=Path("x.onnx"))
 
 

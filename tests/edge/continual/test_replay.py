@@ -304,7 +304,7 @@ def _header(**changes: Any) -> bytes:
 HUGE = 1 << 40
 HOSTILE = {
     "empty": (b"", "does not begin with"),
-    "foreign": (b"PK\3\4", "does not begin with"),
+    "foreign": (b"PQ\3\4", "does not begin with"),
     "another version": (b"edgerl replay 2\n{}", "does not begin with"),
     "no JSON": (MAGIC, "Expecting value"),
     "not UTF-8": (MAGIC + b"\xff\xfe\xfd", "codec can't decode|Expecting value"),
@@ -338,5 +338,5 @@ def test_the_header_that_the_hostile_ones_differ_from_is_valid(tmp_path: Path) -
     path.write_bytes(_header().ljust(HEADER_BYTES, b"\0") + bytes(40))
     Replay.open_recorded(path, 0).close()
     for problem in (path.with_name("absent"), tmp_path):
-        with pytest.raises(FileFormatError, match=r"is no replay memory, or is truncated: \[Errno \d+\]"):
+        with pytest.raises(FileFormatError, match=r"cannot read .*: (No such file or|Is a) directory$"):
             Replay.open_recorded(problem, 0)
