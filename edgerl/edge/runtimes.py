@@ -52,5 +52,5 @@ def refuse_onnx(path: Path, runtime: RuntimeName, expected: str) -> None:
     if path.suffix != ".onnx":
         return
     kind = onnx_kind(read_bytes(path), path)
-    problem = why_not(str(path), kind, runtime) or f"{path} is an ONNX file, which edgerl only runs"
+    problem = why_not(str(path), kind, runtime) or f"{path} is an ONNX model, which edgerl only runs"
     raise UnsupportedModelError(f"{problem}; expected {expected}")
