@@ -18,7 +18,7 @@ from edgerl.algorithms.state import Arrays, take
 from edgerl.algorithms.topology import LayerPlan, Mask, input_degrees, plan_networks
 from edgerl.config import Config
 from edgerl.edge.continual.replay import Replay
-from edgerl.edge.engine.arena import NETWORKS, LayerArrays, LearnerArena, replay_structure, rows_of
+from edgerl.edge.engine.arena import NETWORKS, LayerArrays, LearnerArena, rows_of
 from edgerl.edge.engine.library import LayerPlanStructure, LearnerConfig, Library, Progress, library
 from edgerl.edge.engine.random import Draws
 from edgerl.errors import ConfigError
@@ -332,7 +332,7 @@ class NativeAgent:
         if (replay.n_observations, replay.n_actions) != sizes:
             raise ValueError(f"the replay is of {replay.n_observations}/{replay.n_actions} numbers; expected {sizes}")
         mean, scale = (None, None) if normalizer is None else (normalizer.mean, normalizer.scale)
-        self.arena.step(replay_structure(replay, mean, scale))
+        self.arena.step(replay.structure(mean, scale))
         self.updates += 1
         self._note_topology()
 
