@@ -5,12 +5,13 @@
  *
  *     cc -std=c11 -O3 -ffp-contract=fast -fno-math-errno -o benchmark benchmark.c
  *
- * POLICY is laid out as edgerl/profiling/bundle.py writes it; all in it is checked. Exit codes: 0 measured, 64 no POLICY
+ * POLICY is laid out as edgerl/profiling/measuring/bundle.py writes it; all in it is checked. Exit codes: 0 measured, 64 no POLICY
  * was named, 65 it is damaged, 71 the system refused something.
  */
 #define _GNU_SOURCE 1 /* to choose the processor */
 #pragma GCC diagnostic ignored "-Wunused-function" /* of the engine's, this program uses a part */
 
+#include "base.c"
 #include "policy.c"
 
 #include <sched.h>
