@@ -91,8 +91,7 @@ def _report(config: Config) -> dict[str, Any]:
         "policy_delay": config.td3.policy_delay,
     }
     interval = config.evolution.evolution_interval if evolves else None
-    by_gradient = config.evolution.growth == "gradient"
-    cost = training_cost(actor, critic, **sizes, evolution_interval=interval, growth_by_gradient=by_gradient)
+    cost = training_cost(actor, critic, **sizes, evolution_interval=interval, growth=config.evolution.growth)
     return {
         "environment": config.environment,
         "method": config.network.method,

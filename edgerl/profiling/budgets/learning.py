@@ -17,6 +17,7 @@ from edgerl.edge.continual import bundle
 from edgerl.edge.continual.bundle import ReplayPlan
 from edgerl.edge.continual.learner import MemoryPlan, Origin, plan_bytes, read_origin
 from edgerl.edge.continual.session import MARGIN_US
+from edgerl.edge.engine.growth import GROWTH_RULES
 from edgerl.edge.engine.library import BytesOf, LayerPlanStructure, LearnerConfig, library
 from edgerl.errors import ConfigError
 from edgerl.files.atomic import TensorReader
@@ -186,7 +187,7 @@ def update_flops(config: LearnerConfig) -> float:
             start_steps=0,
             policy_delay=config.policy_delay,
             evolution_interval=config.evolution_interval or None,
-            growth_by_gradient=bool(config.growth),
+            growth=list(GROWTH_RULES)[config.growth],
         ).training_flops_full
         for steps in (1, 1 + COUNTED_UPDATES)
     )
