@@ -34,10 +34,11 @@ from edgerl.config import Config, TD3Config
 from edgerl.edge.continual.replay import Batch, Replay
 from edgerl.edge.engine.random import Draws, Network, Purpose, below, normal, uniform
 from edgerl.errors import ConfigError
+from edgerl.policy.activation import HIDDEN
 
 
 class MLP(nn.Module):
-    """Affine layers with ReLU between them; inputs [batch, n] → outputs [batch, m]."""
+    """Affine layers with an activation between them; inputs [batch, n] → outputs [batch, m]."""
 
     def __init__(self, plans: Sequence[LayerPlan]) -> None:
         super().__init__()
@@ -48,7 +49,7 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         *hidden, output = self.layers
         for layer in hidden:
-            x = F.relu(layer(x))
+            x = getattr(F, HIDDEN.name)(layer(x))
         result: Tensor = output(x)
         return result
 

@@ -42,8 +42,9 @@ def double_library() -> Library:
         return Library(path)  # stays mapped without its file
 
 
-def engine_with(folder: Path, edits: dict[str, dict[str, str]]) -> Library:
-    """The engine in double precision after edits of its parts, made in `folder`: name → what is replaced, once each."""
+def engine_with(folder: Path, edits: dict[str, dict[str, str]], *flags: str) -> Library:
+    """The engine after edits of its parts (name → what is replaced), made in `folder`; without flags in double."""
+    folder.mkdir()
     for part in ENGINE.iterdir():
         if part.suffix in (".c", ".h", ".inc"):
             text = part.read_text()
@@ -51,7 +52,18 @@ def engine_with(folder: Path, edits: dict[str, dict[str, str]]) -> Library:
                 assert text.count(before) == 1, f"{part.name}: {before}"
                 text = text.replace(before, after)
             (folder / part.name).write_text(text)
-    compile_c("gcc", *DOUBLE, "-Wall", "-Werror", folder / "edgerl.c", "-lm", "-o", folder / "engine.so")
+    compile_c(
+        "gcc",
+        *(flags or DOUBLE),
+        "-Wall",
+        "-Werror",
+        "-fPIC",
+        "-shared",
+        folder / "edgerl.c",
+        "-lm",
+        "-o",
+        folder / "engine.so",
+    )
     return Library(folder / "engine.so")
 
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* What stands between two layers. A new one is an enumerator, a case in each of these functions, which the naive kernels and
- * acting use, and one in each of their namesakes for vectors (kernels.inc, policy.c); the compiler names a case that lacks. */
+/* What stands between two layers. A new one is an enumerator, a case in each of these functions, and one in each of their
+ * namesakes for vectors (kernels.inc); the compiler names a case that lacks. */
 #ifndef EDGERL_ACTIVATION_H
 #define EDGERL_ACTIVATION_H
 

@@ -512,46 +512,33 @@ static int normalise_observation(void *arena, const float *observation, float *n
     return finite;
 }
 
-/* Whether the activation of x is not zero; NaN is not. */
-static inline int is_active(activation before, float x) {
-    switch (before) {
-    case LINEAR:
-        return x != 0;
-    case RELU:
-        return !(x <= 0);
+/* x = activation(x), but for ReLU: the layer behind passes over what that makes zero. */
+static void apply(activation a, float *x, uint32_t count) {
+    for (uint32_t i = 0; a != RELU && i < count; i++) {
+        x[i] = (float)activate(a, (real)x[i]);
     }
-    return 1;
 }
 
-/* The inputs among x [count] that are not zero: all that a layer needs of ReLU's outputs, which are x there. No branch depends
- * on x: half of them would be mispredicted. */
-static inline uint32_t collect(const float *x, uint32_t count, activation before, uint32_t *inputs) {
+/* The inputs among x [count] that are not zero, NaN included; negative numbers count as zero where `is_rectified`. No branch
+ * depends on x: half of them would be mispredicted. */
+static inline uint32_t collect(const float *x, uint32_t count, int is_rectified, uint32_t *inputs) {
     uint32_t n_active = 0;
     for (uint32_t i = 0; i < count; i++) {
         inputs[n_active] = i;
-        n_active += (uint32_t)is_active(before, x[i]);
+        n_active += is_rectified ? !(x[i] <= 0) : x[i] != 0;
     }
     return n_active;
 }
 
 #if HAS_X86_LEVELS
-TARGET_AVX512 static inline __mmask16 active_avx512(activation before, __mmask16 lanes, __m512 x) {
-    switch (before) {
-    case LINEAR:
-        return _mm512_mask_cmp_ps_mask(lanes, x, _mm512_setzero_ps(), _CMP_NEQ_UQ);
-    case RELU:
-        return _mm512_mask_cmp_ps_mask(lanes, x, _mm512_setzero_ps(), _CMP_NLE_UQ);
-    }
-    return lanes;
-}
-
-TARGET_AVX512 static inline uint32_t collect_avx512(const float *x, uint32_t count, activation before, uint32_t *inputs) {
+TARGET_AVX512 static inline uint32_t collect_avx512(const float *x, uint32_t count, int is_rectified, uint32_t *inputs) {
     __m512i index = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     uint32_t n_active = 0;
     for (uint32_t i = 0; i < count; i += 16) {
         const __mmask16 lanes = count - i < 16 ? (__mmask16)((1u << (count - i)) - 1) : (__mmask16)0xffff;
         const __m512 values = _mm512_maskz_loadu_ps(lanes, x + i);
-        const __mmask16 chosen = active_avx512(before, lanes, values);
+        const __mmask16 chosen = is_rectified ? _mm512_mask_cmp_ps_mask(lanes, values, _mm512_setzero_ps(), _CMP_NLE_UQ)
+                                              : _mm512_mask_cmp_ps_mask(lanes, values, _mm512_setzero_ps(), _CMP_NEQ_UQ);
         _mm512_storeu_si512(inputs + n_active, _mm512_maskz_compress_epi32(chosen, index));
         n_active += (uint32_t)__builtin_popcount(chosen);
         index = _mm512_add_epi32(index, _mm512_set1_epi32(16));
@@ -560,15 +547,15 @@ TARGET_AVX512 static inline uint32_t collect_avx512(const float *x, uint32_t cou
 }
 #endif
 
-static inline policy_active find_active(void *arena, const float *x, uint32_t count, activation before) {
+static inline policy_active find_active(void *arena, const float *x, uint32_t count, int is_rectified) {
     const policy_state *p = arena;
     uint32_t *inputs = (uint32_t *)((char *)arena + p->active);
 #if HAS_X86_LEVELS
     if (p->isa == EDGERL_ISA_AVX512) {
-        return (policy_active){collect_avx512(x, count, before, inputs), inputs, x};
+        return (policy_active){collect_avx512(x, count, is_rectified, inputs), inputs, x};
     }
 #endif
-    return (policy_active){collect(x, count, before, inputs), inputs, x};
+    return (policy_active){collect(x, count, is_rectified, inputs), inputs, x};
 }
 
 static void run_policy_layer(void *arena, uint32_t index, const policy_active *x, float *outputs) {
@@ -595,11 +582,12 @@ static void act(void *arena, const float *observation, float *action) {
         }
         return;
     }
-    policy_active x = find_active(arena, normalised, n, LINEAR);
+    policy_active x = find_active(arena, normalised, n, 0);
     float *outputs = floats(arena, p->vectors[0]);
     run_policy_layer(arena, 0, &x, outputs);
     for (uint32_t i = 1; i < p->n_layers; i++) {
-        x = find_active(arena, outputs, layers[i].n_inputs, HIDDEN_ACTIVATION);
+        apply(HIDDEN_ACTIVATION, outputs, layers[i].n_inputs);
+        x = find_active(arena, outputs, layers[i].n_inputs, HIDDEN_ACTIVATION == RELU);
         outputs = floats(arena, p->vectors[i % 2]);
         run_policy_layer(arena, i, &x, outputs);
     }
@@ -649,7 +637,7 @@ int32_t edgerl_policy_run_layer(void *arena, uint32_t index, const float *inputs
     const policy_layer *l = &policy_layers(arena)[index];
     float *result = floats(arena, p->vectors[0]);
     for (size_t i = 0; i < count; i++) {
-        const policy_active x = find_active(arena, inputs + i * l->n_inputs, l->n_inputs, LINEAR);
+        const policy_active x = find_active(arena, inputs + i * l->n_inputs, l->n_inputs, 0);
         run_policy_layer(arena, index, &x, result);
         copy_floats(outputs + i * l->n_outputs, result, l->n_outputs);
     }

@@ -246,7 +246,7 @@ static int is_too_sparse(const edgerl_layer *l) {
     return l->row_starts != NULL && (uint64_t)l->n_blocks * l->block * DENSE_IS_SLOWER_BELOW < positions;
 }
 
-/* Choose the fastest layout of a layer for these inputs [count][n_inputs]; outputs [count][n_outputs], after ReLU. */
+/* Choose the fastest layout of a layer for these inputs [count][n_inputs]; outputs [count][n_outputs], activated. */
 static void choose_layout(edgerl_layer *layer, int32_t isa, const float *inputs, float *outputs, uint32_t count) {
     uint64_t best = UINT64_MAX;
     uint32_t timed = count;
@@ -263,7 +263,7 @@ static void choose_layout(edgerl_layer *layer, int32_t isa, const float *inputs,
     run_layer(arena, inputs, outputs, count);
     free(arena);
     for (uint64_t i = 0; i < (uint64_t)count * layer->n_outputs; i++) {
-        outputs[i] = outputs[i] > 0 ? outputs[i] : 0;
+        outputs[i] = activate(HIDDEN_ACTIVATION, outputs[i]);
     }
 }
 
