@@ -9,7 +9,7 @@ enum { BENCH_FORWARD, BENCH_INPUT_GRADIENT, BENCH_WEIGHT_GRADIENT };
  * activation before it, which the engine does in the same pass. */
 void bench_kernel(void *arena, uint32_t which, uint32_t index, uint64_t times) {
     learner *l = arena;
-    const kernels *k = kernels_of(l->config.isa, l->config.lanes);
+    const kernel_table *k = kernels_of(l->config.isa, l->config.lanes);
     const sparse_layer *layer = &l->layers[EDGERL_CRITIC_1][index];
     const pass rows = {.l = l, .network = EDGERL_CRITIC_1, .index = index, .last = layer->rows};
     pass lines = rows;

@@ -4,7 +4,7 @@
 #include "numeric.h"
 #include "random.h"
 
-/* ------------------------------------------------------------------------------------------------ naive kernels */
+/* ------------------------------------------------------------------------------------------------ naive kernel_table */
 
 static void forward_naive(const forward_task *t, uint32_t block) {
     for (uint32_t output = t->first_row * block; output < t->last_row * block; output++) {
@@ -122,7 +122,7 @@ static uint32_t gather_naive(const real *values, uint32_t first, uint32_t last, 
     return count;
 }
 
-static const kernels kernels_naive __attribute__((unused)) = {
+static const kernel_table kernels_naive __attribute__((unused)) = {
     forward_naive, input_gradient_naive, weight_gradient_naive, row_sums_naive, adam_naive,
     follow_naive,  squash_naive,         normals_naive,         gather_naive,
 };
@@ -252,7 +252,7 @@ EDGERL_INTERNAL uint32_t lanes_of(int32_t isa) {
 
 uint32_t edgerl_lanes(int32_t isa) { return lanes_of(usable_isa(isa)); }
 
-EDGERL_INTERNAL const kernels *kernels_of(int32_t isa, uint32_t lanes) {
+EDGERL_INTERNAL const kernel_table *kernels_of(int32_t isa, uint32_t lanes) {
 #ifndef EDGERL_DOUBLE
     for (int32_t level = usable_isa(isa); level > EDGERL_ISA_NAIVE; level--) {
         if (lanes % lanes_of(level) != 0) {

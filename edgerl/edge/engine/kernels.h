@@ -67,7 +67,7 @@ typedef struct adam_task {
     real weight_decay, first_share, second_keep, second_share, step_size, second_correction, epsilon;
 } adam_task;
 
-typedef struct kernels {
+typedef struct kernel_table {
     void (*forward)(const forward_task *, uint32_t block);
     void (*input_gradient)(const input_task *, uint32_t block);
     void (*weight_gradient)(const weight_task *, uint32_t block);
@@ -78,13 +78,13 @@ typedef struct kernels {
     void (*normals)(const uint32_t *words, uint32_t count, real *numbers);
     uint32_t (*gather)(const real *values, uint32_t first, uint32_t last, real_bits limit, real_bits *keys,
                        uint32_t *candidates);
-} kernels;
+} kernel_table;
 
 /* Numbers in a vector of an instruction set. */
 EDGERL_INTERNAL uint32_t lanes_of(int32_t isa);
 
 /* The best kernels that this processor can run on a batch padded to `lanes`. */
-EDGERL_INTERNAL const kernels *kernels_of(int32_t isa, uint32_t lanes);
+EDGERL_INTERNAL const kernel_table *kernels_of(int32_t isa, uint32_t lanes);
 
 /* Words → standard normal numbers, two from two, without vectors. */
 EDGERL_INTERNAL void normals_naive(const uint32_t *words, uint32_t count, real *numbers);

@@ -101,13 +101,13 @@ static void lay_out_layer(sparse_layer *layer, const edgerl_layer_plan *p, int h
 }
 
 static void lay_out_acting(learner *l, uint64_t *end) {
-    for (uint32_t copy = 0; copy < 2; copy++) {
+    for (uint32_t which = 0; which < 2; which++) {
         for (uint32_t i = 0; i < l->config.n_layers; i++) {
             const sparse_layer *layer = &l->layers[EDGERL_ACTOR][i];
-            l->acting[copy].starts[i] = set_aside(end, (uint64_t)layer->rows + 1, sizeof(uint32_t));
-            l->acting[copy].columns[i] = set_aside(end, layer->blocks, sizeof(uint16_t));
-            l->acting[copy].weight[i] = set_aside(end, weights_of(layer), sizeof(real));
-            l->acting[copy].bias[i] = set_aside(end, units_of(layer), sizeof(real));
+            l->acting[which].starts[i] = set_aside(end, (uint64_t)layer->rows + 1, sizeof(uint32_t));
+            l->acting[which].columns[i] = set_aside(end, layer->blocks, sizeof(uint16_t));
+            l->acting[which].weight[i] = set_aside(end, weights_of(layer), sizeof(real));
+            l->acting[which].bias[i] = set_aside(end, units_of(layer), sizeof(real));
         }
     }
 }

@@ -189,7 +189,7 @@ static inline topology_space lay_out_workspace(const sparse_layer *layer, uint64
 /* A piece of an update: rows first … last - 1 of one layer of a network. */
 typedef struct pass {
     learner *l;
-    const kernels *kernels;
+    const kernel_table *kernels;
     const edgerl_replay *replay;
     uint32_t network, index;
     uint32_t first, last;

@@ -129,7 +129,7 @@ static inline int takes(selection *c, real_bits k) {
 static uint32_t round_half_up(double x) { return (uint32_t)(x + 0.5); }
 
 /* sin x for |x| <= π/2, to double precision. */
-static double sine(double x) {
+static double sine_of(double x) {
     double term = x, sum = x;
     for (int n = 2; n < 24; n += 2) {
         term *= -x * x / (double)(n * (n + 1));
@@ -145,7 +145,7 @@ static double drop_fraction_at(const edgerl_learner_config *c, uint64_t update) 
     }
     const double pi = 3.14159265358979323846;
     const double turn = pi * (double)update / (double)c->last_update;
-    return c->drop_fraction * 0.5 * (1.0 + sine(pi / 2 - turn));
+    return c->drop_fraction * 0.5 * (1.0 + sine_of(pi / 2 - turn));
 }
 
 /* Whether a layer whose share rounds to nothing drops one block nevertheless: as long as half of a fraction above 0 is left. */
@@ -309,18 +309,18 @@ static void draw_growth(const pass *p, const width_class *c, uint32_t count, uin
 }
 
 /* The best absent positions so far: a heap with the worst of them on top. */
-typedef struct best {
+typedef struct ranking {
     real *scores;
     uint32_t *positions;
     uint32_t count, room;
-} best;
+} ranking;
 
 /* Whether a is worse to grow than b: a smaller score, or the same at a higher position. */
-static inline int is_worse(const best *h, uint32_t a, uint32_t b) {
+static inline int is_worse(const ranking *h, uint32_t a, uint32_t b) {
     return h->scores[a] < h->scores[b] || (h->scores[a] == h->scores[b] && h->positions[a] > h->positions[b]);
 }
 
-static inline void swap_candidates(best *h, uint32_t a, uint32_t b) {
+static inline void swap_candidates(ranking *h, uint32_t a, uint32_t b) {
     const real score = h->scores[a];
     const uint32_t position = h->positions[a];
     h->scores[a] = h->scores[b];
@@ -330,7 +330,7 @@ static inline void swap_candidates(best *h, uint32_t a, uint32_t b) {
 }
 
 /* Offer an absent position; they come in ascending order, so that a later one never displaces an equal. */
-static void offer(best *h, real score, uint32_t position) {
+static void offer(ranking *h, real score, uint32_t position) {
     uint32_t i = 0;
     if (h->count < h->room) {
         i = h->count++;
@@ -365,7 +365,7 @@ static void score_row(learner *l, const sparse_layer *layer, uint32_t row, const
     width_class classes[2];
     const uint32_t n_classes = classes_of(layer, classes), c = n_classes == 2 && row >= classes[1].first_row;
     const uint32_t before = c ? counts[0] : 0;
-    best h = {reals_at(l, w.scores) + before, words_at(l, w.positions) + before, counts[2 + c], counts[c]};
+    ranking h = {reals_at(l, w.scores) + before, words_at(l, w.positions) + before, counts[2 + c], counts[c]};
     const uint32_t *starts = words_at(l, layer->arrays.starts);
     const uint16_t *columns = indices_at(l, layer->arrays.columns);
     uint32_t i = starts[row];
@@ -550,7 +550,7 @@ EDGERL_INTERNAL void evolve(const pass *p) {
 /* ------------------------------------------------------------------------------------ target sparsity maintenance */
 
 /* Blocks up to a magnitude, as candidates. */
-static uint32_t gather_up_to(const kernels *k, const real *values, uint32_t block, uint32_t width, uint32_t first,
+static uint32_t gather_up_to(const kernel_table *k, const real *values, uint32_t block, uint32_t width, uint32_t first,
                              uint32_t last, real_bits limit, real_bits *keys, uint32_t *candidates) {
     if (block == 1) {
         return k->gather(values, first, last, limit, keys, candidates);
@@ -608,7 +608,7 @@ static void prune_ties(learner *l, const sparse_layer *layer, const width_class 
 
 /* Prune the union of a target's and the online connections of one width to the planned number: the smallest go, and restart at
  * 0 where the online network has them. */
-static void prune_class(learner *l, const kernels *k, sparse_layer *layer, const topology_space *w, const width_class *c,
+static void prune_class(learner *l, const kernel_table *k, sparse_layer *layer, const topology_space *w, const width_class *c,
                         uint32_t number) {
     const uint32_t first = words_at(l, layer->arrays.extra_starts)[c->first_row],
                    last = words_at(l, layer->arrays.extra_starts)[c->last_row];

@@ -63,8 +63,8 @@ static void put_transition(learner *l, const edgerl_replay *r, uint32_t column, 
     put_observation(l, r, t, 0, reals_at(l, l->now) + column);
     put_numbers(l, r, t, n, m, row_at(l, l->now, n) + column);
     float sum = end.reward, discount = gamma;
-    for (uint32_t step = 1; step < steps && end.boundary == CONTINUES && index + step < size; step++) {
-        t = transition(l, r, index + step);
+    for (uint32_t ahead = 1; ahead < steps && end.boundary == CONTINUES && index + ahead < size; ahead++) {
+        t = transition(l, r, index + ahead);
         end = end_of_row(l, r, t);
         sum += discount * end.reward;
         discount *= gamma;
@@ -424,14 +424,14 @@ typedef enum order { ONCE, FIRST_TO_LAST, LAST_TO_FIRST } order;
 
 /* Up to three operations on each layer in turn, or once. */
 #define OPERATIONS 3u
-typedef struct step {
+typedef struct update_step {
     timing when;
     uint32_t network;
     order layers;
     operation operations[OPERATIONS];
-} step;
+} update_step;
 
-static const step UPDATE[] = {
+static const update_step UPDATE[] = {
     {EVERY_UPDATE, EDGERL_ACTOR, ONCE, {SAMPLE}},
     {EVERY_UPDATE, EDGERL_ACTOR, FIRST_TO_LAST, {TARGET_FORWARD}},
     {EVERY_UPDATE, EDGERL_ACTOR, ONCE, {TARGET_ACTION}},
@@ -468,75 +468,75 @@ static const step UPDATE[] = {
 #define STEPS (sizeof UPDATE / sizeof UPDATE[0])
 
 /* One operation on one layer: how many rows it has (none: there is nothing to do), and about how many multiply-adds each takes. */
-typedef struct item {
+typedef struct work_item {
     void (*run)(const pass *);
     uint32_t index, rows;
     uint64_t work;
-} item;
+} work_item;
 
 /* Multiply-adds of one of the `rows` that a pass over a layer consists of. */
 static uint64_t per_row(const learner *l, const sparse_layer *layer, uint32_t rows) {
     return (weights_of(layer) / rows + 1) * l->width;
 }
 
-static item item_of(const learner *l, const step *s, uint32_t number) {
+static work_item item_of(const learner *l, const update_step *s, uint32_t number) {
     const uint32_t turn = number / OPERATIONS, i = s->layers == LAST_TO_FIRST ? l->config.n_layers - 1 - turn : turn;
     const sparse_layer *layer = &l->layers[s->network][i];
     const uint32_t columns = input_gradient_rows(layer), if_sparse = !layer->is_dense;
     const uint32_t to_score = if_sparse && is_scored(l->config.growth) ? layer->rows : 0;
     const uint64_t elementwise = 16 * (uint64_t)l->width * (l->config.n_observations + l->config.n_actions);
     const uint64_t by_row = per_row(l, layer, layer->rows), by_column = per_row(l, layer, columns);
-    const uint64_t sweep = 16 * weights_of(layer), ranking = 128 * (uint64_t)layer->blocks;
+    const uint64_t sweep = 16 * weights_of(layer), selecting = 128 * (uint64_t)layer->blocks;
     switch (s->operations[number % OPERATIONS]) {
     case NOTHING:
-        return (item){NULL, i, 0, 1};
+        return (work_item){NULL, i, 0, 1};
     case SAMPLE:
-        return (item){sample, i, 1, elementwise};
+        return (work_item){sample, i, 1, elementwise};
     case TARGET_FORWARD:
-        return (item){target_forward, i, layer->rows, by_row};
+        return (work_item){target_forward, i, layer->rows, by_row};
     case TARGET_ACTION:
-        return (item){target_action, i, 1, elementwise};
+        return (work_item){target_action, i, 1, elementwise};
     case TARGET_VALUE:
-        return (item){target_value, i, 1, elementwise};
+        return (work_item){target_value, i, 1, elementwise};
     case FORWARD:
-        return (item){forward, i, layer->rows, by_row};
+        return (work_item){forward, i, layer->rows, by_row};
     case CRITIC_LOSS:
-        return (item){critic_loss, i, 1, elementwise};
+        return (work_item){critic_loss, i, 1, elementwise};
     case INPUT_GRADIENT:
-        return (item){input_gradient, i, i > 0 ? columns : 0, by_column};
+        return (work_item){input_gradient, i, i > 0 ? columns : 0, by_column};
     case WEIGHT_GRADIENT:
-        return (item){weight_gradient, i, layer->rows, by_row};
+        return (work_item){weight_gradient, i, layer->rows, by_row};
     case ADAM:
-        return (item){adam, i, 1, sweep};
+        return (work_item){adam, i, 1, sweep};
     case SELECT_DROP:
-        return (item){select_drop, i, if_sparse, ranking};
+        return (work_item){select_drop, i, if_sparse, selecting};
     case SCORE_ABSENT:
-        return (item){score_absent, i, to_score, (uint64_t)layer->n_inputs * layer->block * l->width};
+        return (work_item){score_absent, i, to_score, (uint64_t)layer->n_inputs * layer->block * l->width};
     case DROP_AND_GROW:
-        return (item){evolve, i, if_sparse, ranking};
+        return (work_item){evolve, i, if_sparse, selecting};
     case NOTE_EVOLUTION:
-        return (item){note_evolution, i, 1, 1};
+        return (work_item){note_evolution, i, 1, 1};
     case POLICY_ACTION:
-        return (item){policy_action, i, 1, elementwise};
+        return (work_item){policy_action, i, 1, elementwise};
     case POLICY_LOSS:
-        return (item){policy_loss, i, 1, elementwise};
+        return (work_item){policy_loss, i, 1, elementwise};
     case ACTION_GRADIENT:
-        return (item){input_gradient, i, columns, by_column};
+        return (work_item){input_gradient, i, columns, by_column};
     case POLICY_GRADIENT:
-        return (item){policy_gradient, i, 1, elementwise};
+        return (work_item){policy_gradient, i, 1, elementwise};
     case SOFT_UPDATE:
-        return (item){soft_update, i, 1, sweep};
+        return (work_item){soft_update, i, 1, sweep};
     case PRUNE_TARGET:
-        return (item){prune_target, i, if_sparse, sweep};
+        return (work_item){prune_target, i, if_sparse, sweep};
     case PUBLISH:
-        return (item){publish_layer, i, 1, weights_of(layer)};
+        return (work_item){publish_layer, i, 1, weights_of(layer)};
     }
-    return (item){NULL, i, 0, 1};
+    return (work_item){NULL, i, 0, 1};
 }
 
 /* --------------------------------------------------------------------------------------------------- the update */
 
-static int is_due(const learner *l, const step *s) {
+static int is_due(const learner *l, const update_step *s) {
     const edgerl_learner_config *c = &l->config;
     const uint64_t update = this_update(l);
     const int is_delayed = update % c->policy_delay == 0, is_actor = s->network == EDGERL_ACTOR;
@@ -604,8 +604,8 @@ int32_t edgerl_learner_update(void *arena, const edgerl_replay *replay, uint64_t
     const float_mode mode = flush_denormals();
     *complete = 0;
     while (work > 0 && !*complete) {
-        const step *now = &UPDATE[l->place.step];
-        const item i = item_of(l, now, l->place.item);
+        const update_step *now = &UPDATE[l->place.step];
+        const work_item i = item_of(l, now, l->place.item);
         const uint64_t affordable = work / i.work;
         const uint32_t left = i.rows - l->place.row, rows = left <= affordable ? left : (uint32_t)affordable + 1;
         if (rows > 0) {
