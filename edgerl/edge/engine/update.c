@@ -424,14 +424,14 @@ typedef enum order { ONCE, FIRST_TO_LAST, LAST_TO_FIRST } order;
 
 /* Up to three operations on each layer in turn, or once. */
 #define OPERATIONS 3u
-typedef struct update_step {
+typedef struct step_of_update {
     timing when;
     uint32_t network;
     order layers;
     operation operations[OPERATIONS];
-} update_step;
+} step_of_update;
 
-static const update_step UPDATE[] = {
+static const step_of_update UPDATE[] = {
     {EVERY_UPDATE, EDGERL_ACTOR, ONCE, {SAMPLE}},
     {EVERY_UPDATE, EDGERL_ACTOR, FIRST_TO_LAST, {TARGET_FORWARD}},
     {EVERY_UPDATE, EDGERL_ACTOR, ONCE, {TARGET_ACTION}},
@@ -479,7 +479,7 @@ static uint64_t per_row(const learner *l, const sparse_layer *layer, uint32_t ro
     return (weights_of(layer) / rows + 1) * l->width;
 }
 
-static work_item item_of(const learner *l, const update_step *s, uint32_t number) {
+static work_item item_of(const learner *l, const step_of_update *s, uint32_t number) {
     const uint32_t turn = number / OPERATIONS, i = s->layers == LAST_TO_FIRST ? l->config.n_layers - 1 - turn : turn;
     const sparse_layer *layer = &l->layers[s->network][i];
     const uint32_t columns = input_gradient_rows(layer), if_sparse = !layer->is_dense;
@@ -536,7 +536,7 @@ static work_item item_of(const learner *l, const update_step *s, uint32_t number
 
 /* --------------------------------------------------------------------------------------------------- the update */
 
-static int is_due(const learner *l, const update_step *s) {
+static int is_due(const learner *l, const step_of_update *s) {
     const edgerl_learner_config *c = &l->config;
     const uint64_t update = this_update(l);
     const int is_delayed = update % c->policy_delay == 0, is_actor = s->network == EDGERL_ACTOR;
@@ -604,7 +604,7 @@ int32_t edgerl_learner_update(void *arena, const edgerl_replay *replay, uint64_t
     const float_mode mode = flush_denormals();
     *complete = 0;
     while (work > 0 && !*complete) {
-        const update_step *now = &UPDATE[l->place.step];
+        const step_of_update *now = &UPDATE[l->place.step];
         const work_item i = item_of(l, now, l->place.item);
         const uint64_t affordable = work / i.work;
         const uint32_t left = i.rows - l->place.row, rows = left <= affordable ? left : (uint32_t)affordable + 1;
