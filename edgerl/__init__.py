@@ -16,13 +16,12 @@ _PUBLIC = {
     "run": ("edgerl.commands.run", "run"),
     "play": ("edgerl.commands.play", "play"),
     "table": ("edgerl.commands.table", "table"),
-    "report": ("edgerl.commands.report", "report"),
+    "write_report": ("edgerl.commands.report", "write_report"),
     "train": ("edgerl.training.trainer", "train"),
     "prune": ("edgerl.training.compaction", "prune"),
     "profile": ("edgerl.profiling.budgets.report", "profile"),
     "fit": ("edgerl.compression.fit", "fit"),
     "load": ("edgerl.policy.format", "load"),
-    "write_report": ("edgerl.report.build", "write_report"),
     "export_policy": ("edgerl.export", "export_policy"),
 }
 

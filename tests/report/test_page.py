@@ -19,6 +19,7 @@ import pytest
 
 import edgerl
 from edgerl.report import details
+from edgerl.report.build import write_page
 from edgerl.report.page import embed
 from tests.needs import find
 
@@ -287,7 +288,7 @@ def test_a_fit_of_thousands_of_trials_and_a_run_of_thousands_of_sessions_make_no
 
 @pytest.mark.needs("chromium")
 def test_a_watched_page_loads_itself_anew_and_another_does_not(browser: Any, runs: Path, page_file: Path) -> None:
-    watched = edgerl.write_report([runs / "b-td3-seed0"], runs.parent / "watched.html", reload_seconds=0.5).path
+    watched = write_page([runs / "b-td3-seed0"], runs.parent / "watched.html", reload_seconds=0.5).path
     for file, expected in ((watched, True), (page_file, False)):
         opened = Opened(browser, file, 800)
         opened.page.evaluate("window.isFirst = true")
