@@ -132,10 +132,10 @@ def _layout(plan: LayerPlanStructure) -> Layout:
 
 def _parts(report: ProfileReport, plan: MemoryPlan) -> tuple[BudgetPart, ...]:
     """The policy's runtime, and what the learner takes."""
-    parts = report.memory.parts[0], BudgetPart("networks", plan.arena), BudgetPart("replay", plan.replay)
+    parts = [report.memory.parts[0], BudgetPart("networks", plan.arena), BudgetPart("replay", plan.replay)]
     if report.runtime == "native":
-        parts += BudgetPart("program", PROGRAM_BYTES), BudgetPart("champion", plan.champion)
-    return parts
+        parts += [BudgetPart("program", PROGRAM_BYTES), BudgetPart("champion", plan.champion)]
+    return tuple(parts)
 
 
 # ------------------------------------------------------------------------------------------------ time, an estimate
