@@ -90,6 +90,11 @@ def test_packages_import_only_what_lies_above_them(room: str) -> None:
             assert _is_allowed(module, room), f"{path.relative_to(ROOT)} imports {module}"
 
 
+def test_the_only_onnxruntime_in_edge_is_in_onnx_policy() -> None:
+    for path in (ROOT / "edgerl/edge").rglob("*.py"):
+        assert ("onnxruntime" in _imports(path.read_text())) == (path.name == "onnx_policy.py")
+
+
 def test_no_import_cycle() -> None:
     """Of modules, whether they import each other at once or inside functions; for types alone nothing is loaded."""
     sources = {_module(path): path for room in ("", "export", "device_profiles") for path in _sources(room)}
@@ -121,11 +126,6 @@ def _modules_of_edgerl(source: str, known: set[str]) -> set[str]:
             members = {f"{node.module}.{alias.name}" for alias in node.names}
             found |= (members & known) | ({str(node.module)} if members - known else set())
     return found & known
-
-
-def test_the_only_onnxruntime_in_edge_is_in_onnx_policy() -> None:
-    for path in (ROOT / "edgerl/edge").rglob("*.py"):
-        assert ("onnxruntime" in _imports(path.read_text())) == (path.name == "onnx_policy.py")
 
 
 @pytest.mark.parametrize(
