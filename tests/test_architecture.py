@@ -6,6 +6,7 @@ import ast
 import resource
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from statistics import median
 
@@ -100,6 +101,39 @@ def test_parts_of_edge_import_only_what_lies_above_them(part: str, others: tuple
 def test_the_only_onnxruntime_in_edge_is_in_onnx_policy() -> None:
     for path in (ROOT / "edgerl/edge").rglob("*.py"):
         assert ("onnxruntime" in _imports(path.read_text())) == (path.name == "onnx_policy.py")
+
+
+def test_no_import_cycle() -> None:
+    """Of modules, whether they import each other at once or inside functions; for types alone nothing is loaded."""
+    sources = {_module(path): path for room in ("", "export", "device_profiles") for path in _sources(room)}
+    assert {"edgerl", "edgerl.profiling.budgets.model", "edgerl.export.c.form"} <= set(sources)
+    imported = {name: _modules_of_edgerl(path.read_text(), set(sources)) for name, path in sources.items()}
+    try:
+        TopologicalSorter(imported).prepare()
+    except CycleError as error:
+        pytest.fail(" imports ".join(error.args[1][::-1]))
+
+
+def _module(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    parts = parts if parts[0] == "edgerl" else ("edgerl", *parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _modules_of_edgerl(source: str, known: set[str]) -> set[str]:
+    """What a module imports, but for types."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
+            node.body.clear()
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            members = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= (members & known) | ({str(node.module)} if members - known else set())
+    return found & known
 
 
 @pytest.mark.parametrize(

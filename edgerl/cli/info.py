@@ -18,7 +18,7 @@ from edgerl.units import human_bytes
 if TYPE_CHECKING:
     from edgerl.edge.continual.store import Snapshots
     from edgerl.policy.compact import CompactPolicy
-    from edgerl.profiling.budgets.model import LayerRow
+    from edgerl.profiling.budgets.rows import LayerRow
 
 Description = dict[str, Any]
 
