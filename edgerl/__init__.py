@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "cost": ("edgerl.commands.cost", "cost"),
     "run": ("edgerl.commands.run", "run"),
+    "info": ("edgerl.commands.info", "info"),
     "play": ("edgerl.commands.play", "play"),
     "table": ("edgerl.commands.table", "table"),
     "write_report": ("edgerl.commands.report", "write_report"),
