@@ -16,6 +16,8 @@ _PUBLIC = {
     "run": ("edgerl.commands.run", "run"),
     "info": ("edgerl.commands.info", "info"),
     "play": ("edgerl.commands.play", "play"),
+    "sweep": ("edgerl.commands.sweep", "sweep"),
+    "plan_sweep": ("edgerl.commands.sweep", "plan_sweep"),
     "table": ("edgerl.commands.table", "table"),
     "write_report": ("edgerl.commands.report", "write_report"),
     "train": ("edgerl.training.trainer", "train"),

@@ -52,7 +52,7 @@ ROOMS: dict[str, set[str]] = {
         *("edgerl.training", "edgerl.profiling", "edgerl.studies", "numpy", "plotly"),
     },
 }
-ROOMS["commands"] = {"numpy", "gymnasium", "onnx", "scipy", *(f"edgerl.{room}" for room in ROOMS)}
+ROOMS["commands"] = {"numpy", "gymnasium", "onnx", "ray", "scipy", *(f"edgerl.{room}" for room in ROOMS)}
 """What each package may import beside the standard library, itself, `edgerl.files` and SHARED; data flows downwards."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
@@ -18,16 +18,14 @@ from edgerl.cli.support.output import note, print_document, print_table
 from edgerl.cli.support.streams import give_up_results, keep_results_apart
 from edgerl.environments.consent import may_be_code
 from edgerl.errors import EdgerlError
-from edgerl.files.paths import anchored
 from edgerl.run_folder import short
 from edgerl.units import human_seconds
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from edgerl.studies.cluster import RayPool
+    from edgerl.commands.sweep import SweepPlan
     from edgerl.studies.grid import PlannedRun
-    from edgerl.studies.runs import Progress
     from edgerl.studies.study import Study
     from edgerl.studies.sweep import RunStatus, SweepStatus
 
@@ -89,33 +87,22 @@ def command(
 
     Example: edgerl sweep table1 --steps 300000 --dry-run
     """
-    from importlib.util import find_spec
+    from edgerl.commands.sweep import plan_sweep, sweep
 
-    from edgerl.errors import ConfigError, quoted, require
-
-    for module in ("torch", "gymnasium", "tensorboard"):
-        if find_spec(module) is None:  # the runs' processes load it, this one need not
-            require(module, "train")
-    if ray is not None:
-        require("ray", "sweep")
-    elif storage is not None:
-        raise ConfigError("--storage is for --ray; on this machine name the study's folder with --out")
-    if out is not None and storage is not None:
-        raise ConfigError("--out and --storage were both given; expected one of them")
-    if storage is not None and not storage.is_dir():
-        raise ConfigError(f"--storage is {quoted(str(storage), 80)}; expected a folder that is there, on every node")
-    from edgerl.studies.grid import on_this_machine, plan_runs
-    from edgerl.studies.local import available_cores
-    from edgerl.studies.study import default_folder, load_study, narrowed
-
-    loaded = narrowed(load_study(study), steps=steps, environments=env, seeds=parse_seeds(seeds))
-    folder = default_folder(loaded.name) if out is None else out
-    folder = anchored(folder if storage is None else storage / loaded.name)
-    runs = on_this_machine(plan_runs(loaded), note)
+    options: dict[str, Any] = {"out": out, "jobs": jobs, "ray": ray, "storage": storage, "steps": steps, "env": env}
+    options |= {"seeds": parse_seeds(seeds), "notice": note}
     if dry_run:
-        _dry_run(loaded, runs, folder, None if ray else len(available_cores(jobs)), as_json)
-    else:
-        _sweep(loaded, runs, folder, jobs, ray, _JsonLines() if as_json else _Screen())
+        plan = plan_sweep(study, **options)
+        (_print_plan_as_json if as_json else _print_plan)(plan)
+        return
+    display = _JsonLines() if as_json else _Screen()
+    with display:
+        try:
+            status = sweep(study, started=display.started, report=display.report, **options)
+        except EdgerlError as error:
+            display.ended(error)
+            raise
+    display.finished(status)
 
 
 def parse_seeds(text: str | None) -> list[int] | None:
@@ -142,118 +129,48 @@ def parse_seeds(text: str | None) -> list[int] | None:
     return seeds
 
 
-def _dry_run(study: Study, runs: Sequence[PlannedRun], folder: Path, cores: int | None, as_json: bool) -> None:
-    """cores: of this machine; None for a cluster, which is not asked."""
-    from edgerl.studies.runs import inspect
-    from edgerl.studies.sweep import makespan
-    from edgerl.studies.timing import expected_seconds, like, timings
+def _print_plan_as_json(plan: SweepPlan) -> None:
+    for each in plan.runs:
+        print_document(json.dumps({"event": "planned", **each.as_dict()}))
+    summary = {
+        "study": plan.study.name,
+        "folder": str(short(plan.folder)),
+        "runs": len(plan.runs),
+        "finished": plan.finished,
+        "cores": plan.cores,
+        "expected_seconds": plan.seconds,
+        "expected_core_seconds": plan.core_seconds,
+    }
+    print_document(json.dumps({"event": "total", **summary}))
 
-    found = [inspect(folder / run.name, run) for run in runs]
-    left = [run for run, progress in zip(runs, found, strict=True) if progress.stage != "finished"]
-    measured = timings(run.config for run in left)
-    seconds = [
-        0.0 if progress.stage == "finished" else expected_seconds(run.config, measured[like(run.config)], progress.step)
-        for run, progress in zip(runs, found, strict=True)
-    ]
-    total = None if cores is None else makespan(seconds, cores)
-    if as_json:
-        for run, progress, expected in zip(runs, found, seconds, strict=True):
-            print_document(json.dumps({"event": "planned", **_planned(run, progress, expected)}))
-        summary = {
-            "runs": len(runs),
-            "finished": len(runs) - len(left),
-            "cores": cores,
-            "expected_seconds": total,
-            "expected_core_seconds": sum(seconds),
-        }
-        print_document(json.dumps({"event": "total", "study": study.name, "folder": str(short(folder)), **summary}))
-        return
+
+def _print_plan(plan: SweepPlan) -> None:
     print_table(
         ("run", "state", "connections", "FLOPs", "expected"),
         [
             (
-                run.name,
-                progress.stage if progress.stage != "unfinished" else f"at step {progress.step}",
-                str(run.connections),
-                f"{run.flops_paper:.3g}",
-                human_seconds(expected) if expected else "",
+                each.run.name,
+                each.progress.stage if each.progress.stage != "unfinished" else f"at step {each.progress.step}",
+                str(each.run.connections),
+                f"{each.run.flops_paper:.3g}",
+                human_seconds(each.seconds) if each.seconds else "",
             )
-            for run, progress, expected in zip(runs, found, seconds, strict=True)
+            for each in plan.runs
         ],
-        title=f"{study.title}: {short(folder)}",
+        title=f"{plan.study.title}: {short(plan.folder)}",
     )
-    paper, full = sum(run.flops_paper for run in runs), sum(run.flops_full for run in runs)
-    finished = f"{len(runs)} runs, {len(runs) - len(left)} finished"
+    paper, full = (sum(getattr(each.run, name) for each in plan.runs) for name in ("flops_paper", "flops_full"))
+    finished = f"{len(plan.runs)} runs, {plan.finished} finished"
     print(f"{finished}; FLOPs in all: {paper:.3g} as the paper counts, {full:.3g} in full")
-    hours = f"{sum(seconds) / 3600:.2g} core hours"
-    if total is None:
+    hours = f"{plan.core_seconds / 3600:.2g} core hours"
+    if plan.seconds is None:
         print(f"expected: {hours} at the pace of this machine; the cluster was not asked")
     else:
-        print(f"expected: {human_seconds(total)} on {cores} core{'' if cores == 1 else 's'} of this machine, {hours}")
+        cores = f"{plan.cores} core{'' if plan.cores == 1 else 's'}"
+        print(f"expected: {human_seconds(plan.seconds)} on {cores} of this machine, {hours}")
     print(
         "by a short timing of each kind of run, alone on the machine, with episodes as long as the environment allows"
     )
-
-
-def _planned(run: PlannedRun, progress: Progress, expected: float) -> dict[str, Any]:
-    return {
-        "run": run.name,
-        "state": progress.stage,
-        "step": progress.step,
-        "steps": run.config.schedule.steps,
-        "method": run.method,
-        "hidden": list(run.config.network.hidden),
-        "connections": run.connections,
-        "training_flops_paper": run.flops_paper,
-        "training_flops_full": run.flops_full,
-        "expected_seconds": expected,
-    }
-
-
-def _sweep(
-    study: Study,
-    runs: Sequence[PlannedRun],
-    folder: Path,
-    jobs: int | None,
-    ray: str | None,
-    display: _JsonLines | _Screen,
-) -> None:
-    from edgerl.signals import stop_requests
-    from edgerl.studies.sweep import Sweep, open_study
-
-    with contextlib.ExitStack() as stack:
-        if ray is not None:
-            stack.enter_context(contextlib.redirect_stdout(sys.stderr))  # where Ray says what has died
-        pool, cores = stack.enter_context(_pool(jobs, ray))
-        found = stack.enter_context(open_study(study, runs, folder))
-        if (check := getattr(pool, "check_storage", None)) is not None:
-            check(folder)
-        requests = stack.enter_context(stop_requests())
-        with display:
-            display.started(study, runs, folder)
-            try:
-                status = Sweep(runs, folder, found, pool, cores).run(display.report, requests)
-            except EdgerlError as error:
-                display.ended(error)
-                raise
-    display.finished(folder, status)
-
-
-@contextlib.contextmanager
-def _pool(jobs: int | None, ray: str | None) -> Iterator[tuple[Any, int]]:
-    """(where runs run, how many at a time)."""
-    from edgerl.studies.local import LocalPool, available_cores
-
-    if ray is None:
-        local = LocalPool(available_cores(jobs))
-        with contextlib.closing(local):
-            yield local, local.capacity
-        return
-    from edgerl.studies.cluster import LOCAL, RayPool
-
-    cluster: RayPool = RayPool(ray, (jobs or len(available_cores())) if ray == LOCAL else jobs)
-    with contextlib.closing(cluster):
-        yield cluster, cluster.cpus
 
 
 class _JsonLines:
@@ -261,6 +178,7 @@ class _JsonLines:
 
     def __init__(self) -> None:
         self._before: dict[str, RunStatus] = {}
+        self._folder: Path | None = None  # once it has begun
 
     def __enter__(self) -> None:
         pass
@@ -270,6 +188,7 @@ class _JsonLines:
 
     def started(self, study: Study, runs: Sequence[PlannedRun], folder: Path) -> None:
         """What begins or goes on."""
+        self._folder = folder
         self._print({"event": "started", "study": study.name, "folder": str(short(folder)), "runs": len(runs)})
 
     def report(self, status: SweepStatus) -> None:
@@ -280,20 +199,22 @@ class _JsonLines:
                 self._before[run.name] = run
                 self._print({"event": "run", **asdict(run)})
 
-    def finished(self, folder: Path, status: SweepStatus) -> None:
+    def finished(self, status: SweepStatus) -> None:
         """The end."""
+        assert self._folder is not None
         self._print(
             {
                 "event": "finished",
-                "folder": str(short(folder)),
+                "folder": str(short(self._folder)),
                 "runs": len(status.runs),
                 "seconds": status.seconds,
             }
         )
 
     def ended(self, error: EdgerlError) -> None:
-        """An end before all are finished."""
-        self._print({"event": "ended", "error": str(error)})
+        """An end before all are finished; what is refused at once has not begun."""
+        if self._folder is not None:
+            self._print({"event": "ended", "error": str(error)})
 
     def _print(self, line: dict[str, Any]) -> None:
         try:
@@ -313,11 +234,11 @@ class _Screen:
         self._live = Live(console=console, auto_refresh=False) if sys.stderr.isatty() else None
         self._say: Callable[[str], object] = note if self._live is None else console.print
         self._said: set[str] = set()
+        self._folder = Path()
         self._named = ""  # environments that are code, as `edgerl table` asks for them
 
     def __enter__(self) -> None:
-        if self._live is not None:
-            self._live.start()
+        pass
 
     def __exit__(self, *_: object) -> None:
         if self._live is not None:
@@ -325,6 +246,9 @@ class _Screen:
 
     def started(self, study: Study, runs: Sequence[PlannedRun], folder: Path) -> None:
         """What begins or goes on."""
+        if self._live is not None:
+            self._live.start()
+        self._folder = folder
         if any(may_be_code(*task) for task in study.tasks):
             self._named = "".join(f" --env {name}" for name in study.grid["environment"])
         self._say(f"{study.title}: {len(runs)} runs in {short(folder)}; Ctrl-C saves all, the same command goes on")
@@ -340,10 +264,11 @@ class _Screen:
             if self._live is not None:
                 self._live.update(live_table(status), refresh=True)
 
-    def finished(self, folder: Path, status: SweepStatus) -> None:
+    def finished(self, status: SweepStatus) -> None:
         """The end."""
-        print(f"{len(status.runs)} runs finished in {short(folder)}, {human_seconds(status.seconds)} this time")
-        print(f"their table: edgerl table {short(folder)}{self._named}")
+        folder = short(self._folder)
+        print(f"{len(status.runs)} runs finished in {folder}, {human_seconds(status.seconds)} this time")
+        print(f"their table: edgerl table {folder}{self._named}")
 
     def ended(self, error: EdgerlError) -> None:
         """An end before all are finished: the error itself is all there is to say."""

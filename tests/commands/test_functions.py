@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import edgerl as library
+from edgerl.studies.sweep import SweepStatus
 from edgerl.studies.table import as_dict
 
 Run = Callable[..., tuple[int, str, str]]
@@ -76,12 +77,22 @@ def test_report(edgerl: Run, run: Path) -> None:
     }
 
 
-def test_table(edgerl: Run) -> None:
+def test_sweep_and_table(edgerl: Run) -> None:
     Path("small.toml").write_text(
         "[run]\nhidden = [16, 16]\nsteps = 200\nstart_steps = 100\nevaluation_interval = 100\nevaluation_episodes = 1\n"
         '[grid]\nenvironment = ["Pendulum-v1"]\nmethod = ["td3", "ds-td3"]\n'
     )
-    assert edgerl("sweep", "small.toml", "--jobs", 1)[0] == 0
+    statuses: list[SweepStatus] = []
+    assert library.plan_sweep("small.toml", jobs=1).finished == 0
+    status = library.sweep("small.toml", jobs=1, report=statuses.append)
+    assert status == statuses[-1]
+    assert [run.state for run in status.runs] == ["finished", "finished"]
+    plan = library.plan_sweep("small.toml", jobs=1)
+    code, lines, _ = edgerl("sweep", "small.toml", "--jobs", 1, "--dry-run", "--json")
+    assert (code, plan.finished, plan.seconds) == (0, 2, 0)
+    assert [json.loads(line) for line in lines.splitlines()[:-1]] == [
+        {"event": "planned", **_plain(run.as_dict())} for run in plan.runs
+    ]
     assert _plain(as_dict(library.table("small.toml"))) == _printed(edgerl, "table", "small.toml", "--format", "json")
 
 
