@@ -18,7 +18,7 @@ _PUBLIC = {
     "fit": ("edgerl.compression.fit", "fit"),
     "load": ("edgerl.policy.format", "load"),
     "write_report": ("edgerl.report.build", "write_report"),
-    "export_policy": ("edgerl.export", "export_policy"),
+    "export_policy": ("edgerl.commands.export", "export_policy"),
 }
 
 __all__ = ["__version__", *_PUBLIC]  # resolved by __getattr__

@@ -14,7 +14,7 @@ import pytest
 import edgerl
 
 ROOT = Path(__file__).parents[1]
-SHARED = {f"edgerl.{name}" for name in ("errors", "run_folder", "signals", "units")}
+SHARED = {f"edgerl.{name}" for name in ("errors", "options", "run_folder", "signals", "units")}
 ROOMS: dict[str, set[str]] = {
     "files": {"numpy", "safetensors", "tomli"},
     "config": {"edgerl.environments.arguments"},

@@ -113,7 +113,7 @@ def test_without_any_run_the_next_command_is_named(edgerl: Run) -> None:
 
 
 def test_a_mismatch_is_exit_1_and_leaves_no_file(edgerl: Run, policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from edgerl.export import onnx as exporter
+    from edgerl.export.onnx import graph as exporter
 
     build_model = exporter.build_model
 

@@ -19,10 +19,10 @@ import torch
 from onnx.reference.op_run import OpRun
 
 import edgerl
+from edgerl.commands.export import export_policy
 from edgerl.edge import OnnxPolicy
 from edgerl.errors import CheckFailed, ConfigError, FileFormatError, MissingExtraError, OutputError
-from edgerl.export import export_policy
-from edgerl.export import onnx as onnx_export
+from edgerl.export.onnx import graph as onnx_export
 from edgerl.policy.compact import CompactPolicy, make_layer
 from edgerl.policy.format import save, to_bytes
 

@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from edgerl.cli.support.streams import keep_results_apart, results, shown
 from edgerl.files.paths import shortened
-
-if TYPE_CHECKING:
-    from edgerl.policy.loss import ActionDifference
 
 WIDE = 200
 """Columns of a table where no terminal limits it."""
@@ -35,14 +32,6 @@ Actions = Annotated[
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace an output file that exists.")]
-
-
-def described_difference(difference: ActionDifference) -> str:
-    """What a lossy step cost."""
-    return (
-        f"largest action difference over {difference.observations} {difference.observed} observations: "
-        f"{difference.largest:.2g} of the action range"
-    )
 
 
 def print_json(report: dict[str, Any]) -> None:

@@ -1,0 +1,94 @@
+"""The options of the export formats on the command line, made from their dataclasses: name, type, default and help."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from edgerl.export import formats
+from edgerl.options import Option, options_of
+from edgerl.units import parse_bytes
+
+
+def takes_options_of_formats(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command a flag for each option of an export format. It is called with those that were given."""
+    offered = _offered()
+    own = inspect.signature(command)
+    hints = get_type_hints(command, include_extras=True)
+
+    @functools.wraps(command)
+    def parsed(**arguments: Any) -> None:
+        given = {name: arguments.pop(name) for name in offered}
+        command(**arguments, **_parsed(given, offered))
+
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    parameters = [
+        each.replace(kind=keyword, annotation=hints[each.name])
+        for each in own.parameters.values()
+        if each.kind != each.VAR_KEYWORD
+    ]
+    parameters += [
+        inspect.Parameter(name, keyword, default=None, annotation=_annotation(options))
+        for name, options in offered.items()
+    ]
+    parsed.__signature__ = own.replace(parameters=parameters, return_annotation=None)  # type: ignore[attr-defined]
+    parsed.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return parsed
+
+
+def _offered() -> dict[str, dict[str, Option]]:
+    """Name of an option → format → how that has it."""
+    offered: dict[str, dict[str, Option]] = {}
+    for format, module in formats().items():
+        for name, option in options_of(module.Options).items():
+            offered.setdefault(name, {})[format] = option
+    return offered
+
+
+def _annotation(options: Mapping[str, Option]) -> Any:
+    """The parameter, as typer reads it; where formats differ about it, the help and the default say how."""
+    option = next(iter(options.values()))
+    values = dict.fromkeys(choice for each in options.values() for choice in each.choices)
+    if "other" in option.metadata:
+        values[option.metadata["other"].upper()] = None
+    flag = f"--{option.name.replace('_', '-')}"
+    if option.type is bool and option.default is None:
+        flag += f"/--no-{option.name.replace('_', '-')}"
+    made = typer.Option(
+        flag,
+        metavar="|".join(values) or ("BYTES" if _is_bytes(option) else None),
+        help=_by_format({name: each.metadata["help"].rstrip(".") for name, each in options.items()}) + ".",
+        show_default=option.default is not False and _shown_default(options),
+    )
+    kind = option.type if option.type in (int, bool) and not _is_bytes(option) else str
+    return Annotated[kind | None, made]
+
+
+def _is_bytes(option: Option) -> bool:
+    return option.metadata.get("unit") == "bytes"
+
+
+def _shown_default(options: Mapping[str, Option]) -> str:
+    defaults = {name: each.shown_default for name, each in options.items()}
+    return _by_format(defaults) if len(set(defaults.values())) > 1 else next(iter(defaults.values()))
+
+
+def _by_format(texts: Mapping[str, str]) -> str:
+    """c, c-learner: the one text; learner: the other."""
+    formats_of: dict[str, list[str]] = {}
+    for format, text in texts.items():
+        formats_of.setdefault(text, []).append(format)
+    return "; ".join(f"{', '.join(names)}: {text[0].lower()}{text[1:]}" for text, names in formats_of.items())
+
+
+def _parsed(given: Mapping[str, Any], offered: Mapping[str, Mapping[str, Option]]) -> dict[str, Any]:
+    """What was given, as Python takes it."""
+    options = {name: value for name, value in given.items() if value is not None}
+    for name, value in options.items():
+        if _is_bytes(next(iter(offered[name].values()))):
+            options[name] = parse_bytes(value, f"`{name}`")
+    return options
