@@ -12,6 +12,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "cost": ("edgerl.commands.cost", "cost"),
     "train": ("edgerl.training.trainer", "train"),
     "prune": ("edgerl.training.compaction", "prune"),
     "profile": ("edgerl.profiling.budgets.report", "profile"),

@@ -1,5 +1,5 @@
-"""What a run is: one frozen dataclass per concern. Every field has its unit, its range and its source beside it, and
-the range is what validation reads.
+"""The options of a run, once: type, default, help, unit, range and source of each stand beside it. Validation, the
+command line, study files, configuration files and the tables in docs/ are made from them.
 
 Source `paper` is Sokar et al. (IJCAI 2022) with its released code; `TD3` is Fujimoto et al. (2018); `RigL` is Evci et
 al. (2020); `RLx2` is Tan et al. (2023).
@@ -13,10 +13,13 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args, get_type_hints
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from edgerl.environments.arguments import NOTHING, Arguments, checked, task
-from edgerl.errors import ConfigError, nearest
+from edgerl.errors import ConfigError, bare, nearest, quoted
+from edgerl.files.toml import read_toml
 
 Method = Literal["td3", "static-td3", "ds-td3"]
 Distribution = Literal["er", "uniform"]
@@ -34,24 +37,50 @@ NEW = {"since": "0.2.0"}
 """Of a field that runs of 0.1.0 do not have: where it is missing, it has its default."""
 
 
-def _number(default: Any, unit: str, interval: str, source: str, **more: str) -> Any:
-    return field(default=default, metadata={"unit": unit, "range": interval, "source": source, **more})
+def _option(default: Any, text: str, source: str = "edgerl", **more: str) -> Any:
+    """A field that is an option. text: what it does, for `--help`; more: `shown`, a default in words, and `since`."""
+    return field(default=default, metadata={"help": text, "source": source, **more})
+
+
+def _number(default: Any, text: str, interval: str, unit: str, source: str = "edgerl", **more: str) -> Any:
+    """An option that is a number in `interval`, which validation reads."""
+    return _option(default, text, source, range=interval, unit=unit, **more)
 
 
 @dataclass(frozen=True)
 class NetworkConfig:
     """Widths and sparsity of actor and critics."""
 
-    hidden: tuple[int, ...] = _number((256, 256), "units per layer", "[1, 65535]", "paper")
-    method: Method = "ds-td3"
-    block: int = _number(1, "outputs per block: 1 or 4", "[1, 4]", "paper: 1")
-    sparsity: float | None = _number(None, "1 − connections / dense weights, per network", "[0, 1)", "edgerl")
-    lambda1: float | None = _number(None, "Erdős–Rényi factor of the first layer", "(0, inf)", "paper")
-    lambda2: float | None = _number(None, "Erdős–Rényi factor of further hidden layers", "(0, inf)", "paper")
-    distribution: Distribution = "er"  # of the connections that a sparsity leaves; paper: er
-    output_layer: OutputLayer = "dense"  # sparse: in the budget of a sparsity, like the others; paper: dense
-    actor_sparsity: float | None = _number(None, "as sparsity, for the actor instead of it", "[0, 1)", "RLx2")
-    critic_sparsity: float | None = _number(None, "as sparsity, for each critic instead of it", "[0, 1)", "RLx2")
+    hidden: tuple[int, ...] = _number(
+        (256, 256), "Units of the hidden layers.", "[1, 65535]", "units per layer", "paper"
+    )
+    method: Method = _option("ds-td3", "Dense, sparse with a static topology, or with one that evolves.", "paper")
+    block: int = _number(
+        1, "Unit of topology, in outputs: 1 (the paper's) or 4 (faster).", "[1, 4]", "outputs", "paper: 1"
+    )
+    sparsity: float | None = _number(
+        None,
+        "1 − connections / dense weights of each network, instead of λ1 and λ2.",
+        "[0, 1)",
+        "share",
+        shown="the paper's λ for its tasks, else 0.5",
+    )
+    lambda1: float | None = _number(
+        None, "Erdős–Rényi factor of the first layer.", "(0, inf)", "factor", "paper", shown="the paper's"
+    )
+    lambda2: float | None = _number(
+        None, "Erdős–Rényi factor of further hidden layers.", "(0, inf)", "factor", "paper", shown="the paper's"
+    )
+    distribution: Distribution = _option(
+        "er", "How a sparsity spreads connections over layers: er (Erdős–Rényi) or uniform.", "paper: er"
+    )
+    output_layer: OutputLayer = _option("dense", "dense, or sparse as the other layers at a sparsity.", "paper: dense")
+    actor_sparsity: float | None = _number(
+        None, "Like sparsity, for the actor.", "[0, 1)", "share", "RLx2", shown="sparsity"
+    )
+    critic_sparsity: float | None = _number(
+        None, "Like sparsity, for each critic.", "[0, 1)", "share", "RLx2", shown="sparsity"
+    )
 
     @property
     def sparsities(self) -> tuple[float | None, float | None]:
@@ -64,60 +93,102 @@ class NetworkConfig:
 class EvolutionConfig:
     """Drop and grow."""
 
-    drop_fraction: float = _number(0.05, "share of a layer's blocks (ζ)", "[0, 1]", "paper")
-    evolution_interval: int = _number(1000, "critic updates (e)", "[1, 1000000000000]", "paper")
-    growth: Growth = "random"
-    drop_schedule: DropSchedule = "constant"  # cosine: ζ falls to 0 over the run, after RigL; paper: constant
-    # None: those of the run; of a run that was extended, those that it had when it began
-    drop_schedule_steps: int | None = _number(None, "steps of the cosine", "[1, 1000000000000]", "edgerl", **NEW)
+    drop_fraction: float = _number(
+        0.05, "Share of a layer's connections that a step drops and grows (ζ).", "[0, 1]", "share", "paper"
+    )
+    evolution_interval: int = _number(
+        1000, "Critic updates from one step to the next (e).", "[1, 1000000000000]", "critic updates", "paper"
+    )
+    growth: Growth = _option("random", "Where connections grow: random (SET) or gradient (RigL).", "paper: random")
+    drop_schedule: DropSchedule = _option(
+        "constant",
+        "Over the run, the share dropped stays constant, or falls to 0 as a cosine (RigL).",
+        "paper: constant",
+    )
+    drop_schedule_steps: int | None = _number(
+        None, "Steps at which the cosine reaches 0.", "[1, 1000000000000]", "steps", shown="steps", **NEW
+    )
 
 
 @dataclass(frozen=True)
 class TD3Config:
     """TD3 itself."""
 
-    discount: float = _number(0.99, "per step (γ)", "[0, 1]", "TD3")
-    soft_update: float = _number(0.005, "share of the online weights (τ)", "(0, 1]", "TD3")
-    learning_rate: float = _number(1e-3, "Adam", "(0, 1]", "paper")
-    weight_decay: float = _number(2e-4, "coupled L2, biases too", "[0, 1]", "paper")
-    batch_size: int = _number(100, "transitions", "[1, 65536]", "paper")
-    policy_delay: int = _number(2, "critic updates per actor update (d)", "[1, 1000]", "TD3")
-    target_noise: float = _number(0.2, "standard deviation, actions in [−1, 1]", "[0, 10]", "TD3")
-    target_noise_clip: float = _number(0.5, "actions in [−1, 1]", "[0, 10]", "TD3")
-    exploration_noise: float = _number(0.1, "standard deviation, actions in [−1, 1]", "[0, 10]", "TD3")
-    n_step: int = _number(1, "rewards per return", "[1, 64]", "TD3: 1")
-    n_step_delay: int = _number(0, "critic updates with 1-step returns before", "[0, 1000000000000]", "RLx2")
+    discount: float = _number(0.99, "Discount (γ).", "[0, 1]", "per step", "TD3")
+    soft_update: float = _number(
+        0.005, "Share of the online weights in a soft update of the targets (τ).", "(0, 1]", "share", "TD3"
+    )
+    learning_rate: float = _number(1e-3, "Learning rate of Adam.", "(0, 1]", "per update", "paper")
+    weight_decay: float = _number(2e-4, "Coupled L2 weight decay, biases included.", "[0, 1]", "per update", "paper")
+    batch_size: int = _number(100, "Transitions in a batch.", "[1, 65536]", "transitions", "paper")
+    policy_delay: int = _number(2, "Critic updates per actor update (d).", "[1, 1000]", "critic updates", "TD3")
+    target_noise: float = _number(
+        0.2, "Standard deviation of the noise on target actions.", "[0, 10]", "actions in [−1, 1]", "TD3"
+    )
+    target_noise_clip: float = _number(
+        0.5, "Bound of the noise on target actions.", "[0, 10]", "actions in [−1, 1]", "TD3"
+    )
+    exploration_noise: float = _number(
+        0.1, "Standard deviation of the exploration noise.", "[0, 10]", "actions in [−1, 1]", "TD3"
+    )
+    n_step: int = _number(1, "n for n-step returns.", "[1, 64]", "steps", "TD3: 1")
+    n_step_delay: int = _number(
+        0, "Critic updates with 1-step returns before n-step ones.", "[0, 1000000000000]", "critic updates", "RLx2"
+    )
 
 
 @dataclass(frozen=True)
 class ScheduleConfig:
     """When things happen, in environment steps."""
 
-    steps: int = _number(1_000_000, "steps", "[1, 1000000000000]", "paper")
-    start_steps: int = _number(25_000, "random steps before learning", "[1, 1000000000000]", "paper")
-    replay_capacity: int = _number(1_000_000, "transitions", "[1, 4294967295]", "paper")
-    evaluation_interval: int = _number(5000, "steps", "[1, 1000000000000]", "paper")
-    evaluation_episodes: int = _number(10, "episodes", "[1, 1000000000000]", "paper")
-    checkpoint_interval: int = _number(10_000, "steps", "[1, 1000000000000]", "edgerl")
+    steps: int = _number(1_000_000, "Environment steps.", "[1, 1000000000000]", "steps", "paper")
+    start_steps: int = _number(
+        25_000, "Steps with random actions before learning begins.", "[1, 1000000000000]", "steps", "paper"
+    )
+    replay_capacity: int = _number(
+        1_000_000, "Transitions in the replay buffer.", "[1, 4294967295]", "transitions", "paper"
+    )
+    evaluation_interval: int = _number(
+        5000, "Steps from one evaluation to the next.", "[1, 1000000000000]", "steps", "paper"
+    )
+    evaluation_episodes: int = _number(10, "Episodes of an evaluation.", "[1, 1000000000000]", "episodes", "paper")
+    checkpoint_interval: int = _number(10_000, "Steps from one checkpoint to the next.", "[1, 1000000000000]", "steps")
     # None, when a run starts: the environment's own limit; where it states none, DEFAULT_EPISODE_STEPS
-    max_episode_steps: int | None = _number(None, "steps", "[1, 1000000000000]", "edgerl", **NEW)
+    max_episode_steps: int | None = _number(
+        None,
+        "Steps after which an episode is cut.",
+        "[1, 1000000000000]",
+        "steps",
+        shown="the environment's own, else 10000",
+        **NEW,
+    )
 
 
 @dataclass(frozen=True)
 class Config:
     """A whole run; the same configuration, machine and thread count give the same bits."""
 
-    environment: str = "HalfCheetah-v5"
-    env_args: Arguments = field(default=NOTHING, metadata=NEW)  # of the function that makes the environment
-    seed: int = _number(0, "any", "[0, 18446744073709551615]", "edgerl")
-    normalize: bool = False
-    policy: PolicyChoice = "last"
-    device: Device = "cpu"
-    engine: Engine = "auto"  # native: sparse, in C, on the CPU; auto: native on the CPU, torch on CUDA
-    threads: int = _number(1, "of PyTorch", "[1, 1024]", "edgerl")
-    # separate: in a second environment; auto: separate, or between-episodes where there can be only one
-    evaluation: Evaluation = field(default="auto", metadata=NEW)
-    on_fault: OnFault = field(default="stop", metadata=NEW)  # of the environment; truncate: end the episode there
+    environment: str = _option("HalfCheetah-v5", "Gymnasium id, module:id, or module:factory.", "paper")
+    env_args: Arguments = _option(
+        NOTHING, "Arguments of the function that makes the environment: numbers, true, false, or text in quotes.", **NEW
+    )
+    seed: int = _number(0, "Seed of every random draw.", "[0, 18446744073709551615]", "any")
+    normalize: bool = _option(False, "Standardise observations by their running mean and variance.")
+    policy: PolicyChoice = _option("last", "Which evaluated policy is kept for export.")
+    device: Device = _option("cpu", "Where the torch engine trains.")
+    engine: Engine = _option(
+        "auto", "native (sparse, in C, on the CPU), torch, or auto: native on the CPU, torch on CUDA."
+    )
+    threads: int = _number(1, "Threads of PyTorch; another number gives other bits.", "[1, 1024]", "threads")
+    evaluation: Evaluation = _option(
+        "auto",
+        "Evaluate in a separate environment, in the training's own between-episodes, or not at all; auto: separate "
+        "where the environment can be made twice.",
+        **NEW,
+    )
+    on_fault: OnFault = _option(
+        "stop", "Where a step of the environment fails or gives NaN: stop, or truncate the episode and go on.", **NEW
+    )
     network: NetworkConfig = field(default_factory=NetworkConfig)
     evolution: EvolutionConfig = field(default_factory=EvolutionConfig)
     td3: TD3Config = field(default_factory=TD3Config)
@@ -156,19 +227,84 @@ PRESETS: Mapping[str, ScheduleConfig] = {"paper": ScheduleConfig(), "quick": QUI
 _SECTIONS = {"network": NetworkConfig, "evolution": EvolutionConfig, "td3": TD3Config, "schedule": ScheduleConfig}
 
 
-def make_config(preset: Preset = "paper", **options: Any) -> Config:
-    """A configuration from a preset and options named like the fields of any section; None leaves the preset's value.
+@dataclass(frozen=True)
+class Option:
+    """One option of a run, for whoever lists them all."""
+
+    name: str
+    section: str | None  # network, evolution, td3, schedule; None for one of the run as a whole
+    hint: Any  # its type, such as float | None or Literal["cpu", "cuda"]
+    default: Any
+    metadata: Mapping[str, str]
+
+    @property
+    def kind(self) -> type:
+        """str, int, float, bool, tuple (of widths) or Arguments."""
+        if self.choices:
+            return str
+        inner = [hint for hint in get_args(self.hint) if hint is not type(None)]
+        known: type = inner[0] if get_origin(self.hint) is UnionType else get_origin(self.hint) or self.hint
+        return known
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """Empty where its values are not a few words."""
+        return get_args(self.hint) if get_origin(self.hint) is Literal else ()
+
+    @property
+    def shown_default(self) -> str:
+        """In words, with those of other presets."""
+        presets = [
+            f", {name} {getattr(schedule, self.name)}"
+            for name, schedule in PRESETS.items()
+            if self.section == "schedule" and getattr(schedule, self.name) != self.default
+        ]
+        default = ",".join(map(str, self.default)) if isinstance(self.default, tuple) else str(self.default)
+        return self.metadata.get("shown", default) + "".join(presets)
+
+    def of(self, config: Config) -> Any:
+        """Its value in a configuration."""
+        return getattr(config if self.section is None else getattr(config, self.section), self.name)
+
+
+def _options(section: str | None, kind: type[Any]) -> list[Option]:
+    hints = get_type_hints(kind)
+    fields = (known for known in dataclasses.fields(kind) if known.name not in _SECTIONS)
+    return [Option(known.name, section, hints[known.name], known.default, known.metadata) for known in fields]
+
+
+OPTIONS: Mapping[str, Option] = {
+    option.name: option for section, kind in ((None, Config), *_SECTIONS.items()) for option in _options(section, kind)
+}
+"""Every option of a run by its name, in which no two sections agree."""
+
+
+def make_config(preset: str | None = None, **options: Any) -> Config:
+    """A configuration from a preset (default paper) and OPTIONS by name; None leaves the preset's value.
 
     Raises ConfigError for an unknown option, a value out of range, or options that contradict each other.
     """
+    preset = preset or "paper"
     if preset not in PRESETS:
-        raise ConfigError(f"preset {preset!r} is unknown; expected {' or '.join(PRESETS)}")
+        raise ConfigError(f"`preset` is {quoted(preset)}; expected {' or '.join(PRESETS)}")
     config = Config(schedule=PRESETS[preset])
     for name, value in options.items():
         if value is not None:
             config = _with_option(config, name, value)
     _check_ranges(config)
     return validated(_with_densities(_with_warm_up(config, options.get("start_steps"))))
+
+
+def stated_options(
+    env: str | None = None, *, preset: str | None = None, config: str | Path | None = None, **options: Any
+) -> dict[str, Any]:
+    """The preset and options of a call, and those of the file `config` that the call does not state itself.
+
+    Raises ConfigError, FileFormatError.
+    """
+    given = {"preset": preset, "environment": env, **options}
+    filed = {} if config is None else from_toml(Path(config))
+    return filed | {name: value for name, value in given.items() if value is not None}
 
 
 def _with_warm_up(config: Config, asked_for: int | None) -> Config:
@@ -187,7 +323,7 @@ def _with_warm_up(config: Config, asked_for: int | None) -> Config:
 def _nothing_learnt(config: Config) -> ConfigError:
     steps, start_steps = config.schedule.steps, config.schedule.start_steps
     return ConfigError(
-        f"steps is {steps}, and the first {start_steps} (start_steps) are random, before learning begins; expected "
+        f"`steps` is {steps}, and the first {start_steps} (`start_steps`) are random, before learning begins; expected "
         "more steps than those"
     )
 
@@ -200,19 +336,12 @@ def with_episode_limit(config: Config, own: int | None) -> Config:
 
 
 def _with_option(config: Config, name: str, value: Any) -> Config:
+    if name not in OPTIONS:
+        raise ConfigError(f"option {name!r} is unknown{nearest(name, OPTIONS)}")
     value = tuple(value) if isinstance(value, list) else value
-    for section, kind in _SECTIONS.items():
-        if name in (known.name for known in dataclasses.fields(kind)):
-            return replace(config, **{section: replace(getattr(config, section), **{name: value})})
-    if name in _SECTIONS or name not in (known.name for known in dataclasses.fields(Config)):
-        raise ConfigError(f"option {name!r} is unknown{nearest(name, option_names())}")
-    return replace(config, **{name: value})
-
-
-def option_names() -> list[str]:
-    """The names of all options of `make_config`."""
-    names = [f.name for f in dataclasses.fields(Config) if f.name not in _SECTIONS]
-    return names + [f.name for kind in _SECTIONS.values() for f in dataclasses.fields(kind)]
+    section = OPTIONS[name].section
+    changed = {name: value} if section is None else {section: replace(getattr(config, section), **{name: value})}
+    return replace(config, **changed)
 
 
 def _with_densities(config: Config) -> Config:
@@ -240,19 +369,21 @@ def validated(config: Config) -> Config:
     _check_ranges(config)
     network = config.network
     if network.block not in (1, 4):
-        raise ConfigError(f"block is {network.block}; expected 1 (the paper's) or 4")
+        raise ConfigError(f"`block` is {network.block}; expected 1 (the paper's) or 4")
     if not 1 <= len(network.hidden) <= 8:
-        raise ConfigError(f"hidden has {len(network.hidden)} layers; expected 1 to 8")
+        raise ConfigError(f"`hidden` has {len(network.hidden)} layers; expected 1 to 8")
     _check_lambdas(network)
     if network.method == "td3":
         _check_dense(network)
     if config.engine == "native" and config.device == "cuda":
-        raise ConfigError("engine native runs on the CPU, and device is cuda; use --device cpu or --engine torch")
+        raise ConfigError(
+            "`engine` is native, which runs on the CPU, and `device` is cuda; use `device` cpu or `engine` torch"
+        )
     _check_drop_schedule(config)
     if config.evaluation == "none" and config.policy == "best":
-        raise ConfigError("policy best was asked for, and evaluation none; expected evaluations, or policy last")
+        raise ConfigError("`policy` is best and `evaluation` is none; expected evaluations, or `policy` last")
     if config.schedule.replay_capacity <= config.td3.n_step:
-        raise ConfigError(f"replay_capacity is {config.schedule.replay_capacity}; expected more than n_step")
+        raise ConfigError(f"`replay_capacity` is {config.schedule.replay_capacity}; expected more than `n_step`")
     return config
 
 
@@ -265,9 +396,9 @@ def _beyond_lambdas(network: NetworkConfig) -> list[str]:
     """The options, in words, that only a sparsity can follow."""
     given = _given_sparsities(network)
     if network.distribution == "uniform":
-        given.append("distribution uniform")
+        given.append("distribution")
     if network.output_layer == "sparse":
-        given.append("output_layer sparse")
+        given.append("output_layer")
     return given
 
 
@@ -276,12 +407,10 @@ def _check_drop_schedule(config: Config) -> None:
     if end is None:
         return
     if config.evolution.drop_schedule == "constant":
-        raise ConfigError(
-            f"drop_schedule_steps is {end}, and the drop schedule is constant; use --drop-schedule cosine"
-        )
+        raise ConfigError(f"`drop_schedule_steps` is {end} and `drop_schedule` is constant; use `drop_schedule` cosine")
     if not schedule.start_steps < end <= schedule.steps:
         raise ConfigError(
-            f"steps is {schedule.steps}, and the cosine schedule ends at step {end}; expected at least {end} steps, "
+            f"`steps` is {schedule.steps}, and the cosine schedule ends at step {end}; expected at least {end} steps, "
             f"and an end after the first {schedule.start_steps}, which are random"
         )
 
@@ -292,52 +421,45 @@ def _check_lambdas(network: NetworkConfig) -> None:
         return
     if beyond := _beyond_lambdas(network):
         raise ConfigError(
-            f"{beyond[0]} and lambda1/lambda2 were both given; expected one of them (λ are Erdős–Rényi factors of the "
-            "hidden layers, a sparsity is of a whole network)"
+            f"`{beyond[0]}` and `lambda1`, `lambda2` were both given; expected one of them (λ are Erdős–Rényi factors "
+            "of the hidden layers, a sparsity is of a whole network)"
         )
     if None in (network.lambda1, network.lambda2):
-        raise ConfigError("only one of lambda1 and lambda2 was given; expected both")
+        raise ConfigError("only one of `lambda1` and `lambda2` was given; expected both")
 
 
 def _check_dense(network: NetworkConfig) -> None:
     if _given_sparsities(network) or (network.lambda1, network.lambda2) != (None, None):
-        raise ConfigError(
-            "method td3 is dense and takes no sparsity; use --method ds-td3 or static-td3, or leave it out"
-        )
+        raise ConfigError("`method` td3 is dense and takes no sparsity; use `method` ds-td3 or static-td3")
     for is_set, what in (
         (network.block != 1, "blocks"),
         (network.distribution != "er", "distribution of connections"),
         (network.output_layer != "dense", "sparse output layer"),
     ):
         if is_set:
-            raise ConfigError(f"method td3 is dense and has no {what}; use --method ds-td3 or static-td3")
+            raise ConfigError(f"`method` td3 is dense and has no {what}; use `method` ds-td3 or static-td3")
 
 
 def _check_ranges(config: Config) -> None:
-    for section in (config, config.network, config.evolution, config.td3, config.schedule):
-        hints = get_type_hints(type(section))
-        for known in dataclasses.fields(section):
-            _check(known, hints[known.name], getattr(section, known.name))
+    for option in OPTIONS.values():
+        _check(option, option.of(config))
 
 
-def _check(known: dataclasses.Field[Any], hint: Any, value: Any) -> None:
-    interval = known.metadata.get("range")
+def _check(option: Option, value: Any) -> None:
+    if value is None and option.default is None:
+        return
+    interval, name, kind = option.metadata.get("range"), option.name, option.kind
     if interval is None:
-        choices = get_args(hint)
-        if (choices and value not in choices) or (hint in (bool, str) and type(value) is not hint):
-            expected = ", ".join(map(str, choices)) or getattr(hint, "__name__", str(hint))
-            raise ConfigError(f"{known.name} is {value!r}; expected {expected}")
+        if (option.choices and value not in option.choices) or (kind in (bool, str) and type(value) is not kind):
+            raise ConfigError(f"`{name}` is {value!r}; expected {', '.join(option.choices) or kind.__name__}")
         return
-    if value is None and known.default is None:
-        return
-    whole, many = hint is int or int in get_args(hint), isinstance(known.default, tuple)
-    if many and not isinstance(value, tuple):
-        raise ConfigError(f"{known.name} is {value!r}; expected whole numbers, one per layer")
-    for number in value if many else (value,):
-        is_number = type(number) is int or (type(number) is float and not whole)
+    if kind is tuple and not isinstance(value, tuple):
+        raise ConfigError(f"`{name}` is {value!r}; expected whole numbers, one per layer")
+    for number in value if kind is tuple else (value,):
+        is_number = type(number) is int or (type(number) is float and kind is float)
         if not is_number or not _inside(number, interval):
-            kind = "a whole number" if whole else "a number"
-            raise ConfigError(f"{known.name} is {number}; expected {kind} in {interval} ({known.metadata['unit']})")
+            what = "a number" if kind is float else "a whole number"
+            raise ConfigError(f"`{name}` is {number}; expected {what} in {interval} ({option.metadata['unit']})")
 
 
 def _inside(value: float, interval: str) -> bool:
@@ -385,6 +507,44 @@ def flat(config: Config) -> dict[str, Any]:
     return fields
 
 
+def to_toml(config: Config) -> str:
+    """A configuration file that states every option, so that `from_toml` and `make_config` give the same run."""
+    lines: list[str] = []
+    section: str | None = None
+    for option in OPTIONS.values():
+        if option.section != section:
+            section = option.section
+            lines.append(f"\n# {section}")
+        if (value := option.of(config)) not in (None, NOTHING):
+            lines.append(f"{option.name} = {_toml_value(value)}")
+    return "\n".join(lines) + "\n"
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, Arguments):
+        return "{ " + ", ".join(f"{json.dumps(name)} = {_toml_value(value[name])}" for name in sorted(value)) + " }"
+    return repr(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
+
+
+def from_toml(path: Path) -> dict[str, Any]:
+    """What a configuration file states, each in its range: options by name, and `preset`, where it is there.
+
+    Raises FileFormatError, ConfigError; nothing in the file is trusted.
+    """
+    stated = read_toml(path)
+    for name, value in stated.items():
+        if name == "preset":
+            continue
+        if name not in OPTIONS:
+            raise ConfigError(f"{path}: option {quoted(name, 80)} is unknown{nearest(name, OPTIONS)}")
+        try:
+            stated[name] = checked(value) if name == "env_args" else tuple(value) if isinstance(value, list) else value
+            _check(OPTIONS[name], stated[name])
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {bare(error)}") from error
+    return stated
+
+
 def from_json(data: Mapping[str, Any], source: str) -> Config:
     """A configuration from parsed JSON, which is not trusted. Raises ConfigError that names `source`."""
     try:
@@ -397,7 +557,7 @@ def from_json(data: Mapping[str, Any], source: str) -> Config:
     except KeyError as error:
         raise ConfigError(f"{source}: {error.args[0]} is missing") from error
     except ConfigError as error:
-        raise ConfigError(f"{source}: {error}") from error
+        raise ConfigError(f"{source}: {bare(error)}") from error
     return config
 
 
@@ -407,7 +567,7 @@ def _section(kind: type[Any], data: Any, name: str) -> Any:
     if not isinstance(data, Mapping) or not needed <= set(data) <= known:
         odd = sorted(map(str, (set(data) - known) | (needed - set(data))))[0] if isinstance(data, Mapping) else data
         raise ConfigError(
-            f"{name} has not the keys of this version of edgerl (first difference: {str(odd)[:40]}); use the version "
-            "that made it, or train anew"
+            f"{name} was written by another version of edgerl: unknown or missing key {quoted(odd)}; use that version, "
+            "or train again"
         )
     return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in data.items()})

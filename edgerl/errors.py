@@ -101,6 +101,11 @@ def reason(error: BaseException, longest: int = 120) -> str:
     return " ".join(str(error).split())[:longest] or type(error).__name__
 
 
+def bare(error: BaseException) -> str:
+    """What an exception says of values in a file: its `parameters` are keys there, and no flag's."""
+    return str(error).replace("`", "")
+
+
 def quoted(value: object, longest: int = 40) -> str:
     """A value that a file or a user gave, as a message shows it: printable, and cut."""
     try:

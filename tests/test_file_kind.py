@@ -21,8 +21,9 @@ from edgerl.commands.export import export_policy
 from edgerl.edge.acting.onnx_policy import OnnxPolicy
 from edgerl.edge.continual.replay import Replay
 from edgerl.errors import EdgerlError, FileFormatError
-from edgerl.files.atomic import TensorReader, pack_tensors, read_text
+from edgerl.files.atomic import read_text
 from edgerl.files.kind import SAMPLE_BYTES, kind_of, what_is
+from edgerl.files.tensors import TensorReader, pack_tensors
 from edgerl.files.toml import read_toml
 from edgerl.policy import format as policy_file
 from edgerl.profiling.budgets.device import find_device

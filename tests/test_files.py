@@ -22,21 +22,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgerl.errors import FileFormatError, OutputError
-from edgerl.files import atomic as files
-from edgerl.files.atomic import (
+from edgerl.files import atomic
+from edgerl.files.atomic import read_bytes, read_text, refuse_existing, write_atomically
+from edgerl.files.disk import Disk
+from edgerl.files.tensors import (
     HEADER_ALIGNMENT,
     MAXIMUM_NESTING,
     pack_tensors,
-    read_bytes,
-    read_text,
-    refuse_existing,
     tensor_file_kind,
     tensor_parts,
     unpack_tensors,
-    write_atomically,
     write_tensors,
 )
-from edgerl.files.disk import Disk
 from tests.faults import FaultyDisk, PowerCut
 
 SOURCE = Path("a.safetensors")
@@ -63,7 +60,7 @@ def test_a_failed_write_leaves_what_was_there(
     if before is not None:
         path.write_bytes(before)
     disk.fail(OPERATIONS.index(step), code)
-    monkeypatch.setattr(files, "DISK", disk)
+    monkeypatch.setattr(atomic, "DISK", disk)
     with pytest.raises(OutputError, match=rf"^cannot write \S+file: {os.strerror(code)}[^\n]*$"):
         write_atomically(path, b"new" * 1000)
     assert disk.operations[OPERATIONS.index(step)] == step
@@ -82,7 +79,7 @@ def test_a_power_cut_leaves_the_old_file_or_the_new_one(
         disk = FaultyDisk()
         disk.power_cut(cut, seed)
         with monkeypatch.context() as patched, contextlib.suppress(PowerCut):
-            patched.setattr(files, "DISK", disk)
+            patched.setattr(atomic, "DISK", disk)
             write_atomically(path, b"new" * 3000)
         disk.after_power_cut(tmp_path)
         found.add(path.read_bytes() if path.exists() else None)
@@ -217,7 +214,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         patched.setattr(Path, "read_bytes", _fail(errno.EIO))
         with pytest.raises(FileFormatError, match=r"cannot read .*file: Input/output error"):
             read_bytes(path)
-    monkeypatch.setattr(files, "MAXIMUM_BYTES", 2)
+    monkeypatch.setattr(atomic, "MAXIMUM_BYTES", 2)
     with pytest.raises(FileFormatError, match=r"file is .* of 3 bytes; expected at most 2"):
         read_bytes(path)
     os.mkfifo(tmp_path / "pipe")

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import tomllib
 
+from edgerl.export import export_policy
 from edgerl.policy.format import save
 from tests.policy.policies import random_policy
 
@@ -129,7 +130,7 @@ def test_a_missing_extra_is_named_with_its_remedy(wheel: Path, tmp_path: Path) -
         f"assert edgerl.__file__.startswith({str(tmp_path)!r})\n"
         "edgerl.cli.main()\n"
     )
-    (tmp_path / "policy.onnx").write_bytes(b"")
+    export_policy(random_policy(0), "onnx", tmp_path / "policy.onnx")
 
     def run(*arguments: str) -> tuple[int, str]:
         command = [sys.executable, "-c", runner, *arguments]

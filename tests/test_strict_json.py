@@ -18,8 +18,8 @@ from edgerl.config import make_config, to_json
 from edgerl.edge.acting.onnx_policy import METADATA_KEY, OnnxPolicy, made_from
 from edgerl.edge.continual.replay import Replay
 from edgerl.errors import FileFormatError
-from edgerl.files.atomic import TensorReader, write_tensors
 from edgerl.files.strict_json import parse_json
+from edgerl.files.tensors import TensorReader, write_tensors
 from edgerl.policy import format as policy_file
 from edgerl.profiling.latency.points import read_points
 from edgerl.profiling.measuring.measurement import parse_result

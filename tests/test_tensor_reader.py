@@ -19,9 +19,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgerl.errors import FileFormatError, OutputError
-from edgerl.files import atomic as files
-from edgerl.files.atomic import CHUNK_BYTES, HEADER_ALIGNMENT, TensorReader, pack_tensors, read_bytes, write_tensors
+from edgerl.files import atomic
+from edgerl.files import tensors as tensor_files
+from edgerl.files.atomic import read_bytes
 from edgerl.files.disk import Disk
+from edgerl.files.tensors import (
+    CHUNK_BYTES,
+    HEADER_ALIGNMENT,
+    TensorReader,
+    pack_tensors,
+    unpack_tensors,
+    write_tensors,
+)
 from tests.faults import SHORT, FaultyDisk
 
 PATH = Path("a.safetensors")
@@ -146,7 +155,7 @@ def test_what_could_not_be_read_back_is_not_written(monkeypatch: pytest.MonkeyPa
         OutputError, match=r"^cannot write a\.safetensors: .* bytes, 1052672 of them in its header; exp"
     ):
         write_tensors(PATH, "test", 3, {"x": "x" * (1 << 20)}, {})
-    monkeypatch.setattr(files, "MAXIMUM_BYTES", 5000)
+    monkeypatch.setattr(tensor_files, "MAXIMUM_BYTES", 5000)
     with pytest.raises(OutputError, match=r"^cannot write a\.safetensors: it would have 5001 bytes, 4096 of them in"):
         write_tensors(PATH, "test", 3, {}, {"a": np.zeros(905, np.uint8)})
     assert list(Path().iterdir()) == []
@@ -174,13 +183,13 @@ def test_files_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     _refused("is a link to nothing; expected a file")
     PATH.unlink()
     _write()
-    monkeypatch.setattr(files, "MAXIMUM_BYTES", 5000)
+    monkeypatch.setattr(atomic, "MAXIMUM_BYTES", 5000)
     _refused("is .* of 200807 bytes; expected at most 5000")
 
 
 def test_a_pipe_that_takes_the_files_place_holds_no_one_up(monkeypatch: pytest.MonkeyPatch) -> None:
     os.mkfifo(PATH)
-    monkeypatch.setattr(files, "_check_file", lambda _: None)
+    monkeypatch.setattr(tensor_files, "check_file", lambda _: None)
     with pytest.raises(FileFormatError, match=r"^cannot read a\.safetensors: Illegal seek$"):
         _open()
 
@@ -318,13 +327,13 @@ def test_tensors_in_another_order_are_refused_although_a_packed_file_may_have_th
         header["a"]["data_offsets"], header["b"]["data_offsets"] = [8, 16], [0, 8]
 
     _rewrite(exchange, swap=True)
-    files.unpack_tensors(read_bytes(PATH), PATH, "test", 3)
+    unpack_tensors(read_bytes(PATH), PATH, "test", 3)
     _refused(NOT_OURS)
 
 
 def test_a_header_that_is_padded_further_is_refused() -> None:
     _rewrite(lambda _: None, padding=b" " * HEADER_ALIGNMENT)
-    files.unpack_tensors(read_bytes(PATH), PATH, "test", 3)
+    unpack_tensors(read_bytes(PATH), PATH, "test", 3)
     _refused(NOT_OURS)
 
 
@@ -356,7 +365,7 @@ _MEASURE = """
 import resource, sys
 from pathlib import Path
 import numpy as np
-from edgerl.files.atomic import TensorReader, write_tensors
+from edgerl.files.tensors import TensorReader, write_tensors
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -69,7 +69,10 @@ def follow(page: str, edgerl: Run, changes: Mapping[str, str]) -> None:
 def typed(line: str, edgerl: Run) -> str:
     """What a command prints; it succeeds. What it says on stderr may come before its result, or after it."""
     if line.startswith("edgerl "):
-        code, out, err = edgerl(*shlex.split(line)[1:])
+        command, _, file = line.partition(" > ")
+        code, out, err = edgerl(*shlex.split(command)[1:])
+        if file:
+            Path(file).write_text(out)
     else:
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, env={**os.environ, "PATH": path})

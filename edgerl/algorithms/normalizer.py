@@ -1,4 +1,4 @@
-"""Running mean and variance of observations, for `--normalize`."""
+"""Running mean and variance of observations, for `normalize`."""
 
 from __future__ import annotations
 

@@ -251,7 +251,7 @@ class Agent:
     ) -> None:
         """Lines 1 to 4 of Algorithm 1: masks, weights, targets. float64 is for comparison with other engines."""
         if config.device == "cuda" and not torch.cuda.is_available():
-            raise ConfigError("device is cuda, but this PyTorch sees none; use --device cpu")
+            raise ConfigError("`device` is cuda, but this PyTorch sees none; use `device` cpu")
         self.config, self.draws = config, Draws(config.seed)
         self.device = torch.device(config.device)
         actor_plan, critic_plan = plan_networks(config.network, n_observations, n_actions)

@@ -118,13 +118,13 @@ def plan_by_lambdas(widths: Sequence[int], lambdas: tuple[float, float], block: 
         if (density := _erdos_renyi_density(value, n_inputs, n_outputs)) > 1:
             largest = n_inputs * n_outputs / (n_inputs + n_outputs)
             raise ConfigError(
-                f"--lambda{min(index, 1) + 1} {value:g} asks for {density:.0%} of the positions of layer "
+                f"`lambda{min(index, 1) + 1}` {value:g} asks for {density:.0%} of the positions of layer "
                 f"{index + 1} ({n_inputs}×{n_outputs}); expected at most {math.floor(largest * 100) / 100:g}, "
-                "or use --sparsity"
+                "or use `sparsity`"
             )
         plan = plan_layer(n_inputs, n_outputs, density, block)
         if plan.connections == 0:
-            raise ConfigError(f"--lambda{min(index, 1) + 1} {value:g} leaves layer {index + 1} no connection; raise it")
+            raise ConfigError(f"`lambda{min(index, 1) + 1}` {value:g} leaves layer {index + 1} no connection; raise it")
         plans.append(plan)
     return (*plans, plan_layer(widths[-2], widths[-1], 1.0, block))
 
@@ -162,7 +162,7 @@ def _connections_left(widths: Sequence[int], sparsity: float, block: int, *, n_s
     if wanted < least:
         highest = math.floor((1 - (dense + least) / total) * 1e4) / 1e4
         reason, way_out = (
-            (f"whose dense output layer alone has {dense} of {total} weights", ", or --output-layer sparse")
+            (f"whose dense output layer alone has {dense} of {total} weights", ", or `output_layer` sparse")
             if dense
             else (f"where one block in each layer makes {least} of {total} weights", "")
         )

@@ -30,6 +30,7 @@ from edgerl.cli import (
     table,
     train,
 )
+from edgerl.cli.support.command import Command
 from edgerl.cli.support.outlet import outlet_of
 from edgerl.cli.support.streams import give_up_results, make_streams_safe
 from edgerl.errors import EdgerlError
@@ -39,13 +40,13 @@ from edgerl.signals import WORDS, Terminated, ended_by_signals, signal_behind
 app = typer.Typer(
     name="edgerl",
     add_completion=False,
-    rich_markup_mode=None,
+    rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for _module in (train, cost, prune, export, profile, fit, run, play, learn, table, report, info):
-    app.command(_module.__name__.rpartition(".")[2])(_module.command)
-app.command("sweep", cls=sweep.Command)(sweep.command)
+    app.command(_module.__name__.rpartition(".")[2], cls=Command)(_module.command)
+app.command("sweep", cls=sweep.SweepCommand)(sweep.command)
 app.add_typer(devices.app, name="devices")
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edgerl.cli.support.command import Command
 from edgerl.cli.support.output import Force, Json, note, print_json, print_table
 from edgerl.units import UNCERTAINTY, human_bytes, human_estimate, human_uncertainty
 
@@ -23,7 +24,7 @@ app = typer.Typer(
 )
 
 
-@app.command("list")
+@app.command("list", cls=Command)
 def list_devices(as_json: Json = False) -> None:
     """List the devices that come with edgerl.
 
@@ -48,7 +49,7 @@ def list_devices(as_json: Json = False) -> None:
     print_table(("device", "core", "MHz", "memory", "flash"), rows)
 
 
-@app.command()
+@app.command(cls=Command)
 def show(
     device: Annotated[str, typer.Argument(metavar="ID|FILE.toml", help="A device, or a profile of your own.")],
     as_json: Json = False,
@@ -74,7 +75,7 @@ def show(
         print(f"{runtime.name}: {_availability(runtime)}{_latency_class(runtime)}")
 
 
-@app.command()
+@app.command(cls=Command)
 def validate(
     files: Annotated[list[Path], typer.Argument(metavar="FILE.toml...", help="Device profiles to check.")],
 ) -> None:
@@ -88,7 +89,7 @@ def validate(
         print(f"{path}: valid, {load_device(path).name}")
 
 
-@app.command()
+@app.command(cls=Command)
 def calibrate(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE.toml", help="The profile to write.")],
     force: Force = False,
@@ -117,7 +118,7 @@ def calibrate(
                 print(f"{runtime.name:<12} {key:<36} {quantity.value:.4g}")
 
 
-@app.command()
+@app.command(cls=Command)
 def evaluate(
     points: Annotated[Path, typer.Argument(metavar="POINTS.jsonl", help="Published latencies, a JSON object a line.")],
     as_json: Json = False,

@@ -30,6 +30,9 @@ def command(
             help="Policy, checkpoint, learner, snapshot, ONNX model, replay, device profile; run or state folder."
         ),
     ],
+    config: Annotated[
+        bool, typer.Option("--config", help="Print the options of a run folder as TOML, for `edgerl train --config`.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Say what a file is: kind, environment, sizes, sparsity, action contract, hash, versions.
@@ -38,6 +41,12 @@ def command(
 
     Example: edgerl info runs/latest/policy.safetensors
     """
+    if config:
+        from edgerl.config import to_toml
+        from edgerl.training.folder import read_config
+
+        print(to_toml(read_config(file)), end="")
+        return
     description = describe(file)
     if json:
         print_json(description)
@@ -114,7 +123,8 @@ def _run_folder(path: Path) -> Description:
 
 
 def _tensor_file(path: Path) -> Description:
-    from edgerl.files.atomic import read_bytes, tensor_file_kind
+    from edgerl.files.atomic import read_bytes
+    from edgerl.files.tensors import tensor_file_kind
     from edgerl.policy.format import KIND, from_bytes, version_of
 
     data = read_bytes(path)
@@ -177,7 +187,7 @@ def _learner(path: Path, kind: str) -> Description:
     from edgerl.edge.continual import bundle
     from edgerl.edge.continual.bundle import actor_policy
     from edgerl.edge.continual.learner import read_counters, read_origin
-    from edgerl.files.atomic import TensorReader
+    from edgerl.files.tensors import TensorReader
 
     with TensorReader(path, kind, bundle.VERSIONS) as reader:
         origin, shapes = read_origin(reader, path), reader.shapes

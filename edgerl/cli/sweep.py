@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
+from edgerl.cli.support.command import Command
 from edgerl.cli.support.output import note, print_document, print_table
 from edgerl.cli.support.streams import give_up_results, keep_results_apart
 from edgerl.environments.consent import may_be_code
@@ -35,7 +35,7 @@ SHOWN_RUNS = 30
 """Rows of the live table; the summary above it counts all runs."""
 
 
-class Command(TyperCommand):
+class SweepCommand(Command):
     """`--ray` may stand alone, which the parser's options cannot."""
 
     def parse_args(self, context: Any, arguments: list[str]) -> list[str]:

@@ -74,14 +74,14 @@ def _value(name: str, value: Any) -> Scalar:
 
 
 def parse(texts: Sequence[str]) -> Arguments:
-    """What --env-arg says, NAME=VALUE each: a number, true, false, or a text in quotes. Raises ConfigError."""
+    """What `--env-arg` says, NAME=VALUE each: a number, true, false, or a text in quotes. Raises ConfigError."""
     values: dict[str, Any] = {}
     for text in texts:
         name, equals, written = text.partition("=")
         if not equals:
-            raise ConfigError(f"--env-arg is {quoted(text)}; expected NAME=VALUE, as in mass=2.0")
+            raise ConfigError(f"`env_args` is {quoted(text)}; expected NAME=VALUE, as in mass=2.0")
         if name in values:
-            raise ConfigError(f"--env-arg {quoted(name)} is there twice; expected each argument once")
+            raise ConfigError(f"`env_args` {quoted(name)} is there twice; expected each argument once")
         values[name] = _parsed(name, written)
     return checked(values)
 
@@ -94,7 +94,7 @@ def _parsed(name: str, written: str) -> Any:
     if value is None or isinstance(value, list | dict):
         bare = written if re.fullmatch(r"[\w./-]+", written) else "rough"
         raise ConfigError(
-            f"--env-arg {quoted(name)} has the value {quoted(written)}; expected a number, true, false, or a text in "
+            f"`env_args` {quoted(name)} has the value {quoted(written)}; expected a number, true, false, or a text in "
             f"quotes, as in '{name[:LONGEST_NAME]}=\"{bare[:LONGEST_NAME]}\"'"
         )
     return value

@@ -25,7 +25,7 @@ def check_consent(environment: str, arguments: Mapping[str, object], named: str 
     """
     if named is not None and named != environment:
         raise ConfigError(
-            f"{source} is of the environment {quoted(environment, 80)}, and --env is {quoted(named, 80)}; name the same"
+            f"{source} is of the environment {quoted(environment, 80)}, and `env` is {quoted(named, 80)}; name the same"
         )
     if named is None and may_be_code(environment, arguments):
         texts = {name: value for name, value in arguments.items() if isinstance(value, str)}

@@ -10,7 +10,8 @@ import numpy as np
 
 from edgerl import run_folder
 from edgerl.errors import FileFormatError, quoted
-from edgerl.files.atomic import Tensors, pack_tensors, read_bytes, unpack_tensors, write_atomically
+from edgerl.files.atomic import read_bytes, write_atomically
+from edgerl.files.tensors import Tensors, pack_tensors, unpack_tensors
 from edgerl.policy.compact import (
     MAXIMUM_POSITIONS,
     MAXIMUM_UNITS,

@@ -46,7 +46,7 @@ class RayPool:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anyone
         self._ray: Any = require("ray", "sweep")
         if address != LOCAL and jobs is not None:
-            raise ConfigError("--jobs is for this machine; a Ray cluster decides itself how many runs go at once")
+            raise ConfigError("`jobs` is for this machine; a Ray cluster decides itself how many runs go at once")
         _check_address(address)
         begun = {"num_cpus": jobs, "include_dashboard": False} if address == LOCAL else {}
         try:
@@ -96,7 +96,7 @@ class RayPool:
         if problem or not (folder / written).exists():
             what = problem or "what it writes there is not seen here"
             raise RemoteError(
-                f"node {node} does not share {folder} ({what}); name a folder that all nodes see: --storage"
+                f"node {node} does not share {folder} ({what}); name a folder that all nodes see: `storage`"
             )
 
     def start(self, name: str, folder: Path, environment: str) -> None:
@@ -155,7 +155,7 @@ def _check_address(address: str) -> None:
         return
     match = re.fullmatch(r"\[?([^\[\]/]+?)\]?:(\d{1,5})", address)
     if match is None or int(match[2]) > 65535:
-        raise ConfigError(f"--ray is {address[:80]!r}; expected HOST:PORT, or auto for the cluster that runs here")
+        raise ConfigError(f"`ray` is {address[:80]!r}; expected HOST:PORT, or auto for the cluster that runs here")
     try:
         with contextlib.closing(socket.create_connection((match[1], int(match[2])), timeout=_CONNECT_SECONDS)) as peer:
             if not os.environ.get("RAY_USE_TLS"):

@@ -15,7 +15,7 @@ from edgerl.algorithms.topology import plan_networks
 from edgerl.config import Config, EvolutionConfig, make_config, with_episode_limit
 from edgerl.environments.arguments import slug
 from edgerl.environments.make import make_for_run
-from edgerl.errors import ConfigError, nearest, quoted
+from edgerl.errors import ConfigError, bare, nearest, quoted
 from edgerl.policy.shape import NetworkShape, connections, dense
 from edgerl.profiling.budgets.costs import training_cost
 from edgerl.studies.study import Study, Value
@@ -134,7 +134,7 @@ def _plan(study: Study, combination: Mapping[str, Value], sizes_of: Callable[[Co
             config = _config(study, tiny)
             actor, critic = _shapes(config, sizes)
     except ConfigError as error:
-        raise ConfigError(f"study {study.name}: {error}") from error
+        raise ConfigError(f"study {study.name}: {bare(error)}") from error
     config = with_episode_limit(dataclasses.replace(config, environment=sizes.name), sizes.episode_limit)
     settings = {key: combination[key] for key in study.varying if key not in nothing}
     flops_paper, flops_full = _flops(config, actor, critic)
@@ -151,7 +151,7 @@ def _plan(study: Study, combination: Mapping[str, Value], sizes_of: Callable[[Co
 
 
 def _config(study: Study, options: Mapping[str, Any]) -> Config:
-    return make_config(study.preset, **options)  # type: ignore[arg-type]  # which checks the preset
+    return make_config(study.preset, **options)
 
 
 def _name(task: str, method: str, settings: Mapping[str, Value], seed: int) -> str:

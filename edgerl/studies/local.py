@@ -23,7 +23,7 @@ def available_cores(jobs: int | None = None) -> list[int]:
     """The cores that this process may use, or the first `jobs` of them. Raises ConfigError where there are fewer."""
     own = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
     if jobs is not None and not 1 <= jobs <= len(own):
-        raise ConfigError(f"--jobs is {jobs}; expected 1 to {len(own)}, since every run has a core of its own")
+        raise ConfigError(f"`jobs` is {jobs}; expected 1 to {len(own)}, since every run has a core of its own")
     return own[:jobs]
 
 

@@ -78,7 +78,7 @@ def inspect(folder: Path, run: PlannedRun) -> Progress:
         expected = dataclasses.replace(expected, schedule=schedule)
     if found != expected:
         raise ConfigError(
-            f"{folder} holds another run than the study's ({_difference(found, expected)}); choose another --out, or "
+            f"{folder} holds another run than the study's ({_difference(found, expected)}); choose another `out`, or "
             "move the folder away"
         )
     if counters is None:
@@ -107,7 +107,7 @@ def prepare(folder: Path, run: PlannedRun) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"cannot make {folder}: {error.strerror}; choose another --out") from error
+        raise OutputError(f"cannot make {folder}: {error.strerror}; choose another `out`") from error
     write_config(folder, run.config)
 
 

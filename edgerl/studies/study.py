@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgerl.config import option_names
+from edgerl.config import OPTIONS
 from edgerl.environments.arguments import NOTHING, Arguments, checked
 from edgerl.environments.consent import check_consent
 from edgerl.errors import ConfigError, FileFormatError, nearest, quoted, reason
@@ -124,7 +124,7 @@ def parse_study(document: Mapping[str, Any], name: str, source: str) -> Study:
     title, grid, run = document.get("title", name), document.get("grid", {}), document.get("run", {})
     if not isinstance(title, str) or not title.isprintable() or len(title) > _MAXIMUM_TITLE:
         raise ConfigError(f"{source}: title is {quoted(title)}; expected at most {_MAXIMUM_TITLE} printable characters")
-    for table, known in (("grid", option_names()), ("run", [*option_names(), "preset"])):
+    for table, known in (("grid", [*OPTIONS]), ("run", [*OPTIONS, "preset"])):
         content = document.get(table, {})
         if not isinstance(content, dict):
             raise ConfigError(f"{source}: {table} is {quoted(content)}; expected a table, [{table}]")
@@ -148,7 +148,7 @@ def _of_reasonable_size(study: Study, source: str) -> Study:
 def _check_keys(table: Mapping[str, Any], known: Sequence[str], source: str, prefix: str) -> None:
     for key in table:
         if key not in known:
-            place = "; it belongs under [run]" if key in (*option_names(), "preset") else nearest(key, known)
+            place = "; it belongs under [run]" if key in (*OPTIONS, "preset") else nearest(key, known)
             raise ConfigError(f"{source}: key {quoted(prefix + key, 80)} is unknown{place}")
 
 
@@ -225,7 +225,7 @@ def with_earlier(study: Study, folder: Path) -> Study:
     earlier = read_record(folder)
     if earlier.name != study.name:
         raise ConfigError(
-            f"{folder} is the folder of the study {quoted(earlier.name, 80)}, not of {study.name}; choose another --out"
+            f"{folder} is the folder of the study {quoted(earlier.name, 80)}, not of {study.name}; choose another `out`"
         )
     both = {key: tuple(dict.fromkeys((*earlier.grid[key], *study.grid[key]))) for key in ("environment", "seed")}
     is_same = replace(earlier, title=study.title, grid={**earlier.grid, **both}) == replace(
@@ -277,7 +277,7 @@ def find_swept(
     swept = read_record(folder)
     if loaded is not None and swept.name != loaded.name:
         raise ConfigError(
-            f"{folder} is the folder of the study {quoted(swept.name, 80)}, not of {loaded.name}; name its own: --out"
+            f"{folder} is the folder of the study {quoted(swept.name, 80)}, not of {loaded.name}; name its own: `out`"
         )
     swept = narrowed(swept, environments=environments)
     for name, arguments in swept.tasks:

@@ -89,12 +89,12 @@ def open_study(study: Study, runs: Sequence[PlannedRun], folder: Path) -> Iterat
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as error:
-        raise OutputError(f"cannot make {folder}: {error.strerror}; choose another --out") from error
+        raise OutputError(f"cannot make {folder}: {error.strerror}; choose another `out`") from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise OutputError(f"another sweep is at work in {folder}; wait for it, or choose another --out") from error
+            raise OutputError(f"another sweep is at work in {folder}; wait for it, or choose another `out`") from error
         record = to_record(with_earlier(study, folder))  # read again: another sweep may have ended meanwhile
         write_atomically(folder / RECORD, record.encode())
         yield found

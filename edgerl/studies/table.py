@@ -124,7 +124,7 @@ def make_table(study: Study, runs: Sequence[PlannedRun], folder: Path) -> Table:
     finished = sum(len(group.curves) for group in groups)
     if not finished:
         raise FileFormatError(
-            f"{folder} holds no finished run of the study {study.name}; run edgerl sweep, or name its folder: --out"
+            f"{folder} holds no finished run of the study {study.name}; run edgerl sweep, or name its folder: `out`"
         )
     return Table(
         study=study.name,
@@ -260,7 +260,7 @@ def format_table(table: Table, form: str) -> str:
         return _csv(table)
     if form == "markdown":
         return _markdown(table)
-    raise ConfigError(f"--format is {form!r}; expected {', '.join(get_args(Format))}")
+    raise ConfigError(f"`format` is {form!r}; expected {', '.join(get_args(Format))}")
 
 
 def _csv(table: Table) -> str:

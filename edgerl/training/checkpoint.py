@@ -14,7 +14,8 @@ import numpy as np
 
 from edgerl.config import Config, from_json
 from edgerl.errors import ConfigError, FileFormatError, reason
-from edgerl.files.atomic import Tensors, pack_tensors, read_bytes, unpack_tensors, write_atomically
+from edgerl.files.atomic import read_bytes, write_atomically
+from edgerl.files.tensors import Tensors, pack_tensors, unpack_tensors
 from edgerl.policy import format as policy_file
 from edgerl.policy.compact import CompactPolicy
 

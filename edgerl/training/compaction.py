@@ -31,7 +31,7 @@ Array = npt.NDArray[Any]
 
 RECORDED_OBSERVATIONS = 1000
 
-WITHOUT_EPISODES = "edgerl prune --episodes 0 does without"
+WITHOUT_EPISODES = "`episodes` 0 does without"
 
 
 @dataclass(frozen=True)

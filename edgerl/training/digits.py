@@ -81,7 +81,7 @@ class DigitWatch:
 
     def _fix(self, normalizes: bool) -> str:
         if self._is_narrow:
-            return "make the environment return float64, and train with --normalize"
+            return "make the environment return float64, and train with `normalize`"
         if normalizes:
             return "make the environment return it relative to a fixed point"
-        return "train with --normalize, which subtracts an offset in float64"
+        return "train with `normalize`, which subtracts an offset in float64"

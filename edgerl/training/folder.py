@@ -58,8 +58,8 @@ def _make_first(folders: Iterable[Path]) -> tuple[Path, list[Path]]:
             return folder, missing
         except OSError as error:
             if not os.path.lexists(path):
-                raise OutputError(f"cannot make {folder}: {error.strerror}; choose another --out") from error
-    raise OutputError(f"{folder} exists already; go on with --resume {folder}, or choose another --out")
+                raise OutputError(f"cannot make {folder}: {error.strerror}; choose another `out`") from error
+    raise OutputError(f"{folder} exists already; go on with `resume` {folder}, or choose another `out`")
 
 
 def _make(path: Path, tries: int = 3) -> None:

@@ -21,7 +21,8 @@ from edgerl.edge.continual.replay import Boundary, Replay
 from edgerl.edge.continual.transitions import KEEP_POLICIES, PRECISIONS, KeepPolicy, Precision, RecordFormat
 from edgerl.edge.engine.library import library
 from edgerl.errors import ConfigError, FileFormatError
-from edgerl.files.atomic import refuse_existing, write_tensors
+from edgerl.files.atomic import refuse_existing
+from edgerl.files.tensors import write_tensors
 from edgerl.policy.loss import ActionDifference, action_difference, action_span
 from edgerl.training import checkpoint as checkpoint_file
 from edgerl.training.checkpoint import Checkpoint
@@ -88,7 +89,7 @@ def hand_over(
     if keep == "reservoir" and checkpoint.config.td3.n_step > 1:
         raise ConfigError(
             f"the run has returns of {checkpoint.config.td3.n_step} rewards; a reservoir needs 1 (take a ring, or "
-            "train with --n-step 1)"
+            "train with `n_step` 1)"
         )
     agent, normalizer = _restore(checkpoint, folder)
     _let_learning_go_on(agent, evolve)

@@ -6,7 +6,7 @@ import contextlib
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from edgerl.algorithms.native import NativeAgent
 from edgerl.algorithms.normalizer import Normalizer
 from edgerl.algorithms.td3 import Agent
 from edgerl.algorithms.topology import notice_of_fixed_layers
-from edgerl.config import PRESETS, Config, Preset, extended, is_continued_by, make_config, with_episode_limit
+from edgerl.config import Config, extended, is_continued_by, make_config, stated_options, with_episode_limit
 from edgerl.edge.acting.actions import described_misfit, has_bounds_of
 from edgerl.edge.continual.replay import Boundary, Replay
 from edgerl.edge.engine.random import Purpose, uniform
@@ -104,7 +104,8 @@ Report = Callable[[Status], None]
 def train(
     env: str | None = None,
     *,
-    preset: Preset = "paper",
+    preset: str | None = None,
+    config: str | Path | None = None,
     out: str | Path | None = None,
     resume: str | Path | None = None,
     report: Report = lambda _: None,
@@ -115,60 +116,67 @@ def train(
 
     env: a gymnasium id, `module:id`, which importing the module registers, or `module:factory` (default
     HalfCheetah-v5); of a run that goes on, its own, and needed where it is code: a run folder may not choose what runs.
-    out: the run folder, which must not exist (default `runs/<env>-<method>-seed<n>`). options: every field of
-    edgerl.config by name, such as steps, seed, sparsity, and env_args, the arguments of what makes the
+    config: a TOML file of options, over which those given here win. preset: paper (default) or quick.
+    out: the run folder, which must not exist (default `runs/<env>-<method>-seed<n>`). options: each of
+    edgerl.config.OPTIONS by name, such as steps, seed, sparsity, and env_args, the arguments of what makes the
     environment. report: called every 100 steps. notice: called with lines that a person should read.
 
     Raises ConfigError, EnvironmentError, OutputError, FileFormatError; CheckFailed where training diverged;
     Interrupted, with the state saved, after SIGINT or SIGTERM: the running episode is finished first, unless that takes
     longer than GRACE_SECONDS. A second signal leaves at once, with the last checkpoint.
     """
-    if resume is not None:
-        steps = options.pop("steps", None)
-        if out is not None or preset != "paper" or any(v is not None for v in options.values()):
-            raise ConfigError(
-                "--resume takes everything but --steps from the run; leave out all options but --steps and --env"
-            )
+    if resume is None:
+        stated = stated_options(env, preset=preset, config=config, **options)
+        recorded, run = None, with_engine(make_config(**stated), notice)
+    else:
         resume = anchored(resume).resolve()  # runs/latest is a link, which is about to be renewed
+        steps = options.pop("steps", None)
+        if any(value is not None for value in (out, preset, config, *options.values())):
+            raise ConfigError(
+                "`resume` takes everything from the run but `steps` and `env`; leave out all other options"
+            )
         recorded = read_config(resume)
         check_consent(recorded.environment, recorded.env_args, env, run_folder.short(resume))
-        config = recorded if steps is None else _extended(recorded, resume, steps, notice)
-    else:
-        config = with_engine(make_config(preset, environment=env, **options), notice)
+        run = recorded if steps is None else _extended(recorded, resume, steps, notice)
     with contextlib.ExitStack() as stack:
-        environment = stack.enter_context(contextlib.closing(make_for_run(config)))
+        environment = stack.enter_context(contextlib.closing(make_for_run(run)))
         if resume is None:
-            config = with_episode_limit(replace(config, environment=environment.name), environment.own_episode_limit)
-            environment.episode_limit = config.schedule.max_episode_steps
-        if not resumes_bit_for_bit(environment, outlives_faults=config.on_fault == "truncate"):
+            run = with_episode_limit(replace(run, environment=environment.name), environment.own_episode_limit)
+            environment.episode_limit = run.schedule.max_episode_steps
+        if not resumes_bit_for_bit(environment, outlives_faults=run.on_fault == "truncate"):
             notice(f"{environment.name} does not restart from its seed alone: a resumed run will not be bit-identical")
-        evaluation = evaluation_environment(config, environment, notice)
+        evaluation = evaluation_environment(run, environment, notice)
         if evaluation is not None and evaluation is not environment:
             stack.enter_context(contextlib.closing(evaluation))
-        stack.enter_context(numerics(config))
+        stack.enter_context(numerics(run))
         stop = stack.enter_context(stop_requests(leave_at_the_second))
-        agent = make_agent(config, environment.n_observations, environment.n_actions)
-        if line := notice_of_fixed_layers(config, environment.n_observations, environment.n_actions):
+        agent = make_agent(run, environment.n_observations, environment.n_actions)
+        if line := notice_of_fixed_layers(run, environment.n_observations, environment.n_actions):
             notice(line)
         if resume is None:
-            folder = stack.enter_context(new_folder(None if out is None else Path(out), config))
-            usual, random = PRESETS[preset].start_steps, config.schedule.start_steps
-            if options.get("start_steps") is None and random < usual:
-                notice(
-                    f"{config.schedule.steps} steps are too few for {usual} random ones before learning: {random} now"
-                )
+            folder = stack.enter_context(new_folder(None if out is None else Path(out), run))
+            if line := _notice_of_warm_up(stated, run):
+                notice(line)
         else:
             folder = run_folder.short(resume)
             check_latest(folder)
         trainer = Trainer(agent, environment, evaluation, anchored(folder))
         stack.callback(trainer.close)
-        if resume is not None and config != recorded:
-            write_config(trainer.folder, config)  # the checkpoint of the shorter run is valid with it, too
+        if resume is not None and run != recorded:
+            write_config(trainer.folder, run)  # the checkpoint of the shorter run is valid with it, too
         notice(f"run folder {folder}; live curves: tensorboard --logdir {folder}")
-        if trainer.step < config.schedule.start_steps:
-            notice(f"learning begins at step {config.schedule.start_steps}; until then actions are random")
+        if trainer.step < run.schedule.start_steps:
+            notice(f"learning begins at step {run.schedule.start_steps}; until then actions are random")
         result = trainer.run(report, notice, stop)
         return replace(result, folder=reachable(folder), policy=reachable(folder / run_folder.POLICY))
+
+
+def _notice_of_warm_up(stated: Mapping[str, Any], config: Config) -> str | None:
+    """The line that a person should read where a run is too short for its preset's random steps."""
+    usual, random = make_config(stated.get("preset")).schedule.start_steps, config.schedule.start_steps
+    if "start_steps" in stated or random >= usual:
+        return None
+    return f"{config.schedule.steps} steps are too few for {usual} random ones before learning: {random} now"
 
 
 def _extended(config: Config, folder: Path, steps: int, notice: Notice) -> Config:
@@ -180,7 +188,7 @@ def _extended(config: Config, folder: Path, steps: int, notice: Notice) -> Confi
     path = folder / run_folder.CHECKPOINT
     done = checkpoint_file.read(path).counters.step if path.exists() else 0
     if steps <= done:
-        raise ConfigError(f"--steps is {steps}, and {run_folder.short(folder)} has {done} already; expected more")
+        raise ConfigError(f"`steps` is {steps}, and {run_folder.short(folder)} has {done} already; expected more")
     end = longer.evolution.drop_schedule_steps
     keeps = "" if end is None else f"; the cosine schedule keeps its end at step {end}: then the topology stays"
     notice(f"{run_folder.short(folder)} goes on from step {done} to {steps} (before: {config.schedule.steps}){keeps}")
@@ -203,7 +211,7 @@ def evaluation_environment(config: Config, environment: Environment, notice: Not
             raise EnvironmentError(f"{config.environment} is one and the same object each time that it is made")
     except EnvironmentError as error:
         if config.evaluation == "separate":
-            raise EnvironmentError(f"{error}; evaluate in the training's own: --evaluation between-episodes") from error
+            raise EnvironmentError(f"{error}; evaluate in the training's own: `evaluation` between-episodes") from error
         notice(f"evaluating between training episodes, in the one environment that there can be ({error})")
         return environment
     return second
@@ -382,7 +390,7 @@ class Trainer:
     def _count(self, fault: EnvironmentFault) -> None:
         told = f"{fault} (step {self.step} of the run, in episode {self.episode})"
         if self.config.on_fault == "stop":
-            raise EnvironmentError(f"{told}; to end the episode there and go on: --on-fault truncate") from fault
+            raise EnvironmentError(f"{told}; to end the episode there and go on: `on_fault` truncate") from fault
         self.faults += 1
         self._tell_once("fault", f"{told}; the episode ends there, and the run goes on; further faults are counted")
 
@@ -414,7 +422,7 @@ class Trainer:
             self._tell_once(
                 "cut",
                 f"episodes of {environment.name} are cut after {environment.episode_limit} steps; another limit: "
-                "--max-episode-steps",
+                "`max_episode_steps`",
             )
 
     def _tell_once(self, topic: str, text: str) -> None:
@@ -462,7 +470,7 @@ class Trainer:
         observations, rewards = self.replay.largest()
         fix = "scale the rewards down"
         if observations > rewards:
-            fix = "use a smaller learning rate" if self.config.normalize else "use --normalize"
+            fix = "use a smaller learning rate" if self.config.normalize else "use `normalize`"
         return CheckFailed(
             f"training diverged: {what} is not finite at step {self.step}; {kept}; rewards reach {rewards:.3g} and "
             f"observations {observations:.3g}: {fix}"

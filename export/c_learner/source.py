@@ -28,7 +28,8 @@ from edgerl.errors import CheckFailed, ConfigError, OutputError, quoted
 from edgerl.export.c.text import NOTICE, SPDX, check_prefix
 from edgerl.export.c_learner import PREFIX, Budget, Sizes
 from edgerl.export.c_learner.text import comment_line, float_array, float_literal, word_array
-from edgerl.files.atomic import TensorReader, read_bytes, refuse_existing, write_atomically
+from edgerl.files.atomic import read_bytes, refuse_existing, write_atomically
+from edgerl.files.tensors import TensorReader
 from edgerl.policy.compact import Array, action_scaling
 
 DEFAULT_CAPACITY = 1000

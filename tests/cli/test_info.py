@@ -21,7 +21,7 @@ from edgerl.commands.export import export_policy
 from edgerl.config import make_config
 from edgerl.edge.continual.learner import Learner
 from edgerl.edge.continual.replay import Replay
-from edgerl.files.atomic import TensorReader, write_tensors
+from edgerl.files.tensors import TensorReader, write_tensors
 from edgerl.policy.compact import CompactPolicy, make_layer
 from edgerl.policy.format import save
 from edgerl.training import checkpoint
@@ -197,7 +197,7 @@ def test_a_folder_that_is_no_run(edgerl: Run, tmp_path: Path) -> None:
 
 
 def test_a_tensor_file_of_another_kind(edgerl: Run, tmp_path: Path) -> None:
-    from edgerl.files.atomic import pack_tensors
+    from edgerl.files.tensors import pack_tensors
 
     (tmp_path / "a.safetensors").write_bytes(pack_tensors("recipe", 1, {}, {"a": np.zeros(1)}))
     code, _, err = edgerl("info", "a.safetensors")

@@ -10,11 +10,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from edgerl.cli.train import _returned, described
+from edgerl.config import OPTIONS
+from edgerl.training.folder import read_config
 from edgerl.training.logs import read_metrics
 from edgerl.training.trainer import Status, train
 from tests.processes import Processes
@@ -106,38 +110,103 @@ def test_arguments_of_the_environment_reach_the_run(edgerl: Run) -> None:
     assert "about.env_args.length" in out
 
 
-def test_every_option_reaches_the_run(edgerl: Run) -> None:
-    options = {
-        "--method": "static-td3",
-        "--sparsity": "0.3",
-        "--block": "4",
-        "--actor-sparsity": "0.4",
-        "--critic-sparsity": "0.6",
-        "--distribution": "uniform",
-        "--output-layer": "sparse",
-        "--growth": "gradient",
-        "--drop-schedule": "cosine",
-        "--n-step": "3",
-        "--n-step-delay": "5",
-        "--seed": "7",
-        "--policy": "best",
-        "--threads": "1",
-        "--device": "cpu",
-        "--engine": "torch",
-    }
-    code, _, _ = edgerl("train", *SMALL, "--normalize", "--out", "here", *[w for o in options.items() for w in o])
-    config = json.loads(Path("here/config.json").read_text())
+OTHER_VALUES: dict[str, Any] = {
+    "environment": "robots:Robot",
+    "env_args": {"length": 12},
+    "seed": 7,
+    "normalize": True,
+    "policy": "best",
+    "device": "cpu",
+    "engine": "torch",
+    "threads": 2,
+    "evaluation": "separate",
+    "on_fault": "truncate",
+    "hidden": (16, 12),
+    "method": "static-td3",
+    "block": 4,
+    "distribution": "uniform",
+    "output_layer": "sparse",
+    "sparsity": 0.3,
+    "actor_sparsity": 0.4,
+    "critic_sparsity": 0.6,
+    "drop_fraction": 0.1,
+    "evolution_interval": 7,
+    "growth": "gradient",
+    "drop_schedule": "cosine",
+    "drop_schedule_steps": 110,
+    "discount": 0.9,
+    "soft_update": 0.1,
+    "learning_rate": 0.01,
+    "weight_decay": 0.1,
+    "batch_size": 9,
+    "policy_delay": 3,
+    "target_noise": 0.3,
+    "target_noise_clip": 0.6,
+    "exploration_noise": 0.4,
+    "n_step": 3,
+    "n_step_delay": 5,
+    "steps": 120,
+    "start_steps": 60,
+    "replay_capacity": 100,
+    "evaluation_interval": 30,
+    "evaluation_episodes": 2,
+    "checkpoint_interval": 40,
+    "max_episode_steps": 11,
+}
+"""Of every option but λ, which exclude a sparsity, one that is not the default."""
+
+
+def as_words(options: dict[str, Any]) -> list[str]:
+    """Options as the command line takes them."""
+    words = []
+    for name, value in options.items():
+        if name == "env_args":
+            words += [word for key, given in value.items() for word in ("--env-arg", f"{key}={given}")]
+        elif name == "normalize":
+            words.append("--normalize")
+        else:
+            flag = "--env" if name == "environment" else "--" + name.replace("_", "-")
+            words += [flag, ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
+    return words
+
+
+def test_every_option_reaches_the_run_from_a_flag_and_from_a_file(edgerl: Run) -> None:
+    assert set(OTHER_VALUES) == set(OPTIONS) - {"lambda1", "lambda2"}
+    code, _, err = edgerl("train", *as_words(OTHER_VALUES), "--out", "here")
+    assert (code, err.count("edgerl: ")) == (0, 0), err
+    found = read_config(Path("here"))
+    assert {name: OPTIONS[name].of(found) for name in OTHER_VALUES} == OTHER_VALUES
+    code, text, _ = edgerl("info", "here", "--config")
     assert code == 0
-    assert config["environment"] == "robots:robot"
-    assert (config["seed"], config["normalize"], config["policy"]) == (7, True, "best")
-    network = config["network"]
-    assert (network["method"], network["sparsity"], network["block"]) == ("static-td3", 0.3, 4)
-    assert network["hidden"] == [16, 16]
-    assert (network["actor_sparsity"], network["critic_sparsity"]) == (0.4, 0.6)
-    assert (network["distribution"], network["output_layer"]) == ("uniform", "sparse")
-    assert (config["evolution"]["growth"], config["evolution"]["drop_schedule"]) == ("gradient", "cosine")
-    assert (config["td3"]["n_step"], config["td3"]["n_step_delay"], config["engine"]) == (3, 5, "torch")
-    assert (config["schedule"]["steps"], config["schedule"]["checkpoint_interval"]) == (120, 40)
+    Path("run.toml").write_text(text)
+    assert edgerl("train", "--config", "run.toml", "--out", "again")[0] == 0
+    assert read_config(Path("again")) == found
+    assert Path("again/metrics.csv").read_text().count("\n") == Path("here/metrics.csv").read_text().count("\n")
+    assert edgerl("train", "--config", "run.toml", "--seed", "8", "--out", "other")[0] == 0
+    assert read_config(Path("other")) == replace(found, seed=8)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("stesp = 3", "run.toml: option 'stesp' is unknown; did you mean steps?"),
+        ("steps = 2.5", "run.toml: steps is 2.5; expected a whole number"),
+        ("hidden = 3", "run.toml: hidden is 3; expected whole numbers, one per layer"),
+        ("hidden = [[3]]", "run.toml: hidden is [3]; expected a whole number"),
+        ("method = 3", "run.toml: method is 3; expected td3, static-td3, ds-td3"),
+        ("seed = 1979-05-27", "run.toml: seed is 1979-05-27; expected a whole number"),
+        ("env_args = 3", "run.toml: env_args is 3; expected names with values"),
+        ("preset = 'slow'", "--preset is 'slow'; expected paper or quick"),
+        ("[network]\nhidden = [3]", "run.toml: option 'network' is unknown"),
+        ("steps = ", "run.toml is no TOML file"),
+    ],
+)
+def test_a_bad_configuration_file_is_one_line_and_leaves_nothing(edgerl: Run, text: str, message: str) -> None:
+    Path("run.toml").write_text(text)
+    code, out, err = edgerl("train", "--config", "run.toml", "--env", "robots:robot")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"edgerl: {message}"), err
+    assert os.listdir() == ["run.toml"]
 
 
 @pytest.mark.parametrize(
@@ -157,32 +226,35 @@ def test_every_option_reaches_the_run(edgerl: Run) -> None:
             ["--env", "robots:nan_reward_robot"],
             "returned reward nan at step 5 (seed 20220526); expected a finite number",
         ),
-        (["--sparsity", "1"], "sparsity is 1.0; expected a number in [0, 1)"),
+        (["--sparsity", "1"], "--sparsity is 1.0; expected a number in [0, 1)"),
         (["--sparsity", "0.99"], "sparsity 0.99 is impossible for 17-256-256-6"),
         (["--lambda1", "300", "--lambda2", "64"], "--lambda1 300 asks for 1882% of the positions of layer 1"),
-        (["--steps", "0"], "steps is 0; expected a whole number in [1, 1000000000000]"),
-        (["--steps", "-3"], "steps is -3; expected a whole number in [1, 1000000000000]"),
+        (["--steps", "0"], "--steps is 0; expected a whole number in [1, 1000000000000]"),
+        (["--steps", "-3"], "--steps is -3; expected a whole number in [1, 1000000000000]"),
         (["--steps", "many"], "Invalid value for '--steps': "),
         (["--hidden", "a,b"], "--hidden is 'a,b'; expected whole numbers with commas"),
-        (["--preset", "slow"], "preset 'slow' is unknown; expected paper or quick"),
-        (["--method", "ppo"], "method is 'ppo'; expected td3, static-td3, ds-td3"),
-        (["--distribution", "flat"], "distribution is 'flat'; expected er, uniform"),
-        (["--output-layer", "sparse", "--lambda1", "7"], "output_layer sparse and lambda1/lambda2 were both given"),
-        (["--actor-sparsity", "1"], "actor_sparsity is 1.0; expected a number in [0, 1)"),
+        (["--preset", "slow"], "--preset is 'slow'; expected paper or quick"),
+        (["--method", "ppo"], "--method is 'ppo'; expected td3, static-td3, ds-td3"),
+        (["--distribution", "flat"], "--distribution is 'flat'; expected er, uniform"),
+        (["--output-layer", "sparse", "--lambda1", "7"], "--output-layer and --lambda1, --lambda2 were both given"),
+        (["--actor-sparsity", "1"], "--actor-sparsity is 1.0; expected a number in [0, 1)"),
         (["--critic-sparsity", "0.999"], "sparsity 0.999 is impossible for 23-256-256-1"),
-        (["--drop-schedule", "late"], "drop_schedule is 'late'; expected constant, cosine"),
-        (["--n-step-delay", "-1"], "n_step_delay is -1; expected a whole number in [0, 1000000000000]"),
-        (["--engine", "fast"], "engine is 'fast'; expected auto, native, torch"),
-        (["--engine", "native", "--device", "cuda"], "engine native runs on the CPU, and device is cuda; use --device"),
-        (["--device", "cuda"], "device is cuda, but this PyTorch sees none; use --device cpu"),
+        (["--drop-schedule", "late"], "--drop-schedule is 'late'; expected constant, cosine"),
+        (["--n-step-delay", "-1"], "--n-step-delay is -1; expected a whole number in [0, 1000000000000]"),
+        (["--engine", "fast"], "--engine is 'fast'; expected auto, native, torch"),
+        (
+            ["--engine", "native", "--device", "cuda"],
+            "--engine is native, which runs on the CPU, and --device is cuda; use --device",
+        ),
+        (["--device", "cuda"], "--device is cuda, but this PyTorch sees none; use --device cpu"),
         (["--resume", "nowhere"], "nowhere is not there; expected a run folder"),
         (
             ["--resume", "run", "--seed", "3"],
-            "but --steps from the run; leave out all options but --steps",
+            "everything from the run but --steps and --env; leave out all other options",
         ),
         (
             ["--resume", "run", "--env-arg", "a=1"],
-            "but --steps from the run; leave out all options but --steps",
+            "everything from the run but --steps and --env; leave out all other options",
         ),
         (["--env-arg", "mass"], "--env-arg is 'mass'; expected NAME=VALUE, as in mass=2.0"),
         (["--env-arg", "terrain=rough"], "--env-arg 'terrain' has the value 'rough'; expected a number, true, false,"),

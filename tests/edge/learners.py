@@ -14,7 +14,7 @@ from edgerl.edge.continual import bundle
 from edgerl.edge.continual.replay import Boundary
 from edgerl.edge.engine.arena import LearnerArena
 from edgerl.edge.engine.library import LayerPlanStructure, LearnerConfig, ReplayStructure, library
-from edgerl.files.atomic import write_tensors
+from edgerl.files.tensors import write_tensors
 
 Array = npt.NDArray[Any]
 

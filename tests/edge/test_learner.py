@@ -29,8 +29,8 @@ from edgerl.edge.continual.trials import TrialRule
 from edgerl.edge.engine.arena import LearnerArena
 from edgerl.edge.engine.library import library
 from edgerl.errors import ConfigError, FileFormatError, OutputError
-from edgerl.files.atomic import TensorReader, write_tensors
 from edgerl.files.disk import Disk
+from edgerl.files.tensors import TensorReader, write_tensors
 from tests.faults import SHORT, FaultyDisk, PowerCut
 
 from .learners import (

@@ -20,7 +20,7 @@ import pytest
 
 from edgerl.edge.continual.store import KEPT_REJECTED, Store
 from edgerl.errors import FileFormatError, OutputError
-from edgerl.files.atomic import TensorReader, pack_tensors
+from edgerl.files.tensors import TensorReader, pack_tensors
 from tests.faults import SHORT, FaultyDisk, PowerCut
 
 FOLDER = Path("deep", "store")

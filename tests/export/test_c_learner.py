@@ -24,7 +24,7 @@ from edgerl.errors import CheckFailed, ConfigError, OutputError
 from edgerl.export.c_learner import Budget
 from edgerl.export.c_learner.source import CLearner, chunk_bits, make_c_learner, without_zeros, write_c_learner
 from edgerl.export.c_learner.text import comment_line, float_literal
-from edgerl.files.atomic import TensorReader
+from edgerl.files.tensors import TensorReader
 from edgerl.policy.compact import action_scaling
 from tests.edge.compiled import CHECKS_AS_CALLS, CORTEX_M7, HERE, SANITIZED, WARNINGS, compile_c, run
 from tests.edge.learners import Step, learner_config, steps, write_bundle

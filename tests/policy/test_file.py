@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgerl.errors import FileFormatError, UnsupportedModelError
-from edgerl.files.atomic import pack_tensors
+from edgerl.files.tensors import pack_tensors
 from edgerl.policy import format as policy_file
 from edgerl.policy.compact import CompactPolicy, Precision, make_layer
 from tests.policy.golden import make as golden

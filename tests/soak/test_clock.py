@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgerl.files.atomic import TensorReader
+from edgerl.files.tensors import TensorReader
 from edgerl.policy.compact import CompactPolicy, make_layer
 from edgerl.policy.format import save
 from tests.edge.compiled import run

@@ -25,7 +25,7 @@ from edgerl.algorithms.td3 import Agent
 from edgerl.config import make_config
 from edgerl.edge.continual.replay import HEADER_BYTES, MAGIC, Boundary, Replay
 from edgerl.errors import FileFormatError
-from edgerl.files.atomic import pack_tensors, unpack_tensors
+from edgerl.files.tensors import pack_tensors, unpack_tensors
 from edgerl.policy import format as policy_file
 from edgerl.policy.compact import CompactPolicy
 from edgerl.training import checkpoint as checkpoint_file

@@ -24,8 +24,8 @@ import pytest
 from edgerl.edge.continual.learner import Learner
 from edgerl.edge.continual.trials import TrialRule
 from edgerl.errors import EdgerlError, FileFormatError
-from edgerl.files.atomic import TensorReader, pack_tensors
 from edgerl.files.disk import Disk
+from edgerl.files.tensors import TensorReader, pack_tensors
 from tests.edge.learners import Step, learner_config, steps, write_bundle
 
 from .test_fuzz import ODD_VALUES, _mutate_json, _mutate_tensors

@@ -145,7 +145,7 @@ def test_the_record_in_a_studys_folder_is_the_study(tmp_path: Path) -> None:
     assert find_swept("sparsity") == (load_study("sparsity"), Path("runs/sparsity"))
     with pytest.raises(ConfigError, match=r"elsewhere is the folder of the study 'own', not of sparsity; name its own"):
         find_swept("sparsity", folder)
-    with pytest.raises(ConfigError, match=r"of the study 'own', not of sparsity; choose another --out"):
+    with pytest.raises(ConfigError, match=r"of the study 'own', not of sparsity; choose another `out`"):
         with_earlier(load_study("sparsity"), folder)
 
 

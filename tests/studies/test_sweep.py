@@ -268,7 +268,7 @@ def test_one_sweep_at_a_time_has_a_studys_folder() -> None:
     runs = plan_runs(study)
     with (
         open_study(study, runs, Path("here")),
-        pytest.raises(OutputError, match=r"^another sweep is at work in here; wait for it, or choose another --out$"),
+        pytest.raises(OutputError, match=r"^another sweep is at work in here; wait for it, or choose another `out`$"),
         open_study(study, runs, Path("here")),
     ):
         pass
@@ -320,7 +320,7 @@ def test_a_node_says_what_it_sees_in_the_storage() -> None:
             (edgerl.__version__, "absent", ""),
             r"does not share here \(what it writes there is not seen here\); name a fol",
         ),
-        ((edgerl.__version__, "there", "No such file"), r"does not share here \(No such file\); .*: --storage$"),
+        ((edgerl.__version__, "there", "No such file"), r"does not share here \(No such file\); .*: `storage`$"),
     ],
 )
 def test_a_node_that_does_not_share_the_storage_is_refused(answer: tuple[str, str, str], message: str) -> None:

@@ -180,7 +180,7 @@ def test_another_run_in_a_folder_is_refused_with_the_first_difference() -> None:
     first, second = runs.values()
     write_run(Path("here"), first, [1.0])
     message = (
-        r"^here holds another run than the study's \(network\.sparsity 0\.5, expected 0\.9\); choose another --out"
+        r"^here holds another run than the study's \(network\.sparsity 0\.5, expected 0\.9\); choose another `out`"
     )
     with pytest.raises(ConfigError, match=message):
         inspect(Path("here"), second)
@@ -194,9 +194,7 @@ def test_a_folder_of_another_version_is_refused() -> None:
     config = json.loads(Path("here/config.json").read_text())
     del config["network"]["block"]
     Path("here/config.json").write_text(json.dumps(config))
-    with pytest.raises(
-        EdgerlError, match=r"network has not the keys of this version of edgerl .*remove here and sweep$"
-    ):
+    with pytest.raises(EdgerlError, match=r"network was written by another version of edgerl.*remove here and sweep$"):
         inspect(Path("here"), run)
     Path("here/config.json").unlink()
     with pytest.raises(EdgerlError, match=r"^here is no run folder"):

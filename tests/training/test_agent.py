@@ -288,7 +288,7 @@ def test_a_state_that_does_not_fit_is_refused(spoil: Any, message: str) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_cuda_without_a_gpu_is_refused() -> None:
-    with pytest.raises(ConfigError, match="device is cuda, but this PyTorch sees none; use --device cpu"):
+    with pytest.raises(ConfigError, match="`device` is cuda, but this PyTorch sees none; use `device` cpu"):
         Agent(_config(device="cuda"), N, M)
 
 

@@ -63,7 +63,7 @@ def test_values_are_what_json_says() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("mass", "--env-arg is 'mass'; expected NAME=VALUE"),
+        ("mass", "`env_args` is 'mass'; expected NAME=VALUE"),
         ("mass=", "has the value ''; expected a number"),
         ("mass=2.0.1", r"has the value '2\.0\.1'; expected a number"),
         ("flag=True", "has the value 'True'; expected a number, true, false"),

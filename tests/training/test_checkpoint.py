@@ -15,7 +15,8 @@ import pytest
 
 from edgerl.config import make_config
 from edgerl.errors import FileFormatError
-from edgerl.files.atomic import pack_tensors, read_bytes, unpack_tensors
+from edgerl.files.atomic import read_bytes
+from edgerl.files.tensors import pack_tensors, unpack_tensors
 from edgerl.policy import format as policy_file
 from edgerl.training import checkpoint as checkpoint_file
 from edgerl.training.checkpoint import Checkpoint, Counters, Returns
@@ -136,9 +137,9 @@ HOSTILE = {
     "returns number": (_replace("returns", 3), "its returns is no JSON object"),
     "config empty": (_replace("config", {}), "network is missing"),
     "section missing": (_without("config", "td3"), "td3 is missing"),
-    "section list": (_set("config", "network", [1]), "network has not the keys of this version of edgerl"),
-    "key missing": (_without("config", "td3", "n_step"), r"td3 has not the keys .*\(first difference: n_step\)"),
-    "key surplus": (_set("config", "more\nlines", 1), r"config has not the keys .*\(first difference: more lines\)"),
+    "section list": (_set("config", "network", [1]), "network was written by another version of edgerl"),
+    "key missing": (_without("config", "td3", "n_step"), "unknown or missing key 'n_step'"),
+    "key surplus": (_set("config", "more\nlines", 1), "unknown or missing key 'more"),
     "seed negative": (_set("config", "seed", -1), "seed is -1; expected a whole number in"),
     "seed huge": (_set("config", "seed", 10**400), "seed is 10000|int too large"),
     "steps huge": (_set("config", "steps", 10**400, inner="schedule"), "steps is 10000|int too large"),

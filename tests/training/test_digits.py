@@ -93,14 +93,14 @@ def test_what_varies_by_less_than_float32_tells_is_named_with_what_to_do() -> No
     values = np.random.default_rng(0).normal(size=(500, 3)) * [1, 0.2, 0.1] + [0, FAR, 1e9]
     assert _watched(values).notice(normalizes=False) == (
         f"observation 1 (and 1 more) varies by {values[:, 1].std():.2g} about 5.8e+06, where float32 has steps of 0.5: "
-        "the policy can hardly see it; train with --normalize, which subtracts an offset in float64"
+        "the policy can hardly see it; train with `normalize`, which subtracts an offset in float64"
     )
     still = _watched(values).notice(normalizes=True)
     assert still is not None
     assert still.endswith("; make the environment return it relative to a fixed point")
     narrow = _watched((values * [1, 20, 1]).astype(np.float32)).notice(normalizes=True)
     assert narrow is not None
-    assert narrow.endswith("; make the environment return float64, and train with --normalize")
+    assert narrow.endswith("; make the environment return float64, and train with `normalize`")
 
 
 def test_nothing_is_said_of_what_is_constant_or_seen_or_shifted() -> None:
@@ -118,8 +118,8 @@ def test_nothing_is_said_of_what_is_constant_or_seen_or_shifted() -> None:
 @pytest.mark.parametrize(
     ("env", "normalize", "fix"),
     [
-        ("surveyed_robot", False, "train with --normalize, which subtracts an offset in float64"),
-        ("surveyed_robot_in_float32", True, "make the environment return float64, and train with --normalize"),
+        ("surveyed_robot", False, "train with `normalize`, which subtracts an offset in float64"),
+        ("surveyed_robot_in_float32", True, "make the environment return float64, and train with `normalize`"),
         ("surveyed_robot", True, None),
         ("near_robot", False, None),
     ],

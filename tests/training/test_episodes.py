@@ -113,7 +113,7 @@ def test_two_are_asked_for_and_there_is_one() -> None:
         ("the_only_robot", "the_only_robot is one and the same object each time that it is made"),
     ):
         with pytest.raises(
-            EnvironmentError, match=f"{problem}.*; evaluate in the training's own: --evaluation between-"
+            EnvironmentError, match=f"{problem}.*; evaluate in the training's own: `evaluation` between-"
         ):
             _train("run", env=f"robots:{name}", evaluation="separate")
         assert not Path("run").exists()
@@ -148,7 +148,7 @@ def test_without_evaluation_the_metrics_tell_of_training(engine: str) -> None:
     rows = read_metrics(result.folder)
     assert [row["step"] for row in rows] == [100, 200, 300, 400]
     assert all("return_mean" not in row and row["training_return_mean"] < 0 for row in rows)
-    with pytest.raises(ConfigError, match="policy best was asked for, and evaluation none; expected"):
+    with pytest.raises(ConfigError, match="`policy` is best and `evaluation` is none; expected"):
         _train("best", evaluation="none", policy="best")
 
 
@@ -237,7 +237,7 @@ def test_a_second_signal_before_the_first_checkpoint_names_nothing_to_resume() -
 def test_a_fault_says_when_and_where_and_what_to_do() -> None:
     expected = (
         r"robots:glitchy_robot returned nan in observation 1 at step 20 \(seed (\d+)\); expected finite numbers "
-        r"\(step (\d+) of the run, in episode (\d+)\); to end the episode there and go on: --on-fault truncate"
+        r"\(step (\d+) of the run, in episode (\d+)\); to end the episode there and go on: `on_fault` truncate"
     )
     with pytest.raises(EnvironmentError, match=expected) as fault:
         _train("run", env="robots:glitchy_robot")
@@ -297,7 +297,9 @@ def test_a_short_run_learns_all_the_same_and_says_so() -> None:
 
 @pytest.mark.parametrize(("steps", "start_steps"), [(100, 100), (100, 500), (1, None)])
 def test_a_run_that_would_learn_nothing_is_refused(steps: int, start_steps: int | None) -> None:
-    with pytest.raises(ConfigError, match=rf"steps is {steps}, and the first \d+ \(start_steps\) are random, before"):
+    with pytest.raises(
+        ConfigError, match=rf"`steps` is {steps}, and the first \d+ \(`start_steps`\) are random, before"
+    ):
         make_config(steps=steps, start_steps=start_steps)
 
 

@@ -145,7 +145,7 @@ def test_a_cosine_schedule_keeps_its_end(engine: str) -> None:
     assert _state(short)[1]["actor.0.weight"] != before["actor.0.weight"]
     longer = _train("whole", engine=engine, drop_schedule="cosine", drop_fraction=0.5, steps=444)
     assert _masks(longer) != masks
-    with pytest.raises(ConfigError, match="steps is 666, and the cosine schedule ends at step 700"):
+    with pytest.raises(ConfigError, match="`steps` is 666, and the cosine schedule ends at step 700"):
         make_config(steps=666, start_steps=10, drop_schedule="cosine", drop_schedule_steps=700)
 
 
@@ -190,12 +190,12 @@ def test_an_extended_run_that_is_killed_resumes_to_the_same_bits(
 @pytest.mark.parametrize(
     ("steps", "message"),
     [
-        (222, r"--steps is 222, and run has 222 already; expected more$"),
-        (100, r"--steps is 100, and run has 222 already; expected more$"),
-        (30, r"steps is 30, and the first 30 \(start_steps\) are random, before learning begins"),
-        (0, r"steps is 0; expected a whole number in \[1, 1000000000000\]"),
-        (1e6, r"steps is 1000000.0; expected a whole number"),
-        ("many", r"steps is many; expected a whole number"),
+        (222, r"`steps` is 222, and run has 222 already; expected more$"),
+        (100, r"`steps` is 100, and run has 222 already; expected more$"),
+        (30, r"`steps` is 30, and the first 30 \(`start_steps`\) are random, before learning begins"),
+        (0, r"`steps` is 0; expected a whole number in \[1, 1000000000000\]"),
+        (1e6, r"`steps` is 1000000.0; expected a whole number"),
+        ("many", r"`steps` is many; expected a whole number"),
     ],
 )
 def test_fewer_steps_than_there_are_are_refused_and_nothing_changes(steps: Any, message: str) -> None:
@@ -206,7 +206,7 @@ def test_fewer_steps_than_there_are_are_refused_and_nothing_changes(steps: Any, 
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     cosine = _train("cosine", drop_schedule="cosine", steps=333)
     edgerl.train("robots:robot", resume=cosine, steps=444)
-    with pytest.raises(EdgerlError, match="--steps is 444, and cosine has 444 already"):
+    with pytest.raises(EdgerlError, match="`steps` is 444, and cosine has 444 already"):
         edgerl.train("robots:robot", resume=cosine, steps=444)
 
 
@@ -217,7 +217,9 @@ def test_a_cosine_run_cannot_end_before_its_schedule() -> None:
 
     with pytest.raises(edgerl.errors.Interrupted, match="stopped at step 111"):
         edgerl.train("robots:robot", out="run", report=stop, **(SMALL | {"drop_schedule": "cosine"}))
-    with pytest.raises(ConfigError, match="steps is 150, and the cosine schedule ends at step 222; expected at least"):
+    with pytest.raises(
+        ConfigError, match="`steps` is 150, and the cosine schedule ends at step 222; expected at least"
+    ):
         edgerl.train("robots:robot", resume="run", steps=150)
     assert edgerl.train("robots:robot", resume="run", steps=222).steps == 222
     whole = _train("whole", drop_schedule="cosine")
@@ -242,7 +244,7 @@ def test_an_extension_changes_steps_alone_or_the_end_of_a_schedule() -> None:
         assert is_continued_by(config, extended(config, 900_000))
         assert not is_continued_by(config, make_config(steps=100_000, start_steps=1000, seed=1))
     assert not is_continued_by(cosine, make_config(steps=300_000, start_steps=1000, drop_schedule="cosine"))
-    with pytest.raises(ConfigError, match="drop_schedule_steps is 5000, and the drop schedule is constant; use"):
+    with pytest.raises(ConfigError, match="`drop_schedule_steps` is 5000 and `drop_schedule` is constant; use"):
         make_config(drop_schedule_steps=5000)
 
 

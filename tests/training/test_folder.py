@@ -55,7 +55,7 @@ def test_starts_at_once_have_a_folder_each(config: Config) -> None:
 
 def test_of_starts_at_once_with_one_out_one_has_it(config: Config) -> None:
     found = _starts(Path("a/b/here"), config)
-    refusal = "a/b/here exists already; go on with --resume a/b/here, or choose another --out"
+    refusal = "a/b/here exists already; go on with `resume` a/b/here, or choose another `out`"
     assert sorted(map(str, found)) == ["a/b/here", *[refusal] * (AT_ONCE - 1)]
 
 
@@ -92,7 +92,7 @@ def test_a_name_that_something_else_has_is_passed_over(config: Config, in_the_wa
 def test_where_no_folder_can_be_made_the_search_for_a_name_ends(config: Config, in_the_way: str) -> None:
     Path("runs").write_text("mine") if in_the_way == "file" else Path("runs").symlink_to("nowhere")
     with (
-        pytest.raises(OutputError, match=r"^cannot make runs/robots-robot-ds-td3-seed0: .*; choose another --out$"),
+        pytest.raises(OutputError, match=r"^cannot make runs/robots-robot-ds-td3-seed0: .*; choose another `out`$"),
         new_folder(None, config),
     ):
         raise AssertionError

@@ -373,7 +373,7 @@ def test_an_endless_episode_is_cut_at_its_own_limit_alone() -> None:
     folder = edgerl.train("robots:endless_robot", out="run", notice=notices.append, **options).folder
     counters = checkpoint_file.read(folder / "checkpoint.safetensors").counters
     assert counters.episode == 3  # 70 + 70 + 60
-    cuts = [notice for notice in notices if "are cut after 70 steps; another limit: --max-episode-steps" in notice]
+    cuts = [notice for notice in notices if "are cut after 70 steps; another limit: `max_episode_steps`" in notice]
     assert len(cuts) == 1, "it is said, once"
 
 
@@ -689,7 +689,7 @@ def test_a_checkpoint_that_fails_leaves_the_link_at_the_last_good_run(monkeypatc
 
 def test_an_existing_folder_is_never_written_into() -> None:
     Path("there").mkdir()
-    with pytest.raises(OutputError, match="there exists already; go on with --resume there, or choose another --out"):
+    with pytest.raises(OutputError, match="there exists already; go on with `resume` there, or choose another `out`"):
         _train("there")
     assert list(Path("there").iterdir()) == []
 
@@ -716,7 +716,7 @@ def test_an_environment_whose_bounds_were_changed_since_is_not_the_runs(monkeypa
 
 def test_resume_takes_no_other_option() -> None:
     with pytest.raises(
-        ConfigError, match="--resume takes everything but --steps from the run; leave out all options but"
+        ConfigError, match="`resume` takes everything from the run but `steps` and `env`; leave out all"
     ):
         edgerl.train(resume="run", seed=3)
 

@@ -50,14 +50,14 @@ def test_halfcheetah_layer_by_layer() -> None:
 
 
 def test_lambda_that_is_too_large_is_refused_with_the_largest() -> None:
-    with pytest.raises(ConfigError, match=r"--lambda1 16 asks for 100% .* expected at most 15.94"):
+    with pytest.raises(ConfigError, match=r"`lambda1` 16 asks for 100% .* expected at most 15.94"):
         plan_by_lambdas((17, 256, 256, 6), (16, 64), 1)
     with pytest.raises(ConfigError, match=r"--lambda2 200 .* layer 2 \(256×256\); expected at most 128"):
         plan_by_lambdas((17, 256, 256, 6), (7, 200), 1)
 
 
 def test_lambda_that_leaves_no_connection_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"--lambda1 1e-06 leaves layer 1 no connection; raise it"):
+    with pytest.raises(ConfigError, match=r"`lambda1` 1e-06 leaves layer 1 no connection; raise it"):
         plan_by_lambdas((17, 256, 256, 6), (1e-6, 64), 1)
 
 
@@ -135,7 +135,7 @@ def test_a_layer_rounded_down_to_nothing_has_one_block(block: int, expected: lis
 
 def test_impossible_sparsity_names_the_highest() -> None:
     with pytest.raises(
-        ConfigError, match=r"alone has 1536 of 71424 weights; expected at most 0\.9784, or --output-layer sparse"
+        ConfigError, match=r"alone has 1536 of 71424 weights; expected at most 0\.9784, or `output_layer` sparse"
     ):
         plan_by_sparsity((17, 256, 256, 6), 0.99, 1)
     assert plan_by_sparsity((17, 256, 256, 6), 0.9784, 1)

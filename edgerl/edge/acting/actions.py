@@ -87,7 +87,7 @@ def adapted(policy: Playable, task: Task, mode: ActionMode | None, name: str = "
     where the bounds differ and no mode is given.
     """
     if mode is not None and mode not in ACTION_MODES:
-        raise ConfigError(f"--actions is {quoted(mode)}; expected {' or '.join(ACTION_MODES)}")
+        raise ConfigError(f"`actions` is {quoted(mode)}; expected {' or '.join(ACTION_MODES)}")
     has, needs = (policy.n_observations, policy.n_actions), (task.n_observations, task.n_actions)
     if has != needs:
         raise UnsupportedModelError(
@@ -98,8 +98,8 @@ def adapted(policy: Playable, task: Task, mode: ActionMode | None, name: str = "
         return policy
     if mode is None and (_bounds(policy) is not None or not _is_unit(task)):
         raise UnsupportedModelError(
-            f"{name} {described_misfit(policy, task)}; say --actions scale where they are to be stretched to that, or "
-            "--actions clip where they are in its units"
+            f"{name} {described_misfit(policy, task)}; say `actions` scale where they are to be stretched to that, or "
+            "`actions` clip where they are in its units"
         )
     return AdaptedPolicy(policy, task, mode or "clip")
 

@@ -20,7 +20,7 @@ from edgerl.edge.continual.transitions import (
 )
 from edgerl.edge.engine.arena import LayerArrays
 from edgerl.errors import quoted
-from edgerl.files.atomic import TensorReader, Tensors
+from edgerl.files.tensors import TensorReader, Tensors
 from edgerl.policy.compact import Array, CompactPolicy, action_scaling, make_layer
 from edgerl.policy.format import LARGEST_OFFSET, is_offset
 

@@ -62,8 +62,8 @@ from edgerl.edge.engine.arena import NETWORKS, WHOLE_UPDATE, LearnerArena
 from edgerl.edge.engine.library import BytesOf, LearnerConfig, library
 from edgerl.edge.engine.random import Draws, Purpose
 from edgerl.errors import ConfigError, EdgerlError, FileFormatError, OutputError, UnsupportedModelError, quoted
-from edgerl.files.atomic import TensorReader
 from edgerl.files.disk import DISK, Disk
+from edgerl.files.tensors import TensorReader
 from edgerl.policy.compact import Array, CompactPolicy, action_scaling, observation_dtype, shifted
 
 DEFAULT_MEMORY = 32 << 20

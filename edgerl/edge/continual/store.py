@@ -24,8 +24,9 @@ from typing import Any
 import numpy.typing as npt
 
 from edgerl.errors import FileFormatError, OutputError, quoted
-from edgerl.files.atomic import TEMPORARIES, TensorReader, write_tensors
+from edgerl.files.atomic import TEMPORARIES
 from edgerl.files.disk import DISK, Disk, open_regular
+from edgerl.files.tensors import TensorReader, write_tensors
 
 KIND = "snapshot"
 VERSION = 1

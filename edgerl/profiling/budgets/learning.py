@@ -20,7 +20,7 @@ from edgerl.edge.continual.session import MARGIN_US
 from edgerl.edge.engine.library import BytesOf, LayerPlanStructure, LearnerConfig, library
 from edgerl.edge.runtimes import RUN_BY, RuntimeName
 from edgerl.errors import ConfigError
-from edgerl.files.atomic import TensorReader
+from edgerl.files.tensors import TensorReader
 from edgerl.policy.shape import LayerShape, NetworkShape
 from edgerl.profiling.budgets.costs import inference_flops, training_cost
 from edgerl.profiling.budgets.device import Device, find_device

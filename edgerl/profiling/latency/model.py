@@ -3,8 +3,8 @@
     cycles = call + layers · layer + outputs · output + multiply-adds · multiply-add
 
 Each of the four is a product of factors: of the runtime class, of the core's class, of the device where several points
-know it, and of the arithmetic. The factors are data, model.json beside this file, made by tools/fit_latency_model.py; what
-none of them knows keeps the mean of its class.
+know it, and of the arithmetic. The factors are data, model.json beside this file, made by tools/fit_latency_model.py;
+what none of them knows keeps the mean of its class.
 """
 
 from __future__ import annotations

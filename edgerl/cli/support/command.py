@@ -1,0 +1,33 @@
+"""Commands whose error messages name flags where the library's name parameters."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from typer.core import TyperCommand
+
+from edgerl.errors import EdgerlError
+
+_PARAMETER = re.compile(r"`([a-z]\w*)`")
+
+
+class Command(TyperCommand):
+    """A command of edgerl. The library writes `batch_size`, a reader of the command line sees --batch-size."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run it. Raises what it raises, in the words of the command line."""
+        try:
+            return super().invoke(ctx)
+        except EdgerlError as error:
+            error.args = (in_flags(str(error), self.params), *error.args[1:])
+            raise
+
+
+def in_flags(message: str, parameters: Iterable[Any]) -> str:
+    """The message with the flag of each parameter; a name that is none of this command's loses its backticks alone."""
+    options = [parameter for parameter in parameters if parameter.param_type_name == "option"]
+    flags: dict[str, str] = {flag.lstrip("-").replace("-", "_"): flag for option in options for flag in option.opts}
+    flags |= {option.name: option.opts[0] for option in options}
+    return _PARAMETER.sub(lambda found: flags.get(found[1]) or found[1], message)

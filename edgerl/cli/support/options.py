@@ -1,0 +1,117 @@
+"""The options of a run on the command line, made from edgerl.config: name, type, choices, default and help."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from edgerl.config import OPTIONS, PRESETS, Option
+
+PANELS = {
+    None: "Run",
+    "network": "Networks and sparsity",
+    "evolution": "Evolution of the topology",
+    "td3": "TD3",
+    "schedule": "Schedule",
+}
+
+FLAGS = {"environment": "--env", "env_args": "--env-arg"}
+"""Of the options that the command line calls otherwise."""
+
+
+def flag(name: str) -> str:
+    """What the command line calls an option: lambda1 → --lambda1, batch_size → --batch-size."""
+    return FLAGS.get(name, "--" + name.replace("_", "-"))
+
+
+def takes_options_of_a_run(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command `--preset`, `--config` and a flag for each option of a run.
+
+    It is called with `preset` and `config`, and with the options that were given alone, as Python takes them.
+    """
+    own = inspect.signature(command)
+    hints = get_type_hints(command, include_extras=True)
+
+    @functools.wraps(command)
+    def parsed(**arguments: Any) -> None:
+        given = {name: arguments.pop(name) for name in OPTIONS}
+        command(**arguments, **_parsed(given))
+
+    made = {"preset": _PRESET, "config": _CONFIG} | {option.name: _annotation(option) for option in OPTIONS.values()}
+    kept = [
+        parameter for parameter in own.parameters.values() if parameter.name in hints and parameter.name not in made
+    ]
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    parameters = [inspect.Parameter(name, keyword, default=None, annotation=hint) for name, hint in made.items()]
+    parameters += [
+        each.replace(kind=keyword, annotation=hints[each.name]) for each in kept if each.kind != each.VAR_KEYWORD
+    ]
+    parsed.__signature__ = own.replace(parameters=parameters, return_annotation=None)  # type: ignore[attr-defined]
+    parsed.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return parsed
+
+
+_PRESET = Annotated[
+    str | None,
+    typer.Option(
+        metavar="|".join(PRESETS),
+        help="paper: its hyper-parameters for the task; quick: minutes.",
+        show_default="paper",
+        rich_help_panel=PANELS[None],
+    ),
+]
+_CONFIG = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.toml",
+        help="Options from a file, as `edgerl info RUN --config` prints one; those given here come first.",
+        show_default=False,
+        rich_help_panel=PANELS[None],
+    ),
+]
+
+
+def _annotation(option: Option) -> Any:
+    """The parameter of one option, as typer reads it."""
+    kind, metavar, text = option.kind, "|".join(option.choices), option.metadata["help"]
+    shown: str | bool = option.shown_default
+    if option.name == "env_args":
+        kind, metavar, text, shown = list[str], "NAME=VALUE", text + " Repeatable.", False
+    elif kind is tuple:
+        kind, metavar = str, "N,N,…"
+    elif kind is bool:
+        shown = False
+    made = typer.Option(
+        flag(option.name),
+        metavar=metavar or None,
+        help=text,
+        show_default=shown,
+        rich_help_panel=PANELS[option.section],
+    )
+    return Annotated[kind | None, made]
+
+
+def _parsed(given: Mapping[str, Any]) -> dict[str, Any]:
+    from edgerl.environments.arguments import parse
+
+    options = {name: value for name, value in given.items() if value not in (None, [])}
+    if "env_args" in options:
+        options["env_args"] = parse(options["env_args"])
+    if "hidden" in options:
+        options["hidden"] = _parse_widths(options["hidden"])
+    return options
+
+
+def _parse_widths(text: str) -> tuple[int, ...]:
+    """'256,256' → (256, 256). Raises ConfigError."""
+    from edgerl.errors import ConfigError
+
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise ConfigError(f"`hidden` is {text!r}; expected whole numbers with commas, as in 256,256") from error

@@ -1,0 +1,69 @@
+"""`edgerl.cost`: what a run would cost, before it exists."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgerl.algorithms.topology import LayerPlan, draw_mask, expand, plan_networks
+from edgerl.config import make_config, stated_options
+from edgerl.edge.engine.random import Draws, Network
+from edgerl.environments.make import make
+from edgerl.policy.compact import CompactPolicy, make_layer
+from edgerl.policy.format import to_bytes
+from edgerl.policy.shape import connections, dense
+from edgerl.profiling.budgets.costs import inference_flops, training_cost
+
+
+def cost(
+    env: str | None = None, *, preset: str | None = None, config: str | Path | None = None, **options: Any
+) -> dict[str, Any]:
+    """What the run with these options would cost: connections, FLOPs of training and of acting, bytes of the policy.
+
+    Options as `edgerl.train` takes them. Raises ConfigError, EnvironmentError, FileFormatError.
+    """
+    run = make_config(**stated_options(env, preset=preset, config=config, **options))
+    environment = make(run.environment, arguments=run.env_args)
+    plans = plan_networks(run.network, environment.n_observations, environment.n_actions)
+    environment.close()
+    actor, critic = (tuple(layer.shape for layer in network) for network in plans)
+    evolves = run.network.method == "ds-td3"
+    sizes: dict[str, Any] = {
+        "batch_size": run.td3.batch_size,
+        "steps": run.schedule.steps,
+        "start_steps": run.schedule.start_steps,
+        "policy_delay": run.td3.policy_delay,
+    }
+    interval = run.evolution.evolution_interval if evolves else None
+    by_gradient = run.evolution.growth == "gradient"
+    cost = training_cost(actor, critic, **sizes, evolution_interval=interval, growth_by_gradient=by_gradient)
+    return {
+        "environment": run.environment,
+        "method": run.network.method,
+        "layers": {
+            name: [asdict(layer) for layer in network] for name, network in (("actor", actor), ("critic", critic))
+        },
+        "connections_dense": connections(dense(actor)) + 2 * connections(dense(critic)),
+        "connections": connections(actor) + 2 * connections(critic),
+        "training_flops_paper_dense": training_cost(dense(actor), dense(critic), **sizes).training_flops_paper,
+        "training_flops_paper": cost.training_flops_paper,
+        "training_flops_full": cost.training_flops_full,
+        "inference_flops_dense": inference_flops(dense(actor)),
+        "inference_flops": inference_flops(actor),
+        "bytes": _file_bytes(plans[0]),
+    }
+
+
+def _file_bytes(actor: tuple[LayerPlan, ...]) -> int:
+    """The actor's compact fp32 file while no unit is dead: built, not computed, so that it is what a run will write."""
+    masks = [expand(draw_mask(plan, Draws(0), Network.ACTOR, i), plan) for i, plan in enumerate(actor)]
+    layers = [
+        make_layer(mask.astype(np.float32), np.zeros(plan.n_outputs), plan.block)
+        for mask, plan in zip(masks, actor, strict=True)
+    ]
+    ones = np.ones(actor[-1].n_outputs, np.float32)
+    policy = CompactPolicy(tuple(layers), action_low=-ones, action_high=ones)
+    return len(to_bytes(policy.with_example(np.zeros(actor[0].n_inputs))))
