@@ -58,8 +58,8 @@ class Option:
 
     def _check_choice(self, value: Any) -> None:
         if value not in self.choices:
-            meant = nearest(str(value), self.choices)
-            raise ConfigError(f"`{self.name}` is {quoted(value)}{meant}; expected {', '.join(self.choices)}")
+            suggestion = nearest(str(value), self.choices) or f"; expected {', '.join(self.choices)}"
+            raise ConfigError(f"`{self.name}` is {quoted(value)}{suggestion}")
 
 
 _KINDS = {int: "a whole number", bool: "true or false", str: "text"}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from edgerl.errors import FileFormatError
 from edgerl.export import ExportReport, LearnerSource
+from edgerl.files.kind import what_is
 from edgerl.options import Checked, option
 from edgerl.units import human_bytes
 
@@ -67,7 +68,7 @@ class LearnerReport(ExportReport):
 def export(source: LearnerSource, path: Path, options: Options, *, force: bool) -> LearnerReport:
     """Write the learner of a run to the file `path`. Raises ConfigError, FileFormatError, OutputError."""
     if source.hand_over is None:
-        raise FileFormatError(f"{source.path} is a file; expected a run folder, as edgerl train makes")
+        raise FileFormatError(f"{source.path} is {what_is(source.path)}; expected a run folder, as edgerl train makes")
     handed = source.hand_over(
         path,
         seed=options.replay,

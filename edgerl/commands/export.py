@@ -114,19 +114,22 @@ def _options(
     """The options of a format, checked, and the device that they or `device` name."""
     known = options_of(chosen.Options)
     given = {name: value for name, value in options.items() if value is not None}
-    for name in (*given, *(["device"] if device is not None and "target" not in known else [])):
+    for name in given:
         if name not in known:
             raise _foreign_option(name, format, known)
     target = given.get("target")
-    if device is None and target is not None and target not in known["target"].choices:
+    if device is not None:
+        if "target" not in known:
+            raise _foreign_option("device", format, known)
+        if target is not None:
+            raise ConfigError(f"`target` is {target} and `device` is {device}; expected one of them")
+    elif target is not None and target not in known["target"].choices:
         device = given.pop("target")
-    elif device is not None and target is not None:
-        raise ConfigError("`device` and `target` were both given; expected one of them")
     return chosen.Options(**given), None if device is None else _board(find_device(device))
 
 
 def _foreign_option(name: str, format: str, known: Iterable[str]) -> ConfigError:
-    is_of_another = any(name in options_of(other.Options) for other in formats().values())
+    is_of_another = name == "device" or any(name in options_of(other.Options) for other in formats().values())
     suggestion = "" if is_of_another else nearest(name, known)
     return ConfigError(f"`{name}` was given, which `format` {format} does not have{suggestion or '; leave it out'}")
 

@@ -29,7 +29,9 @@ class Options(Checked):
 
     dtype: Precision | None = option(None, "Precision of the weights.", shown="as the policy stores them")
     target: Target = option(
-        "generic", "The core that it is fast on, or a device, whose budgets are then kept.", other="device"
+        "generic",
+        "A core (cortex-m4, cortex-m7, esp32, rp2040, generic), or a device, whose budgets are then kept.",
+        other="device",
     )
     layout: Layout = option("auto", "How each layer is held; auto: what is faster and not much larger.")
     prefix: str = option("edgerl_policy", "Prefix of every name, and of the files.")

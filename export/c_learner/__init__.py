@@ -51,7 +51,10 @@ class Options(Checked):
         None, "Transitions per update there.", range="[1, 65536]", unit="transitions", shown="the run's"
     )
     target: Literal["generic", "cortex-m4", "cortex-m7"] | None = option(
-        None, "A core, or a device, whose budgets are then kept.", shown="generic", other="device"
+        None,
+        "A core (cortex-m4, cortex-m7, generic), or a device, whose budgets are then kept.",
+        shown="generic",
+        other="device",
     )
     prefix: str = option(PREFIX, "Prefix of every name, and of the files.")
 

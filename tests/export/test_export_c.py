@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -17,8 +17,8 @@ import pytest
 from edgerl.commands.export import export_policy
 from edgerl.edge.acting.onnx_policy import OnnxPolicy
 from edgerl.errors import ConfigError, OutputError, UnsupportedModelError
-from edgerl.export.c import Options
-from edgerl.export.c.form import COSTS, TARGETS, ColumnForm, DenseForm, Layout, column_form, layer_form, policy_form
+from edgerl.export.c import Options, Target
+from edgerl.export.c.form import COSTS, ColumnForm, DenseForm, Layout, column_form, layer_form, policy_form
 from edgerl.export.c.source import Provenance, generate
 from edgerl.export.c.text import comment_text, number
 from edgerl.policy.compact import Array, CompactPolicy, Precision, as_blocks, make_layer
@@ -95,12 +95,12 @@ def test_the_stated_loss_is_that_of_the_compiled_code(
     library = Library(policy, tmp_path, options)
     difference = library.actions(policy.observation_of(seen)) - made.policy(seen, np.float64)
     shares = np.abs(difference) / (policy.action_high - policy.action_low)
-    report = export_policy(policy, "c", tmp_path / "c", options=options, observations=seen)
+    report = export_policy(policy, "c", tmp_path / "c", dtype=dtype, observations=seen)
     loss = report.action_difference
     assert (loss.observations, loss.observed) == (500, "recorded")
     assert loss.largest == pytest.approx(shares.max(), rel=0.05, abs=1e-5)
     assert loss.root_mean_square == pytest.approx(np.sqrt(np.mean(shares**2)), rel=0.05, abs=1e-6)
-    sampled = export_policy(policy, "c", tmp_path / "c", options=options, force=True).action_difference
+    sampled = export_policy(policy, "c", tmp_path / "c", dtype=dtype, force=True).action_difference
     assert sampled.observed == "sampled"
     assert sampled.largest == pytest.approx(loss.largest, rel=1, abs=1e-5)  # as much, over other observations
 
@@ -429,7 +429,7 @@ def test_auto_takes_what_is_faster_and_not_much_larger() -> None:
 
     assert names(0.1) == names(0.5) == names(0.5, 4) == [ColumnForm, ColumnForm, DenseForm]
     assert names(0.7) == names(1) == [DenseForm] * 3
-    assert set(COSTS) == set(TARGETS)
+    assert set(COSTS) == set(get_args(Target))
 
 
 # ------------------------------------------------------------------------------------------------------------- text
@@ -481,11 +481,11 @@ def test_hostile_metadata_stays_in_the_comment(tmp_path: Path) -> None:
 
 
 def test_unknown_choices_are_refused() -> None:
-    with pytest.raises(ConfigError, match="the data type is 'fp8', which there is not; did you mean fp32"):
+    with pytest.raises(ConfigError, match="`dtype` is 'fp8'; did you mean fp32"):
         Options(dtype="fp8")  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="the target is 'cortex-m5', which there is not; did you mean cortex-m"):
+    with pytest.raises(ConfigError, match="`target` is 'cortex-m5'; did you mean cortex-m"):
         Options(target="cortex-m5")  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="the layout is 'csr', which there is not; expected auto, dense, sparse"):
+    with pytest.raises(ConfigError, match="`layout` is 'csr'; expected auto, dense, sparse"):
         Options(layout="csr")  # type: ignore[arg-type]
 
 
@@ -519,7 +519,7 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     def full(path: Path, _data: bytes, *, force: bool) -> None:  # noqa: ARG001
         raise OutputError(f"cannot write {path}: No space left on device")
 
-    monkeypatch.setattr("edgerl.export.c.write_atomically", full)
+    monkeypatch.setattr("edgerl.export.c.files.write_atomically", full)
     with pytest.raises(OutputError, match="No space left"):
         export_policy(random_policy(2), "c", tmp_path / "c")
     assert os.listdir(tmp_path) == []
@@ -571,8 +571,8 @@ def test_json_has_the_facts(edgerl: Run, folder: Path) -> None:
     ("options", "said"),
     [
         (("--prefix", "a-b"), "--prefix is 'a-b'; expected a C identifier"),
-        (("--dtype", "fp64"), "the data type is 'fp64', which there is not; did you mean fp"),
-        (("--layout", "csr"), "the layout is 'csr'"),
+        (("--dtype", "fp64"), "--dtype is 'fp64'; did you mean fp"),
+        (("--layout", "csr"), "--layout is 'csr'"),
         (("--target", "stm32f40"), "there is no device 'stm32f40'; did you mean stm32f405?"),
         (("--replay", "5"), "--replay was given, which --format c does not have; leave it out"),
         (("-o", "no/such/folder"), "choose an existing, writable folder"),

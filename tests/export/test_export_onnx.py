@@ -328,7 +328,7 @@ def test_the_readers_named_as_excluded_are(make_policy: Any, path: Path) -> None
 def test_an_unknown_format_is_refused(make_policy: Any, path: Path) -> None:
     with pytest.raises(ConfigError, match="'onx' is no export format; did you mean onnx"):
         export_policy(make_policy().policy, "onx", path)
-    with pytest.raises(ConfigError, match="'tflite' is no export format; expected onnx"):
+    with pytest.raises(ConfigError, match="'tflite' is no export format; expected c, c-learner, learner, onnx"):
         export_policy(make_policy().policy, "tflite", path)
 
 
@@ -364,7 +364,7 @@ def test_a_missing_extra_is_named(make_policy: Any, path: Path, monkeypatch: pyt
         if module == missing:
             raise MissingExtraError(f"{module} is not installed; run: pip install 'edgerl[{extra}]'")
 
-    monkeypatch.setattr("edgerl.export.require", without)
+    monkeypatch.setattr("edgerl.commands.export.require", without)
     with pytest.raises(MissingExtraError, match=rf"{missing} is not installed; run: pip install 'edgerl\[export\]'"):
         export_policy(make_policy().policy, "onnx", path)
 

@@ -42,13 +42,13 @@ AWKWARD = (
 
 @pytest.mark.parametrize("prefix", NO_IDENTIFIERS)
 def test_a_prefix_is_an_identifier_that_nobody_reserves(prefix: str) -> None:
-    with pytest.raises(ConfigError, match=r"^--prefix (is|has) .*expected"):
+    with pytest.raises(ConfigError, match=r"^`prefix` (is|has) .*expected"):
         Options(prefix=prefix)
 
 
 @pytest.mark.parametrize("prefix", THEIRS.split())
 def test_names_of_others_are_refused_by_both_exporters(prefix: str) -> None:
-    refused = rf"^--prefix is '{prefix}', .*; choose another, as in my_{prefix}$"
+    refused = rf"^`prefix` is '{prefix}', .*; choose another, as in my_{prefix}$"
     with pytest.raises(ConfigError, match=refused):
         Options(prefix=prefix)
     with pytest.raises(ConfigError, match=refused):
@@ -102,7 +102,7 @@ def test_no_name_of_a_learner_can_be_one_of_the_engines(tmp_path: Path) -> None:
     met = {w.removesuffix(s) for w in words - own for s in suffixes if w.endswith(s) and w != s}
     assert met >= {"engine_learner", "adam", "ENGINE"}
     for prefix in met:
-        with pytest.raises(ConfigError, match="--prefix"):
+        with pytest.raises(ConfigError, match="`prefix`"):
             check_prefix(prefix)
 
 

@@ -52,17 +52,14 @@ def _offered() -> dict[str, dict[str, Option]]:
 def _annotation(options: Mapping[str, Option]) -> Any:
     """The parameter, as typer reads it; where formats differ about it, the help and the default say how."""
     option = next(iter(options.values()))
-    values = dict.fromkeys(choice for each in options.values() for choice in each.choices)
-    if "other" in option.metadata:
-        values[option.metadata["other"].upper()] = None
-    flag = f"--{option.name.replace('_', '-')}"
-    if option.type is bool and option.default is None:
-        flag += f"/--no-{option.name.replace('_', '-')}"
+    choices = dict.fromkeys(choice for each in options.values() for choice in each.choices)
+    flag = option.name.replace("_", "-")
     made = typer.Option(
-        flag,
-        metavar="|".join(values) or ("BYTES" if _is_bytes(option) else None),
+        f"--{flag}/--no-{flag}" if option.type is bool and option.default is None else f"--{flag}",
+        metavar="NAME" if "other" in option.metadata else "BYTES" if _is_bytes(option) else "|".join(choices) or None,
         help=_by_format({name: each.metadata["help"].rstrip(".") for name, each in options.items()}) + ".",
         show_default=option.default is not False and _shown_default(options),
+        rich_help_panel=f"Options of {' and '.join(options)}",
     )
     kind = option.type if option.type in (int, bool) and not _is_bytes(option) else str
     return Annotated[kind | None, made]
