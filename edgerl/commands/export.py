@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from edgerl.edge.continual.learner import champion_policy
 from edgerl.edge.continual.store import Snapshots
-from edgerl.edge.runtimes import RUNTIMES, refuse_onnx
+from edgerl.edge.runtimes import RUNTIMES, RuntimeName, refuse_onnx
 from edgerl.errors import ConfigError, FileFormatError, nearest, require
 from edgerl.export import Board, ExportReport, Format, LearnerSource, PolicySource, c, find_format, formats
 from edgerl.files.atomic import read_bytes
@@ -184,7 +184,7 @@ def _read_policy(policy: CompactPolicy | str | Path, format: str) -> tuple[Compa
 
 
 def _read_file(path: Path, format: str) -> tuple[CompactPolicy, str]:
-    runtime = next((name for name in RUNTIMES if name == format), "onnxruntime")
+    runtime: RuntimeName = next((name for name in RUNTIMES if name == format), "onnxruntime")
     refuse_onnx(path, runtime, f"the {POLICY} of a policy that edgerl trained")
     data = read_bytes(path)
     return policy_file.from_bytes(data, path), sha256(data).hexdigest()

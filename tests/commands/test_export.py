@@ -58,7 +58,7 @@ def test_the_budgets_of_a_device_are_kept(how: str) -> None:
 
 
 def test_memory_is_a_budget_of_c_too(tmp_path: Path) -> None:
-    """A board whose budget of memory the two buffers between layers exceed: 4 · (128 + 128) bytes, beside the 1024 of the stack."""
+    """The two buffers between layers take 4 · (128 + 128) bytes, beside the 1024 of the stack."""
     text, source = profile_path("stm32f411").read_text(), 'source = "a test"'
     own = tmp_path / "board.toml"
     own.write_text(re.sub(r"(?m)^memory_bytes = .*$", f"memory_bytes = {{ value = 2047, {source} }}", text))
