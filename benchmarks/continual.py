@@ -5,7 +5,7 @@ for 150 000 steps a Learner with a replay of 50 000 transitions in fp16 goes on.
 so that the script can be stopped and started again.
 
     python benchmarks/continual.py --work build/continual --workers 2
-    python benchmarks/continual.py --table        # the tables of docs/results.md, from what is there
+    python benchmarks/continual.py --table        # the tables of docs/lab/2026-11.md, from what is there
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def mean_return(act: Callable[[Array], Array], task: Any, first_seed: int) -> fl
 def supports(learner: Any) -> list[Array]:
     """Where each layer that is not dense has connections, bool [block rows, inputs]."""
     masks = []
-    for layer in itertools.chain(*learner._arena.layers):
+    for layer in itertools.chain(*learner.challenger.arena.layers):
         if layer.in_target is not None:
             mask = np.zeros((len(layer.starts) - 1, layer.n_inputs), bool)
             mask[layer.block_rows(), layer.columns] = True
@@ -114,11 +114,12 @@ def run(job: Job, work: Path) -> None:
     learner = Learner.load(path, rule=TrialRule(every=job.trials), updates_per_step=job.updates_per_step)
     is_frozen = job.variant == "frozen"
 
-    def challenger(observation: Array) -> Array:
-        return np.clip(learner._challenge(np.asarray(observation, np.float32)), learner.action_low, learner.action_high)
-
     def champion(observation: Array) -> Array:
-        return learner._champion(np.asarray(observation, np.float32))
+        return learner.champion(np.asarray(observation, np.float32))
+
+    def challenger(observation: Array) -> Array:
+        action = learner.challenger.act(np.asarray(observation, np.float32))
+        return champion(observation) if action is None else np.clip(action, learner.action_low, learner.action_high)
 
     in_charge = challenger if job.trials == 1 else champion
     task, judge = environment(job.drift), environment(job.drift)
@@ -129,7 +130,7 @@ def run(job: Job, work: Path) -> None:
     update_seconds, updates = 0.0, 0
     observation, _ = task.reset(seed=job.seed)
     episode = 0
-    interval = int(learner._arena.config.evolution_interval) or job.steps
+    interval = int(learner.challenger.arena.config.evolution_interval) or job.steps
     for step in range(1, job.steps + 1):
         if not is_frozen:
             action = learner.act(observation)

@@ -89,6 +89,13 @@ def test_packages_import_only_what_lies_above_them(room: str) -> None:
             assert _is_allowed(module, room), f"{path.relative_to(ROOT)} imports {module}"
 
 
+@pytest.mark.parametrize(("part", "others"), [("engine", ("acting", "continual")), ("acting", ("continual",))])
+def test_parts_of_edge_import_only_what_lies_above_them(part: str, others: tuple[str, ...]) -> None:
+    for path in (ROOT / "edgerl/edge" / part).rglob("*.py"):
+        for module in _imports(path.read_text()):
+            assert not module.startswith(tuple(f"edgerl.edge.{other}" for other in others)), f"{path} imports {module}"
+
+
 def test_the_only_onnxruntime_in_edge_is_in_onnx_policy() -> None:
     for path in (ROOT / "edgerl/edge").rglob("*.py"):
         assert ("onnxruntime" in _imports(path.read_text())) == (path.name == "onnx_policy.py")

@@ -207,17 +207,17 @@ def test_the_reference_of_the_command_line_is_up_to_date() -> None:
     assert written == script("command_line").reference(), "docs/cli.md is out of date; run: make docs"
 
 
-def test_the_reference_has_what_help_says(edgerl: Run) -> None:
+def test_the_reference_has_what_help_says(edgerl: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every option of every command, from the text that `--help` prints."""
     page = (DOCS / "cli.md").read_text(encoding="utf-8")
     sections = dict(re.findall(r"^## edgerl ([a-z ]+)\n(.*?)(?=^## |\Z)", page, flags=re.MULTILINE | re.DOTALL))
     assert len(sections) > 10
     for command, section in sections.items():
+        monkeypatch.setenv("TERMINAL_WIDTH", "120")  # typer's: in 80 columns it cuts the longest names
         _, out, _ = edgerl(*command.split(), "--help")
-        _, _, options = out.partition("Options:\n")
-        named = re.findall(r"^  (?:-\w, )?(--[a-z0-9-]+)", options, flags=re.MULTILINE)
-        assert named[-1] == "--help"
-        assert re.findall(r"^\| `(?:-\w, )?(--[a-z0-9-]+)", section, flags=re.MULTILINE) == named[:-1], command
+        named = re.findall(r"^│ [ *]{0,5}(--[a-z0-9-]+)", out, flags=re.MULTILINE)
+        listed = re.findall(r"^\| `(?:-\w, )?(--[a-z0-9-]+)", section, flags=re.MULTILINE)
+        assert sorted([*listed, "--help"]) == sorted(named), command
         assert f"edgerl {command}" in section
 
 
@@ -228,7 +228,7 @@ def test_the_reference_of_python_has_the_public_names_and_what_they_return() -> 
     named = {name if name.startswith("edgerl.") else f"edgerl.{name}" for name in named}  # the folder export/
     assert {f"{each.__module__}.{each.__qualname__}" for each in public} <= named
     returned = {each.__annotations__["return"].rpartition(".")[2] for each in public if not isinstance(each, type)}
-    assert returned <= {name.rpartition(".")[2] for name in named}
+    assert returned - {"dict[str, Any]"} <= {name.rpartition(".")[2] for name in named}
 
 
 def test_the_navigation_names_each_page_once() -> None:

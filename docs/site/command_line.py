@@ -20,8 +20,8 @@ BEGINNING = """\
 
 # Command line
 
-Every command also takes `-h` or `--help`. What they have in common, exit codes above all, is said [in the
-overview](../README.md#commands).
+Every command also takes `-h` or `--help`. What they have in common, exit codes above all, is said [with
+the commands](commands.md).
 """
 
 

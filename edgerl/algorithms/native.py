@@ -18,7 +18,7 @@ from edgerl.algorithms.state import Arrays, take
 from edgerl.algorithms.topology import LayerPlan, Mask, input_degrees, plan_networks
 from edgerl.config import Config
 from edgerl.edge.continual.replay import Replay
-from edgerl.edge.engine.arena import NETWORKS, LayerArrays, LearnerArena, replay_structure, rows_of
+from edgerl.edge.engine.arena import NETWORKS, LayerArrays, LearnerArena, rows_of
 from edgerl.edge.engine.library import LayerPlanStructure, LearnerConfig, Library, Progress, library
 from edgerl.edge.engine.random import Draws
 from edgerl.errors import ConfigError
@@ -332,7 +332,7 @@ class NativeAgent:
         if (replay.n_observations, replay.n_actions) != sizes:
             raise ValueError(f"the replay is of {replay.n_observations}/{replay.n_actions} numbers; expected {sizes}")
         mean, scale = (None, None) if normalizer is None else (normalizer.mean, normalizer.scale)
-        self.arena.step(replay_structure(replay, mean, scale))
+        self.arena.step(replay.structure(mean, scale))
         self.updates += 1
         self._note_topology()
 
@@ -401,14 +401,18 @@ class NativeAgent:
         self.arena, self._networks = arena, networks
         self.updates, self._actor_evolves = updates, bool(evolution_is_due)
 
-    def take_losses(self) -> tuple[float, float]:
-        """(critic, actor) loss, mean since this was last asked; 0 where no update happened."""
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The mean losses since `reset_metrics`; 0 where no update happened."""
         progress = self.arena.progress
-        losses = (
-            progress.critic_loss_sum / max(progress.critic_losses, 1),
-            progress.actor_loss_sum / max(progress.actor_losses, 1),
-        )
+        return {
+            "critic_loss": progress.critic_loss_sum / max(progress.critic_losses, 1),
+            "actor_loss": progress.actor_loss_sum / max(progress.actor_losses, 1),
+        }
+
+    def reset_metrics(self) -> None:
+        """Begin the means again."""
+        progress = self.arena.progress
         progress.critic_loss_sum = progress.actor_loss_sum = 0.0
         progress.critic_losses = progress.actor_losses = 0
         self.arena.progress = progress
-        return losses

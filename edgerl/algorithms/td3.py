@@ -441,13 +441,18 @@ class Agent:
     def _optimiser_of(self, network: SparseNetwork) -> torch.optim.Optimizer:
         return self.actor_optimiser if network is self.actor else self.critic_optimiser
 
-    def take_losses(self) -> tuple[float, float]:
-        """(critic, actor) loss, mean since this was last asked; NaN-free: 0 where no update happened."""
-        sums, self.losses = self.losses, self._no_losses()
-        return (
-            float(sums.critic) / max(sums.critic_updates, 1),
-            float(sums.actor) / max(sums.actor_updates, 1),
-        )
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The mean losses since `reset_metrics`; 0 where no update happened."""
+        sums = self.losses
+        return {
+            "critic_loss": float(sums.critic) / max(sums.critic_updates, 1),
+            "actor_loss": float(sums.actor) / max(sums.actor_updates, 1),
+        }
+
+    def reset_metrics(self) -> None:
+        """Begin the means again."""
+        self.losses = self._no_losses()
 
 
 def n_step_at(config: TD3Config, update: int) -> int:

@@ -186,7 +186,8 @@ def _checkpoint(path: Path, data: bytes) -> Description:
 def _learner(path: Path, kind: str) -> Description:
     from edgerl.edge.continual import bundle
     from edgerl.edge.continual.bundle import actor_policy
-    from edgerl.edge.continual.learner import read_counters, read_origin
+    from edgerl.edge.continual.history import read_counters
+    from edgerl.edge.continual.origin import read_origin
     from edgerl.files.tensors import TensorReader
 
     with TensorReader(path, kind, bundle.VERSIONS) as reader:

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edgerl.algorithms.interface import Algorithm, make_algorithm
 from edgerl.algorithms.normalizer import Normalizer
 from edgerl.config import DEFAULT_EPISODE_STEPS, Config
 from edgerl.edge.continual.replay import Boundary, Replay
 from edgerl.environments.make import Environment, make_for_run
-from edgerl.training.trainer import AnyAgent, make_agent, numerics
+from edgerl.training.trainer import numerics
 
 _RANDOM_STEPS = 1000
 _WARM_UP_UPDATES = 50
@@ -34,7 +35,7 @@ class Timing:
 def time_steps(config: Config) -> Timing:
     """Time a run's steps: a thousand random ones, then 250 updates and as many actions of the policy."""
     with contextlib.closing(make_for_run(config)) as environment, numerics(config):
-        agent = make_agent(config, environment.n_observations, environment.n_actions)
+        agent = make_algorithm(config, environment.n_observations, environment.n_actions)
         normalizer = Normalizer(environment.n_observations) if config.normalize else None
         capacity = max(_RANDOM_STEPS, config.td3.n_step + 1)
         replay = Replay(None, environment.n_observations, environment.n_actions, capacity)
@@ -64,7 +65,7 @@ def _time_random_steps(environment: Environment, replay: Replay, normalizer: Nor
     return (time.perf_counter() - started) / _RANDOM_STEPS, longest
 
 
-def _time_updates(agent: AnyAgent, replay: Replay, normalizer: Normalizer | None) -> float:
+def _time_updates(agent: Algorithm, replay: Replay, normalizer: Normalizer | None) -> float:
     for _ in range(_WARM_UP_UPDATES):
         agent.learn(replay, normalizer)
     started = time.perf_counter()
@@ -73,7 +74,7 @@ def _time_updates(agent: AnyAgent, replay: Replay, normalizer: Normalizer | None
     return (time.perf_counter() - started) / _UPDATES
 
 
-def _time_actions(agent: AnyAgent, environment: Environment) -> float:
+def _time_actions(agent: Algorithm, environment: Environment) -> float:
     observation = environment.reset(0)
     started = time.perf_counter()
     for _ in range(_UPDATES):

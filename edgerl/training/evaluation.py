@@ -41,6 +41,9 @@ class Episodes:
         return float(self.successes.mean()) if len(self.successes) else math.nan
 
 
+NO_EPISODES = Episodes(np.empty(0, np.float64), np.empty(0, bool))
+
+
 def play(
     environment: Environment,
     act: Callable[[Array], Array],

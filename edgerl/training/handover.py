@@ -16,7 +16,7 @@ from edgerl.algorithms.normalizer import SMALLEST_DEVIATION, Normalizer
 from edgerl.edge.continual import bundle
 from edgerl.edge.continual.bundle import Constants, ReplayPlan
 from edgerl.edge.continual.champion import Champion
-from edgerl.edge.continual.learner import DEFAULT_MEMORY, MemoryPlan, check_memory, plan_memory
+from edgerl.edge.continual.memory import DEFAULT_MEMORY, MemoryPlan, check_memory, plan_memory
 from edgerl.edge.continual.replay import Boundary, Replay
 from edgerl.edge.continual.transitions import KEEP_POLICIES, PRECISIONS, KeepPolicy, Precision, RecordFormat
 from edgerl.edge.engine.library import library
@@ -105,7 +105,8 @@ def hand_over(
         )
         shape = constants.record_format(replay.n_observations, precision)
         plan = ReplayPlan(precision, keep, memory)
-        planned = plan_memory(agent.arena, champion.n_bytes, shape.record.itemsize, plan)
+        arena = agent.arena
+        planned = plan_memory(arena.config, int(arena.bytes.total), champion.n_bytes, shape.record.itemsize, plan)
         wanted = min(DEFAULT_SEED if seed is None else seed, planned.capacity, replay.size)
         chosen = _spread_episodes(replay, wanted)
         rows = _stored_rows(_with_gaps(replay.rows(chosen), chosen), shape)
@@ -244,10 +245,7 @@ def _stored_rows(rows: Array, shape: RecordFormat) -> Array:
         raise FileFormatError("the run's replay holds a number that is not finite; it was altered")
     n, m = shape.n_observations, shape.n_actions
     records = np.zeros(len(rows), shape.record)
-    numbers = records["numbers"]
-    numbers[:, :n], _ = shape.standardised(rows[:, :n])
-    numbers[:, n : n + m] = rows[:, n : n + m]
-    numbers[:, n + m : 2 * n + m], _ = shape.standardised(rows[:, n + m : 2 * n + m])
+    shape.store(records, rows[:, :n], rows[:, n : n + m], rows[:, n + m : 2 * n + m])
     records["reward"], records["boundary"] = rows[:, -2], rows[:, -1]
     stored: Array = records.view(np.uint8).reshape(len(rows), shape.record.itemsize)[:, shape.row_offset :]
     return np.ascontiguousarray(stored)

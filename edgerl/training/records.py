@@ -7,15 +7,16 @@ import csv
 import json
 import os
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from edgerl import __version__, run_folder
+from edgerl.algorithms.interface import Algorithm
 from edgerl.config import ScheduleConfig
 from edgerl.errors import OutputError
 from edgerl.files.atomic import MAXIMUM_JSON_BYTES, MAXIMUM_TEXT_BYTES, read_bytes, write_atomically
@@ -30,23 +31,6 @@ MAXIMUM_NUMBERS = 1_000_000
 PACKAGES = ("numpy", "torch", "gymnasium", "mujoco")
 
 
-class ObservedNetwork(Protocol):
-    """What a record needs of a network, on either engine."""
-
-    def shares_ever_active(self) -> list[float]: ...
-
-    def input_degrees(self) -> Array: ...
-
-
-class ObservedAgent(Protocol):
-    """What a record needs of an agent, on either engine."""
-
-    @property
-    def networks(self) -> Iterator[tuple[str, Any]]: ...
-
-    def actor_layers(self) -> list[tuple[Array, Array]]: ...
-
-
 class TopologyLog:
     """topology.csv: per layer the share ever active; per sensor its connections in the actor and their Σ |weight|.
 
@@ -54,7 +38,7 @@ class TopologyLog:
     on; where there is none, as in runs of earlier versions, it begins with the next evaluation.
     """
 
-    def __init__(self, folder: Path, agent: ObservedAgent, schedule: ScheduleConfig, step: int) -> None:
+    def __init__(self, folder: Path, agent: Algorithm, schedule: ScheduleConfig, step: int) -> None:
         """Take up the log at `step`; a new run begins with the topology before any update.
 
         Raises OutputError; FileFormatError where what is there cannot be read.

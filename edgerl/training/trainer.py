@@ -17,9 +17,8 @@ import torch
 
 from edgerl import __version__, run_folder
 from edgerl.algorithms.engine import Notice, with_engine
-from edgerl.algorithms.native import NativeAgent
+from edgerl.algorithms.interface import Algorithm, make_algorithm
 from edgerl.algorithms.normalizer import Normalizer
-from edgerl.algorithms.td3 import Agent
 from edgerl.algorithms.topology import notice_of_fixed_layers
 from edgerl.config import Config, extended, is_continued_by, make_config, stated_options, with_episode_limit
 from edgerl.edge.acting.actions import described_misfit, has_bounds_of
@@ -44,7 +43,7 @@ from edgerl.signals import StopRequests, Terminated, leave_at_the_second, stop_r
 from edgerl.training import checkpoint as checkpoint_file
 from edgerl.training.checkpoint import Checkpoint, Counters, Returns
 from edgerl.training.digits import DigitWatch, offset_for
-from edgerl.training.evaluation import Episodes, evaluation_seeds, play
+from edgerl.training.evaluation import NO_EPISODES, Episodes, evaluation_seeds, play
 from edgerl.training.folder import (
     check_latest,
     new_folder,
@@ -150,7 +149,7 @@ def train(
             stack.enter_context(contextlib.closing(evaluation))
         stack.enter_context(numerics(run))
         stop = stack.enter_context(stop_requests(leave_at_the_second))
-        agent = make_agent(run, environment.n_observations, environment.n_actions)
+        agent = make_algorithm(run, environment.n_observations, environment.n_actions)
         if line := notice_of_fixed_layers(run, environment.n_observations, environment.n_actions):
             notice(line)
         if resume is None:
@@ -217,20 +216,12 @@ def evaluation_environment(config: Config, environment: Environment, notice: Not
     return second
 
 
-AnyAgent = Agent | NativeAgent
-"""The two engines: the same algorithm, the same state, the same interface."""
-
-
-def make_agent(config: Config, n_observations: int, n_actions: int) -> AnyAgent:
-    """The agent on the engine that the configuration names. Raises ConfigError, MissingExtraError."""
-    kind = NativeAgent if config.engine == "native" else Agent
-    return kind(config, n_observations, n_actions)
-
-
 class Trainer:
     """One run in one process: the agent, its environments, and the files of the run folder."""
 
-    def __init__(self, agent: AnyAgent, environment: Environment, evaluation: Environment | None, folder: Path) -> None:
+    def __init__(
+        self, agent: Algorithm, environment: Environment, evaluation: Environment | None, folder: Path
+    ) -> None:
         """Take up the run in `folder` from its checkpoint, or start it where there is none.
 
         evaluation: an environment of its own, `environment` itself, for between episodes, or None, for never.
@@ -246,6 +237,11 @@ class Trainer:
         self.best_policy: CompactPolicy | None = None
         self.counters = Counters()
         self._load_checkpoint()
+        self.step, self.episode, self.faults = self.counters.step, self.counters.episode, self.counters.faults
+        self._faults_in_a_row = 0
+        self._told: set[str] = set()
+        self._started, self._first_step = time.monotonic(), self.step
+        self._elapsed_before = self.counters.elapsed_seconds
         with contextlib.ExitStack() as files:
             # With room for as many rows as can follow a checkpoint, the replay keeps all that the checkpoint counts on.
             self.replay = Replay(
@@ -258,15 +254,10 @@ class Trainer:
             )
             files.callback(self.replay.close)
             sweep(folder)  # nobody else is here: we hold the replay's lock
-            self.log = MetricsLog(folder, self._metrics_columns(), self.counters.metrics_rows)
+            self.log = MetricsLog(folder, list(self._metrics(NO_EPISODES)), self.counters.metrics_rows)
             self.topology = TopologyLog(folder, agent, schedule, self.counters.step)
             record_versions(folder, self.counters.step)
             self.close = files.pop_all().close
-        self.step, self.episode, self.faults = self.counters.step, self.counters.episode, self.counters.faults
-        self._faults_in_a_row = 0
-        self._told: set[str] = set()
-        self._started, self._first_step = time.monotonic(), self.step
-        self._elapsed_before = self.counters.elapsed_seconds
 
     def run(self, report: Report, notice: Notice, stop: StopRequests) -> RunResult:
         """Train to the last step. Raises Interrupted, with a checkpoint taken, once somebody asked to stop."""
@@ -488,6 +479,7 @@ class Trainer:
             if self.returns.best == last and self.config.policy == "best":
                 self.best_policy = self._masked_policy()
         self.log.append(self._metrics(episodes))
+        self.agent.reset_metrics()
         self.topology.evaluated(self.step)
         self.returns = replace(self.returns, training_sum=0.0, training_episodes=0)
 
@@ -495,7 +487,7 @@ class Trainer:
         """One episode per seed; none where the run is not evaluated."""
         environment = self.evaluation_environment
         if environment is None:
-            return Episodes(np.empty(0), np.empty(0, bool))
+            return NO_EPISODES
 
         def act(observation: Vector) -> Vector:
             if self._must_leave:
@@ -536,17 +528,8 @@ class Trainer:
         seen = self.replay.observations(np.array([n_rows - 1]))[0] if n_rows else np.zeros(policy.n_observations)
         return policy.with_example(policy.observation_of(seen))
 
-    def _metrics_columns(self) -> list[str]:
-        columns = ["step", "updates", "return_mean", "return_deviation", "success_rate", "training_return_mean"]
-        columns += ["faults", "critic_loss", "actor_loss"]
-        for kind in ("connections", "target_connections"):
-            for name, network in self.agent.networks:
-                columns += [f"{kind}.{name}.{layer}" for layer in range(len(network.plans))]
-        columns += [f"share_ever_active.{name}" for name, _ in self.agent.networks]
-        return [*columns, "elapsed_seconds"]
-
     def _metrics(self, episodes: Episodes) -> dict[str, float | int]:
-        critic_loss, actor_loss = self.agent.take_losses()
+        """A row of metrics.csv: its keys are the columns."""
         returns = episodes.returns
         row: dict[str, float | int] = {
             "step": self.step,
@@ -556,15 +539,14 @@ class Trainer:
             "success_rate": episodes.success_rate,
             "training_return_mean": math.nan if self.returns.training is None else self.returns.training,
             "faults": self.faults,
-            "critic_loss": critic_loss,
-            "actor_loss": actor_loss,
-            "elapsed_seconds": self._elapsed(),
+            **self.agent.metrics,
         }
         for name, network in self.agent.networks:
             row |= {f"connections.{name}.{layer}": n for layer, n in enumerate(network.connections())}
+        for name, network in self.agent.networks:
             row |= {f"target_connections.{name}.{layer}": n for layer, n in enumerate(network.target_connections())}
-            row[f"share_ever_active.{name}"] = network.share_ever_active()
-        return row
+        row |= {f"share_ever_active.{name}": network.share_ever_active() for name, network in self.agent.networks}
+        return row | {"elapsed_seconds": self._elapsed()}
 
     def _status(self) -> Status:
         start_steps = self.config.schedule.start_steps

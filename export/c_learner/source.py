@@ -19,7 +19,7 @@ import numpy as np
 from edgerl import __version__
 from edgerl.edge.continual import bundle
 from edgerl.edge.continual.bundle import MAXIMUM_MEMORY, Constants
-from edgerl.edge.continual.learner import Origin, read_origin, refuse_for_c
+from edgerl.edge.continual.origin import Origin, read_origin, refuse_for_c
 from edgerl.edge.continual.transitions import MAXIMUM_CAPACITY, Precision
 from edgerl.edge.engine.amalgamation import amalgamate, engine_parts
 from edgerl.edge.engine.arena import LearnerArena

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from edgerl.policy import format as file
+from tests.edge.learners import write_bundle
 from tests.policy.policies import random_policy
-
-from .learners import write_bundle
 
 HEAVY = {"torch", "onnx", "onnxruntime", "gymnasium", "mujoco", "typer", "rich", "tensorboard", "pandas", "scipy"}
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pytest
 
 from edgerl.edge.continual import bundle
-from edgerl.edge.continual.learner import Origin, read_origin
+from edgerl.edge.continual.origin import Origin, read_origin
 from edgerl.edge.continual.replay import Boundary
 from edgerl.edge.continual.transitions import Transitions
 from edgerl.edge.engine.arena import NETWORKS, LearnerArena
@@ -242,7 +242,7 @@ def test_it_learns_what_the_engine_learns_here(life: tuple[Path, bool]) -> None:
             assert np.abs(mine.bias - theirs.bias).max() < TOLERANCE
             assert np.abs(theirs.matrix() - before.matrix()).max() > 1000 * TOLERANCE, "it learnt something"
     offset = shape.row_offset
-    mine_rows = memory._records.view(np.uint8).reshape(CAPACITY, -1)[:FIRST, offset:]
+    mine_rows = memory.records.view(np.uint8).reshape(CAPACITY, -1)[:FIRST, offset:]
     assert there.remembered == FIRST
     assert np.array_equal(there.rows, mine_rows), "the same transitions, to the last bit"
     acted = np.fromfile(folder / "actions.bin", np.float32).reshape(ACTED, M)

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgerl.edge.continual.learner import LOG, Learner
+from edgerl.edge.continual.learner import Learner
+from edgerl.edge.continual.store import LOG
 from edgerl.edge.continual.transitions import RecordFormat, Storage
 from edgerl.edge.continual.trials import TrialRule
 from edgerl.files.disk import Disk
@@ -140,8 +141,8 @@ class _Found:
 def _found(learner: Learner) -> _Found:
     return _Found(
         updates=learner.status()["updates"],
-        champion=learner._champion(np.ones(N, np.float32)).tobytes(),
-        numbers=set(learner._transitions.numbers.tolist()),
+        champion=learner.champion(np.ones(N, np.float32)).tobytes(),
+        numbers=set(learner.experience.transitions.numbers.tolist()),
         is_new=learner.is_new,
     )
 

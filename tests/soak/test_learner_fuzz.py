@@ -2,7 +2,8 @@
 and keeps what it learnt. Never another exception, a warning, a hang, or memory beyond the plan.
 
 100 000 mutations where EDGERL_SOAK is 1, in the ordinary run 2500, a fifth of them of snapshots; checksums are right,
-so that they reach the checks behind it. The engine's own state, under sanitizers: tests/edge/test_learner_build.py.
+so that they reach the checks behind it. The engine's own state, under sanitizers:
+tests/edge/engine/test_learner_build.py.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ def _use(learner: Learner) -> None:
             assert (action <= learner.action_high).all()
         assert learner.observe(step.observation, action, step.reward, step.following, terminated=index % 3 == 2)
     completed = [learner.update() for _ in range(3)]
-    assert all(completed) or learner._arena.config.batch > 7
+    assert all(completed) or learner.challenger.arena.config.batch > 7
     json.dumps(learner.status(), allow_nan=False)
     learner.policy()
 

@@ -161,7 +161,7 @@ class _Reference(Disk):
     def replace(self, source: Path, goal: Path) -> None:
         super().replace(source, goal)
         if self.learner is not None:
-            self.states[int(goal.stem[9:])] = _bytes(self.learner._arena)
+            self.states[int(goal.stem[9:])] = _bytes(self.learner.challenger.arena)
 
     def sync(self, descriptor: int) -> None:
         pass
@@ -172,7 +172,7 @@ class _Reference(Disk):
 
 def _rows(learner: Learner) -> set[bytes]:
     """Transitions in memory; the end of an episode that a restart cut off is as good as none."""
-    records = learner._transitions._records[: learner._transitions.size].copy()
+    records = learner.experience.transitions.records[: learner.experience.transitions.size].copy()
     records["boundary"][records["boundary"] == Boundary.GAP] = Boundary.CONTINUES
     return {record.tobytes() for record in records}
 
@@ -181,14 +181,14 @@ def _check(killed: Path, before: Path, storage: str, told: _Told) -> tuple[int, 
     """(snapshots that the reference made, transitions) — asserts that what is found is what the reference leads to."""
     with closing(load(killed, storage, _Careless())) as found:
         steps, snapshots = found.counters.steps, found.counters.snapshots
-        state, rows, champion = _bytes(found._arena), _rows(found), found.status()["champion"]
+        state, rows, champion = _bytes(found.challenger.arena), _rows(found), found.status()["champion"]
         assert found.rejected == []
         assert found.status()["replay"]["damaged"] == 0
     disk = _Reference()
     with closing(load(before, storage, disk)) as reference:
         begun, known = reference.counters.snapshots, max(told.observed + 1, reference.counters.steps)
         assert told.loaded in (-1, reference.counters.steps)
-        disk.states[begun], disk.learner = _bytes(reference._arena), reference
+        disk.states[begun], disk.learner = _bytes(reference.challenger.arena), reference
         live(reference, lambda *_: None, known - 1)
         if _rows(reference) != rows:  # one may be there that nobody was told of
             live(reference, lambda *_: None, known)

@@ -294,10 +294,11 @@ def test_cuda_without_a_gpu_is_refused() -> None:
 
 def test_losses_are_means_since_they_were_last_taken() -> None:
     agent, generator = Agent(_config(), N, M), np.random.default_rng(8)
-    assert agent.take_losses() == (0.0, 0.0)
+    assert agent.metrics == {"critic_loss": 0.0, "actor_loss": 0.0}
     for _ in range(4):
         agent.update(_batch(generator, 16))
-    critic, actor = agent.take_losses()
+    critic, actor = agent.metrics.values()
+    agent.reset_metrics()
     assert critic > 0
     assert actor != 0
-    assert agent.take_losses() == (0.0, 0.0)
+    assert agent.metrics == {"critic_loss": 0.0, "actor_loss": 0.0}

@@ -339,7 +339,7 @@ def test_a_device_goes_on_learning_far_away_as_beside_the_origin(runs: tuple[Pat
         robot.step = step  # type: ignore[method-assign]
         status = session.run()
         assert (status["refused_observations"], status["refused_transitions"]) == (0, 0)
-        layers = [layer for network in learner._arena.layers for layer in network]
+        layers = [layer for network in learner.challenger.arena.layers for layer in network]
         states.append((status["steps"], status["updates"], [layer.weight.tobytes() for layer in layers]))
         learner.close()
     assert states[0] == states[1]

@@ -270,7 +270,7 @@ def test_learning_goes_on_as_the_run_would_have(name: str, run: Run) -> None:
         memory.append(row[:4], row[4:6], float(row[10]), row[6:10], Boundary(int(row[11])))
     hand_over(folder, GOAL, memory=1 << 22)
     with closing(Learner.load(GOAL)) as learner:
-        assert _weights(learner._arena) == _weights(agent.arena)
+        assert _weights(learner.challenger.arena) == _weights(agent.arena)
         low, high = learner.action_low, learner.action_high
         draw = np.random.default_rng(1)
         for number in range(60):
@@ -281,7 +281,7 @@ def test_learning_goes_on_as_the_run_would_have(name: str, run: Run) -> None:
             memory.append(x, action, 0.5, y, boundary)
             assert learner.update() == 1
             agent.learn(memory, normalizer)
-            assert _weights(learner._arena) == _weights(agent.arena), number
+            assert _weights(learner.challenger.arena) == _weights(agent.arena), number
 
 
 def test_on_a_device_learning_has_no_end(run: Run) -> None:
@@ -380,7 +380,7 @@ def test_folders_that_are_no_run(run: Run) -> None:
         hand_over("nowhere", GOAL)
     shutil.copytree(run("ds-td3"), "run")
     (Path("run") / "replay.bin").unlink()
-    with pytest.raises(FileFormatError, match=r"^cannot read run/replay\.bin: No such file"):
+    with pytest.raises(FileFormatError, match=r"^cannot read run/replay\.bin: No such file or directory$"):
         hand_over("run", GOAL)
     with closing(Replay(Path("run/replay.bin"), 5, 2, 600)):
         pass

@@ -18,7 +18,7 @@ from edgerl.algorithms.td3 import Agent
 from edgerl.algorithms.topology import plan_networks
 from edgerl.config import Config
 from edgerl.edge.continual.replay import Replay
-from edgerl.edge.engine.arena import LearnerArena, replay_structure
+from edgerl.edge.engine.arena import LearnerArena
 from edgerl.edge.engine.library import ISAS, Isa, library
 from edgerl.edge.engine.random import Draws, Purpose, below, normal
 from edgerl.errors import ConfigError
@@ -355,7 +355,7 @@ def test_wider_vectors_than_the_machines_own_change_the_size_and_not_the_result(
         arenas = [_arena(config, isa, lanes) for isa in HERE]
         assert len({arena.bytes.total for arena in arenas}) == 1
         for arena in arenas:
-            assert arena.step(replay_structure(replay))
+            assert arena.step(replay.structure())
             for found, expected in zip(arena.layers, arenas[0].layers, strict=True):
                 for ours, naive in zip(found, expected, strict=True):
                     limit = 5e-6 * np.abs(naive.first_moment).max()
@@ -387,9 +387,9 @@ def test_updates_in_random_slices_give_the_same_bits(
     observation = generator.normal(size=N).astype(np.float32)
     n_slices = 0
     for _ in range(14):
-        assert whole.arena.step(replay_structure(replay))
+        assert whole.arena.step(replay.structure())
         policies, memory = (sliced.act(observation).tobytes(), whole.act(observation).tobytes()), replay
-        while not sliced.arena.step(replay_structure(memory), int(10 ** generator.uniform(0, 4.5))):
+        while not sliced.arena.step(memory.structure(), int(10 ** generator.uniform(0, 4.5))):
             n_slices += 1
             memory = other  # the batch was drawn in the first slice
             assert sliced.act(observation).tobytes() in policies
@@ -405,7 +405,7 @@ def test_the_policy_changes_when_an_update_is_complete_and_not_a_slice_before() 
     native, replay, observation = native_agent(small_config()), filled_replay(), np.ones(N, np.float32)
     for _ in range(4):
         before, actions = native.act(observation), []
-        while not native.arena.step(replay_structure(replay), 1):
+        while not native.arena.step(replay.structure(), 1):
             actions.append(native.act(observation))
         assert all(np.array_equal(action, before) for action in actions)
 
@@ -418,7 +418,7 @@ def test_any_budget_of_slices_gives_the_same_bits(works: list[int], block: int) 
     for _ in range(4):
         whole.learn(replay)
         calls = 0
-        while not sliced.arena.step(replay_structure(replay), works[calls % len(works)]):
+        while not sliced.arena.step(replay.structure(), works[calls % len(works)]):
             calls += 1
     assert np.array_equal(whole.arena.memory, sliced.arena.memory)
 
@@ -429,7 +429,7 @@ def test_a_slice_does_about_as_much_as_it_was_asked_to() -> None:
     counts = []
     for work in (1 << 12, 1 << 14, 1 << 16, 1 << 40):
         slices = 1
-        while not native.arena.step(replay_structure(replay), work):
+        while not native.arena.step(replay.structure(), work):
             slices += 1
         counts.append(slices)
     assert counts[0] > counts[1] > counts[2] > counts[3] == 1
@@ -438,7 +438,7 @@ def test_a_slice_does_about_as_much_as_it_was_asked_to() -> None:
 def test_nothing_happens_without_a_budget_or_without_transitions() -> None:
     native = native_agent(small_config())
     before = bytes(native.arena.memory)
-    assert not native.arena.step(replay_structure(filled_replay()), 0)
+    assert not native.arena.step(filled_replay().structure(), 0)
     with pytest.raises(ConfigError, match=r"^the learner: a pointer is null, or a number is"):
         native.learn(Replay(None, N, M, 10))
     assert bytes(native.arena.memory) == before

@@ -16,7 +16,7 @@ from edgerl.algorithms.native import NativeAgent, stored_plan
 from edgerl.algorithms.td3 import Agent
 from edgerl.algorithms.topology import LayerPlan
 from edgerl.config import Config
-from edgerl.edge.engine.arena import LayerArrays, LearnerArena, replay_structure
+from edgerl.edge.engine.arena import LayerArrays, LearnerArena
 from edgerl.edge.engine.library import BytesOf, LearnerConfig, Progress, library
 from edgerl.errors import ConfigError
 
@@ -58,8 +58,10 @@ def test_a_state_goes_through_arrays_unchanged_and_goes_on_to_the_same_bits(opti
         agent.learn(replay)
         other.learn(replay)
     assert differing(other.state(), agent.state()) == []
-    assert agent.take_losses() == other.take_losses() != (0, 0)
-    assert agent.take_losses() == (0, 0)
+    assert agent.metrics == other.metrics
+    assert all(agent.metrics.values())
+    agent.reset_metrics()
+    assert not any(agent.metrics.values())
 
 
 def test_a_state_is_a_copy() -> None:
@@ -395,7 +397,7 @@ def _assert_refused(agent: NativeAgent, attack: Attack, message: str) -> None:
     with pytest.raises(ConfigError, match=f"^({message})$"):
         arena.reopen()
     with pytest.raises(ConfigError, match=f"^{INVALID}$"):
-        arena.step(replay_structure(replay))
+        arena.step(replay.structure())
     with pytest.raises(ConfigError, match=f"^{INVALID}$"):
         arena.reopen()
     assert bytes(arena.memory[first:]) == before, "nothing ran"
@@ -473,19 +475,20 @@ def test_counters_out_of_range_are_refused_and_change_nothing(values: dict[str, 
 
 def test_an_update_that_has_begun_keeps_its_number_while_losses_may_be_taken() -> None:
     agent, replay = _trained(), filled_replay()
-    assert not agent.arena.step(replay_structure(replay), 1)
+    assert not agent.arena.step(replay.structure(), 1)
     progress = agent.arena.progress
     progress.updates += 1
     with pytest.raises(ConfigError, match=f"^{UNDER_WAY}$"):
         agent.arena.progress = progress
-    assert agent.take_losses() != (0, 0)
-    assert agent.arena.step(replay_structure(replay))
+    assert all(agent.metrics.values())
+    agent.reset_metrics()
+    assert agent.arena.step(replay.structure())
     assert agent.arena.progress.updates == 44
 
 
 def test_an_arena_in_the_middle_of_an_update_is_not_taken_up() -> None:
     agent, replay = _trained(), filled_replay()
-    assert not agent.arena.step(replay_structure(replay), 1)
+    assert not agent.arena.step(replay.structure(), 1)
     with pytest.raises(ConfigError, match=f"^{UNDER_WAY}$"):
         agent.arena.reopen()
 
@@ -503,7 +506,7 @@ def test_damaged_bytes_are_refused_or_harmless(seed: int, block: int) -> None:
         agent.arena.reopen()
     except ConfigError:
         return
-    agent.arena.step(replay_structure(replay))
+    agent.arena.step(replay.structure())
     agent.act(np.ones(N, np.float32))
 
 

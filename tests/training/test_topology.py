@@ -52,7 +52,7 @@ def test_halfcheetah_layer_by_layer() -> None:
 def test_lambda_that_is_too_large_is_refused_with_the_largest() -> None:
     with pytest.raises(ConfigError, match=r"`lambda1` 16 asks for 100% .* expected at most 15.94"):
         plan_by_lambdas((17, 256, 256, 6), (16, 64), 1)
-    with pytest.raises(ConfigError, match=r"--lambda2 200 .* layer 2 \(256×256\); expected at most 128"):
+    with pytest.raises(ConfigError, match=r"`lambda2` 200 .* layer 2 \(256×256\); expected at most 128"):
         plan_by_lambdas((17, 256, 256, 6), (7, 200), 1)
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -48,7 +47,7 @@ class JsonLines:
                 "rate_hz": rate,
                 "is_new": learner.is_new,
                 "rejected": learner.rejected,
-                "memory": {**asdict(learner.memory), "total": learner.memory.total},
+                "memory": learner.memory.as_dict(),
                 "about": learner.about,
             },
         )

@@ -191,7 +191,9 @@ class ControlLoop:
             if self._cycles % COLLECT_EVERY == 0:
                 gc.collect()
                 gc.freeze()  # what callbacks keep, a log say, is not looked at again and again
-            self._use_idle_time(min(self._time_of(tick + 1), end))
+            idle_until = min(self._time_of(tick + 1), end)
+            if self._idle is not None and not self._stopping and (left := int(idle_until - self._clock())) > 0:
+                self._idle(left)
             due = int((self._clock() - self._start) * self._rate_hz / 1e9)
             following = max(tick + 1, due)
             self._skipped_ticks += int(min(following, n_ticks)) - tick - 1
@@ -209,10 +211,6 @@ class ControlLoop:
             self._sleep(min(left - self._final_wait, LONGEST_SLEEP_NS) / 1e9)
         while self._clock() < moment and not self._stopping:
             pass
-
-    def _use_idle_time(self, until: float) -> None:
-        if self._idle is not None and not self._stopping and (left := int(until - self._clock())) > 0:
-            self._idle(left)
 
     def _cycle(self, tick: int) -> None:
         self._jitter.add(self._clock() - self._time_of(tick))

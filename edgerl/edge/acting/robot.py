@@ -123,7 +123,8 @@ class Robot:
         number = self._numbers(value, "reward")
         if number.size != 1:
             raise self._error(f"{number.size} numbers", "as reward", "one")
-        rounded = _float32(number)[0]
+        with np.errstate(over="ignore"):
+            rounded = number.astype(np.float32)[0]
         return float(number[0] if np.isfinite(rounded) else rounded)
 
     def _flag(self, value: Any, what: str) -> bool:
@@ -229,11 +230,6 @@ def _success(info: Any) -> bool | None:
 def _is_with_info(answer: Any) -> bool:
     """Whether a reset's answer is (observation, info) and not an observation of two numbers."""
     return isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], Mapping)
-
-
-def _float32(values: npt.NDArray[Any]) -> Vector:
-    with np.errstate(over="ignore"):
-        return values.astype(np.float32)
 
 
 def _kind(value: Any) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from edgerl.edge.continual.transitions import (
     KEEP_POLICIES,
@@ -21,7 +23,7 @@ from edgerl.edge.continual.transitions import (
 from edgerl.edge.engine.arena import LayerArrays
 from edgerl.errors import quoted
 from edgerl.files.tensors import TensorReader, Tensors
-from edgerl.policy.compact import Array, CompactPolicy, action_scaling, make_layer
+from edgerl.policy.compact import Array, CompactPolicy, action_scaling, make_layer, shifted
 from edgerl.policy.format import LARGEST_OFFSET, is_offset
 
 KIND = "learner"
@@ -62,6 +64,23 @@ class Constants:
         """How a transition is stored."""
         constants = (self.storage_mean, self.storage_scale) if precision == "fp16" else (None, None)
         return RecordFormat(n_observations, len(self.action_low), precision, *constants)
+
+    @cached_property
+    def scaling(self) -> tuple[Array, Array]:
+        """(centre, half of the range) of the actions, [m]."""
+        return action_scaling(self.action_low, self.action_high)
+
+    def seen(self, observation: npt.ArrayLike) -> Array:
+        """What replay and networks know of an observation: float32, less the offset. Raises ValueError where an
+        offset's digits are lost."""
+        return np.asarray(shifted(observation, self.observation_offset), np.float32)
+
+    def normalised(self, observation: Array) -> Array:
+        """What the networks get of an observation that was `seen`."""
+        if self.observation_mean is None or self.observation_scale is None:
+            return observation
+        normalised: Array = (observation - self.observation_mean) * self.observation_scale
+        return normalised
 
 
 _NAMES = tuple(field.name for field in fields(Constants))

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgerl.edge.engine.library import ReplayStructure
 from edgerl.errors import FileFormatError, OutputError
 from edgerl.files.kind import REPLAY, refuse_other_kinds, sample
 from edgerl.files.strict_json import parse_json
@@ -117,7 +118,7 @@ class Replay:
 
     def _view_rows(self) -> None:
         self._rows = np.frombuffer(self._map, np.float32, offset=HEADER_BYTES).reshape(self._room, self._width)
-        self.rows_address = int(self._rows.ctypes.data)  # for the native engine
+        self._rows_address = int(self._rows.ctypes.data)
 
     @classmethod
     def open_recorded(cls, path: Path, count: int) -> Replay:
@@ -208,6 +209,20 @@ class Replay:
         discounts = np.where(boundary == Boundary.TERMINATED, np.float32(0), discounts)
         return Batch(rows[:, :n], rows[:, n : n + m], returns, next_observations, discounts)
 
+    def structure(self, mean: Array | None = None, scale: Array | None = None) -> ReplayStructure:
+        """The memory as the engine reads it; `mean` and `scale`, float32 [n], normalise observations.
+
+        Valid until the memory is closed, and as long as the arrays live; `count` is that of this moment.
+        """
+        return ReplayStructure(
+            rows=self._rows_address,
+            room=self.capacity + self.slack,
+            capacity=self.capacity,
+            count=self.count,
+            mean=None if mean is None else mean.ctypes.data,
+            scale=None if scale is None else scale.ctypes.data,
+        )
+
     def sync(self) -> None:
         """Return once every row appended so far is on the disk."""
         self._map.flush()
@@ -215,7 +230,7 @@ class Replay:
     def close(self) -> None:
         """Unmap the memory and let go of its file."""
         del self._rows
-        self.rows_address = 0  # which the engine refuses
+        self._rows_address = 0  # which the engine refuses
         with contextlib.suppress(BufferError):  # a row is in use, as when Ctrl-C came while one was written
             self._map.close()
         if hasattr(self, "_file"):
@@ -223,10 +238,6 @@ class Replay:
 
     def _slots(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         return (self.count - self.size + indices) % self._room
-
-    def _header(self) -> bytes:
-        described = dict(zip(_SIZES, (self.n_observations, self.n_actions, self.capacity, self.slack), strict=True))
-        return (MAGIC + json.dumps(described).encode()).ljust(HEADER_BYTES, b"\0")
 
     def _map_file(self, path: Path, size: int) -> mmap.mmap:
         exists = path.exists()
@@ -237,21 +248,20 @@ class Replay:
         except OSError as error:
             raise OutputError(f"cannot open {path}: {error.strerror}") from error
         try:
-            self._lock(path)
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise OutputError(f"{path} is in use by another process; stop that one first") from error
             self._create_or_check(path, size)
             return mmap.mmap(self._file.fileno(), size)
         except BaseException:
             self._file.close()
             raise
 
-    def _lock(self, path: Path) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise OutputError(f"{path} is in use by another process; stop that one first") from error
-
     def _create_or_check(self, path: Path, size: int) -> None:
-        found, header = os.fstat(self._file.fileno()).st_size, self._header()
+        described = dict(zip(_SIZES, (self.n_observations, self.n_actions, self.capacity, self.slack), strict=True))
+        header = (MAGIC + json.dumps(described).encode()).ljust(HEADER_BYTES, b"\0")
+        found = os.fstat(self._file.fileno()).st_size
         begins_with = self._file.read(HEADER_BYTES)
         if self.count == 0 and found <= size and header.startswith(begins_with):  # new, or killed in its making
             self._file.seek(0)

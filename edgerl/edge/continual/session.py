@@ -19,22 +19,21 @@ All but the first have a lower priority than the first, where the system knows o
 from __future__ import annotations
 
 import contextlib
-import mmap
-import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 
-from edgerl.edge.acting.control import CAUSES, ControlLoop, ControlStatistics, Histogram
+from edgerl.edge.acting.control import ControlLoop
 from edgerl.edge.acting.robot import Robot
+from edgerl.edge.acting.unpaced import UnpacedLoop
+from edgerl.edge.continual.companions import Companions
 from edgerl.edge.continual.learner import Learner
+from edgerl.edge.continual.memory import resident_memory
 from edgerl.errors import ConfigError, OutputError
 from edgerl.policy.compact import Array
 
@@ -58,12 +57,6 @@ REST_SECONDS = 0.1
 
 REPORT_SECONDS = 2.0
 """How long a run waits, at its end, for a report that is being handed out."""
-
-THREAD_BYTES = 16 << 20
-"""What a thread may need to begin with, its stack of 8 MiB included; most of it is never touched."""
-
-LOWER_PRIORITY = 10
-"""Added to the niceness of the threads beside the one that drives."""
 
 Report = Callable[[dict[str, Any]], object]
 
@@ -107,28 +100,22 @@ class Session:
     ) -> None:
         """explore: act with the noise that training had. seed: of the first episode; each next one adds 1, those of
         earlier sessions counted. clock (ns, monotonic) and sleep (s) are there for tests."""
-        self._learner, self._robot, self._schedule = learner, robot, schedule
-        self._seed, self._clock = seed, clock
+        self._learner, self._schedule, self._clock = learner, schedule, clock
+        self._episodes = Episodes(learner, robot, seed)
         self._arrived = threading.Event()  # a transition, of which a learning thread has not heard
-        robot.observation_dtype = learner.observation_dtype
-        self._loop = self._make_loop(_Acting(learner, explore), sleep)
-        self._nowhere = np.full(learner.n_observations, np.nan, learner.observation_dtype)
-        self._observation = self._nowhere
-        self._return, self._steps = 0.0, 0
-        self._last_episode: dict[str, float] | None = None
+        self._loop = self._make_loop(LearnerPolicy(learner, explore), sleep)
         self._start, self._seconds_before = clock(), learner.counters.seconds
         self._connections = learner.connections()
         self._marked = self._mark(learner.status())
-        self._failure: BaseException | None = None
 
-    def _make_loop(self, policy: Callable[[Array], Array], sleep: Callable[[float], None]) -> ControlLoop | _FreeLoop:
+    def _make_loop(self, policy: Callable[[Array], Array], sleep: Callable[[float], None]) -> ControlLoop | UnpacedLoop:
         learns = self._schedule.updates == "idle"
         if self._schedule.rate_hz == 0:
             learn = self._learner.update if learns else None
-            return _FreeLoop(policy, self._observe, self._act, learn, self._clock)
+            return UnpacedLoop(policy, self._episodes.observe, self._act, learn, self._clock)
         return ControlLoop(
             policy,
-            self._observe,
+            self._episodes.observe,
             self._act,
             self._schedule.rate_hz,
             np.clip(np.float32(0), self._learner.action_low, self._learner.action_high),
@@ -153,20 +140,21 @@ class Session:
 
         Raises ConfigError, EnvironmentError, and OutputError where the last snapshot fails.
         """
-        self._failure = None
-        began = self._mark(self._learner.status())
+        began, companions = self._mark(self._learner.status()), Companions(self.stop)
         with contextlib.ExitStack() as stack:
             if report is not None:
-                stack.enter_context(self._beside("reports", partial(self._report_to, report), REPORT_SECONDS))
-            stack.enter_context(_finally(self._snapshot))
+                report_to = partial(self._report_to, report)
+                stack.enter_context(companions.beside("reports", report_to, patience=REPORT_SECONDS))
             if self._learner.folder is not None:
-                stack.enter_context(self._with_keeper())
+                stack.enter_context(_finally(self._learner.snapshot))
+                stack.callback(setattr, self._learner, "has_keeper", False)
+                self._learner.has_keeper = True
+                stack.enter_context(companions.beside("keeper", Keeper(self._learner, self._schedule).keep))
             if self._schedule.updates == "thread":
-                stack.enter_context(self._beside("updates", self._learn_beside))
+                stack.enter_context(companions.beside("updates", self._learn_beside, wake=self._arrived.set))
             with _finally(at_rest):
                 self._drive(seconds)
-        if self._failure is not None:
-            raise self._failure
+        companions.raise_failure()
         self._marked = began
         return self.status()
 
@@ -177,7 +165,7 @@ class Session:
     def _drive(self, seconds: float | None) -> None:
         self._start, self._seconds_before = self._clock(), self._learner.counters.seconds
         try:
-            self._begin_episode()
+            self._episodes.begin()
             self._loop.run(seconds)
         finally:
             self._count_time()
@@ -185,31 +173,14 @@ class Session:
     def _count_time(self) -> None:
         self._learner.counters.seconds = self._seconds_before + (self._clock() - self._start) / 1e9
 
-    # -------------------------------------------------------------------------------------------------- the robot
-
-    def _observe(self) -> Array:
-        return self._observation
+    # -------------------------------------------------------------------------------------- acting and learning
 
     def _act(self, action: Array) -> None:
-        """Send what is to be sent, the policy's action or a fallback, and learn from what came of it."""
-        before = self._observation
-        self._observation, reward, terminated, truncated = self._robot.step(action)
-        is_over = terminated or truncated
-        if self._learner.observe(before, action, reward, self._observation, terminated, truncated):
-            self._return += reward
-        self._steps += 1
+        is_over = self._episodes.step(action)
         self._arrived.set()
         self._count_time()
         if is_over:
-            self._last_episode = {"return": self._return, "steps": self._steps}
-            self._begin_episode()
-
-    def _begin_episode(self) -> None:
-        self._observation = self._nowhere  # where `reset` fails, what is sent next leads from nowhere
-        self._return, self._steps = 0.0, 0
-        self._observation = self._robot.reset(self._seed + self._learner.counters.episodes)
-
-    # ------------------------------------------------------------------------------------------------- learning
+            self._episodes.begin()
 
     def _learn_until(self, left_ns: int) -> None:
         """Learn in the idle time of a period."""
@@ -223,49 +194,6 @@ class Session:
             self._arrived.clear()
             if not self._learner.update():
                 self._arrived.wait(REST_SECONDS)
-
-    # -------------------------------------------------------------------------------------------------- keeping
-
-    @contextlib.contextmanager
-    def _with_keeper(self) -> Iterator[None]:
-        self._learner.has_keeper = True
-        try:
-            with self._beside("keeper", Keeper(self._learner, self._schedule).keep):
-                yield
-        finally:
-            self._learner.has_keeper = False
-
-    def _snapshot(self) -> None:
-        if self._learner.folder is not None:
-            self._learner.snapshot()
-
-    @contextlib.contextmanager
-    def _beside(
-        self, name: str, work: Callable[[threading.Event], object], patience: float | None = None
-    ) -> Iterator[None]:
-        """Let `work` go on in a thread of lower priority; it returns once the event that it is given is set, or is left
-        behind after so many seconds. What it raises before that ends the run."""
-        ending, is_left = threading.Event(), threading.Event()
-
-        def run() -> None:
-            _step_back()
-            try:
-                work(ending)
-            except BaseException as error:
-                if not is_left.is_set():
-                    self._failure = self._failure or error
-                    self.stop()
-
-        thread = threading.Thread(target=run, name=f"edgerl-{name}", daemon=True)
-        _expect_room_for_a_thread()
-        thread.start()
-        try:
-            yield
-        finally:
-            ending.set()
-            self._arrived.set()
-            thread.join(patience)
-            is_left.set()
 
     # ------------------------------------------------------------------------------------------------- reporting
 
@@ -282,19 +210,22 @@ class Session:
         status = self._learner.status()
         (before, updates_before), self._marked = self._marked, self._mark(status)
         now, updates = self._marked
-        resident, peak = resident_memory()
+        statistics, (resident, peak) = self._loop.statistics(), resident_memory()
+        spreads = {name: dict(vars(getattr(statistics, name))) for name in ("latency", "jitter")}
         return {
             **status,
             "connections": self._connections,
             "updates_per_second": (updates - updates_before) * 1e9 / max(now - before, 1),
-            "last_episode": self._last_episode,
-            "control": _as_json(self._loop.statistics()),
+            "last_episode": self._episodes.last,
+            # What dataclasses.asdict makes of them, without the thousands of tuples that Python would keep: memory does
+            # not grow with the number of reports.
+            "control": {**vars(statistics), **spreads},
             "resident_bytes": resident,
             "peak_resident_bytes": peak,
         }
 
 
-class _Acting:
+class LearnerPolicy:
     """A learner as a loop's policy."""
 
     def __init__(self, learner: Learner, explore: bool) -> None:
@@ -303,6 +234,45 @@ class _Acting:
 
     def __call__(self, observation: Array) -> Array:
         return self._learner.act(observation, explore=self._explore)
+
+
+class Episodes:
+    """A robot, step by step and episode after episode, and what a learner is told of it.
+
+    Attributes: `last`, return and steps of the last episode that ended.
+    """
+
+    def __init__(self, learner: Learner, robot: Robot, seed: int) -> None:
+        """seed: of the first episode that the learner ever had."""
+        self._learner, self._robot, self._seed = learner, robot, seed
+        robot.observation_dtype = learner.observation_dtype
+        self._nowhere = np.full(learner.n_observations, np.nan, learner.observation_dtype)
+        self._observation = self._nowhere
+        self._return, self._steps = 0.0, 0
+        self.last: dict[str, float] | None = None
+
+    def begin(self) -> None:
+        """The next episode."""
+        self._observation = self._nowhere  # where `reset` fails, what is sent next leads from nowhere
+        self._return, self._steps = 0.0, 0
+        self._observation = self._robot.reset(self._seed + self._learner.counters.episodes)
+
+    def observe(self) -> Array:
+        """Where the robot is."""
+        return self._observation
+
+    def step(self, action: Array) -> bool:
+        """Send what is to be sent, the policy's action or a fallback, and learn from what came of it; whether it ended
+        the episode."""
+        before = self._observation
+        self._observation, reward, terminated, truncated = self._robot.step(action)
+        if self._learner.observe(before, action, reward, self._observation, terminated, truncated):
+            self._return += reward
+        self._steps += 1
+        is_over = terminated or truncated
+        if is_over:
+            self.last = {"return": self._return, "steps": self._steps}
+        return is_over
 
 
 class Keeper:
@@ -334,86 +304,6 @@ class Keeper:
             self._sync_at = self._clock() + self._schedule.sync_seconds
 
 
-class _FreeLoop:
-    """A ControlLoop without a pace: after each step all the updates that it allows; nothing is ever late."""
-
-    def __init__(
-        self,
-        policy: Callable[[Array], Array],
-        read_observation: Callable[[], Array],
-        send_action: Callable[[Array], object],
-        learn: Callable[[], int] | None,
-        clock: Callable[[], int],
-    ) -> None:
-        self._policy, self._read_observation, self._send_action = policy, read_observation, send_action
-        self._learn, self._clock = learn, clock
-        self._stopping = False
-        self._reset()
-
-    def _reset(self) -> None:
-        self._start, self._end = self._clock(), 0
-        self._latency = Histogram()
-
-    def run(self, seconds: float | None = None) -> ControlStatistics:
-        self._reset()
-        try:
-            while not self._stopping and (seconds is None or self._elapsed() < seconds):
-                self._cycle()
-        finally:
-            self._end = self._clock()
-            self._stopping = False
-        return self.statistics()
-
-    def stop(self) -> None:
-        self._stopping = True
-
-    def _cycle(self) -> None:
-        observation, begin = self._read_observation(), self._clock()
-        action = self._policy(observation)
-        self._latency.add(self._clock() - begin)
-        self._send_action(action)
-        while self._learn is not None and not self._stopping and self._learn():
-            pass
-
-    def _elapsed(self) -> float:
-        return ((self._end or self._clock()) - self._start) / 1e9
-
-    def statistics(self) -> ControlStatistics:
-        latency = self._latency.spread()
-        return ControlStatistics(
-            rate_hz=0.0,
-            seconds=self._elapsed(),
-            cycles=latency.count,
-            latency=latency,
-            jitter=Histogram().spread(),
-            missed_deadlines=0,
-            skipped_ticks=0,
-            fallbacks=dict.fromkeys(CAUSES, 0),
-            last_error="",
-        )
-
-
-def _as_json(statistics: ControlStatistics) -> dict[str, Any]:
-    """What dataclasses.asdict makes of it, without the thousands of tuples that Python would keep: memory does
-    not grow with the number of reports."""
-    spreads = {name: dict(vars(getattr(statistics, name))) for name in ("latency", "jitter")}
-    return {**vars(statistics), **spreads}
-
-
-def resident_memory() -> tuple[int | None, int | None]:
-    """(bytes of this process in memory now, the most there ever were); None where the system has no /proc."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return None, None
-    fields = dict(line.split(":", 1) for line in lines)
-    return _kibibytes(fields.get("VmRSS")), _kibibytes(fields.get("VmHWM"))
-
-
-def _kibibytes(text: str | None) -> int | None:
-    return None if text is None else int(text.split()[0]) * 1024
-
-
 @contextlib.contextmanager
 def _finally(action: Callable[[], object]) -> Iterator[None]:
     """Do it at the end, also where an exception ends it, which is then the one that explains."""
@@ -424,19 +314,3 @@ def _finally(action: Callable[[], object]) -> Iterator[None]:
             action()
         raise
     action()
-
-
-def _expect_room_for_a_thread() -> None:
-    """Raise MemoryError where there is none: Python would wait for ever for a thread that could not begin."""
-    try:
-        mmap.mmap(-1, THREAD_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
-    except OSError as error:
-        raise MemoryError(f"no room for the {THREAD_BYTES} bytes of another thread") from error
-
-
-def _step_back() -> None:
-    """Let this thread run where the one that drives does not."""
-    if sys.platform == "linux":  # where each thread has a niceness of its own
-        own = threading.get_native_id()
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, own, os.getpriority(os.PRIO_PROCESS, own) + LOWER_PRIORITY)

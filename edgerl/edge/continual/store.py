@@ -125,18 +125,16 @@ class Snapshots:
         if not os.path.lexists(path):
             return None
         try:
-            return self._open_file(path, number)
+            reader = TensorReader(path, KIND, VERSIONS, disk=self._disk, follow_links=False)
         except FileFormatError as error:
             refused[path] = error
             return None
-
-    def _open_file(self, path: Path, number: int) -> TensorReader:
-        reader = TensorReader(path, KIND, VERSIONS, disk=self._disk, follow_links=False)
         try:
             self._champions[number] = _champion_in(reader.metadata, number)
         except ValueError as error:
             reader.close()
-            raise FileFormatError(f"{path} {error}") from error
+            refused[path] = FileFormatError(f"{path} {error}")
+            return None
         return reader
 
     def _numbers(self) -> list[int]:
@@ -156,8 +154,11 @@ class Snapshots:
         except FileFormatError:
             return None
         try:
-            self._look_at_champion(self._champions[number])
-            self._check_champion(self._champions[number], number)
+            champion = self._champions[number]
+            for path in self._files(champion):  # each that is damaged is passed over, so that another is made
+                if file := self._open_unless_refused(path, champion, self._passed_over):
+                    file.close()
+            self._check_champion(champion, number)
         except FileFormatError as error:
             reader.close()
             self._passed_over[self.path(number)] = error
@@ -167,12 +168,6 @@ class Snapshots:
             reader.close()
             raise
         return reader
-
-    def _look_at_champion(self, number: int) -> None:
-        """Pass over each file of a champion that is damaged, so that another is made."""
-        for path in self._files(number):
-            if reader := self._open_unless_refused(path, number, self._passed_over):
-                reader.close()
 
     def _check_champion(self, champion: int, number: int) -> None:
         """Raises FileFormatError where the champion of snapshot `number` is not valid."""
@@ -206,7 +201,8 @@ class Store(Snapshots):
             self._make_folder()
             self._found = set(os.listdir(folder))
             self._lock = self._take_lock()
-            self._remove_temporaries()
+            for path in folder.glob(TEMPORARIES):
+                self._remove(path)
             self._disk.sync_folder(folder)  # whoever renamed the newest snapshot may have been killed before
         except BaseException as error:
             self.withdraw()
@@ -328,10 +324,6 @@ class Store(Snapshots):
                 os.close(descriptor)
                 raise
             os.close(descriptor)  # whoever had it has withdrawn, and removed it
-
-    def _remove_temporaries(self) -> None:
-        for path in self.folder.glob(TEMPORARIES):
-            self._remove(path)
 
     def _remove(self, path: Path) -> None:
         with contextlib.suppress(OSError):  # it is in nobody's way, and there will be another occasion

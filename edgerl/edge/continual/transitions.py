@@ -98,8 +98,17 @@ class RecordFormat:
         """Bytes of a row: a record without checksum, kind and number."""
         return self.record.itemsize - self.row_offset
 
+    def store(self, records: Array, observation: Array, action: Array, next_observation: Array) -> int:
+        """Put the numbers of transitions, [n], [m], [n] or one row for each, into a record or as many; how many
+        saturate."""
+        n, m, numbers = self.n_observations, self.n_actions, records["numbers"]
+        numbers[..., :n], first = self.standardised(observation)
+        numbers[..., n : n + m] = action
+        numbers[..., n + m : 2 * n + m], second = self.standardised(next_observation)
+        return first + second
+
     def standardised(self, observation: Array) -> tuple[Array, int]:
-        """(what is stored of an observation [n], how many of its numbers saturate)."""
+        """(what is stored of observations, how many of their numbers saturate)."""
         if self.mean is None or self.scale is None:
             return observation, 0
         with np.errstate(over="ignore"):
@@ -154,9 +163,9 @@ class ForeignLogError(FileFormatError):
 class Transitions:
     """The memory. One thread appends; another may sample meanwhile, holding `lock`.
 
-    Attributes: `capacity` and `size`, in transitions; `number`, of the next transition, all that were ever seen
-    counted, those that are missing in a ring too; `saturations`; `damaged`, records that start-up had to leave out;
-    `bytes_written` to the disk by this process.
+    Attributes: `shape`, `storage`; `capacity` and `size`, in transitions; `number`, of the next transition, all that
+    were ever seen counted, those that are missing in a ring too; `saturations`; `damaged`, records that start-up had to
+    leave out; `bytes_written` to the disk by this process; `records` [capacity], of which the first `size` are in use.
     """
 
     def __init__(
@@ -178,7 +187,8 @@ class Transitions:
             raise ConfigError(f"the replay's capacity is {capacity}; expected 1 to {MAXIMUM_CAPACITY} transitions")
         if path is None and storage == "mapped":
             raise ConfigError("a mapped replay needs a file; name a state folder, or keep it in RAM")
-        self.shape, self.capacity, self._keep, self._disk = shape, capacity, keep, disk
+        self.shape, self.capacity, self.storage = shape, capacity, storage
+        self._keep, self._disk = keep, disk
         self.lock = threading.Lock()
         self._syncing = threading.Lock()  # of two, one would not know what the other has lost
         self.size = self.number = self.saturations = self.damaged = self.bytes_written = 0
@@ -212,14 +222,18 @@ class Transitions:
                 "smaller --memory"
             )
         if self._descriptor is None or storage == "ram":
-            self._records: Array = np.zeros(self.capacity, self._record)
-            self._read_all()
+            self.records: Array = np.zeros(self.capacity, self._record)
+            try:
+                if self._descriptor is not None:
+                    self._disk.read(self._descriptor, _bytes_of(self.records), HEADER_BYTES)
+            except OSError as error:
+                raise OutputError(f"cannot read {self._path}: {error.strerror}") from error
             return
         try:  # pages are copied only where this process writes to them: where the disk fails
             self._map = mmap.mmap(self._descriptor, self.file_bytes, access=mmap.ACCESS_COPY)
         except OSError as error:
             raise OutputError(f"cannot map {self._path}: {error.strerror}; keep the replay in RAM") from error
-        self._records = np.frombuffer(self._map, self._record, self.capacity, HEADER_BYTES)
+        self.records = np.frombuffer(self._map, self._record, self.capacity, HEADER_BYTES)
 
     @property
     def file_bytes(self) -> int:
@@ -233,13 +247,9 @@ class Transitions:
     ) -> None:
         """Add a transition of finite numbers; action in [−1, 1]. Raises OutputError where the disk refuses: then it is
         in RAM alone, until the next `sync`."""
-        n, m, one = self.shape.n_observations, self.shape.n_actions, self._one[0]
-        numbers = one["numbers"]
-        numbers[:n], first = self.shape.standardised(observation)
-        numbers[n : n + m] = action
-        numbers[n + m : 2 * n + m], second = self.shape.standardised(next_observation)
+        one = self._one[0]
+        self.saturations += self.shape.store(one, observation, action, next_observation)
         one["reward"], one["boundary"] = reward, boundary
-        self.saturations += first + second
         self._append()
 
     def append_row(self, row: Array) -> None:
@@ -252,8 +262,14 @@ class Transitions:
         one["kind"], one["number"] = IN_USE, self.number
         one["checksum"] = self._checksum(self._bytes)
         self.number += 1
-        if slot is not None:
-            self._put(slot)
+        if slot is None:
+            return
+        with self.lock:
+            if self._keep == "ring" or self.size < self.capacity:
+                self._appended += 1
+            self.size = min(self._appended, self.capacity)
+            self._last = slot if self._keep == "ring" else None  # a reservoir has no order
+            self._write(self._bytes, slot * self._record.itemsize)
 
     def _slot_of_next(self) -> int | None:
         """Where the next transition goes; None where the reservoir does not take it."""
@@ -262,14 +278,6 @@ class Transitions:
         high, low = self._draws.stream(Purpose.RESERVOIR, self.number, 2).tolist()
         drawn = ((high << 32 | low) * (self.number + 1)) >> 64
         return drawn if drawn < self.capacity else None
-
-    def _put(self, slot: int) -> None:
-        with self.lock:
-            if self._keep == "ring" or self.size < self.capacity:
-                self._appended += 1
-            self.size = min(self._appended, self.capacity)
-            self._last = slot if self._keep == "ring" else None  # a reservoir has no order
-            self._write(self._bytes, slot * self._record.itemsize)
 
     def skip(self) -> None:
         """A transition is missing here: the next one does not follow the last one, and has another number. (Not in a
@@ -280,7 +288,7 @@ class Transitions:
     def break_off(self) -> None:
         """The next transition does not follow the last one."""
         slot, self._last = self._last, None
-        if slot is not None and self._records["boundary"][slot] == Boundary.CONTINUES:
+        if slot is not None and self.records["boundary"][slot] == Boundary.CONTINUES:
             with self.lock:
                 self._set_boundary(slot, Boundary.GAP)
 
@@ -301,7 +309,7 @@ class Transitions:
         """The memory as the engine reads it, at this moment; mean, scale: what `RecordFormat.decoding` gave, float32,
         which must live as long. Hold `lock` while the engine draws its batch."""
         return ReplayStructure(
-            rows=self._records.ctypes.data + self.shape.row_offset,
+            rows=self.records.ctypes.data + self.shape.row_offset,
             room=self.capacity,
             capacity=self.capacity,
             count=self._appended,
@@ -313,13 +321,13 @@ class Transitions:
 
     def largest_reward(self) -> float:
         """In magnitude, of the transitions in use; 0 where there is none."""
-        rewards = self._records["reward"][: self.size]  # no copy
+        rewards = self.records["reward"][: self.size]  # no copy
         return max(float(rewards.max(initial=0)), -float(rewards.min(initial=0)))
 
     @property
     def numbers(self) -> Array:
         """uint64: the numbers of the transitions in use, in no order; a copy."""
-        return self._records["number"][: self.size].copy()
+        return self.records["number"][: self.size].copy()
 
     # ---------------------------------------------------------------------------------------------- the disk
 
@@ -364,13 +372,13 @@ class Transitions:
         self.bytes_written += len(data)
 
     def _put_bytes(self, data: memoryview, offset: int) -> None:
-        _bytes_of(self._records)[offset : offset + len(data)] = data
+        _bytes_of(self.records)[offset : offset + len(data)] = data
 
     def _write_all(self) -> None:
         assert self._descriptor is not None
         for first in range(0, self.size, CHUNK):
             with self.lock:  # for each chunk anew: whoever appends need not wait for all
-                records = np.ascontiguousarray(self._records[first : min(first + CHUNK, self.size)])
+                records = np.ascontiguousarray(self.records[first : min(first + CHUNK, self.size)])
                 data = _bytes_of(records)
                 self._disk.write(self._descriptor, data, HEADER_BYTES + first * self._record.itemsize)
                 self.bytes_written += len(data)
@@ -378,7 +386,7 @@ class Transitions:
     def close(self) -> None:
         """Let go of the file; what was appended stays in it."""
         with self._syncing, self.lock:
-            self._records = np.zeros(0, self._record)
+            self.records = np.zeros(0, self._record)
             self.size = 0
             if self._map is not None:
                 with contextlib.suppress(BufferError):  # an error on its way still looks at it
@@ -444,14 +452,6 @@ class Transitions:
                 return blank
         return blank and not self._disk.read(descriptor, bytearray(1), self.file_bytes)
 
-    def _read_all(self) -> None:
-        if self._descriptor is None:
-            return
-        try:
-            self._disk.read(self._descriptor, _bytes_of(self._records), HEADER_BYTES)
-        except OSError as error:
-            raise OutputError(f"cannot read {self._path}: {error.strerror}") from error
-
     # ---------------------------------------------------------------------------------------------- start-up
 
     def _recover(self) -> None:
@@ -496,21 +496,21 @@ class Transitions:
                 if is_sound:
                     neighbour = slot
                     continue
-                self.damaged += int(_is_blank(self._records[slot : slot + 1])[0])  # the others are counted already
-                self._one[0] = self._records[neighbour]
+                self.damaged += int(_is_blank(self.records[slot : slot + 1])[0])  # the others are counted already
+                self._one[0] = self.records[neighbour]
                 self._write(self._bytes, slot * self._record.itemsize)
 
     def _mark_gaps(self) -> None:
         """Transitions whose successor is not the next one in the memory go on nowhere, as the newest one does."""
         for first, records in self._chunks(0, self.size):
             following = (np.arange(first, first + len(records)) + 1) % self.size
-            follows = self._records["number"][following] == records["number"] + np.uint64(1)
+            follows = self.records["number"][following] == records["number"] + np.uint64(1)
             for slot in first + np.flatnonzero((records["boundary"] == Boundary.CONTINUES) & ~follows):
                 self._set_boundary(int(slot), Boundary.GAP)
 
     def _chunks(self, begin: int, end: int) -> Iterator[tuple[int, Array]]:
         for first in range(begin, end, CHUNK):
-            yield first, self._records[first : min(first + CHUNK, end)]
+            yield first, self.records[first : min(first + CHUNK, end)]
 
 
 def _bytes_of(records: Array) -> memoryview:

@@ -196,7 +196,9 @@ class Trials:
         trials._begin_window(_count(state, "window"))
         trials._champion = trials._read_windows(state, "champion")
         trials._challenger = trials._read_windows(state, "challenger")
-        trials._share = _read_share(state["share"])
+        trials._share = share = state["share"]
+        if share is not None and not (isinstance(share, float) and 0 <= share <= 1):
+            raise ValueError(f"the trials' share is {quoted(share)}; expected a number from 0 to 1, or none")
         trials._trials_cut = _count(state, "trials_cut")
         trials._takeovers = _count(state, "takeovers")
         trials._divergences = _count(state, "divergences")
@@ -331,12 +333,6 @@ def _read_window(entry: object, whose: str, largest: float) -> Window:
     if not all(type(value) is float and abs(value) <= largest for value in running):
         raise ValueError(problem)
     return Window(number, tuple(running))
-
-
-def _read_share(value: object) -> float | None:
-    if value is not None and not (isinstance(value, float) and 0 <= value <= 1):
-        raise ValueError(f"the trials' share is {quoted(value)}; expected a number from 0 to 1, or none")
-    return value
 
 
 def _count(state: dict[str, Any], name: str) -> int:

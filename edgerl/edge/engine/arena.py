@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgerl.edge.continual.replay import Replay
 from edgerl.edge.engine.library import (
     BytesOf,
     LayerOffsets,
@@ -164,7 +163,7 @@ class LearnerArena:
     def _layer(self, network: int, index: int, plan: Any) -> LayerArrays:
         offsets = LayerOffsets()
         self._call("edgerl_learner_layer_of", self._address, network, index, offsets)
-        blocks, rows = plan.full_blocks + plan.narrow_blocks, -(-plan.n_outputs // plan.block)
+        blocks, rows = plan.blocks, -(-plan.n_outputs // plan.block)
 
         def view(name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
             kind, offset = np.dtype(dtype), getattr(offsets, name)
@@ -218,18 +217,3 @@ class LearnerArena:
     def reconfigure(self) -> None:
         """Take up what was changed in `config`. Raises ConfigError where it is refused, or is of other networks."""
         self._call("edgerl_learner_open", self._address, len(self.memory), self.config)
-
-
-def replay_structure(replay: Replay, mean: Array | None = None, scale: Array | None = None) -> ReplayStructure:
-    """A replay memory as the engine reads it; `mean` and `scale`, float32 [n], normalise observations.
-
-    Valid until the memory is closed, and as long as the arrays live; `count` is that of this moment.
-    """
-    return ReplayStructure(
-        rows=replay.rows_address,
-        room=replay.capacity + replay.slack,
-        capacity=replay.capacity,
-        count=replay.count,
-        mean=None if mean is None else mean.ctypes.data,
-        scale=None if scale is None else scale.ctypes.data,
-    )

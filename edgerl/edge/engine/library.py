@@ -72,6 +72,16 @@ class LayerPlanStructure(ctypes.Structure):
 
     _fields_ = tuple((name, c_uint32) for name in ("n_inputs", "n_outputs", "block", "full_blocks", "narrow_blocks"))
 
+    @property
+    def blocks(self) -> int:
+        """Blocks that exist."""
+        return int(self.full_blocks + self.narrow_blocks)
+
+    @property
+    def connections(self) -> int:
+        """Weights that exist."""
+        return int(self.full_blocks * self.block + self.narrow_blocks * (self.n_outputs % self.block))
+
 
 class LearnerConfig(ctypes.Structure):
     """edgerl_learner_config."""

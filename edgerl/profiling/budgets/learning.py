@@ -15,7 +15,8 @@ from typing import Any
 from edgerl.edge.acting.policy import Layout
 from edgerl.edge.continual import bundle
 from edgerl.edge.continual.bundle import ReplayPlan
-from edgerl.edge.continual.learner import MemoryPlan, Origin, plan_bytes, read_origin, refuse_for_c
+from edgerl.edge.continual.memory import MemoryPlan, plan_memory
+from edgerl.edge.continual.origin import Origin, read_origin, refuse_for_c
 from edgerl.edge.continual.session import MARGIN_US
 from edgerl.edge.engine.library import BytesOf, LayerPlanStructure, LearnerConfig, library
 from edgerl.edge.runtimes import RUN_BY, RuntimeName
@@ -32,7 +33,7 @@ PROGRAM_BYTES = 15_800_000
 
 UPDATE_SHARE = {1: 0.25, BLOCK: 0.35}
 """Of a core's peak FLOP/s that an update reaches, by block, assumed to be that of x86-64 with AVX-512: 0.22 and 0.29
-were measured there at a tenth of the connections, 0.30 and 0.44 at half (docs/results.md)."""
+were measured there at a tenth of the connections, 0.30 and 0.44 at half (docs/lab/2026-11.md)."""
 
 MICROCONTROLLER_SHARE = 0.4
 """Of the best published rate: what portable C reaches there (the ratio of published timings of RLtools)."""
@@ -106,27 +107,23 @@ def plan_on(device: Device, origin: Origin) -> MemoryPlan:
     library().call("the learner", "edgerl_learner_bytes", config, needed)
     shape = origin.constants.record_format(config.n_observations, origin.replay.precision)
     if device.kind == "microcontroller":
-        return plan_bytes(config, int(needed.total), 0, shape.row_bytes, origin.replay)
+        return plan_memory(config, int(needed.total), 0, shape.row_bytes, origin.replay)
     normalises = origin.constants.observation_mean is not None
     champion = champion_bytes(config, normalises=normalises)
-    return plan_bytes(config, int(needed.total), champion, shape.record.itemsize, origin.replay)
+    return plan_memory(config, int(needed.total), champion, shape.record.itemsize, origin.replay)
 
 
 def champion_bytes(config: LearnerConfig, *, normalises: bool) -> int:
     """Two copies of the actor, which keep every connection whatever its weight."""
     plans = config.actor[: config.n_layers]
-    columns = [Columns(plan.n_inputs, plan.n_outputs, plan.full_blocks, _blocks(plan)) for plan in plans]
+    columns = [Columns(plan.n_inputs, plan.n_outputs, plan.full_blocks, plan.blocks) for plan in plans]
     arena = arena_parts(columns, [_layout(plan) for plan in plans], config.lanes, normalises=normalises)
     return 2 * sum(arena.values())
 
 
-def _blocks(plan: LayerPlanStructure) -> int:
-    return int(plan.full_blocks + plan.narrow_blocks)
-
-
 def _layout(plan: LayerPlanStructure) -> Layout:
     """As edgerl.edge.continual.champion chooses it."""
-    if _blocks(plan) == plan.n_inputs * -(-plan.n_outputs // plan.block):
+    if plan.blocks == plan.n_inputs * -(-plan.n_outputs // plan.block):
         return "dense"
     return "block" if plan.block == BLOCK else "sparse"
 
@@ -197,9 +194,4 @@ def update_flops(config: LearnerConfig) -> float:
 
 
 def _shape(plans: Sequence[LayerPlanStructure]) -> NetworkShape:
-    return tuple(LayerShape(plan.n_inputs, plan.n_outputs, _connections(plan)) for plan in plans)
-
-
-def _connections(plan: LayerPlanStructure) -> int:
-    narrow = plan.n_outputs % plan.block
-    return int(plan.full_blocks * plan.block + plan.narrow_blocks * narrow)
+    return tuple(LayerShape(plan.n_inputs, plan.n_outputs, plan.connections) for plan in plans)

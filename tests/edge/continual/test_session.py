@@ -20,14 +20,15 @@ import numpy.typing as npt
 import pytest
 
 from edgerl.edge.acting.robot import Robot
+from edgerl.edge.continual import memory as memory_module
 from edgerl.edge.continual import session as session_module
 from edgerl.edge.continual.learner import Learner
-from edgerl.edge.continual.session import Keeper, Schedule, Session, resident_memory
+from edgerl.edge.continual.memory import resident_memory
+from edgerl.edge.continual.session import Keeper, Schedule, Session
 from edgerl.errors import ConfigError, EdgerlError, EnvironmentError, OutputError
-
-from . import learners
-from .test_control import PERIOD, FakeClock
-from .test_import import HEAVY, loaded_by
+from tests.edge import learners
+from tests.edge.acting.test_control import PERIOD, FakeClock
+from tests.edge.test_import import HEAVY, loaded_by
 
 FALLBACK = [0.0, 0.0]  # zero is inside of the bounds
 PATIENCE = 300  # s that a test waits for another thread
@@ -129,7 +130,7 @@ def test_a_robot_whose_numbers_need_float64_is_driven_like_one_beside_the_origin
             session = paced(learner, arm, rate_hz=rate) if rate else made(learner, arm, rate_hz=0)
             arm.on_step[50] = lambda session=session, far=far: (session.stop(), far.tolist())[1]
             status = session.run()
-            seen.append((arm.sent, status["steps"], learner.counters.refused_observations, learner._observed))
+            seen.append((arm.sent, status["steps"], learner.counters.refused_observations, learner.experience.observed))
             assert not any(status["control"]["fallbacks"].values())
     assert seen[0] == seen[1]
     assert seen[0][1:] == (50, 0, 50)
@@ -402,7 +403,7 @@ def test_a_takeover_happens_while_the_session_runs() -> None:
         session = made(learner, arm, rate_hz=0, sync_seconds=0.01)
 
         def become_due() -> None:
-            learner._takeover_due = True
+            learner.history.takeover_is_due = True
             wait_for(lambda: not learner.takeover_is_due)
             session.stop()
 
@@ -558,7 +559,7 @@ def test_a_system_without_proc_tells_no_memory(monkeypatch: pytest.MonkeyPatch) 
         def read_text(self) -> str:
             raise FileNotFoundError
 
-    monkeypatch.setattr(session_module, "Path", Absent)
+    monkeypatch.setattr(memory_module, "Path", Absent)
     assert resident_memory() == (None, None)
 
 

@@ -35,9 +35,8 @@ from edgerl.edge.engine.library import library
 from edgerl.edge.engine.random import Draws, Purpose, below
 from edgerl.errors import ConfigError, OutputError
 from edgerl.files.disk import Disk
+from tests.edge.learners import Array, M, N, Step, engine_rows, learner_config, steps
 from tests.faults import SHORT, FaultyDisk, PowerCut
-
-from .learners import Array, M, N, Step, engine_rows, learner_config, steps
 
 LOG = Path("transitions.log")
 SEED = 11
@@ -725,9 +724,9 @@ class _Script:
     def check(self, memory: Transitions) -> None:
         rows, size = _rows(memory), memory.size
         slots = [(memory._appended - size + i) % self.capacity for i in range(size)]
-        numbers = [int(memory._records["number"][slot]) for slot in slots]
+        numbers = [int(memory.records["number"][slot]) for slot in slots]
         if self.keep == "reservoir":
-            numbers = [int(n) for n in memory._records["number"][:size]]
+            numbers = [int(n) for n in memory.records["number"][:size]]
         for number, row in zip(numbers, rows, strict=True):
             assert number in self.begun, "nothing is invented"
             assert row in (self.begun[number], _as_gap(self.begun[number]))
@@ -740,10 +739,10 @@ class _Script:
 
     def adopt(self, memory: Transitions) -> None:
         """Take what was found for what is there."""
-        records = memory._records[: memory.size]
+        records = memory.records[: memory.size]
         if self.keep == "ring":
             order = [(memory._appended - memory.size + i) % self.capacity for i in range(memory.size)]
-            records = memory._records[order]
+            records = memory.records[order]
         rows = _rows(memory)
         self.model.slots = [(int(n), row) for n, row in zip(records["number"], rows, strict=True)]
         self.model.number, self.model.ends_open = memory.number, False

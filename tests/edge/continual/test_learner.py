@@ -22,18 +22,18 @@ import numpy as np
 import pytest
 
 from edgerl.edge import Policy
-from edgerl.edge.continual import learner as learner_module
-from edgerl.edge.continual.learner import LOG, STRIKES, Learner, champion_policy
+from edgerl.edge.continual.challenger import STRIKES
+from edgerl.edge.continual.learner import Learner, champion_policy
 from edgerl.edge.continual.replay import Boundary
+from edgerl.edge.continual.store import LOG
 from edgerl.edge.continual.trials import TrialRule
+from edgerl.edge.continual.updates import Pace
 from edgerl.edge.engine.arena import LearnerArena
 from edgerl.edge.engine.library import library
 from edgerl.errors import ConfigError, FileFormatError, OutputError
 from edgerl.files.disk import Disk
 from edgerl.files.tensors import TensorReader, write_tensors
-from tests.faults import SHORT, FaultyDisk, PowerCut
-
-from .learners import (
+from tests.edge.learners import (
     HIGH,
     LOW,
     Array,
@@ -46,6 +46,7 @@ from .learners import (
     steps,
     write_bundle,
 )
+from tests.faults import SHORT, FaultyDisk, PowerCut
 
 BUNDLE, STATE = Path("learner.safetensors"), Path("state")
 ALWAYS = TrialRule(every=1)
@@ -96,7 +97,7 @@ def _fill(learner: Learner, count: int = 40, seed: int = 0) -> None:
 
 def _bytes(learner: Learner | LearnerArena) -> bytes:
     """All that learns and its counters: the rest of a state is one process's, such as how many actors it published."""
-    arena = learner if isinstance(learner, LearnerArena) else learner._arena
+    arena = learner if isinstance(learner, LearnerArena) else learner.challenger.arena
     return bytes(arena.progress) + bytes(arena.config) + _weights(arena)
 
 
@@ -110,14 +111,14 @@ def _bytes_in(path: Path, kind: str = "snapshot") -> bytes:
 
 def _weights(learner: Learner | LearnerArena) -> bytes:
     """All numbers of all networks and topologies."""
-    arena = learner if isinstance(learner, LearnerArena) else learner._arena
+    arena = learner if isinstance(learner, LearnerArena) else learner.challenger.arena
     layers = [layer for network in arena.layers for layer in network]
     arrays = [array for layer in layers for array in vars(layer).values() if isinstance(array, np.ndarray)]
     return b"".join(array.tobytes() for array in arrays)
 
 
 def _assert_finite(learner: Learner) -> None:
-    for network in learner._arena.layers:
+    for network in learner.challenger.arena.layers:
         for layer in network:
             for name in ("weight", "first_moment", "second_moment", "target", "bias", "bias_target", "extra_target"):
                 array = getattr(layer, name)
@@ -252,7 +253,8 @@ def test_a_transition_that_is_not_finite_is_refused_and_counted(change: dict[str
         assert learner.observe(**good)
         assert (learner.counters.refused_transitions, learner.counters.steps) == (1, 3)
         assert learner.counters.episodes == 1
-        rows = engine_rows(learner._transitions.structure(None, None), learner._transitions.shape.row_bytes)
+        memory = learner.experience.transitions
+        rows = engine_rows(memory.structure(None, None), memory.shape.row_bytes)
         boundaries = [float(np.frombuffer(row[-4:], np.float32)[0]) for row in rows]
         assert boundaries == [Boundary.GAP, Boundary.CONTINUES]
         assert learner.status()["refused_transitions"] == 1
@@ -263,7 +265,7 @@ def test_what_is_remembered_is_the_action_between_its_bounds() -> None:
         actions = [LOW, HIGH, CENTRE, HIGH + 100, np.array([1e38, -3e38])]
         for action in actions:
             learner.observe([0.0] * N, action, 1, [0.0] * N)
-        numbers = learner._transitions._records["numbers"][: len(actions), N : N + M]
+        numbers = learner.experience.transitions.records["numbers"][: len(actions), N : N + M]
         assert np.abs(numbers - [[-1, -1], [1, 1], [0, 0], [1, 1], [1, -1]]).max() < 1e-6
 
 
@@ -373,7 +375,7 @@ def test_slices_make_no_difference(most: int) -> None:
 
 def test_an_update_of_five_periods_is_completed_in_several(monkeypatch: pytest.MonkeyPatch) -> None:
     """By the clock of this thread, which other processes do not disturb."""
-    monkeypatch.setattr(learner_module.time, "perf_counter_ns", time.thread_time_ns)
+    monkeypatch.setattr(time, "perf_counter_ns", time.thread_time_ns)
     write_bundle(config=learner_config(widths=(256, 256), batch=100, percent=100), memory=1 << 26)
     with _learner() as learner:
         _fill(learner, 120)
@@ -404,18 +406,16 @@ def test_slices_are_long_enough_for_the_machine(call_us: float, speed: float, mo
     longer than it need be."""
     now, slices = 0.0, []
 
-    def run(_: Learner, work: int) -> bool:
+    def run(work: int) -> None:
         nonlocal now
         slices.append(call_us + work / speed)
         now += slices[-1]
-        return len(slices) % 50 == 0
 
-    monkeypatch.setattr(learner_module.time, "perf_counter_ns", lambda: int(now * 1000))
-    monkeypatch.setattr(Learner, "_may_learn", True)
-    monkeypatch.setattr(Learner, "_slice", run)
-    with _learner() as learner:
-        for _ in range(100):
-            learner.update(20_000)
+    monkeypatch.setattr(time, "perf_counter_ns", lambda: int(now * 1000))
+    pace = Pace()
+    for _ in range(100):
+        for work in pace.slices(20_000):
+            run(work)
     later = slices[len(slices) // 2 :]
     assert sum(later) > 2 * call_us * len(later)
     assert max(later) < max(75, 12 * call_us)
@@ -425,7 +425,7 @@ def test_a_clock_that_stands_still_makes_no_slice_grow_beyond_all_bounds(monkeyp
     """As with an update that is over before a slice should be: its size has doubled some thousand times."""
     with _learner() as learner:
         _fill(learner, 2000)
-        monkeypatch.setattr(learner_module.time, "perf_counter_ns", lambda: 0)
+        monkeypatch.setattr(time, "perf_counter_ns", lambda: 0)
         assert learner.update(1000) == 2000
 
 
@@ -466,15 +466,15 @@ def test_a_number_that_is_not_finite_abandons_the_update(
     with _learner() as learner:
         _fill(learner)
         assert sum(learner.update() for _ in range(6)) == 6
-        kept = learner._transitions._records[: learner._transitions.size].copy()
-        poison(learner._transitions._records)
+        kept = learner.experience.transitions.records[: learner.experience.transitions.size].copy()
+        poison(learner.experience.transitions.records)
         before, acted = _weights(learner), learner.policy().layers[0].values.tobytes()
         for number in range(1, 8):
             assert learner.update() == 1
             assert _weights(learner) == before
             assert learner.status()["abandoned_updates"] == number
         assert learner.policy().layers[0].values.tobytes() == acted
-        learner._transitions._records[: learner._transitions.size] = kept
+        learner.experience.transitions.records[: learner.experience.transitions.size] = kept
         assert learner.update() == 1
         assert _weights(learner) != before
         _assert_finite(learner)
@@ -484,7 +484,7 @@ def test_a_number_that_is_not_finite_abandons_the_update(
 def test_one_row_that_is_not_finite_harms_nothing() -> None:
     with _learner() as learner:
         _fill(learner, 300)
-        learner._transitions._records["reward"][17] = np.nan
+        learner.experience.transitions.records["reward"][17] = np.nan
         before, abandoned = _weights(learner), 0
         for _ in range(300):
             assert learner.update() == 1
@@ -519,15 +519,15 @@ def test_learning_that_diverges_begins_anew_from_the_champion() -> None:
             learner.update()
         assert learner.status()["value_bound"] == pytest.approx(2 * 2 / (1 - 0.9)), "rewards are at most 2"
         for network in (1, 2):
-            learner._arena.layers[network][-1].bias[:] = 1e6
-            learner._arena.layers[network][-1].bias_target[:] = 1e6
+            learner.challenger.arena.layers[network][-1].bias[:] = 1e6
+            learner.challenger.arena.layers[network][-1].bias_target[:] = 1e6
         acted = _bytes(learner)
         for strike in range(1, STRIKES):
             learner.update()
-            assert (learner.trials.status()["divergences"], learner._strikes) == (0, strike)
+            assert (learner.trials.status()["divergences"], learner.challenger.values.strikes) == (0, strike)
         assert _bytes(learner) != begun
         learner.update()
-        assert (learner.trials.status()["divergences"], learner._strikes) == (1, 0)
+        assert (learner.trials.status()["divergences"], learner.challenger.values.strikes) == (1, 0)
         assert _bytes(learner) == begun != acted
         assert learner.status()["updates"] == 0
         for _ in range(5):
@@ -612,8 +612,8 @@ def test_everything_at_once() -> None:
             learner.snapshot()
 
         def diverge() -> None:
-            with learner._lock:
-                learner._restart_from_champion()
+            with learner.updates.lock:
+                learner.challenger.restart()
             time.sleep(0.01)
 
         learner.has_keeper = True
@@ -660,27 +660,27 @@ def test_a_learner_that_is_closed_beside_its_updates_stops_learning() -> None:
 
 def test_nobody_acts_in_an_arena_that_is_being_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     with _learner(rule=ALWAYS) as learner:
-        act, acted = learner._arena.act, []
+        act, acted = learner.challenger.arena.act, []
 
         def watched(observation: Array) -> Array:
-            acted.append(learner._acting.locked())
+            acted.append(learner.challenger.acting.locked())
             return act(observation)
 
-        monkeypatch.setattr(learner._arena, "act", watched)
+        monkeypatch.setattr(learner.challenger.arena, "act", watched)
         learner.act([0.0] * N)
         assert acted == [True]
         _fill(learner)
         learner.update()
         before = _bytes(learner)
-        thread = threading.Thread(target=learner._restart_from_champion)
-        with learner._acting:  # as long as an action is on its way
+        thread = threading.Thread(target=learner.challenger.restart)
+        with learner.challenger.acting:  # as long as an action is on its way
             thread.start()
             thread.join(0.1)
             assert thread.is_alive()
             assert _bytes(learner) == before
         thread.join()
         assert _bytes(learner) != before
-        monkeypatch.setattr(learner, "_is_whole", False)
+        learner.challenger.is_sound = False
         assert learner.act([0.0] * N).shape == (M,)
         assert len(acted) == 1
 
@@ -690,7 +690,7 @@ def test_a_learner_is_closed_after_the_update_that_is_under_way() -> None:
     _fill(learner)
 
     def update() -> None:
-        with learner._lock:
+        with learner.updates.lock:
             begun.set()
             done.wait(9)
 
@@ -700,7 +700,7 @@ def test_a_learner_is_closed_after_the_update_that_is_under_way() -> None:
     closing_.start()
     closing_.join(0.1)
     assert closing_.is_alive()
-    assert learner._transitions.size == 40
+    assert learner.experience.transitions.size == 40
     done.set()
     updating.join()
     closing_.join()
@@ -717,9 +717,9 @@ def test_the_announced_memory_is_what_is_allocated(precision: str, keep: str) ->
     for memory in (None, 150_000, 3_000_000):
         with _learner(memory=memory) as learner:
             plan = learner.memory
-            assert plan.arena == len(learner._arena.memory)
-            assert plan.champion == sum(len(arena) for arena in learner._champion._arenas)
-            assert plan.replay == learner._transitions._records.nbytes == plan.capacity * plan.record
+            assert plan.arena == len(learner.challenger.arena.memory)
+            assert plan.champion == learner.champion.n_bytes
+            assert plan.replay == learner.experience.transitions.records.nbytes == plan.capacity * plan.record
             asked = memory or 200_000
             assert asked - plan.record < plan.total <= asked
             assert learner.status()["memory"]["total"] == plan.total
@@ -882,7 +882,7 @@ def test_nobody_takes_over_with_numbers_that_are_not_finite() -> None:
         begun, x = Policy(learner.policy()), steps(1, 9)[0].observation
         _drive(learner, 16, float, update=False)
         assert learner.takeover_is_due
-        for network in learner._arena.layers:
+        for network in learner.challenger.arena.layers:
             network[0].weight[0] = np.inf
         for _ in range(3):
             learner.update()
@@ -947,7 +947,7 @@ def test_divergence_after_a_takeover_goes_back_to_the_new_champion() -> None:
             assert learner.update() == 1
         assert _bytes(learner) != champion
         assert learner.status()["champion"] == 2
-        learner._restart_from_champion()
+        learner.challenger.restart()
         assert _bytes(learner) == champion
 
 
@@ -959,7 +959,7 @@ def test_what_is_not_finite_is_never_kept(name: str) -> None:
         _fill(learner)
         for _ in range(9):
             learner.update()
-        getattr(learner._arena.layers[2][1], name).reshape(-1)[3] = np.inf
+        getattr(learner.challenger.arena.layers[2][1], name).reshape(-1)[3] = np.inf
         learner.snapshot()
         assert _bytes(learner) == begun
         assert learner.status()["trials"]["divergences"] == 1
@@ -1001,8 +1001,9 @@ def test_a_learning_policy_whose_answer_is_no_number_drives_no_further(state: Pa
         overflowing = LearnerArena(library(), learner_config())
         for layer in overflowing.layers[0]:
             layer.weight[:] = np.copysign(3e38, layer.weight)
-        learner._arena.load_state(lambda memory, offset: np.copyto(memory, overflowing.state[offset:][: len(memory)]))
-        assert np.isnan(learner._arena.act(x)).any()
+        arena = learner.challenger.arena
+        arena.load_state(lambda memory, offset: np.copyto(memory, overflowing.state[offset:][: len(memory)]))
+        assert np.isnan(arena.act(x)).any()
         trials = []
         for _ in range(40):
             assert np.abs(learner.act(x, explore=False) - champion(x)).max() < 3e-6
@@ -1029,7 +1030,7 @@ def test_a_snapshot_begins_anew_from_the_champion_where_the_learning_policy_has_
         while learner.update():
             pass
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(learner._arena, "act", lambda _: np.full(2, np.nan, np.float32))
+            patch.setattr(learner.challenger.arena, "act", lambda _: np.full(2, np.nan, np.float32))
             learner.act(np.ones(3))
         learner.snapshot()
         assert _bytes(learner) == begun
@@ -1046,7 +1047,7 @@ def test_where_the_champion_cannot_be_read_it_drives_on_and_nothing_is_overwritt
         kept = _bytes(learner)
         for kind in ("snapshot", "champion"):
             os.truncate(STATE / f"{kind}-00000001.safetensors", 5000)
-        learner._restart_from_champion()
+        learner.challenger.restart()
         assert not learner.is_learning
         status = learner.status()
         assert status["last_error"].startswith("learning has stopped: state/snapshot-00000001.safetensors ")
@@ -1150,7 +1151,7 @@ def test_a_restart_in_the_midst_of_an_episode_ends_it_in_a_gap_and_its_window() 
         learner.snapshot()
         learner.close()
         learner = _load(STATE, rule=ALWAYS)
-    boundaries = learner._transitions._records["boundary"][: learner._transitions.size]
+    boundaries = learner.experience.transitions.records["boundary"][: learner.experience.transitions.size]
     assert boundaries.reshape(6, 5).tolist() == [[0, 0, 0, 0, 3]] * 6
     assert learner.status()["trials"]["windows"] == 6
     assert learner.counters.steps == 30
@@ -1184,7 +1185,7 @@ def test_a_learner_that_is_killed_goes_on_from_its_last_snapshot_with_every_tran
                         assert resumed.counters.steps == number + 1
                         assert not resumed.is_new
                         assert resumed.rejected == []
-                        rows = resumed._transitions._records["reward"][: resumed._transitions.size]
+                        rows = resumed.experience.transitions.records["reward"][: resumed.experience.transitions.size]
                         assert rows.tolist() == [s.reward for s in steps(30)[: number + 1]]
                         if calls % 5 == 0:
                             after.append((_episode(resumed, 3), resumed.snapshot(), (folder / LOG).read_bytes()))
@@ -1235,7 +1236,7 @@ def test_the_bundles_transitions_are_there_from_the_start() -> None:
     for precision in ("fp32", "fp16"):
         write_bundle(seed=seed, precision=precision)
         with _learner(Path(precision)) as learner:
-            memory = learner._transitions
+            memory = learner.experience.transitions
             rows = engine_rows(memory.structure(None, None), memory.shape.row_bytes)
             expected = seed_rows(seed, half=precision == "fp16")
             last = np.array([seed[-1].boundary or Boundary.GAP], np.float32).tobytes()
@@ -1268,7 +1269,7 @@ def test_a_log_whose_seed_was_not_planted_to_its_end_is_begun_anew(count: int) -
     write_bundle(seed=steps(30))
     with _learner(STATE) as learner, _learner() as expected:
         assert learner.is_new
-        assert learner._transitions._records.tobytes() == expected._transitions._records.tobytes()
+        assert learner.experience.transitions.records.tobytes() == expected.experience.transitions.records.tobytes()
         assert learner.status()["replay"]["size"] == 30
 
 
@@ -1276,12 +1277,12 @@ def test_a_log_that_no_snapshot_knows_is_kept() -> None:
     write_bundle(seed=steps(30))
     with _learner(STATE) as learner:
         _fill(learner, 3)
-        rows = learner._transitions._records.copy()
+        rows = learner.experience.transitions.records.copy()
     _lose_snapshots(STATE)
     with _learner(STATE) as learner:
         assert learner.is_new
         assert learner.status()["replay"]["size"] == 33
-        assert np.array_equal(learner._transitions._records["number"], rows["number"])
+        assert np.array_equal(learner.experience.transitions.records["number"], rows["number"])
 
 
 def test_what_a_learner_began_with_stays() -> None:
@@ -1383,7 +1384,7 @@ def test_one_bit_of_the_champions_file_loses_nothing() -> None:
             ]
             assert (_bytes(learner), learner.status()["champion"]) == (state, 2)
             assert learner.act(np.ones(N), explore=False).tobytes() == action
-            learner._restart_from_champion()
+            learner.challenger.restart()
             assert learner.is_learning
             assert _bytes(learner) == champion
             learner.snapshot()
@@ -1415,7 +1416,7 @@ def test_where_the_champion_is_lost_the_bundles_policy_drives_and_what_was_learn
             assert (learner.rejected[-1][-len(expected) :] if learner.rejected else None) == expected
             assert _bytes(learner) == state
             assert learner.act(np.ones(N), explore=False).tobytes() == bundles
-            learner._restart_from_champion()
+            learner.challenger.restart()
             assert _bytes(learner) == begun
     assert len(list(STATE.glob("rejected-*"))) == 2
 
@@ -1635,7 +1636,7 @@ def _check_found(learner: Learner, life: _Life, states: list[bytes]) -> None:
     """A snapshot no older than the last that returned, and every transition that was synced."""
     assert _bytes(learner) in states[max(life.returned - 1, 0) :] or (learner.is_new and not life.returned)
     assert learner.rejected == []
-    rewards = learner._transitions._records["reward"][: learner._transitions.size]
+    rewards = learner.experience.transitions.records["reward"][: learner.experience.transitions.size]
     found = {round(float(reward % 1) * 1024) for reward in rewards}
     assert set(range(life.synced)) <= found <= set(range(life.observed))
     assert len(rewards) >= len(found)
@@ -1693,7 +1694,7 @@ def test_a_disk_that_fails_stops_neither_acting_nor_learning(lasting: bool, code
         with closing(Learner.load(STATE, disk=_Careless(), **life.options)) as learner:
             assert _bytes(learner) == life.state
             assert learner.status()["champion"] == life.champion
-            assert learner.counters.steps == learner._transitions.size == 18
+            assert learner.counters.steps == learner.experience.transitions.size == 18
             assert learner.status()["replay"]["damaged"] == 0
 
 

@@ -8,8 +8,7 @@ import pytest
 from edgerl.edge.continual.champion import Champion
 from edgerl.edge.engine.arena import LearnerArena
 from edgerl.edge.engine.library import library
-
-from .learners import HIGH, LOW, learner_config
+from tests.edge.learners import HIGH, LOW, learner_config
 
 
 @pytest.mark.parametrize("block", [1, 4])

@@ -13,8 +13,7 @@ import pytest
 from edgerl.edge.acting.robot import Robot, load_factory, problem
 from edgerl.errors import EnvironmentError
 from tests import robots
-
-from .test_import import HEAVY, loaded_by
+from tests.edge.test_import import HEAVY, loaded_by
 
 
 class Arm:

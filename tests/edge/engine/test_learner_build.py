@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .compiled import (
+from tests.edge.compiled import (
     CHECKS_AS_CALLS,
     HERE,
     ON_AARCH64,

@@ -24,9 +24,8 @@ from edgerl.edge.engine.library import ALIGNMENT, ISAS, Isa, Library, PolicyConf
 from edgerl.errors import ConfigError, FileFormatError, MissingExtraError
 from edgerl.policy.compact import CompactPolicy, Layer, Precision, make_layer
 from edgerl.policy.format import save
+from tests.edge.compiled import ENGINE, compile_c
 from tests.policy.policies import random_policy
-
-from .compiled import ENGINE, compile_c
 
 Array = npt.NDArray[Any]
 

@@ -12,9 +12,18 @@ import pytest
 
 from edgerl.edge.acting.policy import _policy_config
 from edgerl.policy.compact import Array
+from tests.edge.compiled import (
+    CORTEX_M7,
+    ENGINE,
+    HERE,
+    WARNINGS,
+    compile_c,
+    run,
+    run_on_aarch64,
+    run_on_cortex_m7,
+    run_sanitized,
+)
 from tests.policy.policies import random_policy
-
-from .compiled import CORTEX_M7, ENGINE, HERE, WARNINGS, compile_c, run, run_on_aarch64, run_on_cortex_m7, run_sanitized
 
 FREESTANDING = ("-ffreestanding", "-fno-pie", "-c")
 

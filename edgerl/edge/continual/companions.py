@@ -1,0 +1,79 @@
+"""Threads beside the one that drives a robot."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+
+THREAD_BYTES = 16 << 20
+"""What a thread may need to begin with, its stack of 8 MiB included; most of it is never touched."""
+
+LOWER_PRIORITY = 10
+"""Added to the niceness of the threads beside the one that drives."""
+
+
+class Companions:
+    """Threads of a lower priority, for one run of the thread that makes them; what one of them raises ends it."""
+
+    def __init__(self, stop: Callable[[], object]) -> None:
+        """stop: ends the run; called from the thread that failed."""
+        self._stop = stop
+        self._failure: BaseException | None = None
+
+    def raise_failure(self) -> None:
+        """What the first that failed has raised, if any did."""
+        if self._failure is not None:
+            raise self._failure
+
+    @contextlib.contextmanager
+    def beside(
+        self,
+        name: str,
+        work: Callable[[threading.Event], object],
+        *,
+        patience: float | None = None,
+        wake: Callable[[], object] = lambda: None,
+    ) -> Iterator[None]:
+        """Let `work` go on in a thread; it returns once the event that it is given is set, or is left behind after
+        `patience` seconds. wake: called after the event is set, where `work` may be waiting for something else."""
+        ending, is_left = threading.Event(), threading.Event()
+
+        def run() -> None:
+            _step_back()
+            try:
+                work(ending)
+            except BaseException as error:
+                if not is_left.is_set():
+                    self._failure = self._failure or error
+                    self._stop()
+
+        thread = threading.Thread(target=run, name=f"edgerl-{name}", daemon=True)
+        _expect_room_for_a_thread()
+        thread.start()
+        try:
+            yield
+        finally:
+            ending.set()
+            wake()
+            thread.join(patience)
+            is_left.set()
+
+
+def _expect_room_for_a_thread() -> None:
+    """Raise MemoryError where there is none: Python would wait for ever for a thread that could not begin."""
+    try:
+        mmap.mmap(-1, THREAD_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+    except OSError as error:
+        raise MemoryError(f"no room for the {THREAD_BYTES} bytes of another thread") from error
+
+
+def _step_back() -> None:
+    """Let this thread run where the one that drives does not."""
+    if sys.platform == "linux":  # where each thread has a niceness of its own
+        own = threading.get_native_id()
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, own, os.getpriority(os.PRIO_PROCESS, own) + LOWER_PRIORITY)
