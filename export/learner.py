@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,7 +15,7 @@ from edgerl.options import Checked, option
 from edgerl.units import human_bytes
 
 if TYPE_CHECKING:
-    from edgerl.edge.continual.learner import MemoryPlan
+    from edgerl.edge.continual.memory import MemoryPlan
     from edgerl.policy.loss import ActionDifference
 
 SOURCE, OUTPUT, REQUIRES = "learner", "learner.safetensors", ()
@@ -62,7 +62,7 @@ class LearnerReport(ExportReport):
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         figures = ExportReport.as_dict(self)
-        return {**figures, "memory": {**asdict(self.memory), "total": self.memory.total}}
+        return {**figures, "memory": self.memory.as_dict()}
 
 
 def export(source: LearnerSource, path: Path, options: Options, *, force: bool) -> LearnerReport:

@@ -72,8 +72,8 @@ def test_memory_is_a_budget_of_c_too(tmp_path: Path) -> None:
         ("onnx", {"dtype": "int8"}, "`dtype` was given, which `format` onnx does not have; leave it out"),
         ("onnx", {"device": "stm32f405"}, "`device` was given, which `format` onnx does not have; leave it out"),
         ("c", {"dtpye": "int8"}, "`dtpye` was given, which `format` c does not have; did you mean dtype"),
-        ("c", {"dtype": "int4"}, "`dtype` is 'int4'; did you mean int8"),
-        ("c", {"project": 1}, "`project` is 1; expected true or false"),
+        ("c", {"dtype": "int4"}, "`dtype` is 'int4'; expected fp32, fp16, int8"),
+        ("c", {"project": 1}, "`project` is 1; expected bool"),
         (
             "c",
             {"target": "cortex-m4", "device": "rp2040"},

@@ -13,7 +13,7 @@ import pytest
 from typer.main import get_command
 
 from edgerl.cli import app
-from edgerl.edge.continual.learner import DEFAULT_MEMORY
+from edgerl.edge.continual.memory import DEFAULT_MEMORY
 from edgerl.edge.continual.transitions import KEEP_POLICIES, MAXIMUM_CAPACITY, PRECISIONS
 from edgerl.errors import ConfigError
 from edgerl.export import find_format, formats

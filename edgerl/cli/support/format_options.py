@@ -55,13 +55,13 @@ def _annotation(options: Mapping[str, Option]) -> Any:
     choices = dict.fromkeys(choice for each in options.values() for choice in each.choices)
     flag = option.name.replace("_", "-")
     made = typer.Option(
-        f"--{flag}/--no-{flag}" if option.type is bool and option.default is None else f"--{flag}",
+        f"--{flag}/--no-{flag}" if option.kind is bool and option.default is None else f"--{flag}",
         metavar="NAME" if "other" in option.metadata else "BYTES" if _is_bytes(option) else "|".join(choices) or None,
         help=_by_format({name: each.metadata["help"].rstrip(".") for name, each in options.items()}) + ".",
         show_default=option.default is not False and _shown_default(options),
         rich_help_panel=f"Options of {' and '.join(options)}",
     )
-    kind = option.type if option.type in (int, bool) and not _is_bytes(option) else str
+    kind = option.kind if option.kind in (int, bool) and not _is_bytes(option) else str
     return Annotated[kind | None, made]
 
 

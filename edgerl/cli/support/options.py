@@ -10,7 +10,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from edgerl.config import OPTIONS, PRESETS, Option
+from edgerl.config import OPTIONS, PRESETS, RunOption
 
 PANELS = {
     None: "Run",
@@ -76,7 +76,7 @@ _CONFIG = Annotated[
 ]
 
 
-def _annotation(option: Option) -> Any:
+def _annotation(option: RunOption) -> Any:
     """The parameter of one option, as typer reads it."""
     kind, metavar, text = option.kind, "|".join(option.choices), option.metadata["help"]
     shown: str | bool = option.shown_default
