@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from edgerl.errors import ConfigError
+from edgerl.errors import ConfigError, quoted
 
 
 def option(default: Any, text: str, **more: str) -> Any:
@@ -58,10 +58,10 @@ class Option:
         interval, name, kind = self.metadata.get("range"), self.name, self.kind
         if interval is None:
             if (self.choices and value not in self.choices) or (kind in (bool, str) and type(value) is not kind):
-                raise ConfigError(f"`{name}` is {value!r}; expected {', '.join(self.choices) or kind.__name__}")
+                raise ConfigError(f"`{name}` is {quoted(value)}; expected {', '.join(self.choices) or kind.__name__}")
             return
         if kind is tuple and not isinstance(value, tuple):
-            raise ConfigError(f"`{name}` is {value!r}; expected whole numbers, one per layer")
+            raise ConfigError(f"`{name}` is {quoted(value)}; expected whole numbers, one per layer")
         for number in value if kind is tuple else (value,):
             is_number = type(number) is int or (type(number) is float and kind is float)
             if not is_number or not _is_inside(number, interval):

@@ -108,6 +108,7 @@ def test_the_only_onnxruntime_in_edge_is_in_onnx_policy() -> None:
         ("import edgerl.edge", {"torch", "onnx", "onnxruntime", "gymnasium", "typer", "pandas"}),
         ("import edgerl; edgerl.load", {"torch", "onnx", "gymnasium", "typer"}),
         ("import edgerl.cli", {"numpy", "torch", "onnx", "onnxruntime", "gymnasium", "safetensors"}),
+        ("import edgerl.commands.export", {"torch", "onnx", "onnxruntime", "gymnasium", "typer"}),
         ("import edgerl.training.checkpoint", {"torch", "gymnasium"}),
     ],
 )

@@ -47,6 +47,14 @@ def test_a_format_has_what_the_registry_asks_for(name: str) -> None:
         assert f"--{option.name.replace('_', '-')}" in flags
 
 
+def test_options_of_one_name_are_of_one_kind() -> None:
+    kinds: dict[str, set[type]] = {}
+    for module in formats().values():
+        for option in options_of(module.Options).values():
+            kinds.setdefault(option.name, set()).add(option.kind)
+    assert {name: len(each) for name, each in kinds.items()} == dict.fromkeys(kinds, 1)
+
+
 def test_options_offer_what_the_library_takes() -> None:
     c, learner = (options_of(formats()[name].Options) for name in ("c", "learner"))
     assert c["dtype"].choices == tuple(compact.PRECISIONS)

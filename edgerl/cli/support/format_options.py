@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 import typer
 
+from edgerl.cli.support.flags import with_flags
 from edgerl.export import formats
 from edgerl.options import Option, options_of
 from edgerl.units import parse_bytes
@@ -17,27 +17,8 @@ from edgerl.units import parse_bytes
 def takes_options_of_formats(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command a flag for each option of an export format. It is called with those that were given."""
     offered = _offered()
-    own = inspect.signature(command)
-    hints = get_type_hints(command, include_extras=True)
-
-    @functools.wraps(command)
-    def parsed(**arguments: Any) -> None:
-        given = {name: arguments.pop(name) for name in offered}
-        command(**arguments, **_parsed(given, offered))
-
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    parameters = [
-        each.replace(kind=keyword, annotation=hints[each.name])
-        for each in own.parameters.values()
-        if each.kind != each.VAR_KEYWORD
-    ]
-    parameters += [
-        inspect.Parameter(name, keyword, default=None, annotation=_annotation(options))
-        for name, options in offered.items()
-    ]
-    parsed.__signature__ = own.replace(parameters=parameters, return_annotation=None)  # type: ignore[attr-defined]
-    parsed.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return parsed
+    made = {name: _annotation(options) for name, options in offered.items()}
+    return with_flags(command, made, functools.partial(_parsed, offered=offered))
 
 
 def _offered() -> dict[str, dict[str, Option]]:
