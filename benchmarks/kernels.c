@@ -3,56 +3,28 @@
 
 /* ------------------------------------------------------------------------------------------- kernels on one layer */
 
-/* The tasks are the engine's own: its functions make them, and these kernels keep them instead of running them. */
-static forward_task forward_kept;
-static input_task input_kept;
-static weight_task weight_kept;
-
-static void keep_forward(const forward_task *t, uint32_t block) {
-    forward_kept = *t;
-    (void)block;
-}
-
-static void keep_input(const input_task *t, uint32_t block) {
-    input_kept = *t;
-    (void)block;
-}
-
-static void keep_weight(const weight_task *t, uint32_t block) {
-    weight_kept = *t;
-    (void)block;
-}
-
-static void no_row_sums(const real *rows, uint32_t n_rows, uint32_t stride, uint32_t width, real *sums) {
-    (void)rows, (void)n_rows, (void)stride, (void)width, (void)sums;
-}
-
-static const kernels keeping = {
-    .forward = keep_forward,
-    .input_gradient = keep_input,
-    .weight_gradient = keep_weight,
-    .row_sums = no_row_sums,
-};
-
 enum { BENCH_FORWARD, BENCH_INPUT_GRADIENT, BENCH_WEIGHT_GRADIENT };
 
 /* Run a kernel `times` times on a whole layer of the first critic. The input gradient is that of the layer alone, without the
- * ReLU before it, which the engine does in the same pass. */
+ * activation before it, which the engine does in the same pass. */
 void bench_kernel(void *arena, uint32_t which, uint32_t index, uint64_t times) {
     learner *l = arena;
-    const layer *y = &l->layers[EDGERL_CRITIC_1][index];
-    const kernels *k = kernels_of(l->config.isa, l->config.lanes);
-    forward_rows(l, &keeping, EDGERL_CRITIC_1, index, 0, 0, y->rows);
-    input_gradient_of(l, &keeping, EDGERL_CRITIC_1, index, 0, input_gradient_rows(y));
-    weight_gradient_of(l, &keeping, EDGERL_CRITIC_1, index, 0, y->rows);
-    input_kept.relu = NULL;
+    const kernel_table *k = kernels_of(l->config.isa, l->config.lanes);
+    const sparse_layer *layer = &l->layers[EDGERL_CRITIC_1][index];
+    const pass rows = {.l = l, .network = EDGERL_CRITIC_1, .index = index, .last = layer->rows};
+    pass lines = rows;
+    lines.last = input_gradient_rows(layer);
+    const forward_task forward = forward_task_of(&rows, 0);
+    const weight_task weight_gradient = weight_task_of(&rows);
+    input_task input_gradient = input_task_of(&lines);
+    input_gradient.before = LINEAR;
     for (uint64_t i = 0; i < times; i++) {
         if (which == BENCH_FORWARD) {
-            k->forward(&forward_kept, y->block);
+            k->forward(&forward, layer->block);
         } else if (which == BENCH_INPUT_GRADIENT) {
-            k->input_gradient(&input_kept, y->block);
+            k->input_gradient(&input_gradient, layer->block);
         } else {
-            k->weight_gradient(&weight_kept, y->block);
+            k->weight_gradient(&weight_gradient, layer->block);
         }
     }
 }

@@ -13,6 +13,10 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "cost": ("edgerl.commands.cost", "cost"),
+    "run": ("edgerl.commands.run", "run"),
+    "play": ("edgerl.commands.play", "play"),
+    "table": ("edgerl.commands.table", "table"),
+    "report": ("edgerl.commands.report", "report"),
     "train": ("edgerl.training.trainer", "train"),
     "prune": ("edgerl.training.compaction", "prune"),
     "profile": ("edgerl.profiling.budgets.report", "profile"),

@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from edgerl.algorithms.topology import LayerPlan, Mask, block_magnitude, round_half_up
 from edgerl.config import Config, EvolutionConfig
-from edgerl.edge.engine.random import Draws, Network, Purpose, sample_without_replacement
+from edgerl.edge.engine.growth import GROWTH_RULES, Absent
+from edgerl.edge.engine.random import Draws, Network, Purpose
 
 Array = npt.NDArray[Any]
 
@@ -70,27 +71,30 @@ def select_drop(weight: Array, mask: Mask, plan: LayerPlan, fraction: float, *, 
     return drop
 
 
-def select_random_growth(
-    mask: Mask, drop: Mask, plan: LayerPlan, draws: Draws, *, update: int, network: Network, layer: int
+def select_growth(
+    mask: Mask,
+    drop: Mask,
+    plan: LayerPlan,
+    growth: str,
+    draws: Draws,
+    gradient: Array,
+    *,
+    update: int,
+    network: Network,
+    layer: int,
 ) -> Mask:
-    """As many blocks as were dropped, uniformly among those that were absent before the step (SET)."""
+    """As many blocks as were dropped: of those that were absent before the step the ones that the rule scores highest.
+
+    growth: a name of GROWTH_RULES. gradient: of every position, [outputs, inputs]. Ties go by lower position.
+    """
+    magnitude = block_magnitude(gradient, plan.block)
     grow = np.zeros_like(mask)
     for rows, _, offset in plan.classes():
-        absent = np.flatnonzero(~mask[rows])
-        words = draws.words(Purpose.GROWTH, update, int(drop[rows].sum()), network=network, layer=layer + offset)
-        grow[rows].reshape(-1)[absent[sample_without_replacement(words, len(absent))]] = True
-    return grow
-
-
-def select_gradient_growth(mask: Mask, drop: Mask, plan: LayerPlan, gradient: Array) -> Mask:
-    """As many blocks as were dropped: the absent ones with the largest L1 norm of the gradient (RigL).
-
-    Source: Evci et al. 2020. gradient: of every position, [outputs, inputs]. Ties go by lower position.
-    """
-    score = -block_magnitude(gradient, plan.block)
-    grow = np.zeros_like(mask)
-    for rows, _, _ in plan.classes():
-        grow[rows] = _smallest(score[rows], ~mask[rows], int(drop[rows].sum()))
+        absent, count = ~mask[rows], int(drop[rows].sum())
+        words = draws.words(Purpose.GROWTH, update, count, network=network, layer=layer + offset)
+        rank = np.zeros(absent.shape)
+        rank[absent] = -GROWTH_RULES[growth].scores(Absent(magnitude[rows][absent], words))
+        grow[rows] = _smallest(rank, absent, count)
     return grow
 
 

@@ -19,6 +19,7 @@ from edgerl.algorithms.topology import LayerPlan, Mask, input_degrees, plan_netw
 from edgerl.config import Config
 from edgerl.edge.continual.replay import Replay
 from edgerl.edge.engine.arena import NETWORKS, LayerArrays, LearnerArena, rows_of
+from edgerl.edge.engine.growth import GROWTH_RULES
 from edgerl.edge.engine.library import LayerPlanStructure, LearnerConfig, Library, Progress, library
 from edgerl.edge.engine.random import Draws
 from edgerl.errors import ConfigError
@@ -55,7 +56,7 @@ def learner_config(
         n_step=td3.n_step,
         lanes=lanes,
         isa=isa,
-        growth=("random", "gradient").index(evolution.growth),
+        growth=list(GROWTH_RULES).index(evolution.growth),
         drop_schedule=("constant", "cosine").index(evolution.drop_schedule),
         discount=td3.discount,
         soft_update=td3.soft_update,

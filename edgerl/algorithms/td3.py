@@ -24,8 +24,7 @@ from edgerl.algorithms.evolution import (
     drops_at_least_one,
     last_update,
     select_drop,
-    select_gradient_growth,
-    select_random_growth,
+    select_growth,
     select_target_pruning,
 )
 from edgerl.algorithms.normalizer import Normalizer
@@ -35,10 +34,11 @@ from edgerl.config import Config, TD3Config
 from edgerl.edge.continual.replay import Batch, Replay
 from edgerl.edge.engine.random import Draws, Network, Purpose, below, normal, uniform
 from edgerl.errors import ConfigError
+from edgerl.policy.activation import HIDDEN
 
 
 class MLP(nn.Module):
-    """Affine layers with ReLU between them; inputs [batch, n] → outputs [batch, m]."""
+    """Affine layers with an activation between them; inputs [batch, n] → outputs [batch, m]."""
 
     def __init__(self, plans: Sequence[LayerPlan]) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         *hidden, output = self.layers
         for layer in hidden:
-            x = F.relu(layer(x))
+            x = getattr(F, HIDDEN.name)(layer(x))
         result: Tensor = output(x)
         return result
 
@@ -113,7 +113,7 @@ class SparseNetwork:
             gradient.mul_(mask)
 
     def dense_gradients(self) -> dict[int, npt.NDArray[Any]]:
-        """The gradient of every position [outputs, inputs] of the sparse layers, for gradient growth."""
+        """The gradient of every position [outputs, inputs] of the sparse layers, for growth."""
         weights = self.online.weights
         return {i: weights[i].grad.detach().cpu().numpy().copy() for i in self.sparse_layers}  # type: ignore[union-attr]
 
@@ -122,7 +122,8 @@ class SparseNetwork:
         optimiser: torch.optim.Optimizer,
         fraction: float,
         update: int,
-        gradients: dict[int, npt.NDArray[Any]] | None,
+        gradients: dict[int, npt.NDArray[Any]],
+        growth: str,
         *,
         at_least_one: bool,
     ) -> None:
@@ -130,12 +131,10 @@ class SparseNetwork:
         for index in self.sparse_layers:
             plan, mask, weight = self.plans[index], self.masks[index], self.online.weights[index]
             drop = select_drop(weight.detach().cpu().numpy(), mask, plan, fraction, at_least_one=at_least_one)
-            if gradients is None:
-                grow = select_random_growth(
-                    mask, drop, plan, self._draws, update=update, network=self.network, layer=index
-                )
-            else:
-                grow = select_gradient_growth(mask, drop, plan, gradients[index])
+            draws, gradient = self._draws, gradients[index]
+            grow = select_growth(
+                mask, drop, plan, growth, draws, gradient, update=update, network=self.network, layer=index
+            )
             self.masks[index] = (mask & ~drop) | grow
             self.ever_active[index] |= grow
             changed = self._weight_mask(drop | grow, plan)
@@ -367,7 +366,7 @@ class Agent:
         assert isinstance(loss, Tensor)
         loss.backward()  # type: ignore[no-untyped-call]
         evolves = self._evolves(self.updates % self.config.evolution.evolution_interval == 0)
-        gradients = [self._growth_gradients(critic, evolves) for critic in self.critics]
+        gradients = [critic.dense_gradients() if evolves else {} for critic in self.critics]
         for critic in self.critics:
             critic.mask_gradients()
         self.critic_optimiser.step()
@@ -386,7 +385,7 @@ class Agent:
         for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
             parameter.grad = gradient
         evolves = self._evolves(self.actor_evolution_due)
-        gradients = self._growth_gradients(self.actor, evolves)
+        gradients = self.actor.dense_gradients() if evolves else {}
         self.actor.mask_gradients()
         self.actor_optimiser.step()
         if evolves:
@@ -398,18 +397,16 @@ class Agent:
     def _evolves(self, due: bool) -> bool:
         return due and self.config.network.method == "ds-td3" and self.updates < self._last_update
 
-    def _evolve(self, network: SparseNetwork, gradients: dict[int, npt.NDArray[Any]] | None) -> None:
+    def _evolve(self, network: SparseNetwork, gradients: dict[int, npt.NDArray[Any]]) -> None:
         when = self.config.evolution, self.updates, self._last_update
         network.evolve(
             self._optimiser_of(network),
             drop_fraction_at(*when),
             self.updates,
             gradients,
+            self.config.evolution.growth,
             at_least_one=drops_at_least_one(*when),
         )
-
-    def _growth_gradients(self, network: SparseNetwork, evolves: bool) -> dict[int, npt.NDArray[Any]] | None:
-        return network.dense_gradients() if evolves and self.config.evolution.growth == "gradient" else None
 
     def state(self) -> Arrays:
         """Everything that a resumed run needs beside its configuration, as arrays named by network, layer and part."""

@@ -40,7 +40,7 @@ from edgerl.signals import WORDS, Terminated, ended_by_signals, signal_behind
 app = typer.Typer(
     name="edgerl",
     add_completion=False,
-    rich_markup_mode="markdown",
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

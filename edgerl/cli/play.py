@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from edgerl.cli.support.models import find_model, task_of
-from edgerl.cli.support.output import Actions, Force, Json, print_json
+from edgerl.cli.support.output import Actions, Force, Json, note, print_json
 from edgerl.run_folder import short
 from edgerl.units import human_bytes
 
@@ -41,17 +40,12 @@ def command(
 
     Example: edgerl play --video out.mp4
     """
-    from edgerl.cli.run import load_policy
-    from edgerl.environments.video import play
+    from edgerl.commands.play import play
 
-    path = find_model(model)
-    policy = load_policy(path)
-    environment, arguments = task_of(policy.metadata.get("about", {}), env, path)
     result = play(
-        policy,
-        environment,
         video,
-        env_args=arguments,
+        model,
+        env=env,
         actions=cast("ActionMode | None", actions),
         seed=seed,
         episodes=episodes,
@@ -59,6 +53,7 @@ def command(
         width=width,
         height=height,
         force=force,
+        notice=note,
     )
     if as_json:
         print_json({**asdict(result), "path": str(short(result.path))})

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgerl.cli.support.models import find_run, named_path
+from edgerl.cli.support.models import named_path
 from edgerl.cli.support.output import Force, Json, note, print_json
-from edgerl.files.paths import anchored
 from edgerl.run_folder import short
 from edgerl.units import human_bytes, human_seconds
 
@@ -48,38 +47,21 @@ def command(
     """
     from dataclasses import asdict
 
+    from edgerl.commands.report import named_sources, page_of, report
     from edgerl.errors import ConfigError
-    from edgerl.files.atomic import refuse_existing
-    from edgerl.report.build import DEFAULT_NAME, write_report
     from edgerl.report.build import watch as write_on_change
 
     if watch and as_json:
-        raise ConfigError("--watch writes page after page, and --json prints one result; leave one of them out")
-    named = [_swept(source) for source in sources] if sources else [find_run(None)]
-    if output is None:
-        path = named[0] / DEFAULT_NAME if len(named) == 1 and named[0].is_dir() else Path(DEFAULT_NAME)
-    else:
-        path = output
-    is_default = path.parent == named[0] and path.name == DEFAULT_NAME
-    refuse_existing(path, force=force or is_default)
-    path = anchored(path)  # the names of sensors come from environments
+        raise ConfigError("`watch` writes page after page, and `as_json` prints one result; leave one of them out")
     if watch:
-        write_on_change(named, path, told=_tell)
+        named = named_sources(sources or (), note)
+        write_on_change(named, page_of(named, output, force=force), told=_tell)
         return
-    result = write_report(named, path)
+    result = report(sources or (), output, force=force, notice=note)
     if as_json:
         print_json({**asdict(result), "path": str(short(result.path))})
     else:
         _tell(result)
-
-
-def _swept(source: Path) -> Path:
-    """The folder of a study that is named as for `edgerl sweep`; else the path itself."""
-    from edgerl.studies.study import default_folder
-
-    folder = default_folder(source.stem)
-    is_study = not source.exists() or source.suffix == ".toml"
-    return folder if is_study and len(source.parts) == 1 and folder.is_dir() else source
 
 
 def _tell(said: ReportResult | EdgerlError) -> None:

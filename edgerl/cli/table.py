@@ -10,7 +10,6 @@ import typer
 from edgerl.cli.support.output import note, print_document, print_json
 from edgerl.cli.support.streams import keep_results_apart
 from edgerl.cli.sweep import parse_seeds
-from edgerl.files.paths import anchored
 
 
 def command(
@@ -32,23 +31,17 @@ def command(
     """
     from typing import get_args
 
-    from edgerl.errors import ConfigError, require
-    from edgerl.studies.grid import plan_runs
-    from edgerl.studies.study import find_swept, narrowed
-    from edgerl.studies.table import Format, as_dict, format_table, make_table
+    from edgerl.commands.table import table
+    from edgerl.errors import ConfigError
+    from edgerl.studies.table import Format, as_dict, format_table
 
     if form not in get_args(Format):
-        raise ConfigError(f"--format is {form!r}; expected {', '.join(get_args(Format))}")
-    require("gymnasium", "train")
-    require("scipy", "report")
+        raise ConfigError(f"`form` is {form!r}; expected {', '.join(get_args(Format))}")
     keep_results_apart()
-    found, folder = find_swept(study, out, environments=env)
-    narrow = narrowed(found, steps=steps, seeds=parse_seeds(seeds))
-    folder = anchored(folder)
-    table = make_table(narrow, plan_runs(narrow), folder)
-    if table.finished < table.planned:
-        note(f"{table.planned - table.finished} of {table.planned} runs are not finished, and left out")
+    made = table(study, out=out, steps=steps, env=env, seeds=parse_seeds(seeds))
+    if made.finished < made.planned:
+        note(f"{made.planned - made.finished} of {made.planned} runs are not finished, and left out")
     if form == "json":
-        print_json(as_dict(table))
+        print_json(as_dict(made))
     else:
-        print_document(format_table(table, form).removesuffix("\n"))
+        print_document(format_table(made, form).removesuffix("\n"))

@@ -38,8 +38,7 @@ def cost(
         "policy_delay": run.td3.policy_delay,
     }
     interval = run.evolution.evolution_interval if evolves else None
-    by_gradient = run.evolution.growth == "gradient"
-    cost = training_cost(actor, critic, **sizes, evolution_interval=interval, growth_by_gradient=by_gradient)
+    cost = training_cost(actor, critic, **sizes, evolution_interval=interval, growth=run.evolution.growth)
     return {
         "environment": run.environment,
         "method": run.network.method,

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgerl.errors import UnsupportedModelError
+from edgerl.policy.activation import HIDDEN
 from edgerl.policy.shape import architecture
 
 Array = npt.NDArray[Any]
@@ -155,7 +156,7 @@ class CompactPolicy:
             x = (x - self.observation_mean.astype(dtype)) * self.observation_scale.astype(dtype)
         *hidden, (weight, bias) = self._matrices[key]
         for hidden_weight, hidden_bias in hidden:
-            x = np.maximum(x @ hidden_weight + hidden_bias, 0)
+            x = HIDDEN.forward(x @ hidden_weight + hidden_bias)
         centre, half_range = self.action_scaling
         action: Array = centre.astype(dtype) + half_range.astype(dtype) * np.tanh(x @ weight + bias)
         return action

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgerl.errors import ConfigError, UnsupportedModelError
+from edgerl.policy.activation import HIDDEN
 from edgerl.policy.compact import CompactPolicy, Layer, Precision, as_blocks, make_layer
 
 Array = npt.NDArray[Any]
@@ -65,7 +66,7 @@ def _quench(layer: Affine, following: Affine) -> bool:
     (weight, bias), (next_weight, next_bias) = layer, following
     constant = ~weight.any(axis=1) & next_weight.any(axis=0)
     if constant.any():
-        next_bias += next_weight[:, constant].astype(np.float64) @ np.maximum(bias[constant], 0)
+        next_bias += next_weight[:, constant].astype(np.float64) @ HIDDEN.forward(bias[constant])
         next_weight[:, constant] = 0
     unheard = ~next_weight.any(axis=0) & (weight.any(axis=1) | (bias != 0))
     weight[unheard], bias[unheard] = 0, 0

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgerl.policy.activation import HIDDEN
 from edgerl.policy.compact import as_blocks
 from edgerl.policy.pruning import Affine, keep_units, living_units, remove_dead_units, silence_dead_units
 
@@ -48,7 +49,7 @@ def layer_inputs(network: Sequence[Affine], inputs: Array) -> list[Array]:
     """What each layer is given, [rows, its inputs]."""
     found = [inputs]
     for weight, bias in network[:-1]:
-        found.append(np.maximum(found[-1] @ weight.T + bias, 0))
+        found.append(HIDDEN.forward(found[-1] @ weight.T + bias))
     return found
 
 
@@ -166,7 +167,7 @@ def fitted(network: Sequence[Affine], teacher: Teacher, iterations: int) -> Netw
     inputs, found = teacher.inputs, []
     for (weight, bias), sums in zip(network, teacher.sums, strict=True):
         found.append(fit_layer(weight, bias, inputs, sums, iterations))
-        inputs = np.maximum(inputs @ found[-1][0].T + found[-1][1], 0)
+        inputs = HIDDEN.forward(inputs @ found[-1][0].T + found[-1][1])
     return found
 
 

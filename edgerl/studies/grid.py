@@ -180,7 +180,7 @@ def _flops(config: Config, actor: NetworkShape, critic: NetworkShape) -> tuple[i
         start_steps=config.schedule.start_steps,
         policy_delay=config.td3.policy_delay,
         evolution_interval=config.evolution.evolution_interval if evolves else None,
-        growth_by_gradient=config.evolution.growth == "gradient",
+        growth=config.evolution.growth,
     )
     return cost.training_flops_paper, cost.training_flops_full
 

@@ -15,6 +15,7 @@ from edgerl.export import PolicySource
 from edgerl.export.c import Options, kernels
 from edgerl.export.c.form import ColumnForm, DenseForm, Form, PolicyForm, padded_outputs, policy_form
 from edgerl.export.c.text import NOTICE, SPDX, array, comment_text, number
+from edgerl.policy.activation import HIDDEN
 from edgerl.policy.compact import Array, CompactPolicy, Layer, Precision, shifted
 from edgerl.policy.loss import ActionDifference, action_difference, action_span, sampled_observations
 
@@ -23,6 +24,9 @@ MAXIMUM_FLASH_BYTES = 1 << 24
 
 TOLERANCES: dict[Precision, float] = {"fp32": 1e-5, "fp16": 1e-5, "int8": 1e-4}
 """Of the self-test, in shares of the action range. int8 rounds the inputs of each layer, one now and then otherwise."""
+
+PASSED_OVER = {"relu": "0.0f"}
+"""By the name of the activation: the largest sum that it makes zero, which the kernels pass over."""
 
 LARGEST_INPUT = 1 << 22
 """Of an int8 layer: float32 holds it, and its half."""
@@ -450,7 +454,7 @@ def _calls(p: str, index: int, layer: Layer, form: Form, x: str, y: str) -> list
     if isinstance(form, DenseForm):
         arguments.append(str(layer.n_outputs))
     if layer.precision != "int8":
-        arguments.append("-3.402823466e+38f" if index == 0 else "0.0f")
+        arguments.append("-3.402823466e+38f" if index == 0 else PASSED_OVER[HIDDEN.name])
     if isinstance(form, ColumnForm):
         arguments += [f"{p}_counts{index}", f"{p}_rows{index}"]
     arguments += [f"{p}_values{index}", x, y]
@@ -486,7 +490,7 @@ def c_actions(policy: CompactPolicy, observations: Array) -> Array:
     if policy.observation_mean is not None and policy.observation_scale is not None:
         x = (x - policy.observation_mean) * policy.observation_scale
     for index, layer in enumerate(policy.layers):
-        x = x if index == 0 else np.maximum(x, 0)
+        x = x if index == 0 else HIDDEN.forward(x)
         x = x if layer.scale is None else _rounded(x, _limit(layer))
         x = x @ layer.matrix(np.float64).T + layer.bias
     centre, half_range = policy.action_scaling

@@ -60,7 +60,7 @@ int edgerl_learner_act(const float observation[EDGERL_LEARNER_OBSERVATIONS], flo
         return EDGERL_LEARNER_NOT_FINITE;
     }
     float unit[EDGERL_LEARNER_ACTIONS];
-    (void)engine_learner_act(own.arena, own.seen, unit);
+    (void)engine_learner_action(own.arena, own.seen, unit);
     if (!all_finite(unit, EDGERL_LEARNER_ACTIONS)) {
         return EDGERL_LEARNER_NOT_FINITE;
     }
@@ -185,7 +185,7 @@ int edgerl_learner_step(uint32_t work, int *complete) {
         .scale = ROWS_SCALE,
         .format = ROWS_ARE_HALVES ? ENGINE_ROWS_FLOAT16 : ENGINE_ROWS_FLOAT32,
     };
-    (void)engine_learner_step(own.arena, &replay, work, &is_complete); /* its arguments are right */
+    (void)engine_learner_update(own.arena, &replay, work, &is_complete); /* its arguments are right */
     if (complete != NULL) {
         *complete = is_complete;
     }

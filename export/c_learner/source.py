@@ -21,7 +21,7 @@ from edgerl.edge.continual import bundle
 from edgerl.edge.continual.bundle import MAXIMUM_MEMORY, Constants
 from edgerl.edge.continual.origin import Origin, read_origin, refuse_for_c
 from edgerl.edge.continual.transitions import MAXIMUM_CAPACITY, Precision
-from edgerl.edge.engine.amalgamation import amalgamate, engine_parts
+from edgerl.edge.engine.amalgamation import amalgamate, learner_parts
 from edgerl.edge.engine.arena import LearnerArena
 from edgerl.edge.engine.library import ALIGNMENT, LayerPlanStructure, LearnerConfig, Progress, library
 from edgerl.errors import CheckFailed, ConfigError, OutputError, quoted
@@ -36,9 +36,6 @@ DEFAULT_CAPACITY = 1000
 """Transitions that are kept where neither they, nor a memory, nor a device's budget say how many."""
 
 LARGEST_BATCH = 1 << 16
-
-ENGINE = ("base.h", "numeric.h", "random.h", "learner.h", "kernels.c", "learner.c", "topology.c", "update.c")
-"""The engine's parts that learn."""
 
 BASELINE = 1
 """EDGERL_ISA_BASELINE."""
@@ -319,6 +316,7 @@ def _configuration(device: _Device) -> str:
     config = device.config
     lines = [
         "#define ENGINE_API static",
+        "#define ENGINE_INTERNAL static",
         "#define ENGINE_BASELINE_ONLY",
         f"#define ENGINE_BLOCKS {_blocks(device)}u",
     ]
@@ -337,8 +335,7 @@ def _configuration(device: _Device) -> str:
 
 def _engine() -> str:
     """The engine's learner, its names static; what it does not need here is not a mistake."""
-    parts = engine_parts()
-    text = amalgamate("".join(f'#include "{name}"\n' for name in ENGINE), parts)
+    text = amalgamate(*learner_parts())
     text = re.sub(r"\bedgerl_", "engine_", re.sub(r"\bEDGERL_", "ENGINE_", text))
     return f'#pragma GCC diagnostic ignored "-Wunused-function" /* not all of the engine is needed here */\n\n{text}'
 

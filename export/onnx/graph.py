@@ -23,10 +23,11 @@ import onnx.numpy_helper
 import onnx.shape_inference
 
 from edgerl import __version__
-from edgerl.edge.acting.onnx_policy import METADATA_KEY, OnnxPolicy
+from edgerl.edge.acting.onnx_policy import ACTIVATION_OPERATORS, METADATA_KEY, OnnxPolicy
 from edgerl.errors import CheckFailed, EdgerlError, UnsupportedModelError, reason
 from edgerl.export.onnx import OnnxReport
 from edgerl.files.atomic import MAXIMUM_BYTES, refuse_existing, write_atomically
+from edgerl.policy.activation import HIDDEN
 from edgerl.policy.compact import Array, CompactPolicy, Layer, shifted, without_denormals
 from edgerl.policy.loss import action_span, sampled_observations
 
@@ -154,7 +155,7 @@ def build_model(policy: CompactPolicy, source_sha256: str, *, sparse_initializer
             graph.apply("Mul", "normalised", graph.constant("observation.scale", policy.observation_scale))
     for index, layer in enumerate(policy.layers):
         if index:
-            graph.apply("Relu", f"layers.{index - 1}.active")
+            graph.apply(ACTIVATION_OPERATORS[HIDDEN.name], f"layers.{index - 1}.active")
         name = f"layers.{index}"
         weight, bias = graph.weight(f"{name}.weight", layer), graph.constant(f"{name}.bias", layer.bias)
         graph.apply("Gemm", f"{name}.sum", weight, bias, transB=1)
@@ -258,7 +259,7 @@ def _resolution(policy: CompactPolicy, observations: Array) -> Array:
         x = (x - mean) * scale
     for index, layer in enumerate(policy.layers):
         if index:
-            x = np.maximum(x, 0)
+            x = HIDDEN.forward(x)
         weight = layer.matrix(np.float64).T
         terms = np.square(x) @ np.square(weight) + np.square(layer.bias.astype(np.float64))
         variance = variance @ np.square(weight) + np.square(unit) * layer.n_inputs * terms

@@ -82,7 +82,7 @@ def test_bad_input_is_one_line_and_writes_nothing(edgerl: Run, run: Path) -> Non
         (["nowhere"], "nowhere is not there; expected a run folder, a folder of runs, or a policy file"),
         (["notes.txt"], "notes.txt is a text file; expected a run folder"),
         (["empty"], "empty holds no config.json and no run folders; name a run that train made"),
-        (["older"], "config has not the keys of this version of edgerl (first difference: colour)"),
+        (["older"], "config was written by another version of edgerl: unknown or missing key 'colour'"),
         ([run, "-o", "no/such/page.html"], "cannot write no/such/page.html"),
         ([run, "-o", run / "metrics.csv", "--force"], "metrics.csv is one of the files that the report reads"),
     ):

@@ -72,7 +72,7 @@ static void take_all(const edgerl_learner_config *config) {
     }
     static const float observation[5] = {0.5f, -0.25f, 0.75f, -1.0f, 0.125f};
     float action[3];
-    (void)edgerl_learner_act(arena, observation, action);
+    (void)edgerl_learner_action(arena, observation, action);
     for (uint32_t i = 0; i < 3; i++) {
         numbers[n_numbers++] = action[i];
     }
@@ -82,7 +82,7 @@ static int learn(const edgerl_replay *replay, int sliced) {
     for (uint32_t update = 0; update < UPDATES; update++) {
         for (int32_t complete = 0; !complete;) {
             const uint64_t work = sliced ? 1 + random_below(3000) : UINT64_MAX;
-            if (edgerl_learner_step(arena, replay, work, &complete) != EDGERL_OK) {
+            if (edgerl_learner_update(arena, replay, work, &complete) != EDGERL_OK) {
                 return 0;
             }
         }
@@ -97,7 +97,7 @@ static int learn_all(int32_t isa, uint32_t lanes, int sliced) {
         random_state = 17 + i;
         const edgerl_replay replay = fill_replay(&CASES[i], rows);
         const edgerl_learner_config config = config_of(&CASES[i], isa, lanes);
-        if (edgerl_learner_init(&config, arena, sizeof arena) != EDGERL_OK || !learn(&replay, sliced)) {
+        if (edgerl_learner_begin(&config, arena, sizeof arena) != EDGERL_OK || !learn(&replay, sliced)) {
             return 0;
         }
         take_all(&config);

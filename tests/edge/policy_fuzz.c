@@ -1,7 +1,6 @@
 /* Damages the policy of vectors.h at random, 20000 times, and builds and runs what the engine accepts. The sanitizers
  * that this is compiled with are the judges; exit code 1 where nothing was refused or nothing accepted. */
-#include "base.h"
-#include "numeric.h"
+#include "base.c"
 #include "policy.c"
 #include "vectors.h"
 

@@ -1,7 +1,6 @@
 /* Builds the policy of vectors.h in each layout on each instruction set, and compares its actions with those there.
  * Exit code 0: all are within the tolerance; else the number of the check that failed. */
-#include "base.h"
-#include "numeric.h"
+#include "base.c"
 #include "policy.c"
 #include "vectors.h"
 

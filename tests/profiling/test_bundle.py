@@ -68,14 +68,16 @@ def test_the_one_c_file_includes_headers_of_the_system_only() -> None:
     source = program_source()
     assert not re.search(r'#include\s+"', source)
     assert "#include <immintrin.h>" in source
-    for part in ("edgerl.h", "base.h", "numeric.h", "policy.c"):
+    for part in ("edgerl.h", "base.h", "numeric.h", "base.c", "policy.c"):
         assert source.count(f"/* {part} */") == 1
+    assert source.count("/* policy.inc */") == 3, "once per instruction set"
 
 
-def test_a_part_is_inserted_once_where_it_is_first_asked_for() -> None:
-    parts = {"a.h": '#include "b.h"\na\n', "b.h": "b\n"}
-    assert amalgamate('#include "a.h"\n#include <c.h>\n#include "b.h" /* again */\nend\n', parts) == (
-        "/* a.h */\n/* b.h */\nb\na\n#include <c.h>\nend\n"
+def test_a_part_is_inserted_once_where_it_is_first_asked_for_and_a_template_each_time() -> None:
+    parts = {"a.h": '#include "b.h"\na\n', "b.h": "b\n", "t.inc": "t\n"}
+    source = '#include "a.h"\n#include <c.h>\n#include "t.inc"\n#include "b.h" /* again */\n#include "t.inc"\nend\n'
+    assert amalgamate(source, parts) == (
+        "/* a.h */\n/* b.h */\nb\na\n#include <c.h>\n/* t.inc */\nt\n/* t.inc */\nt\nend\n"
     )
 
 

@@ -29,14 +29,42 @@ HERE = [isa for isa in ISAS if ISAS.index(isa) <= ISAS.index(library().best_isa)
 """Instruction sets that this processor has."""
 
 
+DOUBLE = ("-O2", "-ffp-contract=off", "-DEDGERL_DOUBLE", "-fPIC", "-shared")
+"""Naive kernels in double precision."""
+
+
 @lru_cache(maxsize=1)
 def double_library() -> Library:
     """The engine with naive kernels in double precision, which the shipped library does not have; compiled once."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "double.so"
-        flags = ("-O2", "-ffp-contract=off", "-DEDGERL_DOUBLE", "-fPIC", "-shared")
-        compile_c("gcc", *flags, ENGINE / "edgerl.c", "-lm", "-o", path)
+        compile_c("gcc", *DOUBLE, ENGINE / "edgerl.c", "-lm", "-o", path)
         return Library(path)  # stays mapped without its file
+
+
+def engine_with(folder: Path, edits: dict[str, dict[str, str]], *flags: str) -> Library:
+    """The engine after edits of its parts (name → what is replaced), made in `folder`; without flags in double."""
+    folder.mkdir()
+    for part in ENGINE.iterdir():
+        if part.suffix in (".c", ".h", ".inc"):
+            text = part.read_text()
+            for before, after in edits.get(part.name, {}).items():
+                assert text.count(before) == 1, f"{part.name}: {before}"
+                text = text.replace(before, after)
+            (folder / part.name).write_text(text)
+    compile_c(
+        "gcc",
+        *(flags or DOUBLE),
+        "-Wall",
+        "-Werror",
+        "-fPIC",
+        "-shared",
+        folder / "edgerl.c",
+        "-lm",
+        "-o",
+        folder / "engine.so",
+    )
+    return Library(folder / "engine.so")
 
 
 def small_config(**options: Any) -> Config:

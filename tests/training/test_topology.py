@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgerl.algorithms.evolution import select_drop, select_gradient_growth, select_random_growth, select_target_pruning
+from edgerl.algorithms.evolution import select_drop, select_growth, select_target_pruning
 from edgerl.algorithms.topology import (
     LayerPlan,
     block_magnitude,
@@ -24,6 +24,7 @@ from edgerl.algorithms.topology import (
     plan_layer,
 )
 from edgerl.config import Distribution, OutputLayer
+from edgerl.edge.engine.growth import GROWTH_RULES
 from edgerl.edge.engine.random import Draws, Network
 from edgerl.errors import ConfigError
 
@@ -236,7 +237,7 @@ def test_a_layer_full_of_exact_zeros_still_evolves() -> None:
     weight = np.zeros((2, 8))
     plan = _plan(weight, mask)
     drop = select_drop(weight, mask, plan, 0.05)
-    grow = select_random_growth(mask, drop, plan, DRAWS, update=1000, network=Network.ACTOR, layer=1)
+    grow = select_growth(mask, drop, plan, "random", DRAWS, weight, update=1000, network=Network.ACTOR, layer=1)
     assert np.array_equal(drop, mask)
     assert np.array_equal(grow, ~mask)
 
@@ -258,7 +259,8 @@ def test_gradient_growth_takes_the_largest_absent_gradients() -> None:
     mask = _bits("11000000")
     drop = _bits("11000000")
     gradient = np.array([[9.0, 9, 0.1, -3, 2, 0, -2, 1]])
-    grow = select_gradient_growth(mask, drop, _plan(gradient, mask), gradient)
+    plan = _plan(gradient, mask)
+    grow = select_growth(mask, drop, plan, "gradient", DRAWS, gradient, update=0, network=Network.ACTOR, layer=0)
     assert np.array_equal(grow, _bits("00011000"))
 
 
@@ -283,10 +285,10 @@ def test_target_pruning_breaks_ties_by_lower_position_and_never_prunes_below_the
     st.floats(0, 1),
     st.sampled_from([1, 4]),
     st.integers(0, 2**32),
-    st.booleans(),
+    st.sampled_from(sorted(GROWTH_RULES)),
 )
 def test_evolution_keeps_every_invariant(
-    n_inputs: int, n_outputs: int, density: float, fraction: float, block: int, seed: int, gradient: bool
+    n_inputs: int, n_outputs: int, density: float, fraction: float, block: int, seed: int, growth: str
 ) -> None:
     generator, draws = np.random.default_rng(seed), Draws(seed)
     plan = plan_layer(n_inputs, n_outputs, density, block)
@@ -294,10 +296,8 @@ def test_evolution_keeps_every_invariant(
     weight = generator.normal(size=(n_outputs, n_inputs)).astype(np.float32) * expand(mask, plan)
     weight[generator.random(weight.shape) < 0.2] = 0
     drop = select_drop(weight, mask, plan, fraction)
-    if gradient:
-        grow = select_gradient_growth(mask, drop, plan, generator.normal(size=weight.shape))
-    else:
-        grow = select_random_growth(mask, drop, plan, draws, update=7, network=Network.CRITIC_1, layer=0)
+    gradients = generator.normal(size=weight.shape)
+    grow = select_growth(mask, drop, plan, growth, draws, gradients, update=7, network=Network.CRITIC_1, layer=0)
     assert not (drop & ~mask).any(), "only what exists is dropped"
     assert not (grow & mask).any(), "only what was absent, and not dropped just now, is grown"
     evolved = (mask & ~drop) | grow
@@ -311,6 +311,8 @@ def test_random_growth_is_uniform_over_the_absent_positions() -> None:
     plan = LayerPlan(10, 1, 1, 2, 0)
     counts = np.zeros(10)
     for update in range(8000):
-        counts += select_random_growth(mask, drop, plan, DRAWS, update=update, network=Network.ACTOR, layer=0)[0]
+        counts += select_growth(
+            mask, drop, plan, "random", DRAWS, np.zeros((1, 10)), update=update, network=Network.ACTOR, layer=0
+        )[0]
     assert counts[:2].sum() == 0
     assert ((counts[2:] - 1000) ** 2 / 1000).sum() < 24.3  # 99.9 % quantile for 7 degrees of freedom

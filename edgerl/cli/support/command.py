@@ -1,4 +1,4 @@
-"""Commands whose error messages name flags where the library's name parameters."""
+"""What all commands share: flags in messages where the library names parameters, and options in groups in `--help`."""
 
 from __future__ import annotations
 
@@ -23,6 +23,19 @@ class Command(TyperCommand):
         except EdgerlError as error:
             error.args = (in_flags(str(error), self.params), *error.args[1:])
             raise
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the help of every parameter, in its group: in plain text, which fits 80 columns uncut."""
+        groups: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
+        for parameter in self.get_params(ctx):
+            usual = "Arguments" if parameter.param_type_name == "argument" else "Options"
+            group = getattr(parameter, "rich_help_panel", None) or usual
+            if record := parameter.get_help_record(ctx):
+                groups.setdefault(group, []).append(record)
+        for group, records in groups.items():
+            if records:
+                with formatter.section(group):
+                    formatter.write_dl(records)
 
 
 def in_flags(message: str, parameters: Iterable[Any]) -> str:

@@ -243,7 +243,12 @@ _MESSAGES = {
 _EXTERNAL_DATA, _DATA_LOCATION, _OPERATOR, _KEY, _VALUE = 13, 14, 4, 1, 2
 _IR_VERSION, _OPSET, _OPSET_DOMAIN, _OPSET_VERSION = 1, 8, 1, 2
 
-WRITTEN_OPERATORS = frozenset({"Sub", "Mul", "Add", "Gemm", "Relu", "Tanh", "Clip", "Cast", "DequantizeLinear"})
+ACTIVATION_OPERATORS = {"relu": "Relu"}
+"""By the name of the activation."""
+
+WRITTEN_OPERATORS = frozenset(
+    {"Sub", "Mul", "Add", "Gemm", *ACTIVATION_OPERATORS.values(), "Tanh", "Clip", "Cast", "DequantizeLinear"}
+)
 """All that edgerl's exporter writes."""
 
 MAXIMUM_MESSAGES = 1 << 17

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from edgerl.edge.engine.library import ISAS, Arena, Isa, LayerConfig, Library, PolicyConfig, library, new_arena
 from edgerl.errors import ConfigError, quoted
 from edgerl.policy import format as file
+from edgerl.policy.activation import HIDDEN
 from edgerl.policy.compact import Array, CompactPolicy, Layer, shifted
 
 Layout = Literal["dense", "sparse", "block"]
@@ -145,7 +146,7 @@ def _measured_layouts(loaded: Library, policy: CompactPolicy, isa: int) -> tuple
             if not (layout == "dense" and is_too_sparse)
         }
         chosen.append(_fastest(runs, activations))
-        activations = np.maximum(runs[chosen[-1]](activations), 0)
+        activations = HIDDEN.forward(runs[chosen[-1]](activations))
     return tuple(chosen)
 
 

@@ -97,7 +97,7 @@ class LearnerArena:
     def __init__(self, loaded: Library, config: LearnerConfig, dtype: npt.DTypeLike = np.float32) -> None:
         """Draw topologies and weights. Raises ConfigError where the engine refuses the configuration."""
         self._make_room(loaded, config, np.dtype(dtype))
-        self._call("edgerl_learner_init", config, self._address, len(self.memory))
+        self._call("edgerl_learner_begin", config, self._address, len(self.memory))
         self._view()
 
     @classmethod
@@ -148,7 +148,7 @@ class LearnerArena:
             tuple(self._layer(network, index, plan) for index, plan in enumerate(plans))
             for network, plans in enumerate((self._plans(config.actor), *[self._plans(config.critic)] * 2))
         )
-        self._act = self._library.quick("edgerl_learner_act")
+        self._act = self._library.quick("edgerl_learner_action")
         self._observation = np.zeros(config.n_observations, np.float32)
         self._action = np.zeros(config.n_actions, np.float32)
         self._addresses = c_void_p(self._observation.ctypes.data), c_void_p(self._action.ctypes.data)
@@ -196,7 +196,7 @@ class LearnerArena:
 
     def step(self, replay: ReplayStructure | None, work: int = WHOLE_UPDATE) -> bool:
         """About `work` multiply-adds of an update; whether it is complete. Only its first slice needs `replay`."""
-        self._call("edgerl_learner_step", self._address, replay, work, self._complete)
+        self._call("edgerl_learner_update", self._address, replay, work, self._complete)
         return bool(self._complete.value)
 
     @property

@@ -5,11 +5,18 @@
 
 #include "edgerl.h"
 
-/* The number type of the naive kernels; the tests compile them in double. */
+/* What the engine's parts share. In one file (edgerl.c) all of it is static; parts that are compiled alone are linked. */
+#ifndef EDGERL_INTERNAL
+#define EDGERL_INTERNAL
+#endif
+
+/* The number type of the naive kernels, and an integer of its size; the tests compile them in double. */
 #ifdef EDGERL_DOUBLE
 typedef double real;
+typedef uint64_t real_bits;
 #else
 typedef float real;
+typedef uint32_t real_bits;
 #endif
 
 #define VECTOR_LANES_BASELINE 4u
@@ -45,23 +52,52 @@ typedef float float16 VECTOR(16);
 #endif
 #define TARGET_BASELINE
 
+/* Loops of kernels whose bounds are known at compile time, and numbers that the optimiser shall not see through. */
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+#define EACH(v, count) UNROLL for (uint32_t v = 0; v < (count); v++)
+#define REST(v, count) UNROLL for (uint32_t v = 1; v < (count); v++)
+#define HIDE(x) __asm__("" : "+r"(x))
+
 static inline uint64_t round_up(uint64_t count, uint64_t unit) { return (count + unit - 1) / unit * unit; }
 
-static inline int is_finite(float x) {
+/* |x| as an integer of the same order, NaN above all. */
+static inline real_bits key_of(real x) {
     union {
-        float value;
-        uint32_t bits;
+        real value;
+        real_bits bits;
     } u = {x};
-    return (u.bits & 0x7f800000u) != 0x7f800000u;
+    return u.bits & ~((real_bits)1 << (sizeof(real_bits) * 8 - 1));
 }
+
+/* Neither NaN nor infinite. By the bits: a compiler may be told that there are no others. */
+static inline int is_finite(real x) { return key_of(x) < key_of((real)__builtin_inff()); }
 
 static inline int all_finite(const float *values, uint64_t count) {
     for (uint64_t i = 0; i < count; i++) {
-        if (!is_finite(values[i])) {
+        if (!is_finite((real)values[i])) {
             return 0;
         }
     }
     return 1;
+}
+
+static inline void zero(void *bytes, uint64_t count) {
+    unsigned char *p = bytes;
+    for (uint64_t i = 0; i < count; i++) {
+        p[i] = 0;
+    }
+}
+
+static inline void copy(void *to, const void *from, uint64_t count) {
+    unsigned char *p = to;
+    const unsigned char *q = from;
+    for (uint64_t i = 0; i < count; i++) {
+        p[i] = q[i];
+    }
 }
 
 static inline int is_aligned(const void *arena) { return (uintptr_t)arena % EDGERL_ALIGNMENT == 0; }
@@ -71,32 +107,6 @@ static inline uint64_t set_aside(uint64_t *end, uint64_t count, uint64_t size) {
     const uint64_t offset = *end;
     *end = round_up(offset + count * size, EDGERL_ALIGNMENT);
     return offset;
-}
-
-const char *edgerl_status_text(int32_t status) {
-    switch (status) {
-#define EDGERL_STATUS_CASE(name, value, text) \
-    case value:                               \
-        return text;
-        EDGERL_STATUS_LIST(EDGERL_STATUS_CASE)
-#undef EDGERL_STATUS_CASE
-    default:
-        return "no status of this library";
-    }
-}
-
-int32_t edgerl_isa_best(void) {
-#if HAS_X86_LEVELS
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512bw")) {
-        return EDGERL_ISA_AVX512;
-    }
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-        return EDGERL_ISA_AVX2;
-    }
-#endif
-    return EDGERL_ISA_BASELINE;
 }
 
 /* The instruction set to use where `asked` is allowed: never one that this processor lacks. */

@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: MIT */
-/* The whole engine as one translation unit: each part is included once, in the order of its needs. */
-#include "base.h"
-#include "numeric.h"
+/* The whole engine as one translation unit; each part compiles alone, too. */
+#ifndef EDGERL_INTERNAL
+#define EDGERL_INTERNAL static
+#endif
+#include "base.c"
 #include "policy.c"
-#include "random.h"
-#include "learner.h"
+#include "random.c"
 #include "kernels.c"
+#include "layout.c"
 #include "learner.c"
+#include "acting.c"
 #include "topology.c"
 #include "update.c"

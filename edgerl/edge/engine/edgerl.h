@@ -31,15 +31,15 @@ extern "C" {
 #define EDGERL_MAX_UNITS 65536u /* inputs or outputs of one layer: indices have 16 bits */
 
 /* name, value, what it means */
-#define EDGERL_STATUS_LIST(X)                                                               \
-    X(EDGERL_OK, 0, "done")                                                                 \
-    X(EDGERL_BAD_ARGUMENT, 1, "a pointer is null, or a number is out of its range")         \
-    X(EDGERL_BAD_SHAPE, 2, "a layer is empty or too wide, or two layers do not fit")        \
+#define EDGERL_STATUS_LIST(X)                                                                 \
+    X(EDGERL_OK, 0, "done")                                                                   \
+    X(EDGERL_BAD_ARGUMENT, 1, "a pointer is null, or a number is out of its range")           \
+    X(EDGERL_BAD_SHAPE, 2, "a layer is empty or too wide, or two layers do not fit")          \
     X(EDGERL_BAD_INDEX, 3, "an index is out of range, not increasing, or there are too many") \
-    X(EDGERL_NOT_FINITE, 4, "a number is NaN or infinite")                                  \
-    X(EDGERL_ARENA_TOO_SMALL, 5, "the arena has too few bytes")                             \
-    X(EDGERL_ARENA_MISALIGNED, 6, "the arena is not aligned to 64 bytes")                   \
-    X(EDGERL_ARENA_INVALID, 7, "the arena holds no policy, or no learner")                  \
+    X(EDGERL_NOT_FINITE, 4, "a number is NaN or infinite")                                    \
+    X(EDGERL_ARENA_TOO_SMALL, 5, "the arena has too few bytes")                               \
+    X(EDGERL_ARENA_MISALIGNED, 6, "the arena is not aligned to 64 bytes")                     \
+    X(EDGERL_ARENA_INVALID, 7, "the arena holds no policy, or no learner")                    \
     X(EDGERL_TOO_LARGE, 8, "the arena would have more bytes than this machine can address")   \
     X(EDGERL_BUSY, 9, "an update is under way; complete it first")
 
@@ -128,10 +128,10 @@ EDGERL_API int32_t edgerl_policy_run_layer(void *arena, uint32_t layer, const fl
  * Its time and memory follow the number of connections. The replay memory is the caller's.
  */
 
-#define EDGERL_LEARNER_UNITS 65535u                       /* inputs or outputs of one of its layers */
-#define EDGERL_LEARNER_WEIGHTS (UINT64_C(1) << 28)        /* stored weights of one of its layers */
-#define EDGERL_LEARNER_UPDATES (UINT64_C(1) << 53)        /* updates that it can ever make; draws repeat after 2^32 */
-#define EDGERL_LEARNER_LAYERS 9u /* affine layers of one network, at most: eight hidden ones and the output */
+#define EDGERL_LEARNER_UNITS 65535u                /* inputs or outputs of one of its layers */
+#define EDGERL_LEARNER_WEIGHTS (UINT64_C(1) << 28) /* stored weights of one of its layers */
+#define EDGERL_LEARNER_UPDATES (UINT64_C(1) << 53) /* updates that it can ever make; draws repeat after 2^32 */
+#define EDGERL_LEARNER_LAYERS 9u                   /* affine layers of one network, at most: eight hidden ones and the output */
 
 /* One layer: how many blocks it has. A layer that has all of them is dense and never evolves. */
 typedef struct edgerl_layer_plan {
@@ -159,7 +159,7 @@ typedef struct edgerl_learner_config {
     uint64_t evolution_interval; /* critic updates between evolution steps; 0: the topology never changes */
     uint64_t last_update;        /* no evolution from this update on; UINT64_MAX: learning never ends */
     uint64_t n_step_delay;       /* updates that bootstrap after one step before n_step comes in */
-    uint32_t n_observations; /* with n_actions at most EDGERL_LEARNER_UNITS */
+    uint32_t n_observations;     /* with n_actions at most EDGERL_LEARNER_UNITS */
     uint32_t n_actions;
     uint32_t n_layers;     /* of each network: 2 to EDGERL_LEARNER_LAYERS */
     uint32_t batch;        /* transitions per update: 1 to 65536 */
@@ -244,7 +244,7 @@ EDGERL_API uint32_t edgerl_lanes(int32_t isa);
 EDGERL_API int32_t edgerl_learner_bytes(const edgerl_learner_config *config, edgerl_learner_bytes_of *bytes);
 
 /* Begin to learn: draws topologies and weights. */
-EDGERL_API int32_t edgerl_learner_init(const edgerl_learner_config *config, void *arena, size_t bytes);
+EDGERL_API int32_t edgerl_learner_begin(const edgerl_learner_config *config, void *arena, size_t bytes);
 
 /* Take up an arena whose state bytes were copied or mapped from elsewhere, between two updates; nothing in it is trusted. On
  * every status but EDGERL_OK the arena holds no learner any more; EDGERL_BUSY: the bytes are of the midst of an update.
@@ -269,12 +269,12 @@ EDGERL_API int32_t edgerl_learner_set_progress(void *arena, const edgerl_learner
  * The result is the same bits however it was sliced. The batch is drawn and copied in the first slice: `replay` may change
  * between two, or be null in the others. `work` is a rough measure of time; not divided are: the drawing of a batch, a row of
  * a layer, and of each layer Adam's step, the pruning of its target, the drop and the growth of its topology. */
-EDGERL_API int32_t edgerl_learner_step(void *arena, const edgerl_replay *replay, uint64_t work, int32_t *complete);
+EDGERL_API int32_t edgerl_learner_update(void *arena, const edgerl_replay *replay, uint64_t work, int32_t *complete);
 
 /* observation [n_observations] -> the actor's action [n_actions] in [-1, 1], without noise. Uses a copy of the actor that
  * changes only at the end of an update: one thread, or one interrupt, may act at any time while another one learns (two may
  * not act at once). It never waits. */
-EDGERL_API int32_t edgerl_learner_act(void *arena, const float *observation, float *action);
+EDGERL_API int32_t edgerl_learner_action(void *arena, const float *observation, float *action);
 
 #ifdef __cplusplus
 }

@@ -1,89 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-/* The learner's arithmetic: naive kernels, the reference, and those of each instruction set. */
+/* The naive kernels, the reference; those of each instruction set, made from kernels.inc; and which of them to use. */
+#include "kernels.h"
 #include "numeric.h"
-#include "learner.h"
 #include "random.h"
 
-#if defined(__clang__)
-#define UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define UNROLL _Pragma("GCC unroll 16")
-#endif
-#define EACH(v, count) UNROLL for (uint32_t v = 0; v < (count); v++)
-#define REST(v, count) UNROLL for (uint32_t v = 1; v < (count); v++)
-#define HIDE(x) __asm__("" : "+r"(x))
-
-/* y = W x + b for rows (of blocks) first_row … last_row - 1 of a layer; with the connections that only the target has, where
- * there are any. Activations have `width` columns, rows being `stride` apart. */
-typedef struct forward_task {
-    const uint32_t *starts;
-    const uint16_t *columns;
-    const real *values;
-    const uint32_t *bounds; /* [panels - 1][rows]: where in its row each further range of inputs begins */
-    uint32_t panels, rows;
-    const uint32_t *extra_starts; /* null: none */
-    const uint16_t *extra_columns;
-    const real *extra_values;
-    const real *bias;
-    const real *x; /* [n_inputs][stride] */
-    real *y;       /* [n_outputs, rounded up to blocks][stride] */
-    uint32_t width, stride;
-    uint32_t first_row, last_row;
-    int relu;
-} forward_task;
-
-/* dx = Wᵀ dy, and 0 where `relu`, the output of the ReLU before, is 0. Block 1: for the inputs first … last - 1, by the
- * transposed index. Block 4: the part of the block rows first … last - 1 is added; the first begin, the last ones end it. */
-typedef struct input_task {
-    const uint32_t *starts;
-    const uint16_t *columns;
-    const real *values;
-    const uint32_t *column_starts; /* [n_inputs + 1] */
-    const uint16_t *rows;          /* the row of each connection of a column … */
-    const uint16_t *places;        /* … and which one of its row it is */
-    const uint32_t *bounds;        /* [panels - 1][lines], of rows of blocks, or of columns where block is 1 */
-    uint32_t panels, lines, n_inputs;
-    const real *dy;
-    const real *relu; /* null: none */
-    real *dx;
-    uint32_t width, stride;
-    uint32_t first_column; /* block 4: inputs before it are left out */
-    uint32_t first, last;
-} input_task;
-
-/* gradient = dy xᵀ at the connections of rows first_row … last_row - 1. */
-typedef struct weight_task {
-    const uint32_t *starts;
-    const uint16_t *columns;
-    const uint32_t *bounds; /* [panels - 1][rows] */
-    uint32_t panels, rows;
-    const real *x, *dy;
-    real *gradient; /* [blocks][block] */
-    uint32_t width, stride;
-    uint32_t first_row, last_row;
-} weight_task;
-
-/* One step of Adam with coupled weight decay on `count` numbers. */
-typedef struct adam_task {
-    real *weight, *first_moment, *second_moment;
-    const real *gradient;
-    size_t count;
-    real weight_decay, first_share, second_keep, second_share, step_size, second_correction, epsilon;
-} adam_task;
-
-typedef struct kernels {
-    void (*forward)(const forward_task *, uint32_t block);
-    void (*input_gradient)(const input_task *, uint32_t block);
-    void (*weight_gradient)(const weight_task *, uint32_t block);
-    void (*row_sums)(const real *rows, uint32_t n_rows, uint32_t stride, uint32_t width, real *sums);
-    void (*adam)(const adam_task *);
-    void (*follow)(real *target, const real *online, size_t count, real fraction);
-    void (*squash)(real *x, size_t count);
-    void (*normals)(const uint32_t *words, uint32_t count, real *numbers);
-    uint32_t (*gather)(const real *values, uint32_t first, uint32_t last, key limit, key *keys, uint32_t *candidates);
-} kernels;
-
-/* ------------------------------------------------------------------------------------------------ naive kernels */
+/* ------------------------------------------------------------------------------------------------ naive kernel_table */
 
 static void forward_naive(const forward_task *t, uint32_t block) {
     for (uint32_t output = t->first_row * block; output < t->last_row * block; output++) {
@@ -97,7 +18,7 @@ static void forward_naive(const forward_task *t, uint32_t block) {
                  t->extra_starts != NULL && i < t->extra_starts[row + 1]; i++) {
                 sum += t->extra_values[i * (size_t)block + lane] * t->x[t->extra_columns[i] * (size_t)t->stride + b];
             }
-            t->y[output * (size_t)t->stride + b] = t->relu && sum < 0 ? 0 : sum;
+            t->y[output * (size_t)t->stride + b] = activate(t->after, sum);
         }
     }
 }
@@ -111,7 +32,7 @@ static void input_gradient_naive(const input_task *t, uint32_t block) {
                 const uint32_t row = t->rows[i];
                 sum += t->values[t->starts[row] + t->places[i]] * t->dy[row * (size_t)t->stride + b];
             }
-            t->dx[at] = t->relu == NULL || t->relu[at] > 0 ? sum : 0;
+            t->dx[at] = t->before == LINEAR ? sum : activation_gradient(t->before, t->x[at], sum);
         }
     }
     const size_t all = block > 1 ? t->n_inputs * (size_t)t->stride : 0;
@@ -128,8 +49,8 @@ static void input_gradient_naive(const input_task *t, uint32_t block) {
             }
         }
     }
-    for (size_t i = 0; t->last == t->lines && t->relu != NULL && i < all; i++) {
-        t->dx[i] = t->relu[i] > 0 ? t->dx[i] : 0;
+    for (size_t i = 0; t->last == t->lines && t->before != LINEAR && i < all; i++) {
+        t->dx[i] = activation_gradient(t->before, t->x[i], t->dx[i]);
     }
 }
 
@@ -181,7 +102,7 @@ static void squash_naive(real *x, size_t count) {
     }
 }
 
-static void normals_naive(const uint32_t *words, uint32_t count, real *numbers) {
+EDGERL_INTERNAL void normals_naive(const uint32_t *words, uint32_t count, real *numbers) {
     for (uint32_t i = 0; i < count; i += 2) {
         normal_pair(words[i], words[i + 1], &numbers[i], &numbers[i + 1]);
     }
@@ -189,10 +110,11 @@ static void normals_naive(const uint32_t *words, uint32_t count, real *numbers) 
 
 /* Numbers first … last - 1 up to a magnitude: their magnitudes and which they are. May write further
  * elements, but never more than there are numbers. Without a branch, which nothing could foresee. */
-static uint32_t gather_naive(const real *values, uint32_t first, uint32_t last, key limit, key *keys, uint32_t *candidates) {
+static uint32_t gather_naive(const real *values, uint32_t first, uint32_t last, real_bits limit, real_bits *keys,
+                             uint32_t *candidates) {
     uint32_t count = 0;
     for (uint32_t i = first; i < last; i++) {
-        const key found = key_of(values[i]);
+        const real_bits found = key_of(values[i]);
         keys[count] = found;
         candidates[count] = i;
         count += found <= limit;
@@ -200,7 +122,7 @@ static uint32_t gather_naive(const real *values, uint32_t first, uint32_t last, 
     return count;
 }
 
-static const kernels kernels_naive __attribute__((unused)) = {
+static const kernel_table kernels_naive __attribute__((unused)) = {
     forward_naive, input_gradient_naive, weight_gradient_naive, row_sums_naive, adam_naive,
     follow_naive,  squash_naive,         normals_naive,         gather_naive,
 };
@@ -225,6 +147,7 @@ static inline panel panel_of(const uint32_t *starts, const uint32_t *bounds, uin
     return p;
 }
 
+/* clang-format off */
 /* Run the kernel's instance for `count` vectors, where this program has one. */
 #define CHUNK_OF(has, count, kernel)        \
     if (((has) >> (count) & 1u) != 0) {     \
@@ -261,6 +184,7 @@ static inline panel panel_of(const uint32_t *starts, const uint32_t *bounds, uin
             CHUNK_OF(EDGERL_BLOCK_CHUNKS, 4, kernel)                                   \
         }                                                                              \
     }
+/* clang-format on */
 
 #define HAS_BLOCK(block) ((EDGERL_BLOCKS & (block)) != 0)
 
@@ -290,25 +214,25 @@ static inline uint32_t chunk_of(uint32_t left, uint32_t at_most) {
 #define CHUNK 2
 #endif
 #define K(name) name##_baseline
-#include "kernels.h"
+#include "kernels.inc"
 
 #if HAS_X86_LEVELS
 #define LANES 8
 #define TARGET TARGET_AVX2
 #define CHUNK 2
 #define K(name) name##_avx2
-#include "kernels.h"
+#include "kernels.inc"
 
 #define LANES 16
 #define TARGET TARGET_AVX512
 #define CHUNK 4
 #define K(name) name##_avx512
-#include "kernels.h"
+#include "kernels.inc"
 #endif
 
 #endif
 
-static uint32_t lanes_of(int32_t isa) {
+EDGERL_INTERNAL uint32_t lanes_of(int32_t isa) {
 #ifdef EDGERL_DOUBLE
     (void)isa;
     return 1;
@@ -328,8 +252,7 @@ static uint32_t lanes_of(int32_t isa) {
 
 uint32_t edgerl_lanes(int32_t isa) { return lanes_of(usable_isa(isa)); }
 
-/* The best kernels that this processor can run on a batch padded to `lanes`. */
-static const kernels *kernels_of(int32_t isa, uint32_t lanes) {
+EDGERL_INTERNAL const kernel_table *kernels_of(int32_t isa, uint32_t lanes) {
 #ifndef EDGERL_DOUBLE
     for (int32_t level = usable_isa(isa); level > EDGERL_ISA_NAIVE; level--) {
         if (lanes % lanes_of(level) != 0) {

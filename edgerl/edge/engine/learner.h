@@ -3,6 +3,9 @@
 #ifndef EDGERL_LEARNER_H
 #define EDGERL_LEARNER_H
 
+#include <float.h>
+
+#include "kernels.h"
 #include "random.h"
 
 #define LEARNER_MAGIC 0x4c524c45u /* "ELRL" */
@@ -10,30 +13,30 @@
 #define NETWORKS 3u
 
 /* One layer. Offsets in bytes from the arena, 0: not there. */
-typedef struct layer {
+typedef struct sparse_layer {
     uint32_t n_inputs, n_outputs, block;
-    uint32_t rows, full_rows;      /* rows of blocks; those of full width */
-    uint32_t blocks, full_blocks;  /* stored blocks; those of full width, which come first */
+    uint32_t rows, full_rows;     /* rows of blocks; those of full width */
+    uint32_t blocks, full_blocks; /* stored blocks; those of full width, which come first */
     uint32_t is_dense, has_transposed;
-    edgerl_learner_layer at;
+    edgerl_learner_layer arrays;
     uint64_t column_starts, column_rows, column_places; /* the transposed index, of block 1 */
     uint32_t row_panels, column_panels; /* into how many ranges of inputs (of outputs) rows (columns) are cut, 1: not at all */
     uint64_t row_bounds, column_bounds; /* uint32 [panels - 1][rows or inputs]: where in its row a further panel begins */
-    uint32_t topology; /* counts its changes */
-    real guess[2]; /* about which magnitude pruning cuts, per width: only speeds the search up */
-} layer;
+    uint32_t topology;                  /* counts its changes */
+    real guess[2];                      /* about which magnitude pruning cuts, per width: only speeds the search up */
+} sparse_layer;
 
 /* A complete copy of the actor's weights to act with. */
-typedef struct acting {
+typedef struct acting_copy {
     uint64_t starts[EDGERL_LEARNER_LAYERS], columns[EDGERL_LEARNER_LAYERS], weight[EDGERL_LEARNER_LAYERS],
         bias[EDGERL_LEARNER_LAYERS];
     uint32_t topology[EDGERL_LEARNER_LAYERS]; /* which one it has */
-} acting;
+} acting_copy;
 
-/* Where an update stands: an instruction of the program, an item of the instruction, a row of the item. */
-typedef struct place {
-    uint32_t instruction, item, row;
-} place;
+/* Where an update stands: a step, an item of the step, a row of the item (update.c). */
+typedef struct progress_in_update {
+    uint32_t step, item, row;
+} progress_in_update;
 
 typedef struct learner {
     uint32_t magic, version, sizeof_real;
@@ -41,11 +44,11 @@ typedef struct learner {
     edgerl_learner_config config;
     edgerl_learner_bytes_of bytes;
     edgerl_learner_progress progress;
-    place place;
-    uint32_t width, stride; /* columns of the batch, padded to vectors; numbers between two rows of activations */
+    progress_in_update place;
+    uint32_t width, stride;         /* columns of the batch, padded to vectors; numbers between two rows of activations */
     uint32_t published, publishing; /* copies of the actor that were ever made; that were ever begun */
-    layer layers[NETWORKS][EDGERL_LEARNER_LAYERS];
-    acting acting[2];
+    sparse_layer layers[NETWORKS][EDGERL_LEARNER_LAYERS];
+    acting_copy acting[2];
     uint64_t acting_vectors[2];
     /* Scratch of an update. */
     uint64_t now, next;                        /* observation and action, [n + m][batch]; and those that follow */
@@ -60,20 +63,42 @@ typedef struct learner {
     uint64_t workspace_bytes;
 } learner;
 
-static inline void *at(const learner *l, uint64_t offset) { return (char *)(uintptr_t)l + offset; }
-static inline real *reals(const learner *l, uint64_t offset) { return (real *)at(l, offset); }
-static inline uint32_t *words_at(const learner *l, uint64_t offset) { return (uint32_t *)at(l, offset); }
-static inline uint16_t *indices_at(const learner *l, uint64_t offset) { return (uint16_t *)at(l, offset); }
+static inline void *bytes_at(const learner *l, uint64_t offset) { return (char *)(uintptr_t)l + offset; }
+static inline real *reals_at(const learner *l, uint64_t offset) { return (real *)bytes_at(l, offset); }
+static inline uint32_t *words_at(const learner *l, uint64_t offset) { return (uint32_t *)bytes_at(l, offset); }
+static inline uint16_t *indices_at(const learner *l, uint64_t offset) { return (uint16_t *)bytes_at(l, offset); }
 
-static inline size_t weights_of(const layer *y) { return (size_t)y->blocks * y->block; }
-static inline size_t units_of(const layer *y) { return (size_t)y->rows * y->block; } /* outputs, padded */
+static inline size_t weights_of(const sparse_layer *layer) { return (size_t)layer->blocks * layer->block; }
+static inline size_t units_of(const sparse_layer *layer) { return (size_t)layer->rows * layer->block; } /* outputs, padded */
+
+/* Features, so that four of them can always be taken. */
+static inline uint64_t padded(uint64_t features) { return round_up(features, 4); }
+
+/* Between a layer and the next. */
+static inline activation activation_behind(const learner *l, uint32_t index) {
+    return index + 1 < l->config.n_layers ? HIDDEN_ACTIVATION : LINEAR;
+}
+
+/* The input of a layer: the batch (`batch` is l->now or l->next), or the output of the layer before. */
+static inline real *input_of(const learner *l, uint32_t network, uint32_t index, uint64_t batch) {
+    return reals_at(l, index == 0 ? batch : l->hidden[network != EDGERL_ACTOR][index - 1]);
+}
+
+static inline real *output_of(const learner *l, uint32_t network, uint32_t index) {
+    return reals_at(l, l->hidden[network != EDGERL_ACTOR][index]);
+}
+
+/* Row `row` of a buffer. */
+static inline real *row_at(const learner *l, uint64_t buffer, uint32_t row) {
+    return reals_at(l, buffer) + row * (size_t)l->stride;
+}
+
+static inline int in_range(double x, double low, double high) { return x >= low && x <= high; } /* not where x is NaN */
 
 static inline uint32_t get_bit(const uint32_t *bits, uint32_t i) { return bits[i / 32] >> (i % 32) & 1u; }
 static inline void set_bit(uint32_t *bits, uint32_t i) { bits[i / 32] |= UINT32_C(1) << (i % 32); }
 static inline void clear_bit(uint32_t *bits, uint32_t i) { bits[i / 32] &= ~(UINT32_C(1) << (i % 32)); }
 
-/* Inputs (or outputs) of one panel: a narrow tile of so many rows of activations stays in the first cache. */
-#define PANEL 128u
 /* Blocks that a line must have in each panel, on average, for panels to pay: of block 1 or in a forward pass, and of block 4. */
 #define PANEL_WORTH 24u
 #define BLOCK_PANEL_WORTH 4u
@@ -86,77 +111,136 @@ typedef struct width_class {
     uint32_t narrow;      /* added to the layer in the draws */
 } width_class;
 
-static inline uint32_t classes_of(const layer *y, width_class classes[2]) {
-    const width_class full = {0, y->full_rows, 0, y->full_blocks, y->block, 0};
-    const width_class narrow = {y->full_rows, y->rows,   y->full_blocks,
-                                y->blocks,    y->n_outputs % y->block, 65536u};
+static inline uint32_t classes_of(const sparse_layer *layer, width_class classes[2]) {
+    const width_class full = {0, layer->full_rows, 0, layer->full_blocks, layer->block, 0};
+    const width_class narrow = {
+        layer->full_rows, layer->rows, layer->full_blocks, layer->blocks, layer->n_outputs % layer->block, NARROW};
     uint32_t count = 0;
-    if (y->full_rows > 0) {
+    if (layer->full_rows > 0) {
         classes[count++] = full;
     }
-    if (y->rows > y->full_rows) {
+    if (layer->rows > layer->full_rows) {
         classes[count++] = narrow;
     }
     return count;
 }
 
+/* ---------------------------------------------------------------------------------------------- growth (topology.c) */
+
+/* A block that is absent has `gradient` [block], of which `width` stand for weights; the blocks with the largest scores grow. */
+typedef real growth_score(const real *gradient, uint32_t block, uint32_t width);
+
+/* How absent blocks are chosen. A new rule is an enumerator of edgerl_growth, its score, and its case in growth_rule_of. */
+typedef struct growth_rule {
+    growth_score *score; /* null: drawn, every set equally likely */
+} growth_rule;
+
+/* Null where there is no such rule. */
+EDGERL_INTERNAL const growth_rule *growth_rule_of(int32_t growth);
+
+static inline int is_scored(int32_t growth) { return growth_rule_of(growth)->score != NULL; }
+
 /* What steps of the topology need while they last. */
 typedef struct topology_space {
-    uint64_t keys;       /* key [2 N]: magnitudes */
-    uint64_t scratch;    /* key [2 N]: the same, to be partitioned */
-    uint64_t candidates; /* uint32 [2 N] */
-    uint64_t dropped;    /* uint8 [N] */
-    uint64_t chosen;     /* uint32 [N]: positions to grow */
-    uint64_t set;        /* uint32 [set_slots(N)] */
-    uint64_t source;     /* uint32 [N]: where a block's values come from */
+    uint64_t keys;                   /* real_bits [2 N]: magnitudes */
+    uint64_t scratch;                /* real_bits [2 N]: the same, to be partitioned */
+    uint64_t candidates;             /* uint32 [2 N] */
+    uint64_t dropped;                /* uint8 [N] */
+    uint64_t chosen;                 /* uint32 [N]: positions to grow */
+    uint64_t set;                    /* uint32 [set_slots(N)] */
+    uint64_t source;                 /* uint32 [N]: where a block's values come from */
     uint64_t starts, extra_starts;   /* uint32 [R + 1] */
     uint64_t columns, extra_columns; /* uint16 [N] */
     uint64_t values;                 /* real [N][block] */
     uint64_t counts;                 /* uint32 [4]: blocks dropped per width; best candidates so far per width */
-    uint64_t all_columns;            /* uint16 [n_inputs]; these three only where growth goes by gradient */
+    uint64_t all_columns;            /* uint16 [n_inputs]; these three only where the growth rule scores */
     uint64_t scores;                 /* real [N] */
     uint64_t positions;              /* uint32 [N] */
     uint64_t end;
 } topology_space;
 
-#ifdef EDGERL_DOUBLE
-typedef uint64_t key;
-#else
-typedef uint32_t key;
-#endif
-
-/* |x| as an integer of the same order, NaN above all: whatever the weights hold, a selection ends. */
-static inline key key_of(real x) {
-    union {
-        real value;
-        key bits;
-    } u = {x};
-    return u.bits & ~((key)1 << (sizeof(key) * 8 - 1));
-}
-
-static inline topology_space lay_out_workspace(const layer *y, uint64_t end, int32_t growth) {
+static inline topology_space lay_out_workspace(const sparse_layer *layer, uint64_t end, int32_t growth) {
     topology_space w;
-    w.keys = set_aside(&end, 2 * (uint64_t)y->blocks, sizeof(key));
-    w.scratch = set_aside(&end, 2 * (uint64_t)y->blocks, sizeof(key));
-    w.candidates = set_aside(&end, 2 * (uint64_t)y->blocks, sizeof(uint32_t));
-    w.dropped = set_aside(&end, y->blocks, 1);
-    w.chosen = set_aside(&end, y->blocks, sizeof(uint32_t));
-    w.set = set_aside(&end, set_slots(y->blocks), sizeof(uint32_t));
-    w.source = set_aside(&end, y->blocks, sizeof(uint32_t));
-    w.starts = set_aside(&end, (uint64_t)y->rows + 1, sizeof(uint32_t));
-    w.extra_starts = set_aside(&end, (uint64_t)y->rows + 1, sizeof(uint32_t));
-    w.columns = set_aside(&end, y->blocks, sizeof(uint16_t));
-    w.extra_columns = set_aside(&end, y->blocks, sizeof(uint16_t));
-    w.values = set_aside(&end, weights_of(y), sizeof(real));
+    w.keys = set_aside(&end, 2 * (uint64_t)layer->blocks, sizeof(real_bits));
+    w.scratch = set_aside(&end, 2 * (uint64_t)layer->blocks, sizeof(real_bits));
+    w.candidates = set_aside(&end, 2 * (uint64_t)layer->blocks, sizeof(uint32_t));
+    w.dropped = set_aside(&end, layer->blocks, 1);
+    w.chosen = set_aside(&end, layer->blocks, sizeof(uint32_t));
+    w.set = set_aside(&end, set_slots(layer->blocks), sizeof(uint32_t));
+    w.source = set_aside(&end, layer->blocks, sizeof(uint32_t));
+    w.starts = set_aside(&end, (uint64_t)layer->rows + 1, sizeof(uint32_t));
+    w.extra_starts = set_aside(&end, (uint64_t)layer->rows + 1, sizeof(uint32_t));
+    w.columns = set_aside(&end, layer->blocks, sizeof(uint16_t));
+    w.extra_columns = set_aside(&end, layer->blocks, sizeof(uint16_t));
+    w.values = set_aside(&end, weights_of(layer), sizeof(real));
     w.counts = set_aside(&end, 4, sizeof(uint32_t));
     w.all_columns = w.scores = w.positions = end;
-    if (growth == EDGERL_GROWTH_GRADIENT) {
-        w.all_columns = set_aside(&end, y->n_inputs, sizeof(uint16_t));
-        w.scores = set_aside(&end, y->blocks, sizeof(real));
-        w.positions = set_aside(&end, y->blocks, sizeof(uint32_t));
+    if (is_scored(growth)) {
+        w.all_columns = set_aside(&end, layer->n_inputs, sizeof(uint16_t));
+        w.scores = set_aside(&end, layer->blocks, sizeof(real));
+        w.positions = set_aside(&end, layer->blocks, sizeof(uint32_t));
     }
     w.end = end;
     return w;
 }
+
+/* ------------------------------------------------------------------------------- what one part has for the others */
+
+/* A piece of an update: rows first … last - 1 of one layer of a network. */
+typedef struct pass {
+    learner *l;
+    const kernel_table *kernels;
+    const edgerl_replay *replay;
+    uint32_t network, index;
+    uint32_t first, last;
+} pass;
+
+static inline sparse_layer *layer_of(const pass *p) { return &p->l->layers[p->network][p->index]; }
+
+/* The update that is under way, counted from 1. */
+static inline uint64_t this_update(const learner *l) { return l->progress.updates + 1; }
+
+/* layout.c */
+
+EDGERL_INTERNAL int32_t check_config(const edgerl_learner_config *c);
+
+/* Where everything lies: a function of the configuration alone, so that an arena's own offsets need not be trusted. */
+EDGERL_INTERNAL void lay_out(learner *l, const edgerl_learner_config *config);
+
+/* learner.c */
+
+/* Whether an arena holds a learner, and neither pointer is null. */
+EDGERL_INTERNAL int32_t check_learner(const void *arena, const void *a, const void *b);
+
+/* No update is under way. */
+EDGERL_INTERNAL int is_idle(const learner *l);
+
+/* What follows from a layer's topology. */
+EDGERL_INTERNAL void index_layer(learner *l, sparse_layer *layer);
+
+/* acting.c */
+
+/* Copy a layer of the actor, the first one first, to the acting copy that is not in use. */
+EDGERL_INTERNAL void publish_layer(const pass *p);
+
+/* Act with the copy that was made last from now on. */
+EDGERL_INTERNAL void publish(learner *l);
+
+/* topology.c */
+
+/* Choose what is dropped: block 1: all that is exactly zero and the fraction of the smallest positive and of the largest
+ * negative weights; larger blocks: the fraction with the smallest mean |w|. Never more of a width than there are absent
+ * positions to grow into; at least one of the layer, where it can and the fraction is not 0. */
+EDGERL_INTERNAL void select_drop(const pass *p);
+
+/* Score the absent positions of some rows of blocks, for rules that score: the only place that touches absent connections. Each
+ * row's gradient is computed, over the weight gradient's scratch, and forgotten. */
+EDGERL_INTERNAL void score_absent(const pass *p);
+
+/* Drop what was selected and grow as much, at weight 0 with zero moments. */
+EDGERL_INTERNAL void evolve(const pass *p);
+
+/* TargetSparsityMaintenance of Algorithm 1 for one layer, after the moving average over the union of both supports. */
+EDGERL_INTERNAL void prune_target(const pass *p);
 
 #endif

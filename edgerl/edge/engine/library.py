@@ -182,15 +182,15 @@ FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "edgerl_policy_act_in_place": (c_void_p,),
     "edgerl_policy_run_layer": (c_void_p, c_uint32, c_void_p, c_void_p, c_uint32),
     "edgerl_learner_bytes": (POINTER(LearnerConfig), POINTER(BytesOf)),
-    "edgerl_learner_init": (POINTER(LearnerConfig), c_void_p, c_size_t),
+    "edgerl_learner_begin": (POINTER(LearnerConfig), c_void_p, c_size_t),
     "edgerl_learner_open": (c_void_p, c_size_t, POINTER(LearnerConfig)),
     "edgerl_learner_config_in": (c_void_p, c_size_t, POINTER(LearnerConfig)),
     "edgerl_learner_config_of": (c_void_p, POINTER(LearnerConfig)),
     "edgerl_learner_layer_of": (c_void_p, c_uint32, c_uint32, POINTER(LayerOffsets)),
     "edgerl_learner_progress_of": (c_void_p, POINTER(Progress)),
     "edgerl_learner_set_progress": (c_void_p, POINTER(Progress)),
-    "edgerl_learner_step": (c_void_p, POINTER(ReplayStructure), c_uint64, POINTER(c_int32)),
-    "edgerl_learner_act": (c_void_p, c_void_p, c_void_p),
+    "edgerl_learner_update": (c_void_p, POINTER(ReplayStructure), c_uint64, POINTER(c_int32)),
+    "edgerl_learner_action": (c_void_p, c_void_p, c_void_p),
 }
 """Those that return a status: name → types of their arguments."""
 

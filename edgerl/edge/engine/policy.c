@@ -4,7 +4,7 @@
  * A batch of one uses every weight once, so what counts is which weights are read. A layer is kept by columns: what
  * lies in the column of an input that ReLU zeroed is never touched.
  */
-#include "base.h"
+#include "activation.h"
 #include "numeric.h"
 
 #define POLICY_MAGIC 0x4c4f5045u /* "EPOL" */
@@ -25,12 +25,12 @@ typedef struct policy_state {
     int32_t isa;
     uint32_t normalises;
     uint64_t bytes;
-    uint64_t layers;                       /* layer [n_layers] */
-    uint64_t mean, scale;                  /* [n_observations], where it normalises */
-    uint64_t centre, half_range;           /* [n_actions] */
-    uint64_t observation, action;          /* [n_observations], [n_actions]: the caller's, in its own units */
-    uint64_t active;                       /* uint32 [widest layer]: the inputs that are not zero */
-    uint64_t vectors[2];                   /* [widest layer]: outputs of even and of odd layers */
+    uint64_t layers;              /* layer [n_layers] */
+    uint64_t mean, scale;         /* [n_observations], where it normalises */
+    uint64_t centre, half_range;  /* [n_actions] */
+    uint64_t observation, action; /* [n_observations], [n_actions]: the caller's, in its own units */
+    uint64_t active;              /* uint32 [widest layer]: the inputs that are not zero */
+    uint64_t vectors[2];          /* [widest layer]: outputs of even and of odd layers */
 } policy_state;
 
 /* A layer's arrays, found in the arena. */
@@ -88,116 +88,30 @@ static void naive_block_columns(const policy_columns *layer, const policy_active
 
 /* ---------------------------------------------------------------------------------------------- vector kernels */
 
-/* Dense columns, `vectors` vectors of outputs at once: their sums stay in registers while the inputs stream past.
- * `chains` inputs at a time have sums of their own, so that no addition waits for the one before. */
-#define DENSE_TILE(name, target, vector, lanes, vectors, chains)                                        \
-    target static inline void name(const policy_columns *layer, const policy_active *x, uint32_t first, \
-                                   float *outputs) {                                                    \
-        const float *tile = layer->values + first;                                                      \
-        vector sums[chains][vectors];                                                                   \
-        for (uint32_t i = 0; i < (vectors); i++) {                                                      \
-            sums[0][i] = *(const vector *)(layer->bias + first + i * (lanes));                          \
-            for (uint32_t chain = 1; chain < (chains); chain++) {                                       \
-                sums[chain][i] = (vector){0};                                                           \
-            }                                                                                           \
-        }                                                                                               \
-        uint32_t k = 0;                                                                                 \
-        for (; k + (chains) <= x->count; k += (chains)) {                                               \
-            for (uint32_t chain = 0; chain < (chains); chain++) {                                       \
-                const float *column = tile + (size_t)x->inputs[k + chain] * layer->n_padded;            \
-                const float value = x->values[x->inputs[k + chain]];                                    \
-                for (uint32_t i = 0; i < (vectors); i++) {                                              \
-                    sums[chain][i] += *(const vector *)(column + i * (lanes)) * value;                  \
-                }                                                                                       \
-            }                                                                                           \
-        }                                                                                               \
-        for (; k < x->count; k++) {                                                                     \
-            const float *column = tile + (size_t)x->inputs[k] * layer->n_padded;                        \
-            for (uint32_t i = 0; i < (vectors); i++) {                                                  \
-                sums[0][i] += *(const vector *)(column + i * (lanes)) * x->values[x->inputs[k]];        \
-            }                                                                                           \
-        }                                                                                               \
-        for (uint32_t i = 0; i < (vectors); i++) {                                                      \
-            for (uint32_t chain = 1; chain < (chains); chain++) {                                       \
-                sums[0][i] += sums[chain][i];                                                           \
-            }                                                                                           \
-            *(vector *)(outputs + first + i * (lanes)) = sums[0][i];                                    \
-        }                                                                                               \
-    }
-
-/* All outputs of a dense layer: as many wide tiles as fit, then single vectors. */
-#define DENSE_COLUMNS(name, target, lanes, wide_tile, wide_vectors, narrow_tile)                         \
-    target static void name(const policy_columns *layer, const policy_active *x, float *outputs) {       \
-        uint32_t first = 0;                                                                              \
-        for (; first + (wide_vectors) * (lanes) <= layer->n_padded; first += (wide_vectors) * (lanes)) { \
-            wide_tile(layer, x, first, outputs);                                                         \
-        }                                                                                                \
-        for (; first < layer->n_padded; first += (lanes)) {                                              \
-            narrow_tile(layer, x, first, outputs);                                                       \
-        }                                                                                                \
-    }
-
-/* Connections of single weights. */
-#define SPARSE_COLUMNS(name, target)                                                               \
-    target static void name(const policy_columns *layer, const policy_active *x, float *outputs) { \
-        const float *values = layer->values;                                                       \
-        const uint16_t *rows = layer->rows;                                                        \
-        for (uint32_t row = 0; row < layer->n_padded; row++) {                                     \
-            outputs[row] = layer->bias[row];                                                       \
-        }                                                                                          \
-        for (uint32_t k = 0; k < x->count; k++) {                                                  \
-            const float value = x->values[x->inputs[k]];                                           \
-            const uint32_t end = layer->starts[x->inputs[k] + 1u];                                 \
-            for (uint32_t i = layer->starts[x->inputs[k]]; i < end; i++) {                         \
-                outputs[rows[i]] += values[i] * value;                                             \
-            }                                                                                      \
-        }                                                                                          \
-    }
-
-/* Blocks of four outputs: one index and one input for four multiply-adds. */
-#define BLOCK_COLUMNS(name, target)                                                                \
-    target static void name(const policy_columns *layer, const policy_active *x, float *outputs) { \
-        const float *values = layer->values;                                                       \
-        const uint16_t *rows = layer->rows;                                                        \
-        for (uint32_t row = 0; row < layer->n_padded; row++) {                                     \
-            outputs[row] = layer->bias[row];                                                       \
-        }                                                                                          \
-        for (uint32_t k = 0; k < x->count; k++) {                                                  \
-            const float value = x->values[x->inputs[k]];                                           \
-            const uint32_t end = layer->starts[x->inputs[k] + 1u];                                 \
-            for (uint32_t i = layer->starts[x->inputs[k]]; i < end; i++) {                         \
-                float4 *four = (float4 *)(outputs + 4u * (size_t)rows[i]);                         \
-                *four += *(const float4 *)(values + 4u * (size_t)i) * value;                       \
-            }                                                                                      \
-        }                                                                                          \
-    }
-
 /* Wide tiles have eight vectors: as many sums as hide the latency of an addition. Without vector registers they have
  * two, which the scalar ones hold. */
-#define WIDE 8u
+#define LANES VECTOR_LANES_BASELINE
+#define TARGET TARGET_BASELINE
 #if defined(__SSE2__) || defined(__ARM_NEON)
-#define WIDE_BASELINE WIDE
+#define WIDE 8u
 #else
-#define WIDE_BASELINE 2u
+#define WIDE 2u
 #endif
+#define K(name) name##_baseline
+#include "policy.inc"
 
-DENSE_TILE(dense_tile_baseline, TARGET_BASELINE, float4, VECTOR_LANES_BASELINE, WIDE_BASELINE, 1)
-DENSE_TILE(dense_vector_baseline, TARGET_BASELINE, float4, VECTOR_LANES_BASELINE, 1, 4)
-DENSE_COLUMNS(dense_columns_baseline, TARGET_BASELINE, VECTOR_LANES_BASELINE, dense_tile_baseline, WIDE_BASELINE,
-              dense_vector_baseline)
-SPARSE_COLUMNS(sparse_columns_baseline, TARGET_BASELINE)
-BLOCK_COLUMNS(block_columns_baseline, TARGET_BASELINE)
 #if HAS_X86_LEVELS
-DENSE_TILE(dense_tile_avx2, TARGET_AVX2, float8, VECTOR_LANES_AVX2, WIDE, 1)
-DENSE_TILE(dense_vector_avx2, TARGET_AVX2, float8, VECTOR_LANES_AVX2, 1, 4)
-DENSE_COLUMNS(dense_columns_avx2, TARGET_AVX2, VECTOR_LANES_AVX2, dense_tile_avx2, WIDE, dense_vector_avx2)
-SPARSE_COLUMNS(sparse_columns_avx2, TARGET_AVX2)
-BLOCK_COLUMNS(block_columns_avx2, TARGET_AVX2)
-DENSE_TILE(dense_tile_avx512, TARGET_AVX512, float16, VECTOR_LANES_AVX512, WIDE, 1)
-DENSE_TILE(dense_vector_avx512, TARGET_AVX512, float16, VECTOR_LANES_AVX512, 1, 4)
-DENSE_COLUMNS(dense_columns_avx512, TARGET_AVX512, VECTOR_LANES_AVX512, dense_tile_avx512, WIDE, dense_vector_avx512)
-SPARSE_COLUMNS(sparse_columns_avx512, TARGET_AVX512)
-BLOCK_COLUMNS(block_columns_avx512, TARGET_AVX512)
+#define LANES VECTOR_LANES_AVX2
+#define TARGET TARGET_AVX2
+#define WIDE 8u
+#define K(name) name##_avx2
+#include "policy.inc"
+
+#define LANES VECTOR_LANES_AVX512
+#define TARGET TARGET_AVX512
+#define WIDE 8u
+#define K(name) name##_avx512
+#include "policy.inc"
 #endif
 
 typedef void policy_kernel(const policy_columns *layer, const policy_active *x, float *outputs);
@@ -249,9 +163,9 @@ static int32_t check_index(const edgerl_layer *l) {
 }
 
 static int32_t check_policy_layer(const edgerl_layer *l) {
-    if (l->values == NULL || l->bias == NULL || is_sparse(l) != (l->columns != NULL) ||
-        (l->block != 1 && l->block != 4) || (!is_sparse(l) && (l->block != 1 || l->n_blocks != 0)) ||
-        l->layout < EDGERL_DENSE_COLUMNS || l->layout > EDGERL_BLOCK_COLUMNS) {
+    if (l->values == NULL || l->bias == NULL || is_sparse(l) != (l->columns != NULL) || (l->block != 1 && l->block != 4) ||
+        (!is_sparse(l) && (l->block != 1 || l->n_blocks != 0)) || l->layout < EDGERL_DENSE_COLUMNS ||
+        l->layout > EDGERL_BLOCK_COLUMNS) {
         return EDGERL_BAD_ARGUMENT;
     }
     if (l->n_inputs < 1 || l->n_inputs > EDGERL_MAX_UNITS || l->n_outputs < 1 || l->n_outputs > EDGERL_MAX_UNITS) {
@@ -280,8 +194,8 @@ static int32_t check_policy_layers(const edgerl_policy_config *config) {
 
 static int32_t check_policy(const edgerl_policy_config *config) {
     if (config == NULL || config->layers == NULL || config->centre == NULL || config->half_range == NULL ||
-        (config->mean == NULL) != (config->scale == NULL) || config->n_layers < 1 ||
-        config->n_layers > EDGERL_MAX_LAYERS || config->isa < EDGERL_ISA_NAIVE || config->isa > EDGERL_ISA_AVX512) {
+        (config->mean == NULL) != (config->scale == NULL) || config->n_layers < 1 || config->n_layers > EDGERL_MAX_LAYERS ||
+        config->isa < EDGERL_ISA_NAIVE || config->isa > EDGERL_ISA_AVX512) {
         return EDGERL_BAD_ARGUMENT;
     }
     const int32_t status = check_policy_layers(config);
@@ -385,9 +299,7 @@ static int step_walk(walk *w) {
 }
 
 /* How many entries these four are in a sparse layout: connections, or one block. */
-static uint32_t entries_of(const walk *w) {
-    return w->source->layout == EDGERL_SPARSE_COLUMNS ? w->n_weights : 1u;
-}
+static uint32_t entries_of(const walk *w) { return w->source->layout == EDGERL_SPARSE_COLUMNS ? w->n_weights : 1u; }
 
 static uint64_t count_entries(const edgerl_layer *source) {
     uint64_t count = 0;
@@ -588,38 +500,45 @@ static int normalise_observation(void *arena, const float *observation, float *n
     if (!p->normalises) {
         for (uint32_t i = 0; i < count; i++) {
             normalised[i] = observation[i];
-            finite &= is_finite(normalised[i]);
+            finite &= is_finite((real)normalised[i]);
         }
         return finite;
     }
     const float *mean = floats(arena, p->mean), *scale = floats(arena, p->scale);
     for (uint32_t i = 0; i < count; i++) {
         normalised[i] = (observation[i] - mean[i]) * scale[i];
-        finite &= is_finite(normalised[i]);
+        finite &= is_finite((real)normalised[i]);
     }
     return finite;
 }
 
-/* What is not zero in x [count], NaN included; negative numbers count as zero where `relu` is 1. No branch depends on
- * x: half of them would be mispredicted. */
-static inline uint32_t collect(const float *x, uint32_t count, int relu, uint32_t *inputs) {
+/* x = activation(x), but for ReLU: the layer behind passes over what that makes zero. */
+static void apply(activation a, float *x, uint32_t count) {
+    for (uint32_t i = 0; a != RELU && i < count; i++) {
+        x[i] = (float)activate(a, (real)x[i]);
+    }
+}
+
+/* The inputs among x [count] that are not zero, NaN included; negative numbers count as zero where `is_rectified`. No branch
+ * depends on x: half of them would be mispredicted. */
+static inline uint32_t collect(const float *x, uint32_t count, int is_rectified, uint32_t *inputs) {
     uint32_t n_active = 0;
     for (uint32_t i = 0; i < count; i++) {
         inputs[n_active] = i;
-        n_active += relu ? !(x[i] <= 0) : x[i] != 0;
+        n_active += is_rectified ? !(x[i] <= 0) : x[i] != 0;
     }
     return n_active;
 }
 
 #if HAS_X86_LEVELS
-TARGET_AVX512 static inline uint32_t collect_avx512(const float *x, uint32_t count, int relu, uint32_t *inputs) {
+TARGET_AVX512 static inline uint32_t collect_avx512(const float *x, uint32_t count, int is_rectified, uint32_t *inputs) {
     __m512i index = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     uint32_t n_active = 0;
     for (uint32_t i = 0; i < count; i += 16) {
         const __mmask16 lanes = count - i < 16 ? (__mmask16)((1u << (count - i)) - 1) : (__mmask16)0xffff;
         const __m512 values = _mm512_maskz_loadu_ps(lanes, x + i);
-        const __mmask16 chosen = relu ? _mm512_mask_cmp_ps_mask(lanes, values, _mm512_setzero_ps(), _CMP_NLE_UQ)
-                                      : _mm512_mask_cmp_ps_mask(lanes, values, _mm512_setzero_ps(), _CMP_NEQ_UQ);
+        const __mmask16 chosen = is_rectified ? _mm512_mask_cmp_ps_mask(lanes, values, _mm512_setzero_ps(), _CMP_NLE_UQ)
+                                              : _mm512_mask_cmp_ps_mask(lanes, values, _mm512_setzero_ps(), _CMP_NEQ_UQ);
         _mm512_storeu_si512(inputs + n_active, _mm512_maskz_compress_epi32(chosen, index));
         n_active += (uint32_t)__builtin_popcount(chosen);
         index = _mm512_add_epi32(index, _mm512_set1_epi32(16));
@@ -628,15 +547,15 @@ TARGET_AVX512 static inline uint32_t collect_avx512(const float *x, uint32_t cou
 }
 #endif
 
-static inline policy_active find_active(void *arena, const float *x, uint32_t count, int relu) {
+static inline policy_active find_active(void *arena, const float *x, uint32_t count, int is_rectified) {
     const policy_state *p = arena;
     uint32_t *inputs = (uint32_t *)((char *)arena + p->active);
 #if HAS_X86_LEVELS
     if (p->isa == EDGERL_ISA_AVX512) {
-        return (policy_active){collect_avx512(x, count, relu, inputs), inputs, x};
+        return (policy_active){collect_avx512(x, count, is_rectified, inputs), inputs, x};
     }
 #endif
-    return (policy_active){collect(x, count, relu, inputs), inputs, x};
+    return (policy_active){collect(x, count, is_rectified, inputs), inputs, x};
 }
 
 static void run_policy_layer(void *arena, uint32_t index, const policy_active *x, float *outputs) {
@@ -667,7 +586,8 @@ static void act(void *arena, const float *observation, float *action) {
     float *outputs = floats(arena, p->vectors[0]);
     run_policy_layer(arena, 0, &x, outputs);
     for (uint32_t i = 1; i < p->n_layers; i++) {
-        x = find_active(arena, outputs, layers[i].n_inputs, 1);
+        apply(HIDDEN_ACTIVATION, outputs, layers[i].n_inputs);
+        x = find_active(arena, outputs, layers[i].n_inputs, HIDDEN_ACTIVATION == RELU);
         outputs = floats(arena, p->vectors[i % 2]);
         run_policy_layer(arena, i, &x, outputs);
     }

@@ -33,34 +33,21 @@ static inline draws draws_for(uint64_t seed, purpose what, uint64_t index, uint3
 }
 
 /* Words 4 * block … 4 * block + 3 of a sequence. */
-static inline void philox(const draws *d, uint32_t block, uint32_t words[4]) {
-    uint32_t x0 = d->index, x1 = d->purpose_and_network, x2 = d->layer, x3 = block;
-    uint32_t key0 = (uint32_t)d->seed, key1 = (uint32_t)(d->seed >> 32);
-    for (int round = 0; round < 10; round++) {
-        const uint64_t a = (uint64_t)x0 * 0xD2511F53u, b = (uint64_t)x2 * 0xCD9E8D57u;
-        x0 = (uint32_t)(b >> 32) ^ x1 ^ key0;
-        x1 = (uint32_t)b;
-        x2 = (uint32_t)(a >> 32) ^ x3 ^ key1;
-        x3 = (uint32_t)a;
-        key0 += 0x9E3779B9u;
-        key1 += 0xBB67AE85u;
-    }
-    words[0] = x0;
-    words[1] = x1;
-    words[2] = x2;
-    words[3] = x3;
-}
+EDGERL_INTERNAL void philox(const draws *d, uint32_t block, uint32_t words[4]);
 
 /* Words first … first + count - 1 of a sequence; `first` is a multiple of four. */
-static inline void draw(const draws *d, uint32_t first, uint32_t count, uint32_t *words) {
-    for (uint32_t i = 0; i < count; i += 4) {
-        uint32_t four[4];
-        philox(d, (first + i) / 4, four);
-        for (uint32_t k = 0; k < 4 && i + k < count; k++) {
-            words[i + k] = four[k];
-        }
-    }
-}
+EDGERL_INTERNAL void draw(const draws *d, uint32_t first, uint32_t count, uint32_t *words);
+
+/* Heapsort, ascending: no worst case, no stack. */
+EDGERL_INTERNAL void sort_ascending(uint32_t *values, uint32_t count);
+
+/* Slots of a hash set of `count` numbers, at most 2^28. */
+EDGERL_INTERNAL uint32_t set_slots(uint32_t count);
+
+/* `count` distinct numbers in [0, population), ascending, every set equally likely: Floyd's algorithm F2 (Bentley, Floyd,
+ * CACM 1987). `set` has set_slots(count) elements. */
+EDGERL_INTERNAL void sample_without_replacement(const draws *d, uint32_t count, uint32_t population, uint32_t *chosen,
+                                                uint32_t *set);
 
 /* A word → an integer in [0, bound), bound <= 2^32. */
 static inline uint32_t below(uint32_t word, uint64_t bound) { return (uint32_t)(((uint64_t)word * bound) >> 32); }
@@ -94,81 +81,5 @@ static inline void normal_pair(uint32_t first, uint32_t second, float *a, float 
 }
 
 #endif
-
-/* Put the heap's element at `i` where it belongs among those below it. */
-static inline void sift_down(uint32_t *values, uint32_t i, uint32_t count) {
-    for (uint32_t child; (child = 2 * i + 1) < count; i = child) {
-        if (child + 1 < count && values[child + 1] > values[child]) {
-            child++;
-        }
-        if (values[i] >= values[child]) {
-            return;
-        }
-        const uint32_t swap = values[i];
-        values[i] = values[child];
-        values[child] = swap;
-    }
-}
-
-/* Heapsort, ascending: no worst case, no stack. */
-static inline void sort_ascending(uint32_t *values, uint32_t count) {
-    for (uint32_t i = count / 2; i-- > 0;) {
-        sift_down(values, i, count);
-    }
-    for (uint32_t last = count; last-- > 1;) {
-        const uint32_t swap = values[0];
-        values[0] = values[last];
-        values[last] = swap;
-        sift_down(values, 0, last);
-    }
-}
-
-#define SET_EMPTY UINT32_MAX
-
-/* Slots of a hash set of `count` numbers, at most 2^28. */
-static inline uint32_t set_slots(uint32_t count) {
-    uint32_t slots = 4;
-    while (slots < 2 * count) {
-        slots *= 2;
-    }
-    return slots;
-}
-
-/* Add to a hash set, open addressing; 0 where it was in there already. */
-static inline int set_add(uint32_t *set, uint32_t slots, uint32_t value) {
-    uint32_t at = (value * 0x9E3779B1u) & (slots - 1);
-    for (; set[at] != SET_EMPTY; at = (at + 1) & (slots - 1)) {
-        if (set[at] == value) {
-            return 0;
-        }
-    }
-    set[at] = value;
-    return 1;
-}
-
-/* `count` distinct numbers in [0, population), ascending, every set equally likely: Floyd's algorithm F2 (Bentley, Floyd,
- * CACM 1987). `set` has set_slots(count) elements. */
-static inline void sample_without_replacement(const draws *d, uint32_t count, uint32_t population, uint32_t *chosen,
-                                              uint32_t *set) {
-    const uint32_t slots = set_slots(count);
-    for (uint32_t i = 0; i < slots; i++) {
-        set[i] = SET_EMPTY;
-    }
-    uint32_t words[4] = {0, 0, 0, 0};
-    for (uint32_t i = 0; i < count; i++) {
-        if (i % 4 == 0) {
-            philox(d, i / 4, words);
-        }
-        const uint32_t top = population - count + i;
-        const uint32_t candidate = below(words[i % 4], (uint64_t)top + 1);
-        if (set_add(set, slots, candidate)) {
-            chosen[i] = candidate;
-        } else {
-            set_add(set, slots, top);
-            chosen[i] = top;
-        }
-    }
-    sort_ascending(chosen, count);
-}
 
 #endif

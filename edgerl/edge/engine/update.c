@@ -1,82 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* One pass through the loop of Algorithm 1, as a program of instructions whose items can be interrupted at any row. */
+/* One pass through the loop of Algorithm 1: what each operation does to some rows of a layer, and the table of steps that they
+ * make, which can be interrupted at any row. */
 #include "learner.h"
-#include "random.h"
-
-typedef enum operation {
-    SAMPLE,
-    TARGET_FORWARD,  /* a target network, on what follows */
-    TARGET_ACTION,   /* a' = clip(π'(s') + clip(ε)) */
-    TARGET_VALUE,    /* y = r + γ min(Q1', Q2') */
-    FORWARD,         /* an online network, on the batch */
-    CRITIC_LOSS,     /* the mean square error's gradient */
-    BACKWARD,        /* gradients and Adam, from the last layer to the first */
-    EVOLVE,          /* where it is due */
-    POLICY_ACTION,   /* a = π(s), in place of the batch's actions */
-    POLICY_LOSS,     /* the gradient of -Q1 */
-    ACTION_GRADIENT, /* through the first critic, to the actions */
-    POLICY_GRADIENT, /* through tanh */
-    SOFT_UPDATE,
-    PUBLISH,
-    FINISH
-} operation;
-
-typedef struct instruction {
-    operation operation;
-    uint32_t network;
-} instruction;
-
-/* The first ones are of every update, those from POLICY_BEGIN on of every `policy_delay`-th. */
-static const instruction program[] = {
-    {SAMPLE, EDGERL_ACTOR},
-    {TARGET_FORWARD, EDGERL_ACTOR},
-    {TARGET_ACTION, EDGERL_ACTOR},
-    {TARGET_FORWARD, EDGERL_CRITIC_1},
-    {TARGET_VALUE, EDGERL_CRITIC_1},
-    {TARGET_FORWARD, EDGERL_CRITIC_2},
-    {TARGET_VALUE, EDGERL_CRITIC_2},
-    {FORWARD, EDGERL_CRITIC_1},
-    {CRITIC_LOSS, EDGERL_CRITIC_1},
-    {BACKWARD, EDGERL_CRITIC_1},
-    {EVOLVE, EDGERL_CRITIC_1},
-    {FORWARD, EDGERL_CRITIC_2},
-    {CRITIC_LOSS, EDGERL_CRITIC_2},
-    {BACKWARD, EDGERL_CRITIC_2},
-    {EVOLVE, EDGERL_CRITIC_2},
-#define POLICY_BEGIN 15u
-    {FORWARD, EDGERL_ACTOR},
-    {POLICY_ACTION, EDGERL_ACTOR},
-    {FORWARD, EDGERL_CRITIC_1},
-    {POLICY_LOSS, EDGERL_CRITIC_1},
-    {ACTION_GRADIENT, EDGERL_CRITIC_1},
-    {POLICY_GRADIENT, EDGERL_ACTOR},
-    {BACKWARD, EDGERL_ACTOR},
-    {EVOLVE, EDGERL_ACTOR},
-    {SOFT_UPDATE, EDGERL_ACTOR},
-    {SOFT_UPDATE, EDGERL_CRITIC_1},
-    {SOFT_UPDATE, EDGERL_CRITIC_2},
-    {PUBLISH, EDGERL_ACTOR},
-    {FINISH, EDGERL_ACTOR},
-};
-#define LAST_INSTRUCTION (sizeof program / sizeof program[0] - 1)
-
-/* ------------------------------------------------------------------------------------------------ where things are */
-
-static uint64_t this_update(const learner *l) { return l->progress.updates + 1; }
-
-static uint32_t kind_of(uint32_t network) { return network == EDGERL_ACTOR ? 0 : 1; }
-
-/* The input of a layer: the batch (`first` is l->now or l->next), or the output of the layer before. */
-static real *input_of(const learner *l, uint32_t network, uint32_t index, uint64_t first) {
-    return reals(l, index == 0 ? first : l->hidden[kind_of(network)][index - 1]);
-}
-
-static real *output_of(const learner *l, uint32_t network, uint32_t index) {
-    return reals(l, l->hidden[kind_of(network)][index]);
-}
-
-/* Row `row` of a buffer. */
-static real *row_at(const learner *l, uint64_t buffer, uint32_t row) { return reals(l, buffer) + row * (size_t)l->stride; }
+#include "numeric.h"
 
 /* ------------------------------------------------------------------------------------------------------- sampling */
 
@@ -134,22 +60,24 @@ static void put_transition(learner *l, const edgerl_replay *r, uint32_t column, 
     const char *t = transition(l, r, index);
     row_end end = end_of_row(l, r, t);
     const uint32_t steps = this_update(l) > l->config.n_step_delay ? l->config.n_step : 1;
-    put_observation(l, r, t, 0, reals(l, l->now) + column);
+    put_observation(l, r, t, 0, reals_at(l, l->now) + column);
     put_numbers(l, r, t, n, m, row_at(l, l->now, n) + column);
     float sum = end.reward, discount = gamma;
-    for (uint32_t step = 1; step < steps && end.boundary == CONTINUES && index + step < size; step++) {
-        t = transition(l, r, index + step);
+    for (uint32_t ahead = 1; ahead < steps && end.boundary == CONTINUES && index + ahead < size; ahead++) {
+        t = transition(l, r, index + ahead);
         end = end_of_row(l, r, t);
         sum += discount * end.reward;
         discount *= gamma;
     }
-    put_observation(l, r, t, n + m, reals(l, l->next) + column);
-    ((float *)at(l, l->returns))[column] = sum;
-    ((float *)at(l, l->discounts))[column] = end.boundary == TERMINATED ? 0 : discount;
+    put_observation(l, r, t, n + m, reals_at(l, l->next) + column);
+    ((float *)bytes_at(l, l->returns))[column] = sum;
+    ((float *)bytes_at(l, l->discounts))[column] = end.boundary == TERMINATED ? 0 : discount;
 }
 
 /* Line 9 of Algorithm 1, and the noise of the target actions. */
-static void sample(learner *l, const edgerl_replay *r, const kernels *k) {
+static void sample(const pass *p) {
+    learner *l = p->l;
+    const edgerl_replay *r = p->replay;
     const edgerl_learner_config *c = &l->config;
     uint32_t *words = words_at(l, l->words);
     const draws indices = draws_for(c->seed, PURPOSE_REPLAY, this_update(l), EDGERL_ACTOR, 0);
@@ -167,19 +95,20 @@ static void sample(learner *l, const edgerl_replay *r, const kernels *k) {
     const uint32_t count = c->batch * c->n_actions, even = count + count % 2;
     const draws noise = draws_for(c->seed, PURPOSE_TARGET_NOISE, this_update(l), EDGERL_ACTOR, 0);
     draw(&noise, 0, even, words);
-    k->normals(words, even, reals(l, l->noise));
+    p->kernels->normals(words, even, reals_at(l, l->noise));
 }
 
 /* --------------------------------------------------------------------------------------- the elementwise operations */
 
 static real clip(real x, real bound) { return x < -bound ? -bound : x > bound ? bound : x; }
 
-static void target_action(learner *l, const kernels *k) {
+static void target_action(const pass *p) {
+    learner *l = p->l;
     const uint32_t n = l->config.n_observations, m = l->config.n_actions;
-    const real *noise = reals(l, l->noise);
+    const real *noise = reals_at(l, l->noise);
     const real deviation = (real)l->config.target_noise, bound = (real)l->config.target_noise_clip;
     real *from = output_of(l, EDGERL_ACTOR, l->config.n_layers - 1);
-    k->squash(from, (size_t)m * l->stride);
+    p->kernels->squash(from, (size_t)m * l->stride);
     for (uint32_t a = 0; a < m; a++) {
         const real *action = from + a * (size_t)l->stride;
         real *to = row_at(l, l->next, n + a);
@@ -190,16 +119,17 @@ static void target_action(learner *l, const kernels *k) {
     }
 }
 
-static void target_value(learner *l, uint32_t network) {
-    real *y = reals(l, l->target_value);
-    const float *returns = at(l, l->returns), *discounts = at(l, l->discounts);
-    const real *q = output_of(l, network, l->config.n_layers - 1);
+static void target_value(const pass *p) {
+    learner *l = p->l;
+    real *target = reals_at(l, l->target_value);
+    const float *returns = bytes_at(l, l->returns), *discounts = bytes_at(l, l->discounts);
+    const real *q = output_of(l, p->network, l->config.n_layers - 1);
     for (uint32_t b = 0; b < l->width; b++) {
-        if (network == EDGERL_CRITIC_1) {
-            y[b] = q[b];
+        if (p->network == EDGERL_CRITIC_1) {
+            target[b] = q[b];
         } else {
-            const real least = q[b] < y[b] || q[b] != q[b] ? q[b] : y[b];
-            y[b] = (real)returns[b] + (real)discounts[b] * least;
+            const real least = q[b] < target[b] || q[b] != q[b] ? q[b] : target[b];
+            target[b] = (real)returns[b] + (real)discounts[b] * least;
         }
     }
 }
@@ -212,43 +142,44 @@ static void zero_padding(const learner *l, real *gradient, uint32_t n_rows) {
 /* A loss or a gradient that is not finite ends the update: nothing of it enters the networks. */
 static void abandon(learner *l) { l->is_abandoned = 1; }
 
-static int real_is_sound(real x) { return x - x == 0; }
-
-static void critic_loss(learner *l, uint32_t network) {
+static void critic_loss(const pass *p) {
+    learner *l = p->l;
     const uint32_t last = l->config.n_layers - 1;
-    const real share = 1 / (real)l->config.batch, *q = output_of(l, network, last), *y = reals(l, l->target_value);
-    real *gradient = reals(l, l->gradient[last]), sum = 0;
+    const real share = 1 / (real)l->config.batch, *q = output_of(l, p->network, last), *target = reals_at(l, l->target_value);
+    real *gradient = reals_at(l, l->gradient[last]), sum = 0;
     for (uint32_t b = 0; b < l->width; b++) {
-        const real difference = b < l->config.batch ? q[b] - y[b] : 0;
+        const real difference = b < l->config.batch ? q[b] - target[b] : 0;
         gradient[b] = 2 * share * difference;
         sum += difference * difference;
     }
     zero_padding(l, gradient, 1);
-    if (!real_is_sound(sum)) {
+    if (!is_finite(sum)) {
         abandon(l);
         return;
     }
     l->progress.critic_loss_sum += (double)(sum * share);
-    l->progress.critic_losses += network == EDGERL_CRITIC_2;
+    l->progress.critic_losses += p->network == EDGERL_CRITIC_2;
 }
 
-static void policy_action(learner *l, const kernels *k) {
+static void policy_action(const pass *p) {
+    learner *l = p->l;
     const size_t count = (size_t)l->config.n_actions * l->stride;
     real *from = output_of(l, EDGERL_ACTOR, l->config.n_layers - 1);
-    k->squash(from, count);
+    p->kernels->squash(from, count);
     copy(row_at(l, l->now, l->config.n_observations), from, count * sizeof(real));
 }
 
-static void policy_loss(learner *l) {
+static void policy_loss(const pass *p) {
+    learner *l = p->l;
     const uint32_t last = l->config.n_layers - 1;
     const real share = 1 / (real)l->config.batch, *q = output_of(l, EDGERL_CRITIC_1, last);
-    real *gradient = reals(l, l->gradient[last]), sum = 0;
+    real *gradient = reals_at(l, l->gradient[last]), sum = 0;
     for (uint32_t b = 0; b < l->width; b++) {
         gradient[b] = b < l->config.batch ? -share : 0;
         sum += b < l->config.batch ? q[b] : 0;
     }
     zero_padding(l, gradient, 1);
-    if (!real_is_sound(sum)) {
+    if (!is_finite(sum)) {
         abandon(l);
         return;
     }
@@ -256,11 +187,12 @@ static void policy_loss(learner *l) {
     l->progress.actor_losses++;
 }
 
-static void policy_gradient(learner *l) {
+static void policy_gradient(const pass *p) {
+    const learner *l = p->l;
     const uint32_t m = l->config.n_actions, last = l->config.n_layers - 1;
     const real *action = output_of(l, EDGERL_ACTOR, last);
     const real *by_action = row_at(l, l->action_gradient, l->config.n_observations);
-    real *gradient = reals(l, l->gradient[last]);
+    real *gradient = reals_at(l, l->gradient[last]);
     for (size_t j = 0; j < (size_t)m * l->stride; j++) {
         gradient[j] = by_action[j] * (1 - action[j] * action[j]);
     }
@@ -270,90 +202,115 @@ static void policy_gradient(learner *l) {
 /* --------------------------------------------------------------------------------------------- passes over a layer */
 
 /* Panels of rows, where a row has enough in each; the weight gradient of blocks gains by them in any case. */
-static uint32_t worth_panels(const layer *y) { return y->blocks / y->rows >= PANEL_WORTH * y->row_panels ? y->row_panels : 1; }
-
-static void forward_rows(learner *l, const kernels *k, uint32_t network, uint32_t index, int is_target, uint32_t first,
-                         uint32_t last) {
-    const layer *y = &l->layers[network][index];
-    const int has_extra = is_target && !y->is_dense && words_at(l, y->at.extra_starts)[y->rows] > 0;
-    const forward_task task = {
-        .starts = words_at(l, y->at.starts),
-        .columns = indices_at(l, y->at.columns),
-        .values = reals(l, is_target ? y->at.target : y->at.weight),
-        .bounds = words_at(l, y->row_bounds),
-        .panels = worth_panels(y),
-        .rows = y->rows,
-        .extra_starts = has_extra ? words_at(l, y->at.extra_starts) : NULL,
-        .extra_columns = has_extra ? indices_at(l, y->at.extra_columns) : NULL,
-        .extra_values = has_extra ? reals(l, y->at.extra_target) : NULL,
-        .bias = reals(l, is_target ? y->at.bias_target : y->at.bias),
-        .x = input_of(l, network, index, is_target ? l->next : l->now),
-        .y = output_of(l, network, index),
-        .width = l->width,
-        .stride = l->stride,
-        .first_row = first,
-        .last_row = last,
-        .relu = index + 1 < l->config.n_layers,
-    };
-    k->forward(&task, y->block);
+static uint32_t worth_panels(const sparse_layer *layer) {
+    return layer->blocks / layer->rows >= PANEL_WORTH * layer->row_panels ? layer->row_panels : 1;
 }
 
-/* Rows of the item "input gradient of a layer": inputs where block is 1, rows of blocks else. */
-static uint32_t input_gradient_rows(const layer *y) { return y->block == 1 ? y->n_inputs : y->rows; }
+static forward_task forward_task_of(const pass *p, int is_target) {
+    const learner *l = p->l;
+    const sparse_layer *layer = layer_of(p);
+    const int has_extra = is_target && !layer->is_dense && words_at(l, layer->arrays.extra_starts)[layer->rows] > 0;
+    return (forward_task){
+        .starts = words_at(l, layer->arrays.starts),
+        .columns = indices_at(l, layer->arrays.columns),
+        .values = reals_at(l, is_target ? layer->arrays.target : layer->arrays.weight),
+        .bounds = words_at(l, layer->row_bounds),
+        .panels = worth_panels(layer),
+        .rows = layer->rows,
+        .extra_starts = has_extra ? words_at(l, layer->arrays.extra_starts) : NULL,
+        .extra_columns = has_extra ? indices_at(l, layer->arrays.extra_columns) : NULL,
+        .extra_values = has_extra ? reals_at(l, layer->arrays.extra_target) : NULL,
+        .bias = reals_at(l, is_target ? layer->arrays.bias_target : layer->arrays.bias),
+        .x = input_of(l, p->network, p->index, is_target ? l->next : l->now),
+        .y = output_of(l, p->network, p->index),
+        .width = l->width,
+        .stride = l->stride,
+        .first_row = p->first,
+        .last_row = p->last,
+        .after = activation_behind(l, p->index),
+    };
+}
 
-/* The gradient by a layer's inputs; of the first layer only by those that are actions. */
-static void input_gradient_of(learner *l, const kernels *k, uint32_t network, uint32_t index, uint32_t first,
-                              uint32_t last) {
-    const layer *y = &l->layers[network][index];
-    const uint32_t from = index == 0 ? l->config.n_observations : 0;
-    const real *relu = index == 0 ? NULL : input_of(l, network, index, l->now);
-    real *dx = reals(l, index == 0 ? l->action_gradient : l->gradient[index - 1]);
-    const input_task task = {
-        .starts = words_at(l, y->at.starts),
-        .columns = indices_at(l, y->at.columns),
-        .values = reals(l, y->at.weight),
-        .column_starts = y->block == 1 ? words_at(l, y->column_starts) : NULL,
-        .rows = y->block == 1 ? indices_at(l, y->column_rows) : NULL,
-        .places = y->block == 1 ? indices_at(l, y->column_places) : NULL,
-        .bounds = words_at(l, y->block == 1 ? y->column_bounds : y->row_bounds),
-        .panels = y->block == 1 ? y->column_panels : y->row_panels,
-        .lines = y->block == 1 ? y->n_inputs : y->rows,
-        .n_inputs = y->n_inputs,
-        .dy = reals(l, l->gradient[index]),
-        .relu = relu,
-        .dx = dx,
+static void forward(const pass *p) {
+    const forward_task task = forward_task_of(p, 0);
+    p->kernels->forward(&task, layer_of(p)->block);
+}
+
+static void target_forward(const pass *p) {
+    const forward_task task = forward_task_of(p, 1);
+    p->kernels->forward(&task, layer_of(p)->block);
+}
+
+/* What the rows of an input gradient are: inputs where block is 1, rows of blocks else. */
+static uint32_t input_gradient_rows(const sparse_layer *layer) { return layer->block == 1 ? layer->n_inputs : layer->rows; }
+
+/* Of the first layer only by those inputs that are actions. */
+static input_task input_task_of(const pass *p) {
+    const learner *l = p->l;
+    const sparse_layer *layer = layer_of(p);
+    const int is_first = p->index == 0, by_columns = layer->block == 1;
+    const uint32_t from = is_first ? l->config.n_observations : 0;
+    return (input_task){
+        .starts = words_at(l, layer->arrays.starts),
+        .columns = indices_at(l, layer->arrays.columns),
+        .values = reals_at(l, layer->arrays.weight),
+        .column_starts = by_columns ? words_at(l, layer->column_starts) : NULL,
+        .rows = by_columns ? indices_at(l, layer->column_rows) : NULL,
+        .places = by_columns ? indices_at(l, layer->column_places) : NULL,
+        .bounds = words_at(l, by_columns ? layer->column_bounds : layer->row_bounds),
+        .panels = by_columns ? layer->column_panels : layer->row_panels,
+        .lines = by_columns ? layer->n_inputs : layer->rows,
+        .n_inputs = layer->n_inputs,
+        .dy = reals_at(l, l->gradient[p->index]),
+        .x = input_of(l, p->network, p->index, l->now),
+        .dx = reals_at(l, is_first ? l->action_gradient : l->gradient[p->index - 1]),
         .width = l->width,
         .stride = l->stride,
         .first_column = from,
-        .first = y->block == 1 && first < from ? from : first,
-        .last = last,
+        .first = by_columns && p->first < from ? from : p->first,
+        .last = p->last,
+        .before = is_first ? LINEAR : activation_behind(l, p->index - 1),
     };
-    k->input_gradient(&task, y->block);
-    if (relu != NULL && last == input_gradient_rows(y)) {
-        zero_padding(l, dx, y->n_inputs);
+}
+
+/* The gradient by a layer's inputs. */
+static void input_gradient(const pass *p) {
+    const sparse_layer *layer = layer_of(p);
+    const input_task task = input_task_of(p);
+    p->kernels->input_gradient(&task, layer->block);
+    if (p->index > 0 && p->last == input_gradient_rows(layer)) {
+        zero_padding(p->l, task.dx, layer->n_inputs);
     }
 }
 
-static void weight_gradient_of(learner *l, const kernels *k, uint32_t network, uint32_t index, uint32_t first,
-                               uint32_t last) {
-    const layer *y = &l->layers[network][index];
-    const weight_task task = {
-        .starts = words_at(l, y->at.starts),
-        .columns = indices_at(l, y->at.columns),
-        .bounds = words_at(l, y->row_bounds),
-        .panels = y->row_panels,
-        .rows = y->rows,
-        .x = input_of(l, network, index, l->now),
-        .dy = reals(l, l->gradient[index]),
-        .gradient = reals(l, l->weight_gradient),
+static weight_task weight_task_of(const pass *p) {
+    const learner *l = p->l;
+    const sparse_layer *layer = layer_of(p);
+    return (weight_task){
+        .starts = words_at(l, layer->arrays.starts),
+        .columns = indices_at(l, layer->arrays.columns),
+        .bounds = words_at(l, layer->row_bounds),
+        .panels = layer->row_panels,
+        .rows = layer->rows,
+        .x = input_of(l, p->network, p->index, l->now),
+        .dy = reals_at(l, l->gradient[p->index]),
+        .gradient = reals_at(l, l->weight_gradient),
         .width = l->width,
         .stride = l->stride,
-        .first_row = first,
-        .last_row = last,
+        .first_row = p->first,
+        .last_row = p->last,
     };
-    k->weight_gradient(&task, y->block);
-    if (last == y->rows) {
-        k->row_sums(task.dy, (uint32_t)padded(y->n_outputs), l->stride, l->width, reals(l, l->bias_gradient));
+}
+
+/* The gradient by a layer's weights and, at its last row, biases. */
+static void weight_gradient(const pass *p) {
+    const learner *l = p->l;
+    const sparse_layer *layer = layer_of(p);
+    const weight_task task = weight_task_of(p);
+    p->kernels->weight_gradient(&task, layer->block);
+    if (p->last == layer->rows) {
+        const uint32_t n_rows = (uint32_t)padded(layer->n_outputs);
+        p->kernels->row_sums(task.dy, n_rows, l->stride, l->width, reals_at(l, l->bias_gradient));
     }
 }
 
@@ -372,282 +329,256 @@ static double power(double x, uint64_t n) {
 #define LARGEST_GRADIENT ((real)1e18)
 
 static int all_moderate(const real *gradient, size_t count) {
-    key largest = 0;
+    real_bits largest = 0;
     for (size_t i = 0; i < count; i++) {
-        const key k = key_of(gradient[i]);
+        const real_bits k = key_of(gradient[i]);
         largest = k > largest ? k : largest;
     }
     return largest < key_of(LARGEST_GRADIENT);
 }
 
 /* Adam (Kingma, Ba 2015) with coupled weight decay, on the connections and biases of one layer. */
-static void adam(learner *l, const kernels *k, uint32_t network, uint32_t index) {
-    const layer *y = &l->layers[network][index];
-    if (!all_moderate(reals(l, l->weight_gradient), weights_of(y)) || !all_moderate(reals(l, l->bias_gradient), units_of(y))) {
+static void adam(const pass *p) {
+    learner *l = p->l;
+    const sparse_layer *layer = layer_of(p);
+    if (!all_moderate(reals_at(l, l->weight_gradient), weights_of(layer)) ||
+        !all_moderate(reals_at(l, l->bias_gradient), units_of(layer))) {
         abandon(l);
         return;
     }
-    const uint64_t step = network == EDGERL_ACTOR ? this_update(l) / l->config.policy_delay : this_update(l);
+    const uint64_t count = p->network == EDGERL_ACTOR ? this_update(l) / l->config.policy_delay : this_update(l);
     adam_task task = {
-        .weight = reals(l, y->at.weight),
-        .first_moment = reals(l, y->at.first_moment),
-        .second_moment = reals(l, y->at.second_moment),
-        .gradient = reals(l, l->weight_gradient),
-        .count = weights_of(y),
+        .weight = reals_at(l, layer->arrays.weight),
+        .first_moment = reals_at(l, layer->arrays.first_moment),
+        .second_moment = reals_at(l, layer->arrays.second_moment),
+        .gradient = reals_at(l, l->weight_gradient),
+        .count = weights_of(layer),
         .weight_decay = (real)l->config.weight_decay,
         .first_share = (real)(1 - 0.9),
         .second_keep = (real)0.999,
         .second_share = (real)(1 - 0.999),
-        .step_size = (real)(l->config.learning_rate / (1 - power(0.9, step))),
-        .second_correction = (real)(1 / double_root(1 - power(0.999, step))),
+        .step_size = (real)(l->config.learning_rate / (1 - power(0.9, count))),
+        .second_correction = (real)(1 / double_root(1 - power(0.999, count))),
         .epsilon = (real)1e-8,
     };
-    k->adam(&task);
-    task.weight = reals(l, y->at.bias);
-    task.first_moment = reals(l, y->at.bias_first_moment);
-    task.second_moment = reals(l, y->at.bias_second_moment);
-    task.gradient = reals(l, l->bias_gradient);
-    task.count = units_of(y);
-    k->adam(&task);
+    p->kernels->adam(&task);
+    task.weight = reals_at(l, layer->arrays.bias);
+    task.first_moment = reals_at(l, layer->arrays.bias_first_moment);
+    task.second_moment = reals_at(l, layer->arrays.bias_second_moment);
+    task.gradient = reals_at(l, l->bias_gradient);
+    task.count = units_of(layer);
+    p->kernels->adam(&task);
 }
 
-static void soft_update(learner *l, const kernels *k, uint32_t network, uint32_t index) {
-    const layer *y = &l->layers[network][index];
+static void soft_update(const pass *p) {
+    const learner *l = p->l;
+    const sparse_layer *layer = layer_of(p);
     const real fraction = (real)l->config.soft_update;
-    k->follow(reals(l, y->at.target), reals(l, y->at.weight), weights_of(y), fraction);
-    k->follow(reals(l, y->at.bias_target), reals(l, y->at.bias), units_of(y), fraction);
-    if (!y->is_dense) {
-        const size_t count = (size_t)words_at(l, y->at.extra_starts)[y->rows] * y->block;
-        real *extra = reals(l, y->at.extra_target);
+    p->kernels->follow(reals_at(l, layer->arrays.target), reals_at(l, layer->arrays.weight), weights_of(layer), fraction);
+    p->kernels->follow(reals_at(l, layer->arrays.bias_target), reals_at(l, layer->arrays.bias), units_of(layer), fraction);
+    if (!layer->is_dense) {
+        const size_t count = (size_t)words_at(l, layer->arrays.extra_starts)[layer->rows] * layer->block;
+        real *extra = reals_at(l, layer->arrays.extra_target);
         for (size_t i = 0; i < count; i++) {
             extra[i] += (0 - extra[i]) * fraction;
         }
     }
 }
 
-/* The gradient of every position of one row of blocks, to score the absent ones; over the weight gradient's scratch. */
-static void score(learner *l, const kernels *k, uint32_t network, uint32_t index, uint32_t row) {
-    const layer *y = &l->layers[network][index];
-    const topology_space w = lay_out_workspace(y, l->workspace, l->config.growth);
-    const uint32_t starts[2] = {0, y->n_inputs};
-    const weight_task task = {
-        .starts = starts,
-        .columns = indices_at(l, w.all_columns),
-        .panels = 1,
-        .rows = 1,
-        .x = input_of(l, network, index, l->now),
-        .dy = row_at(l, l->gradient[index], row * y->block),
-        .gradient = reals(l, l->weight_gradient),
-        .width = l->width,
-        .stride = l->stride,
-        .first_row = 0,
-        .last_row = 1,
-    };
-    k->weight_gradient(&task, y->block);
-    score_row(l, y, row, reals(l, l->weight_gradient));
-}
+/* The critics' evolution makes the actor's due, which happens at its own next update. */
+static void note_evolution(const pass *p) { p->l->progress.evolution_is_due = p->network != EDGERL_ACTOR; }
 
-/* --------------------------------------------------------------------------------------------------- the program */
+/* ----------------------------------------------------------------------------------------------- the table of steps */
 
-/* One item of an instruction: how many rows it has, and about how many multiply-adds each takes. No rows: the instruction is
- * complete. */
-typedef struct item {
-    uint32_t rows;
+typedef enum operation {
+    NOTHING,
+    SAMPLE,
+    TARGET_FORWARD, /* a target network, on what follows */
+    TARGET_ACTION,  /* a' = clip(π'(s') + clip(ε)) */
+    TARGET_VALUE,   /* y = r + γ min(Q1', Q2') */
+    FORWARD,        /* an online network, on the batch */
+    CRITIC_LOSS,    /* the mean square error's gradient */
+    INPUT_GRADIENT, /* of all layers but the first */
+    WEIGHT_GRADIENT,
+    ADAM,
+    SELECT_DROP,
+    SCORE_ABSENT,
+    DROP_AND_GROW,
+    NOTE_EVOLUTION,
+    POLICY_ACTION,   /* a = π(s), in place of the batch's actions */
+    POLICY_LOSS,     /* the gradient of -Q1 */
+    ACTION_GRADIENT, /* through the first critic, to the actions */
+    POLICY_GRADIENT, /* through tanh */
+    SOFT_UPDATE,
+    PRUNE_TARGET,
+    PUBLISH
+} operation;
+
+typedef enum timing {
+    EVERY_UPDATE,
+    DELAYED, /* every `policy_delay`-th */
+    EVOLVING /* every `evolution_interval`-th of the critics; of the actor its own next one */
+} timing;
+
+typedef enum order { ONCE, FIRST_TO_LAST, LAST_TO_FIRST } order;
+
+/* Up to three operations on each layer in turn, or once. */
+#define OPERATIONS 3u
+typedef struct step_of_update {
+    timing when;
+    uint32_t network;
+    order layers;
+    operation operations[OPERATIONS];
+} step_of_update;
+
+static const step_of_update UPDATE[] = {
+    {EVERY_UPDATE, EDGERL_ACTOR, ONCE, {SAMPLE}},
+    {EVERY_UPDATE, EDGERL_ACTOR, FIRST_TO_LAST, {TARGET_FORWARD}},
+    {EVERY_UPDATE, EDGERL_ACTOR, ONCE, {TARGET_ACTION}},
+    {EVERY_UPDATE, EDGERL_CRITIC_1, FIRST_TO_LAST, {TARGET_FORWARD}},
+    {EVERY_UPDATE, EDGERL_CRITIC_1, ONCE, {TARGET_VALUE}},
+    {EVERY_UPDATE, EDGERL_CRITIC_2, FIRST_TO_LAST, {TARGET_FORWARD}},
+    {EVERY_UPDATE, EDGERL_CRITIC_2, ONCE, {TARGET_VALUE}},
+
+    {EVERY_UPDATE, EDGERL_CRITIC_1, FIRST_TO_LAST, {FORWARD}},
+    {EVERY_UPDATE, EDGERL_CRITIC_1, ONCE, {CRITIC_LOSS}},
+    {EVERY_UPDATE, EDGERL_CRITIC_1, LAST_TO_FIRST, {INPUT_GRADIENT, WEIGHT_GRADIENT, ADAM}},
+    {EVOLVING, EDGERL_CRITIC_1, FIRST_TO_LAST, {SELECT_DROP, SCORE_ABSENT, DROP_AND_GROW}},
+
+    {EVERY_UPDATE, EDGERL_CRITIC_2, FIRST_TO_LAST, {FORWARD}},
+    {EVERY_UPDATE, EDGERL_CRITIC_2, ONCE, {CRITIC_LOSS}},
+    {EVERY_UPDATE, EDGERL_CRITIC_2, LAST_TO_FIRST, {INPUT_GRADIENT, WEIGHT_GRADIENT, ADAM}},
+    {EVOLVING, EDGERL_CRITIC_2, FIRST_TO_LAST, {SELECT_DROP, SCORE_ABSENT, DROP_AND_GROW}},
+    {EVOLVING, EDGERL_CRITIC_2, ONCE, {NOTE_EVOLUTION}},
+
+    {DELAYED, EDGERL_ACTOR, FIRST_TO_LAST, {FORWARD}},
+    {DELAYED, EDGERL_ACTOR, ONCE, {POLICY_ACTION}},
+    {DELAYED, EDGERL_CRITIC_1, FIRST_TO_LAST, {FORWARD}},
+    {DELAYED, EDGERL_CRITIC_1, ONCE, {POLICY_LOSS}},
+    {DELAYED, EDGERL_CRITIC_1, LAST_TO_FIRST, {ACTION_GRADIENT}},
+    {DELAYED, EDGERL_ACTOR, ONCE, {POLICY_GRADIENT}},
+    {DELAYED, EDGERL_ACTOR, LAST_TO_FIRST, {INPUT_GRADIENT, WEIGHT_GRADIENT, ADAM}},
+    {EVOLVING, EDGERL_ACTOR, FIRST_TO_LAST, {SELECT_DROP, SCORE_ABSENT, DROP_AND_GROW}},
+    {EVOLVING, EDGERL_ACTOR, ONCE, {NOTE_EVOLUTION}},
+    {DELAYED, EDGERL_ACTOR, FIRST_TO_LAST, {SOFT_UPDATE, PRUNE_TARGET}},
+    {DELAYED, EDGERL_CRITIC_1, FIRST_TO_LAST, {SOFT_UPDATE, PRUNE_TARGET}},
+    {DELAYED, EDGERL_CRITIC_2, FIRST_TO_LAST, {SOFT_UPDATE, PRUNE_TARGET}},
+    {DELAYED, EDGERL_ACTOR, FIRST_TO_LAST, {PUBLISH}},
+};
+#define STEPS (sizeof UPDATE / sizeof UPDATE[0])
+
+/* One operation on one layer: how many rows it has (none: there is nothing to do), and about how many multiply-adds each takes. */
+typedef struct work_item {
+    void (*run)(const pass *);
+    uint32_t index, rows;
     uint64_t work;
-} item;
-
-#define BACKWARD_PARTS 3u /* the gradient by the inputs, by the weights, Adam */
-#define EVOLVE_PARTS 3u /* select what is dropped, score what could grow, change the topology */
-#define SOFT_UPDATE_PARTS 2u
-
-static int evolves(const learner *l, uint32_t network) {
-    const edgerl_learner_config *c = &l->config;
-    if (c->evolution_interval == 0) {
-        return 0;
-    }
-    const int due = network == EDGERL_ACTOR ? l->progress.evolution_is_due == 1
-                                            : this_update(l) % c->evolution_interval == 0;
-    return due && this_update(l) < c->last_update;
-}
+} work_item;
 
 /* Multiply-adds of one of the `rows` that a pass over a layer consists of. */
-static uint64_t per_row(const learner *l, const layer *y, uint32_t rows) {
-    return (weights_of(y) / rows + 1) * l->width;
+static uint64_t per_row(const learner *l, const sparse_layer *layer, uint32_t rows) {
+    return (weights_of(layer) / rows + 1) * l->width;
 }
 
-static item backward_item(const learner *l, uint32_t network, uint32_t number) {
-    const uint32_t index = l->config.n_layers - 1 - number / BACKWARD_PARTS;
-    const layer *y = &l->layers[network][index];
-    const item by_inputs = {index > 0 ? input_gradient_rows(y) : 0, per_row(l, y, input_gradient_rows(y))};
-    const item by_weights = {y->rows, per_row(l, y, y->rows)}, adam_step = {1, 16 * weights_of(y)};
-    return number % BACKWARD_PARTS == 0 ? by_inputs : number % BACKWARD_PARTS == 1 ? by_weights : adam_step;
-}
-
-/* How many items an instruction has in this update. */
-static uint32_t count_items(const learner *l, instruction now) {
-    switch (now.operation) {
-    case TARGET_FORWARD:
-    case FORWARD:
-    case ACTION_GRADIENT:
-    case PUBLISH:
-        return l->config.n_layers;
-    case BACKWARD:
-        return l->config.n_layers * BACKWARD_PARTS;
-    case EVOLVE:
-        return evolves(l, now.network) ? l->config.n_layers * EVOLVE_PARTS : 0;
-    case SOFT_UPDATE:
-        return l->config.n_layers * SOFT_UPDATE_PARTS;
-    default:
-        return 1;
-    }
-}
-
-static item describe(const learner *l, instruction now, uint32_t number) {
-    item result = {1, 1};
-    const layer *y;
-    switch (now.operation) {
-    case TARGET_FORWARD:
-    case FORWARD:
-        y = &l->layers[now.network][number];
-        result.rows = y->rows;
-        result.work = per_row(l, y, y->rows);
-        break;
-    case BACKWARD:
-        return backward_item(l, now.network, number);
-    case ACTION_GRADIENT:
-        y = &l->layers[now.network][l->config.n_layers - 1 - number];
-        result.rows = input_gradient_rows(y);
-        result.work = per_row(l, y, input_gradient_rows(y));
-        break;
-    case EVOLVE:
-        y = &l->layers[now.network][number / EVOLVE_PARTS];
-        result.work = 128 * (uint64_t)y->blocks;
-        if (number % EVOLVE_PARTS == 1) {
-            result.rows = l->config.growth == EDGERL_GROWTH_GRADIENT ? y->rows : 0;
-            result.work = (uint64_t)y->n_inputs * y->block * l->width;
-        }
-        result.rows = y->is_dense ? 0 : result.rows;
-        break;
-    case SOFT_UPDATE:
-        y = &l->layers[now.network][number / SOFT_UPDATE_PARTS];
-        result.work = 16 * weights_of(y);
-        result.rows = number % SOFT_UPDATE_PARTS == 1 && y->is_dense ? 0 : 1;
-        break;
-    case PUBLISH:
-        result.work = weights_of(&l->layers[EDGERL_ACTOR][number]);
-        break;
-    default:
-        result.work = 16 * (uint64_t)l->width * (l->config.n_observations + l->config.n_actions);
-        break;
-    }
-    return result;
-}
-
-static void run_backward(learner *l, const kernels *k, uint32_t network, uint32_t number, uint32_t first, uint32_t last) {
-    const uint32_t index = l->config.n_layers - 1 - number / BACKWARD_PARTS;
-    switch (number % BACKWARD_PARTS) {
-    case 0:
-        input_gradient_of(l, k, network, index, first, last);
-        break;
-    case 1:
-        weight_gradient_of(l, k, network, index, first, last);
-        break;
-    default:
-        adam(l, k, network, index);
-        break;
-    }
-}
-
-static void run_evolution(learner *l, const kernels *k, uint32_t network, uint32_t number, uint32_t first, uint32_t last) {
-    const uint32_t index = number / EVOLVE_PARTS;
-    layer *y = &l->layers[network][index];
-    switch (number % EVOLVE_PARTS) {
-    case 0:
-        select_drop(l, y, this_update(l));
-        break;
-    case 1:
-        for (uint32_t row = first; row < last; row++) {
-            score(l, k, network, index, row);
-        }
-        break;
-    default:
-        evolve(l, y, network, index, this_update(l));
-        break;
-    }
-}
-
-/* Rows first … last - 1 of one item. */
-static void run(learner *l, const kernels *k, const edgerl_replay *replay, instruction now, uint32_t number, uint32_t first,
-                uint32_t last) {
-    switch (now.operation) {
+static work_item item_of(const learner *l, const step_of_update *s, uint32_t number) {
+    const uint32_t turn = number / OPERATIONS, i = s->layers == LAST_TO_FIRST ? l->config.n_layers - 1 - turn : turn;
+    const sparse_layer *layer = &l->layers[s->network][i];
+    const uint32_t columns = input_gradient_rows(layer), if_sparse = !layer->is_dense;
+    const uint32_t to_score = if_sparse && is_scored(l->config.growth) ? layer->rows : 0;
+    const uint64_t elementwise = 16 * (uint64_t)l->width * (l->config.n_observations + l->config.n_actions);
+    const uint64_t by_row = per_row(l, layer, layer->rows), by_column = per_row(l, layer, columns);
+    const uint64_t sweep = 16 * weights_of(layer), selecting = 128 * (uint64_t)layer->blocks;
+    switch (s->operations[number % OPERATIONS]) {
+    case NOTHING:
+        return (work_item){NULL, i, 0, 1};
     case SAMPLE:
-        sample(l, replay, k);
-        break;
+        return (work_item){sample, i, 1, elementwise};
     case TARGET_FORWARD:
-        forward_rows(l, k, now.network, number, 1, first, last);
-        break;
+        return (work_item){target_forward, i, layer->rows, by_row};
     case TARGET_ACTION:
-        target_action(l, k);
-        break;
+        return (work_item){target_action, i, 1, elementwise};
     case TARGET_VALUE:
-        target_value(l, now.network);
-        break;
+        return (work_item){target_value, i, 1, elementwise};
     case FORWARD:
-        forward_rows(l, k, now.network, number, 0, first, last);
-        break;
+        return (work_item){forward, i, layer->rows, by_row};
     case CRITIC_LOSS:
-        critic_loss(l, now.network);
-        break;
-    case BACKWARD:
-        run_backward(l, k, now.network, number, first, last);
-        break;
-    case EVOLVE:
-        run_evolution(l, k, now.network, number, first, last);
-        break;
+        return (work_item){critic_loss, i, 1, elementwise};
+    case INPUT_GRADIENT:
+        return (work_item){input_gradient, i, i > 0 ? columns : 0, by_column};
+    case WEIGHT_GRADIENT:
+        return (work_item){weight_gradient, i, layer->rows, by_row};
+    case ADAM:
+        return (work_item){adam, i, 1, sweep};
+    case SELECT_DROP:
+        return (work_item){select_drop, i, if_sparse, selecting};
+    case SCORE_ABSENT:
+        return (work_item){score_absent, i, to_score, (uint64_t)layer->n_inputs * layer->block * l->width};
+    case DROP_AND_GROW:
+        return (work_item){evolve, i, if_sparse, selecting};
+    case NOTE_EVOLUTION:
+        return (work_item){note_evolution, i, 1, 1};
     case POLICY_ACTION:
-        policy_action(l, k);
-        break;
+        return (work_item){policy_action, i, 1, elementwise};
     case POLICY_LOSS:
-        policy_loss(l);
-        break;
+        return (work_item){policy_loss, i, 1, elementwise};
     case ACTION_GRADIENT:
-        input_gradient_of(l, k, now.network, l->config.n_layers - 1 - number, first, last);
-        break;
+        return (work_item){input_gradient, i, columns, by_column};
     case POLICY_GRADIENT:
-        policy_gradient(l);
-        break;
+        return (work_item){policy_gradient, i, 1, elementwise};
     case SOFT_UPDATE:
-        if (number % SOFT_UPDATE_PARTS == 0) {
-            soft_update(l, k, now.network, number / SOFT_UPDATE_PARTS);
-        } else {
-            prune_target(l, k, &l->layers[now.network][number / SOFT_UPDATE_PARTS]);
-        }
-        break;
+        return (work_item){soft_update, i, 1, sweep};
+    case PRUNE_TARGET:
+        return (work_item){prune_target, i, if_sparse, sweep};
     case PUBLISH:
-        publish_layer(l, number);
-        break;
-    default:
-        publish(l);
-        l->progress.updates++;
-        l->progress.abandoned += l->is_abandoned;
-        l->is_abandoned = 0;
-        break;
+        return (work_item){publish_layer, i, 1, weights_of(layer)};
     }
+    return (work_item){NULL, i, 0, 1};
 }
 
-/* The instruction after this one. */
-static uint32_t following(learner *l, uint32_t instruction_number) {
-    const instruction now = program[instruction_number];
-    if (now.operation == EVOLVE) {
-        const int evolved = evolves(l, now.network);
-        if (now.network == EDGERL_ACTOR && evolved) {
-            l->progress.evolution_is_due = 0;
-        } else if (now.network == EDGERL_CRITIC_2 && evolved) {
-            l->progress.evolution_is_due = 1;
-        }
+/* --------------------------------------------------------------------------------------------------- the update */
+
+static int is_due(const learner *l, const step_of_update *s) {
+    const edgerl_learner_config *c = &l->config;
+    const uint64_t update = this_update(l);
+    const int is_delayed = update % c->policy_delay == 0, is_actor = s->network == EDGERL_ACTOR;
+    switch (s->when) {
+    case EVERY_UPDATE:
+        return 1;
+    case DELAYED:
+        return is_delayed;
+    case EVOLVING:
+        return c->evolution_interval > 0 && update < c->last_update &&
+               (is_actor ? is_delayed && l->progress.evolution_is_due == 1 : update % c->evolution_interval == 0);
     }
-    const uint32_t next = instruction_number + 1;
-    return next == POLICY_BEGIN && this_update(l) % l->config.policy_delay != 0 ? LAST_INSTRUCTION : next;
+    return 0;
+}
+
+static void finish(learner *l) {
+    publish(l);
+    l->progress.updates++;
+    l->progress.abandoned += l->is_abandoned;
+    l->is_abandoned = 0;
+    zero(&l->place, sizeof l->place);
+}
+
+/* Move on by some rows of an item that has `rows`; whether the update is complete, or abandoned. */
+static int32_t advance(learner *l, uint32_t done, uint32_t rows) {
+    progress_in_update *place = &l->place;
+    place->row += done;
+    if (place->row == rows) {
+        place->row = 0;
+        place->item++;
+    }
+    if (place->item == OPERATIONS * (UPDATE[place->step].layers == ONCE ? 1 : l->config.n_layers)) {
+        place->item = 0;
+        do {
+            place->step++;
+        } while (place->step < STEPS && !is_due(l, &UPDATE[place->step]));
+    }
+    if (place->step < STEPS && !l->is_abandoned) {
+        return 0;
+    }
+    finish(l);
+    return 1;
 }
 
 static int32_t check_replay(const learner *l, const edgerl_replay *r) {
@@ -657,49 +588,35 @@ static int32_t check_replay(const learner *l, const edgerl_replay *r) {
         return EDGERL_BAD_ARGUMENT;
     }
     return r->stride == 0 || (r->stride % sizeof(float) == 0 && r->stride >= bytes_of_row(l, r)) ? EDGERL_OK
-                                                                                               : EDGERL_BAD_ARGUMENT;
+                                                                                                 : EDGERL_BAD_ARGUMENT;
 }
 
-int32_t edgerl_learner_step(void *arena, const edgerl_replay *replay, uint64_t work, int32_t *complete) {
+int32_t edgerl_learner_update(void *arena, const edgerl_replay *replay, uint64_t work, int32_t *complete) {
     const int32_t status = check_learner(arena, complete, complete);
     if (status != EDGERL_OK) {
         return status;
     }
     learner *l = arena;
-    place *p = &l->place;
-    if (p->instruction == 0 && p->item == 0 && check_replay(l, replay) != EDGERL_OK) {
+    if (is_idle(l) && check_replay(l, replay) != EDGERL_OK) {
         return EDGERL_BAD_ARGUMENT;
     }
-    const kernels *k = kernels_of(l->config.isa, l->config.lanes);
+    pass p = {.l = l, .kernels = kernels_of(l->config.isa, l->config.lanes), .replay = replay};
     const float_mode mode = flush_denormals();
     *complete = 0;
     while (work > 0 && !*complete) {
-        const instruction now = program[p->instruction];
-        if (p->item == count_items(l, now)) {
-            p->instruction = following(l, p->instruction);
-            p->item = 0;
-            continue;
-        }
-        const item i = describe(l, now, p->item);
+        const step_of_update *now = &UPDATE[l->place.step];
+        const work_item i = item_of(l, now, l->place.item);
         const uint64_t affordable = work / i.work;
-        const uint32_t left = i.rows - p->row, rows = left <= affordable ? left : (uint32_t)affordable + 1;
+        const uint32_t left = i.rows - l->place.row, rows = left <= affordable ? left : (uint32_t)affordable + 1;
         if (rows > 0) {
-            run(l, k, replay, now, p->item, p->row, p->row + rows);
+            p.network = now->network;
+            p.index = i.index;
+            p.first = l->place.row;
+            p.last = p.first + rows;
+            i.run(&p);
         }
-        const uint64_t done = rows * i.work;
-        work = done < work ? work - done : 0;
-        p->row += rows;
-        if (p->row == i.rows) {
-            p->row = 0;
-            p->item++;
-        }
-        if (now.operation == FINISH) {
-            p->instruction = p->item = p->row = 0;
-            *complete = 1;
-        } else if (l->is_abandoned) {
-            p->instruction = LAST_INSTRUCTION;
-            p->item = p->row = 0;
-        }
+        work = rows * i.work < work ? work - rows * i.work : 0;
+        *complete = advance(l, rows, i.rows);
     }
     restore_float_mode(mode);
     return EDGERL_OK;

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from edgerl.edge.engine.growth import GROWTH_RULES
 from edgerl.policy.shape import NetworkShape, connections, dense
 
 FLOPS_PER_MULTIPLY_ADD = 2
@@ -31,8 +32,7 @@ TARGET_PRUNING_FLOPS = 4
 """Per weight: its magnitude, and three comparisons for a selection without a sort (quickselect's expectation)."""
 
 EVOLUTION_FLOPS = 4
-"""Per weight and evolution step: its magnitude, and three comparisons to select what is dropped; where growth is by
-gradient, as much per absent weight to select what grows."""
+"""Per weight and evolution step: its magnitude, and three comparisons to select what is dropped."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +58,14 @@ def training_cost(
     start_steps: int,
     policy_delay: int,
     evolution_interval: int | None = None,
-    growth_by_gradient: bool = False,
+    growth: str = "random",
 ) -> TrainingCost:
     """The cost of `steps` environment steps of TD3 with two critics of the shape `critic`.
 
     The first `start_steps` act at random and train nothing. `evolution_interval` is the number of updates between two
     evolution steps; None where the topology is fixed, and then targets need no pruning either.
-    `growth_by_gradient`: an evolution step then computes and ranks the gradient of every absent weight, too. For the
-    dense counterpart pass `edgerl.policy.shape.dense` of both networks.
+    `growth` names the rule (GROWTH_RULES), which has its price per absent weight. For the dense counterpart pass
+    `edgerl.policy.shape.dense` of both networks.
     """
     updates = max(0, steps - start_steps)
     delayed_updates = updates // policy_delay
@@ -78,7 +78,7 @@ def training_cost(
         + ADAM_FLOPS * (updates * 2 * connections(critic) + delayed_updates * connections(actor))
         + per_target_weight * delayed_updates * weights
         + EVOLUTION_FLOPS * evolutions * weights
-        + (evolutions * _gradient_growth(actor, critic, batch_size) if growth_by_gradient else 0)
+        + evolutions * GROWTH_RULES[growth].flops(batch_size) * _absent(actor, critic)
         + updates * inference_flops(actor)  # acting: one forward pass per step that is not random
     )
     paper = (
@@ -90,11 +90,10 @@ def training_cost(
     return TrainingCost(training_flops_paper=paper, training_flops_full=full, updates=updates)
 
 
-def _gradient_growth(actor: NetworkShape, critic: NetworkShape, batch_size: int) -> int:
-    """FLOPs of one evolution step: the gradients of all absent weights, and the selection among them."""
+def _absent(actor: NetworkShape, critic: NetworkShape) -> int:
+    """Weights that the three networks lack."""
     weights = connections(actor) + 2 * connections(critic)
-    absent = connections(dense(actor)) + 2 * connections(dense(critic)) - weights
-    return (FLOPS_PER_MULTIPLY_ADD * batch_size + EVOLUTION_FLOPS) * absent
+    return connections(dense(actor)) + 2 * connections(dense(critic)) - weights
 
 
 def _critic_update(actor: NetworkShape, critic: NetworkShape) -> int:

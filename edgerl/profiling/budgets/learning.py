@@ -18,6 +18,7 @@ from edgerl.edge.continual.bundle import ReplayPlan
 from edgerl.edge.continual.memory import MemoryPlan, plan_memory
 from edgerl.edge.continual.origin import Origin, read_origin, refuse_for_c
 from edgerl.edge.continual.session import MARGIN_US
+from edgerl.edge.engine.growth import GROWTH_RULES
 from edgerl.edge.engine.library import BytesOf, LayerPlanStructure, LearnerConfig, library
 from edgerl.edge.runtimes import RUN_BY, RuntimeName
 from edgerl.errors import ConfigError
@@ -186,7 +187,7 @@ def update_flops(config: LearnerConfig) -> float:
             start_steps=0,
             policy_delay=config.policy_delay,
             evolution_interval=config.evolution_interval or None,
-            growth_by_gradient=bool(config.growth),
+            growth=list(GROWTH_RULES)[config.growth],
         ).training_flops_full
         for steps in (1, 1 + COUNTED_UPDATES)
     )

@@ -21,6 +21,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from edgerl.edge.acting.policy import DENSE_IS_SLOWER_BELOW, Layout
+from edgerl.policy.activation import HIDDEN
 from edgerl.policy.compact import Precision
 from edgerl.profiling.budgets.device import ClassCosts, Costs, Device, Quantity, Runtime
 from edgerl.profiling.budgets.model import FLOAT_BYTES, LayerRow
@@ -28,8 +29,8 @@ from edgerl.profiling.latency.cores import find_core
 from edgerl.profiling.latency.model import CycleCosts, Level, latency_model
 from edgerl.units import human_uncertainty
 
-ACTIVE_SHARE = 0.5
-"""Of a ReLU's outputs that are not constant."""
+ACTIVE_SHARES = {"relu": 0.5}
+"""Of the outputs of an activation that are not constant: the share that is taken not to be zero."""
 
 ITEM_BYTES: dict[Layout, float] = {"dense": FLOAT_BYTES, "sparse": FLOAT_BYTES + 2, "block": FLOAT_BYTES + 2 / 4}
 """A weight, and its share of a 16-bit index."""
@@ -133,7 +134,7 @@ def _estimate_by_costs(device: Device, runtime: Runtime, costs: Costs, layers: S
 
 def active_shares(layers: Sequence[LayerRow]) -> list[float]:
     """Of each layer's inputs, the share that is taken not to be zero."""
-    hidden = [ACTIVE_SHARE * layer.connected_outputs / layer.n_outputs for layer in layers[:-1]]
+    hidden = [ACTIVE_SHARES[HIDDEN.name] * layer.connected_outputs / layer.n_outputs for layer in layers[:-1]]
     return [1.0, *hidden]
 
 

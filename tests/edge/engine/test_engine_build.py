@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from edgerl.edge.acting.policy import _policy_config
+from edgerl.edge.engine.library import FUNCTIONS
 from edgerl.policy.compact import Array
 from tests.edge.compiled import (
     CORTEX_M7,
@@ -52,6 +54,34 @@ def test_it_compiles_without_a_warning_needs_no_library_and_has_no_variables(
     symbols = [line.split()[-2:] for line in run(nm, tmp_path / "edgerl.o").splitlines()]
     assert {name for kind, name in symbols if kind == "U"} <= MAY_BE_UNDEFINED[compiler]
     assert {kind for kind, _ in symbols} <= {"U", "T", "t", "R", "r"}, "code and constants only"
+
+
+@pytest.mark.parametrize("part", sorted(path.name for path in ENGINE.glob("*.c")))
+def test_each_part_compiles_alone(part: str, tmp_path: Path) -> None:
+    compile_c("gcc", *WARNINGS, "-O0", "-c", ENGINE / part, "-o", tmp_path / "part.o")
+
+
+def test_its_parts_linked_are_the_engine(tmp_path: Path) -> None:
+    parts = [path for path in ENGINE.glob("*.c") if path.name != "edgerl.c"]
+    compile_c("gcc", *WARNINGS, "-O0", "-fPIC", "-shared", "-Wl,--no-undefined", *parts, "-o", tmp_path / "engine.so")
+    assert {name for name in FUNCTIONS if not hasattr(ctypes.CDLL(str(tmp_path / "engine.so")), name)} == set()
+
+
+def test_a_header_defines_nothing_but_inline_functions() -> None:
+    for header in ENGINE.glob("*.h"):
+        defined = re.findall(r"^(?!typedef|#|static inline|\s|/|enum|struct).*\{$", header.read_text(), re.MULTILINE)
+        assert defined in ([], ['extern "C" {']), header.name
+
+
+def test_each_step_of_an_update_has_its_case(tmp_path: Path) -> None:
+    """An operation that no case of the switch knows does not compile."""
+    for part in ENGINE.iterdir():
+        if part.suffix in (".c", ".h", ".inc"):
+            shutil.copy(part, tmp_path)
+    update = tmp_path / "update.c"
+    update.write_text(update.read_text().replace("    NOTHING,\n", "    NOTHING,\n    FORGOTTEN,\n"))
+    with pytest.raises(AssertionError, match="FORGOTTEN"):
+        compile_c("gcc", *WARNINGS, "-c", update, "-o", tmp_path / "update.o")
 
 
 @pytest.mark.needs("clang")

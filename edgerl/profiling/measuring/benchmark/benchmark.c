@@ -5,12 +5,13 @@
  *
  *     cc -std=c11 -O3 -ffp-contract=fast -fno-math-errno -o benchmark benchmark.c
  *
- * POLICY is laid out as edgerl/profiling/bundle.py writes it; all in it is checked. Exit codes: 0 measured, 64 no POLICY
+ * POLICY is laid out as edgerl/profiling/measuring/bundle.py writes it; all in it is checked. Exit codes: 0 measured, 64 no POLICY
  * was named, 65 it is damaged, 71 the system refused something.
  */
 #define _GNU_SOURCE 1 /* to choose the processor */
 #pragma GCC diagnostic ignored "-Wunused-function" /* of the engine's, this program uses a part */
 
+#include "base.c"
 #include "policy.c"
 
 #include <sched.h>
@@ -245,7 +246,7 @@ static int is_too_sparse(const edgerl_layer *l) {
     return l->row_starts != NULL && (uint64_t)l->n_blocks * l->block * DENSE_IS_SLOWER_BELOW < positions;
 }
 
-/* Choose the fastest layout of a layer for these inputs [count][n_inputs]; outputs [count][n_outputs], after ReLU. */
+/* Choose the fastest layout of a layer for these inputs [count][n_inputs]; outputs [count][n_outputs], activated. */
 static void choose_layout(edgerl_layer *layer, int32_t isa, const float *inputs, float *outputs, uint32_t count) {
     uint64_t best = UINT64_MAX;
     uint32_t timed = count;
@@ -262,7 +263,7 @@ static void choose_layout(edgerl_layer *layer, int32_t isa, const float *inputs,
     run_layer(arena, inputs, outputs, count);
     free(arena);
     for (uint64_t i = 0; i < (uint64_t)count * layer->n_outputs; i++) {
-        outputs[i] = outputs[i] > 0 ? outputs[i] : 0;
+        outputs[i] = activate(HIDDEN_ACTIVATION, outputs[i]);
     }
 }
 

@@ -1,0 +1,124 @@
+"""`edgerl.run`: a policy at a fixed rate in its environment."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgerl.commands.models import Notice, find_model, load_policy, no_notice, task_of
+from edgerl.edge.acting.actions import ActionMode, adapted
+from edgerl.edge.acting.control import ControlLoop, ControlStatistics
+from edgerl.environments.make import Environment, make
+
+
+@dataclass
+class EpisodeSoFar:
+    """What an episode has come to."""
+
+    total: float = 0.0  # the undiscounted return
+    steps: int = 0
+
+    def as_dict(self) -> dict[str, float]:
+        """For JSON."""
+        return {"return": self.total, "steps": self.steps}
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What was measured, and what the policy returned."""
+
+    model: Path
+    environment: str
+    statistics: ControlStatistics
+    episodes: list[EpisodeSoFar]
+    unfinished_episode: EpisodeSoFar
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "model": str(self.model),
+            "environment": self.environment,
+            **asdict(self.statistics),
+            "episodes": [episode.as_dict() for episode in self.episodes],
+            "unfinished_episode": self.unfinished_episode.as_dict(),
+        }
+
+
+class CutShort(KeyboardInterrupt):
+    """Ctrl-C, with the report of what was measured until then."""
+
+    def __init__(self, report: RunReport) -> None:
+        super().__init__()
+        self.report = report
+
+
+@dataclass
+class _Simulation:
+    """The environment as a robot: it is observed and acted on, and begins the next episode by itself."""
+
+    environment: Environment
+    seed: int
+    finished: list[EpisodeSoFar] = field(default_factory=list)
+    unfinished: EpisodeSoFar = field(default_factory=EpisodeSoFar)
+
+    def __post_init__(self) -> None:
+        self._observation = self.environment.reset(self.seed)
+
+    def observe(self) -> npt.NDArray[np.float32]:
+        """The present observation [n]; of the type that the policy asks for."""
+        return self._observation
+
+    def act(self, action: npt.NDArray[np.float32]) -> None:
+        """Make one step, and begin the next episode where this one ends."""
+        self._observation, reward, terminated, truncated = self.environment.step(action)
+        self.unfinished.total += reward
+        self.unfinished.steps += 1
+        if terminated or truncated:
+            self.finished.append(self.unfinished)
+            self.unfinished = EpisodeSoFar()
+            self._observation = self.environment.reset(self.seed + len(self.finished))
+
+
+def run(
+    model: str | Path | None = None,
+    *,
+    env: str | None = None,
+    rate: float = 100.0,
+    actions: ActionMode | None = None,
+    seconds: float = 5.0,
+    seed: int = 0,
+    notice: Notice = no_notice,
+) -> RunReport:
+    """Run a policy at a fixed rate in its environment: latency, jitter, missed deadlines, return.
+
+    model: a policy.safetensors, which runs on edgerl's own engine, an ONNX file, which runs on onnxruntime, or a run
+    folder (default runs/latest). env: the environment (default the one that the file names). rate: in Hz. actions: of a
+    policy with other bounds than the environment's, scale or clip. seed: of the first episode; each next one adds 1.
+    notice: called with lines that a person should read.
+
+    Raises ConfigError, EnvironmentError, FileFormatError, UnsupportedModelError; CutShort, with the report, on Ctrl-C.
+    """
+    path = find_model(model, notice)
+    policy = load_policy(path, notice)
+    name, arguments = task_of(policy.metadata.get("about", {}), env or None, path, notice)
+    environment = make(name, arguments=arguments)
+    with contextlib.closing(environment):
+        driver = adapted(policy, environment, actions, str(path))
+        environment.observation_dtype = policy.observation_dtype
+        simulation = _Simulation(environment, seed)
+        fallback = np.clip(0, environment.action_low, environment.action_high)
+        loop = ControlLoop(driver, simulation.observe, simulation.act, rate, fallback)
+        is_cut = False
+        try:
+            loop.run(seconds)
+        except KeyboardInterrupt:
+            is_cut = True
+    report = RunReport(path, environment.name, loop.statistics(), simulation.finished, simulation.unfinished)
+    if is_cut:
+        raise CutShort(report)
+    return report

@@ -1,0 +1,221 @@
+/* SPDX-License-Identifier: MIT */
+/* Where everything lies in a learner's arena, and which configurations there are. */
+#include "learner.h"
+
+/* ------------------------------------------------------------------------------------------- the configuration */
+
+static uint64_t full_positions(const edgerl_layer_plan *p) { return (uint64_t)p->n_inputs * (p->n_outputs / p->block); }
+
+static int32_t check_plan(const edgerl_layer_plan *p, uint32_t n_inputs) {
+    if (p->n_inputs != n_inputs || p->n_outputs < 1 || p->n_outputs > EDGERL_LEARNER_UNITS) {
+        return EDGERL_BAD_SHAPE;
+    }
+    if (p->block != 1 && p->block != 4) {
+        return EDGERL_BAD_ARGUMENT;
+    }
+    const uint64_t narrow = p->n_outputs % p->block ? p->n_inputs : 0;
+    const uint64_t blocks = (uint64_t)p->full_blocks + p->narrow_blocks;
+    if (p->full_blocks > full_positions(p) || p->narrow_blocks > narrow || blocks < 1 ||
+        blocks * p->block > EDGERL_LEARNER_WEIGHTS) {
+        return EDGERL_BAD_SHAPE;
+    }
+    return EDGERL_OK;
+}
+
+static int32_t check_network(const edgerl_learner_config *c, const edgerl_layer_plan *plans, uint32_t n_inputs,
+                             uint32_t n_outputs) {
+    for (uint32_t i = 0; i < c->n_layers; i++) {
+        const int32_t status = check_plan(&plans[i], i == 0 ? n_inputs : plans[i - 1].n_outputs);
+        if (status != EDGERL_OK) {
+            return status;
+        }
+    }
+    return plans[c->n_layers - 1].n_outputs == n_outputs ? EDGERL_OK : EDGERL_BAD_SHAPE;
+}
+
+EDGERL_INTERNAL int32_t check_config(const edgerl_learner_config *c) {
+    if (c->n_layers < 2 || c->n_layers > EDGERL_LEARNER_LAYERS || c->n_observations < 1 || c->n_actions < 1 ||
+        c->n_observations > EDGERL_LEARNER_UNITS || c->n_actions > EDGERL_LEARNER_UNITS - c->n_observations) {
+        return EDGERL_BAD_SHAPE;
+    }
+    if (c->batch < 1 || c->batch > 65536 || c->policy_delay < 1 || c->n_step < 1 || c->n_step > 64 ||
+        (c->lanes != 1 && c->lanes != 4 && c->lanes != 8 && c->lanes != 16) || growth_rule_of(c->growth) == NULL ||
+        c->drop_schedule < EDGERL_DROP_CONSTANT || c->drop_schedule > EDGERL_DROP_COSINE || !in_range(c->discount, 0, 1) ||
+        !in_range(c->soft_update, 0, 1) || !in_range(c->learning_rate, 0, 1) || !in_range(c->weight_decay, 0, 1) ||
+        !in_range(c->target_noise, 0, 10) || !in_range(c->target_noise_clip, 0, 10) || !in_range(c->drop_fraction, 0, 1)) {
+        return EDGERL_BAD_ARGUMENT;
+    }
+    const int32_t actor = check_network(c, c->actor, c->n_observations, c->n_actions);
+    return actor != EDGERL_OK ? actor : check_network(c, c->critic, c->n_observations + c->n_actions, 1);
+}
+
+/* ------------------------------------------------------------------------------------------------- the layout */
+
+/* How many panels lines over `length` positions are cut into, where each has `worth` blocks in each panel on average. */
+static uint32_t panels_of(uint32_t length, uint32_t blocks, uint32_t lines, uint32_t worth) {
+    const uint32_t panels = (length + PANEL - 1) / PANEL;
+    return blocks / lines / panels >= worth ? panels : 1;
+}
+
+static void lay_out_layer(sparse_layer *layer, const edgerl_layer_plan *p, int has_transposed, uint64_t *end,
+                          uint64_t *derived) {
+    layer->n_inputs = p->n_inputs;
+    layer->n_outputs = p->n_outputs;
+    layer->block = p->block;
+    layer->full_rows = p->n_outputs / p->block;
+    layer->rows = (p->n_outputs + p->block - 1) / p->block;
+    layer->full_blocks = p->full_blocks;
+    layer->blocks = p->full_blocks + p->narrow_blocks;
+    layer->is_dense =
+        p->full_blocks == full_positions(p) && (layer->rows == layer->full_rows || p->narrow_blocks == p->n_inputs);
+    const uint64_t weights = weights_of(layer), units = units_of(layer);
+    layer->arrays.starts = set_aside(end, (uint64_t)layer->rows + 1, sizeof(uint32_t));
+    layer->arrays.columns = set_aside(end, layer->blocks, sizeof(uint16_t));
+    layer->arrays.weight = set_aside(end, weights, sizeof(real));
+    layer->arrays.first_moment = set_aside(end, weights, sizeof(real));
+    layer->arrays.second_moment = set_aside(end, weights, sizeof(real));
+    layer->arrays.target = set_aside(end, weights, sizeof(real));
+    if (!layer->is_dense) {
+        layer->arrays.in_target = set_aside(end, (layer->blocks + 31u) / 32u, sizeof(uint32_t));
+        layer->arrays.extra_starts = set_aside(end, (uint64_t)layer->rows + 1, sizeof(uint32_t));
+        layer->arrays.extra_columns = set_aside(end, layer->blocks, sizeof(uint16_t));
+        layer->arrays.extra_target = set_aside(end, weights, sizeof(real));
+    }
+    layer->arrays.bias = set_aside(end, units, sizeof(real));
+    layer->arrays.bias_first_moment = set_aside(end, units, sizeof(real));
+    layer->arrays.bias_second_moment = set_aside(end, units, sizeof(real));
+    layer->arrays.bias_target = set_aside(end, units, sizeof(real));
+    layer->row_panels =
+        panels_of(layer->n_inputs, layer->blocks, layer->rows, layer->block == 4 ? BLOCK_PANEL_WORTH : PANEL_WORTH);
+    layer->column_panels =
+        has_transposed && layer->block == 1 ? panels_of(layer->rows, layer->blocks, layer->n_inputs, PANEL_WORTH) : 1;
+    /* Offsets of what can be made anew are relative to the end of the state, which is not known yet. */
+    layer->has_transposed = has_transposed && p->block == 1;
+    if (layer->has_transposed) {
+        layer->column_starts = set_aside(derived, (uint64_t)p->n_inputs + 1, sizeof(uint32_t));
+        layer->column_rows = set_aside(derived, layer->blocks, sizeof(uint16_t));
+        layer->column_places = set_aside(derived, layer->blocks, sizeof(uint16_t));
+    }
+    layer->row_bounds = set_aside(derived, (uint64_t)(layer->row_panels - 1) * layer->rows, sizeof(uint32_t));
+    layer->column_bounds = set_aside(derived, (uint64_t)(layer->column_panels - 1) * layer->n_inputs, sizeof(uint32_t));
+}
+
+static void lay_out_acting(learner *l, uint64_t *end) {
+    for (uint32_t which = 0; which < 2; which++) {
+        for (uint32_t i = 0; i < l->config.n_layers; i++) {
+            const sparse_layer *layer = &l->layers[EDGERL_ACTOR][i];
+            l->acting[which].starts[i] = set_aside(end, (uint64_t)layer->rows + 1, sizeof(uint32_t));
+            l->acting[which].columns[i] = set_aside(end, layer->blocks, sizeof(uint16_t));
+            l->acting[which].weight[i] = set_aside(end, weights_of(layer), sizeof(real));
+            l->acting[which].bias[i] = set_aside(end, units_of(layer), sizeof(real));
+        }
+    }
+}
+
+static uint64_t larger(uint64_t a, uint64_t b) { return a > b ? a : b; }
+
+static void lay_out_scratch(learner *l, uint64_t *end) {
+    const edgerl_learner_config *c = &l->config;
+    const uint64_t columns = l->stride, inputs = padded((uint64_t)c->n_observations + c->n_actions);
+    uint64_t most_weights = 0, most_units = 0, most_inputs = inputs, workspace = 0;
+    for (uint32_t n = 0; n < NETWORKS; n++) {
+        for (uint32_t i = 0; i < c->n_layers; i++) {
+            const sparse_layer *layer = &l->layers[n][i];
+            most_weights = larger(most_weights, weights_of(layer));
+            most_units = larger(most_units, padded(layer->n_outputs));
+            most_inputs = larger(most_inputs, layer->n_inputs);
+            if (!layer->is_dense) {
+                workspace = larger(workspace, lay_out_workspace(layer, 0, c->growth).end);
+            }
+        }
+    }
+    l->now = set_aside(end, inputs * columns, sizeof(real));
+    l->next = set_aside(end, inputs * columns, sizeof(real));
+    l->target_value = set_aside(end, columns, sizeof(real));
+    l->returns = set_aside(end, columns, sizeof(float));
+    l->discounts = set_aside(end, columns, sizeof(float));
+    const uint64_t noise = round_up((uint64_t)c->batch * c->n_actions, 4);
+    l->noise = set_aside(end, noise, sizeof(real));
+    l->words = set_aside(end, larger(noise, c->batch + 3u), sizeof(uint32_t));
+    l->weight_gradient = set_aside(end, larger(most_weights, is_scored(c->growth) ? 4 * most_inputs : 0), sizeof(real));
+    l->bias_gradient = set_aside(end, most_units, sizeof(real));
+    const uint64_t activations = *end;
+    for (uint32_t i = 0; i < c->n_layers; i++) {
+        const uint64_t actor = padded(c->actor[i].n_outputs), critic = padded(c->critic[i].n_outputs);
+        l->hidden[0][i] = set_aside(end, actor * columns, sizeof(real));
+        l->hidden[1][i] = set_aside(end, critic * columns, sizeof(real));
+        l->gradient[i] = set_aside(end, larger(actor, critic) * columns, sizeof(real));
+    }
+    l->action_gradient = set_aside(end, inputs * columns, sizeof(real));
+    l->workspace = is_scored(c->growth) ? *end : activations;
+    l->workspace_bytes = workspace;
+    *end = larger(*end, l->workspace + workspace);
+}
+
+EDGERL_INTERNAL void lay_out(learner *l, const edgerl_learner_config *config) {
+    zero(l, sizeof *l);
+    l->magic = LEARNER_MAGIC;
+    l->version = LEARNER_VERSION;
+    l->sizeof_real = sizeof(real);
+    l->config = *config;
+    l->width = (config->batch + config->lanes - 1) / config->lanes * config->lanes;
+    /* Where rows are taken in chunks, an odd number of cache lines spreads the chunks over all of the first cache. */
+    l->stride = l->width > 64 && l->width % 32 == 0 && config->lanes > 1 ? l->width + 16 : l->width;
+    uint64_t end = round_up(sizeof(learner), EDGERL_ALIGNMENT), derived = 0;
+    for (uint32_t n = 0; n < NETWORKS; n++) {
+        for (uint32_t i = 0; i < config->n_layers; i++) {
+            const edgerl_layer_plan *plan = n == EDGERL_ACTOR ? &config->actor[i] : &config->critic[i];
+            lay_out_layer(&l->layers[n][i], plan, i > 0 || n == EDGERL_CRITIC_1, &end, &derived);
+        }
+    }
+    l->bytes.state = end;
+    for (uint32_t n = 0; n < NETWORKS; n++) {
+        for (uint32_t i = 0; i < config->n_layers; i++) {
+            sparse_layer *layer = &l->layers[n][i];
+            layer->column_starts += end;
+            layer->column_rows += end;
+            layer->column_places += end;
+            layer->row_bounds += end;
+            layer->column_bounds += end;
+        }
+    }
+    end += derived;
+    lay_out_acting(l, &end);
+    l->bytes.connections = end;
+    uint64_t widest = config->n_observations;
+    for (uint32_t i = 0; i < config->n_layers; i++) {
+        widest = larger(widest, padded(config->actor[i].n_outputs));
+    }
+    l->acting_vectors[0] = set_aside(&end, widest, sizeof(real));
+    l->acting_vectors[1] = set_aside(&end, widest, sizeof(real));
+    lay_out_scratch(l, &end);
+    l->bytes.total = end;
+}
+
+int32_t edgerl_learner_bytes(const edgerl_learner_config *config, edgerl_learner_bytes_of *bytes) {
+    if (config == NULL || bytes == NULL) {
+        return EDGERL_BAD_ARGUMENT;
+    }
+    const int32_t status = check_config(config);
+    if (status != EDGERL_OK) {
+        return status;
+    }
+    learner l;
+    lay_out(&l, config);
+    if (l.bytes.total > SIZE_MAX) {
+        return EDGERL_TOO_LARGE;
+    }
+    *bytes = l.bytes;
+    return EDGERL_OK;
+}
+
+uint32_t edgerl_layout_number(void) {
+    const uint32_t sizes[] = {sizeof(edgerl_layer),           sizeof(edgerl_policy_config), sizeof(edgerl_learner_config),
+                              sizeof(edgerl_replay),          sizeof(edgerl_learner_layer), sizeof(edgerl_learner_progress),
+                              sizeof(edgerl_learner_bytes_of)};
+    uint32_t number = 0;
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        number = number * 1009 + sizes[i];
+    }
+    return number;
+}
