@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from edgerl.cli.support.format_options import takes_options_of_formats
-from edgerl.cli.support.models import find_model, find_run
 from edgerl.cli.support.output import Force, Json, note, print_json
 from edgerl.errors import ConfigError
 from edgerl.export import find_format, formats
-from edgerl.run_folder import POLICY
-
-if TYPE_CHECKING:
-    from edgerl.export import Format
 
 
 @takes_options_of_formats
@@ -55,26 +50,14 @@ def command(
         if format != "c":
             raise ConfigError(f"--learn was given, which --format {format} does not have; leave it out")
         format = "c-learner"
-    chosen = find_format(format)
     from edgerl.commands.export import export_policy
 
     typed = " ".join(["edgerl", *sys.argv[1:]])
-    report = export_policy(_source(policy, chosen), format, output, force=force, command=typed, **options)
+    report = export_policy(policy, format, output, force=force, command=typed, notice=note, **options)
     if json:
         print_json(report.as_dict())
         return
-    for line in chosen.describe(report):
+    for line in find_format(format).describe(report):
         print(line)
     for line in report.notes:
         note(line)
-
-
-def _source(named: Path | None, chosen: Format) -> Path:
-    """What is exported; where it is looked for, printed."""
-    from edgerl.edge.continual.store import Snapshots
-
-    if chosen.SOURCE == "learner":
-        return named if named is not None and named.is_file() else find_run(named)
-    if named is not None and Snapshots(named).are_there:
-        return named
-    return find_model(named, (POLICY,))

@@ -9,6 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+from edgerl.commands.models import Notice, find_model, find_run, no_notice
 from edgerl.edge.continual.learner import champion_policy
 from edgerl.edge.continual.store import Snapshots
 from edgerl.edge.runtimes import RUNTIMES, RuntimeName, refuse_onnx
@@ -31,39 +32,40 @@ if TYPE_CHECKING:
     from edgerl.export.learner import LearnerReport
     from edgerl.export.onnx import OnnxReport
 
+Exported = CompactPolicy | str | Path | None
+"""A policy or a learner, or where it lies; None: the latest run's."""
+
 
 @overload
 def export_policy(
-    policy: CompactPolicy | str | Path, format: Literal["onnx"] = ..., path: str | Path | None = None, **options: Any
+    policy: Exported = ..., format: Literal["onnx"] = ..., path: str | Path | None = None, **options: Any
 ) -> OnnxReport: ...
 
 
 @overload
 def export_policy(
-    policy: CompactPolicy | str | Path, format: Literal["c"], path: str | Path | None = None, **options: Any
+    policy: Exported, format: Literal["c"], path: str | Path | None = None, **options: Any
 ) -> CReport: ...
 
 
 @overload
 def export_policy(
-    policy: str | Path, format: Literal["c-learner"], path: str | Path | None = None, **options: Any
+    policy: Exported, format: Literal["c-learner"], path: str | Path | None = None, **options: Any
 ) -> CLearnerReport: ...
 
 
 @overload
 def export_policy(
-    policy: str | Path, format: Literal["learner"], path: str | Path | None = None, **options: Any
+    policy: Exported, format: Literal["learner"], path: str | Path | None = None, **options: Any
 ) -> LearnerReport: ...
 
 
 @overload
-def export_policy(
-    policy: CompactPolicy | str | Path, format: str, path: str | Path | None = None, **options: Any
-) -> ExportReport: ...
+def export_policy(policy: Exported, format: str, path: str | Path | None = None, **options: Any) -> ExportReport: ...
 
 
 def export_policy(
-    policy: CompactPolicy | str | Path,
+    policy: Exported = None,
     format: str = "onnx",
     path: str | Path | None = None,
     *,
@@ -71,16 +73,18 @@ def export_policy(
     device: str | Path | None = None,
     observations: Array | None = None,
     command: str = PolicySource.command,
+    notice: Notice = no_notice,
     **options: Any,
 ) -> ExportReport:
     """Write a policy or a learner in `format`, with the options that `edgerl export` has for it.
 
-    policy: a CompactPolicy; or a policy.safetensors, a run folder, or the state folder of a learner; for c-learner and
-    learner a run folder, for c-learner also a learner.safetensors. path: the file or folder to write; by default as
-    the command has it, which in a run or state folder replaces what is there. force: replace another one, too. device:
-    write for this one, and keep its budgets: the same as `target`, where that names a device. observations: recorded
-    ones [count, n], less the policy's offset, over which the loss of smaller weights is stated; by default the run's.
-    command: what made the export, which the header of C names.
+    policy: a CompactPolicy; or a policy.safetensors, the state folder of a learner, or a run folder (default
+    runs/latest). c-learner and learner take a run folder, c-learner also a learner.safetensors. path: the file or
+    folder to write (default beside the policy; in a run or state folder it replaces what is there). force: replace
+    another one, too. device: write for this one, and keep its budgets: as `target`, where that names a device.
+    observations: recorded ones [count, n], less the policy's offset, over which the loss of smaller weights is stated
+    (default the run's). command: what made the export, which the header of C names. notice: called with lines that a
+    person should read.
 
     Raises ConfigError for an unknown format or option, OutputError where a file exists and `force` is not given,
     FileFormatError for a damaged policy, DeviceError, MissingExtraError, UnsupportedModelError, and CheckFailed where
@@ -93,12 +97,13 @@ def export_policy(
     core = core_to_measure(made.target, board, made.measure) if isinstance(made, c.Options) else None
     source: PolicySource | LearnerSource
     if chosen.SOURCE == "learner":
-        source = _learner(policy, format, board)
+        source = _learner(policy, format, board, notice)
         default = _Default(source.folder / chosen.OUTPUT, is_ours=True)
     else:
-        default = _beside_policy(policy, chosen)
+        found = policy if isinstance(policy, CompactPolicy) else _find_policy(policy, notice)
+        default = _beside_policy(found, chosen)
         recorded = partial(_recorded, default) if observations is None else lambda: observations
-        source = PolicySource(*_read_policy(policy, format), board, command, recorded)
+        source = PolicySource(*_read_policy(found, format), board, command, recorded)
     goal = default.path if path is None else Path(path)
     if goal is None:
         raise ConfigError("`path` was not given, and a policy in memory lies in no folder; name a file or a folder")
@@ -157,29 +162,29 @@ class _Default:
     is_ours: bool  # what is there is replaced
 
 
-def _beside_policy(policy: CompactPolicy | str | Path, chosen: Format) -> _Default:
+def _find_policy(named: str | Path | None, notice: Notice) -> Path:
+    """The policy's file, or the state folder of a learner."""
+    if named is not None and Snapshots(Path(named)).are_there:
+        return Path(named)
+    return find_model(named, notice, (POLICY,))
+
+
+def _beside_policy(policy: CompactPolicy | Path, chosen: Format) -> _Default:
     if isinstance(policy, CompactPolicy):
         return _Default(None, is_ours=False)
-    path = Path(policy)
-    if Snapshots(path).are_there:
-        return _Default(path / chosen.OUTPUT, is_ours=True)
-    file = _policy_file(path)
+    if policy.is_dir():
+        return _Default(policy / chosen.OUTPUT, is_ours=True)
     suffix = Path(chosen.OUTPUT).suffix
-    output = file.with_suffix(suffix) if suffix else file.with_name(chosen.OUTPUT)
-    return _Default(output, is_ours=file.name == POLICY and file.with_name(CONFIG).exists())
+    output = policy.with_suffix(suffix) if suffix else policy.with_name(chosen.OUTPUT)
+    return _Default(output, is_ours=policy.name == POLICY and policy.with_name(CONFIG).exists())
 
 
-def _policy_file(path: Path) -> Path:
-    return path / POLICY if path.is_dir() else path
-
-
-def _read_policy(policy: CompactPolicy | str | Path, format: str) -> tuple[CompactPolicy, str]:
+def _read_policy(policy: CompactPolicy | Path, format: str) -> tuple[CompactPolicy, str]:
     """The policy with the SHA-256 of its file; that of a state folder is the champion, without dead units."""
-    if not isinstance(policy, CompactPolicy):
-        path = Path(policy)
-        if not Snapshots(path).are_there:
-            return _read_file(_policy_file(path), format)
-        policy = compact(champion_policy(path))
+    if isinstance(policy, Path):
+        if policy.is_file():
+            return _read_file(policy, format)
+        policy = compact(champion_policy(policy))
     return policy, sha256(policy_file.to_bytes(policy)).hexdigest()
 
 
@@ -204,12 +209,12 @@ def _recorded(default: _Default) -> Array | None:
         return None
 
 
-def _learner(learner: CompactPolicy | str | Path, format: str, board: Board | None) -> LearnerSource:
+def _learner(learner: Exported, format: str, board: Board | None, notice: Notice) -> LearnerSource:
     if isinstance(learner, CompactPolicy):
         raise ConfigError(f"`format` {format} takes a learner, and this is a policy; name a run folder")
-    path = Path(learner)
-    if path.is_file():
-        return LearnerSource(path, None, board)
+    if learner is not None and Path(learner).is_file():
+        return LearnerSource(Path(learner), None, board)
+    run = find_run(learner, notice)
     from edgerl.training.handover import hand_over
 
-    return LearnerSource(path, partial(hand_over, path), board)
+    return LearnerSource(run, partial(hand_over, run), board)

@@ -166,6 +166,13 @@ def test_the_command_and_the_function_say_and_write_the_same(
     ]
 
 
+def test_without_a_name_it_is_the_latest_run_which_is_said(run: Path) -> None:
+    said: list[str] = []
+    assert export_policy(notice=said.append).path == run / "policy.onnx"
+    assert export_policy(None, "learner", notice=said.append).path == run / "learner.safetensors"
+    assert said == [f"using {run / 'policy.safetensors'}", f"using {run}"]
+
+
 def test_a_learner_in_a_file_becomes_c(tmp_path: Path) -> None:
     path = write_bundle(config=learner_config())
     report = export_policy(path, "c-learner", prefix="arm", batch=4)

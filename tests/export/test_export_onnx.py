@@ -354,7 +354,7 @@ def test_a_damaged_policy_is_refused(make_policy: Any, tmp_path: Path, path: Pat
 
 
 def test_a_folder_without_a_policy_is_refused(tmp_path: Path, path: Path) -> None:
-    with pytest.raises(FileFormatError, match=r"policy\.safetensors is not there"):
+    with pytest.raises(FileFormatError, match=r"holds no policy\.safetensors; train one"):
         export_policy(tmp_path, "onnx", path)
 
 
