@@ -38,7 +38,7 @@ class ExportReport:
 
 
 @dataclass(frozen=True)
-class Board:
+class TargetDevice:
     """What an exporter must know of the device that it writes for; bytes of what runs C there."""
 
     id: str
@@ -57,7 +57,7 @@ class PolicySource:
 
     policy: CompactPolicy
     sha256: str  # of its file, as it lies there or would
-    board: Board | None = None
+    device: TargetDevice | None = None
     command: str = "edgerl.export_policy"  # which made the export
     recorded: Callable[[], Array | None] = lambda: None  # observations [count, n] of its run, less the offset
 
@@ -68,7 +68,7 @@ class LearnerSource:
 
     path: Path  # the run folder, or a learner.safetensors
     hand_over: Callable[..., Any] | None  # training.handover.hand_over of the run; None: it is a file
-    board: Board | None = None
+    device: TargetDevice | None = None
 
     @property
     def folder(self) -> Path:

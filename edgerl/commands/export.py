@@ -14,7 +14,7 @@ from edgerl.edge.continual.learner import champion_policy
 from edgerl.edge.continual.store import Snapshots
 from edgerl.edge.runtimes import RUNTIMES, RuntimeName, refuse_onnx
 from edgerl.errors import ConfigError, FileFormatError, nearest, require
-from edgerl.export import Board, ExportReport, Format, LearnerSource, PolicySource, c, find_format, formats
+from edgerl.export import ExportReport, Format, LearnerSource, PolicySource, TargetDevice, c, find_format, formats
 from edgerl.files.atomic import read_bytes
 from edgerl.options import Checked, options_of
 from edgerl.policy import format as policy_file
@@ -91,19 +91,19 @@ def export_policy(
     the device's budgets are exceeded, or what was written acts differently.
     """
     chosen = find_format(format)
-    made, board = _options(chosen, format, options, device)
+    made, target = _options(chosen, format, options, device)
     for requirement in chosen.REQUIRES:
         require(requirement, "export")
-    core = core_to_measure(made.target, board, made.measure) if isinstance(made, c.Options) else None
+    core = core_to_measure(made.target, target, made.measure) if isinstance(made, c.Options) else None
     source: PolicySource | LearnerSource
     if chosen.SOURCE == "learner":
-        source = _learner(policy, format, board, notice)
+        source = _learner(policy, format, target, notice)
         default = _Default(source.folder / chosen.OUTPUT, is_ours=True)
     else:
         found = policy if isinstance(policy, CompactPolicy) else _find_policy(policy, notice)
         default = _beside_policy(found, chosen)
         recorded = partial(_recorded, default) if observations is None else lambda: observations
-        source = PolicySource(*_read_policy(found, format), board, command, recorded)
+        source = PolicySource(*_read_policy(found, format), target, command, recorded)
     goal = default.path if path is None else Path(path)
     if goal is None:
         raise ConfigError("`path` was not given, and a policy in memory lies in no folder; name a file or a folder")
@@ -115,7 +115,7 @@ def export_policy(
 
 def _options(
     chosen: Format, format: str, options: Mapping[str, Any], device: str | Path | None
-) -> tuple[Checked, Board | None]:
+) -> tuple[Checked, TargetDevice | None]:
     """The options of a format, checked, and the device that they or `device` name."""
     known = options_of(chosen.Options)
     given = {name: value for name, value in options.items() if value is not None}
@@ -130,7 +130,7 @@ def _options(
             raise ConfigError(f"`target` is {target} and `device` is {device}; expected one of them")
     elif target is not None and target not in known["target"].choices:
         device = given.pop("target")
-    return chosen.Options(**given), None if device is None else _board(find_device(device))
+    return chosen.Options(**given), None if device is None else _target_device(find_device(device))
 
 
 def _foreign_option(name: str, format: str, known: Iterable[str]) -> ConfigError:
@@ -139,10 +139,10 @@ def _foreign_option(name: str, format: str, known: Iterable[str]) -> ConfigError
     return ConfigError(f"`{name}` was given, which `format` {format} does not have{suggestion or '; leave it out'}")
 
 
-def _board(device: Device) -> Board:
+def _target_device(device: Device) -> TargetDevice:
     figures = figures_of(device, device.runtime("c"))
     is_microcontroller = device.kind == "microcontroller"
-    return Board(
+    return TargetDevice(
         id=device.id,
         core=device.cpu.core,
         lanes=1 if is_microcontroller else LANES_BASELINE,
@@ -209,12 +209,12 @@ def _recorded(default: _Default) -> Array | None:
         return None
 
 
-def _learner(learner: Exported, format: str, board: Board | None, notice: Notice) -> LearnerSource:
+def _learner(learner: Exported, format: str, target: TargetDevice | None, notice: Notice) -> LearnerSource:
     if isinstance(learner, CompactPolicy):
         raise ConfigError(f"`format` {format} takes a learner, and this is a policy; name a run folder")
     if learner is not None and Path(learner).is_file():
-        return LearnerSource(Path(learner), None, board)
+        return LearnerSource(Path(learner), None, target)
     run = find_run(learner, notice)
     from edgerl.training.handover import hand_over
 
-    return LearnerSource(run, partial(hand_over, run), board)
+    return LearnerSource(run, partial(hand_over, run), target)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from edgerl.errors import CheckFailed
-from edgerl.export import Board, ExportReport, PolicySource
+from edgerl.export import ExportReport, PolicySource, TargetDevice
 from edgerl.options import Checked, option
 from edgerl.units import human_bytes
 
@@ -97,21 +97,21 @@ class CReport(ExportReport):
 def export(source: PolicySource, path: Path, options: Options, *, force: bool) -> CReport:
     """Write header and C file of the policy into the folder `path`, which is made where its parent is there.
 
-    With a board, for its core. Raises OutputError, UnsupportedModelError, and CheckFailed, writing nothing, where the
-    board's budgets are exceeded.
+    With a device, for its core. Raises OutputError, UnsupportedModelError, and CheckFailed, writing nothing, where the
+    device's budgets are exceeded.
     """
     from edgerl.export.c.files import write_files
     from edgerl.export.c.form import target_of_core
     from edgerl.export.c.project import project_files
     from edgerl.export.c.source import Provenance, generate, loss
 
-    board = source.board
-    if board is not None:
-        options = replace(options, target=target_of_core(board.core))
-    provenance = Provenance(source.sha256, source.command, None if board is None else board.id)
+    device = source.device
+    if device is not None:
+        options = replace(options, target=target_of_core(device.core))
+    provenance = Provenance(source.sha256, source.command, None if device is None else device.id)
     made = generate(source.policy, options=options, provenance=provenance)
-    if board is not None:
-        _check_budgets(made, board)
+    if device is not None:
+        _check_budgets(made, device)
     texts = {f"{made.prefix}.c": made.source, f"{made.prefix}.h": made.header}
     around = project_files(made.prefix) if options.project else {}
     write_files(path, {**texts, **around}, force=force)
@@ -131,16 +131,16 @@ def export(source: PolicySource, path: Path, options: Options, *, force: bool) -
     )
 
 
-def _check_budgets(made: CSource, board: Board) -> None:
-    """Raise CheckFailed where the code takes more flash or memory than the board's budgets allow."""
-    in_memory = made.flash_bytes if board.constants_in_memory else 0
+def _check_budgets(made: CSource, device: TargetDevice) -> None:
+    """Raise CheckFailed where the code takes more flash or memory than the device's budgets allow."""
+    in_memory = made.flash_bytes if device.constants_in_memory else 0
     for name, used, budget in (
-        ("flash", board.installed + made.flash_bytes, board.flash_budget),
-        ("memory", board.base_memory + in_memory + made.scratch_bytes, board.memory_budget),
+        ("flash", device.installed + made.flash_bytes, device.flash_budget),
+        ("memory", device.base_memory + in_memory + made.scratch_bytes, device.memory_budget),
     ):
         if used > budget:
             raise CheckFailed(
-                f"the C of {made.policy.architecture[:60]} takes {human_bytes(used)} of {name} on {board.id}, expected "
+                f"the C of {made.policy.architecture[:60]} takes {human_bytes(used)} of {name} on {device.id}, expected "
                 f"at most {human_bytes(budget)}: choose a smaller `dtype` or `layout` sparse, or prune it (edgerl fit)"
             )
 

@@ -119,16 +119,16 @@ class CLearnerReport(ExportReport):
 def export(source: LearnerSource, path: Path, options: Options, *, force: bool) -> CLearnerReport:
     """Write header and C file into the folder `path`.
 
-    Raises ConfigError, FileFormatError, OutputError, and CheckFailed, writing nothing, where the board's budgets are
+    Raises ConfigError, FileFormatError, OutputError, and CheckFailed, writing nothing, where the device's budgets are
     exceeded.
     """
     from edgerl.export.c_learner.source import make_c_learner, write_c_learner
 
-    board = source.board
+    device = source.device
     budget = None
-    if board is not None:
-        budget = Budget(board.id, board.memory_budget - board.base_memory, board.flash_budget)
-    target = options.target if board is None else board.id
+    if device is not None:
+        budget = Budget(device.id, device.memory_budget - device.base_memory, device.flash_budget)
+    target = options.target if device is None else device.id
     with tempfile.TemporaryDirectory(prefix="edgerl-") as scratch:
         bundle, origin, kept = _bundle(source, options, Path(scratch) / LEARNER)
         learner = make_c_learner(
@@ -136,7 +136,7 @@ def export(source: LearnerSource, path: Path, options: Options, *, force: bool) 
             capacity=options.replay,
             memory=options.memory,
             batch=options.batch,
-            lanes=1 if board is None else board.lanes,
+            lanes=1 if device is None else device.lanes,
             budget=budget,
             prefix=options.prefix,
             precision=options.replay_dtype,

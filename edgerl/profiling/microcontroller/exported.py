@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from edgerl.errors import CheckFailed, ConfigError
-from edgerl.export import Board
+from edgerl.export import TargetDevice
 from edgerl.export.c import CReport
 from edgerl.export.c.form import in_precision
 from edgerl.policy.compact import CompactPolicy, Precision
@@ -66,17 +66,17 @@ class MeasuredExport:
         return () if counted.no_cycles is None else (f"cycles not modelled: {counted.no_cycles}",)
 
 
-def core_to_measure(target: str, board: Board | None, measure: bool | None) -> str | None:
+def core_to_measure(target: str, device: TargetDevice | None, measure: bool | None) -> str | None:
     """The core that an export is measured for, or None. measure: whether that was asked for; None: where it can be
     done. Raises ConfigError, MissingExtraError where it was asked for and cannot be done."""
     if measure is False or (measure is None and find_program(COMPILER) is None):
         return None
-    core = CORE_OF_TARGET.get(target) if board is None else CORE_OF_DEVICE.get(board.core)
+    core = CORE_OF_TARGET.get(target) if device is None else CORE_OF_DEVICE.get(device.core)
     if measure is None:
         return core
     if core is None:
         raise ConfigError(
-            f"`measure` compiles for a Cortex-M, and the target is {target if board is None else board.id}; name one "
+            f"`measure` compiles for a Cortex-M, and the target is {target if device is None else device.id}; name one "
             f"with `target`: {', '.join(CORE_OF_TARGET)}, or a device that has one"
         )
     require_compiler()
