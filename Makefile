@@ -52,9 +52,11 @@ lint: $(VENV)/.dev
 	rm -rf build/lib* $(TYPED) && $(INSTALL) --no-deps --target $(TYPED) .
 	cd $(TYPED) && MYPYPATH=. ../../$(BIN)/mypy --config-file ../../pyproject.toml --package edgerl
 
+# A process a core; tests that share a trained run stay together as far as they can.
+JOBS ?= $(shell nproc)
 test: lint
 	$(BIN)/python tests/needs.py --install
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses $(JOBS) --dist worksteal
 
 # The warning is of a next version of mkdocs, which pyproject.toml excludes.
 docs: $(VENV)/.dev

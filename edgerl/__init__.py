@@ -14,15 +14,15 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "cost": ("edgerl.commands.cost", "cost"),
     "run": ("edgerl.commands.run", "run"),
+    "info": ("edgerl.commands.info", "info"),
     "play": ("edgerl.commands.play", "play"),
     "table": ("edgerl.commands.table", "table"),
-    "report": ("edgerl.commands.report", "report"),
+    "write_report": ("edgerl.commands.report", "write_report"),
     "train": ("edgerl.training.trainer", "train"),
     "prune": ("edgerl.training.compaction", "prune"),
     "profile": ("edgerl.profiling.budgets.report", "profile"),
     "fit": ("edgerl.compression.fit", "fit"),
     "load": ("edgerl.policy.format", "load"),
-    "write_report": ("edgerl.report.build", "write_report"),
     "export_policy": ("edgerl.commands.export", "export_policy"),
 }
 

@@ -6,6 +6,7 @@ import ast
 import resource
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from statistics import median
 
@@ -51,6 +52,7 @@ ROOMS: dict[str, set[str]] = {
         *("edgerl.training", "edgerl.profiling", "edgerl.studies", "numpy", "plotly"),
     },
 }
+ROOMS["commands"] = {"numpy", "gymnasium", "onnx", "scipy", *(f"edgerl.{room}" for room in ROOMS)}
 """What each package may import beside the standard library, itself, `edgerl.files` and SHARED; data flows downwards."""
 
 
@@ -101,6 +103,39 @@ def test_the_only_onnxruntime_in_edge_is_in_onnx_policy() -> None:
         assert ("onnxruntime" in _imports(path.read_text())) == (path.name == "onnx_policy.py")
 
 
+def test_no_import_cycle() -> None:
+    """Of modules, whether they import each other at once or inside functions; for types alone nothing is loaded."""
+    sources = {_module(path): path for room in ("", "export", "device_profiles") for path in _sources(room)}
+    assert {"edgerl", "edgerl.profiling.budgets.model", "edgerl.export.c.form"} <= set(sources)
+    imported = {name: _modules_of_edgerl(path.read_text(), set(sources)) for name, path in sources.items()}
+    try:
+        TopologicalSorter(imported).prepare()
+    except CycleError as error:
+        pytest.fail(" imports ".join(error.args[1][::-1]))
+
+
+def _module(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    parts = parts if parts[0] == "edgerl" else ("edgerl", *parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _modules_of_edgerl(source: str, known: set[str]) -> set[str]:
+    """What a module imports, but for types."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
+            node.body.clear()
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            members = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= (members & known) | ({str(node.module)} if members - known else set())
+    return found & known
+
+
 @pytest.mark.parametrize(
     ("statement", "absent"),
     [
@@ -119,7 +154,7 @@ def test_an_import_loads_no_more_than_it_needs(statement: str, absent: set[str])
 
 
 def test_the_public_names_are_there() -> None:
-    for name in ("train", "prune", "profile", "fit", "write_report", "load", "export_policy"):
+    for name in edgerl.__all__[1:]:
         assert callable(getattr(edgerl, name))
         assert name in dir(edgerl)
     with pytest.raises(AttributeError, match="module 'edgerl' has no attribute 'nothing'"):

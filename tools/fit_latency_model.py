@@ -31,7 +31,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgerl.files.atomic import write_atomically
-from edgerl.profiling.latency.cores import find_core
+from edgerl.profiling.latency.cores import class_of_core
 from edgerl.profiling.latency.model import (
     ITEMS,
     LEVELS,
@@ -122,7 +122,7 @@ def predict_us(model: LatencyModel, point: Point) -> float:
     """The model's latency of a point, at the point's own clock."""
     assert point.cpu is not None
     assert point.clock_mhz is not None
-    costs = model.cycle_costs(point.runtime_class, find_core(point.cpu), point.precision, point.device_id)
+    costs = model.cycle_costs(point.runtime_class, class_of_core(point.cpu), point.precision, point.device_id)
     counts = (1, point.layers, point.outputs, point.multiply_adds)
     items = (costs.call, costs.layer, costs.output, costs.multiply_add)
     return sum(count * item for count, item in zip(counts, items, strict=True)) / point.clock_mhz
@@ -235,7 +235,7 @@ def _priors(points: Sequence[Point]) -> dict[str, tuple[float, float]]:
 
 
 def _core_name(point: Point) -> str:
-    return find_core(point.cpu or "").name
+    return class_of_core(point.cpu or "").name
 
 
 def _cycles(point: Point) -> float:
@@ -244,7 +244,7 @@ def _cycles(point: Point) -> float:
 
 
 def _term(point: Point, names: list[str]) -> _Term:
-    core = find_core(point.cpu or "")
+    core = class_of_core(point.cpu or "")
     places = {name: index for index, name in enumerate(names)}
     indices = (factor_names(item, point.runtime_class, core, point.precision, point.device_id) for item in ITEMS)
     return _Term(
@@ -285,7 +285,7 @@ def _least_squares(residuals: Callable[[Vector], tuple[Vector, Vector]], start: 
 
 def _residual(model: LatencyModel, point: Point) -> Residual:
     error = math.log(predict_us(model, point) / point.latency_us)
-    return Residual(point, error, model.level(point.runtime_class, find_core(point.cpu or ""), point.device_id))
+    return Residual(point, error, model.level(point.runtime_class, class_of_core(point.cpu or ""), point.device_id))
 
 
 def _widening(errors: dict[Level, list[float]]) -> dict[Level, float]:

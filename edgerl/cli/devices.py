@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from edgerl.cli.support.command import Command
-from edgerl.cli.support.output import Force, Json, note, print_json, print_table
+from edgerl.cli.support.output import Force, Json, note, print_json, print_table, room
 from edgerl.units import UNCERTAINTY, human_bytes, human_estimate, human_uncertainty
 
 if TYPE_CHECKING:
     from edgerl.profiling.budgets.device import Device, Quantity, Runtime
     from edgerl.profiling.latency.evaluate import ClassErrors, Prediction
     from edgerl.profiling.measuring.calibrate import WriteOnnx
+
+INDENT = 4 * " "
 
 app = typer.Typer(
     help="List, show, check and make device profiles; evaluate the latency model.",
@@ -68,8 +71,11 @@ def show(
     print(f"also called {', '.join(found.aliases)}" if found.aliases else "it has no other name")
     print(f"{found.kind}, {found.cpu.core} ({found.cpu.architecture}), default runtime {found.default_runtime}")
     print(f"profile {profile_path(device)}\n")
-    for key, quantity in _quantities(found):
-        print(f"{key:<48} {quantity.value:>14}  {quantity.source}")
+    quantities = _quantities(found)
+    width = max(len(key) for key, _ in quantities)
+    for key, quantity in quantities:
+        print(f"{key:<{width}} {quantity.value:>14}")
+        print(textwrap.fill(quantity.source, room(), initial_indent=INDENT, subsequent_indent=INDENT))
     print()
     for runtime in found.runtimes:
         print(f"{runtime.name}: {_availability(runtime)}{_latency_class(runtime)}")
@@ -144,8 +150,8 @@ def evaluate(
         )
         return
     print_table(
-        ("device", "class", "network", "precision", "published", "predicted", "error"),
-        [_predicted_row(prediction) for prediction in predictions],
+        ("", "device", "class", "network", "precision", "published", "predicted", "error"),
+        [(f"{number}", *_predicted_row(prediction)) for number, prediction in enumerate(predictions, start=1)],
     )
     print(UNCERTAINTY)
     fitted = latency_model().about["points"]

@@ -99,11 +99,12 @@ def _print(result: FitResult) -> None:
     selection = result.selection
     print(f"{result.device.name}: {result.candidates} policies priced, {len(selection.trials)} of them measured\n")
     shown = {id(trial) for trial in (*selection.front, selection.chosen, selection.reference)}
-    rows = [_row(trial, result) for trial in selection.trials if id(trial) in shown]
-    columns = ("policy", "weights", "connections", "runtime", "bytes", "latency", "return", "loss", "")
+    front = [trial for trial in selection.trials if id(trial) in shown]
+    rows = [(f"{number}", *_row(trial, result)) for number, trial in enumerate(front, start=1)]
+    columns = ("", "policy", "connections", "runtime", "bytes", "verdict", "latency", "return", "loss")
     print_table(columns, rows, title=f"The front, over {result.episodes} episodes each")
     wanted = result.goal.least_return(selection.reference.measurement.reference.mean)
-    print_uncertainty([trial.candidate.report for trial in selection.trials if id(trial) in shown])
+    print_uncertainty([trial.candidate.report for trial in front])
     print(f"latencies are estimates; the return must reach {wanted:.1f} by the low end of its interval")
     if selection.chosen is not None and selection.confirmed is not None:
         _print_chosen(selection.chosen.candidate)
@@ -130,15 +131,14 @@ def _row(trial: Trial, result: FitResult) -> tuple[str, ...]:
 
     candidate, measurement = trial.candidate, trial.measurement
     return (
-        candidate.policy.architecture,
-        candidate.precision,
+        f"{candidate.policy.architecture} {candidate.precision}",
         f"{candidate.policy.connections}",
         candidate.report.runtime,
         human_bytes(candidate.n_bytes),
+        _verdict(trial, result),
         human_latency(estimated_latency(candidate.report)),
         _interval(measurement.returns),
         _loss(measurement),
-        _verdict(trial, result),
     )
 
 

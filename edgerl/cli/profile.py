@@ -18,8 +18,8 @@ from edgerl.errors import CheckFailed, ConfigError, quoted
 
 if TYPE_CHECKING:
     from edgerl.profiling.budgets.learning import LearningReport
-    from edgerl.profiling.budgets.model import ModelRows
     from edgerl.profiling.budgets.report import ProfileReport
+    from edgerl.profiling.budgets.rows import ModelRows
 
 Number = TypeVar("Number", int, float)
 

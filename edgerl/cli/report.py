@@ -47,7 +47,7 @@ def command(
     """
     from dataclasses import asdict
 
-    from edgerl.commands.report import named_sources, page_of, report
+    from edgerl.commands.report import named_sources, page_of, write_report
     from edgerl.errors import ConfigError
     from edgerl.report.build import watch as write_on_change
 
@@ -57,7 +57,7 @@ def command(
         named = named_sources(sources or (), note)
         write_on_change(named, page_of(named, output, force=force), told=_tell)
         return
-    result = report(sources or (), output, force=force, notice=note)
+    result = write_report(sources or (), output, force=force, notice=note)
     if as_json:
         print_json({**asdict(result), "path": str(short(result.path))})
     else:

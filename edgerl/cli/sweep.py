@@ -169,23 +169,22 @@ def _dry_run(study: Study, runs: Sequence[PlannedRun], folder: Path, cores: int 
         print_document(json.dumps({"event": "total", "study": study.name, "folder": str(short(folder)), **summary}))
         return
     print_table(
-        ("run", "state", "connections", "FLOPs (paper's count)", "FLOPs (full)", "expected"),
+        ("run", "state", "connections", "FLOPs", "expected"),
         [
             (
                 run.name,
                 progress.stage if progress.stage != "unfinished" else f"at step {progress.step}",
                 str(run.connections),
                 f"{run.flops_paper:.3g}",
-                f"{run.flops_full:.3g}",
                 human_seconds(expected) if expected else "",
             )
             for run, progress, expected in zip(runs, found, seconds, strict=True)
         ],
         title=f"{study.title}: {short(folder)}",
     )
-    print(
-        f"{len(runs)} runs, {len(runs) - len(left)} finished; {sum(run.flops_paper for run in runs):.3g} FLOPs in all"
-    )
+    paper, full = sum(run.flops_paper for run in runs), sum(run.flops_full for run in runs)
+    finished = f"{len(runs)} runs, {len(runs) - len(left)} finished"
+    print(f"{finished}; FLOPs in all: {paper:.3g} as the paper counts, {full:.3g} in full")
     hours = f"{sum(seconds) / 3600:.2g} core hours"
     if total is None:
         print(f"expected: {hours} at the pace of this machine; the cluster was not asked")

@@ -1,4 +1,4 @@
-"""`edgerl.report`: runs, studies and policies as one HTML page."""
+"""`edgerl.write_report`: runs, studies and policies as one HTML page."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 from edgerl.commands.models import Notice, find_run, no_notice
 from edgerl.files.atomic import refuse_existing
 from edgerl.files.paths import anchored
-from edgerl.report.build import DEFAULT_NAME, ReportResult, write_report
+from edgerl.report.build import DEFAULT_NAME, ReportResult, write_page
 from edgerl.studies.study import default_folder
 
 
-def report(
+def write_report(
     sources: Sequence[str | Path] = (),
     output: str | Path | None = None,
     *,
@@ -27,7 +27,7 @@ def report(
     Raises ConfigError, FileFormatError, MissingExtraError, OutputError, UnsupportedModelError.
     """
     named = named_sources(sources, notice)
-    return write_report(named, page_of(named, output, force=force))
+    return write_page(named, page_of(named, output, force=force))
 
 
 def named_sources(sources: Sequence[str | Path], notice: Notice) -> list[Path]:

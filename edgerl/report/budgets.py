@@ -6,8 +6,8 @@ from typing import Any
 
 from edgerl.edge.runtimes import RUN_BY
 from edgerl.profiling.budgets.device import device_ids, find_device
-from edgerl.profiling.budgets.model import ModelRows
 from edgerl.profiling.budgets.report import BUDGETS, profile
+from edgerl.profiling.budgets.rows import ModelRows
 
 
 def device_budgets(rows: ModelRows) -> list[dict[str, Any]]:

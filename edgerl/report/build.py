@@ -31,9 +31,7 @@ class ReportResult:
     seconds: float
 
 
-def write_report(
-    paths: Sequence[str | Path], output: str | Path, *, reload_seconds: float | None = None
-) -> ReportResult:
+def write_page(paths: Sequence[str | Path], output: str | Path, *, reload_seconds: float | None = None) -> ReportResult:
     """Write one self-contained HTML file about run folders, folders of runs, and policy files.
 
     Raises ConfigError, FileFormatError, MissingExtraError, OutputError, UnsupportedModelError.

@@ -18,7 +18,8 @@ from edgerl.errors import ConfigError
 from edgerl.policy.compact import CompactPolicy, Layer
 from edgerl.policy.pruning import compact
 from edgerl.profiling.budgets.device import device_ids
-from edgerl.profiling.budgets.model import ModelRows, policy_rows
+from edgerl.profiling.budgets.model import policy_rows
+from edgerl.profiling.budgets.rows import ModelRows
 from edgerl.report import words
 from edgerl.report.budgets import device_budgets
 from edgerl.report.curves import evaluations, readable, success_rates

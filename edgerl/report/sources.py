@@ -20,7 +20,8 @@ from edgerl.files.kind import what_is
 from edgerl.files.strict_json import parse_json
 from edgerl.policy import format as policy_file
 from edgerl.policy.compact import CompactPolicy
-from edgerl.profiling.budgets.model import ModelRows, policy_rows, read_model
+from edgerl.profiling.budgets.model import policy_rows, read_model
+from edgerl.profiling.budgets.rows import ModelRows
 from edgerl.studies.study import RECORD
 from edgerl.training import checkpoint as checkpoint_file
 from edgerl.training.checkpoint import Checkpoint

@@ -141,7 +141,8 @@ def _check_budgets(made: CSource, device: TargetDevice) -> None:
         if used > budget:
             raise CheckFailed(
                 f"the C of {made.policy.architecture[:60]} takes {human_bytes(used)} of {name} on {device.id}, "
-                f"expected at most {human_bytes(budget)}: choose a smaller `dtype` or `layout` sparse, or prune it (edgerl fit)"
+                f"expected at most {human_bytes(budget)}: choose a smaller `dtype` or `layout` sparse, or prune it "
+                "(edgerl fit)"
             )
 
 

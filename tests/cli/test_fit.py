@@ -16,6 +16,7 @@ from edgerl.policy.format import load
 from edgerl.profiling.budgets.report import profile
 from edgerl.training import checkpoint as checkpoint_file
 from edgerl.training.evaluation import evaluate, evaluation_seeds
+from tests.tables import table_lines
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -53,8 +54,9 @@ def test_the_policy_that_is_written_fits_and_keeps_the_return(edgerl: Run, run: 
     assert policy.connections < before.connections
     assert (run / "policy-stm32f405.png").read_bytes().startswith(PNG)
     assert f"policy {run / 'policy-stm32f405.safetensors'}" in out
-    (row,) = (line for line in out.splitlines() if line.rstrip().endswith(" chosen"))
-    assert row.split()[:3] == [policy.architecture, policy.layers[0].precision, str(policy.connections)]
+    (row,) = (line.split() for line in table_lines(out) if line.rstrip().endswith(" chosen"))
+    assert row[1:4] == [policy.architecture, policy.layers[0].precision, str(policy.connections)]
+    assert max(map(len, table_lines(out))) <= 80
     # The printed return is that of the file, in episodes that the choice did not see.
     environment = make("robots:robot")
     seeds = evaluation_seeds(0, 20)[10:]

@@ -122,7 +122,7 @@ def test_a_checkpoint(edgerl: Run, policy: CompactPolicy, tmp_path: Path) -> Non
 def test_info_needs_no_torch(policy: CompactPolicy, tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "checkpoint.safetensors", policy)
     code = (
-        "import sys; from pathlib import Path; from edgerl.cli.info import describe;"
+        "import sys; from pathlib import Path; from edgerl.commands.info import info as describe;"
         "describe(Path(sys.argv[1])); sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "checkpoint.safetensors")], check=True)

@@ -19,6 +19,7 @@ from edgerl.policy.format import save
 from edgerl.profiling.budgets.report import Estimate
 from tests import streams
 from tests.foreign import write_actor
+from tests.tables import table_lines
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -80,9 +81,11 @@ def test_json_has_the_documented_keys(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert {"device", "runtime", "memory", "flash", "flops", "latency", "layers", "fits"} <= set(report)
     for name, unit in (("memory", "bytes"), ("flash", "bytes"), ("flops", "FLOP"), ("latency", "us")):
         added = {"uncertainty", "interval"} if name == "latency" else set()
-        assert set(report[name]) == {"used", "budget", "unit", "fits", "source"} | added
+        assert set(report[name]) == {"used", "budget", "unit", "fits", "source", "budget_source", "parts"} | added
         assert (report[name]["unit"], report[name]["fits"]) == (unit, True)
     assert (report["device"], report["runtime"], report["fits"]) == ("stm32h743", "c", True)
+    assert report["flash"]["parts"][1] == {"name": "model", "amount": report["model_bytes"], "source": None}
+    assert report["memory_parts"] == {part["name"]: part["amount"] for part in report["memory"]["parts"]}
     assert report["flops"]["used"] == 2 * (17 * 32 + 32 * 6)
     assert report["layers"][1] == {
         "inputs": 32,
@@ -146,7 +149,7 @@ def test_an_exceeded_budget_never_looks_kept(
 def test_estimates_have_no_more_digits_than_they_need(
     used: float, budget: float, uncertainty: float | None, expected: tuple[str, str]
 ) -> None:
-    assert _used_and_budget(Estimate(used, budget, "us", "x", uncertainty)) == expected
+    assert _used_and_budget(Estimate(used, budget, "us", "x", "y", uncertainty)) == expected
 
 
 @pytest.mark.usefixtures("folder")
@@ -250,13 +253,19 @@ NETWORK = ("--network", "17-64-64-6")
 
 
 def test_several_devices_are_one_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    devices = ("--device", "stm32h743", "--device", "rp2040")
-    assert run(monkeypatch, "profile", *NETWORK, *devices) == 1
+    devices = ("stm32h743", "rp2040", "raspberry-pi-zero-2w")
+    assert run(monkeypatch, "profile", *NETWORK, *(word for name in devices for word in ("--device", name))) == 1
     out, err = capsys.readouterr()
-    first, second = (line for line in out.splitlines() if line.split() and line.split()[0] in ("stm32h743", "rp2040"))
-    assert first.split()[-1] == "fits"
-    assert "11136 of 1882 EXCEEDED" in second
-    assert second.split()[-1] == "EXCEEDED"
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    begin = [
+        lines.index(line)
+        for line in ("stm32h743 (c) fits", "rp2040 (c) EXCEEDED", "raspberry-pi-zero-2w (onnxruntime) fits")
+    ]
+    labels = ["memory", "flash", "FLOPs per inference", "latency"]
+    for at in begin:
+        assert all(line.startswith(label) for line, label in zip(lines[at + 1 :], labels, strict=False))
+    assert lines[begin[1] + 3] == "FLOPs per inference 11136 1882 EXCEEDED"
+    assert max(map(len, table_lines(out))) <= 80
     assert "network 17-64-64-6 does not fit rp2040: FLOPs per inference 11136 of 1882, latency ≈" in err
     assert "stm32h743" not in err
 

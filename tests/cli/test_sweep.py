@@ -13,6 +13,7 @@ import pytest
 
 from edgerl.cli.sweep import live_table, parse_seeds, with_address
 from edgerl.studies.sweep import RunStatus, SweepStatus
+from tests.tables import table_lines
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -41,7 +42,8 @@ def test_a_dry_run_prints_the_grid_with_its_costs_and_writes_nothing(edgerl: Run
     assert "Points in a plane: runs/own" in out
     for name in ("robots-robot-td3-seed0", "robots-robot-ds-td3-seed1"):
         assert name in out
-    assert "4 runs, 0 finished; " in out
+    assert "4 runs, 0 finished; FLOPs in all: " in out
+    assert max(map(len, table_lines(out))) <= 80
     assert "on 1 core of" in out
     assert sorted(path.name for path in Path().iterdir()) == ["own.toml"]
 

@@ -11,15 +11,15 @@ import pytest
 from edgerl.errors import DeviceError
 from edgerl.profiling.budgets.device import (
     ClassCosts,
-    Costs,
     Quantity,
+    RuntimeCosts,
     check_distinct,
     device_ids,
     find_device,
     load_device,
     parse_device,
 )
-from edgerl.profiling.latency.cores import find_core
+from edgerl.profiling.latency.cores import class_of_core
 from edgerl.profiling.latency.evaluate import predict
 from edgerl.profiling.latency.points import Point, read_points
 
@@ -60,7 +60,7 @@ def test_every_board_and_every_device_with_a_published_latency_is_there() -> Non
 
 def test_published_points_and_profiles_agree_on_the_core() -> None:
     for point in read_points(POINTS):
-        assert find_core(find_device(point.device_id).cpu.core) == find_core(point.cpu or "")
+        assert class_of_core(find_device(point.device_id).cpu.core) == class_of_core(point.cpu or "")
 
 
 @pytest.mark.parametrize("device_id", device_ids())
@@ -104,7 +104,7 @@ def test_what_prices_a_runtime() -> None:
     nano, stm32 = find_device("jetson-nano"), find_device("stm32f405")
     native, c = nano.runtime("native").figures, stm32.runtime("c").figures
     assert native is not None
-    assert isinstance(native.costs, Costs)
+    assert isinstance(native.costs, RuntimeCosts)
     assert native.costs.error_ratio is None
     assert c is not None
     assert isinstance(c.costs, ClassCosts)

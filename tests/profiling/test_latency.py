@@ -8,7 +8,8 @@ from itertools import pairwise
 import pytest
 
 from edgerl.profiling.budgets.device import Device, Quantity, find_device
-from edgerl.profiling.budgets.model import LayerRow, matrix_row, network_rows
+from edgerl.profiling.budgets.model import network_rows
+from edgerl.profiling.budgets.rows import LayerRow, matrix_row
 from edgerl.profiling.latency.estimate import LatencyEstimate, active_shares, estimate_latency
 from edgerl.profiling.latency.model import latency_model
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgerl.profiling.latency.cores import UNKNOWN, find_core
+from edgerl.profiling.latency.cores import UNKNOWN, class_of_core
 from edgerl.profiling.latency.model import LEVELS, RUNTIME_CLASSES, RuntimeClass, latency_model
 from edgerl.profiling.latency.points import Point, read_points
 from tools.fit_latency_model import Residual, fit, leave_one_out, made_model, predict_us, summary, to_json, usable
@@ -90,12 +90,12 @@ def test_a_level_is_never_better_known_than_a_nearer_one() -> None:
 def test_no_factor_serves_a_single_point(points: list[Point]) -> None:
     kept = usable(points)
     devices = Counter(p.device_id for p in kept)
-    cores = Counter(find_core(p.cpu or "").name for p in kept)
+    cores = Counter(class_of_core(p.cpu or "").name for p in kept)
     classes = Counter(p.runtime_class for p in kept)
     special = {
         "multiply-adds per output": len(kept),
-        "int8 in pairs": sum(p.precision == "int8" and find_core(p.cpu or "").has_int8_pairs for p in kept),
-        "soft float": sum(p.precision != "int8" and not find_core(p.cpu or "").has_fpu for p in kept),
+        "int8 in pairs": sum(p.precision == "int8" and class_of_core(p.cpu or "").has_int8_pairs for p in kept),
+        "soft float": sum(p.precision != "int8" and not class_of_core(p.cpu or "").has_fpu for p in kept),
     }
     for name in latency_model().factors:
         owner = name.split(":")[0]
@@ -108,13 +108,13 @@ def test_an_exact_law_is_found_again(points: list[Point]) -> None:
 
     def law(p: Point) -> float:
         cycles = 1500 + 1000 * p.layers + 12 * (p.multiply_adds + 2 * p.outputs)
-        core = find_core(p.cpu or "")
+        core = class_of_core(p.cpu or "")
         return cycles * (0.5 if core.name == "Cortex-M7" else 1) / (p.clock_mhz or 1)
 
     made = [
         Point(p.device_id, p.runtime_class, p.widths, "int8", law(p), p.cpu, p.clock_mhz, None)
         for p in kept
-        if find_core(p.cpu or "").has_fpu and find_core(p.cpu or "").has_int8_pairs
+        if class_of_core(p.cpu or "").has_fpu and class_of_core(p.cpu or "").has_int8_pairs
     ]
     model = fit(made)
     assert max(abs(predict_us(model, p) / p.latency_us - 1) for p in made) < 0.03
@@ -154,5 +154,5 @@ def test_the_summary_names_every_class(left_out: list[Residual]) -> None:
     ],
 )
 def test_cores_are_found_in_what_people_write(text: str, name: str, has_fpu: bool, has_int8_pairs: bool) -> None:
-    core = find_core(text)
+    core = class_of_core(text)
     assert (core.name, core.has_fpu, core.has_int8_pairs) == (name, has_fpu, has_int8_pairs)

@@ -17,7 +17,7 @@ from edgerl.errors import FileFormatError
 from edgerl.export.c.form import in_precision
 from edgerl.policy import format as policy_file
 from edgerl.policy.compact import CompactPolicy, make_layer
-from edgerl.profiling.budgets.report import profile
+from edgerl.profiling.budgets.report import BudgetPart, profile
 from edgerl.profiling.microcontroller import toolchain
 from edgerl.profiling.microcontroller.record import NAME, find_record
 
@@ -53,15 +53,20 @@ def test_export_measures_and_profile_uses_it(edgerl: Command, policy: Path) -> N
 
     report = profile(policy, "stm32f405", runtime="c")
     assert (report.flash.used, report.memory_parts["activations"]) == (text, data + bss)
-    assert "measured by the cross compiler for cortex-m4f at -O2" in report.flash.source
+    measured_by = "measured by the cross compiler for cortex-m4f at -O2"
+    estimated = profile(policy_file.load(policy), "stm32f405", runtime="c")
+    assert report.flash.parts == (BudgetPart("code and constants", text, measured_by),)
+    assert (report.flash.budget, report.flash.budget_source) == (estimated.flash.budget, estimated.flash.budget_source)
+    assert report.memory.parts[-1].source == f"data and bss, {measured_by}"
+    assert report.memory.used == 1024 + data + bss
     assert any(f"counted in QEMU: {measured['instructions_per_call']:.0f}" in note for note in report.notes)
     assert report.latency.used == pytest.approx(measured["modelled_cycles_per_call"] / 168)
 
     other_core = profile(policy, "stm32h743", runtime="c")
-    assert "measured" not in other_core.flash.source
+    assert [part.name for part in other_core.flash.parts] == ["c", "model"]
     source = policy.parent / "c" / "edgerl_policy.c"
     source.write_text(source.read_text() + "\n")
-    assert "measured" not in profile(policy, "stm32f405", runtime="c").flash.source
+    assert profile(policy, "stm32f405", runtime="c").flash == estimated.flash
 
 
 @pytest.mark.needs("arm-none-eabi-gcc", "qemu-system-arm")

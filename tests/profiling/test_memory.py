@@ -78,7 +78,9 @@ def test_parts_add_up_to_what_the_report_compares() -> None:
         report = profile(policy, device, runtime=runtime)
         assert report.memory.used == sum(report.memory_parts.values())
         assert list(report.memory_parts)[:3] == ["runtime", "weights", "activations"]
-        assert all(f"{name} {size}" in report.memory.source for name, size in report.memory_parts.items())
+        assert {part.name: part.amount for part in report.memory.parts} == report.memory_parts
+        assert [part.name for part in report.memory.parts if part.source is not None] == ["runtime"]
+        assert report.flash.used == sum(part.amount for part in report.flash.parts)
 
 
 def test_a_microcontroller_has_weights_in_flash_and_no_start() -> None:

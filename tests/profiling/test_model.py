@@ -10,7 +10,8 @@ import pytest
 from edgerl.errors import FileFormatError
 from edgerl.policy.compact import CompactPolicy, Precision, make_layer
 from edgerl.policy.format import save
-from edgerl.profiling.budgets.model import matrix_row, policy_rows, read_model
+from edgerl.profiling.budgets.model import policy_rows, read_model
+from edgerl.profiling.budgets.rows import matrix_row
 
 
 def sparse_matrix(n_outputs: int, n_inputs: int, count: int, dtype: type = np.float32) -> np.ndarray:

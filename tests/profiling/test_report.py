@@ -11,6 +11,7 @@ import pytest
 import edgerl
 from edgerl.errors import ConfigError, DeviceError
 from edgerl.policy.compact import CompactPolicy, Layer, make_layer
+from edgerl.profiling.budgets.device import find_device
 from edgerl.profiling.budgets.model import network_rows
 from edgerl.profiling.budgets.report import profile
 
@@ -41,7 +42,13 @@ def test_half_cheetah_fits_a_jetson_nano() -> None:
     assert report.memory.used == 62_800_000 + 3 * 4 * (71424 + 518) + 2 * 6 * 4 + 4 * 512
     assert report.flash.used == 146_000_000 + 4 * (71424 + 518) + 2 * 6 * 4
     assert report.latency.budget == 2500  # a quarter of the period at 100 Hz
-    assert report.latency.source.startswith("used: estimate, unvalidated")
+    assert str(report.latency.source).startswith("estimate, unvalidated")
+    assert report.latency.budget_source.startswith("0.25 of the period at 100 Hz (")
+    assert [(part.name, part.amount) for part in report.flash.parts] == [
+        ("onnxruntime", 146_000_000),
+        ("model", 4 * (71424 + 518) + 2 * 6 * 4),
+    ]
+    assert report.memory.budget_source == find_device("jetson-nano").budgets.memory_bytes.source
     assert report.notes[0].startswith("onnxruntime cannot be installed on jetson-nano as it is: the stock image")
     assert report.notes[1].startswith("what can run there: an Ubuntu 22.04 container")
 
@@ -85,7 +92,7 @@ def test_budgets_can_be_given_and_exactly_kept() -> None:
     for name, limit in limits.items():
         report = profile(model, "stm32f405", **{name: limit - 1})
         assert report.exceeded == (name.split("_")[1],)
-        assert report.verdicts[report.exceeded[0]].source.endswith("budget: given")
+        assert report.verdicts[report.exceeded[0]].budget_source == "given"
     assert profile(model, "stm32f405", budget_latency_seconds=1e-9).exceeded == ("latency",)
 
 

@@ -98,14 +98,14 @@ def test_a_return_is_of_evaluations_since_learning_began(tmp_path: Path) -> None
     for row, value in zip(rows, (-9000, 1, 2, 6), strict=True):
         row[header.index("return_mean")] = str(value)
     (folder / "metrics.csv").write_text("".join(",".join(line) + "\n" for line in (header, *rows)))
-    page = edgerl.write_report([folder], tmp_path / "page.html").path
+    page = edgerl.write_report([folder], tmp_path / "page.html", force=True).path
     text = page.read_text()
     assert "<dt>return</dt><dd>3<small>the mean of the last 3 evaluations</small></dd>" in text
     assert "<td>3</td><td>the mean of the last 3 evaluations</td>" in text
     assert "<td>50, before learning</td><td>\N{MINUS SIGN}9\u202f000</td>" in text
     assert '"start":60' in text
     (folder / "metrics.csv").write_text("".join(",".join(line) + "\n" for line in (header, rows[0])))
-    text = edgerl.write_report([folder], page).path.read_text()
+    text = edgerl.write_report([folder], page, force=True).path.read_text()
     assert "<dt>return</dt><dd>–<small>learning begins at step 60</small></dd>" in text
 
 
@@ -134,7 +134,7 @@ def test_what_was_not_evaluated_is_a_gap(tmp_path: Path) -> None:
     for row in rows:
         row[header.index("return_mean")] = row[header.index("return_deviation")] = ""
     (folder / "metrics.csv").write_text("".join(",".join(line) + "\n" for line in (header, *rows)))
-    text = edgerl.write_report([folder], tmp_path / "page.html").path.read_text()
+    text = edgerl.write_report([folder], tmp_path / "page.html", force=True).path.read_text()
     assert "<dt>return</dt><dd>–<small>nothing was evaluated</small></dd>" in text
     assert 'id="connections-0"' in text, "what else was measured is shown"
     assert 'id="learning"' not in text
@@ -165,7 +165,7 @@ def test_success_rates_are_a_curve_and_a_headline(tmp_path: Path) -> None:
         *([*row, rate] for row, rate in zip(rows, ("", "0.25", "0.5", "1"), strict=True)),
     ]
     (folder / "metrics.csv").write_text("".join(",".join(line) + "\n" for line in lines))
-    text = edgerl.write_report([folder], tmp_path / "page.html").path.read_text()
+    text = edgerl.write_report([folder], tmp_path / "page.html", force=True).path.read_text()
     assert "<dt>success</dt><dd>58%<small>the mean of the last 4 evaluations</small></dd>" in text
     assert 'id="success-0"' in text
 
@@ -237,7 +237,7 @@ def test_what_is_said_of_now_is_of_the_policy_that_the_run_keeps(engine: str, tm
     np.testing.assert_allclose(found.mass_now, np.abs(weights).sum(axis=0), rtol=1e-6)
     for picture, layer in zip(pictures, best.layers, strict=True):
         assert (picture.after == (layer.matrix() != 0)).all()
-    text = edgerl.write_report([run.folder], tmp_path / "page.html").path.read_text()
+    text = edgerl.write_report([run.folder], tmp_path / "page.html", force=True).path.read_text()
     assert text.count(f"Of the best policy at step {best.metadata['step']}, which the run keeps.") == 2
     last = edgerl.write_report([train("last", engine=engine)], tmp_path / "last.html").path.read_text()
     assert last.count("Of the actor at step 200, the last checkpoint.") == 2
@@ -250,7 +250,7 @@ def test_compaction_tells_trained_connections_from_weights_that_are_not_zero(tmp
     assert run.checkpoint is not None
     trained, not_zero = run.metrics["connections.actor.0"][-1], run.checkpoint.policy.layers[0].connections
     assert not_zero < trained
-    text = edgerl.write_report([folder], tmp_path / "page.html").path.read_text()
+    text = edgerl.write_report([folder], tmp_path / "page.html", force=True).path.read_text()
     assert f"<td>1</td><td>4 × 18</td><td>4 × {run.policy.layers[0].n_outputs}</td>" in text  # type: ignore[union-attr]
     assert f"<td>{trained:.0f}</td><td>{not_zero}</td>" in text
 
@@ -267,7 +267,7 @@ def test_a_policy_that_lost_every_unit_is_shown(tmp_path: Path) -> None:
     )
     checkpoint_file.write(path, checkpoint)
     (folder / "policy.safetensors").unlink()
-    text = edgerl.write_report([folder], tmp_path / "page.html").path.read_text()
+    text = edgerl.write_report([folder], tmp_path / "page.html", force=True).path.read_text()
     assert "<td>4-18-13-2</td><td>4-1-1-2</td>" in text
     assert text.count("<td>0</td><td>0%</td>") == 4
 
@@ -278,7 +278,7 @@ def test_a_sparse_layer_without_its_topology_is_not_called_dense(tmp_path: Path)
     for layer in range(2):
         del checkpoint.tensors[f"actor.{layer}.mask"]
     checkpoint_file.write(folder / "checkpoint.safetensors", checkpoint)
-    text = edgerl.write_report([folder], tmp_path / "page.html").path.read_text()
+    text = edgerl.write_report([folder], tmp_path / "page.html", force=True).path.read_text()
     assert text.count("Dense: every connection exists.") == 1, "the output layer is"
     first, second, _ = actor_pictures(sources.read([folder]).runs[0])
     assert not first.after.all()
@@ -296,7 +296,7 @@ def test_a_topology_that_was_drawn_otherwise_is_not_shown(tmp_path: Path) -> Non
     pictures = actor_pictures(run)
     assert pictures[0].before is None
     assert pictures[1].before is not None
-    edgerl.write_report([folder], tmp_path / "page.html")
+    edgerl.write_report([folder], tmp_path / "page.html", force=True)
 
 
 def test_a_study_is_its_runs_and_a_run_is_read_once() -> None:
@@ -349,14 +349,14 @@ def test_a_run_without_evaluations_yet_is_no_error(tmp_path: Path) -> None:
     (folder / "metrics.csv").write_text((folder / "metrics.csv").read_text().splitlines()[0] + "\n")
     for name in ("checkpoint.safetensors", "policy.safetensors", "topology.csv", "versions.json"):
         (folder / name).unlink()
-    assert b"no evaluation yet" in edgerl.write_report([folder], tmp_path / "page.html").path.read_bytes()
+    assert b"no evaluation yet" in edgerl.write_report([folder], tmp_path / "page.html", force=True).path.read_bytes()
 
 
 def test_an_older_run_is_shown_and_the_page_says_what_it_lacks(tmp_path: Path) -> None:
     folder = train()
     for name in ("topology.csv", "versions.json"):
         (folder / name).unlink()
-    text = edgerl.write_report([folder], tmp_path / "page.html").path.read_text()
+    text = edgerl.write_report([folder], tmp_path / "page.html", force=True).path.read_text()
     for part in ("the share ever active layer by layer", "its sensors over training", "versions"):
         assert f"This run was made by a version that did not record {part}" in text
 
@@ -366,7 +366,7 @@ def test_pictures_that_would_make_the_page_too_large_are_left_out_and_it_says_so
 ) -> None:
     folder = train(steps=60)
     monkeypatch.setattr(details, "MAXIMUM_MASK_BITS", 100)
-    text = edgerl.write_report([folder], tmp_path / "page.html").path.read_text()
+    text = edgerl.write_report([folder], tmp_path / "page.html", force=True).path.read_text()
     assert "Not pictured: the page would grow too large." in text
     assert "<canvas data-layer" not in text
 

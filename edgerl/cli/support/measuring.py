@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from edgerl.profiling.budgets.device import Device
     from edgerl.profiling.budgets.report import ProfileReport
     from edgerl.profiling.measuring.measure import Subject
-    from edgerl.profiling.measuring.measured import Comparison, Row
-    from edgerl.profiling.measuring.measurement import Histogram, Result
+    from edgerl.profiling.measuring.measured import Comparison, ComparisonRow
+    from edgerl.profiling.measuring.measurement import Bins, Result
 
 BAR = 40
 """Characters of the histogram's longest bar."""
@@ -257,7 +257,7 @@ def _print_what_the_verdict_is_on(comparison: Comparison, runtime: str) -> None:
         print(f"note: {runtime} was not measured: the verdict is on its estimate; choose --runtime {measured}")
 
 
-def _cells(row: Row, comparison: Comparison) -> list[str]:
+def _cells(row: ComparisonRow, comparison: Comparison) -> list[str]:
     measurement, estimate = row.measurement, row.estimate
     figures = ("p50_ns", "p90_ns", "p99_ns", "max_ns", "cold_ns")
     cells = [measurement.runtime, *(_time(getattr(measurement, name)) for name in figures)]
@@ -268,7 +268,7 @@ def _cells(row: Row, comparison: Comparison) -> list[str]:
     return cells
 
 
-def _print_histogram(histogram: Histogram, calls: int) -> None:
+def _print_histogram(histogram: Bins, calls: int) -> None:
     shown = [(end, count) for end, count in histogram if count >= SHOWN_SHARE * calls]
     longest = max((count for _, count in shown), default=1)
     for end, count in shown:

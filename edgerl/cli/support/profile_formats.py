@@ -9,7 +9,7 @@ from edgerl.cli.support.output import print_table
 from edgerl.units import UNCERTAINTY, human_bytes, human_estimate, human_seconds, human_uncertainty
 
 if TYPE_CHECKING:
-    from edgerl.profiling.budgets.report import Estimate, ProfileReport, Unit, Verdict
+    from edgerl.profiling.budgets.report import BudgetPart, BudgetVerdict, Estimate, ProfileReport, Unit
 
 LABELS = {"memory": "memory", "flash": "flash", "flops": "FLOPs per inference", "latency": "latency"}
 SYMBOLS: dict[Unit, str] = {"bytes": " B", "FLOP": "", "us": " µs"}
@@ -23,34 +23,27 @@ def print_page(report: ProfileReport) -> None:
     executes = "executes dense matrices" if report.execution == "dense" else "executes what is stored"
     print(f"{report.model} ({report.architecture}) on {report.device_name}")
     print(f"runtime {report.runtime}{default}: {executes}; control rate {report.rate_hz:g} Hz\n")
-    layers = [
-        (
-            f"{index}: {layer.inputs} → {layer.outputs}",
-            f"{layer.connections}",
-            f"{layer.macs}",
-            f"{layer.flops}",
-            f"{layer.bytes}",
-        )
-        for index, layer in enumerate(report.layers)
-    ]
-    total = [f"{sum(int(row[column]) for row in layers)}" for column in range(1, 5)]
-    print_table(("layer", "connections", "MACs", "FLOPs", "bytes"), [*layers, ("total", *total)])
-    rows = [
-        (LABELS[name], *_used_and_budget(verdict), "fits" if verdict.fits else "EXCEEDED")
-        for name, verdict in report.verdicts.items()
-    ]
-    print_table(("", "used", "budget", "verdict"), rows)
+    names = [f"{index}: {layer.inputs} → {layer.outputs}" for index, layer in enumerate(report.layers)]
+    figures = [(layer.connections, layer.macs, layer.flops, layer.bytes) for layer in report.layers]
+    layers = zip([*names, "total"], [*figures, map(sum, zip(*figures, strict=True))], strict=True)
+    columns = ("layer", "connections", "MACs", "FLOPs", "bytes")
+    print_table(columns, [(name, *map(str, numbers)) for name, numbers in layers])
+    print_table(_COLUMNS, _rows(report))
     for name, verdict in report.verdicts.items():
-        print(f"{LABELS[name]}: {verdict.source}")
+        print(f"{LABELS[name]}: {_sources(verdict)}")
     print_uncertainty([report])
     for note in report.notes:
         print(f"note: {note}")
 
 
 def print_summary(reports: Sequence[ProfileReport]) -> None:
-    """One table: devices as rows, budgets as columns."""
+    """One table: a row for each device, and below it one for each budget."""
     print(f"{reports[0].model} ({reports[0].architecture})")
-    print_table(_COLUMNS, [_row(report) for report in reports])
+    rows: list[tuple[str, ...]] = []
+    for report in reports:
+        rows.append((_named(report), "", "", _word(report.fits)))
+        rows += [(f"  {label}", *others) for label, *others in _rows(report)]
+    print_table(_COLUMNS, rows)
     print_uncertainty(reports)
 
 
@@ -65,8 +58,9 @@ def _has_uncertainty(reports: Sequence[ProfileReport]) -> bool:
 
 
 def markdown(reports: Sequence[ProfileReport]) -> str:
-    """The same table, for a merge request."""
-    lines = [("device", *_COLUMNS[1:]), ("---", *("---:" for _ in _COLUMNS[2:]), "---"), *map(_row, reports)]
+    """A table for a merge request: devices as rows, budgets as columns."""
+    header = ("device", *LABELS.values(), "verdict")
+    lines = [header, ("---", *("---:" for _ in LABELS), "---"), *map(_markdown_row, reports)]
     table = "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
     meaning = f"\n\n{UNCERTAINTY}" if _has_uncertainty(reports) else ""
     return f"**{reports[0].model}** ({reports[0].architecture})\n\n{table}{meaning}"
@@ -81,7 +75,7 @@ def junit(reports: Sequence[ProfileReport]) -> str:
         suite = ElementTree.SubElement(
             suites,
             "testsuite",
-            name=f"{report.device} ({report.runtime})",
+            name=_named(report),
             tests=str(len(report.verdicts)),
             failures=str(len(report.exceeded)),
         )
@@ -91,7 +85,7 @@ def junit(reports: Sequence[ProfileReport]) -> str:
             )
             if not verdict.fits:
                 failure = ElementTree.SubElement(case, "failure", message=use_of_budget(name, verdict))
-                failure.text = verdict.source
+                failure.text = _sources(verdict)
     ElementTree.indent(suites)
     return ElementTree.tostring(suites, encoding="unicode", xml_declaration=True)
 
@@ -106,18 +100,41 @@ def excess(reports: Sequence[ProfileReport]) -> str:
     )
 
 
-_COLUMNS = ("", *LABELS.values(), "verdict")
+_COLUMNS = ("", "used", "budget", "verdict")
 
 
-def _row(report: ProfileReport) -> tuple[str, ...]:
+def _rows(report: ProfileReport) -> list[tuple[str, ...]]:
+    return [
+        (LABELS[name], *_used_and_budget(verdict), _word(verdict.fits)) for name, verdict in report.verdicts.items()
+    ]
+
+
+def _markdown_row(report: ProfileReport) -> tuple[str, ...]:
     cells = [
         f"{' of '.join(_used_and_budget(verdict))}{'' if verdict.fits else ' EXCEEDED'}"
         for verdict in report.verdicts.values()
     ]
-    return f"{report.device} ({report.runtime})", *cells, "fits" if report.fits else "EXCEEDED"
+    return _named(report), *cells, _word(report.fits)
 
 
-def _used_and_budget(verdict: Verdict) -> tuple[str, str]:
+def _named(report: ProfileReport) -> str:
+    return f"{report.device} ({report.runtime})"
+
+
+def _word(fits: bool) -> str:
+    return "fits" if fits else "EXCEEDED"
+
+
+def _sources(verdict: BudgetVerdict) -> str:
+    """Where both numbers come from."""
+    return f"used: {' + '.join(map(_part, verdict.parts)) or verdict.source}; budget: {verdict.budget_source}"
+
+
+def _part(part: BudgetPart) -> str:
+    return f"{part.name} {part.amount}" if part.source is None else f"{part.name} {part.amount} ({part.source})"
+
+
+def _used_and_budget(verdict: BudgetVerdict) -> tuple[str, str]:
     """Both amounts rounded; exact where rounding would make an exceeded budget look kept."""
     from edgerl.profiling.budgets.report import MeasuredLatency
 
@@ -137,7 +154,7 @@ def human_latency(estimate: Estimate) -> str:
     return f"≈ {human_estimate(estimate.used * 1e-6)} ({_error(estimate)})"
 
 
-def _error(verdict: Verdict) -> str:
+def _error(verdict: BudgetVerdict) -> str:
     """How far off an estimate may be."""
     return human_uncertainty(getattr(verdict, "uncertainty", None))
 
@@ -150,6 +167,6 @@ def _amount(amount: float, unit: Unit) -> str:
     return f"{amount:.0f}" if unit == "FLOP" else human_seconds(amount * 1e-6)
 
 
-def use_of_budget(name: str, verdict: Verdict) -> str:
+def use_of_budget(name: str, verdict: BudgetVerdict) -> str:
     """As in: memory 1.2 KiB of 1.0 KiB."""
     return f"{LABELS[name]} {' of '.join(_used_and_budget(verdict))}"

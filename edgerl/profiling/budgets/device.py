@@ -86,7 +86,7 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Costs:
+class RuntimeCosts:
     """What executing takes on one core at the profile's clock, with one observation at a time (latency.py)."""
 
     call_overhead_us: Quantity
@@ -101,7 +101,7 @@ class Costs:
 
 @dataclass(frozen=True)
 class ClassCosts:
-    """Costs fitted to published points of one class (latency_model.py); ratios are to its dense multiply-add."""
+    """Costs fitted to published points of one class (latency/model.py); ratios are to its dense multiply-add."""
 
     latency_class: RuntimeClass
     sparse_block_1_cost_ratio: Quantity
@@ -112,7 +112,7 @@ class ClassCosts:
 class RuntimeFigures:
     """What a runtime needs on this device."""
 
-    costs: Costs | ClassCosts
+    costs: RuntimeCosts | ClassCosts
     base_memory_bytes: Quantity
     installed_bytes: Quantity
 
@@ -498,11 +498,11 @@ def _class_costs(table: _Table) -> ClassCosts:
     )
 
 
-def _costs(name: RuntimeName, table: _Table) -> Costs:
+def _costs(name: RuntimeName, table: _Table) -> RuntimeCosts:
     def number_of_sparse(key: str, *, zero: bool = False) -> Quantity | None:
         return None if name == "onnxruntime" else table.number(key, zero=zero)
 
-    return Costs(
+    return RuntimeCosts(
         call_overhead_us=table.number("call_overhead_us", zero=True),
         layer_overhead_us=table.number("layer_overhead_us", zero=True),
         dense_ns_per_multiply_add=table.number("dense_ns_per_multiply_add"),

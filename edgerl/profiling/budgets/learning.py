@@ -26,8 +26,8 @@ from edgerl.files.tensors import TensorReader
 from edgerl.policy.shape import LayerShape, NetworkShape
 from edgerl.profiling.budgets.costs import inference_flops, training_cost
 from edgerl.profiling.budgets.device import Device, find_device
-from edgerl.profiling.budgets.memory import BLOCK, Columns, Parts, arena_parts, lanes
-from edgerl.profiling.budgets.report import ProfileReport, Verdict, profile
+from edgerl.profiling.budgets.memory import BLOCK, Columns, arena_parts, lanes
+from edgerl.profiling.budgets.report import BudgetPart, ProfileReport, profile, with_parts
 
 PROGRAM_BYTES = 15_800_000
 """Of `edgerl learn` beside the native engine's own: command line, session, threads (measured on x86-64)."""
@@ -85,8 +85,7 @@ def profile_learner(path: Path, device: Device | str, **budgets: Any) -> Learnin
     report = profile(policy, device, **budgets)
     device = device if budgets.get("mode") is None else device.in_mode(budgets["mode"])
     plan = plan_on(device, origin)
-    parts = _parts(report, plan)
-    report = replace(report, model=path.name, memory_parts=parts, memory=_verdict(report, parts))
+    report = replace(report, model=path.name, memory=with_parts(report.memory, _parts(report, plan)))
     return _with_updates(report, device, origin, plan)
 
 
@@ -129,19 +128,12 @@ def _layout(plan: LayerPlanStructure) -> Layout:
     return "block" if plan.block == BLOCK else "sparse"
 
 
-def _parts(report: ProfileReport, plan: MemoryPlan) -> Parts:
-    parts = {"runtime": report.memory_parts["runtime"], "networks": plan.arena, "replay": plan.replay}
+def _parts(report: ProfileReport, plan: MemoryPlan) -> tuple[BudgetPart, ...]:
+    """The policy's runtime, and what the learner takes."""
+    parts = [report.memory.parts[0], BudgetPart("networks", plan.arena), BudgetPart("replay", plan.replay)]
     if report.runtime == "native":
-        parts |= {"program": PROGRAM_BYTES, "champion": plan.champion}
-    return parts
-
-
-def _verdict(report: ProfileReport, parts: Parts) -> Verdict:
-    """The policy's, with what the learner takes; the runtime's part keeps its source."""
-    before, _, budget = report.memory.source.partition("; budget: ")
-    runtime = before.partition(f" + {list(report.memory_parts)[1]} ")[0]
-    named = " + ".join(f"{name} {n_bytes}" for name, n_bytes in list(parts.items())[1:])
-    return replace(report.memory, used=sum(parts.values()), source=f"{runtime} + {named}; budget: {budget}")
+        parts += [BudgetPart("program", PROGRAM_BYTES), BudgetPart("champion", plan.champion)]
+    return tuple(parts)
 
 
 # ------------------------------------------------------------------------------------------------ time, an estimate

@@ -16,9 +16,9 @@ from edgerl.edge.engine.library import ALIGNMENT
 from edgerl.edge.runtimes import RuntimeName
 from edgerl.export.c.form import PolicyForm
 from edgerl.profiling.budgets.device import Device
-from edgerl.profiling.budgets.model import FLOAT_BYTES, LayerRow, ModelRows
+from edgerl.profiling.budgets.rows import FLOAT_BYTES, LayerRow, ModelRows
 
-Parts = dict[str, int]
+BytesByPart = dict[str, int]
 """Bytes by name; their sum is the peak."""
 
 INDEX_BYTES, START_BYTES = 2, 4
@@ -51,7 +51,7 @@ class Columns:
 
 def memory_parts(
     rows: ModelRows, device: Device, runtime: RuntimeName, base: int, form: PolicyForm | None = None
-) -> Parts:
+) -> BytesByPart:
     """All parts, with `base` bytes of the runtime's own; `form`: how C holds the policy, where that is known."""
     if runtime == "native":
         return {"runtime": base, **native_parts(rows, lanes(device))}
@@ -79,7 +79,7 @@ def _stored_bytes(rows: ModelRows) -> int:
     return sum(layer.stored_bytes for layer in rows.layers)
 
 
-def _onnxruntime_parts(rows: ModelRows) -> Parts:
+def _onnxruntime_parts(rows: ModelRows) -> BytesByPart:
     """The session keeps the bytes that it parsed, in fp32 as the weights themselves, else beside a decoded copy."""
     floats = sum(FLOAT_BYTES * (layer.positions + layer.n_biases) for layer in rows.layers)
     parsed = sum(layer.dense_bytes * (1 if layer.precision == "fp32" else 2) for layer in rows.layers)
@@ -90,7 +90,7 @@ def _onnxruntime_parts(rows: ModelRows) -> Parts:
 # ------------------------------------------------------------------------------------------------ the native engine
 
 
-def native_parts(rows: ModelRows, n_lanes: int) -> Parts:
+def native_parts(rows: ModelRows, n_lanes: int) -> BytesByPart:
     """A policy on the engine; of the layouts that it chooses from by measuring, the one that takes most counts."""
     columns = [_columns(layer) for layer in rows.layers]
     tried = [_tried(layer) for layer in rows.layers]
@@ -129,7 +129,7 @@ def _columns(layer: LayerRow) -> Columns:
     return Columns(layer.n_inputs, layer.n_outputs, layer.connections, blocks)
 
 
-def arena_parts(layers: Sequence[Columns], layouts: Sequence[Layout], n_lanes: int, *, normalises: bool) -> Parts:
+def arena_parts(layers: Sequence[Columns], layouts: Sequence[Layout], n_lanes: int, *, normalises: bool) -> BytesByPart:
     """The arena of a policy, as edgerl_policy_bytes would say; its structures count as activations."""
     n, m = layers[0].n_inputs, layers[-1].n_outputs
     widest = max(max(layer.n_inputs, _up(layer.n_outputs, n_lanes)) for layer in layers)

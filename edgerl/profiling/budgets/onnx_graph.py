@@ -23,7 +23,7 @@ from edgerl.edge.runtimes import onnx_kind
 from edgerl.errors import EdgerlError, FileFormatError, UnsupportedModelError, reason, require
 from edgerl.files.atomic import read_bytes
 from edgerl.policy.compact import MAXIMUM_UNITS, Precision
-from edgerl.profiling.budgets.model import LayerRow, ModelRows, matrix_row
+from edgerl.profiling.budgets.rows import LayerRow, ModelRows, matrix_row
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto

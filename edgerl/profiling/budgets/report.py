@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from edgerl import run_folder
 from edgerl.edge.runtimes import RUN_BY, ModelKind, RuntimeName, why_not
@@ -22,8 +22,9 @@ from edgerl.profiling.budgets.device import (
     RuntimeFigures,
     find_device,
 )
-from edgerl.profiling.budgets.memory import Parts, memory_parts
-from edgerl.profiling.budgets.model import FLOAT_BYTES, LayerRow, ModelRows, policy_rows, read_model
+from edgerl.profiling.budgets.memory import BytesByPart, memory_parts
+from edgerl.profiling.budgets.model import policy_rows, read_model
+from edgerl.profiling.budgets.rows import FLOAT_BYTES, LayerRow, ModelRows
 from edgerl.profiling.latency.estimate import estimate_latency
 from edgerl.profiling.measuring.measure import policy_identity
 from edgerl.profiling.microcontroller import record as measured_c
@@ -40,13 +41,27 @@ UNDECIDED = "the latency budget lies inside the estimate's interval: measure bef
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """One budget: what the model uses of it, and where both numbers come from."""
+class BudgetPart:
+    """One part of what a model uses; `source` is given where the number does not follow from the model."""
+
+    name: str
+    amount: int
+    source: str | None = None
+
+
+@dataclass(frozen=True)
+class BudgetVerdict:
+    """One budget: what the model uses of it, and where both numbers come from.
+
+    `used` is the sum of its parts, or else a single number with a source.
+    """
 
     used: float
     budget: float
     unit: Unit
-    source: str
+    source: str | None  # of `used`; None: each part has its own
+    budget_source: str
+    parts: tuple[BudgetPart, ...] = field(default=(), kw_only=True)
 
     @property
     def fits(self) -> bool:
@@ -59,7 +74,7 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Estimate(Verdict):
+class Estimate(BudgetVerdict):
     """A budget whose use is estimated: the truth lies between used / (1 + x) and used · (1 + x), x the uncertainty."""
 
     uncertainty: float | None  # None: unvalidated
@@ -82,7 +97,7 @@ class Estimate(Verdict):
 
 
 @dataclass(frozen=True)
-class MeasuredLatency(Verdict):
+class MeasuredLatency(BudgetVerdict):
     """The latency's verdict where it was measured on the device, and the estimate that it stands in place of."""
 
     estimate: Estimate
@@ -119,17 +134,21 @@ class ProfileReport:
     rate_hz: float
     layers: tuple[LayerReport, ...]
     model_bytes: int  # in the form that the runtime reads
-    memory_parts: Parts
-    memory: Verdict
-    flash: Verdict
-    flops: Verdict
+    memory: BudgetVerdict
+    flash: BudgetVerdict
+    flops: BudgetVerdict
     latency: Estimate | MeasuredLatency
     notes: tuple[str, ...]
 
     @property
-    def verdicts(self) -> dict[str, Verdict]:
+    def verdicts(self) -> dict[str, BudgetVerdict]:
         """The four budgets by name."""
         return {name: getattr(self, name) for name in BUDGETS}
+
+    @property
+    def memory_parts(self) -> BytesByPart:
+        """Bytes of memory by part."""
+        return {part.name: part.amount for part in self.memory.parts}
 
     @property
     def exceeded(self) -> tuple[str, ...]:
@@ -144,7 +163,7 @@ class ProfileReport:
     def as_dict(self) -> dict[str, Any]:
         """The report as plain data, for JSON."""
         verdicts = {name: verdict.as_dict() for name, verdict in self.verdicts.items()}
-        return {**asdict(self), **verdicts, "layers": [asdict(layer) for layer in self.layers], "fits": self.fits}
+        return {**asdict(self), **verdicts, "memory_parts": self.memory_parts, "fits": self.fits}
 
 
 def profile(
@@ -174,7 +193,7 @@ def profile(
     figures = figures_of(device, chosen)
     form = _c_form(rows, device) if chosen.name == "c" else None
     works = [_work(layer, chosen) for layer in rows.layers] if form is None else _c_works(form)
-    parts = memory_parts(rows, device, chosen.name, int(figures.base_memory_bytes.value), form)
+    sizes = memory_parts(rows, device, chosen.name, int(figures.base_memory_bytes.value), form)
     stored = _stored_bytes(rows, chosen) if form is None else form.flash_bytes
     rate = _given("the rate", rate_hz, device.budgets.rate_hz)
     budget_latency_us = None if budget_latency_seconds is None else budget_latency_seconds * 1e6
@@ -190,15 +209,14 @@ def profile(
         rate_hz=rate.value,
         layers=tuple(_layer_report(layer, work) for layer, work in zip(rows.layers, works, strict=True)),
         model_bytes=stored,
-        memory_parts=parts,
-        memory=_memory(parts, device, figures, budget_memory_bytes),
+        memory=_memory(sizes, device, figures, budget_memory_bytes),
         flash=_flash(stored, device, chosen, figures, budget_flash_bytes),
         flops=_flops(rows, works, device, chosen, rate, budget_flops),
         latency=latency,
         notes=tuple(_notes(rows, device, chosen, latency)),
     )
     if chosen.name == "c" and isinstance(model, (str, Path)):
-        report = _with_measured_c(report, Path(model), device, figures)
+        report = _with_measured_c(report, Path(model), device)
     if isinstance(model, ModelRows) or not profiled.measured:
         return report
     identity = policy_identity(model if isinstance(model, CompactPolicy) else Path(model))
@@ -206,7 +224,7 @@ def profile(
     return report if saved is None else with_measured_latency(report, saved.latency_us)
 
 
-def _with_measured_c(report: ProfileReport, model: Path, device: Device, figures: RuntimeFigures) -> ProfileReport:
+def _with_measured_c(report: ProfileReport, model: Path, device: Device) -> ProfileReport:
     """The same with what was measured of the C that was exported beside the policy for this device's core, if
     anything.
     """
@@ -215,25 +233,16 @@ def _with_measured_c(report: ProfileReport, model: Path, device: Device, figures
     if core is None or not (folder / measured_c.NAME).is_file():
         return report
     found = measured_c.find_record(folder, policy_identity(model), core)
-    return report if found is None else _with_record(report, found, device, figures)
+    return report if found is None else _with_record(report, found, device)
 
 
-def _with_record(
-    report: ProfileReport, found: measured_c.Record, device: Device, figures: RuntimeFigures
-) -> ProfileReport:
+def _with_record(report: ProfileReport, found: measured_c.Record, device: Device) -> ProfileReport:
     measured = f"measured by the cross compiler for {found.core} at {found.optimisation}"
-    parts = {"runtime": report.memory_parts["runtime"], "weights": 0, "activations": found.memory_bytes}
-    stack = "" if found.stack_bytes is None else f", of which a call was measured to take {found.stack_bytes}"
-    memory_source = (
-        f"runtime {parts['runtime']} ({figures.base_memory_bytes.source}{stack}) + data and bss {parts['activations']} "
-        f"({measured})"
-    )
     report = replace(
         report,
         model_bytes=found.text_bytes,
-        memory_parts=parts,
-        memory=_replaced(report.memory, sum(parts.values()), memory_source),
-        flash=_replaced(report.flash, found.text_bytes, f"code and constants {found.text_bytes} ({measured})"),
+        memory=with_parts(report.memory, _measured_memory(report, found, measured)),
+        flash=with_parts(report.flash, (BudgetPart("code and constants", found.text_bytes, measured),)),
     )
     if found.instructions is None:
         return report
@@ -242,28 +251,32 @@ def _with_record(
     if found.cycles is not None and estimated_latency(report).uncertainty is None:
         latency = found.cycles / device.cpu.clock_mhz.value
         source = f"modelled cycles of the counted instructions at {device.cpu.clock_mhz.value:g} MHz, no wait states"
-        report = replace(report, latency=_replaced(estimated_latency(report), latency, source))
+        report = replace(report, latency=replace(estimated_latency(report), used=latency, source=source))
     return replace(report, notes=(*report.notes, note))
 
 
-AnyVerdict = TypeVar("AnyVerdict", bound=Verdict)
+def _measured_memory(report: ProfileReport, found: measured_c.Record, measured: str) -> tuple[BudgetPart, ...]:
+    runtime = report.memory.parts[0]
+    if found.stack_bytes is not None:
+        stack = f"of which a call was measured to take {found.stack_bytes}"
+        runtime = replace(runtime, source=f"{runtime.source}, {stack}")
+    return runtime, BudgetPart("weights", 0), BudgetPart("activations", found.memory_bytes, f"data and bss, {measured}")
 
 
-def _replaced(verdict: AnyVerdict, used: float, source: str) -> AnyVerdict:
-    """The verdict on another use of the same budget."""
-    budget = Quantity(verdict.budget, verdict.source.partition(_BUDGET_FROM)[2])
-    return replace(verdict, used=used, source=_sources(source, budget))
+def with_parts(verdict: BudgetVerdict, parts: tuple[BudgetPart, ...]) -> BudgetVerdict:
+    """The same budget's verdict on another use of it."""
+    return replace(verdict, used=sum(part.amount for part in parts), parts=parts)
 
 
 def with_measured_latency(report: ProfileReport, latency_us: Quantity) -> ProfileReport:
     """The same with a measured latency in place of the estimate."""
     estimate = estimated_latency(report)
-    budget = Quantity(estimate.budget, estimate.source.partition(_BUDGET_FROM)[2])
     measured = MeasuredLatency(
         used=latency_us.value,
-        budget=budget.value,
+        budget=estimate.budget,
         unit="us",
-        source=_sources(latency_us.source, budget),
+        source=latency_us.source,
+        budget_source=estimate.budget_source,
         estimate=estimate,
     )
     return replace(report, latency=measured, notes=tuple(note for note in report.notes if note != UNDECIDED))
@@ -344,20 +357,27 @@ def _layer_report(layer: LayerRow, work: _Work) -> LayerReport:
     )
 
 
-def _memory(parts: Parts, device: Device, figures: RuntimeFigures, given: float | None) -> Verdict:
+def _memory(sizes: BytesByPart, device: Device, figures: RuntimeFigures, given: float | None) -> BudgetVerdict:
     """Constant weights lie in flash on a microcontroller and in memory elsewhere."""
-    named = [f"{name} {n_bytes}" for name, n_bytes in parts.items()]
-    named[0] += f" ({figures.base_memory_bytes.source})"
+    runtime = BudgetPart("runtime", sizes["runtime"], figures.base_memory_bytes.source)
+    others = (BudgetPart(name, n_bytes) for name, n_bytes in sizes.items() if name != "runtime")
     budget = _limited("memory", given, device.budgets.memory_bytes, device.memory.usable_bytes)
-    return _verdict(sum(parts.values()), budget, "bytes", " + ".join(named))
+    return _sum_verdict((runtime, *others), budget)
 
 
-def _flash(stored: int, device: Device, runtime: Runtime, figures: RuntimeFigures, given: float | None) -> Verdict:
+def _flash(
+    stored: int, device: Device, runtime: Runtime, figures: RuntimeFigures, given: float | None
+) -> BudgetVerdict:
     """What runs the policy, and the policy in the form that it reads, `stored` bytes."""
-    installed = int(figures.installed_bytes.value)
-    source = f"{runtime.name} {installed} ({figures.installed_bytes.source}) + model {stored}"
+    installed = figures.installed_bytes
     budget = _limited("flash", given, device.budgets.flash_bytes, device.memory.flash_bytes)
-    return _verdict(installed + stored, budget, "bytes", source)
+    parts = BudgetPart(runtime.name, int(installed.value), installed.source), BudgetPart("model", stored)
+    return _sum_verdict(parts, budget)
+
+
+def _sum_verdict(parts: tuple[BudgetPart, ...], budget: Quantity) -> BudgetVerdict:
+    used = sum(part.amount for part in parts)
+    return BudgetVerdict(used, budget.value, "bytes", source=None, budget_source=budget.source, parts=parts)
 
 
 def _stored_bytes(rows: ModelRows, runtime: Runtime) -> int:
@@ -376,7 +396,7 @@ def _flops(
     runtime: Runtime,
     rate: Quantity,
     given: float | None,
-) -> Verdict:
+) -> BudgetVerdict:
     share, precision = device.budgets.flops_share, _arithmetic(rows, runtime)
     peak = device.cpu.peak_flops(precision)
     default = Quantity(
@@ -386,7 +406,8 @@ def _flops(
     )
     used = FLOPS_PER_MULTIPLY_ADD * sum(work.multiply_adds for work in works)
     source = f"exact, {FLOPS_PER_MULTIPLY_ADD} per multiply-add that {runtime.name} executes"
-    return _verdict(used, _given("the FLOP budget", given, default), "FLOP", source)
+    budget = _given("the FLOP budget", given, default)
+    return BudgetVerdict(used, budget.value, "FLOP", source, budget.source)
 
 
 def _arithmetic(rows: ModelRows, runtime: Runtime) -> Precision:
@@ -405,7 +426,8 @@ def _latency(rows: ModelRows, device: Device, runtime: Runtime, rate: Quantity, 
         used=estimate.seconds * 1e6,
         budget=budget.value,
         unit="us",
-        source=_sources(estimate.source, budget),
+        source=estimate.source,
+        budget_source=budget.source,
         uncertainty=estimate.uncertainty,
     )
 
@@ -425,17 +447,6 @@ def _limited(name: str, value: float | None, default: Quantity, limit: Quantity)
             f"the {name} budget is {budget.value:.0f} bytes; the device has {limit.value:.0f}; choose a smaller one"
         )
     return budget
-
-
-def _verdict(used: float, budget: Quantity, unit: Unit, source: str) -> Verdict:
-    return Verdict(used=used, budget=budget.value, unit=unit, source=_sources(source, budget))
-
-
-def _sources(used: str, budget: Quantity) -> str:
-    return f"used: {used}{_BUDGET_FROM}{budget.source}"
-
-
-_BUDGET_FROM = "; budget: "
 
 
 def _notes(rows: ModelRows, device: Device, runtime: Runtime, latency: Estimate) -> Sequence[str]:

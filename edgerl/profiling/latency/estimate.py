@@ -1,6 +1,6 @@
 """The latency estimate, from a device's figures and a model's layers. Nothing calls it anything but an estimate.
 
-Costs of a class (microcontrollers, latency_model.py), in cycles:
+Costs of a class (microcontrollers, latency/model.py), in cycles:
 
     latency = call + Σ over layers (layer + outputs · output + stored weights · multiply-add · sparse cost ratio)
 
@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from edgerl.edge.acting.policy import DENSE_IS_SLOWER_BELOW, Layout
 from edgerl.policy.activation import HIDDEN
 from edgerl.policy.compact import Precision
-from edgerl.profiling.budgets.device import ClassCosts, Costs, Device, Quantity, Runtime
-from edgerl.profiling.budgets.model import FLOAT_BYTES, LayerRow
-from edgerl.profiling.latency.cores import find_core
+from edgerl.profiling.budgets.device import ClassCosts, Device, Quantity, Runtime, RuntimeCosts
+from edgerl.profiling.budgets.rows import FLOAT_BYTES, LayerRow
+from edgerl.profiling.latency.cores import class_of_core
 from edgerl.profiling.latency.model import CycleCosts, Level, latency_model
 from edgerl.units import human_uncertainty
 
@@ -69,7 +69,7 @@ def estimate_latency(device: Device, runtime: Runtime, layers: Sequence[LayerRow
 
 
 def _estimate_by_class(device: Device, costs: ClassCosts, layers: Sequence[LayerRow]) -> LatencyEstimate:
-    model, core = latency_model(), find_core(device.cpu.core)
+    model, core = latency_model(), class_of_core(device.cpu.core)
 
     def cycle_costs(precision: Precision) -> CycleCosts:
         return model.cycle_costs(costs.latency_class, core, precision, device.chip)
@@ -113,7 +113,9 @@ class _Way:
     compute_ns: float
 
 
-def _estimate_by_costs(device: Device, runtime: Runtime, costs: Costs, layers: Sequence[LayerRow]) -> LatencyEstimate:
+def _estimate_by_costs(
+    device: Device, runtime: Runtime, costs: RuntimeCosts, layers: Sequence[LayerRow]
+) -> LatencyEstimate:
     shares = active_shares(layers)
     ways = [_way(device, runtime, costs, layer, share) for layer, share in zip(layers, shares, strict=True)]
     level, bandwidth = _level(device, sum(way.kept_bytes for way in ways))
@@ -138,7 +140,7 @@ def active_shares(layers: Sequence[LayerRow]) -> list[float]:
     return [1.0, *hidden]
 
 
-def _way(device: Device, runtime: Runtime, costs: Costs, layer: LayerRow, share: float) -> _Way:
+def _way(device: Device, runtime: Runtime, costs: RuntimeCosts, layer: LayerRow, share: float) -> _Way:
     """How the runtime executes a layer; `share` is that of its inputs that are not zero."""
     if runtime.name == "onnxruntime":
         n_bytes = FLOAT_BYTES * (layer.positions + layer.n_biases)
@@ -149,14 +151,14 @@ def _way(device: Device, runtime: Runtime, costs: Costs, layer: LayerRow, share:
     return min(ways, key=lambda way: _seconds(way, _level(device, way.kept_bytes)[1]))
 
 
-def _stored_way(costs: Costs, layer: LayerRow) -> _Way:
+def _stored_way(costs: RuntimeCosts, layer: LayerRow) -> _Way:
     layout: Layout = "dense" if not layer.is_sparse else "sparse" if layer.block == 1 else "block"
     per_input, per_multiply_add = _layout_costs(costs)[layout]
     compute_ns = layer.n_inputs * per_input + layer.stored_weights * per_multiply_add
     return _Way(layer.stored_bytes, layer.stored_bytes, compute_ns)
 
 
-def _layout_costs(costs: Costs) -> dict[Layout, tuple[float, float]]:
+def _layout_costs(costs: RuntimeCosts) -> dict[Layout, tuple[float, float]]:
     """Nanoseconds of an input, and of a multiply-add, in each layout; not of onnxruntime."""
     sparse_input = _given(costs.sparse_input_overhead_ns)
     return {
@@ -166,7 +168,7 @@ def _layout_costs(costs: Costs) -> dict[Layout, tuple[float, float]]:
     }
 
 
-def _column_ways(costs: Costs, layer: LayerRow, share: float) -> Iterable[_Way]:
+def _column_ways(costs: RuntimeCosts, layer: LayerRow, share: float) -> Iterable[_Way]:
     """The native engine's layouts, a dense one only where the engine tries it."""
     counts = layout_multiply_adds(layer)
     for layout, (per_input, per_multiply_add) in _layout_costs(costs).items():

@@ -12,8 +12,8 @@ from typing import Any, Literal
 from edgerl.edge.runtimes import RuntimeName
 from edgerl.errors import DeviceError, FileFormatError
 from edgerl.profiling.budgets.device import Device, Quantity, device_ids, find_device
-from edgerl.profiling.budgets.model import matrix_row
-from edgerl.profiling.latency.cores import find_core, plain_words
+from edgerl.profiling.budgets.rows import matrix_row
+from edgerl.profiling.latency.cores import class_of_core, plain_words
 from edgerl.profiling.latency.estimate import estimate_latency
 from edgerl.profiling.latency.model import RUNTIME_CLASSES, RuntimeClass, latency_model
 from edgerl.profiling.latency.points import Point
@@ -140,7 +140,7 @@ def _board_with(cpu: str) -> Device | None:
 
 
 def _by_class(point: Point, cpu: str, clock_mhz: float, device_id: str, basis: Basis) -> Prediction:
-    model, core = latency_model(), find_core(cpu)
+    model, core = latency_model(), class_of_core(cpu)
     costs = model.cycle_costs(point.runtime_class, core, point.precision, device_id)
     layers = point.layers * costs.layer + point.outputs * costs.output + point.multiply_adds * costs.multiply_add
     uncertainty = model.widening(point.runtime_class, core, point.precision, device_id)

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from edgerl.files.strict_json import parse_json
 from edgerl.policy.compact import Precision
-from edgerl.profiling.latency.cores import UNKNOWN, Core
+from edgerl.profiling.latency.cores import UNKNOWN, CoreClass
 
 RuntimeClass = Literal["interpreter", "tuned-kernels", "generated-c"]
 RUNTIME_CLASSES: tuple[RuntimeClass, ...] = ("interpreter", "tuned-kernels", "generated-c")
@@ -60,7 +60,7 @@ class LatencyModel:
     uncertainty: Mapping[RuntimeClass, Mapping[Level, float]]
 
     def cycle_costs(
-        self, runtime_class: RuntimeClass, core: Core, precision: Precision, device_id: str | None
+        self, runtime_class: RuntimeClass, core: CoreClass, precision: Precision, device_id: str | None
     ) -> CycleCosts:
         """What one core of a device takes; `device_id` None where the device is in no published point."""
 
@@ -72,14 +72,14 @@ class LatencyModel:
         call, layer, output, multiply_add = (product(item) for item in ITEMS)
         return CycleCosts(call, layer, output, ratio * multiply_add)
 
-    def level(self, runtime_class: RuntimeClass, core: Core, device_id: str | None) -> Level:
+    def level(self, runtime_class: RuntimeClass, core: CoreClass, device_id: str | None) -> Level:
         """How well such a prediction's subject is known."""
         if f"{device_id}: {runtime_class}" in self.known:
             return "device"
         return "core" if f"{core.name}: multiply-adds" in self.factors else "other"
 
     def widening(
-        self, runtime_class: RuntimeClass, core: Core, precision: Precision, device_id: str | None
+        self, runtime_class: RuntimeClass, core: CoreClass, precision: Precision, device_id: str | None
     ) -> float | None:
         """`uncertainty` of a prediction for a dense network; None where no published point is like it."""
         if core.name == UNKNOWN.name or precision == "fp16":
@@ -88,7 +88,7 @@ class LatencyModel:
 
 
 def factor_names(
-    item: Item, runtime_class: RuntimeClass, core: Core, precision: Precision, device_id: str | None
+    item: Item, runtime_class: RuntimeClass, core: CoreClass, precision: Precision, device_id: str | None
 ) -> tuple[str, ...]:
     """The factors whose product an item takes, in cycles. Overheads follow the core's integer speed."""
     if item in ("call", "layer"):

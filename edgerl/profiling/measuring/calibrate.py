@@ -32,8 +32,8 @@ from edgerl.profiling.budgets.device import Device, parse_device
 from edgerl.profiling.budgets.model import policy_rows
 from edgerl.profiling.latency.estimate import ITEM_BYTES, active_shares, estimate_latency, layout_multiply_adds
 from edgerl.profiling.measuring.host import Host, describe_host, profile_text
+from edgerl.profiling.measuring.measure import Act
 
-Act = Callable[[Array], Array]
 WriteOnnx = Callable[[CompactPolicy, Path], object]
 Progress = Callable[[str], None]
 Vector = npt.NDArray[np.float64]

@@ -31,8 +31,8 @@ from edgerl.policy import format as policy_file
 from edgerl.policy.compact import Array, CompactPolicy
 from edgerl.profiling.measuring.measurement import (
     LONGEST_TEXT,
+    LatencyMeasurement,
     Machine,
-    Measurement,
     Result,
     benchmark_observations,
     checked_observations,
@@ -110,12 +110,12 @@ def policy_identity(model: CompactPolicy | Path) -> str:
 
 def measure_here(subject: Subject) -> Result:
     """Measure with each runtime that is there, some seconds each. Raises MissingExtraError where there is none."""
-    runtimes: dict[RuntimeName, Callable[[Subject, int], Measurement]]
+    runtimes: dict[RuntimeName, Callable[[Subject, int], LatencyMeasurement]]
     runtimes = {"native": _measure_native, "onnxruntime": _measure_onnxruntime}
     with _pinned() as cpu:
         outcomes = {name: _measurement_or_reason(measure, subject, cpu) for name, measure in runtimes.items()}
         machine = _machine(cpu)
-    measurements = tuple(outcome for outcome in outcomes.values() if isinstance(outcome, Measurement))
+    measurements = tuple(outcome for outcome in outcomes.values() if isinstance(outcome, LatencyMeasurement))
     not_measured: dict[str, str] = {name: outcome for name, outcome in outcomes.items() if isinstance(outcome, str)}
     if not measurements:
         raise MissingExtraError("; ".join(not_measured.values()))
@@ -123,15 +123,15 @@ def measure_here(subject: Subject) -> Result:
 
 
 def _measurement_or_reason(
-    measure: Callable[[Subject, int], Measurement], subject: Subject, cpu: int
-) -> Measurement | str:
+    measure: Callable[[Subject, int], LatencyMeasurement], subject: Subject, cpu: int
+) -> LatencyMeasurement | str:
     try:
         return measure(subject, cpu)
     except MissingExtraError as error:
         return reason(error, LONGEST_TEXT)
 
 
-def _measure_native(subject: Subject, cpu: int) -> Measurement:
+def _measure_native(subject: Subject, cpu: int) -> LatencyMeasurement:
     if subject.policy is None:
         raise MissingExtraError(
             why_not(subject.name, subject.kind, "native")
@@ -139,10 +139,10 @@ def _measure_native(subject: Subject, cpu: int) -> Measurement:
         )
     policy = Policy(subject.policy)
     figures = _measure(policy, benchmark_observations(subject.policy), subject.policy.n_actions, cpu)
-    return Measurement(runtime="native", engine=f"{policy.isa}; {' '.join(policy.layouts)}", **figures)
+    return LatencyMeasurement(runtime="native", engine=f"{policy.isa}; {' '.join(policy.layouts)}", **figures)
 
 
-def _measure_onnxruntime(subject: Subject, cpu: int) -> Measurement:
+def _measure_onnxruntime(subject: Subject, cpu: int) -> LatencyMeasurement:
     if subject.onnx_path is None:
         raise MissingExtraError("no .onnx file that was made from this policy lies beside it: edgerl export")
     policy = OnnxPolicy(subject.onnx_path)
@@ -151,11 +151,11 @@ def _measure_onnxruntime(subject: Subject, cpu: int) -> Measurement:
     else:
         observations = benchmark_observations(subject.policy)
     figures = _measure(policy, observations, policy.n_actions, cpu)
-    return Measurement(runtime="onnxruntime", engine=sys.modules["onnxruntime"].__version__, **figures)
+    return LatencyMeasurement(runtime="onnxruntime", engine=sys.modules["onnxruntime"].__version__, **figures)
 
 
 def _measure(act: Act, observations: Array, n_actions: int, cpu: int) -> dict[str, Any]:
-    """What a Measurement says of `act`, but for its name; `cpu` is what this thread is pinned to, or -1."""
+    """What a LatencyMeasurement says of `act`, but for its name; `cpu` is what this thread is pinned to, or -1."""
     rows = list(observations)
     evicted = _bytes_to_evict(cpu)
     clock = _clock_cost()

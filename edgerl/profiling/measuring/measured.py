@@ -16,7 +16,7 @@ from edgerl.files.toml import parse_toml
 from edgerl.profiling.budgets.device import Device, Quantity, SavedMeasurement, parse_device
 from edgerl.profiling.budgets.report import Estimate, ProfileReport, estimated_latency, profile, with_measured_latency
 from edgerl.profiling.measuring.measure import Subject
-from edgerl.profiling.measuring.measurement import Machine, Measurement, Result, largest_difference
+from edgerl.profiling.measuring.measurement import LatencyMeasurement, Machine, Result, largest_difference
 
 MEASURED = "measured"
 """The key of the profile's list of measurements, which stands at its end."""
@@ -26,10 +26,10 @@ SAME_MACHINE = {"x86-64": "x86_64", "amd64": "x86_64", "arm64": "aarch64", "armv
 
 
 @dataclass(frozen=True)
-class Row:
+class ComparisonRow:
     """One runtime: what was measured, and what the model had said."""
 
-    measurement: Measurement
+    measurement: LatencyMeasurement
     largest_difference: float | None  # of the actions, in shares of their range; None where no policy is there to tell
     estimate: Estimate | None  # None without a device, or where it has no figures for this runtime
 
@@ -42,7 +42,7 @@ class Comparison:
     """
 
     result: Result
-    rows: tuple[Row, ...]
+    rows: tuple[ComparisonRow, ...]
     device: str | None
     mode: str | None
     counts: bool
@@ -70,7 +70,7 @@ def compare(result: Result, subject: Subject, device: Device | None, mode: str |
     return Comparison(
         result=result,
         rows=tuple(
-            Row(
+            ComparisonRow(
                 measurement=measurement,
                 largest_difference=largest_difference(measurement, subject.policy) if subject.policy else None,
                 estimate=_estimate(subject, device, measurement.runtime, mode) if device else None,
@@ -111,7 +111,7 @@ def with_comparison(report: ProfileReport, comparison: Comparison) -> ProfileRep
     return with_measured_latency(report, Quantity(measurement.p50_ns / 1e3, source))
 
 
-def describe(measurement: Measurement, machine: Machine) -> str:
+def describe(measurement: LatencyMeasurement, machine: Machine) -> str:
     """The source of a measured number."""
     return (
         f"measured: median of {measurement.calls} calls, {measurement.runtime} ({measurement.engine}), "
@@ -168,7 +168,7 @@ def _without_measured(text: str, source: str) -> str:
     return kept
 
 
-def _saved(measurement: Measurement, comparison: Comparison, architecture: str, today: str) -> SavedMeasurement:
+def _saved(measurement: LatencyMeasurement, comparison: Comparison, architecture: str, today: str) -> SavedMeasurement:
     source = f"{describe(measurement, comparison.result.machine)}, {today}"
     calls = f"of {measurement.calls} calls, as latency_us"
     cold = f"measured: median of calls that each follow {measurement.evicted_bytes} bytes of other data, as latency_us"

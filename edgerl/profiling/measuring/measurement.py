@@ -41,7 +41,7 @@ LARGEST_ACTION = 3.4028235e38  # of float32
 
 PER_MILLE = {"p50_ns": 500, "p90_ns": 900, "p99_ns": 990, "max_ns": 1000}
 
-Histogram = tuple[tuple[int, int], ...]
+Bins = tuple[tuple[int, int], ...]
 """(upper end in ns, calls) of each bin that is not empty, rising. An octave has eight bins; below 16 ns each is 1 ns
 wide."""
 
@@ -61,7 +61,7 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Measurement:
+class LatencyMeasurement:
     """Calls of one runtime, one observation each; the clock's own time is taken off each."""
 
     runtime: RuntimeName
@@ -75,7 +75,7 @@ class Measurement:
     max_ns: int
     cold_ns: int  # median of calls that each follow `evicted_bytes` of other data
     evicted_bytes: int
-    histogram: Histogram
+    histogram: Bins
     actions: tuple[tuple[float, ...], ...]  # for the first observations
 
 
@@ -85,10 +85,10 @@ class Result:
 
     policy_sha256: str  # of its file
     machine: Machine
-    measurements: tuple[Measurement, ...]
+    measurements: tuple[LatencyMeasurement, ...]
     not_measured: Mapping[str, str] = field(default_factory=dict)  # runtime → why not
 
-    def measurement(self, runtime: str) -> Measurement | None:
+    def measurement(self, runtime: str) -> LatencyMeasurement | None:
         """That of a runtime, if there is one."""
         return next((one for one in self.measurements if one.runtime == runtime), None)
 
@@ -129,7 +129,7 @@ def checked_observations(n_actions: int) -> int:
 
 
 def summary(times: Array) -> dict[str, Any]:
-    """The percentiles and the histogram of durations [calls] in ns, int64: keywords of a Measurement."""
+    """The percentiles and the histogram of durations [calls] in ns, int64: keywords of a LatencyMeasurement."""
     ordered = np.sort(times).tolist()
     percentiles = {name: ordered[_rank(len(ordered), per_mille) - 1] for name, per_mille in PER_MILLE.items()}
     ends, counts = np.unique([bin_end(time) for time in ordered], return_counts=True)
@@ -143,7 +143,7 @@ def bin_end(nanoseconds: int) -> int:
     return (((nanoseconds >> shift) + 1) << shift) - 1
 
 
-def largest_difference(measurement: Measurement, policy: CompactPolicy) -> float:
+def largest_difference(measurement: LatencyMeasurement, policy: CompactPolicy) -> float:
     """Between the reported actions and the policy's in float64, in shares of each action's range.
 
     Raises CheckFailed where it is too large or the actions are not as many as they must be: another policy, or an
@@ -238,12 +238,12 @@ def _result(entry: object) -> Result:
     )
 
 
-def _measurement(entry: object) -> Measurement:
+def _measurement(entry: object) -> LatencyMeasurement:
     runtime = next((name for name in RUNTIMES if _object(entry).get("runtime") == name), None)
     if runtime is None:
         raise ValueError(f"the runtime is {quoted(_object(entry).get('runtime'))}")
     numbers = ("clock_ns", *PER_MILLE, "cold_ns", "evicted_bytes")
-    measurement = Measurement(
+    measurement = LatencyMeasurement(
         runtime=runtime,
         engine=_text(entry, "engine"),
         built_with=_text(entry, "built_with"),
@@ -256,7 +256,7 @@ def _measurement(entry: object) -> Measurement:
     return measurement
 
 
-def _check_together(measurement: Measurement) -> None:
+def _check_together(measurement: LatencyMeasurement) -> None:
     """Every percentile must lie in the bin that holds its rank."""
     ends = [-1, *(end for end, _ in measurement.histogram)]
     totals = list(accumulate(count for _, count in measurement.histogram))
@@ -274,7 +274,7 @@ def _rank(count: int, per_mille: int) -> int:
     return -(-count * per_mille // 1000)
 
 
-def _histogram(entries: list[Any]) -> Histogram:
+def _histogram(entries: list[Any]) -> Bins:
     bins = []
     before = -1
     for entry in entries:

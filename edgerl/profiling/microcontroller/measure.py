@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 from edgerl.errors import MissingExtraError, UnsupportedModelError, reason
 from edgerl.profiling.microcontroller.cycles import MODELS, modelled_cycles
 from edgerl.profiling.microcontroller.emulator import Execution, build_measured, call_of, execute, kind_of
-from edgerl.profiling.microcontroller.toolchain import Compiled, Sizes, Stack, compile_sources, find_core, worst_stack
+from edgerl.profiling.microcontroller.toolchain import (
+    Compiled,
+    SectionSizes,
+    Stack,
+    compile_sources,
+    find_core,
+    worst_stack,
+)
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,7 @@ class McuMeasurement:
     core: str
     optimisation: str
     compiler: str
-    sizes: Sizes
+    sizes: SectionSizes
     stack: Stack | None
     counted: Counted | None
     not_counted: str | None

@@ -97,7 +97,7 @@ def run_program(command: Sequence[str | Path], folder: Path, what: str) -> str:
 
 
 @dataclass(frozen=True)
-class Sizes:
+class SectionSizes:
     """Bytes of sections: `text` is code and constants in flash, `data` flash and RAM, `bss` RAM."""
 
     text: int
@@ -120,7 +120,7 @@ class Compiled:
 
     objects: tuple[Path, ...]
     compiler: str
-    sizes: Sizes
+    sizes: SectionSizes
     functions: Mapping[str, Function]
 
 
@@ -151,11 +151,11 @@ def compile_sources(
     )
 
 
-def _sizes(objects: Sequence[Path], folder: Path) -> Sizes:
+def _sizes(objects: Sequence[Path], folder: Path) -> SectionSizes:
     """The sums over objects, by arm-none-eabi-size."""
     rows = run_program(["arm-none-eabi-size", *objects], folder, "sizes").splitlines()[1:]
     columns = [[int(number) for number in row.split()[:3]] for row in rows]
-    return Sizes(*(sum(column) for column in zip(*columns, strict=True)))
+    return SectionSizes(*(sum(column) for column in zip(*columns, strict=True)))
 
 
 # A line of GCC's call graph: node: { title: "file.c:name" label: "name\nfile.c:1:5\n16 bytes (static)\n…" }

@@ -1,0 +1,103 @@
+"""A model as profiling sees it: a row for each affine layer, whatever file or description it came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from edgerl.edge.runtimes import ModelKind
+from edgerl.policy.compact import PRECISIONS, CompactPolicy, Precision
+from edgerl.policy.shape import architecture
+
+FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One affine layer, and how a sparse engine stores it."""
+
+    n_inputs: int
+    n_outputs: int
+    n_biases: int  # one for every output, or none
+    connections: int  # weights that are not zero
+    precision: Precision
+    block: int
+    is_sparse: bool
+    stored_weights: int  # zeros that pad a block or fill a dense matrix included
+    stored_bytes: int  # weights, indices, scales, biases
+    connected_outputs: int  # those that at least one input reaches
+
+    @property
+    def positions(self) -> int:
+        """Weights of the dense matrix."""
+        return self.n_inputs * self.n_outputs
+
+    @property
+    def dense_bytes(self) -> int:
+        """Bytes of the dense matrix in the stored precision, with scales and biases."""
+        return dense_bytes(self.n_inputs, self.n_outputs, self.n_biases, self.precision)
+
+
+@dataclass(frozen=True)
+class ModelRows:
+    """A multi-layer perceptron as rows; `constant_bytes` is what normalisation and action scaling hold."""
+
+    name: str
+    kind: ModelKind
+    layers: tuple[LayerRow, ...]
+    constant_bytes: int
+    file_bytes: int | None  # None: the model lies in no file
+    policy: CompactPolicy | None = field(default=None, repr=False, compare=False)  # where all weights are known
+
+    @property
+    def architecture(self) -> str:
+        """Layer widths, as in 17-256-256-6."""
+        return architecture(self.layers)
+
+
+def matrix_row(
+    n_inputs: int,
+    n_outputs: int,
+    connections: int,
+    precision: Precision,
+    *,
+    has_bias: bool = True,
+    block: int = 1,
+    connected_outputs: int | None = None,
+) -> LayerRow:
+    """A layer known by its matrix, stored as the compact form would: dense or sparse, what is smaller.
+
+    `connected_outputs`: where it is not known, every output counts.
+    """
+    n_biases = n_outputs if has_bias else 0
+    n_blocks, block_rows = -(-connections // block), -(-n_outputs // block)
+    index_bytes = 2 * n_blocks + 4 * (block_rows + 1)  # 16-bit columns, 32-bit row starts
+    value_bytes = n_blocks * block * _item_size(precision)
+    sparse_bytes = value_bytes + index_bytes + _row_bytes(n_outputs, n_biases, precision)
+    dense = dense_bytes(n_inputs, n_outputs, n_biases, precision)
+    is_sparse = sparse_bytes < dense
+    return LayerRow(
+        n_inputs=n_inputs,
+        n_outputs=n_outputs,
+        n_biases=n_biases,
+        connections=connections,
+        precision=precision,
+        block=block,
+        is_sparse=is_sparse,
+        stored_weights=n_blocks * block if is_sparse else n_inputs * n_outputs,
+        stored_bytes=min(sparse_bytes, dense),
+        connected_outputs=n_outputs if connected_outputs is None else connected_outputs,
+    )
+
+
+def dense_bytes(n_inputs: int, n_outputs: int, n_biases: int, precision: Precision) -> int:
+    """Bytes of a dense layer: weights, biases, and int8's scales."""
+    return n_inputs * n_outputs * _item_size(precision) + _row_bytes(n_outputs, n_biases, precision)
+
+
+def _item_size(precision: Precision) -> int:
+    return PRECISIONS[precision]().itemsize
+
+
+def _row_bytes(n_outputs: int, n_biases: int, precision: Precision) -> int:
+    """Bytes of biases, and of int8's scales."""
+    return 4 * n_biases + (4 * n_outputs if precision == "int8" else 0)

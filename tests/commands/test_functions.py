@@ -1,0 +1,93 @@
+"""Each command through its function and through the command line: the same data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import edgerl as library
+from edgerl.studies.table import as_dict
+
+Run = Callable[..., tuple[int, str, str]]
+SMALL = {"hidden": (16, 16), "steps": 200, "start_steps": 100, "evaluation_interval": 100, "evaluation_episodes": 1}
+
+
+@pytest.fixture
+def run(edgerl: Run) -> Path:
+    """A run that runs/latest points to."""
+    words = ("--hidden", "16,16", "--steps", 200, "--start-steps", 100, "--evaluation-interval", 100)
+    assert edgerl("train", "--env", "Pendulum-v1", *words, "--evaluation-episodes", 1)[0] == 0
+    return Path("runs/Pendulum-v1-ds-td3-seed0")
+
+
+def _printed(edgerl: Run, *arguments: object) -> Any:
+    code, out, err = edgerl(*arguments)
+    assert code in (0, 1), err
+    return json.loads(out)
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it."""
+    return json.loads(json.dumps(value, default=str))
+
+
+def test_train(run: Path) -> None:
+    again = library.train("Pendulum-v1", out="again", **SMALL)
+    assert (again.folder, again.policy) == (Path("again"), Path("again/policy.safetensors"))
+    assert (again.folder / "policy.safetensors").read_bytes() == (run / "policy.safetensors").read_bytes()
+
+
+def test_cost(edgerl: Run) -> None:
+    shown = _printed(edgerl, "cost", "--env", "Pendulum-v1", "--sparsity", "0.8", "--json")
+    assert _plain(library.cost("Pendulum-v1", sparsity=0.8)) == shown
+
+
+def test_info(edgerl: Run, run: Path) -> None:
+    for path in (run, run / "policy.safetensors", run / "checkpoint.safetensors"):
+        assert _plain(library.info(path)) == _printed(edgerl, "info", path, "--json")
+
+
+def test_run(edgerl: Run, run: Path) -> None:
+    notices: list[str] = []
+    report = library.run(seconds=0.2, seed=3, notice=notices.append)
+    assert notices == [f"using {run / 'policy.safetensors'}"]
+    shown = _printed(edgerl, "run", "--seconds", "0.2", "--seed", "3", "--json")
+    assert report.as_dict().keys() == shown.keys()
+    assert (str(report.model), report.environment, report.statistics.rate_hz) == (
+        shown["model"],
+        shown["environment"],
+        shown["rate_hz"],
+    )
+    steps = sum(episode.steps for episode in report.episodes) + report.unfinished_episode.steps
+    assert steps == report.statistics.cycles
+
+
+def test_report(edgerl: Run, run: Path) -> None:
+    made = library.write_report([run], "a.html")
+    shown = _printed(edgerl, "report", run, "-o", "b.html", "--json")
+    varies = {"path", "seconds", "bytes"}
+    assert {k: v for k, v in _plain(asdict(made)).items() if k not in varies} == {
+        k: v for k, v in shown.items() if k not in varies
+    }
+
+
+def test_table(edgerl: Run) -> None:
+    Path("small.toml").write_text(
+        "[run]\nhidden = [16, 16]\nsteps = 200\nstart_steps = 100\nevaluation_interval = 100\nevaluation_episodes = 1\n"
+        '[grid]\nenvironment = ["Pendulum-v1"]\nmethod = ["td3", "ds-td3"]\n'
+    )
+    assert edgerl("sweep", "small.toml", "--jobs", 1)[0] == 0
+    assert _plain(as_dict(library.table("small.toml"))) == _printed(edgerl, "table", "small.toml", "--format", "json")
+
+
+def test_prune_and_profile(edgerl: Run, run: Path) -> None:
+    result = library.prune(run, "a.safetensors", precision="fp16", episodes=0)
+    shown = _printed(edgerl, "prune", run, "-o", "b.safetensors", "--dtype", "fp16", "--episodes", 0, "--json")
+    assert _plain((result.file_bytes, asdict(result.difference))) == [shown["file_bytes"], shown["action_difference"]]
+    profiled = _printed(edgerl, "profile", "a.safetensors", "--device", "raspberry-pi-5", "--json")
+    assert _plain(library.profile("a.safetensors", "raspberry-pi-5").as_dict()) == profiled
