@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgerl.export.c import Layout, Target
+from edgerl.export.c.options import Layout, Target
 from edgerl.policy.compact import Array, CompactPolicy, Layer, Precision, as_blocks, without_denormals
 from edgerl.policy.pruning import with_network
 

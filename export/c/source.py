@@ -12,8 +12,9 @@ import numpy as np
 from edgerl import __version__
 from edgerl.errors import UnsupportedModelError
 from edgerl.export import PolicySource
-from edgerl.export.c import Options, kernels
+from edgerl.export.c import kernels
 from edgerl.export.c.form import ColumnForm, DenseForm, Form, PolicyForm, padded_outputs, policy_form
+from edgerl.export.c.options import Options
 from edgerl.export.c.text import NOTICE, SPDX, array, comment_text, number
 from edgerl.policy.activation import HIDDEN
 from edgerl.policy.compact import Array, CompactPolicy, Layer, Precision, shifted

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from edgerl.errors import FileFormatError
 from edgerl.export import ExportReport, LearnerSource
+from edgerl.export.c_learner.sizes import Budget, Sizes
 from edgerl.options import Checked, option
 from edgerl.run_folder import CHECKPOINT, LEARNER
 from edgerl.units import human_bytes
@@ -18,9 +19,9 @@ from edgerl.units import human_bytes
 if TYPE_CHECKING:
     from edgerl.policy.loss import ActionDifference
 
-SOURCE, OUTPUT, REQUIRES = "learner", "learner-c", ()
+__all__ = ["OUTPUT", "REQUIRES", "SOURCE", "CLearnerReport", "Options", "describe", "export"]
 
-PREFIX = "edgerl_learner"
+SOURCE, OUTPUT, REQUIRES = "learner", "learner-c", ()
 
 LARGEST_MEMORY = 1 << 40
 """Bytes that a handed-over learner may take: the device's own budget counts."""
@@ -56,40 +57,7 @@ class Options(Checked):
         shown="generic",
         other="device",
     )
-    prefix: str = option(PREFIX, "Prefix of every name, and of the files.")
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What a learner may take on a device, in bytes."""
-
-    device: str
-    ram: int
-    flash: int
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Bytes of a learner on the device; those of RAM are exact, and so is the state."""
-
-    arena: int  # networks, targets, moments, topologies, an update's scratch
-    replay: int
-    own: int  # counters, and what aligns the whole
-    capacity: int  # transitions
-    row: int  # of one
-    state: int  # in flash: the initial networks, and the constants around them
-    code: int  # in flash: about
-    save: int  # of a save with all transitions
-
-    @property
-    def ram(self) -> int:
-        """All of it, static."""
-        return self.arena + self.replay + self.own
-
-    @property
-    def flash(self) -> int:
-        """State and code."""
-        return self.state + self.code
+    prefix: str = option("edgerl_learner", "Prefix of every name, and of the files.")
 
 
 @dataclass(frozen=True)

@@ -26,11 +26,14 @@ from edgerl.edge.engine.arena import LearnerArena
 from edgerl.edge.engine.library import ALIGNMENT, LayerPlanStructure, LearnerConfig, Progress, library
 from edgerl.errors import CheckFailed, ConfigError, OutputError, quoted
 from edgerl.export.c.text import NOTICE, SPDX, check_prefix
-from edgerl.export.c_learner import PREFIX, Budget, Sizes
+from edgerl.export.c_learner.sizes import Budget, Sizes
 from edgerl.export.c_learner.text import comment_line, float_array, float_literal, word_array
 from edgerl.files.atomic import read_bytes, refuse_existing, write_atomically
 from edgerl.files.tensors import TensorReader
 from edgerl.policy.compact import Array, action_scaling
+
+PREFIX = "edgerl_learner"
+"""What the names in learner.h and learner.c begin with, and those of a learner that nobody names."""
 
 DEFAULT_CAPACITY = 1000
 """Transitions that are kept where neither they, nor a memory, nor a device's budget say how many."""

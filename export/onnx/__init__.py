@@ -6,9 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgerl.export import ExportReport, PolicySource
+from edgerl.export import PolicySource
+from edgerl.export.onnx.report import OnnxReport
 from edgerl.options import Checked, option
 from edgerl.units import human_bytes
+
+__all__ = ["OUTPUT", "REQUIRES", "SOURCE", "OnnxReport", "Options", "describe", "export"]
 
 SOURCE, OUTPUT, REQUIRES = "policy", "policy.onnx", ("onnx", "onnxruntime")
 
@@ -20,27 +23,6 @@ class Options(Checked):
     sparse_initializers: bool = option(
         False, "Store sparse weights sparsely; onnxruntime reads it, most others refuse."
     )
-
-
-@dataclass(frozen=True)
-class OnnxReport(ExportReport):
-    """A file that was written, and checked before it got its name."""
-
-    architecture: str  # 17-256-256-6
-    n_bytes: int
-    opset: int
-    largest_difference: float  # to the CompactPolicy in float64, in shares of the action range
-    largest_difference_extreme: float  # the same for extreme observations, where float32 itself rounds more
-    sparse_layers: int  # layers written as sparse initialisers
-    excluded_readers: tuple[str, ...]  # programs that cannot read this file because of them
-    sparse_initializers: bool  # whether they were asked for
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Who cannot read it; or that what was asked for makes nothing smaller."""
-        if self.sparse_layers:
-            return (f"not readable by: {', '.join(self.excluded_readers)}",)
-        return ("no layer is smaller with sparse initialisers; all are dense",) if self.sparse_initializers else ()
 
 
 def export(source: PolicySource, path: Path, options: Options, *, force: bool) -> OnnxReport:

@@ -25,7 +25,7 @@ import onnx.shape_inference
 from edgerl import __version__
 from edgerl.edge.acting.onnx_policy import ACTIVATION_OPERATORS, METADATA_KEY, OnnxPolicy
 from edgerl.errors import CheckFailed, EdgerlError, UnsupportedModelError, reason
-from edgerl.export.onnx import OnnxReport
+from edgerl.export.onnx.report import OnnxReport
 from edgerl.files.atomic import MAXIMUM_BYTES, refuse_existing, write_atomically
 from edgerl.policy.activation import HIDDEN
 from edgerl.policy.compact import Array, CompactPolicy, Layer, shifted, without_denormals

@@ -21,7 +21,7 @@ from edgerl.edge.continual.transitions import Transitions
 from edgerl.edge.engine.arena import NETWORKS, LearnerArena
 from edgerl.edge.engine.library import LearnerConfig, Progress, library
 from edgerl.errors import CheckFailed, ConfigError, OutputError
-from edgerl.export.c_learner import Budget
+from edgerl.export.c_learner.sizes import Budget
 from edgerl.export.c_learner.source import CLearner, chunk_bits, make_c_learner, without_zeros, write_c_learner
 from edgerl.export.c_learner.text import comment_line, float_literal
 from edgerl.files.tensors import TensorReader

@@ -17,8 +17,8 @@ import pytest
 from edgerl.commands.export import export_policy
 from edgerl.edge.acting.onnx_policy import OnnxPolicy
 from edgerl.errors import ConfigError, OutputError, UnsupportedModelError
-from edgerl.export.c import Options, Target
 from edgerl.export.c.form import COSTS, ColumnForm, DenseForm, Layout, column_form, layer_form, policy_form
+from edgerl.export.c.options import Options, Target
 from edgerl.export.c.source import Provenance, generate
 from edgerl.export.c.text import comment_text, number
 from edgerl.policy.compact import Array, CompactPolicy, Precision, as_blocks, make_layer

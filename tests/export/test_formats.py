@@ -17,6 +17,7 @@ from edgerl.edge.continual.memory import DEFAULT_MEMORY
 from edgerl.edge.continual.transitions import KEEP_POLICIES, MAXIMUM_CAPACITY, PRECISIONS
 from edgerl.errors import ConfigError
 from edgerl.export import find_format, formats
+from edgerl.export.c_learner.source import PREFIX
 from edgerl.options import options_of
 from edgerl.policy import compact
 from edgerl.policy.format import save
@@ -61,6 +62,7 @@ def test_options_offer_what_the_library_takes() -> None:
     assert learner["replay_dtype"].choices == PRECISIONS
     assert learner["replay_policy"].choices == KEEP_POLICIES
     assert learner["memory"].default == DEFAULT_MEMORY
+    assert options_of(formats()["c-learner"].Options)["prefix"].default == PREFIX
     assert learner["replay"].metadata["range"] == f"[0, {MAXIMUM_CAPACITY}]"
 
 
