@@ -19,8 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgerl.export import export_policy
-from edgerl.export.c import COptions
+from edgerl.commands.export import export_policy
 from edgerl.policy.compact import Array, CompactPolicy, Precision
 from edgerl.policy.format import load
 from edgerl.training import checkpoint as checkpoint_file
@@ -35,7 +34,7 @@ class Compiled:
     """The exported C as `evaluate` calls a policy."""
 
     def __init__(self, policy: CompactPolicy, dtype: Precision, folder: Path) -> None:
-        export_policy(policy, "c", folder, force=True, options=COptions(dtype=dtype, target="cortex-m4"))
+        export_policy(policy, "c", folder, force=True, dtype=dtype, target="cortex-m4")
         library = folder / f"{dtype}.so"
         options = ("-std=c99", "-O2", "-ffp-contract=fast", "-shared", "-fPIC")
         subprocess.run(["gcc", *options, folder / "edgerl_policy.c", "-o", library], check=True)

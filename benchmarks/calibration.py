@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
+from edgerl.commands.export import export_policy
 from edgerl.edge import OnnxPolicy, Policy
-from edgerl.export import export_policy
 from edgerl.policy.compact import Array, CompactPolicy, make_layer
 from edgerl.profiling.budgets.device import load_device
 from edgerl.profiling.budgets.model import network_rows, policy_rows

@@ -23,7 +23,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edgerl.export.c import COptions, Provenance, generate
+from edgerl.export.c import Options
+from edgerl.export.c.source import Provenance, generate
 from edgerl.policy.compact import Array, CompactPolicy, Precision, make_layer
 from edgerl.policy.pruning import with_network
 
@@ -189,7 +190,7 @@ def row(target: Target) -> tuple[str, ...]:
     for precision, block, layout in product(PRECISIONS, (1, 4), ("dense", "sparse")):
         policy = in_precision(random_policy(block), precision)
         with tempfile.TemporaryDirectory(prefix="edgerl-") as folder:
-            options = COptions(layout=layout)  # type: ignore[arg-type]
+            options = Options(layout=layout)  # type: ignore[arg-type]
             write(policy, options, Path(folder))
             problem = compile_policy(target, Path(folder))
             if problem:
@@ -240,7 +241,7 @@ def observations() -> Array:
     return drawn.astype(np.float32)
 
 
-def write(policy: CompactPolicy, options: COptions, folder: Path) -> None:
+def write(policy: CompactPolicy, options: Options, folder: Path) -> None:
     """The policy, the observations and the program that prints its actions."""
     made = generate(policy, options=options, provenance=Provenance("0" * 64))
     rows = ", ".join("{" + ", ".join(f"{x!r}f" for x in row) + "}" for row in observations().tolist())

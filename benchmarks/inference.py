@@ -26,9 +26,9 @@ import onnxruntime
 from rich.console import Console
 from rich.table import Table
 
+from edgerl.commands.export import export_policy
 from edgerl.edge import OnnxPolicy, Policy
 from edgerl.edge.acting.onnx_policy import SESSION_OPTIONS
-from edgerl.export import export_policy
 from edgerl.policy.compact import Array, CompactPolicy, make_layer
 
 WIDTHS = (17, 256, 256, 6)

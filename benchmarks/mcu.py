@@ -32,10 +32,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgerl.commands.export import export_policy
 from edgerl.edge import Policy
 from edgerl.errors import EdgerlError, UnsupportedModelError
-from edgerl.export import export_policy
-from edgerl.export.c import COptions, Provenance, generate
+from edgerl.export.c import Options
+from edgerl.export.c.source import Provenance, generate
 from edgerl.policy import format as policy_file
 from edgerl.policy.compact import CompactPolicy
 from edgerl.profiling.microcontroller.emulator import build_measured, execute
@@ -160,7 +161,7 @@ def measure_edgerl(
 ) -> Counted:
     """edgerl's own export."""
     sha256 = hashlib.sha256(policy_file.to_bytes(policy)).hexdigest()
-    made = generate(policy, options=COptions(target=TARGETS[core]), provenance=Provenance(sha256))  # type: ignore[arg-type]
+    made = generate(policy, options=Options(target=TARGETS[core]), provenance=Provenance(sha256))  # type: ignore[arg-type]
     (folder / f"{made.prefix}.h").write_text(made.header)
     (folder / f"{made.prefix}.c").write_text(made.source)
     return _count(folder / f"{made.prefix}.c", made.prefix, observations, core, optimisation)

@@ -26,8 +26,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edgerl.export import export_policy
-from edgerl.export import onnx as onnx_export
+from edgerl.commands.export import export_policy
+from edgerl.export.onnx import graph as onnx_export
 from edgerl.policy.compact import Array, CompactPolicy, Precision, make_layer
 
 HIDDEN = (17, 256, 256)

@@ -25,7 +25,7 @@ _PUBLIC = {
     "profile": ("edgerl.profiling.budgets.report", "profile"),
     "fit": ("edgerl.compression.fit", "fit"),
     "load": ("edgerl.policy.format", "load"),
-    "export_policy": ("edgerl.export", "export_policy"),
+    "export_policy": ("edgerl.commands.export", "export_policy"),
 }
 
 __all__ = ["__version__", *_PUBLIC]  # resolved by __getattr__

@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 from edgerl.environments.arguments import NOTHING, Arguments, checked, task
 from edgerl.errors import ConfigError, bare, nearest, quoted
 from edgerl.files.toml import read_toml
+from edgerl.options import Option, option, options_of
 
 Method = Literal["td3", "static-td3", "ds-td3"]
 Distribution = Literal["er", "uniform"]
@@ -38,8 +36,8 @@ NEW = {"since": "0.2.0"}
 
 
 def _option(default: Any, text: str, source: str = "edgerl", **more: str) -> Any:
-    """A field that is an option. text: what it does, for `--help`; more: `shown`, a default in words, and `since`."""
-    return field(default=default, metadata={"help": text, "source": source, **more})
+    """A field that is an option; more: as edgerl.options has it, and `since`."""
+    return option(default, text, source=source, **more)
 
 
 def _number(default: Any, text: str, interval: str, unit: str, source: str = "edgerl", **more: str) -> Any:
@@ -228,28 +226,10 @@ _SECTIONS = {"network": NetworkConfig, "evolution": EvolutionConfig, "td3": TD3C
 
 
 @dataclass(frozen=True)
-class Option:
+class RunOption(Option):
     """One option of a run, for whoever lists them all."""
 
-    name: str
     section: str | None  # network, evolution, td3, schedule; None for one of the run as a whole
-    hint: Any  # its type, such as float | None or Literal["cpu", "cuda"]
-    default: Any
-    metadata: Mapping[str, str]
-
-    @property
-    def kind(self) -> type:
-        """str, int, float, bool, tuple (of widths) or Arguments."""
-        if self.choices:
-            return str
-        inner = [hint for hint in get_args(self.hint) if hint is not type(None)]
-        known: type = inner[0] if get_origin(self.hint) is UnionType else get_origin(self.hint) or self.hint
-        return known
-
-    @property
-    def choices(self) -> tuple[str, ...]:
-        """Empty where its values are not a few words."""
-        return get_args(self.hint) if get_origin(self.hint) is Literal else ()
 
     @property
     def shown_default(self) -> str:
@@ -259,21 +239,20 @@ class Option:
             for name, schedule in PRESETS.items()
             if self.section == "schedule" and getattr(schedule, self.name) != self.default
         ]
-        default = ",".join(map(str, self.default)) if isinstance(self.default, tuple) else str(self.default)
-        return self.metadata.get("shown", default) + "".join(presets)
+        return super().shown_default + "".join(presets)
 
     def of(self, config: Config) -> Any:
         """Its value in a configuration."""
         return getattr(config if self.section is None else getattr(config, self.section), self.name)
 
 
-def _options(section: str | None, kind: type[Any]) -> list[Option]:
-    hints = get_type_hints(kind)
-    fields = (known for known in dataclasses.fields(kind) if known.name not in _SECTIONS)
-    return [Option(known.name, section, hints[known.name], known.default, known.metadata) for known in fields]
+def _options(section: str | None, kind: type[Any]) -> list[RunOption]:
+    return [
+        RunOption(**vars(option), section=section) for name, option in options_of(kind).items() if name not in _SECTIONS
+    ]
 
 
-OPTIONS: Mapping[str, Option] = {
+OPTIONS: Mapping[str, RunOption] = {
     option.name: option for section, kind in ((None, Config), *_SECTIONS.items()) for option in _options(section, kind)
 }
 """Every option of a run by its name, in which no two sections agree."""
@@ -441,33 +420,8 @@ def _check_dense(network: NetworkConfig) -> None:
 
 
 def _check_ranges(config: Config) -> None:
-    for option in OPTIONS.values():
-        _check(option, option.of(config))
-
-
-def _check(option: Option, value: Any) -> None:
-    if value is None and option.default is None:
-        return
-    interval, name, kind = option.metadata.get("range"), option.name, option.kind
-    if interval is None:
-        if (option.choices and value not in option.choices) or (kind in (bool, str) and type(value) is not kind):
-            raise ConfigError(f"`{name}` is {value!r}; expected {', '.join(option.choices) or kind.__name__}")
-        return
-    if kind is tuple and not isinstance(value, tuple):
-        raise ConfigError(f"`{name}` is {value!r}; expected whole numbers, one per layer")
-    for number in value if kind is tuple else (value,):
-        is_number = type(number) is int or (type(number) is float and kind is float)
-        if not is_number or not _inside(number, interval):
-            what = "a number" if kind is float else "a whole number"
-            raise ConfigError(f"`{name}` is {number}; expected {what} in {interval} ({option.metadata['unit']})")
-
-
-def _inside(value: float, interval: str) -> bool:
-    match = re.fullmatch(r"([\[(])(\S+), (\S+)([\])])", interval)
-    assert match is not None, interval
-    low, high = (int(end) if re.fullmatch(r"-?\d+", end) else float(end) for end in (match[2], match[3]))
-    above = value >= low if match[1] == "[" else value > low
-    return above and (value <= high if match[4] == "]" else value < high) and value not in (math.inf, -math.inf)
+    for known in OPTIONS.values():
+        known.check(known.of(config))
 
 
 def extended(config: Config, steps: int) -> Config:
@@ -511,12 +465,12 @@ def to_toml(config: Config) -> str:
     """A configuration file that states every option, so that `from_toml` and `make_config` give the same run."""
     lines: list[str] = []
     section: str | None = None
-    for option in OPTIONS.values():
-        if option.section != section:
-            section = option.section
+    for known in OPTIONS.values():
+        if known.section != section:
+            section = known.section
             lines.append(f"\n# {section}")
-        if (value := option.of(config)) not in (None, NOTHING):
-            lines.append(f"{option.name} = {_toml_value(value)}")
+        if (value := known.of(config)) not in (None, NOTHING):
+            lines.append(f"{known.name} = {_toml_value(value)}")
     return "\n".join(lines) + "\n"
 
 
@@ -539,7 +493,7 @@ def from_toml(path: Path) -> dict[str, Any]:
             raise ConfigError(f"{path}: option {quoted(name, 80)} is unknown{nearest(name, OPTIONS)}")
         try:
             stated[name] = checked(value) if name == "env_args" else tuple(value) if isinstance(value, list) else value
-            _check(OPTIONS[name], stated[name])
+            OPTIONS[name].check(stated[name])
         except ConfigError as error:
             raise ConfigError(f"{path}: {bare(error)}") from error
     return stated

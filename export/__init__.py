@@ -1,23 +1,23 @@
-"""From the compact form to what other runtimes read: a registry of formats, each with one exporter."""
+"""From what edgerl trained to what other runtimes read: a registry of formats, one module of this package each.
+
+The format `c-learner` is the module `c_learner`; Format says what is in it. A module loads the standard library and
+edgerl.options alone, and the rest when it exports: the command line makes its flags from all of them.
+"""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Collection
-from dataclasses import dataclass
-from hashlib import sha256
+import pkgutil
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
-from edgerl.errors import ConfigError, nearest, require
-from edgerl.files.atomic import read_bytes
-from edgerl.policy.compact import Array, CompactPolicy
-from edgerl.policy.format import from_bytes, to_bytes
-from edgerl.run_folder import POLICY
+from edgerl.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
-    from edgerl.export.c import COptions, CReport
-    from edgerl.export.onnx import OnnxReport
+    from edgerl.options import Checked
+    from edgerl.policy.compact import Array, CompactPolicy
 
 
 @dataclass(frozen=True)
@@ -26,70 +26,90 @@ class ExportReport:
 
     path: Path
     format: str
-    architecture: str  # 17-256-256-6
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Lines for people that are no part of the result, such as what cannot read the file."""
+        return ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**asdict(self), "path": str(self.path)}
 
 
-FORMATS = {"onnx": ("edgerl.export.onnx", ("onnx", "onnxruntime")), "c": ("edgerl.export.c", ())}
-"""Format → (module with a function `export`, what must be installed for it)."""
+@dataclass(frozen=True)
+class TargetDevice:
+    """What an exporter must know of the device that it writes for; bytes of what runs C there."""
+
+    id: str
+    core: str  # Cortex-M4F
+    lanes: int  # numbers in a vector
+    constants_in_memory: bool  # as on everything but a microcontroller, which reads them from flash
+    memory_budget: int
+    flash_budget: int
+    base_memory: int  # of the runtime alone
+    installed: int  # in flash, of the runtime alone
 
 
-def check_format(format: str, known: Collection[str] = FORMATS) -> None:
-    """Raise ConfigError unless `format` is a known one."""
-    if format not in known:
-        suggestion = nearest(format, known) or f"; expected {', '.join(known)}"
-        raise ConfigError(f"{format[:40]!r} is no export format{suggestion}")
+@dataclass(frozen=True)
+class PolicySource:
+    """A policy, and what is known around it."""
+
+    policy: CompactPolicy
+    sha256: str  # of its file, as it lies there or would
+    device: TargetDevice | None = None
+    command: str = "edgerl.export_policy"  # which made the export
+    recorded: Callable[[], Array | None] = lambda: None  # observations [count, n] of its run, less the offset
 
 
-@overload
-def export_policy(
-    policy: CompactPolicy | str | Path,
-    format: Literal["onnx"],
-    path: str | Path,
-    *,
-    force: bool = False,
-    sparse_initializers: bool = False,
-) -> OnnxReport: ...
+@dataclass(frozen=True)
+class LearnerSource:
+    """A learner: of a run, which hands it over, or in a file that one handed over before."""
+
+    path: Path  # the run folder, or a learner.safetensors
+    hand_over: Callable[..., Any] | None  # training.handover.hand_over of the run; None: it is a file
+    device: TargetDevice | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where what is exported of it goes."""
+        return self.path if self.hand_over else self.path.parent
 
 
-@overload
-def export_policy(
-    policy: CompactPolicy | str | Path,
-    format: Literal["c"],
-    path: str | Path,
-    *,
-    force: bool = False,
-    options: COptions | None = None,
-    command: str = ...,
-    device: str | None = None,
-    project: bool = False,
-    observations: Array | None = None,
-) -> CReport: ...
+class Format(Protocol):
+    """A module of this package."""
+
+    SOURCE: Literal["policy", "learner"]
+    """What it exports: a PolicySource, or a LearnerSource."""
+
+    OUTPUT: str
+    """The file or folder beside what was exported, where no other is named; a file is called as its policy is."""
+
+    REQUIRES: tuple[str, ...]
+    """What must be installed for it."""
+
+    Options: type[Checked]
+    """Its options, a dataclass: flags of `edgerl export`, and keywords of `edgerl.export_policy`."""
+
+    def export(self, source: Any, path: Path, options: Any, *, force: bool) -> ExportReport:
+        """Write `source` to `path`, and say what was written. Raises EdgerlError."""
+        ...
+
+    def describe(self, report: Any) -> Iterable[str]:
+        """The report as lines for people."""
+        ...
 
 
-def export_policy(
-    policy: CompactPolicy | str | Path, format: str, path: str | Path, *, force: bool = False, **choices: Any
-) -> ExportReport:
-    """Write `policy` (or the policy.safetensors, or the run folder that holds it) to `path` in `format`.
+def formats() -> dict[str, Format]:
+    """Every format by its name, in alphabetical order."""
+    modules = sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return {name.replace("_", "-"): cast(Format, importlib.import_module(f"{__name__}.{name}")) for name in modules}
 
-    onnx: `path` is a file; choices: sparse_initializers. c: `path` is a folder; choices: options (a
-    edgerl.export.c.COptions), command and device, which the header names, project, and observations, recorded ones over
-    which the loss of smaller weights is stated.
 
-    Raises ConfigError for an unknown format, OutputError where a file exists and `force` is not given, FileFormatError
-    for a damaged policy, MissingExtraError, UnsupportedModelError, and CheckFailed, leaving no file, where the written
-    file acts differently.
-    """
-    check_format(format)
-    module, requirements = FORMATS[format]
-    for requirement in requirements:
-        require(requirement, "export")
-    if isinstance(policy, CompactPolicy):
-        data = to_bytes(policy)
-    else:
-        source = Path(policy) / POLICY if Path(policy).is_dir() else Path(policy)
-        data = read_bytes(source)
-        policy = from_bytes(data, source)
-    report: ExportReport = importlib.import_module(module).export(
-        policy, sha256(data).hexdigest(), Path(path), force=force, **choices
-    )
-    return report
+def find_format(name: str) -> Format:
+    """The format of that name. Raises ConfigError where there is none."""
+    known = formats()
+    if name not in known:
+        suggestion = nearest(name, known) or f"; expected {', '.join(known)}"
+        raise ConfigError(f"{name[:40]!r} is no export format{suggestion}")
+    return known[name]

@@ -15,7 +15,7 @@ import pytest
 import edgerl
 
 ROOT = Path(__file__).parents[1]
-SHARED = {f"edgerl.{name}" for name in ("errors", "run_folder", "signals", "units")}
+SHARED = {f"edgerl.{name}" for name in ("errors", "options", "run_folder", "signals", "units")}
 ROOMS: dict[str, set[str]] = {
     "files": {"numpy", "safetensors", "tomli"},
     "config": {"edgerl.environments.arguments"},
@@ -143,6 +143,7 @@ def _modules_of_edgerl(source: str, known: set[str]) -> set[str]:
         ("import edgerl.edge", {"torch", "onnx", "onnxruntime", "gymnasium", "typer", "pandas"}),
         ("import edgerl; edgerl.load", {"torch", "onnx", "gymnasium", "typer"}),
         ("import edgerl.cli", {"numpy", "torch", "onnx", "onnxruntime", "gymnasium", "safetensors"}),
+        ("import edgerl.commands.export", {"torch", "onnx", "onnxruntime", "gymnasium", "typer"}),
         ("import edgerl.training.checkpoint", {"torch", "gymnasium"}),
     ],
 )

@@ -17,10 +17,10 @@ import pytest
 import safetensors.numpy
 import torch
 
+from edgerl.commands.export import export_policy
 from edgerl.edge.acting.onnx_policy import OnnxPolicy
 from edgerl.edge.continual.replay import Replay
 from edgerl.errors import EdgerlError, FileFormatError
-from edgerl.export import export_policy
 from edgerl.files.atomic import read_text
 from edgerl.files.kind import SAMPLE_BYTES, kind_of, what_is
 from edgerl.files.tensors import TensorReader, pack_tensors

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import tomllib
 
-from edgerl.export import export_policy
+from edgerl.commands.export import export_policy
 from edgerl.policy.format import save
 from tests.policy.policies import random_policy
 

@@ -101,7 +101,7 @@ def test_before_the_command_line_itself_is_loaded_it_ends_at_once(command: Comma
 @pytest.fixture
 def pendulum() -> Path:
     """An .onnx model: to run it loads numpy, gymnasium and onnxruntime."""
-    from edgerl.export import export_policy
+    from edgerl.commands.export import export_policy
     from tests.policy.policies import random_policy
 
     export_policy(random_policy(0, (3, 8, 1), 1), "onnx", Path("pendulum.onnx"))

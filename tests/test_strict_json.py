@@ -13,11 +13,11 @@ import numpy as np
 import onnx
 import pytest
 
+from edgerl.commands.export import export_policy
 from edgerl.config import make_config, to_json
 from edgerl.edge.acting.onnx_policy import METADATA_KEY, OnnxPolicy, made_from
 from edgerl.edge.continual.replay import Replay
 from edgerl.errors import FileFormatError
-from edgerl.export import export_policy
 from edgerl.files.strict_json import parse_json
 from edgerl.files.tensors import TensorReader, write_tensors
 from edgerl.policy import format as policy_file

@@ -175,7 +175,7 @@ def _onnx_writer() -> WriteOnnx | None:
     except MissingExtraError as error:
         note(f"{error}; the profile says that onnxruntime is not available")
         return None
-    from edgerl.export import export_policy
+    from edgerl.commands.export import export_policy
 
     return lambda policy, path: export_policy(policy, "onnx", path, force=True)
 

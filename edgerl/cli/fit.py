@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgerl.cli.support.models import find_run
-from edgerl.cli.support.output import Force, Json, OwnEnv, described_difference, print_json, print_table
+from edgerl.cli.support.output import Force, Json, OwnEnv, print_json, print_table
 from edgerl.cli.support.profile_formats import human_latency, print_uncertainty, use_of_budget
 from edgerl.errors import CheckFailed
 from edgerl.run_folder import short
@@ -121,7 +121,7 @@ def _print_chosen(candidate: Candidate) -> None:
         for layer in candidate.policy.layers
     )
     print(f"chosen: layers {', '.join(shapes)}")
-    print(described_difference(candidate.difference))
+    print(candidate.difference.describe())
     uses = (use_of_budget(name, verdict) for name, verdict in candidate.report.verdicts.items())
     print(f"budgets: {', '.join(uses)}")
 

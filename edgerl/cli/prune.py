@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgerl.cli.support.models import find_run
-from edgerl.cli.support.output import Force, Json, OwnEnv, described_difference, print_json, print_table
+from edgerl.cli.support.output import Force, Json, OwnEnv, print_json, print_table
 from edgerl.run_folder import short
 from edgerl.units import human_bytes
 
@@ -74,7 +74,7 @@ def _print(result: PruneResult) -> None:
     print_table(("layer", "inputs × outputs", "connections", "stored"), rows)
     before, after = (human_bytes(count) for count in result.file_bytes)
     print(f"file {before} → {after}: {short(result.path)}")
-    print(described_difference(result.difference))
+    print(result.difference.describe())
     if result.returns is not None:
         described = (f"{r.mean:.1f} [{r.low:.1f}, {r.high:.1f}]" for r in result.returns)
         print(f"return over {result.episodes} episodes, 95 % bootstrap interval: {' → '.join(described)}")

@@ -26,6 +26,13 @@ class ActionDifference:
     observations: int
     observed: Observed
 
+    def describe(self) -> str:
+        """For people."""
+        return (
+            f"largest action difference over {self.observations} {self.observed} observations: {self.largest:.2g} of "
+            "the action range"
+        )
+
 
 def action_difference(
     before: Array, after: Array, span: Array | float, observed: Observed = "recorded"

@@ -11,19 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 
-from edgerl.errors import ConfigError, nearest
-from edgerl.policy.compact import PRECISIONS, Array, CompactPolicy, Layer, Precision, as_blocks, without_denormals
+from edgerl.export.c.options import Layout, Target
+from edgerl.policy.compact import Array, CompactPolicy, Layer, Precision, as_blocks, without_denormals
 from edgerl.policy.pruning import with_network
-
-Target = Literal["cortex-m4", "cortex-m7", "esp32", "rp2040", "generic"]
-TARGETS: tuple[Target, ...] = get_args(Target)
-
-Layout = Literal["auto", "dense", "sparse"]
-LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
 FLOAT_BYTES = 4
 
@@ -226,18 +219,6 @@ def instructions(layer: Layer, form: Form, target: Target, active: float) -> flo
 def target_of_core(core: str) -> Target:
     """The target whose costs stand for a device profile's core."""
     return next((target for name, target in _TARGET_OF_CORE.items() if core.startswith(name)), "generic")
-
-
-def check_choice(option: str, value: str, known: Sequence[str]) -> None:
-    """Raise ConfigError unless `value` is one of those `known`."""
-    if value not in known:
-        suggestion = nearest(value, known) or f"; expected {', '.join(known)}"
-        raise ConfigError(f"{option} is {value[:40]!r}, which there is not{suggestion}")
-
-
-def check_dtype(dtype: str) -> None:
-    """Raise ConfigError unless `dtype` is a precision."""
-    check_choice("the data type", dtype, tuple(PRECISIONS))
 
 
 _TARGET_OF_CORE: Mapping[str, Target] = {

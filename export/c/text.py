@@ -67,14 +67,14 @@ def check_prefix(prefix: str) -> None:
     """Raise ConfigError unless `prefix` and the names that begin with it are nobody's in C and C++, nor <prefix>.h."""
     if not re.fullmatch("[A-Za-z](_?[A-Za-z0-9])*", prefix):
         raise ConfigError(
-            f"--prefix is {quoted(prefix)}; expected a C identifier: a letter, then letters, digits and single "
+            f"`prefix` is {quoted(prefix)}; expected a C identifier: a letter, then letters, digits and single "
             "underscores between them, as in left_leg"
         )
     if len(prefix) > LONGEST_PREFIX:
-        raise ConfigError(f"--prefix has {len(prefix)} characters; expected at most {LONGEST_PREFIX}")
+        raise ConfigError(f"`prefix` has {len(prefix)} characters; expected at most {LONGEST_PREFIX}")
     fault = _fault(prefix)
     if fault:
-        raise ConfigError(f"--prefix is {prefix!r}, {fault}; choose another, as in my_{prefix}")
+        raise ConfigError(f"`prefix` is {prefix!r}, {fault}; choose another, as in my_{prefix}")
 
 
 def _fault(prefix: str) -> str:

@@ -113,7 +113,7 @@ def test_without_any_run_the_next_command_is_named(edgerl: Run) -> None:
 
 
 def test_a_mismatch_is_exit_1_and_leaves_no_file(edgerl: Run, policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from edgerl.export import onnx as exporter
+    from edgerl.export.onnx import graph as exporter
 
     build_model = exporter.build_model
 
@@ -224,8 +224,8 @@ def test_the_choices_of_a_learner(edgerl: Run, run: Path) -> None:
         (["--replay", "5"], "--replay was given, which --format onnx does not have; leave it out"),
         (["--memory", "1MiB"], "--memory was given, which --format onnx does not have; leave it out"),
         (["--format", "learner", "--sparse-initializers"], "--sparse-initializers was given, which --format learner"),
-        (["--format", "learner", "--replay-dtype", "int8"], "the replay dtype is 'int8'; expected fp32 or fp16"),
-        (["--format", "learner", "--replay-policy", "lake"], "the replay policy is 'lake'; expected ring or reservoir"),
+        (["--format", "learner", "--replay-dtype", "int8"], "--replay-dtype is 'int8'; expected fp32, fp16"),
+        (["--format", "learner", "--replay-policy", "lake"], "--replay-policy is 'lake'; expected ring, reservoir"),
         (["--format", "learner", "--memory", "lots"], "--memory is 'lots'; expected a number of bytes"),
         (["--format", "learner", "--memory", "1kB"], "the memory is 1000 bytes"),
         (["--format", "learner", "-o", "precious"], "precious exists already; pass --force to replace it"),

@@ -78,9 +78,9 @@ def test_over_budget_is_exit_code_1_and_nothing_is_written(edgerl: Run) -> None:
         (("--replay-dtype", "fp16"), "is fp32, not 'fp16'; export from the run folder"),
         (
             ("--replay-policy", "ring"),
-            "--replay-policy was given, which --format c --learn does not have; leave it out",
+            "--replay-policy was given, which --format c-learner does not have",
         ),
-        (("--project",), "--project was given, which --format c --learn does not have; leave it out"),
+        (("--project",), "--project was given, which --format c-learner does not have; leave it out"),
         (("-o", "learner.safetensors"), "cannot make learner.safetensors"),
     ],
 )

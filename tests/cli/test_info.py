@@ -17,10 +17,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from edgerl.commands.export import export_policy
 from edgerl.config import make_config
 from edgerl.edge.continual.learner import Learner
 from edgerl.edge.continual.replay import Replay
-from edgerl.export import export_policy
 from edgerl.files.tensors import TensorReader, write_tensors
 from edgerl.policy.compact import CompactPolicy, make_layer
 from edgerl.policy.format import save

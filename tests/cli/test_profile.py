@@ -13,7 +13,7 @@ import pytest
 
 from edgerl import cli
 from edgerl.cli.support.profile_formats import _used_and_budget
-from edgerl.export import export_policy
+from edgerl.commands.export import export_policy
 from edgerl.policy.compact import CompactPolicy, make_layer
 from edgerl.policy.format import save
 from edgerl.profiling.budgets.report import Estimate

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tomllib
 
-from edgerl.export import export_policy
+from edgerl.commands.export import export_policy
 from edgerl.policy.format import save
 from edgerl.profiling.budgets.device import load_device
 from edgerl.profiling.measuring import measure

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgerl.export import export_policy
+from edgerl.commands.export import export_policy
 from edgerl.policy.compact import CompactPolicy, make_layer
 from edgerl.policy.format import save
 from tests.foreign import write_actor

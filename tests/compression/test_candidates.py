@@ -15,7 +15,8 @@ from edgerl.compression.candidates import (
     usable_runtimes,
 )
 from edgerl.errors import DeviceError
-from edgerl.export.c import COptions, Provenance, generate
+from edgerl.export.c import Options
+from edgerl.export.c.source import Provenance, generate
 from edgerl.policy.compact import CompactPolicy, make_layer
 from edgerl.profiling.budgets.device import find_device
 from edgerl.profiling.budgets.report import profile
@@ -55,7 +56,7 @@ def test_a_candidate_is_what_its_policy_file_is() -> None:
         assert candidate.difference.largest == pytest.approx(np.abs(difference).max(), abs=1e-6)
         report = profile(candidate.policy, device)
         assert candidate.report == report
-        written = generate(candidate.policy, options=COptions(target="cortex-m4"), provenance=Provenance("0" * 64))
+        written = generate(candidate.policy, options=Options(target="cortex-m4"), provenance=Provenance("0" * 64))
         assert candidate.n_bytes == written.flash_bytes
         assert np.array_equal(candidate.policy.example_action, candidate.policy(policy.example_observation))
 

@@ -20,13 +20,13 @@ import numpy.typing as npt
 import pytest
 
 import edgerl.edge
+from edgerl.commands.export import export_policy
 from edgerl.edge import Learner, OnnxPolicy, Policy
 from edgerl.edge.acting.actions import AdaptedPolicy
 from edgerl.edge.continual.champion import Champion
 from edgerl.edge.continual.session import LearnerPolicy
 from edgerl.edge.engine.arena import LearnerArena
 from edgerl.edge.engine.library import library
-from edgerl.export import export_policy
 from edgerl.policy.compact import CompactPolicy, make_layer
 from tests.edge.learners import HIGH, LOW, N, learner_config, write_bundle
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edgerl.export.c import COptions, CSource, Provenance, generate
+from edgerl.export.c import Options
+from edgerl.export.c.source import CSource, Provenance, generate
 from edgerl.policy.compact import Array, CompactPolicy
 
 STRICT = (
@@ -18,9 +19,9 @@ STRICT = (
 PROVENANCE = Provenance("5d1f0cbb1b7e0a4f9a3c2d5e6f708192a3b4c5d6e7f8091a2b3c4d5e6f708192", "edgerl export --format c")
 
 
-def write(policy: CompactPolicy, folder: Path, options: COptions | None = None) -> CSource:
+def write(policy: CompactPolicy, folder: Path, options: Options | None = None) -> CSource:
     """Generate into `folder`."""
-    made = generate(policy, options=options or COptions(), provenance=PROVENANCE)
+    made = generate(policy, options=options or Options(), provenance=PROVENANCE)
     (folder / f"{made.prefix}.h").write_text(made.header)
     (folder / f"{made.prefix}.c").write_text(made.source)
     return made
@@ -36,7 +37,7 @@ def run(*command: object, folder: Path) -> str:
 class Library:
     """An exported policy as a shared library: `act` returns (code, action)."""
 
-    def __init__(self, policy: CompactPolicy, folder: Path, options: COptions | None = None) -> None:
+    def __init__(self, policy: CompactPolicy, folder: Path, options: Options | None = None) -> None:
         self.made = write(policy, folder, options)
         name = self.made.prefix
         binary = folder / f"lib{name}.so"

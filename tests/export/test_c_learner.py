@@ -21,7 +21,8 @@ from edgerl.edge.continual.transitions import Transitions
 from edgerl.edge.engine.arena import NETWORKS, LearnerArena
 from edgerl.edge.engine.library import LearnerConfig, Progress, library
 from edgerl.errors import CheckFailed, ConfigError, OutputError
-from edgerl.export.c_learner import Budget, CLearner, chunk_bits, make_c_learner, without_zeros, write_c_learner
+from edgerl.export.c_learner.sizes import Budget
+from edgerl.export.c_learner.source import CLearner, chunk_bits, make_c_learner, without_zeros, write_c_learner
 from edgerl.export.c_learner.text import comment_line, float_literal
 from edgerl.files.tensors import TensorReader
 from edgerl.policy.compact import action_scaling
@@ -435,11 +436,11 @@ def test_a_memory_is_filled_and_never_exceeded(tmp_path: Path) -> None:
         ({"capacity": 7}, "the replay is 7 transitions; expected at least 8, a batch"),
         (
             {"memory": 1000},
-            "the memory is 1000 bytes; expected at least [0-9]+, .*\\(--memory\\), .*\\(--batch\\)",
+            "the memory is 1000 bytes; expected at least [0-9]+, .*\\(`memory`\\), .*\\(`batch`\\)",
         ),
         ({"memory": 1000, "capacity": 50}, "both given; expected one of them"),
         ({"batch": 0}, "the batch is 0; expected 1 to 65536 transitions"),
-        ({"prefix": "a-b"}, "--prefix is 'a-b'; expected a C identifier"),
+        ({"prefix": "a-b"}, "`prefix` is 'a-b'; expected a C identifier"),
         ({"prefix": "int*/"}, "expected a C identifier"),
         ({"precision": "fp16"}, "is fp32, not 'fp16'; export from the run folder"),
     ],

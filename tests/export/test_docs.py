@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgerl.commands.export import export_policy
 from edgerl.edge.acting.control import ControlStatistics
-from edgerl.export import export_policy
 
 
 def programs() -> list[str]:

@@ -9,16 +9,17 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 
+from edgerl.commands.export import export_policy
 from edgerl.edge.acting.onnx_policy import OnnxPolicy
 from edgerl.errors import ConfigError, OutputError, UnsupportedModelError
-from edgerl.export import export_policy
-from edgerl.export.c import COptions, Provenance, generate
-from edgerl.export.c.form import COSTS, TARGETS, ColumnForm, DenseForm, Layout, column_form, layer_form, policy_form
+from edgerl.export.c.form import COSTS, ColumnForm, DenseForm, Layout, column_form, layer_form, policy_form
+from edgerl.export.c.options import Options, Target
+from edgerl.export.c.source import Provenance, generate
 from edgerl.export.c.text import comment_text, number
 from edgerl.policy.compact import Array, CompactPolicy, Precision, as_blocks, make_layer
 from edgerl.policy.format import save
@@ -67,7 +68,7 @@ def test_actions_are_those_of_onnxruntime(
     policy = made.policy
     export_policy(policy, "onnx", tmp_path / "policy.onnx")
     reference = OnnxPolicy(tmp_path / "policy.onnx")
-    library = Library(policy, tmp_path, COptions(layout=layout))
+    library = Library(policy, tmp_path, Options(layout=layout))
     observations = observations_of(policy, 1000)
     actions = library.actions(observations)
     expected = np.stack([reference(observation) for observation in observations])
@@ -89,17 +90,17 @@ def test_the_stated_loss_is_that_of_the_compiled_code(
 ) -> None:
     made = make_policy((17, 66, 35, 6), stored)
     policy = made.policy if not offset else replace(made.policy, observation_offset=np.full(17, offset))
-    options, seen = COptions(dtype=dtype), observations_of(made.policy, 500)
+    options, seen = Options(dtype=dtype), observations_of(made.policy, 500)
     policy = policy.with_example(policy.observation_of(seen[0]))
     library = Library(policy, tmp_path, options)
     difference = library.actions(policy.observation_of(seen)) - made.policy(seen, np.float64)
     shares = np.abs(difference) / (policy.action_high - policy.action_low)
-    report = export_policy(policy, "c", tmp_path / "c", options=options, observations=seen)
+    report = export_policy(policy, "c", tmp_path / "c", dtype=dtype, observations=seen)
     loss = report.action_difference
     assert (loss.observations, loss.observed) == (500, "recorded")
     assert loss.largest == pytest.approx(shares.max(), rel=0.05, abs=1e-5)
     assert loss.root_mean_square == pytest.approx(np.sqrt(np.mean(shares**2)), rel=0.05, abs=1e-6)
-    sampled = export_policy(policy, "c", tmp_path / "c", options=options, force=True).action_difference
+    sampled = export_policy(policy, "c", tmp_path / "c", dtype=dtype, force=True).action_difference
     assert sampled.observed == "sampled"
     assert sampled.largest == pytest.approx(loss.largest, rel=1, abs=1e-5)  # as much, over other observations
 
@@ -115,7 +116,7 @@ def test_an_offset_is_subtracted_in_double(make_policy: Any, precision: str, tmp
     expected = made.policy(x, np.float64)
     assert largest_difference(policy, library.actions(given), expected) < BOUNDS[precision]
     assert library.self_test() == 0
-    same = Library(made.policy, tmp_path, COptions(prefix="plain"))  # from there on it is the same code
+    same = Library(made.policy, tmp_path, Options(prefix="plain"))  # from there on it is the same code
     assert np.array_equal(library.actions(given), same.actions(x))
     for wrong in (np.nan, np.inf, 1e300):
         assert library.act(np.where(np.arange(17) == 3, wrong, given[0]))[0] == 1
@@ -140,7 +141,7 @@ def test_every_kind_of_index(
     precision: Precision, widths: tuple[int, ...], block: int, density: float, indices: str, tmp_path: Path
 ) -> None:
     policy = random_policy(3, widths, block, precision, density=density)
-    library = Library(policy, tmp_path, COptions(layout="sparse"))
+    library = Library(policy, tmp_path, Options(layout="sparse"))
     assert indices in library.made.layers[0]
     observations = observations_of(policy, 50)
     expected = policy(observations, np.float64)
@@ -179,7 +180,7 @@ def test_a_requested_precision_is_that_of_prune(make_policy: Any, tmp_path: Path
     policy = make_policy().policy
     for dtype, bound in (("fp16", 2e-3), ("int8", 3e-2)):
         (folder := tmp_path / dtype).mkdir()
-        library = Library(policy, folder, COptions(dtype=dtype))
+        library = Library(policy, folder, Options(dtype=dtype))
         observations = observations_of(policy, 200)
         actions, original = library.actions(observations), policy(observations, np.float64)
         stored = policy_form(policy, dtype, "auto", "generic").policy
@@ -251,7 +252,7 @@ def test_example_and_tolerance_catch_a_wrong_weight(tmp_path: Path) -> None:
 def test_it_compiles_in_silence_and_asks_for_no_more_than_the_header_says(precision: Precision, tmp_path: Path) -> None:
     compilers = [("gcc", ()), ("clang", ()), *(("arm-none-eabi-gcc", machine) for machine in CORTEX.values())]
     for block, layout in ((1, "sparse"), (4, "sparse"), (1, "dense")):
-        write(random_policy(0, (5, 18, 7, 3), block, precision), tmp_path, COptions(layout=layout))  # type: ignore[arg-type]
+        write(random_policy(0, (5, 18, 7, 3), block, precision), tmp_path, Options(layout=layout))  # type: ignore[arg-type]
         for compiler, machine in compilers:
             for level, environment in product(("-O0", "-O2", "-O3", "-Os"), (("-ffreestanding",), ())):
                 options = (*STRICT, *machine, level, "-fno-stack-protector", *environment)
@@ -302,7 +303,7 @@ int main(void) {
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_the_reentrant_form_is_the_same_under_sanitizers(precision: Precision, tmp_path: Path) -> None:
     for block, layout, widths in ((1, "sparse", (5, 301, 9, 3)), (4, "sparse", (5, 30, 9, 3)), (1, "dense", (5, 9, 3))):
-        made = write(random_policy(0, widths, block, precision), tmp_path, COptions(layout=layout))  # type: ignore[arg-type]
+        made = write(random_policy(0, widths, block, precision), tmp_path, Options(layout=layout))  # type: ignore[arg-type]
         assert f"_SCRATCH_BYTES {made.scratch_bytes}\n" in made.header
         (tmp_path / "main.c").write_text(PROGRAM)
         sanitized = ("-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all", "-g", "-O1")
@@ -312,7 +313,7 @@ def test_the_reentrant_form_is_the_same_under_sanitizers(precision: Precision, t
 
 def test_two_policies_in_one_program(tmp_path: Path) -> None:
     for prefix, seed in (("left_leg", 1), ("right_leg", 2)):
-        write(random_policy(seed, precision="int8" if seed == 1 else "fp32"), tmp_path, COptions(prefix=prefix))
+        write(random_policy(seed, precision="int8" if seed == 1 else "fp32"), tmp_path, Options(prefix=prefix))
     calls = " + ".join(f"{prefix}_self_test()" for prefix in ("left_leg", "right_leg"))
     includes = '#include "left_leg.h"\n#include "right_leg.h"\n'
     (tmp_path / "main.c").write_text(f"{includes}int main(void) {{ return {calls}; }}\n")
@@ -356,7 +357,7 @@ def test_it_computes_the_same_on_a_cortex(precision: Precision, core: str, tmp_p
     ):
         policy = random_policy(4, widths, block, precision)
         for attempt in range(2 if widths == (5, 1500, 3) else 1):
-            made = write(policy, tmp_path, COptions(layout=layout))  # type: ignore[arg-type]
+            made = write(policy, tmp_path, Options(layout=layout))  # type: ignore[arg-type]
             if attempt == 1:  # a wrong number must be seen
                 bias = made.source.index(f"_bias{len(widths) - 2}[")
                 first, end = made.source.index("\n", bias), made.source.index(",", bias)
@@ -384,7 +385,7 @@ def test_announced_bytes_are_those_of_the_compiler_and_of_the_profile(
     precision: Precision, block: int, tmp_path: Path
 ) -> None:
     policy = random_policy(5, (11, 300, 41, 6), block, precision, density=0.3)
-    made = write(policy, tmp_path, COptions(target="cortex-m4"))
+    made = write(policy, tmp_path, Options(target="cortex-m4"))
     apart = ("-O2", "-fdata-sections", "-ffunction-sections")
     run("arm-none-eabi-gcc", *STRICT, *M4F, *apart, "-c", "edgerl_policy.c", "-o", "policy.o", folder=tmp_path)
     sections = [line.split() for line in run("arm-none-eabi-size", "-A", "policy.o", folder=tmp_path).splitlines()]
@@ -415,7 +416,7 @@ def half_cheetah(density: float, block: int) -> CompactPolicy:
     ("block", "dtype", "factor"), [(1, "fp32", 6), (1, "int8", 13), (4, "fp32", 6.5), (4, "int8", 18)]
 )
 def test_a_tenth_of_the_connections_takes_a_fraction_of_the_flash(block: int, dtype: Precision, factor: float) -> None:
-    made = generate(half_cheetah(0.1, block), options=COptions(dtype=dtype, target="cortex-m4"), provenance=PROVENANCE)
+    made = generate(half_cheetah(0.1, block), options=Options(dtype=dtype, target="cortex-m4"), provenance=PROVENANCE)
     dense = 4 * (17 * 256 + 256 * 256 + 256 * 6 + 256 + 256 + 6)
     assert dense / made.flash_bytes >= factor
     assert made.scratch_bytes == 4 * (256 + 256), "the two widest layers"
@@ -428,7 +429,7 @@ def test_auto_takes_what_is_faster_and_not_much_larger() -> None:
 
     assert names(0.1) == names(0.5) == names(0.5, 4) == [ColumnForm, ColumnForm, DenseForm]
     assert names(0.7) == names(1) == [DenseForm] * 3
-    assert set(COSTS) == set(TARGETS)
+    assert set(COSTS) == set(get_args(Target))
 
 
 # ------------------------------------------------------------------------------------------------------------- text
@@ -453,7 +454,7 @@ def test_floats_survive() -> None:
 
 
 def test_the_same_policy_gives_the_same_text() -> None:
-    first, second = (generate(random_policy(1), options=COptions(), provenance=PROVENANCE) for _ in range(2))
+    first, second = (generate(random_policy(1), options=Options(), provenance=PROVENANCE) for _ in range(2))
     assert first == second
 
 
@@ -463,7 +464,7 @@ HOSTILE = '*/ int main(void) { system("rm"); } /* \\\n#include "x" ??/\n\x00\u20
 def test_hostile_metadata_stays_in_the_comment(tmp_path: Path) -> None:
     policy = replace(random_policy(1), metadata={"environment": HOSTILE, HOSTILE: 1, "long": "x" * 10_000})
     provenance = Provenance(HOSTILE, HOSTILE, HOSTILE)
-    made = generate(policy, options=COptions(), provenance=provenance)
+    made = generate(policy, options=Options(), provenance=provenance)
     comment, _, code = made.header.partition("*/")
     assert comment.startswith("/*")
     assert comment.count("/*") == 1
@@ -480,12 +481,12 @@ def test_hostile_metadata_stays_in_the_comment(tmp_path: Path) -> None:
 
 
 def test_unknown_choices_are_refused() -> None:
-    with pytest.raises(ConfigError, match="the data type is 'fp8', which there is not; did you mean fp32"):
-        COptions(dtype="fp8")  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="the target is 'cortex-m5', which there is not; did you mean cortex-m"):
-        COptions(target="cortex-m5")  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="the layout is 'csr', which there is not; expected auto, dense, sparse"):
-        COptions(layout="csr")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="`dtype` is 'fp8'; expected fp32, fp16, int8"):
+        Options(dtype="fp8")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="`target` is 'cortex-m5'; expected cortex-m4, "):
+        Options(target="cortex-m5")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="`layout` is 'csr'; expected auto, dense, sparse"):
+        Options(layout="csr")  # type: ignore[arg-type]
 
 
 def test_what_c_cannot_hold_is_refused() -> None:
@@ -494,11 +495,11 @@ def test_what_c_cannot_hold_is_refused() -> None:
         policy, layers=(replace(policy.layers[0], bias=np.full(9, np.inf, np.float32)), *policy.layers[1:])
     )
     with pytest.raises(UnsupportedModelError, match="layer 0 holds a number that is not finite"):
-        generate(infinite, options=COptions(), provenance=PROVENANCE)
+        generate(infinite, options=Options(), provenance=PROVENANCE)
     wide = make_layer(np.ones((4096, 4096), np.int8), np.zeros(4096), 1, np.ones(4096, np.float32))
     bound = np.ones(4096, np.float32)
     with pytest.raises(UnsupportedModelError, match="bytes of constants in C or more; expected at most 16777216"):
-        generate(CompactPolicy((wide, wide), -bound, bound), options=COptions(dtype="fp32"), provenance=PROVENANCE)
+        generate(CompactPolicy((wide, wide), -bound, bound), options=Options(dtype="fp32"), provenance=PROVENANCE)
 
 
 def test_files_that_exist_need_force(tmp_path: Path) -> None:
@@ -518,7 +519,7 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     def full(path: Path, _data: bytes, *, force: bool) -> None:  # noqa: ARG001
         raise OutputError(f"cannot write {path}: No space left on device")
 
-    monkeypatch.setattr("edgerl.export.c.write_atomically", full)
+    monkeypatch.setattr("edgerl.export.c.files.write_atomically", full)
     with pytest.raises(OutputError, match="No space left"):
         export_policy(random_policy(2), "c", tmp_path / "c")
     assert os.listdir(tmp_path) == []
@@ -570,8 +571,8 @@ def test_json_has_the_facts(edgerl: Run, folder: Path) -> None:
     ("options", "said"),
     [
         (("--prefix", "a-b"), "--prefix is 'a-b'; expected a C identifier"),
-        (("--dtype", "fp64"), "the data type is 'fp64', which there is not; did you mean fp"),
-        (("--layout", "csr"), "the layout is 'csr'"),
+        (("--dtype", "fp64"), "--dtype is 'fp64'; expected fp"),
+        (("--layout", "csr"), "--layout is 'csr'"),
         (("--target", "stm32f40"), "there is no device 'stm32f40'; did you mean stm32f405?"),
         (("--replay", "5"), "--replay was given, which --format c does not have; leave it out"),
         (("-o", "no/such/folder"), "choose an existing, writable folder"),

@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgerl.export import export_policy
-from edgerl.export.c import COptions
+from edgerl.commands.export import export_policy
 from edgerl.export.c.project import project_files
 from edgerl.policy import format as policy_file
 from edgerl.policy.compact import CompactPolicy, make_layer
@@ -121,7 +120,7 @@ set(CMAKE_TRY_COMPILE_TARGET_TYPE STATIC_LIBRARY)
 @pytest.mark.needs("cmake", "arm-none-eabi-gcc")
 def test_plain_cmake_builds_it_into_a_firmware(tmp_path: Path) -> None:
     """As the Pico SDK's projects take in a folder: nothing of ESP-IDF is there."""
-    export_policy(random_policy(1), "c", tmp_path / "leg", options=COptions(prefix="leg"), project=True)
+    export_policy(random_policy(1), "c", tmp_path / "leg", prefix="leg", project=True)
     (tmp_path / "CMakeLists.txt").write_text(FIRMWARE)
     (tmp_path / "toolchain.cmake").write_text(TOOLCHAIN)
     (tmp_path / "main.c").write_text("#include <leg.h>\nint main(void) { return leg_self_test(); }\n")

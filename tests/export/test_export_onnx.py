@@ -19,10 +19,10 @@ import torch
 from onnx.reference.op_run import OpRun
 
 import edgerl
+from edgerl.commands.export import export_policy
 from edgerl.edge import OnnxPolicy
 from edgerl.errors import CheckFailed, ConfigError, FileFormatError, MissingExtraError, OutputError
-from edgerl.export import export_policy
-from edgerl.export import onnx as onnx_export
+from edgerl.export.onnx import graph as onnx_export
 from edgerl.policy.compact import CompactPolicy, make_layer
 from edgerl.policy.format import save, to_bytes
 
@@ -328,7 +328,7 @@ def test_the_readers_named_as_excluded_are(make_policy: Any, path: Path) -> None
 def test_an_unknown_format_is_refused(make_policy: Any, path: Path) -> None:
     with pytest.raises(ConfigError, match="'onx' is no export format; did you mean onnx"):
         export_policy(make_policy().policy, "onx", path)
-    with pytest.raises(ConfigError, match="'tflite' is no export format; expected onnx"):
+    with pytest.raises(ConfigError, match="'tflite' is no export format; expected c, c-learner, learner, onnx"):
         export_policy(make_policy().policy, "tflite", path)
 
 
@@ -354,7 +354,7 @@ def test_a_damaged_policy_is_refused(make_policy: Any, tmp_path: Path, path: Pat
 
 
 def test_a_folder_without_a_policy_is_refused(tmp_path: Path, path: Path) -> None:
-    with pytest.raises(FileFormatError, match=r"policy\.safetensors is not there"):
+    with pytest.raises(FileFormatError, match=r"holds no policy\.safetensors; train one"):
         export_policy(tmp_path, "onnx", path)
 
 
@@ -364,7 +364,7 @@ def test_a_missing_extra_is_named(make_policy: Any, path: Path, monkeypatch: pyt
         if module == missing:
             raise MissingExtraError(f"{module} is not installed; run: pip install 'edgerl[{extra}]'")
 
-    monkeypatch.setattr("edgerl.export.require", without)
+    monkeypatch.setattr("edgerl.commands.export.require", without)
     with pytest.raises(MissingExtraError, match=rf"{missing} is not installed; run: pip install 'edgerl\[export\]'"):
         export_policy(make_policy().policy, "onnx", path)
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from edgerl.errors import ConfigError
-from edgerl.export.c import COptions
+from edgerl.export.c import Options
 from edgerl.export.c.text import HEADERS, KEYWORDS, RESERVED, check_prefix
-from edgerl.export.c_learner import make_c_learner
+from edgerl.export.c_learner.source import make_c_learner
 from tests.policy.policies import random_policy
 
 from .compiled_c import run, write
@@ -42,15 +42,15 @@ AWKWARD = (
 
 @pytest.mark.parametrize("prefix", NO_IDENTIFIERS)
 def test_a_prefix_is_an_identifier_that_nobody_reserves(prefix: str) -> None:
-    with pytest.raises(ConfigError, match=r"^--prefix (is|has) .*expected"):
-        COptions(prefix=prefix)
+    with pytest.raises(ConfigError, match=r"^`prefix` (is|has) .*expected"):
+        Options(prefix=prefix)
 
 
 @pytest.mark.parametrize("prefix", THEIRS.split())
 def test_names_of_others_are_refused_by_both_exporters(prefix: str) -> None:
-    refused = rf"^--prefix is '{prefix}', .*; choose another, as in my_{prefix}$"
+    refused = rf"^`prefix` is '{prefix}', .*; choose another, as in my_{prefix}$"
     with pytest.raises(ConfigError, match=refused):
-        COptions(prefix=prefix)
+        Options(prefix=prefix)
     with pytest.raises(ConfigError, match=refused):
         make_c_learner(Path("none"), prefix=prefix)
     check_prefix(f"my_{prefix}")
@@ -74,7 +74,7 @@ USER = "".join(
 @pytest.mark.parametrize("prefix", AWKWARD)
 def test_every_prefix_that_is_taken_compiles_beside_the_libraries(prefix: str, tmp_path: Path) -> None:
     for precision in ("fp32", "int8"):
-        write(random_policy(0, precision=precision), tmp_path, COptions(prefix=prefix))  # type: ignore[arg-type]
+        write(random_policy(0, precision=precision), tmp_path, Options(prefix=prefix))  # type: ignore[arg-type]
         user = f'{USER}#include "{prefix}.h"\nint main(void) {{ return {prefix}_self_test(); }}\n'
         for name in ("main.c", "user.cpp"):
             (tmp_path / name).write_text(user)
@@ -103,7 +103,7 @@ def test_no_name_of_a_learner_can_be_one_of_the_engines(tmp_path: Path) -> None:
     assert "ENGINE" in met
     assert "engine_learner" not in met, "the engine and an exported learner have functions under one name"
     for prefix in sorted(met):
-        with pytest.raises(ConfigError, match="--prefix"):
+        with pytest.raises(ConfigError, match="`prefix`"):
             check_prefix(prefix)
 
 

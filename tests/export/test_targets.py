@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgerl.commands.export import export_policy
 from edgerl.edge.acting.onnx_policy import OnnxPolicy
-from edgerl.export import export_policy
-from edgerl.export.c import COptions
+from edgerl.export.c import Options
 from edgerl.export.c.project import project_files
 from edgerl.policy.compact import SMALLEST_WEIGHT, CompactPolicy, make_layer, without_denormals
 from tests.policy.policies import random_policy
@@ -76,7 +76,7 @@ PROGMEM = "-DEDGERL_POLICY_WEIGHTS=__attribute__((__progmem__))"
 def test_an_avr_reads_its_weights_from_flash(precision: Any, placed: tuple[str, ...], tmp_path: Path) -> None:
     """Emulated: constants read from the other address space, of which RAM holds none."""
     policy = random_policy(4, (5, 18, 7, 3), 1, precision)
-    made = write(policy, tmp_path, COptions(layout="sparse"))
+    made = write(policy, tmp_path, Options(layout="sparse"))
     observation = observations_of(policy, 1)[0]
     numbers = ", ".join(f"{x:.9g}f" if "." in f"{x:.9g}" else f"{x}f" for x in observation.tolist())
     (tmp_path / "main.c").write_text(ARDUINO.replace("OBSERVATION}", numbers + "}"))

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgerl.commands.export import export_policy
 from edgerl.edge.engine.amalgamation import amalgamate
 from edgerl.errors import UnsupportedModelError
-from edgerl.export import export_policy
 from edgerl.policy.compact import CompactPolicy
 from edgerl.policy.format import save
 from edgerl.profiling.measuring import bundle

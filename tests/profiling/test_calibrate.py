@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgerl.commands.export import export_policy
 from edgerl.edge import Policy
 from edgerl.errors import CheckFailed, ConfigError
-from edgerl.export import export_policy
 from edgerl.policy.compact import Array, CompactPolicy
 from edgerl.profiling.budgets.device import Quantity, parse_device
 from edgerl.profiling.budgets.report import profile

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from edgerl.errors import ConfigError, MissingExtraError, UnsupportedModelError
-from edgerl.export.c import COptions, Provenance, generate
+from edgerl.export.c import Options
+from edgerl.export.c.source import Provenance, generate
 from edgerl.profiling.microcontroller import toolchain
 from edgerl.profiling.microcontroller.cycles import Block, cortex_m4_cycles, straight_runs
 from edgerl.profiling.microcontroller.emulator import (
@@ -185,7 +186,7 @@ def test_the_emulated_core_subtracts_an_offset_in_double(core: str, tmp_path: Pa
     """Two of them have no instruction for that: the compiler's own routines do it."""
     policy = random_policy(0, (3, 8, 2), offset=True)
     assert policy.observation_offset is not None
-    made = generate(policy, options=COptions(), provenance=Provenance("0" * 64))
+    made = generate(policy, options=Options(), provenance=Provenance("0" * 64))
     for name, text in (("edgerl_policy.h", made.header), ("edgerl_policy.c", made.source)):
         (tmp_path / name).write_text(text)
     observations = policy.observation_offset + np.random.default_rng(0).normal(size=(4, 3))
@@ -307,7 +308,8 @@ def test_llvm_models_what_this_compiler_makes_of_a_policys_loops(tmp_path: Path)
 @pytest.fixture
 def exported(tmp_path: Path) -> Path:
     """A tiny policy's C."""
-    from edgerl.export.c import COptions, Provenance, generate
+    from edgerl.export.c import Options
+    from edgerl.export.c.source import Provenance, generate
     from edgerl.policy.compact import CompactPolicy, make_layer
 
     generator = np.random.default_rng(0)
@@ -318,7 +320,7 @@ def exported(tmp_path: Path) -> Path:
     )
     bound = np.ones(2, np.float32)
     policy = CompactPolicy(layers, -bound, bound).with_example(OBSERVATIONS[0])
-    made = generate(policy, options=COptions(), provenance=Provenance("0" * 64))
+    made = generate(policy, options=Options(), provenance=Provenance("0" * 64))
     (tmp_path / "edgerl_policy.h").write_text(made.header)
     (tmp_path / "edgerl_policy.c").write_text(made.source)
     return tmp_path

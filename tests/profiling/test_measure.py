@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgerl.commands.export import export_policy
 from edgerl.edge.acting.onnx_policy import made_from
 from edgerl.errors import FileFormatError, MissingExtraError
-from edgerl.export import export_policy
 from edgerl.policy.compact import Array
 from edgerl.policy.format import save
 from edgerl.profiling.measuring import measure

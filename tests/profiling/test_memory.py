@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgerl import export_policy
+from edgerl.commands.export import export_policy
 from edgerl.edge.acting.policy import LAYOUTS, Layout, Policy
 from edgerl.edge.engine.library import ISAS, Isa, library
 from edgerl.policy.compact import CompactPolicy, Precision, as_blocks

@@ -12,8 +12,8 @@ import onnx.reference
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from edgerl.commands.export import export_policy
 from edgerl.errors import EdgerlError, FileFormatError, UnsupportedModelError
-from edgerl.export import export_policy
 from edgerl.profiling.budgets.model import read_model
 from edgerl.profiling.budgets.onnx_graph import output_bounds
 from edgerl.profiling.budgets.report import profile

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from edgerl.commands.export import export_policy
 from edgerl.errors import ConfigError, FileFormatError, MissingExtraError, RemoteError
-from edgerl.export import export_policy
 from edgerl.policy.format import save
 from edgerl.profiling.measuring import ssh
 from edgerl.profiling.measuring.bundle import FOLDER, SCRIPT, make_bundle

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from edgerl.export.c_learner import make_c_learner, write_c_learner
+from edgerl.export.c_learner.source import make_c_learner, write_c_learner
 from tests.edge.compiled import HERE, compile_c, run
 from tests.edge.learners import learner_config, write_bundle
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pytest
 
 import edgerl
+from edgerl.commands.export import export_policy
 from edgerl.edge import OnnxPolicy, Policy
 from edgerl.edge.acting.robot import Robot
 from edgerl.edge.continual.learner import Learner
@@ -24,8 +25,7 @@ from edgerl.edge.continual.session import Schedule, Session
 from edgerl.environments.make import make
 from edgerl.environments.video import play
 from edgerl.errors import EnvironmentError, UnsupportedModelError
-from edgerl.export import export_policy
-from edgerl.export.c_learner import make_c_learner
+from edgerl.export.c_learner.source import make_c_learner
 from edgerl.policy import format as policy_file
 from edgerl.profiling.budgets.model import read_model
 from edgerl.profiling.measuring.bundle import policy_data

@@ -214,7 +214,7 @@ def _subject(path: Path, *, complete: bool = True) -> Iterator[Subject]:
     """What a model file means; complete: with an ONNX file, exported for now where none lies beside the policy."""
     import tempfile
 
-    from edgerl.export import export_policy
+    from edgerl.commands.export import export_policy
     from edgerl.profiling.measuring.measure import find_subject
 
     subject = find_subject(path)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 import typer
 
-from edgerl.config import OPTIONS, PRESETS, Option
+from edgerl.cli.support.flags import with_flags
+from edgerl.config import OPTIONS, PRESETS, RunOption
 
 PANELS = {
     None: "Run",
@@ -34,26 +33,8 @@ def takes_options_of_a_run(command: Callable[..., None]) -> Callable[..., None]:
 
     It is called with `preset` and `config`, and with the options that were given alone, as Python takes them.
     """
-    own = inspect.signature(command)
-    hints = get_type_hints(command, include_extras=True)
-
-    @functools.wraps(command)
-    def parsed(**arguments: Any) -> None:
-        given = {name: arguments.pop(name) for name in OPTIONS}
-        command(**arguments, **_parsed(given))
-
     made = {"preset": _PRESET, "config": _CONFIG} | {option.name: _annotation(option) for option in OPTIONS.values()}
-    kept = [
-        parameter for parameter in own.parameters.values() if parameter.name in hints and parameter.name not in made
-    ]
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    parameters = [inspect.Parameter(name, keyword, default=None, annotation=hint) for name, hint in made.items()]
-    parameters += [
-        each.replace(kind=keyword, annotation=hints[each.name]) for each in kept if each.kind != each.VAR_KEYWORD
-    ]
-    parsed.__signature__ = own.replace(parameters=parameters, return_annotation=None)  # type: ignore[attr-defined]
-    parsed.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return parsed
+    return with_flags(command, made, _parsed)
 
 
 _PRESET = Annotated[
@@ -76,7 +57,7 @@ _CONFIG = Annotated[
 ]
 
 
-def _annotation(option: Option) -> Any:
+def _annotation(option: RunOption) -> Any:
     """The parameter of one option, as typer reads it."""
     kind, metavar, text = option.kind, "|".join(option.choices), option.metadata["help"]
     shown: str | bool = option.shown_default
@@ -99,12 +80,12 @@ def _annotation(option: Option) -> Any:
 def _parsed(given: Mapping[str, Any]) -> dict[str, Any]:
     from edgerl.environments.arguments import parse
 
-    options = {name: value for name, value in given.items() if value not in (None, [])}
+    options = {name: given[name] for name in OPTIONS if given[name] not in (None, [])}
     if "env_args" in options:
         options["env_args"] = parse(options["env_args"])
     if "hidden" in options:
         options["hidden"] = _parse_widths(options["hidden"])
-    return options
+    return {"preset": given["preset"], "config": given["config"], **options}
 
 
 def _parse_widths(text: str) -> tuple[int, ...]:

@@ -7,15 +7,12 @@ import re
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from edgerl.cli.support.streams import keep_results_apart, results, shown
 from edgerl.files.paths import shortened
-
-if TYPE_CHECKING:
-    from edgerl.policy.loss import ActionDifference
 
 WIDTH = 80
 """Columns of a table in a file or a pipe, where COLUMNS says nothing else."""
@@ -37,14 +34,6 @@ Actions = Annotated[
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace an output file that exists.")]
-
-
-def described_difference(difference: ActionDifference) -> str:
-    """What a lossy step cost."""
-    return (
-        f"largest action difference over {difference.observations} {difference.observed} observations: "
-        f"{difference.largest:.2g} of the action range"
-    )
 
 
 def print_json(report: dict[str, Any]) -> None:

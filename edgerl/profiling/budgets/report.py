@@ -190,7 +190,7 @@ def profile(
     device = profiled if mode is None else profiled.in_mode(mode)
     chosen = device.runtime(device.default_runtime if runtime is None else runtime)
     _check_runtime(rows, device, chosen)
-    figures = _figures(device, chosen)
+    figures = figures_of(device, chosen)
     form = _c_form(rows, device) if chosen.name == "c" else None
     works = [_work(layer, chosen) for layer in rows.layers] if form is None else _c_works(form)
     sizes = memory_parts(rows, device, chosen.name, int(figures.base_memory_bytes.value), form)
@@ -307,7 +307,8 @@ def _check_runtime(rows: ModelRows, device: Device, runtime: Runtime) -> None:
     raise UnsupportedModelError(f"{problem}; {fix}")
 
 
-def _figures(device: Device, runtime: Runtime) -> RuntimeFigures:
+def figures_of(device: Device, runtime: Runtime) -> RuntimeFigures:
+    """What the runtime needs on the device. Raises DeviceError where it cannot run there."""
     if runtime.figures is None:
         raise DeviceError(f"{runtime.name} cannot run on {device.id}: {runtime.reason}; use {runtime.instead}")
     return runtime.figures

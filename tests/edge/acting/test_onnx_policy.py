@@ -14,9 +14,9 @@ import onnx.reference
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from edgerl.commands.export import export_policy
 from edgerl.edge import OnnxPolicy
 from edgerl.errors import EdgerlError, FileFormatError, MissingExtraError, UnsupportedModelError
-from edgerl.export import export_policy
 from edgerl.policy.compact import CompactPolicy, make_layer
 
 Array = npt.NDArray[Any]

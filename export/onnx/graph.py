@@ -1,4 +1,4 @@
-"""policy.onnx: one graph from an observation to an action in the environment's own units (docs/onnx.md).
+"""The graph of policy.onnx, from an observation to an action in the environment's own units (docs/onnx.md).
 
     observation ▸ [Sub offset ▸ Cast] ▸ [Sub mean] ▸ [Mul scale] ▸ Gemm ▸ Relu ▸ … ▸ Gemm
     ▸ Clip ▸ Tanh ▸ Clip ▸ [Mul half_range] ▸ [Add centre] ▸ action
@@ -25,7 +25,7 @@ import onnx.shape_inference
 from edgerl import __version__
 from edgerl.edge.acting.onnx_policy import ACTIVATION_OPERATORS, METADATA_KEY, OnnxPolicy
 from edgerl.errors import CheckFailed, EdgerlError, UnsupportedModelError, reason
-from edgerl.export import ExportReport
+from edgerl.export.onnx.report import OnnxReport
 from edgerl.files.atomic import MAXIMUM_BYTES, refuse_existing, write_atomically
 from edgerl.policy.activation import HIDDEN
 from edgerl.policy.compact import Array, CompactPolicy, Layer, shifted, without_denormals
@@ -56,20 +56,8 @@ limit of float32 sums overflow, an action may be NaN, and only its bounds are ch
 PER_MAGNITUDE = 80
 
 
-@dataclass(frozen=True)
-class OnnxReport(ExportReport):
-    """A file that was written, and checked before it got its name."""
-
-    n_bytes: int
-    opset: int
-    largest_difference: float  # to the CompactPolicy in float64, in shares of the action range
-    largest_difference_extreme: float  # the same for extreme observations, where float32 itself rounds more
-    sparse_layers: int  # layers written as sparse initialisers
-    excluded_readers: tuple[str, ...]  # programs that cannot read this file because of them
-
-
-def export(
-    policy: CompactPolicy, source_sha256: str, path: Path, *, force: bool, sparse_initializers: bool = False
+def write_model(
+    policy: CompactPolicy, source_sha256: str, path: Path, *, force: bool, sparse_initializers: bool
 ) -> OnnxReport:
     """Write `policy` to `path`; CheckFailed, and no file, where the written file does not act like it."""
     refuse_existing(path, force=force)
@@ -98,6 +86,7 @@ def export(
         largest_difference_extreme=differences["extreme"],
         sparse_layers=n_sparse,
         excluded_readers=EXCLUDED_BY_SPARSE if n_sparse else (),
+        sparse_initializers=sparse_initializers,
     )
 
 

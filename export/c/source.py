@@ -1,0 +1,576 @@
+"""The text of a policy's header and C file."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from hashlib import sha256
+from string import Template
+
+import numpy as np
+
+from edgerl import __version__
+from edgerl.errors import UnsupportedModelError
+from edgerl.export import PolicySource
+from edgerl.export.c import kernels
+from edgerl.export.c.form import ColumnForm, DenseForm, Form, PolicyForm, padded_outputs, policy_form
+from edgerl.export.c.options import Options
+from edgerl.export.c.text import NOTICE, SPDX, array, comment_text, number
+from edgerl.policy.activation import HIDDEN
+from edgerl.policy.compact import Array, CompactPolicy, Layer, Precision, shifted
+from edgerl.policy.loss import ActionDifference, action_difference, action_span, sampled_observations
+
+MAXIMUM_FLASH_BYTES = 1 << 24
+"""No microcontroller holds more constants, and a C file of them would have hundreds of megabytes."""
+
+TOLERANCES: dict[Precision, float] = {"fp32": 1e-5, "fp16": 1e-5, "int8": 1e-4}
+"""Of the self-test, in shares of the action range. int8 rounds the inputs of each layer, one now and then otherwise."""
+
+PASSED_OVER = {"relu": "0.0f"}
+"""By the name of the activation: the largest sum that it makes zero, which the kernels pass over."""
+
+LARGEST_INPUT = 1 << 22
+"""Of an int8 layer: float32 holds it, and its half."""
+
+SMALLEST_RANGE = 1e-30
+"""An int8 layer takes smaller inputs for zeros."""
+
+_INTEGERS = {"uint8": "uint8_t", "uint16": "uint16_t"}
+_VALUES: dict[Precision, str] = {"fp32": "float", "fp16": "uint16_t", "int8": "int8_t"}
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What the header says of the file's origin."""
+
+    model_sha256: str
+    command: str = PolicySource.command
+    device: str | None = None  # the id of the device that the target stands for
+
+
+@dataclass(frozen=True)
+class CSource:
+    """Two files, and what they take."""
+
+    prefix: str
+    header: str  # of <prefix>.h
+    source: str  # of <prefix>.c
+    layers: tuple[str, ...]  # how each is written: precision, layout, indices
+    flash_bytes: int  # constants; code comes on top
+    scratch_bytes: int
+    tolerance: float  # of the self-test, in shares of the action range
+    policy: CompactPolicy = field(repr=False, compare=False)  # with its weights in the precision that is written
+
+
+def loss(policy: CompactPolicy, written: CompactPolicy, recorded: Array | None) -> ActionDifference:
+    """What smaller weights and rounded inputs change; not what float32 rounds, which the self-test allows for."""
+    seen = sampled_observations(policy) if recorded is None else recorded
+    before, after = policy.without_offset(seen, np.float64), c_actions(written.without_offset, seen)
+    return action_difference(before, after, action_span(policy), "sampled" if recorded is None else "recorded")
+
+
+def generate(policy: CompactPolicy, *, options: Options, provenance: Provenance) -> CSource:
+    """The C of `policy`; the same arguments give the same text.
+
+    Raises UnsupportedModelError for a policy that C cannot hold: too large, or with numbers that are not finite.
+    """
+    _check_size(policy, sum(layer.connections for layer in policy.layers))  # a byte each, before anything is encoded
+    form = policy_form(policy, options.dtype, options.layout, options.target)
+    _check_size(policy, form.flash_bytes)
+    _check_numbers(form.policy)
+    code = _code(form, options.prefix)
+    tag = f"0x{sha256(code.encode()).hexdigest()[:8]}"
+    names = {"p": options.prefix, "P": options.prefix.upper(), "tag": tag, "spdx": SPDX, "float_h": "", "wide": ""}
+    if form.policy.observation_offset is not None:
+        names |= {"float_h": "#include <float.h>\n", "wide": _CHECK_OF_DOUBLE.substitute(names)}
+    return CSource(
+        prefix=options.prefix,
+        header=_header(form, options, provenance, tag),
+        source=_START_OF_SOURCE.substitute(names) + "\n" + code,
+        layers=tuple(
+            f"{layer.precision}, {_layout_name(stored)}"
+            for layer, stored in zip(form.policy.layers, form.layers, strict=True)
+        ),
+        flash_bytes=form.flash_bytes,
+        scratch_bytes=form.scratch_bytes,
+        tolerance=tolerance(form.policy),
+        policy=form.policy,
+    )
+
+
+def tolerance(policy: CompactPolicy) -> float:
+    """How far the self-test's action may be from the workstation's, in shares of the action range."""
+    return max(TOLERANCES[layer.precision] for layer in policy.layers)
+
+
+def _check_size(policy: CompactPolicy, n_bytes: int) -> None:
+    if n_bytes > MAXIMUM_FLASH_BYTES:
+        raise UnsupportedModelError(
+            f"{policy.architecture[:60]} would be {n_bytes} bytes of constants in C or more; expected at most "
+            f"{MAXIMUM_FLASH_BYTES}: prune it, or choose `layout` sparse"
+        )
+
+
+def _check_numbers(policy: CompactPolicy) -> None:
+    for name, values in _floats(policy):
+        if not np.isfinite(values).all():
+            raise UnsupportedModelError(f"{name} holds a number that is not finite; C has no literal for it")
+
+
+def _floats(policy: CompactPolicy) -> list[tuple[str, Array]]:
+    named: list[tuple[str, Array | None]] = [
+        ("the observation's offset", policy.observation_offset),
+        ("the observation's mean", policy.observation_mean),
+        ("the observation's scale", policy.observation_scale),
+        ("the example observation", policy.example_observation),
+        ("the example action", policy.example_action),
+        ("a bound of the actions", np.concatenate(policy.action_scaling)),
+    ]
+    for index, layer in enumerate(policy.layers):
+        named += [(f"layer {index}", part) for part in (layer.values, layer.bias, layer.scale)]
+    return [(name, values) for name, values in named if values is not None]
+
+
+def _layout_name(form: Form) -> str:
+    if isinstance(form, DenseForm):
+        return "dense"
+    unit = "single connections" if form.block == 1 else f"blocks of {form.block}"
+    index = "8-bit distances" if form.is_delta else f"{8 * form.rows.itemsize}-bit rows"
+    return f"sparse columns, {unit}, {index}"
+
+
+# ------------------------------------------------------------------------------------------------------- the header
+
+_HEADER = Template("""\
+/* A policy as C99: one observation to one action, without malloc, without stdio, without libm. A compiler may ask for
+ * memcpy, memmove and memset, and for its own helpers where the processor has no floating point.
+ *
+ * $notice
+ *
+ * Made by     edgerl $version
+ * Command     $command
+ * Model       $architecture, $precisions, SHA-256 of its file $sha256
+ * Origin      $about
+ * Target      $target
+ *
+ * Takes $flash bytes of constants in flash, $scratch bytes of scratch memory, and on a Cortex-M at -O2 less than
+ * 300 bytes of stack.
+ *
+ * Contract
+ * - $p reads $N numbers in the environment's own units and writes $M in the environment's own units:
+ *   normalisation and the scaling of each action to its bounds are inside. No action leaves its bounds.
+ * - It returns 0; or ${P}_NOT_FINITE where a number of the observation, or of what comes of it, is
+ *   infinite or NaN: then every action is the middle of its range, and what is safe instead is for you to know.
+ * - $arrays Both must be there.
+ * - $p uses one static scratch buffer: one call at a time. ${p}_r computes in yours: as many at a
+ *   time as there are scratch buffers; nothing in one needs to be kept between calls.
+ * - ${p}_self_test returns 0 when this processor computes what the workstation did for one recorded
+ *   observation, to $tolerance of each action's range; else 1 + the number of the first action that differs, or
+ *   -1 where the example was refused. Call it once at start, before a motor moves.
+ * - To place constants and scratch, define ${P}_WEIGHTS and ${P}_SCRATCH as attributes
+ *   for the compiler, as in -D'${P}_SCRATCH=__attribute__((section(".dtcm")))'.
+ *
+ * Not its business: learning, batches, timing, a fallback for a late action, and compiler options that give up IEEE 754
+ * (-ffast-math).
+ */
+#ifndef ${P}_H
+#define ${P}_H
+
+#include <stdint.h>
+
+#define ${P}_VERSION "$version"
+#define ${P}_MODEL "$sha256"
+#define ${P}_OBSERVATIONS $N
+#define ${P}_ACTIONS $M
+#define ${P}_FLASH_BYTES $flash
+#define ${P}_SCRATCH_BYTES $scratch
+#define ${P}_NOT_FINITE 1
+#define ${P}_TAG $tag /* the same in both files */
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+${union}typedef struct {
+    $number values[$values];
+} ${p}_scratch;
+
+int $p(const $given observation[$N], float action[$M]);
+int ${p}_r(const $given observation[$N], float action[$M], ${p}_scratch *scratch);
+int ${p}_self_test(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
+""")
+
+_SAME_ARRAY = "observation and action may be the same array."
+
+_DOUBLE = """\
+observation is double, of 64 bits: numbers so large lose in float what tells them apart. An offset is
+ *   subtracted in double first; what is left of them is float.\
+"""
+
+_UNION = Template("""\
+typedef union {
+    float real;
+    int32_t integer;
+} ${p}_number;
+
+""")
+
+
+def _header(form: PolicyForm, options: Options, provenance: Provenance, tag: str) -> str:
+    policy, device = form.policy, provenance.device
+    about = ", ".join(f"{key} {value}" for key, value in sorted(policy.metadata.items()))
+    precisions = sorted({layer.precision for layer in policy.layers})
+    return _HEADER.substitute(
+        p=options.prefix,
+        P=options.prefix.upper(),
+        tag=tag,
+        notice=NOTICE,
+        version=__version__,
+        command=comment_text(provenance.command),
+        architecture=policy.architecture,
+        precisions=" and ".join(precisions) + " weights",
+        sha256=re.sub("[^0-9a-f]", "", provenance.model_sha256)[:64],
+        about=comment_text(about, 400) or "not known",
+        target=options.target if device is None else f"{comment_text(device, 60)} ({options.target})",
+        flash=form.flash_bytes,
+        scratch=form.scratch_bytes,
+        tolerance=f"{tolerance(policy):g}",
+        arrays=_SAME_ARRAY if policy.observation_offset is None else _DOUBLE,
+        given=_given(policy),
+        N=policy.n_observations,
+        M=policy.n_actions,
+        union=_UNION.substitute(p=options.prefix) if _has_integers(policy) else "",
+        number=_number(options.prefix, policy),
+        values=sum(form.scratch),
+    )
+
+
+def _given(policy: CompactPolicy) -> str:
+    """The type of an observation's number."""
+    return "float" if policy.observation_offset is None else "double"
+
+
+def _has_integers(policy: CompactPolicy) -> bool:
+    return any(layer.precision == "int8" for layer in policy.layers)
+
+
+# ------------------------------------------------------------------------------------------------------- the C file
+
+
+def _types(p: str, precision: Precision, number_type: str) -> kernels.Kernel:
+    """What a layer of `precision` computes with, in scratch numbers of `number_type`."""
+    has_integers = number_type != "float"
+    value = _stored(p, _VALUES[precision])
+    if precision == "int8":
+        return kernels.Kernel(value, "int32_t", "", ".integer", number_type, None)
+    part = ".real" if has_integers else ""
+    if precision == "fp16":
+        return kernels.Kernel(value, "float", f"{p}_half", part, number_type, None)
+    return kernels.Kernel(value, "float", "", part, number_type, f"{p.upper()}_HAS_VLDM")
+
+
+def _stored(p: str, kind: str) -> str:
+    """The type of a constant, in its address space."""
+    return f"{p.upper()}_FLASH {kind}"
+
+
+def _number(p: str, policy: CompactPolicy) -> str:
+    """The type of one number of the scratch."""
+    return f"{p}_number" if _has_integers(policy) else "float"
+
+
+def _code(form: PolicyForm, p: str) -> str:
+    parts = [*_constants(form, p), *_functions(form, p)]
+    parts.append(_act(form, p))
+    parts.append(_end(form.policy, p))
+    return "\n".join(parts)
+
+
+def _end(policy: CompactPolicy, p: str) -> str:
+    """What calls the function: with the example as it lies in flash where that is double, which no AVR takes."""
+    names = {"p": p, "P": p.upper(), "tolerance": number(tolerance(policy))}
+    if policy.observation_offset is None:
+        return _END_OF_SOURCE.substitute(names, given="float", example=_EXAMPLE.substitute(names), passed="observation")
+    return _END_OF_SOURCE.substitute(names, given="double", example="", passed=f"{p}_example_observation")
+
+
+_START_OF_SOURCE = Template("""\
+/* See $p.h, which says what this is.
+ * $spdx */
+#include "$p.h"
+
+${float_h}#include <stddef.h>
+
+#if defined(__cplusplus) || !defined(__STDC_VERSION__) || __STDC_VERSION__ < 199901L
+#error "$p.c is C99: compile it as C; a program in C++ includes $p.h and links it"
+#elif ${P}_TAG != $tag
+#error "$p.h and $p.c are of two exports: take both from one"
+${wide}#elif defined(__AVR__) && (!defined(__FLASH) || defined(__STRICT_ANSI__))
+#error "on an AVR, $p.c reads its constants from flash by __flash, which GCC has with -std=gnu99 or gnu11"
+#elif defined(__AVR__) && ${P}_FLASH_BYTES > 65535
+#error "on an AVR, __flash reads constants from the first 64 KiB, and $p.c has more"
+#else
+
+#ifndef ${P}_WEIGHTS
+#define ${P}_WEIGHTS
+#endif
+#ifndef ${P}_SCRATCH
+#define ${P}_SCRATCH
+#endif
+#ifdef __AVR__ /* its flash is an address space of its own */
+#define ${P}_FLASH __flash
+#else
+#define ${P}_FLASH
+#endif
+""")
+
+
+def _constants(form: PolicyForm, p: str) -> list[str]:
+    """All arrays, each named after its layer."""
+    policy, attribute = form.policy, f"{p.upper()}_WEIGHTS"
+
+    def floats(name: str, values: Array) -> str:
+        return array(attribute, _stored(p, "float"), f"{p}_{name}", values)
+
+    parts = []
+    if policy.observation_offset is not None:
+        parts.append(array(attribute, _stored(p, "double"), f"{p}_offset", policy.observation_offset))
+    if policy.observation_mean is not None and policy.observation_scale is not None:
+        parts += [floats("mean", policy.observation_mean), floats("deviation", policy.observation_scale)]
+    for index, (layer, stored) in enumerate(zip(policy.layers, form.layers, strict=True)):
+        kind = _stored(p, _VALUES[layer.precision])
+        arrays = [array(attribute, kind, f"{p}_values{index}", stored.values)]
+        if isinstance(stored, ColumnForm):
+            for name, values in (("counts", stored.counts), ("rows", stored.rows)):
+                arrays.append(array(attribute, _stored(p, _INTEGERS[values.dtype.name]), f"{p}_{name}{index}", values))
+        if layer.scale is not None:
+            arrays.append(floats(f"scale{index}", layer.scale))
+        arrays.append(floats(f"bias{index}", layer.bias))
+        title = f"/* Layer {index}: {layer.n_inputs} inputs, {layer.n_outputs} outputs, {layer.precision}, "
+        parts += [f"{title}{_layout_name(stored)}. */\n" + "\n".join(arrays)]
+    centre, half_range = policy.action_scaling
+    parts += [floats("centre", centre), floats("half_range", half_range)]
+    parts.append(array(attribute, _stored(p, _given(policy)), f"{p}_example_observation", policy.example_observation))
+    return [*parts, floats("example_action", example_action(policy))]
+
+
+def _functions(form: PolicyForm, p: str) -> list[str]:
+    """Those that some layer calls, each once."""
+    policy = form.policy
+    n, has_integers = _number(p, policy), _has_integers(policy)
+    parts = [kernels.FINITE.substitute(p=p), kernels.TANH.substitute(p=p)]
+    if any(layer.precision == "fp32" for layer in policy.layers):
+        parts.append(kernels.ARM.substitute(P=p.upper()))
+    if any(layer.precision == "fp16" for layer in policy.layers):
+        parts.append(kernels.HALF.substitute(p=p))
+    if any(layer.precision != "int8" for layer in policy.layers):
+        parts.append(kernels.START.substitute(p=p, P=p.upper(), number=n, real=".real" if has_integers else ""))
+    if has_integers:
+        parts += [
+            kernels.CLEAR.substitute(p=p, number=n),
+            kernels.QUANTISE.substitute(p=p, P=p.upper(), number=n, smallest=number(SMALLEST_RANGE)),
+        ]
+    made: dict[str, str] = {}
+    for layer, stored in zip(policy.layers, form.layers, strict=True):
+        made.setdefault(_kernel_name(layer, stored), _kernel(p, layer, stored, n))
+    return [*parts, *made.values()]
+
+
+def _kernel_name(layer: Layer, form: Form) -> str:
+    if isinstance(form, DenseForm):
+        return f"dense_{layer.precision}"
+    kinds = f"{'delta' if form.is_delta else 'row'}{8 * form.rows.itemsize}_count{8 * form.counts.itemsize}"
+    return f"columns{form.block}_{layer.precision}_{kinds}"
+
+
+def _kernel(p: str, layer: Layer, form: Form, number_type: str) -> str:
+    kernel, is_integer = _types(p, layer.precision, number_type), layer.precision == "int8"
+    common = {
+        "p": p,
+        "number": number_type,
+        "value": kernel.value,
+        "input": kernel.input,
+        **{column: kernel.weight(f"*{column}++") for column in "abcd"},
+        "part": kernel.part,
+        "test": "input != 0" if is_integer else "input > above",
+        "condition": "is not zero" if is_integer else "is above `above`",
+        "above": "" if is_integer else "float above, ",
+    }
+    if isinstance(form, DenseForm):
+        return kernels.DENSE.substitute(common, dtype=layer.precision, body=kernels.dense_body(kernel))
+    row, unit = _stored(p, _INTEGERS[form.rows.dtype.name]), "row" if form.block == 1 else "row of blocks"
+    return kernels.COLUMNS.substitute(
+        common,
+        name=_kernel_name(layer, form),
+        count=_stored(p, _INTEGERS[form.counts.dtype.name]),
+        row=row,
+        index=f"its distance from the {unit} before" if form.is_delta else f"its {unit}",
+        weights="a weight" if form.block == 1 else f"{form.block} weights",
+        loops=kernels.column_loops(kernel, row, form.block, form.is_delta),
+        skip="count" if form.block == 1 else f"{form.block} * count",
+    )
+
+
+def _act(form: PolicyForm, p: str) -> str:
+    """The function that computes the layers one after the other, between two buffers."""
+    policy = form.policy
+    part = ".real" if _has_integers(policy) else ""
+    first, second = "even", "odd"
+    seen = "observation[i]" if policy.observation_offset is None else "seen"
+    shift = "" if policy.observation_offset is None else _SHIFT.substitute(p=p)
+    normalised = seen
+    if policy.observation_mean is not None:
+        normalised = f"({seen} - {p}_mean[i]) * {p}_deviation[i]"
+    calls = []
+    for index, (layer, stored) in enumerate(zip(policy.layers, form.layers, strict=True)):
+        calls += _calls(p, index, layer, stored, first, second)
+        first, second = second, first
+    return _ACT.substitute(
+        p=p,
+        P=p.upper(),
+        number=_number(p, policy),
+        part=part,
+        N=policy.n_observations,
+        M=policy.n_actions,
+        split=form.scratch[0],
+        given=_given(policy),
+        shift=shift,
+        seen=seen,
+        normalised=normalised,
+        calls="".join(f"    {line}\n" for line in calls),
+        output=first,
+        step="    float step;\n" if _has_integers(policy) else "",
+    )
+
+
+def _calls(p: str, index: int, layer: Layer, form: Form, x: str, y: str) -> list[str]:
+    padded = padded_outputs(layer, form)
+    arguments = [str(layer.n_inputs)]
+    if isinstance(form, DenseForm):
+        arguments.append(str(layer.n_outputs))
+    if layer.precision != "int8":
+        arguments.append("-3.402823466e+38f" if index == 0 else PASSED_OVER[HIDDEN.name])
+    if isinstance(form, ColumnForm):
+        arguments += [f"{p}_counts{index}", f"{p}_rows{index}"]
+    arguments += [f"{p}_values{index}", x, y]
+    kernel = f"{p}_{_kernel_name(layer, form)}({', '.join(arguments)});"
+    if layer.precision != "int8":
+        return [f"{p}_start({layer.n_outputs}, {padded}, {p}_bias{index}, {y});", kernel]
+    return [
+        f"step = {p}_quantise({layer.n_inputs}, {_limit(layer)}, {int(index == 0)}, {x});",
+        "if (step < 0.0f) {",
+        f"    return {p}_refuse(action);",
+        "}",
+        f"{p}_clear({padded}, {y});",
+        kernel,
+        f"{p}_scale({layer.n_outputs}, step, {p}_scale{index}, {p}_bias{index}, {y});",
+    ]
+
+
+def _limit(layer: Layer) -> int:
+    """The largest whole number for an input: no sum of 32 bits overflows, also where float32 rounds it up."""
+    heaviest = int(np.abs(layer.stored_matrix().astype(np.int64)).sum(axis=1).max(initial=1))
+    return min(LARGEST_INPUT, (2**31 - 256) // max(heaviest, 1) * 9999 // 10000)
+
+
+def example_action(policy: CompactPolicy) -> Array:
+    """The action [m] for the policy's example, float32."""
+    action: Array = c_actions(policy, policy.example_observation[None])[0].astype(np.float32)
+    return action
+
+
+def c_actions(policy: CompactPolicy, observations: Array) -> Array:
+    """Actions [count, m] for observations [count, n], float64, with inputs rounded as an int8 layer rounds them."""
+    x = shifted(observations, policy.observation_offset).astype(np.float64)
+    if policy.observation_mean is not None and policy.observation_scale is not None:
+        x = (x - policy.observation_mean) * policy.observation_scale
+    for index, layer in enumerate(policy.layers):
+        x = x if index == 0 else HIDDEN.forward(x)
+        x = x if layer.scale is None else _rounded(x, _limit(layer))
+        x = x @ layer.matrix(np.float64).T + layer.bias
+    centre, half_range = policy.action_scaling
+    actions: Array = centre + half_range * np.tanh(x)
+    return actions
+
+
+def _rounded(x: Array, limit: int) -> Array:
+    """Inputs [count, n] in steps of each observation's own largest."""
+    largest = np.abs(x).max(axis=1, initial=0, keepdims=True)
+    is_seen = largest > SMALLEST_RANGE
+    largest = np.where(is_seen, largest, 1)
+    rounded: Array = np.where(is_seen, np.rint(x * (limit / largest)) * (largest / limit), 0)
+    return rounded
+
+
+_CHECK_OF_DOUBLE = Template("""\
+#elif defined(__AVR__) || DBL_MANT_DIG < 53
+#error "$p.c takes observations in double of 64 bits, which this processor's compiler has not"
+""")
+
+_SHIFT = Template("        const float seen = (float)(observation[i] - ${p}_offset[i]);\n")
+
+_ACT = Template("""\
+static int ${p}_refuse(float *action) {
+    for (size_t j = 0; j < $M; j++) {
+        action[j] = ${p}_centre[j];
+    }
+    return ${P}_NOT_FINITE;
+}
+
+int ${p}_r(const $given observation[$N], float action[$M], ${p}_scratch *scratch) {
+    $number *const even = scratch->values, *const odd = scratch->values + $split;
+${step}    for (size_t i = 0; i < $N; i++) {
+$shift        if (!${p}_is_finite($seen)) {
+            return ${p}_refuse(action);
+        }
+        even[i]$part = $normalised;
+    }
+$calls    for (size_t j = 0; j < $M; j++) {
+        if (!${p}_is_finite($output[j]$part)) {
+            return ${p}_refuse(action);
+        }
+    }
+    for (size_t j = 0; j < $M; j++) {
+        action[j] = ${p}_centre[j] + ${p}_half_range[j] * ${p}_tanh($output[j]$part);
+    }
+    return 0;
+}
+""")
+
+_EXAMPLE = Template("""\
+    float *const observation = (float *)(void *)${p}_memory.values; /* the first layer's inputs */
+    for (int i = 0; i < ${P}_OBSERVATIONS; i++) {
+        observation[i] = ${p}_example_observation[i];
+    }
+""")
+
+_END_OF_SOURCE = Template("""\
+${P}_SCRATCH static ${p}_scratch ${p}_memory;
+
+int ${p}(const $given observation[${P}_OBSERVATIONS], float action[${P}_ACTIONS]) {
+    return ${p}_r(observation, action, &${p}_memory);
+}
+
+int ${p}_self_test(void) {
+    float action[${P}_ACTIONS];
+${example}    if (${p}($passed, action) != 0) {
+        return -1;
+    }
+    for (int j = 0; j < ${P}_ACTIONS; j++) {
+        const float difference = action[j] - ${p}_example_action[j];
+        const float allowed = 2.0f * ${p}_half_range[j] * $tolerance;
+        if (!(difference <= allowed && -difference <= allowed)) {
+            return 1 + j;
+        }
+    }
+    return 0;
+}
+
+#endif
+""")
