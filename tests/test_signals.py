@@ -13,10 +13,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from importlib.machinery import ExtensionFileLoader
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
 from edgerl import signals
@@ -104,7 +106,9 @@ def pendulum() -> Path:
     from edgerl.commands.export import export_policy
     from tests.policy.policies import random_policy
 
-    export_policy(random_policy(0, (3, 8, 1), 1), "onnx", Path("pendulum.onnx"))
+    bound = np.full(1, 2, np.float32)
+    policy = replace(random_policy(0, (3, 8, 1), 1), action_low=-bound, action_high=bound)
+    export_policy(policy.with_example(np.zeros(3)), "onnx", Path("pendulum.onnx"))
     return Path("pendulum.onnx")
 
 

@@ -613,6 +613,7 @@ def test_everything_at_once() -> None:
 
         def diverge() -> None:
             with learner.updates.lock:
+                learner.updates.complete()  # the learner itself restarts between two updates alone
                 learner.challenger.restart()
             time.sleep(0.01)
 
