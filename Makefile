@@ -1,5 +1,6 @@
 # make demo   a fresh machine to a trained, pruned, exported, profiled and running policy, in minutes
-# make test   everything CI checks: ruff, mypy, tests
+# make check  ruff, mypy and the tests that take but a moment, in two minutes: before a commit
+# make test   everything CI checks: ruff, mypy, all tests
 # make soak   the long proofs in full (the tests run a tenth of each)
 # make docs   the documents as a site in build/site, and docs/cli.md from the commands
 # make bench  the figures of the README and docs/results.md
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --constraint constraints.txt
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint docs soak bench clean
+.PHONY: demo check test lint docs soak bench clean
 .DEFAULT_GOAL := test
 
 $(BIN)/pip:
@@ -51,6 +52,9 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check
 	rm -rf build/lib* $(TYPED) && $(INSTALL) --no-deps --target $(TYPED) .
 	cd $(TYPED) && MYPYPATH=. ../../$(BIN)/mypy --config-file ../../pyproject.toml --package edgerl
+
+check: lint
+	$(BIN)/pytest -m "not slow and not soak and not needs"
 
 # A process a core; tests that share a trained run stay together as far as they can.
 JOBS ?= $(shell nproc)

@@ -59,8 +59,17 @@ def edgerl(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -
     return run
 
 
+SLOW = frozenset((HERE / "slow.txt").read_text().split())
+"""What `make check` leaves out; tools/slow_tests.py makes the list."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` is looked at
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect, in one printed list, the tests whose Debian programs are absent; in CI they stay and fail."""
+    """Mark what is slow. Deselect, in one printed list, the tests whose Debian programs are absent; in CI they stay and
+    fail."""
+    for item in items:
+        if item.nodeid.partition("[")[0] in SLOW:
+            item.add_marker("slow")
     absent = set(needs.missing())
     lacking = [item for item in items if any(absent.intersection(m.args) for m in item.iter_markers("needs"))]
     if lacking and not os.environ.get("CI"):
