@@ -51,7 +51,7 @@ BLOCKS = (1, 4)
 TARGETS = {"cortex-m4f": "cortex-m4", "cortex-m7": "cortex-m7"}
 OPTIMISATIONS = ("-O2", "-O3")
 CALLS = 32
-LARGEST_DIFFERENCE = 1e-3  # of actions, in their range: what computes something else is no peer
+LARGEST_DIFFERENCE = 1e-3  # of actions, in their range: what computes something else is not a peer
 
 KNOWN = {256: 357_194.0, 64: 28_295.0}
 """Instructions of onnx2c's C on a Cortex-M4F at -O3, counted before; where no onnx2c is given."""

@@ -187,7 +187,7 @@ class Windows:
 
 def work(contender: Contender, parent: Connection, folder: Path) -> None:
     """The process of one contender. Sends a string, the reason, where it cannot go on."""
-    os.dup2(2, 1)  # what it prints is no part of our output
+    os.dup2(2, 1)  # what it prints is not part of our output
     try:
         from edgerl.environments.make import make
 

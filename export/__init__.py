@@ -111,5 +111,5 @@ def find_format(name: str) -> Format:
     known = formats()
     if name not in known:
         suggestion = nearest(name, known) or f"; expected {', '.join(known)}"
-        raise ConfigError(f"{name[:40]!r} is no export format{suggestion}")
+        raise ConfigError(f"{name[:40]!r} is not an export format{suggestion}")
     return known[name]

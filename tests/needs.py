@@ -34,7 +34,7 @@ PACKAGES = {
 """Program → Debian packages, with a space between them."""
 
 LIBRARIES = {"libFuzzer": "/usr/lib/llvm-*/lib/clang/*/lib/linux/libclang_rt.fuzzer-*.a"}
-"""What is no program, and where it is."""
+"""What is not a program, and where it is."""
 
 
 def find(program: str) -> str | None:

@@ -89,7 +89,7 @@ KINDS: dict[str, tuple[Make, str]] = {
     "folder": (lambda path: path.mkdir(), "a folder"),
     "run folder": (lambda path: (path.mkdir(), (path / "config.json").touch()), "a run folder"),
     "nothing": (lambda path: path, "not there"),
-    "pipe": (lambda path: os.mkfifo(path), "no ordinary file"),
+    "pipe": (lambda path: os.mkfifo(path), "not a regular file"),
 }
 
 

@@ -220,7 +220,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to("nowhere")
     (tmp_path / "text").write_bytes(b"abc\xff")
-    for name, message in (("pipe", "no ordinary file"), ("link", "a link to nothing")):
+    for name, message in (("pipe", "not a regular file"), ("link", "a link to nothing")):
         with pytest.raises(FileFormatError, match=f"{name} is {message}; expected a file"):
             read_text(tmp_path / name)
     with pytest.raises(FileFormatError, match=r"text holds no text in UTF-8 .invalid start byte at byte 3"):
@@ -414,7 +414,7 @@ def test_the_helpers_of_these_tests_make_valid_files() -> None:
         ("", "no edgerl tensor file"),
         ("[]", "no JSON object"),
         ("3", "no JSON object"),
-        ('{"kind":"test","sha256":"","version":3,"x":NaN}', "NaN is no JSON number"),
+        ('{"kind":"test","sha256":"","version":3,"x":NaN}', "NaN is not a JSON number"),
         ('{"kind":"test","sha256":"","version":3,"x":1e999}', "not JSON compliant|Out of range"),
         ('{"kind": "test","sha256":"","version":3}', "no canonical JSON"),
         ('{"version":3,"kind":"test","sha256":""}', "no canonical JSON"),

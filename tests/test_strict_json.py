@@ -44,8 +44,8 @@ def test_other_json_is_read_as_python_reads_it(text: str) -> None:
     [
         ('{"a": 1, "a": 1}', "it has the name 'a' twice"),
         ('[{"b": {"a": 1, "\\u0061": 2}}]', "it has the name 'a' twice"),  # the same name, written in two ways
-        ("[NaN]", "NaN is no JSON number"),
-        ("[-Infinity]", "-Infinity is no JSON number"),
+        ("[NaN]", "NaN is not a JSON number"),
+        ("[-Infinity]", "-Infinity is not a JSON number"),
         ("[" * 100_000, "it nests too deeply"),
         ("[1] 2", "Extra data"),
         ("", "Expecting value"),

@@ -177,7 +177,7 @@ def test_files_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     _refused("is a folder; expected a file")
     PATH.rmdir()
     os.mkfifo(PATH)
-    _refused("is no ordinary file; expected a file")
+    _refused("is not a regular file; expected a file")
     PATH.unlink()
     PATH.symlink_to(PATH)
     _refused("is a link to nothing; expected a file")
@@ -310,7 +310,7 @@ NOT_OURS = "its header is not written the one way that edgerl does"
         (lambda header: header.update(a=[]), "indices"),
         (lambda header: header.pop("b"), NOT_OURS + "|has 4112 bytes, expected 4104"),
         (lambda header: header.pop("__metadata__"), "is a safetensors file that edgerl did not write"),
-        (lambda header: header.update(__metadata__={"edgerl": {}}), "its metadata is no text"),
+        (lambda header: header.update(__metadata__={"edgerl": {}}), "its metadata is not a text"),
         (lambda header: header.update(__metadata__={"edgerl": "[]"}), "no JSON object"),
         (lambda header: header.update(__metadata__={"edgerl": '{"a" :1}'}), "no canonical JSON"),
         (lambda header: header.update(__metadata__={"edgerl": "{}"}), "holds None; expected 'test'"),
@@ -341,7 +341,7 @@ def test_a_header_that_is_padded_further_is_refused() -> None:
 @pytest.mark.parametrize("tail", [b"", b"\0\0"])
 def test_headers_that_are_no_headers(header: bytes, tail: bytes) -> None:
     PATH.write_bytes(struct.pack("<Q", len(header)) + header + tail)
-    _refused("is no edgerl tensor file, or is truncated|is a safetensors file that edgerl did not write")
+    _refused("is not an edgerl tensor file, or is truncated|is a safetensors file that edgerl did not write")
 
 
 @pytest.mark.parametrize("length", [0, 1, (1 << 20) - 7, 1 << 31, (1 << 64) - 1])
@@ -349,7 +349,7 @@ def test_a_header_length_that_is_a_lie(length: int) -> None:
     _write()
     data = PATH.read_bytes()
     PATH.write_bytes(struct.pack("<Q", length) + data[8:])
-    _refused("expected at most 1048568" if length > (1 << 20) - 8 else "is no edgerl tensor file")
+    _refused("expected at most 1048568" if length > (1 << 20) - 8 else "is not an edgerl tensor file")
 
 
 @given(st.binary(max_size=300), st.booleans())

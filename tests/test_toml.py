@@ -60,7 +60,7 @@ def test_packaged_studies(study: str) -> None:
 def test_a_key_of_many_parts_is_refused_wherever_it_hides(text: str) -> None:
     """The parser itself takes every one of them."""
     tomllib.loads(text)
-    with pytest.raises(FileFormatError, match=r"^it is no TOML file \(a key has more than 32 parts\)$"):
+    with pytest.raises(FileFormatError, match=r"^it is not a TOML file \(a key has more than 32 parts\)$"):
         parse_toml(text.encode(), "it")
 
 
@@ -68,7 +68,7 @@ def test_size_and_encoding() -> None:
     assert parse_toml(b"#" * MAXIMUM_BYTES, "it") == {}
     with pytest.raises(FileFormatError, match=r"^it has 65537 bytes; expected at most 65536$"):
         parse_toml(b"#" * (MAXIMUM_BYTES + 1), "it")
-    with pytest.raises(FileFormatError, match=r"^it is no TOML file \('utf-8' codec"):
+    with pytest.raises(FileFormatError, match=r"^it is not a TOML file \('utf-8' codec"):
         parse_toml(b"\xff", "it")
 
 

@@ -77,7 +77,7 @@ def _code(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """A text that is no Markdown, but for its `code`."""
+    """A text that is not a Markdown, but for its `code`."""
     special = re.compile(r"(`[^`]*`)|([\[\]*|])")
     return special.sub(lambda found: found[1] or "\\" + found[2], text.replace("<", "&lt;"))
 

@@ -75,7 +75,7 @@ def command(
 
 
 class _Progress:
-    """A bar with what is under way; nothing where stderr is no terminal."""
+    """A bar with what is under way; nothing where stderr is not a terminal."""
 
     def __enter__(self) -> _Progress:
         from rich.console import Console

@@ -123,7 +123,7 @@ def command(
         stack.callback(learner.close)
         stack.enter_context(_withdrawn_unless_begun(learner))
         if bundle is not None and not learner.is_new:
-            note(f"{bundle} is not read: {folder} has begun")
+            note(f"ignoring {bundle}: resuming from {folder}")
         env, arguments = task_of(learner.about, env, source)
         at_rest = stack.enter_context(contextlib.ExitStack())  # left as soon as the robot is driven no more
         environment = _make(env, arguments, at_rest)

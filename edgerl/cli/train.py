@@ -69,7 +69,7 @@ CLOSED_PIPE = contextlib.suppress(OSError, SystemExit)
 
 
 class _Progress:
-    """A progress bar with steps/s, ETA and the last return; nothing where stderr is no terminal."""
+    """A progress bar with steps/s, ETA and the last return; nothing where stderr is not a terminal."""
 
     def __enter__(self) -> _Progress:
         from rich.console import Console

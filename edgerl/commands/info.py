@@ -185,7 +185,7 @@ def _onnx(path: Path) -> Description:
     except EdgerlError:
         raise
     except Exception as error:  # protobuf's own kind, which onnx does not name
-        raise FileFormatError(f"{path} is no ONNX model, or is truncated; make the file again") from error
+        raise FileFormatError(f"{path} is not an ONNX model, or is truncated; make the file again") from error
     return {
         "kind": "onnx",
         **_size(data),

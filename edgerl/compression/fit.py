@@ -153,7 +153,7 @@ def _outputs(folder: Path, device: Device, path: Path | None, force: bool) -> tu
     if picture == policy:
         raise OutputError(f"{policy} is the name of the picture, too; choose another -o, as in policy.safetensors")
     if not policy.parent.is_dir():
-        raise OutputError(f"cannot write {policy}: {policy.parent} is no folder; choose an existing, writable folder")
+        raise OutputError(f"cannot write {policy}: {policy.parent} is not a folder; choose a folder that exists")
     for output in (policy, picture):
         refuse_existing(output, force=force or path is None)
     return policy, picture

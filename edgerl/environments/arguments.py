@@ -51,7 +51,7 @@ def checked(arguments: object) -> Arguments:
 def _name(name: object) -> str:
     if not isinstance(name, str) or not name.isidentifier() or len(name) > LONGEST_NAME:
         raise ConfigError(
-            f"the argument {quoted(name)} of the environment is no name; expected letters, digits and '_', at most "
+            f"the argument {quoted(name)} of the environment is not a name; expected letters, digits and '_', at most "
             f"{LONGEST_NAME}"
         )
     return name

@@ -87,7 +87,7 @@ class Drift:
 def parse_drift(text: str) -> Drift:
     """The drift that `KIND[/INDEX][:STRENGTH][@STEP]` says; DEFAULT_STRENGTHS and step 0 where it says none.
 
-    Raises ConfigError for an unknown kind, what is no number, or a number out of range.
+    Raises ConfigError for an unknown kind, what is not a number, or a number out of range.
     """
     match = _TEXT.fullmatch(text)
     assert match is not None  # every text has at least a kind, if an empty one
@@ -262,5 +262,5 @@ def _actuator(name: str, model: Any, drift: Drift) -> int:
     gains = (int(mujoco.mjtGain.mjGAIN_FIXED), int(mujoco.mjtGain.mjGAIN_AFFINE))
     biases = (int(mujoco.mjtBias.mjBIAS_NONE), int(mujoco.mjtBias.mjBIAS_AFFINE))
     if model.actuator_gaintype[index] not in gains or model.actuator_biastype[index] not in biases:
-        raise EnvironmentError(f"actuator {index} of {name} is no motor or servo; drift {drift} needs one")
+        raise EnvironmentError(f"actuator {index} of {name} is not a motor or servo; drift {drift} needs one")
     return index

@@ -30,7 +30,7 @@ MAXIMUM_JSON_BYTES = 1 << 24
 
 
 def refuse_existing(path: Path, *, force: bool, option: str = "-o") -> None:
-    """Raise OutputError where an explicit output path exists and may not be replaced, or is no ordinary file.
+    """Raise OutputError where an explicit output path exists and may not be replaced, or is not a regular file.
 
     `option` is the one that named it.
     """
@@ -39,7 +39,7 @@ def refuse_existing(path: Path, *, force: bool, option: str = "-o") -> None:
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror}") from error
     if exists and not is_file:
-        raise OutputError(f"{path} is no ordinary file; choose another {option}")
+        raise OutputError(f"{path} is not a regular file; choose another {option}")
     if exists and not force:
         raise OutputError(f"{path} exists already; pass --force to replace it, or another {option}")
 
@@ -123,7 +123,7 @@ def read_text(path: Path, at_most: int = MAXIMUM_TEXT_BYTES) -> str:
 
 
 def check_file(path: Path, at_most: int | None = None) -> None:
-    """Raise FileFormatError where `path` is no file, or has more than `at_most` (MAXIMUM_BYTES) bytes."""
+    """Raise FileFormatError where `path` is not a file, or has more than `at_most` (MAXIMUM_BYTES) bytes."""
     most = MAXIMUM_BYTES if at_most is None else at_most
     if not path.is_file():
         raise FileFormatError(f"{path} is {what_is(path)}; expected a file")

@@ -87,7 +87,7 @@ def what_is(path: Path) -> str:
     if os.path.isdir(path):
         return next((kind for name, kind in _FOLDERS.items() if any(path.glob(name))), "a folder")
     if os.path.exists(path):
-        return "no ordinary file"
+        return "not a regular file"
     return "a link to nothing" if os.path.islink(path) else "not there"
 
 

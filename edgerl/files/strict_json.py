@@ -15,7 +15,7 @@ from edgerl.errors import quoted
 def parse_json(text: str | bytes, *, may_go_on: bool = False) -> Any:
     """The value of a JSON text, in UTF-8 where it is bytes; of what a text begins with where it `may_go_on`.
 
-    Raises ValueError where it is no JSON, nests too deeply to be read, has an object with one name twice, or a number
+    Raises ValueError where it is not JSON, nests too deeply to be read, has an object with one name twice, or a number
     that is not finite.
     """
     text = text.decode() if isinstance(text, bytes) else text
@@ -35,7 +35,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_refuse_constant)

@@ -104,7 +104,7 @@ def tensor_parts(
 
     Tensors that are contiguous and little-endian are not copied; of others, one at a time.
 
-    Raises ValueError where the metadata is no JSON or a tensor is of a type that the format has not.
+    Raises ValueError where the metadata is not JSON or a tensor is of a type that the format has not.
     """
     shapes = {name: _shape_of(name, tensor) for name, tensor in tensors.items()}
     described = {**metadata, "kind": kind, "version": version}
@@ -297,7 +297,7 @@ def _refusals(source: Path, sample: Callable[[], bytes] | None = None, kind: str
         if sample is not None:
             with contextlib.suppress(OSError, ValueError):  # the failure itself says enough
                 refuse_other_kinds(sample(), source, _expected(kind), *OURS)
-        raise FileFormatError(f"{source} is no edgerl tensor file, or is truncated ({reason(error)})") from error
+        raise FileFormatError(f"{source} is not an edgerl tensor file, or is truncated ({reason(error)})") from error
 
 
 def _expected(kind: str | None) -> str:
@@ -336,10 +336,10 @@ def _parse(data: bytes, source: Path, kind: str | None = None) -> tuple[dict[str
 def _read_canonical(text: object) -> dict[str, Any]:
     """The JSON object in `text`, which must be written the one way that `_canonical` does: no altered byte passes."""
     if not isinstance(text, str):
-        raise ValueError("its metadata is no text")
+        raise ValueError("its metadata is not a text")
     metadata = parse_json(text)
     if not isinstance(metadata, dict):
-        raise ValueError("its metadata is no JSON object")
+        raise ValueError("its metadata is not a JSON object")
     if _nests_deeper(metadata, MAXIMUM_NESTING):
         raise ValueError(f"its metadata nests deeper than {MAXIMUM_NESTING} levels")
     if _canonical(metadata) != text:

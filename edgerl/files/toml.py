@@ -30,7 +30,7 @@ _OPAQUE = re.compile(
     r"""|#[^\n]*""",
     re.DOTALL,
 )
-"""Strings and comments, in which a dot is no key's. Also one that never ends: no text is looked at twice."""
+"""Strings and comments, in which a dot is not a key's. Also one that never ends: no text is looked at twice."""
 
 _LONG_KEY = re.compile(rf"(?<![\w-])[\w-]+(?:[ \t]*\.[ \t]*[\w-]+){{{MAXIMUM_PARTS}}}")
 
@@ -51,4 +51,4 @@ def parse_toml(data: bytes, source: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         refuse_other_kinds(data, source, "a TOML file", TOML, TEXT)
-        raise FileFormatError(f"{source} is no TOML file ({reason(error)})") from error
+        raise FileFormatError(f"{source} is not a TOML file ({reason(error)})") from error

@@ -41,7 +41,7 @@ class Layer:
     Dense: `values` [n_outputs, n_inputs], and no index.
     Sparse (block CSR): `values` [n_blocks, block]; block i holds the weights from input `columns[i]` to `block`
     consecutive outputs; block row r (outputs block·r …) owns blocks `row_starts[r]` up to `row_starts[r + 1]`. Where
-    n_outputs is no multiple of `block`, the last block row is narrower and its blocks are padded by zeros.
+    n_outputs is not a multiple of `block`, the last block row is narrower and its blocks are padded by zeros.
     """
 
     n_inputs: int

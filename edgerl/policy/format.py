@@ -148,7 +148,7 @@ class _Reader:
         action = self.take("example.action", np.float32, (m,))
         about = metadata.get("about")
         if not isinstance(about, dict):
-            raise self.fail("its metadata 'about' is no JSON object")
+            raise self.fail("its metadata 'about' is not a JSON object")
         if self.tensors:
             raise self.fail(f"tensor {min(self.tensors)[:40]!r} does not belong in a policy")
         return CompactPolicy(layers, low, high, mean, scale, example, action, about, offset)

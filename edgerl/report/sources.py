@@ -36,7 +36,7 @@ MAXIMUM_POINTS = 1000
 """Of a curve: of more rows, evenly spread ones are read, and the last ten, of which the final return is the mean."""
 
 LARGEST = 1e100
-"""What lies beyond is no measurement, and its sums and squares would be no numbers."""
+"""What lies beyond is not a measurement, and its sums and squares would be no numbers."""
 
 MAXIMUM_RUNS = 500
 """Of one page."""
@@ -241,7 +241,7 @@ def read_table(path: Path, repair: str) -> Columns:
     try:
         numbers = np.where(is_empty, "nan", cells).astype(np.float64)
     except ValueError as error:
-        raise FileFormatError(f"{path} holds something that is no number ({error}): it was {mend}") from error
+        raise FileFormatError(f"{path} holds something that is not a number ({error}): it was {mend}") from error
     is_possible = (np.abs(numbers) <= LARGEST) | is_empty
     if not is_possible.all() or (np.diff(numbers[:, names.index("step")]) <= 0).any():
         raise FileFormatError(
@@ -288,7 +288,7 @@ def _read_fit(path: Path) -> Fit:
         )
     except (FileFormatError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise FileFormatError(
-            f"{path} is no record of edgerl fit ({reason(error)}); run edgerl fit again, or remove it"
+            f"{path} is not a record of edgerl fit ({reason(error)}); run edgerl fit again, or remove it"
         ) from error
 
 

@@ -109,7 +109,7 @@ def load_study(study: str | Path) -> Study:
             )
         if str(study) not in known:
             raise FileFormatError(
-                f"study {quoted(str(study), 80)} is no study's folder, no file with the ending .toml and none of "
+                f"study {quoted(str(study), 80)} is not a study's folder, no file with the ending .toml and none of "
                 f"{', '.join(known)}{nearest(str(study), known)}"
             )
         path = PACKAGED / f"{study}.toml"

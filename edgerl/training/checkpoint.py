@@ -82,7 +82,7 @@ def read(path: Path) -> Checkpoint:
     policy = tensors.pop("policy", None)
     try:
         if policy is None or policy.dtype != np.uint8 or policy.ndim != 1:
-            raise ValueError("its policy is no list of bytes")
+            raise ValueError("its policy is not a list of bytes")
         return Checkpoint(
             config=from_json(_object(metadata, "config"), str(path)),
             counters=_counters(_object(metadata, "counters")),
@@ -92,13 +92,13 @@ def read(path: Path) -> Checkpoint:
         )
     except (ConfigError, ValueError, TypeError, OverflowError) as error:
         problem = reason(error, 300)
-        raise FileFormatError(f"{path} is not valid: {problem}; resume from another run, or train anew") from error
+        raise FileFormatError(f"{path} is not valid: {problem}; resume from another run, or train again") from error
 
 
 def _object(metadata: dict[str, Any], name: str) -> dict[str, Any]:
     value = metadata.get(name)
     if not isinstance(value, dict):
-        raise ValueError(f"its {name} is no JSON object")
+        raise ValueError(f"its {name} is not a JSON object")
     return value
 
 

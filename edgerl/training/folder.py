@@ -86,7 +86,7 @@ def read_config(folder: Path) -> Config:
         data = parse_json(read_text(path, MAXIMUM_JSON_BYTES))
     except (FileFormatError, ValueError) as error:
         said = reason(error, 10_000).replace(str(path), path.name)
-        raise FileFormatError(f"{folder} is no run folder ({said}); name one that train made") from error
+        raise FileFormatError(f"{folder} is not a run folder ({said}); name one that train made") from error
     if not isinstance(data, dict):
         raise FileFormatError(f"{path} holds no JSON object; restore the file")
     return from_json(data, str(path))

@@ -170,7 +170,7 @@ def _restore(checkpoint: Checkpoint, folder: Path) -> tuple[NativeAgent, Normali
         if normalizer is not None:
             normalizer.load_state(rest)
     except ValueError as error:
-        raise FileFormatError(f"{folder / run_folder.CHECKPOINT} is not valid: {error}; train anew") from error
+        raise FileFormatError(f"{folder / run_folder.CHECKPOINT} is not valid: {error}; train again") from error
     return agent, normalizer
 
 

@@ -107,9 +107,9 @@ def _numbers(rows: Sequence[Sequence[str]], path: Path) -> list[list[float]]:
     try:
         numbers = [[float(field or "nan") for field in row] for row in rows]
     except ValueError as error:
-        raise FileFormatError(f"{path} holds something that is no number ({error}); restore the file") from error
+        raise FileFormatError(f"{path} holds something that is not a number ({error}); restore the file") from error
     if not all(math.isfinite(row[0]) for row in numbers):
-        raise FileFormatError(f"{path} has a row without a step; restore the file, or train anew")
+        raise FileFormatError(f"{path} has a row without a step; restore the file, or train again")
     return numbers
 
 
@@ -120,14 +120,14 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
     try:
         return [{name: float(field) for name, field in zip(header, row, strict=True) if field} for row in rows]
     except ValueError as error:
-        raise FileFormatError(f"{path} holds something that is no number ({error})") from error
+        raise FileFormatError(f"{path} holds something that is not a number ({error})") from error
 
 
 def _read(path: Path, columns: list[str]) -> list[list[str]]:
     """The whole rows, in the order of `columns`, of which an earlier version had fewer."""
     header, *rows = _parse(path)
     if "step" not in header or not set(header) <= set(columns) or len(set(header)) < len(header):
-        raise FileFormatError(f"{path} has other columns than this run; restore the file, or train anew")
+        raise FileFormatError(f"{path} has other columns than this run; restore the file, or train again")
     kept = (dict(zip(header, row, strict=True)) for row in rows if len(row) == len(header))
     return [[row.get(column, "") for column in columns] for row in kept]
 
@@ -138,7 +138,7 @@ def _parse(path: Path) -> list[list[str]]:
     try:
         return list(csv.reader(text[: text.rfind("\n") + 1].splitlines())) or [[]]
     except csv.Error as error:
-        raise FileFormatError(f"{path} is no table ({reason(error)}); restore the file, or train anew") from error
+        raise FileFormatError(f"{path} is not a table ({reason(error)}); restore the file, or train again") from error
 
 
 def _format(rows: Sequence[Sequence[str]]) -> str:

@@ -104,7 +104,7 @@ def _rows_up_to(path: Path, columns: list[str], step: int) -> list[list[str]]:
 
 
 def _text(path: Path, at_most: int) -> str:
-    """Of a record that is there; empty where it is not, or is no text.
+    """Of a record that is there; empty where it is not, or is not a text.
 
     Raises FileFormatError where it cannot be read now: what a later attempt finds is not to be replaced.
     """

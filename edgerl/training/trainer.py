@@ -602,7 +602,7 @@ class Trainer:
         if not has_bounds_of(checkpoint.policy, self.environment):
             raise EnvironmentError(
                 f"the run's policy {described_misfit(checkpoint.policy, self.environment)}; restore the environment's "
-                "bounds, or train anew"
+                "bounds, or train again"
             )
         own = {n: a for n, a in checkpoint.tensors.items() if not n.startswith("normalizer.")}
         rest = {n.removeprefix("normalizer."): a for n, a in checkpoint.tensors.items() if n not in own}
@@ -611,7 +611,7 @@ class Trainer:
             if self.normalizer is not None:
                 self.normalizer.load_state(rest)
         except ValueError as error:
-            raise FileFormatError(f"{path} is not valid: {error}; train anew") from error
+            raise FileFormatError(f"{path} is not valid: {error}; train again") from error
         self.counters, self.returns = checkpoint.counters, checkpoint.returns
         self._subtract(checkpoint.policy.observation_offset)
         if self.config.policy == "best" and self.returns.best is not None:

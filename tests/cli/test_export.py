@@ -88,7 +88,7 @@ def test_sparse_initializers_say_whom_they_exclude(edgerl: Run, policy: Path) ->
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--format", "onx"], "'onx' is no export format; did you mean onnx?"),
+        (["--format", "onx"], "'onx' is not an export format; did you mean onnx?"),
         (["no.safetensors"], "no.safetensors is not there; name a policy file or a run folder"),
         (["empty"], "empty holds no policy.safetensors; train one: edgerl train"),
         (["-o", "no/a.onnx"], "cannot write no/a.onnx: No such file or directory; choose an existing, writable folder"),
@@ -134,7 +134,7 @@ def test_a_mismatch_is_exit_1_and_leaves_no_file(edgerl: Run, policy: Path, monk
 def test_an_unknown_format_is_refused_first(edgerl: Run, format: str) -> None:
     code, _, err = edgerl("export", "--format", format)
     assert code == 2
-    assert "is no export format" in err
+    assert "is not an export format" in err
 
 
 def test_beside_a_policy_that_is_in_no_run_nothing_is_replaced(edgerl: Run, policy: Path, tmp_path: Path) -> None:
@@ -220,7 +220,7 @@ def test_the_choices_of_a_learner(edgerl: Run, run: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--format", "lerner"], "'lerner' is no export format; did you mean learner?"),
+        (["--format", "lerner"], "'lerner' is not an export format; did you mean learner?"),
         (["--replay", "5"], "--replay was given, which --format onnx does not have; leave it out"),
         (["--memory", "1MiB"], "--memory was given, which --format onnx does not have; leave it out"),
         (["--format", "learner", "--sparse-initializers"], "--sparse-initializers was given, which --format learner"),

@@ -175,7 +175,7 @@ def test_a_run_folder(edgerl: Run, policy: CompactPolicy, tmp_path: Path) -> Non
         ("a.txt", b"", "a.txt is empty; expected a run folder or a file of .safetensors"),
         ("a.safetensors", b"garbage", "a.safetensors is a text file; expected a tensor file of edgerl"),
         ("a.onnx", b"garbage", "a.onnx is a text file; expected an ONNX model, as edgerl export"),
-        ("a.toml", b"\xff", "a.toml is no TOML file"),
+        ("a.toml", b"\xff", "a.toml is not a TOML file"),
         ("a.bin", b"garbage", "a.bin is a text file; expected a replay memory, as edgerl train writes"),
     ],
 )
@@ -282,7 +282,7 @@ def damage(path: Path) -> None:
         ("learner", {"exploration_noise": -1}, "its exploration_noise is -1, expected 0 to 10"),
         ("learner", {"replay": {"precision": "fp8", "keep": "ring"}}, "the replay's precision is 'fp8'"),
         ("learner", {"version": 3}, "has format version 3; this edgerl reads version 1 or 2"),
-        ("snapshot", {"about": "\x1b[2J"}, "its metadata 'about' is no JSON object"),
+        ("snapshot", {"about": "\x1b[2J"}, "its metadata 'about' is not a JSON object"),
         ("snapshot", {"counters": {"steps": 1}}, "its counters are not those of this version of edgerl"),
         ("snapshot", {"counters": None}, "its counters are not those of this version of edgerl"),
     ],

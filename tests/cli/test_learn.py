@@ -172,7 +172,7 @@ def test_the_same_command_continues_and_the_hours_are_those_of_all_starts(edgerl
         assert reached["0.0002"][name] > reached["0.0001"][name]
     code, out, err = edgerl(*command, "--hours", "0.0002")
     assert code == 0
-    assert "learner.safetensors is not read: here has begun" in err
+    assert "ignoring learner.safetensors: resuming from here" in err
     assert err.endswith("the hours asked for are complete in here; ask for more with --hours\n")
     assert f"{reached['0.0002']['steps']} steps" in out
 
@@ -554,7 +554,7 @@ def test_a_file_that_is_no_log_is_not_overwritten(edgerl: Run) -> None:
     code, out, err = edgerl("learn", "learner.safetensors", *SHORT)
     assert (code, out) == (2, "")
     assert err.startswith(
-        "edgerl: state/transitions.log is no log of a learner; move it away, or choose another folder"
+        "edgerl: state/transitions.log is not a log of a learner; move it away, or choose another folder"
     )
     assert os.listdir("state") == ["transitions.log"]
     assert Path("state/transitions.log").read_text() == "To do: buy milk.\n"

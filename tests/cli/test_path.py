@@ -20,7 +20,8 @@ def test_the_path_works_in_an_empty_folder_and_all_again(edgerl: Run, monkeypatc
 
     from edgerl import config
 
-    shorter = replace(config.PRESETS["quick"], steps=700, start_steps=400, evaluation_interval=350, evaluation_episodes=1)
+    quick = config.PRESETS["quick"]
+    shorter = replace(quick, steps=700, start_steps=400, evaluation_interval=350, evaluation_episodes=1)
     monkeypatch.setitem(config.PRESETS, "quick", shorter)  # type: ignore[arg-type]
     for number in ("", "-2"):
         run = f"runs/HalfCheetah-v5-ds-td3-seed0{number}"

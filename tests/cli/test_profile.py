@@ -323,7 +323,7 @@ def test_damaged_models_are_one_line_and_exit_code_2(
 ) -> None:
     policy = (folder / "runs" / "one" / "policy.safetensors").read_bytes()
     for name, data, message in (
-        ("short.safetensors", policy[:-3], "short.safetensors is no edgerl tensor file, or is truncated"),
+        ("short.safetensors", policy[:-3], "short.safetensors is not an edgerl tensor file, or is truncated"),
         (
             "garbage.onnx",
             b"garbage",

@@ -125,8 +125,8 @@ def test_another_architecture_does_not_count(edgerl: Run) -> None:
     code, _, err = edgerl("profile", "policy.safetensors", "--measure", "--device", "stm32h743", "--save", "my.toml")
     assert (code, err) == (
         2,
-        f"edgerl: what was measured on {machine} is no figure of stm32h743, which is armv7e-m; name the device that it "
-        "was\n",
+        f"edgerl: what was measured on {machine} is not a figure of stm32h743, which is armv7e-m; name the device that "
+        "it was\n",
     )
     assert not Path("my.toml").exists()
 
@@ -268,7 +268,7 @@ def test_a_profile_whose_measurements_are_not_at_its_end_is_not_rewritten(edgerl
 @pytest.mark.parametrize(
     ("result", "code", "problem"),
     [
-        (b"garbage", 2, "result.json is no result of a benchmark bundle (it begins with 'garbage'); run"),
+        (b"garbage", 2, "result.json is not a result of a benchmark bundle (it begins with 'garbage'); run"),
         (
             document(c_result()),
             2,
@@ -324,7 +324,7 @@ def test_a_bundle_is_written_once(edgerl: Run) -> None:
         (("--measure", "--runtime", "c"), "--runtime is for a device; add --device"),
         (
             ("--ssh", "board", "--ssh-config", "none"),
-            "--ssh-config is none, which is no file; name an ssh configuration",
+            "--ssh-config is none, which is not a file; name an ssh configuration",
         ),
         (("--measure", "--ssh-config", "c"), "--ssh-config is for --ssh; name the board: --ssh user@host"),
         (

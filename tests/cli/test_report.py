@@ -104,7 +104,7 @@ def test_a_record_of_fit_that_is_none_is_named(edgerl: Run, run: Path, record: s
     (run / "fit-x.json").write_text(record)
     code, _, err = edgerl("report", run)
     assert code == 2
-    assert "fit-x.json is no record of edgerl fit" in err.splitlines()[-1]
+    assert "fit-x.json is not a record of edgerl fit" in err.splitlines()[-1]
 
 
 def test_a_trial_that_no_axis_can_show_is_refused(edgerl: Run, run: Path) -> None:
@@ -156,8 +156,8 @@ def test_what_is_no_ordinary_file_holds_nobody_up(edgerl: Run, run: Path) -> Non
     ):
         kept = (run / name).rename("kept")
         for goal, message in (
-            ("pipe", "is no ordinary file"),
-            ("/dev/zero", "is no ordinary file"),
+            ("pipe", "is not a regular file"),
+            ("/dev/zero", "is not a regular file"),
             ("gone", "nothing"),
         ):
             os.mkfifo(run / name) if goal == "pipe" else (run / name).symlink_to(goal)

@@ -83,7 +83,7 @@ def test_a_dry_run_as_json_adds_up(edgerl: Run) -> None:
     [
         ([], "Missing argument 'STUDY'."),
         (["--ray"], "Missing argument 'STUDY'."),
-        (["tabel1"], "study 'tabel1' is no study's folder, no file with the ending .toml and none of "),
+        (["tabel1"], "study 'tabel1' is not a study's folder, no file with the ending .toml and none of "),
         (["own.toml", "--env", "robots:robt"], "environment 'robots:robt' is not in the study own"),
         (["own.toml", "--seeds", "a"], "--seeds is 'a'; expected at most 10000 whole numbers, as in 0,1,2 or 0-2"),
         (["own.toml", "--seeds", "0-9999,10000"], "--seeds is '0-9999,10000'; expected at most 10000 whole numbers"),

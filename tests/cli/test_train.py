@@ -198,7 +198,7 @@ def test_every_option_reaches_the_run_from_a_flag_and_from_a_file(edgerl: Run) -
         ("env_args = 3", "run.toml: env_args is 3; expected names with values"),
         ("preset = 'slow'", "--preset is 'slow'; expected paper or quick"),
         ("[network]\nhidden = [3]", "run.toml: option 'network' is unknown"),
-        ("steps = ", "run.toml is no TOML file"),
+        ("steps = ", "run.toml is not a TOML file"),
     ],
 )
 def test_a_bad_configuration_file_is_one_line_and_leaves_nothing(edgerl: Run, text: str, message: str) -> None:
@@ -261,7 +261,7 @@ def test_a_bad_configuration_file_is_one_line_and_leaves_nothing(edgerl: Run, te
         (["--env-arg", "mass=[1]"], "--env-arg 'mass' has the value '[1]'; expected a number, true, false, or a text"),
         (["--env-arg", "mass=NaN"], "--env-arg 'mass' has the value 'NaN'; expected a number"),
         (["--env-arg", "a=1", "--env-arg", "a=2"], "--env-arg 'a' is there twice; expected each argument once"),
-        (["--env-arg", "a b=1"], "the argument 'a b' of the environment is no name; expected letters, digits"),
+        (["--env-arg", "a b=1"], "the argument 'a b' of the environment is not a name; expected letters, digits"),
         (
             ["--env", "Pendulum-v1", "--env-arg", "mass=2.0"],
             "environment 'Pendulum-v1' cannot be made (TypeError: ",

@@ -81,7 +81,7 @@ def test_memory_is_a_budget_of_c_too(tmp_path: Path) -> None:
         ),
         ("learner", {}, "`format` learner takes a learner, and this is a policy; name a run folder"),
         ("c-learner", {}, "`format` c-learner takes a learner, and this is a policy; name a run folder"),
-        ("c-lerner", {}, "'c-lerner' is no export format; did you mean c-learner"),
+        ("c-lerner", {}, "'c-lerner' is not an export format; did you mean c-learner"),
     ],
 )
 def test_bad_options_are_refused(format: str, options: dict[str, Any], message: str) -> None:

@@ -326,9 +326,9 @@ def test_the_readers_named_as_excluded_are(make_policy: Any, path: Path) -> None
 
 
 def test_an_unknown_format_is_refused(make_policy: Any, path: Path) -> None:
-    with pytest.raises(ConfigError, match="'onx' is no export format; did you mean onnx"):
+    with pytest.raises(ConfigError, match="'onx' is not an export format; did you mean onnx"):
         export_policy(make_policy().policy, "onx", path)
-    with pytest.raises(ConfigError, match="'tflite' is no export format; expected c, c-learner, learner, onnx"):
+    with pytest.raises(ConfigError, match="'tflite' is not an export format; expected c, c-learner, learner, onnx"):
         export_policy(make_policy().policy, "tflite", path)
 
 

@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 
 def test_there_are_four() -> None:
     assert list(formats()) == ["c", "c-learner", "learner", "onnx"]
-    with pytest.raises(ConfigError, match="'onx' is no export format; did you mean onnx"):
+    with pytest.raises(ConfigError, match="'onx' is not an export format; did you mean onnx"):
         find_format("onx")
 
 

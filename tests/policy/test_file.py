@@ -265,8 +265,8 @@ HOSTILE = {
     "layer list": (_metadata(layers=[[]]), f"layer 0 {NOT_DESCRIBED}"),
     "layer key missing": (_without("block"), f"layer 0 {NOT_DESCRIBED}"),
     "layer key surplus": (_describe(0, activation="relu"), f"layer 0 {NOT_DESCRIBED}"),
-    "about list": (_metadata(about=[]), "its metadata 'about' is no JSON object"),
-    "about none": (_metadata(about=None), "its metadata 'about' is no JSON object"),
+    "about list": (_metadata(about=[]), "its metadata 'about' is not a JSON object"),
+    "about none": (_metadata(about=None), "its metadata 'about' is not a JSON object"),
 }  # fmt: skip
 
 
@@ -285,7 +285,7 @@ def test_layers_that_do_not_fit_together() -> None:
 
 
 def test_a_metadata_key_that_is_missing() -> None:
-    for key, problem in (("layers", "its layers are no list"), ("about", "'about' is no JSON object")):
+    for key, problem in (("layers", "its layers are no list"), ("about", "'about' is not a JSON object")):
         metadata, tensors = _valid()
         del metadata[key]
         _refused(metadata, tensors, problem)
@@ -342,7 +342,7 @@ def test_numbers_that_are_no_json(number: str) -> None:
     text = json.dumps({**metadata, "sha256": ""}, sort_keys=True, separators=(",", ":")).replace("1e-05", number)
     header["__metadata__"]["edgerl"] = text
     changed = json.dumps(header).encode()
-    with pytest.raises(FileFormatError, match=r"is no edgerl tensor file, or is truncated \([^\n]*\)$"):
+    with pytest.raises(FileFormatError, match=r"is not an edgerl tensor file, or is truncated \([^\n]*\)$"):
         policy_file.from_bytes(struct.pack("<Q", len(changed)) + changed + data[8 + length :], SOURCE)
 
 

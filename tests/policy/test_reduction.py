@@ -98,7 +98,7 @@ def test_replaced_connections_see_a_constant() -> None:
 
 def test_importance_is_deviation_times_weight() -> None:
     activations, weight = np.array([[1.0, 5, 0], [3, 5, 0]]), np.array([[3.0, 1, 9], [4, 1, 9]])
-    assert unit_importance(activations, weight).tolist() == [5, 0, 0], "what never varies is no loss"
+    assert unit_importance(activations, weight).tolist() == [5, 0, 0], "what never varies is not a loss"
     assert connection_importance(-weight, activations).tolist() == [[3, 0, 0], [4, 0, 0]]
 
 

@@ -149,7 +149,7 @@ def test_an_unknown_device_suggests_the_nearest() -> None:
         (
             "kind",
             'kind = "linux"\nsame_chip_as = "teensy-4"',
-            "same_chip_as is 'teensy-4', which is no device; did you",
+            "same_chip_as is 'teensy-4', which is not a device; did you",
         ),
         ("kind", 'kind = "linux"\naliasses = []', "'aliasses' is an unknown key; did you mean aliases"),
         ("clock_mhz", 'clock = { value = 1479, source = "x" }', "cpu.clock has no unit; expected the key clock_mhz"),
@@ -214,8 +214,8 @@ def test_an_unknown_device_suggests_the_nearest() -> None:
             "modes.5W.core_count is 5; expected at most cpu.core_count, 4",
         ),
         ("[modes.5W]", "[modes.5W]\nvolts = 5", "modes.5W.'volts' is an unknown key"),
-        ("[modes.5W]", '[modes."\\u001b[2J"]', r"modes\.'.x1b\[2J' is no name; expected one line of text"),
-        ("[modes.5W]", '[modes.""]', r"modes\.'' is no name"),
+        ("[modes.5W]", '[modes."\\u001b[2J"]', r"modes\.'.x1b\[2J' is not a name; expected one line of text"),
+        ("[modes.5W]", '[modes.""]', r"modes\.'' is not a name"),
         ("aliases", 'aliases = ["Nano"]', "aliases hold 'Nano'; expected lower case"),
         ("int8_flop_per_cycle", "", "cpu.int8_flop_per_cycle is missing"),
         ("dense_ns_per_multiply_add", "", "runtimes.onnxruntime.dense_ns_per_multiply_add is missing"),
@@ -271,9 +271,9 @@ def test_a_microcontroller_has_no_linux_figures() -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"\xff\xfe", "board.toml is no TOML file"),
-        (b"name = ", "board.toml is no TOML file"),
-        (b"a = " + b"[" * 5000, "board.toml is no TOML file"),
+        (b"\xff\xfe", "board.toml is not a TOML file"),
+        (b"name = ", "board.toml is not a TOML file"),
+        (b"a = " + b"[" * 5000, "board.toml is not a TOML file"),
         (b"", "board.toml: kind is missing"),
         (b"#" * 70_000, "board.toml has 70000 bytes; expected at most 65536"),
     ],

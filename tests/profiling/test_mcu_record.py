@@ -110,9 +110,9 @@ def test_measuring_for_what_is_no_cortex_m_is_refused(edgerl: Command, policy: P
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[" * 100_000, r"is no measurement \(it nests too deeply\); delete it"),
-        ("[]", "is no edgerl C measurement of version 1"),
-        ('{"format": "edgerl C measurement", "version": 2}', "is no edgerl C measurement of version 1"),
+        ("[" * 100_000, r"is not a measurement \(it nests too deeply\); delete it"),
+        ("[]", "is not an edgerl C measurement of version 1"),
+        ('{"format": "edgerl C measurement", "version": 2}', "is not an edgerl C measurement of version 1"),
         (" " * (1 << 20) + " ", "has more than 1048576 bytes"),
     ],
 )

@@ -116,14 +116,14 @@ def without(entry: dict[str, Any], name: str) -> dict[str, Any]:
         (b'{"results": [], "format": "edgerl benchmark", "version": 1}', "it holds 0 results, expected two"),
         (b'{"results": [null, null], "format": "edgerl benchmark", "version": 1}', "no JSON object"),
         (document(c_result()).replace(b'"version": 1', b'"version": 2'), "expected the format 'edgerl benchmark'"),
-        (document(c_result()).replace(b"1479", b"NaN"), "NaN is no JSON number"),
+        (document(c_result()).replace(b"1479", b"NaN"), "NaN is not a JSON number"),
         (document(c_result()).replace(b"1479", b"9" * 5000), "digits"),
         (document(c_result()).replace(b"1479", b"-1"), "mhz is -1, expected a whole number"),
         (document(c_result()).replace(b"1479", b"true"), "mhz is True"),
         (document(c_result()).replace(b"1479", b"1e3"), "mhz is 1000.0"),
-        (document(c_result(board="\x1b[2J")), "board is no line of at most 200 printable characters"),
-        (document(c_result(board="a\nb")), "board is no line"),
-        (document(c_result(board="x" * 201)), "board is no line"),
+        (document(c_result(board="\x1b[2J")), "board is not a line of at most 200 printable characters"),
+        (document(c_result(board="a\nb")), "board is not a line"),
+        (document(c_result(board="x" * 201)), "board is not a line"),
         (document(c_result(board=5)), "board is missing, or of another type"),
         (document({**c_result(), "policy_sha256": "AB" * 32}), "policy_sha256 is 'ABAB"),
         (document({**c_result(), "measurements": []}), "nothing was measured"),
@@ -153,7 +153,7 @@ def test_what_is_no_result_is_refused_in_one_line(data: bytes, problem: str) -> 
     with pytest.raises(FileFormatError, match=r"no result of a benchmark bundle \(.*") as caught:
         parse_result(data, "result.json")
     line = str(caught.value)
-    assert line.startswith("result.json is no result")
+    assert line.startswith("result.json is not a result")
     assert problem in line
     assert "\n" not in line
     assert len(line) < 250
@@ -168,7 +168,7 @@ def test_lines_around_a_result_are_passed_over_and_without_one_the_first_is_show
         (b"\nWelcome to my board\nYou have mail\n", "it begins with 'Welcome"),
         (b"\n", "it is empty"),
     ):
-        with pytest.raises(FileFormatError, match=rf"is no result of a benchmark bundle \({problem}"):
+        with pytest.raises(FileFormatError, match=rf"is not a result of a benchmark bundle \({problem}"):
             parse_result(data, "what board sent")
 
 

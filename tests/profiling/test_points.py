@@ -66,7 +66,7 @@ def test_a_note_cannot_steer_the_terminal(tmp_path: Path) -> None:
     ("row", "message"),
     [
         ("{", "line 2: no JSON object"),
-        ("[1]", "line 2: .*is no JSON object"),
+        ("[1]", "line 2: .*is not a JSON object"),
         ({"device_id": None}, "line 2: device_id is None; expected a text on one line"),
         ({"device_id": "a\nb"}, "device_id is 'a.*; expected a text on one line"),
         ({"runtime_class": "magic"}, "runtime_class is 'magic'; expected one of interpreter, tuned-kernels"),
@@ -77,7 +77,7 @@ def test_a_note_cannot_steer_the_terminal(tmp_path: Path) -> None:
         ({"latency_us": 0}, "latency_us is 0; expected a number from 1e-06 to 1e\\+12"),
         ({"latency_us": "743"}, "latency_us is '743'; expected a number from 1e-06 to 1e\\+12"),
         ({"latency_us": True}, "latency_us is True; expected a number from 1e-06 to 1e\\+12"),
-        ({"mhz": float("nan")}, r"no JSON object \(NaN is no JSON number\); expected one a line"),
+        ({"mhz": float("nan")}, r"no JSON object \(NaN is not a JSON number\); expected one a line"),
         ({"mhz": 10**400}, "mhz is 1000.*; expected a number from 1e-06 to 1e\\+12"),
         ({"latency_us": 1e-310}, "latency_us is 1e-310; expected a number from"),
         ({"mhz": 5e-324}, "mhz is 5e-324; expected a number from"),
@@ -91,7 +91,7 @@ def test_an_invalid_line_is_named(tmp_path: Path, row: dict[str, Any] | str, mes
 
 
 @pytest.mark.parametrize(
-    ("data", "message"), [(b"", "is empty"), (b"\n", "has 0 points"), (b"\xff\xfe", "is no UTF-8 text")]
+    ("data", "message"), [(b"", "is empty"), (b"\n", "has 0 points"), (b"\xff\xfe", "is not UTF-8 text")]
 )
 def test_a_file_without_points(tmp_path: Path, data: bytes, message: str) -> None:
     (tmp_path / "points.jsonl").write_bytes(data)

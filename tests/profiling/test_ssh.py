@@ -234,7 +234,7 @@ def test_a_configuration_that_ssh_does_not_understand(tmp_path: Path) -> None:
 
 
 def test_a_configuration_that_is_not_there() -> None:
-    with pytest.raises(ConfigError, match="--ssh-config is none, which is no file"):
+    with pytest.raises(ConfigError, match="--ssh-config is none, which is not a file"):
         run_bundle("board", b"", Path("none"))
 
 

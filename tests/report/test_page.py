@@ -304,7 +304,7 @@ def test_a_watched_page_loads_itself_anew_and_another_does_not(browser: Any, run
 
 
 def test_what_is_embedded_cannot_leave_its_element() -> None:
-    """And is JSON all the same: six digits, and null for what is no number."""
+    """And is JSON all the same: six digits, and null for what is not a number."""
     text = embed({"</script>": ["<!--<script>", "&", 1 / 3, float("nan"), np.float64(2.0), np.arange(2)]})
     assert not set("<>&").intersection(text)
     assert text.count("\\u003c/script\\u003e") == 1

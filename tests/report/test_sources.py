@@ -327,7 +327,7 @@ def test_long_tables_are_thinned_and_keep_their_ends(tmp_path: Path) -> None:
     [
         ("step,x\n1,2\n3", "does not end with a whole line"),
         ("step,x\n1,2\n3\n", r"has 1 of 2 columns in line 3: it was cut off"),
-        ("step,x\n1,2\n3,\n", "holds something that is no number"),
+        ("step,x\n1,2\n3,\n", "holds something that is not a number"),
         ("step,x\n1,nan\n", "holds a number that is not finite, or beyond 1e[+]100, or steps that do not rise"),
         ("step,x\n1,1e308\n", "beyond 1e[+]100"),
         ("step,x\n2,1\n1,1\n", "steps that do not rise"),

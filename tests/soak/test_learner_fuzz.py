@@ -248,7 +248,7 @@ def test_a_bundle_that_was_cut_short_is_refused(options: dict[str, Any]) -> None
     data = BUNDLE.read_bytes()
     for size in _sizes(BUNDLE):
         BUNDLE.write_bytes(data[:size])
-        said = "is no edgerl tensor file|has been altered|is empty|is a safetensors file"
+        said = "is not an edgerl tensor file|has been altered|is empty|is a safetensors file"
         with pytest.raises(FileFormatError, match=rf"^learner\.safetensors ({said})[^\n]*$"):
             Learner.load(BUNDLE)
     BUNDLE.write_bytes(data)

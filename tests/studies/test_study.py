@@ -63,7 +63,7 @@ def test_what_a_file_leaves_out_has_defaults_and_the_rest_varies() -> None:
         ("[run]\nstep = 3\n[grid]\nseed = [0]\n", r"key 'run\.step' is unknown; did you mean steps\?$"),
         ("titel = 'a'\n[grid]\nseed = [0]\n", r"key 'titel' is unknown; did you mean title\?$"),
         ("title = 3\n[grid]\nseed = [0]\n", r"title is 3; expected at most 200 printable characters$"),
-        ("title = '\x1b[2J'\n[grid]\nseed = [0]\n", r"is no TOML file"),
+        ("title = '\x1b[2J'\n[grid]\nseed = [0]\n", r"is not a TOML file"),
         ('title = "\\u001b[2J"\n[grid]\nseed = [0]\n', r"title is '.x1b\[2J'; expected at most 200 printable"),
         ("grid = 3\n", r"grid is 3; expected a table, \[grid\]$"),
         ("[grid]\nseed = 3\n", r"grid\.seed is 3; expected a list, or the key in \[run\]$"),
@@ -88,8 +88,8 @@ def test_what_a_file_leaves_out_has_defaults_and_the_rest_varies() -> None:
         ("[grid]\nenv_args = [{a = nan}]\n", r"grid\.env_args: the argument a of the environment is nan; expected a"),
         ("[grid]\nenv_args = {a = 1}\n", r"grid\.env_args is \{'a': 1\}; expected a list, or the key in \[run\]$"),
         ("[grid]\nenv_args = [{a = 1}, {a = 1}]\n", r"grid\.env_args has a value twice; expected each once$"),
-        ("[grid]\nseed = [", r"own\.toml is no TOML file \("),
-        ("[grid]\nseed = [" + "[" * 5000, r"own\.toml is no TOML file \("),
+        ("[grid]\nseed = [", r"own\.toml is not a TOML file \("),
+        ("[grid]\nseed = [" + "[" * 5000, r"own\.toml is not a TOML file \("),
         (f"[grid]\nseed = {list(range(10001))}\n", r"has 10001 runs; expected at most 10000$"),
     ],
 )
@@ -103,7 +103,7 @@ def test_what_a_study_file_is_refused_for(text: str, message: str) -> None:
     [
         (
             "tabel1",
-            r"^study 'tabel1' is no study's folder, .*; did you mean table1\?$",
+            r"^study 'tabel1' is not a study's folder, .*; did you mean table1\?$",
         ),
         ("absent.toml", r"^absent\.toml is not there; expected a file$"),
         (".toml", r"no file with the ending"),

@@ -197,7 +197,7 @@ def test_a_folder_of_another_version_is_refused() -> None:
     with pytest.raises(EdgerlError, match=r"network was written by another version of edgerl.*remove here and sweep$"):
         inspect(Path("here"), run)
     Path("here/config.json").unlink()
-    with pytest.raises(EdgerlError, match=r"^here is no run folder"):
+    with pytest.raises(EdgerlError, match=r"^here is not a run folder"):
         inspect(Path("here"), run)
 
 
@@ -208,7 +208,7 @@ def test_a_folder_in_which_only_a_temporary_file_was_left_is_absent() -> None:
     Path("here/.edgerl-1234.tmp").touch()
     assert inspect(Path("here"), run).stage == "absent"
     Path("here/notes").touch()
-    with pytest.raises(EdgerlError, match=r"^here is no run folder"):
+    with pytest.raises(EdgerlError, match=r"^here is not a run folder"):
         inspect(Path("here"), run)
 
 
@@ -309,7 +309,7 @@ def test_the_command_prints_the_study_as_it_was_swept(edgerl: Run) -> None:
             "runs/sparsity holds no finished run of the study sparsity; run edgerl sweep, or name its folder",
         ),
         (["sparsity", "--format", "html"], "--format is 'html'; expected markdown, csv, json"),
-        (["nothing"], "study 'nothing' is no study's folder, no file"),
+        (["nothing"], "study 'nothing' is not a study's folder, no file"),
     ],
 )
 def test_bad_input_is_one_line(edgerl: Run, arguments: list[str], message: str) -> None:

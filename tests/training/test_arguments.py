@@ -78,9 +78,9 @@ def test_values_are_what_json_says() -> None:
         ("x=" + "9" * 5000, "the argument x|has the value"),
         ('x="' + "a" * 1001 + '"', "or a line of at most 1000 characters"),
         ('x="a\\nb"', "or a line of at most 1000 characters"),
-        ("=1", "the argument '' of the environment is no name"),
-        ("1x=1", "the argument '1x' of the environment is no name"),
-        ("a" * 65 + "=1", "of the environment is no name; expected .* at most 64"),
+        ("=1", "the argument '' of the environment is not a name"),
+        ("1x=1", "the argument '1x' of the environment is not a name"),
+        ("a" * 65 + "=1", "of the environment is not a name; expected .* at most 64"),
     ],
 )
 def test_what_is_no_argument_is_one_line(text: str, message: str) -> None:
@@ -99,7 +99,7 @@ def test_what_is_no_argument_is_one_line(text: str, message: str) -> None:
         ({"a": None}, "the argument a of the environment is None"),
         ({"a": [1]}, r"the argument a of the environment is \[1\]"),
         ({"a": math.nan}, "is nan; expected a finite number"),
-        ({1: 1}, "the argument 1 of the environment is no name"),
+        ({1: 1}, "the argument 1 of the environment is not a name"),
         ({"a": np.float32(1)}, "the argument a of the environment is"),
     ],
 )
@@ -247,7 +247,7 @@ def test_an_id_without_its_version_gets_it() -> None:
         ("registered_robots:Walker-v9", "environment 'registered_robots:Walker-v9' is unknown"),
         ("registered_robots:Wolker-v2", r"is unknown; did you mean Walker-v2\?"),
         ("registered_robots:nothing", "has no function 'nothing'; expected module:factory"),
-        ("registered_robots:no thing", "is no id and no module:factory"),
+        ("registered_robots:no thing", "is neither an id nor a module:factory"),
         (":Walker-v2", "cannot import ''"),
         ("os:system", r"os:system|system\(\)"),
     ],

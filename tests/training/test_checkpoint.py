@@ -131,10 +131,10 @@ def _no_policy(_: Metadata, tensors: Tensors) -> None:
 RANGE = "expected a number from 0 to 9007199254740992"
 
 HOSTILE = {
-    "config missing": (_without("config"), "its config is no JSON object"),
-    "config list": (_replace("config", []), "its config is no JSON object"),
-    "counters text": (_replace("counters", "none"), "its counters is no JSON object"),
-    "returns number": (_replace("returns", 3), "its returns is no JSON object"),
+    "config missing": (_without("config"), "its config is not a JSON object"),
+    "config list": (_replace("config", []), "its config is not a JSON object"),
+    "counters text": (_replace("counters", "none"), "its counters is not a JSON object"),
+    "returns number": (_replace("returns", 3), "its returns is not a JSON object"),
     "config empty": (_replace("config", {}), "network is missing"),
     "section missing": (_without("config", "td3"), "td3 is missing"),
     "section list": (_set("config", "network", [1]), "network was written by another version of edgerl"),
@@ -166,9 +166,9 @@ HOSTILE = {
     "return text": (_set("returns", "last", "1"), "a return is '1', expected a number"),
     "return true": (_set("returns", "best", True), "a return is True, expected a number"),
     "return surplus": (_set("returns", "worst", 1.0), "unexpected keyword argument 'worst'"),
-    "policy missing": (_no_policy, "its policy is no list of bytes"),
-    "policy of another type": (_policy(lambda p: p.astype(np.float32)), "its policy is no list of bytes"),
-    "policy of another shape": (_policy(lambda p: p[None]), "its policy is no list of bytes"),
+    "policy missing": (_no_policy, "its policy is not a list of bytes"),
+    "policy of another type": (_policy(lambda p: p.astype(np.float32)), "its policy is not a list of bytes"),
+    "policy of another shape": (_policy(lambda p: p[None]), "its policy is not a list of bytes"),
 }  # fmt: skip
 
 
@@ -188,7 +188,7 @@ def test_hostile_file(change: Change, problem: str | None) -> None:
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (lambda policy: policy[:-1], "is no edgerl tensor file, or is truncated"),
+        (lambda policy: policy[:-1], "is not an edgerl tensor file, or is truncated"),
         (lambda policy: policy[:0], "its policy, is empty; expected a policy.safetensors"),
         (lambda policy: np.where(np.arange(len(policy)) == 4100, policy ^ 1, policy), "has been altered: its SHA-256"),
         (lambda _: np.frombuffer(pack_tensors("checkpoint", 1, {}, {}), np.uint8), "holds 'checkpoint'; expected"),
@@ -221,7 +221,7 @@ def test_files_of_another_kind_and_altered_ones() -> None:
     with pytest.raises(FileFormatError, match=r"has been altered: its SHA-256 does not match its content"):
         checkpoint_file.read(PATH)
     PATH.write_bytes(data[:-1])
-    with pytest.raises(FileFormatError, match=r"is no edgerl tensor file, or is truncated"):
+    with pytest.raises(FileFormatError, match=r"is not an edgerl tensor file, or is truncated"):
         checkpoint_file.read(PATH)
     PATH.unlink()
     with pytest.raises(FileFormatError, match=r"checkpoint\.safetensors is not there; expected a file"):

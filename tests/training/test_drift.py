@@ -472,7 +472,7 @@ def test_environments_that_cannot_drift(environment: Any, text: str, problem: st
 @pytest.mark.parametrize("muscle", MUSCLES)
 def test_a_muscles_force_is_not_proportional_to_its_parameters(muscle: str) -> None:
     with pytest.raises(
-        EnvironmentError, match=r"^actuator 3 of Cart is no motor or servo; drift actuator-gain/3:0.0@0 "
+        EnvironmentError, match=r"^actuator 3 of Cart is not a motor or servo; drift actuator-gain/3:0.0@0 "
     ):
         _drifting(Cart(fourth=muscle), "actuator-gain/3:0")
 

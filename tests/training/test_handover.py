@@ -405,6 +405,6 @@ def test_a_damaged_checkpoint(run: Run) -> None:
     spoiled = checkpoint.tensors | {"critic_1.1.weight_second_moment": moment}
     checkpoint_file.write(Path("run/checkpoint.safetensors"), replace(checkpoint, tensors=spoiled))
     with pytest.raises(
-        FileFormatError, match=r"^run/checkpoint\.safetensors is not valid: the learner: .*; train anew$"
+        FileFormatError, match=r"^run/checkpoint\.safetensors is not valid: the learner: .*; train again$"
     ):
         hand_over("run", GOAL)

@@ -615,7 +615,7 @@ def test_a_damaged_native_state_is_refused() -> None:
     moment[3] = -1
     spoiled = checkpoint.tensors | {"critic_1.1.weight_second_moment": moment}
     checkpoint_file.write(path, replace(checkpoint, tensors=spoiled))
-    with pytest.raises(FileFormatError, match=r"checkpoint\.safetensors is not valid: the learner: .*; train anew$"):
+    with pytest.raises(FileFormatError, match=r"checkpoint\.safetensors is not valid: the learner: .*; train again$"):
         edgerl.train("robots:robot", resume="run")
 
 
@@ -723,7 +723,7 @@ def test_resume_takes_no_other_option() -> None:
 
 def test_a_folder_that_is_no_run_cannot_be_resumed() -> None:
     Path("run").mkdir()
-    with pytest.raises(FileFormatError, match=r"run is no run folder .*name one that train made"):
+    with pytest.raises(FileFormatError, match=r"run is not a run folder .*name one that train made"):
         edgerl.train("robots:robot", resume="run")
 
 
@@ -734,7 +734,7 @@ def test_a_damaged_checkpoint_is_refused(damage: str) -> None:
     if damage == "flip":
         data[-100] ^= 1
     path.write_bytes(data[:-1] if damage == "truncate" else data)
-    with pytest.raises(FileFormatError, match=r"checkpoint\.safetensors (has been altered|is no edgerl tensor file)"):
+    with pytest.raises(FileFormatError, match=r"(has been altered|is not an edgerl tensor file)"):
         edgerl.train("robots:robot", resume="run")
 
 
@@ -769,7 +769,7 @@ def test_lost_metrics_are_refused() -> None:
     [
         ("step,", "steps,", r"metrics\.csv has other columns than this run"),
         ("step,", "faults,", r"metrics\.csv has other columns than this run"),
-        ("100,", "a,", r"metrics\.csv holds something that is no number \(could not convert string to float: 'a'\)"),
+        ("100,", "a,", r"metrics\.csv holds something that is not a number \(could not convert string to float: 'a'\)"),
         ("100,", ",", r"metrics\.csv has a row without a step; restore the file"),
         ("100,", "inf,", r"metrics\.csv has a row without a step; restore the file"),
     ],

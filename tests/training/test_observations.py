@@ -86,6 +86,6 @@ def _bodies(environment: Any) -> set[str]:
     [("Pendulum-v1", 3), ("HalfCheetah-v4", 17), ("HalfCheetah-v5", 18), ("nowhere-v0", 3), ("robots:robot", 4)],
 )
 def test_what_nobody_knows_has_no_name(environment: str, count: int) -> None:
-    """Pendulum is no MuJoCo task, version 4 does not tell, 18 is another task's count, and code is not run."""
+    """Pendulum is not an MuJoCo task, version 4 does not tell, 18 is another task's count, and code is not run."""
     assert observation_names(environment, count) is None
     assert fallback_names(2) == ("observation 0", "observation 1")

@@ -123,7 +123,7 @@ def test_a_record_that_is_a_pipe_holds_nobody_up(name: str) -> None:
     folder = train()
     (folder / name).unlink()
     os.mkfifo(folder / name)
-    with pytest.raises(FileFormatError, match=rf"^\S*run/{name} is no ordinary file; expected a file$"):
+    with pytest.raises(FileFormatError, match=rf"^\S*run/{name} is not a regular file; expected a file$"):
         edgerl.train("robots:robot", resume=folder)
 
 

@@ -47,7 +47,7 @@ def print_document(text: str) -> None:
 
 
 def note(text: str) -> None:
-    """A line for people that is no part of the result (stderr)."""
+    """A line for people that is not part of the result (stderr)."""
     print(shortened(text), file=sys.stderr, flush=True)
 
 

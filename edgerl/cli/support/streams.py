@@ -71,7 +71,7 @@ def keep_results_apart(is_wanted: bool = True) -> bool:
 def _own_stdout() -> TextIO:
     """Stdout behind a descriptor that nobody else knows; a terminal's own encoding, for files and pipes UTF-8."""
     stdout = sys.stdout
-    with contextlib.suppress(OSError):  # where stdout is no file, whoever put it there reads it
+    with contextlib.suppress(OSError):  # where stdout is not a file, whoever put it there reads it
         if stdout.fileno() == 1:
             stdout.flush()
             encoding = stdout.encoding if stdout.isatty() else "utf-8"
@@ -106,6 +106,6 @@ def _spelled_out(error: UnicodeError) -> tuple[str, int]:
 
 
 def _spelling(character: str) -> str:
-    if 0xDC80 <= ord(character) <= 0xDCFF:  # a byte of a file's name that is no UTF-8
+    if 0xDC80 <= ord(character) <= 0xDCFF:  # a byte of a file's name that is not a UTF-8
         return f"\\x{ord(character) - 0xDC00:02x}"
     return SPELLINGS.get(character) or character.encode("ascii", "backslashreplace").decode()

@@ -68,7 +68,7 @@ class OnnxPolicy:
             properties = self._session.get_modelmeta().custom_metadata_map
         except UnicodeDecodeError as error:
             raise FileFormatError(
-                f"{source} has been altered: a name in it is no UTF-8; make the file again"
+                f"{source} has been altered: a name in it is not UTF-8; make the file again"
             ) from error
         self.metadata = parse_metadata(properties, self.n_observations, self.n_actions, source)
         bounds = self.metadata.get("action")
@@ -147,7 +147,7 @@ def parse_metadata(properties: Mapping[str, str], n_observations: int, n_actions
         if not np.all(low < high):
             raise ValueError("an action bound's low is not below its high")
         if not isinstance(metadata["about"], dict) or not isinstance(metadata["policy_sha256"], str):
-            raise ValueError("about is no object, or policy_sha256 no string")
+            raise ValueError("about is not an object, or policy_sha256 no string")
     except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise FileFormatError(f"{source} has metadata that edgerl did not write ({_reason(error)})") from error
     return dict(metadata)
@@ -176,7 +176,7 @@ def _session(data: bytes, source: Path) -> Any:
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"], enable_fallback=False)
     except Exception as error:  # onnxruntime has no common base for its own
         raise FileFormatError(
-            f"{source}, with {versions(data)}, is no model that onnxruntime {onnxruntime.__version__} can load "
+            f"{source}, with {versions(data)}, is not a model that onnxruntime {onnxruntime.__version__} can load "
             f"({_reason(error)})"
         ) from error
 
@@ -259,8 +259,8 @@ def refuse_unsafe(data: bytes, source: Path) -> bool:
     """Whether edgerl wrote the model in `data`, by its own word.
 
     Raises UnsupportedModelError where a tensor lies in another file, which onnxruntime would read relative to the
-    current folder, or where a model of ours has an operator that is not; FileFormatError where the data is no ONNX
-    model. onnx, which could tell, is no part of a device's installation: the protobuf fields are walked here.
+    current folder, or where a model of ours has an operator that is not; FileFormatError where the data is not an ONNX
+    model. onnx, which could tell, is not part of a device's installation: the protobuf fields are walked here.
     """
     refuse_other_kinds(data, source, "an ONNX model, as edgerl export --format onnx writes", ONNX)
     operators: set[str] = set()
@@ -285,7 +285,7 @@ def refuse_unsafe(data: bytes, source: Path) -> bool:
                         raise UnsupportedModelError(f"{source} has more than {MAXIMUM_MESSAGES} nodes and tensors")
                     waiting.append((_MESSAGES[kind][field], content))
     except (IndexError, ValueError) as error:
-        raise FileFormatError(f"{source} is no ONNX model, or is truncated; make the file again") from error
+        raise FileFormatError(f"{source} is not an ONNX model, or is truncated; make the file again") from error
     if n_ours > 1:
         raise FileFormatError(f"{source} has the metadata {METADATA_KEY!r} twice; it was altered, export it again")
     if n_ours and not operators <= WRITTEN_OPERATORS:

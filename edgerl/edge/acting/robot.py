@@ -156,7 +156,7 @@ def load_factory(name: str, **options: Any) -> Any:
     """
     module, _, factory = name.partition(":")
     if not all(part.isidentifier() for part in (*module.split("."), factory)):
-        raise EnvironmentError(f"environment {name!r} is no id and no module:factory; expected such as robots:walker")
+        raise EnvironmentError(f"environment {name!r} is neither an id nor module:factory, such as robots:walker")
     make = getattr(load_module(name), factory, None)
     if not callable(make):
         raise EnvironmentError(f"environment {name!r}: {module} has no function {factory!r}; expected module:factory")

@@ -76,7 +76,7 @@ class Experience:
         row_bytes, offset = shape.row_bytes, shape.row_offset
         dtype, sizes = reader.shapes.get("seed", (np.dtype(np.uint8), (0, row_bytes)))
         if dtype != np.uint8 or len(sizes) != 2 or sizes[1] != row_bytes:
-            raise FileFormatError(f"{bundle} is not valid: its seed is no list of rows; export it again")
+            raise FileFormatError(f"{bundle} is not valid: its seed is not a list of rows; export it again")
         for first in range(0, sizes[0], SEED_CHUNK):
             records = np.zeros(min(SEED_CHUNK, sizes[0] - first), shape.record)
             rows = np.empty((len(records), row_bytes), np.uint8)

@@ -45,7 +45,7 @@ def refuse_for_c(path: Path, origin: Origin) -> None:
     if origin.constants.observation_offset is not None:
         raise UnsupportedModelError(
             f"{path} has an observation offset, which a learner in C does not support; export its policy with --format "
-            "c, which does, or make the observation relative to a fixed point and train anew"
+            "c, which does, or make the observation relative to a fixed point and train again"
         )
     if origin.replay.keep != "ring":
         raise ConfigError(f"the replay of {path} is a {origin.replay.keep}; in C it is a ring: export the learner so")
@@ -63,7 +63,7 @@ def read_origin(reader: TensorReader, source: Path, memory: int | None = None) -
         about: Any = metadata.get("about")
         noise: Any = metadata.get("exploration_noise")
         if not isinstance(about, dict):
-            raise ValueError("its metadata 'about' is no JSON object")
+            raise ValueError("its metadata 'about' is not a JSON object")
         if type(noise) not in (int, float) or not 0 <= noise <= 10:
             raise ValueError(f"its exploration_noise is {quoted(noise)}, expected 0 to 10")
         replay = read_replay_plan(metadata.get("replay"))
@@ -99,7 +99,7 @@ def state_of(reader: TensorReader) -> tuple[int, ReadState]:
     """(bytes, reader) of the engine's state in a file. Raises ValueError."""
     dtype, shape = reader.shapes.get("state", (None, ()))
     if dtype != np.uint8 or len(shape) != 1:
-        raise ValueError("its state is no list of bytes")
+        raise ValueError("its state is not a list of bytes")
     return shape[0], lambda memory, offset: reader.read_into("state", memory, offset)
 
 

@@ -61,7 +61,7 @@ def _read_header(header: bytes) -> tuple[int, int, int, int]:
         raise ValueError(f"it does not begin with {MAGIC!r}")
     described = parse_json(header[len(MAGIC) :].rstrip(b"\0"))
     if not isinstance(described, dict) or set(described) != set(_SIZES):
-        raise ValueError(f"its header has not the keys {', '.join(_SIZES)}")
+        raise ValueError(f"its header does not have the keys {', '.join(_SIZES)}")
     n, m, capacity, slack = (described[name] for name in _SIZES)
     for value, least in ((n, 1), (m, 1), (capacity, 1), (slack, 0)):
         if type(value) is not int or not least <= value <= MAXIMUM_BYTES:
@@ -136,7 +136,7 @@ class Replay:
                     raise ValueError(f"it has {size} bytes, expected {replay._file_bytes}")
                 replay._map = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
-            raise FileFormatError(f"{path} is no replay memory, or is truncated: {error}") from error
+            raise FileFormatError(f"{path} is not a replay memory, or is truncated: {error}") from error
         replay._view_rows()
         return replay
 

@@ -190,7 +190,7 @@ class Trials:
         """
         trials = cls(rule, seed)
         if not isinstance(state, dict) or set(state) != set(trials.state()):
-            raise ValueError(f"the trials' state has not the keys {', '.join(trials.state())}")
+            raise ValueError(f"the trials' state does not have the keys {', '.join(trials.state())}")
         if state["rule"] != vars(rule):
             raise ValueError(f"the trials' rule is {quoted(state['rule'], 120)}; expected {vars(rule)}")
         trials._begin_window(_count(state, "window"))
@@ -290,7 +290,7 @@ class Trials:
         rule, listed, of_trials = self.rule, state[whose], whose == "challenger"
         longest = rule.recent if of_trials else (2 * rule.recent + 1) * (rule.every - 1)
         if not isinstance(listed, list) or len(listed) > longest:
-            raise ValueError(f"the trials' {whose} is no list of at most {longest} windows")
+            raise ValueError(f"the trials' {whose} is not a list of at most {longest} windows")
         windows = [_read_window(entry, whose, rule.window_steps * LARGEST_REWARD) for entry in listed]
         numbers = [window.number for window in windows]
         in_order = all(a < b for a, b in pairwise([*numbers, self._number]))

@@ -206,7 +206,7 @@ def layout_number() -> int:
 class Library:
     """The functions of one shared library; most release the GIL while they run.
 
-    Raises OSError where `path` is no library that this machine can load, AttributeError where it lacks a function.
+    Raises OSError where `path` is not a library that this machine can load, AttributeError where it lacks a function.
     """
 
     def __init__(self, path: Path) -> None:

@@ -431,7 +431,7 @@ def _cpu(table: _Table, kind: Kind) -> Cpu:
 def _modes(table: _Table) -> tuple[Mode, ...]:
     for name in table.content:
         if not _is_line(name):
-            raise table.fail(quoted(name), "is no name; expected one line of text, as 5W")
+            raise table.fail(quoted(name), "is not a name; expected one line of text, as 5W")
     return tuple(_mode(name, table.table(name)) for name in list(table.content))
 
 
@@ -559,7 +559,7 @@ def _check_together(device: Device, table: _Table) -> None:
             raise table.fail("aliases", f"hold {quoted(alias)}; expected lower case, in which names are compared")
     if device.same_chip_as is not None and device.same_chip_as not in device_ids():
         known = nearest(device.same_chip_as, device_ids()) or "; expected an id of: edgerl devices list"
-        raise table.fail("same_chip_as", f"is {quoted(device.same_chip_as)}, which is no device{known}")
+        raise table.fail("same_chip_as", f"is {quoted(device.same_chip_as)}, which is not a device{known}")
     names = [mode.name for mode in device.modes]
     if len({name.lower() for name in names}) < len(names):
         raise table.fail("modes", f"has two of one name among {quoted(names)}; rename one")

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto
 
 MAXIMUM_BYTES = 1 << 26
-"""A larger file is no policy for a small computer."""
+"""A larger file is not a policy for a small computer."""
 
 MAXIMUM_NODES = 4096
 MAXIMUM_LAYERS = 256
@@ -92,7 +92,7 @@ class _Chain:
 
     def refuse(self, node: NodeProto, why: str) -> UnsupportedModelError:
         return UnsupportedModelError(
-            f"{self.source} is no multi-layer perceptron: {describe(node)} {why}; profile takes chains of Gemm or "
+            f"{self.source} is not a multi-layer perceptron: {describe(node)} {why}; profile takes chains of Gemm or "
             "MatMul, activations and scaling by constants"
         )
 
@@ -143,7 +143,7 @@ class _Chain:
     def transposed(self, node: NodeProto, constant: _Constant) -> _Constant:
         permutation = next((list(a.ints) for a in node.attribute if a.name == "perm"), [1, 0])
         if len(constant.shape) != 2 or sorted(permutation) != [0, 1]:
-            raise self.refuse(node, "turns a constant that is no matrix")
+            raise self.refuse(node, "turns a constant that is not a matrix")
         if permutation == [0, 1]:
             return constant
         values = constant.values.T if constant.values.ndim == 2 else constant.values
@@ -382,9 +382,9 @@ def _parse(data: bytes, path: Path) -> ModelProto:
     try:
         model: ModelProto = onnx.load_model_from_string(data)
     except Exception as error:  # protobuf's decoder has several
-        raise FileFormatError(f"{path} is no ONNX file, or is truncated ({reason(error)})") from error
+        raise FileFormatError(f"{path} is not an ONNX file, or is truncated ({reason(error)})") from error
     if not model.HasField("graph"):
-        raise FileFormatError(f"{path} is no ONNX file, or is truncated (it holds no graph)")
+        raise FileFormatError(f"{path} is not an ONNX file, or is truncated (it holds no graph)")
     opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
     for name, has, known in (
         ("IR version", model.ir_version, onnx.IR_VERSION),

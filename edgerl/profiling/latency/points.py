@@ -77,7 +77,7 @@ def read_points(path: Path) -> list[Point]:
     try:
         lines = data.decode("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
-        raise FileFormatError(f"{path} is no UTF-8 text; expected one JSON object a line") from error
+        raise FileFormatError(f"{path} is not UTF-8 text; expected one JSON object a line") from error
     numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
     if not 1 <= len(numbered) <= MAXIMUM_POINTS:
         raise FileFormatError(f"{path} has {len(numbered)} points; expected 1 to {MAXIMUM_POINTS}")
@@ -99,7 +99,7 @@ def _point(line: str, where: str) -> Point:
     except ValueError as error:
         raise FileFormatError(f"{where}: no JSON object ({reason(error)}); expected one a line") from error
     if not isinstance(row, dict):
-        raise FileFormatError(f"{where}: {quoted(row)} is no JSON object; expected one a line")
+        raise FileFormatError(f"{where}: {quoted(row)} is not a JSON object; expected one a line")
     device_id = _text(row, "device_id", where)
     runtime_class = _text(row, "runtime_class", where)
     known_class = next((name for name in RUNTIME_CLASSES if name == runtime_class), None)

@@ -5,7 +5,7 @@ costs of latency.py that suit the times best, relative to each time, are the pro
 not seen are estimated and timed, and how far the estimates are off is the profile's `error_ratio`. Where that misses
 its aim, or a cost comes out at nothing, there is no profile.
 
-The clock is that of this thread's processor time, so what other programs take is no part of it, as long as they leave
+The clock is that of this thread's processor time, so what other programs take is not part of it, as long as they leave
 the caches and the memory alone.
 """
 
@@ -89,7 +89,7 @@ LARGEST_ERROR_RATIO = 0.5
 def calibrate(write_onnx: WriteOnnx | None, device_id: str, progress: Progress) -> str:
     """The text of a profile of this machine; `write_onnx` is None where onnxruntime is not installed.
 
-    Raises ConfigError where this is no Linux, MissingExtraError where the native engine was not built, CheckFailed
+    Raises ConfigError where this is not Linux, MissingExtraError where the native engine was not built, CheckFailed
     where the times make no profile.
     """
     host = describe_host()

@@ -36,7 +36,7 @@ class Host:
 
 
 def describe_host() -> Host:
-    """This machine. Raises ConfigError where it is no Linux."""
+    """This machine. Raises ConfigError where it is not a Linux."""
     if not (CPU_INFO.is_file() and MEMORY_INFO.is_file()):
         raise ConfigError("this machine has no /proc/cpuinfo; calibrate runs on Linux only")
     ram, usable = (_memory_bytes(key) for key in ("MemTotal", "MemAvailable"))

@@ -138,7 +138,7 @@ def save(comparison: Comparison, architecture: str, device: Device, base: Path |
     machine = comparison.result.machine
     if not comparison.counts:
         raise DeviceError(
-            f"what was measured on {machine.architecture} is no figure of {device.id}, which is "
+            f"what was measured on {machine.architecture} is not a figure of {device.id}, which is "
             f"{device.cpu.architecture}; name the device that it was"
         )
     text = _text_of(device, base)

@@ -189,7 +189,7 @@ def parse_result(data: bytes, source: str) -> Result:
     except ValueError as error:
         refuse_other_kinds(data, source, "the result of a benchmark bundle, JSON text", JSON, TEXT)
         raise FileFormatError(
-            f"{source} is no result of a benchmark bundle ({reason(error)}); run the bundle again"
+            f"{source} is not a result of a benchmark bundle ({reason(error)}); run the bundle again"
         ) from error
 
 
@@ -279,7 +279,7 @@ def _histogram(entries: list[Any]) -> Bins:
     before = -1
     for entry in entries:
         if not isinstance(entry, list) or len(entry) != 2 or not all(_is_count(number) for number in entry):
-            raise ValueError("a bin of the histogram is no pair of whole numbers")
+            raise ValueError("a bin of the histogram is not a pair of whole numbers")
         end, count = entry
         if end <= before or count < 1 or bin_end(end) != end:
             raise ValueError("the histogram's bins do not rise")
@@ -306,7 +306,7 @@ def _finite(number: object) -> float:
 
 def _object(entry: object) -> dict[str, Any]:
     if not isinstance(entry, dict):
-        raise ValueError("it is no JSON object, or one of its parts is none")
+        raise ValueError("it is not a JSON object, or one of its parts is none")
     return entry
 
 
@@ -320,7 +320,7 @@ def _entry(entry: object, name: str, kind: type[Any]) -> Any:
 def _text(entry: object, name: str) -> str:
     text = _entry(entry, name, str)
     if len(text) > LONGEST_TEXT or not text.isprintable():
-        raise ValueError(f"{name} is no line of at most {LONGEST_TEXT} printable characters")
+        raise ValueError(f"{name} is not a line of at most {LONGEST_TEXT} printable characters")
     return str(text)
 
 

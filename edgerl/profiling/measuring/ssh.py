@@ -124,7 +124,7 @@ def ssh_command(destination: str, ssh_config: Path | None) -> list[str]:
     ):
         raise ConfigError(f"--ssh is {destination[:40]!r}; expected host or user@host")
     if ssh_config is not None and not ssh_config.is_file():
-        raise ConfigError(f"--ssh-config is {ssh_config}, which is no file; name an ssh configuration")
+        raise ConfigError(f"--ssh-config is {ssh_config}, which is not a file; name an ssh configuration")
     options = [part for option in OPTIONS for part in ("-o", option)]
     chosen = [] if ssh_config is None else ["-F", str(ssh_config.absolute())]
     return [ssh, *chosen, *options, "--", destination, REMOTE_COMMAND]
@@ -151,7 +151,7 @@ def _read(process: subprocess.Popen[bytes], destination: str) -> tuple[bytes, st
                 read[key.fd] += part
             if len(out) > MAXIMUM_BYTES:
                 raise RemoteError(
-                    f"{destination[:SHOWN_NAME]} sent more than {MAXIMUM_BYTES} bytes; that is no result of a bundle"
+                    f"{destination[:SHOWN_NAME]} sent more than {MAXIMUM_BYTES} bytes; that is not a result of a bundle"
                 )
             del err[MESSAGE_BYTES:]
     return bytes(out), err.decode(errors="replace")

@@ -62,7 +62,7 @@ def find_record(folder: Path, policy_sha256: str, core: str) -> Record | None:
     """What was measured for `core` (toolchain.CORES) of the policy's C in `folder`.
 
     None where there is no measurement, or one of another policy, of another core, or of files that have changed since.
-    Raises FileFormatError for a file that is no measurement.
+    Raises FileFormatError for a file that is not a measurement.
     """
     path = folder / NAME
     if not path.is_file():
@@ -88,7 +88,7 @@ def _content(path: Path) -> dict[str, Any]:
     try:
         content = parse_json(read_bytes(path))
     except ValueError as error:
-        raise FileFormatError(f"{path} is no measurement ({reason(error)}); delete it, or export again") from error
+        raise FileFormatError(f"{path} is not a measurement ({reason(error)}); delete it, or export again") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT or content.get("version") != VERSION:
         raise FileFormatError(f"{path} is no {FORMAT} of version {VERSION}; delete it, or export again")
     return content

@@ -181,12 +181,12 @@ def test_external_data_is_found_wherever_a_tensor_can_be(tmp_path: Path, hide: C
         (b"", "is empty; expected an ONNX model"),
         (
             b"\x08\x08",
-            r"with IR version 8, opset none, is no model that onnxruntime .* can load \(.*No graph was found",
+            r"with IR version 8, opset none, is not a model that onnxruntime .* can load \(.*No graph was found",
         ),
         (b"not a model", "is a text file; expected an ONNX model, as edgerl export"),
         (b"\x00" * 100, "is no (ONNX )?model"),
-        (b"\xff" * 100, "is no ONNX model"),
-        (b"\x3a\x80\x80\x80\x80\x80\x80\x80\x80\x80\x80\x01", "is no ONNX model, or is truncated"),
+        (b"\xff" * 100, "is not an ONNX model"),
+        (b"\x3a\x80\x80\x80\x80\x80\x80\x80\x80\x80\x80\x01", "is not an ONNX model, or is truncated"),
     ],
 )
 def test_garbage_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
@@ -211,7 +211,7 @@ def test_versions_that_are_too_new_are_said_with_the_reason(
     model.ir_version, model.opset_import[0].version = ir_version, opset
     path.write_bytes(model.SerializeToString())
     expected = (
-        rf"m\.onnx, with IR version {ir_version}, opset {opset}, is no model that onnxruntime [\d.]+ can load \(.*"
+        rf"m\.onnx, with IR version {ir_version}, opset {opset}, is not a model that onnxruntime [\d.]+ can load \(.*"
     )
     with pytest.raises(FileFormatError, match=expected + why) as caught:
         OnnxPolicy(path)
@@ -348,7 +348,7 @@ def test_fields_that_another_parser_reads_otherwise_are_refused(exported: Path) 
     """A tag of more than 32 bits: protobuf cuts it to another field, so that it hides from who does not."""
     hidden = b"\x82\x81\x80\x80\x10" + b"\x00"  # 1 << 32 | field 16, length 0
     exported.write_bytes(exported.read_bytes() + hidden)
-    with pytest.raises(FileFormatError, match="is no ONNX model"):
+    with pytest.raises(FileFormatError, match="is not an ONNX model"):
         OnnxPolicy(exported)
 
 

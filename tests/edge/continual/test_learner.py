@@ -1460,7 +1460,7 @@ def test_a_log_that_is_lost_is_said() -> None:
 
 @pytest.mark.parametrize("content", [b"To do: buy milk.\n", b"edgerl transitions 1\n{}".ljust(5000, b"\0")])
 def test_a_log_that_is_not_this_learners_is_not_overwritten(content: bytes) -> None:
-    """Where a learner has begun it is set aside, and a file that is no log at all is refused before that."""
+    """Where a learner has begun it is set aside, and a file that is not a log at all is refused before that."""
     state, _ = _grown(STATE)
     (STATE / LOG).write_bytes(content)
     found = "the log of another learner" if content.startswith(b"edgerl") else "no log of a learner"
@@ -1478,7 +1478,7 @@ def test_a_log_that_is_not_this_learners_is_not_overwritten(content: bytes) -> N
             assert learner.is_new
         assert (fresh / "rejected-00000001-transitions.log").read_bytes() == content
         return
-    with pytest.raises(FileFormatError, match=r"^fresh/transitions\.log is no log of a learner; move it away"):
+    with pytest.raises(FileFormatError, match=r"^fresh/transitions\.log is not a log of a learner; move it away"):
         _load(fresh)
     assert os.listdir(fresh) == [LOG]
     assert (fresh / LOG).read_bytes() == content
@@ -1708,8 +1708,8 @@ HOSTILE_METADATA: dict[str, tuple[dict[str, Any], str]] = {
     "a count that is none": ({"counters": "steps=true"}, "its steps is True, expected a count"),
     "number": ({"number": -1}, "its number of transitions is -1, expected a count"),
     "large number": ({"number": 1 << 53}, "its number of transitions is 9007199254740992, expected a count"),
-    "trials": ({"trials": []}, "the trials' state has not the keys"),
-    "about": ({"about": []}, "its metadata 'about' is no JSON object"),
+    "trials": ({"trials": []}, "the trials' state does not have the keys"),
+    "about": ({"about": []}, "its metadata 'about' is not a JSON object"),
     "noise": ({"exploration_noise": 11}, "its exploration_noise is 11, expected 0 to 10"),
     "no noise": ({"exploration_noise": None}, "its exploration_noise is None, expected 0 to 10"),
     "replay": (
@@ -1740,7 +1740,7 @@ def test_snapshots_that_say_what_cannot_be(change: dict[str, Any], problem: str)
 
 
 HOSTILE_TENSORS: dict[str, tuple[dict[str, Any], str]] = {
-    "state of floats": ({"state": np.zeros(9, np.float32)}, "its state is no list of bytes"),
+    "state of floats": ({"state": np.zeros(9, np.float32)}, "its state is not a list of bytes"),
     "no state": ({"state": np.zeros(0, np.uint8)}, "the learner's state: the arena"),
     "zeros": ({"state": np.zeros(9000, np.uint8)}, "the learner's state: the arena holds no policy, or no learner"),
     "bounds": ({"action.low": HIGH, "action.high": LOW}, "an action bound's low is not below its high"),
@@ -1806,7 +1806,7 @@ def test_seeds_that_are_no_transitions(rows: Array) -> None:
     write_bundle()
     _rewrite(BUNDLE, "learner", {"seed": rows})
     with pytest.raises(
-        FileFormatError, match=r"^learner\.safetensors is not valid: (its seed is no list|a seed transition)"
+        FileFormatError, match=r"^learner\.safetensors is not valid: (its seed is not a list|a seed transition)"
     ):
         _load()
 

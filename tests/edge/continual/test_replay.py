@@ -309,9 +309,9 @@ HOSTILE = {
     "no JSON": (MAGIC, "Expecting value"),
     "not UTF-8": (MAGIC + b"\xff\xfe\xfd", "codec can't decode|Expecting value"),
     "nested": (MAGIC + b"[" * 4000, "nests too deeply"),
-    "list": (MAGIC + b"[]", "has not the keys observations, actions, capacity, slack"),
-    "key missing": (_header(slack="absent"), "has not the keys"),
-    "key surplus": (_header(more=1), "has not the keys"),
+    "list": (MAGIC + b"[]", "does not have the keys observations, actions, capacity, slack"),
+    "key missing": (_header(slack="absent"), "does not have the keys"),
+    "key surplus": (_header(more=1), "does not have the keys"),
     "no observations": (_header(observations=0), "a size that is out of range"),
     "negative actions": (_header(actions=-1), "a size that is out of range"),
     "no capacity": (_header(capacity=0), "a size that is out of range"),
@@ -329,7 +329,7 @@ HOSTILE = {
 def test_a_hostile_header(header: bytes, problem: str, tmp_path: Path) -> None:
     path = tmp_path / "replay.bin"
     path.write_bytes(header.ljust(HEADER_BYTES, b"\0") + bytes(40))
-    with pytest.raises(FileFormatError, match=rf"replay\.bin is no replay memory, or is truncated: [^\n]*({problem})"):
+    with pytest.raises(FileFormatError, match=rf"is not a replay memory, or is truncated: [^\n]*({problem})"):
         Replay.open_recorded(path, 0)
 
 

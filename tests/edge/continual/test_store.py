@@ -537,11 +537,11 @@ def test_other_things_with_a_snapshots_name() -> None:
     _path(0).write_bytes(pack_tensors("snapshot", 1, {"champion": 0}, {}))
     with _store() as store:
         assert _newest(store) == 3
-        problems = ["format version 3", "holds 'checkpoint'", "link to nothing", "no ordinary file", "is a folder"]
+        problems = ["format version 3", "holds 'checkpoint'", "link to nothing", "not a regular file", "is a folder"]
         for line, problem in zip(store.rejected, problems, strict=True):
             assert problem in line
         assert _write(store, 3) == 9
-        assert _found() == [1, 3, 4, 5, 6, 9], "what is no file is not ours"
+        assert _found() == [1, 3, 4, 5, 6, 9], "what is not a file is not ours"
         assert _rejected() == [_path(number).name for number in (8, 7, 0)][:2]
 
 

@@ -587,7 +587,7 @@ def _foreign(draw: np.random.Generator) -> Iterator[bytes]:
 def test_what_is_nobodys_log_is_refused_and_not_touched(storage: Storage) -> None:
     for content in _foreign(np.random.default_rng(0)):
         LOG.write_bytes(content)
-        with pytest.raises(ForeignLogError, match=r"^transitions\.log is no log of a learner; move it away, or ch"):
+        with pytest.raises(ForeignLogError, match=r"^transitions\.log is not a log of a learner; move it away, or ch"):
             _memory(storage=storage)
         assert LOG.read_bytes() == content
 
