@@ -2,7 +2,8 @@
 
 The unit of topology is a block: `block` consecutive outputs × one input; block 1 is the paper's unstructured topology.
 A mask is bool [block rows, inputs] with block rows = ceil(outputs / block). Where outputs is not a multiple of `block`
-the last block row is narrower, and a narrow block is only ever replaced by another: the connection count stays constant.
+the last block row is narrower, and a narrow block is only ever replaced by another: the connection count stays
+constant.
 Positions are numbered row by row: block row · inputs + input.
 
 Source: Sokar et al. (IJCAI 2022), Algorithm 1 and §3.2; what it leaves open is settled in docs/algorithm.md.

@@ -247,7 +247,7 @@ def test_an_id_without_its_version_gets_it() -> None:
         ("registered_robots:Walker-v9", "environment 'registered_robots:Walker-v9' is unknown"),
         ("registered_robots:Wolker-v2", r"is unknown; did you mean Walker-v2\?"),
         ("registered_robots:nothing", "has no function 'nothing'; expected module:factory"),
-        ("registered_robots:no thing", "is neither an id nor a module:factory"),
+        ("registered_robots:no thing", "is neither an id nor module:factory"),
         (":Walker-v2", "cannot import ''"),
         ("os:system", r"os:system|system\(\)"),
     ],

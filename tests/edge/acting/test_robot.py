@@ -314,10 +314,10 @@ def test_a_factory_in_the_current_folder() -> None:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("HalfCheetah-v5", "'HalfCheetah-v5' is neither an id nor a module:factory; expected such as robots:walker"),
-        ("", "'' is neither an id nor a module:factory"),
-        ("robots/x:robot", "'robots/x:robot' is neither an id nor a module:factory"),
-        ("a\n:b", r"'a\\n:b' is neither an id nor a module:factory"),
+        ("HalfCheetah-v5", "'HalfCheetah-v5' is neither an id nor module:factory, such as robots:walker"),
+        ("", "'' is neither an id nor module:factory"),
+        ("robots/x:robot", "'robots/x:robot' is neither an id nor module:factory"),
+        ("a\n:b", r"'a\\n:b' is neither an id nor module:factory"),
         ("absent_arm:make", r"'absent_arm:make': cannot import 'absent_arm' \(ModuleNotFoundError: "),
         ("robots:absent", "'robots:absent': robots has no function 'absent'; expected module:factory"),
         ("robots:not_callable", "'robots:not_callable': robots has no function 'not_callable'"),
