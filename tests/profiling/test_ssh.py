@@ -177,7 +177,9 @@ def test_a_copy_that_is_not_whole_is_not_run(board: Board, bundle: bytes, place:
 def test_an_answer_that_is_none(board: Board, bundle: bytes, command: str) -> None:
     answer = run_bundle("board", bundle, board.ssh_config(command=command))
     said = (
-        r"no result of a benchmark bundle \(it begins with 'garbage'\)" if "garbage" in command else "empty; expected"
+        r"not a result of a benchmark bundle \(it begins with 'garbage'\)"
+        if "garbage" in command
+        else "empty; expected"
     )
     with pytest.raises(FileFormatError, match=rf"what board sent is {said}"):
         parse_result(answer, "what board sent")

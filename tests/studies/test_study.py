@@ -106,7 +106,7 @@ def test_what_a_study_file_is_refused_for(text: str, message: str) -> None:
             r"^study 'tabel1' is not a study's folder, .*; did you mean table1\?$",
         ),
         ("absent.toml", r"^absent\.toml is not there; expected a file$"),
-        (".toml", r"no file with the ending"),
+        (".toml", r"file with the ending"),
     ],
 )
 def test_a_study_that_is_not_there(name: str, message: str) -> None:

@@ -90,7 +90,7 @@ def _content(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise FileFormatError(f"{path} is not a measurement ({reason(error)}); delete it, or export again") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT or content.get("version") != VERSION:
-        raise FileFormatError(f"{path} is no {FORMAT} of version {VERSION}; delete it, or export again")
+        raise FileFormatError(f"{path} is not an {FORMAT} of version {VERSION}; delete it, or export again")
     return content
 
 
