@@ -156,7 +156,7 @@ class ForeignLogError(FileFormatError):
 
     def __init__(self, path: Path, is_log: bool) -> None:
         self.is_log = is_log
-        self.found = "the log of another learner" if is_log else "no log of a learner"
+        self.found = "the log of another learner" if is_log else "not a log of a learner"
         super().__init__(f"{path} is {self.found}; move it away, or choose another folder")
 
 

@@ -1463,7 +1463,7 @@ def test_a_log_that_is_not_this_learners_is_not_overwritten(content: bytes) -> N
     """Where a learner has begun it is set aside, and a file that is not a log at all is refused before that."""
     state, _ = _grown(STATE)
     (STATE / LOG).write_bytes(content)
-    found = "the log of another learner" if content.startswith(b"edgerl") else "no log of a learner"
+    found = "the log of another learner" if content.startswith(b"edgerl") else "not a log of a learner"
     with _learner(STATE, rule=QUICK_TRIALS) as learner:
         assert learner.rejected == [
             f"state/transitions.log is {found}; another one is begun",
