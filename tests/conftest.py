@@ -26,6 +26,7 @@ def _collect_garbage() -> Iterator[None]:
     """What a file's tests leave unclosed is said of that file, not of another one later."""
     yield
     gc.collect()
+    gc.freeze()  # what is left, libraries above all, is not looked at again: that would take minutes in all
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +69,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Mark what is slow. Deselect, in one printed list, the tests whose Debian programs are absent; in CI they stay and
     fail."""
     for item in items:
-        if item.nodeid.partition("[")[0] in SLOW:
+        function = item.nodeid.partition("[")[0]
+        if function in SLOW or function.partition("::")[0] in SLOW:
             item.add_marker("slow")
     absent = set(needs.missing())
     lacking = [item for item in items if any(absent.intersection(m.args) for m in item.iter_markers("needs"))]

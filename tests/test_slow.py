@@ -15,6 +15,9 @@ ROOT = Path(__file__).parents[1]
 def test_every_slow_test_is_there() -> None:
     for name in SLOW:
         path, _, function = name.partition("::")
+        assert (ROOT / path).is_file(), name
+        if not function:
+            continue
         functions = {
             node.name for node in ast.walk(ast.parse((ROOT / path).read_text())) if isinstance(node, ast.FunctionDef)
         }
@@ -23,8 +26,13 @@ def test_every_slow_test_is_there() -> None:
 
 def test_a_slow_test_is_slow_in_all_of_its_cases_together() -> None:
     said = """
-0.30s call     tests/test_a.py::test_often[1]
-0.30s setup    tests/test_a.py::test_often[2]
-0.30s call     tests/test_a.py::test_once
+0.20s call     tests/test_a.py::test_often[1]
+0.20s setup    tests/test_a.py::test_often[2]
+0.20s call     tests/test_a.py::test_once
 """
     assert slow_tests(said.splitlines()) == ["tests/test_a.py::test_often"]
+
+
+def test_a_file_with_slow_fixtures_is_slow() -> None:
+    said = ["9.00s setup    tests/test_a.py::test_first", "0.50s call     tests/test_a.py::test_second"]
+    assert slow_tests(said) == ["tests/test_a.py"]
