@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgerl.cli.support.models import find_run
-from edgerl.cli.support.output import Force, Json, OwnEnv, print_json, print_table
+from edgerl.cli.support.output import Force, Json, OwnEnv, note, print_json, print_table
 from edgerl.cli.support.profile_formats import human_latency, print_uncertainty, use_of_budget
+from edgerl.commands.models import find_run
 from edgerl.errors import CheckFailed
 from edgerl.run_folder import short
 from edgerl.units import human_bytes
@@ -52,7 +52,7 @@ def command(
     from edgerl.compression.fit import fit
     from edgerl.units import parse_share
 
-    folder = find_run(run)
+    folder = find_run(run, note)
     share = None if max_loss is None else parse_share(max_loss, "--max-loss")
     with _Progress() as progress:
         result = fit(

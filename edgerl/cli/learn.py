@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from edgerl.cli.support.learning import find_learner
-from edgerl.cli.support.models import task_of
 from edgerl.cli.support.output import note
 from edgerl.cli.support.streams import keep_results_apart
+from edgerl.commands.models import task_of
 from edgerl.errors import ConfigError, EdgerlError, EnvironmentError, Interrupted
 from edgerl.files.paths import anchored
 from edgerl.run_folder import LEARNER
@@ -124,7 +124,7 @@ def command(
         stack.enter_context(_withdrawn_unless_begun(learner))
         if bundle is not None and not learner.is_new:
             note(f"ignoring {bundle}: resuming from {folder}")
-        env, arguments = task_of(learner.about, env, source)
+        env, arguments = task_of(learner.about, env, source, note)
         at_rest = stack.enter_context(contextlib.ExitStack())  # left as soon as the robot is driven no more
         environment = _make(env, arguments, at_rest)
         robot = _robot(env, wearing(environment, learner.counters.steps), learner)

@@ -10,10 +10,10 @@ import typer
 
 from edgerl.cli.support.learning import find_learner, print_learning
 from edgerl.cli.support.measuring import NOTHING_DONE, Done, Measuring
-from edgerl.cli.support.models import find_model
-from edgerl.cli.support.output import Force, Json, print_document, print_json
+from edgerl.cli.support.output import Force, Json, note, print_document, print_json
 from edgerl.cli.support.profile_formats import excess, junit, markdown, print_page, print_summary
 from edgerl.cli.support.streams import keep_results_apart
+from edgerl.commands.models import find_model
 from edgerl.errors import CheckFailed, ConfigError, quoted
 
 if TYPE_CHECKING:
@@ -164,7 +164,9 @@ def _model(model: Path | None, network: str | None, density: float | None, block
     if network is None:
         if density is not None or block is not None:
             raise ConfigError("--density and --block describe a --network; name one, as in --network 13-64-64-4")
-        return find_model(model, prefers_first=True)  # an export says less of the weights, and is found beside them
+        return find_model(
+            model, note, prefers_first=True
+        )  # an export says less of the weights, and is found beside them
     if model is not None:
         raise ConfigError(f"both {model} and --network {network[:40]} are given; choose one")
     return network_rows(network, 1.0 if density is None else density, 1 if block is None else block)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgerl.cli.support.models import find_run
-from edgerl.cli.support.output import Force, Json, OwnEnv, print_json, print_table
+from edgerl.cli.support.output import Force, Json, OwnEnv, note, print_json, print_table
+from edgerl.commands.models import find_run
 from edgerl.run_folder import short
 from edgerl.units import human_bytes
 
@@ -40,7 +40,9 @@ def command(
 
     if dtype not in PRECISIONS:
         raise ConfigError(f"--dtype is {dtype!r}; expected {', '.join(PRECISIONS)}")
-    result = prune(find_run(run), output, sparsity=sparsity, precision=dtype, episodes=episodes, env=env, force=force)
+    result = prune(
+        find_run(run, note), output, sparsity=sparsity, precision=dtype, episodes=episodes, env=env, force=force
+    )
     if as_json:
         print_json(_as_json(result))
     else:

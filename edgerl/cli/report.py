@@ -7,14 +7,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgerl.cli.support.models import named_path
 from edgerl.cli.support.output import Force, Json, note, print_json
+from edgerl.errors import ConfigError
 from edgerl.run_folder import short
 from edgerl.units import human_bytes, human_seconds
 
 if TYPE_CHECKING:
     from edgerl.errors import EdgerlError
     from edgerl.report.build import ReportResult
+
+
+def named_path(text: str) -> Path:
+    """The path that an argument names; pathlib takes an empty one, as from a variable that is not set, for here."""
+    if not text:
+        raise ConfigError("an argument is empty; expected a path")
+    return Path(text)
 
 
 def command(
@@ -48,7 +55,6 @@ def command(
     from dataclasses import asdict
 
     from edgerl.commands.report import named_sources, page_of, write_report
-    from edgerl.errors import ConfigError
     from edgerl.report.build import watch as write_on_change
 
     if watch and as_json:

@@ -15,7 +15,8 @@ from edgerl.environments.make import make
 from edgerl.policy.compact import CompactPolicy, make_layer
 from edgerl.policy.format import to_bytes
 from edgerl.policy.shape import connections, dense
-from edgerl.profiling.budgets.costs import inference_flops, training_cost
+from edgerl.profiling.budgets.costs import inference_flops
+from edgerl.studies.grid import cost_of_run
 
 
 def cost(
@@ -30,15 +31,7 @@ def cost(
     plans = plan_networks(run.network, environment.n_observations, environment.n_actions)
     environment.close()
     actor, critic = (tuple(layer.shape for layer in network) for network in plans)
-    evolves = run.network.method == "ds-td3"
-    sizes: dict[str, Any] = {
-        "batch_size": run.td3.batch_size,
-        "steps": run.schedule.steps,
-        "start_steps": run.schedule.start_steps,
-        "policy_delay": run.td3.policy_delay,
-    }
-    interval = run.evolution.evolution_interval if evolves else None
-    cost = training_cost(actor, critic, **sizes, evolution_interval=interval, growth=run.evolution.growth)
+    flops = cost_of_run(run, actor, critic)
     return {
         "environment": run.environment,
         "method": run.network.method,
@@ -47,9 +40,9 @@ def cost(
         },
         "connections_dense": connections(dense(actor)) + 2 * connections(dense(critic)),
         "connections": connections(actor) + 2 * connections(critic),
-        "training_flops_paper_dense": training_cost(dense(actor), dense(critic), **sizes).training_flops_paper,
-        "training_flops_paper": cost.training_flops_paper,
-        "training_flops_full": cost.training_flops_full,
+        "training_flops_paper_dense": cost_of_run(run, dense(actor), dense(critic)).training_flops_paper,
+        "training_flops_paper": flops.training_flops_paper,
+        "training_flops_full": flops.training_flops_full,
         "inference_flops_dense": inference_flops(dense(actor)),
         "inference_flops": inference_flops(actor),
         "bytes": _file_bytes(plans[0]),

@@ -17,7 +17,7 @@ from edgerl.environments.arguments import slug
 from edgerl.environments.make import make_for_run
 from edgerl.errors import ConfigError, bare, nearest, quoted
 from edgerl.policy.shape import NetworkShape, connections, dense
-from edgerl.profiling.budgets.costs import training_cost
+from edgerl.profiling.budgets.costs import TrainingCost, training_cost
 from edgerl.studies.study import Study, Value
 
 TINY_DENSE = "tiny-dense"
@@ -137,16 +137,16 @@ def _plan(study: Study, combination: Mapping[str, Value], sizes_of: Callable[[Co
         raise ConfigError(f"study {study.name}: {bare(error)}") from error
     config = with_episode_limit(dataclasses.replace(config, environment=sizes.name), sizes.episode_limit)
     settings = {key: combination[key] for key in study.varying if key not in nothing}
-    flops_paper, flops_full = _flops(config, actor, critic)
+    cost = cost_of_run(config, actor, critic)
     return PlannedRun(
         name=_name(slug(sizes.name, config.env_args), str(method), settings, config.seed),
         method=str(method),
         settings=settings,
         config=config,
         connections=connections(actor) + 2 * connections(critic),
-        flops_paper=flops_paper,
-        flops_full=flops_full,
-        flops_paper_dense=_flops(config, *dense_counterpart)[0],
+        flops_paper=cost.training_flops_paper,
+        flops_full=cost.training_flops_full,
+        flops_paper_dense=cost_of_run(config, *dense_counterpart).training_flops_paper,
     )
 
 
@@ -170,9 +170,10 @@ def _shapes(config: Config, sizes: Sizes) -> tuple[NetworkShape, NetworkShape]:
     return tuple(layer.shape for layer in actor), tuple(layer.shape for layer in critic)
 
 
-def _flops(config: Config, actor: NetworkShape, critic: NetworkShape) -> tuple[int, int]:
+def cost_of_run(config: Config, actor: NetworkShape, critic: NetworkShape) -> TrainingCost:
+    """What the run costs with networks of these shapes: its own, or their dense counterparts."""
     evolves = config.network.method == "ds-td3"
-    cost = training_cost(
+    return training_cost(
         actor,
         critic,
         batch_size=config.td3.batch_size,
@@ -182,7 +183,6 @@ def _flops(config: Config, actor: NetworkShape, critic: NetworkShape) -> tuple[i
         evolution_interval=config.evolution.evolution_interval if evolves else None,
         growth=config.evolution.growth,
     )
-    return cost.training_flops_paper, cost.training_flops_full
 
 
 def tiny_dense(sizes: Sizes, hidden: Sequence[int], wanted: int) -> tuple[int, ...]:

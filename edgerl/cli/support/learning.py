@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgerl.cli.support.models import find_model
 from edgerl.cli.support.output import note
+from edgerl.commands.models import find_model
 from edgerl.run_folder import CHECKPOINT, LATEST, LEARNER, RUNS, short
 from edgerl.units import human_bytes, human_seconds
 
@@ -22,7 +22,7 @@ def find_learner(model: Path | None) -> Path:
     if model is None and (nearest := _nearest_bundle()):
         note(f"using {nearest}")
         return nearest
-    found = find_model(model, (LEARNER,), fix="export one: edgerl export --format learner")
+    found = find_model(model, note, (LEARNER,), fix="export one: edgerl export --format learner")
     refuse_onnx(found, "native", f"a {LEARNER}: edgerl export --format learner")
     return found
 
