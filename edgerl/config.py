@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,7 +24,11 @@ Method = Literal["td3", "static-td3", "ds-td3"]
 Distribution = Literal["er", "uniform"]
 OutputLayer = Literal["dense", "sparse"]
 Growth = Literal["random", "gradient"]
+DropCriterion = Literal["magnitude", "scaled-magnitude"]
 DropSchedule = Literal["constant", "cosine"]
+Norm = Literal["none", "layer"]
+Optimiser = Literal["adam", "adamw"]
+Topology = Literal["static", "dynamic"]
 PolicyChoice = Literal["last", "best"]
 Device = Literal["cpu", "cuda"]
 Engine = Literal["auto", "native", "torch"]
@@ -78,12 +83,32 @@ class NetworkConfig:
     critic_sparsity: float | None = _number(
         None, "Like sparsity, for each critic.", "[0, 1)", "share", "RLx2", shown="sparsity"
     )
+    critic_hidden: tuple[int, ...] | None = _number(
+        None, "Units of the critics' hidden layers.", "[1, 65535]", "units per layer", shown="hidden", **NEW
+    )
+    critic_norm: Norm = _option(
+        "none", "What stands before the critics' activations: layer (LayerNorm), or nothing.", "DroQ: layer", **NEW
+    )
+    actor_topology: Topology | None = _option(None, "Of the actor.", shown="the method's", **NEW)
+    critic_topology: Topology | None = _option(None, "Of the critics.", shown="the method's", **NEW)
 
     @property
     def sparsities(self) -> tuple[float | None, float | None]:
         """Of the actor and of each critic; None where none was given."""
         actor, critic = (self.sparsity if own is None else own for own in (self.actor_sparsity, self.critic_sparsity))
         return actor, critic
+
+    @property
+    def widths(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Units of the hidden layers of the actor and of each critic."""
+        return self.hidden, self.hidden if self.critic_hidden is None else self.critic_hidden
+
+    @property
+    def evolving(self) -> tuple[bool, bool]:
+        """Whether the topology of the actor, and that of each critic, evolves."""
+        of_method: Topology = "dynamic" if self.method == "ds-td3" else "static"
+        actor, critic = (own or of_method for own in (self.actor_topology, self.critic_topology))
+        return actor == "dynamic", critic == "dynamic"
 
 
 @dataclass(frozen=True)
@@ -95,6 +120,12 @@ class EvolutionConfig:
     )
     evolution_interval: int = _number(
         1000, "Critic updates from one step to the next (e).", "[1, 1000000000000]", "critic updates", "paper"
+    )
+    drop: DropCriterion = _option(
+        "magnitude",
+        "What connections are dropped by: the smallest magnitude, or magnitude scaled by the size of the input.",
+        "paper: magnitude; Wanda: scaled-magnitude",
+        **NEW,
     )
     growth: Growth = _option("random", "Where connections grow: random (SET) or gradient (RigL).", "paper: random")
     drop_schedule: DropSchedule = _option(
@@ -116,7 +147,7 @@ class TD3Config:
         0.005, "Share of the online weights in a soft update of the targets (τ).", "(0, 1]", "share", "TD3"
     )
     learning_rate: float = _number(1e-3, "Learning rate of Adam.", "(0, 1]", "per update", "paper")
-    weight_decay: float = _number(2e-4, "Coupled L2 weight decay, biases included.", "[0, 1]", "per update", "paper")
+    weight_decay: float = _number(2e-4, "Weight decay, biases included.", "[0, 1]", "per update", "paper")
     batch_size: int = _number(100, "Transitions in a batch.", "[1, 65536]", "transitions", "paper")
     policy_delay: int = _number(2, "Critic updates per actor update (d).", "[1, 1000]", "critic updates", "TD3")
     target_noise: float = _number(
@@ -132,6 +163,29 @@ class TD3Config:
     n_step_delay: int = _number(
         0, "Critic updates with 1-step returns before n-step ones.", "[0, 1000000000000]", "critic updates", "RLx2"
     )
+    updates_per_step: float = _number(
+        1.0, "Critic updates per environment step.", "[0.001, 1000]", "critic updates", "REDQ, DroQ: 20", **NEW
+    )
+    optimiser: Optimiser = _option(
+        "adam", "adam, whose weight decay is coupled, or adamw, whose weight decay is not.", "paper: adam", **NEW
+    )
+    beta1: float = _number(0.9, "Decay of Adam's first moment (β₁).", "[0, 1)", "per update", "CrossQ: 0.5", **NEW)
+    actor_learning_rate: float | None = _number(
+        None, "Learning rate of the actor.", "(0, 1]", "per update", shown="learning_rate", **NEW
+    )
+    critic_learning_rate: float | None = _number(
+        None, "Learning rate of the critics.", "(0, 1]", "per update", shown="learning_rate", **NEW
+    )
+
+    @property
+    def learning_rates(self) -> tuple[float, float]:
+        """Of the actor and of the critics."""
+        actor, critic = (own or self.learning_rate for own in (self.actor_learning_rate, self.critic_learning_rate))
+        return actor, critic
+
+    def updates_after(self, steps: int) -> int:
+        """Critic updates that so many environment steps with learning allow."""
+        return math.floor(steps * self.updates_per_step)
 
 
 @dataclass(frozen=True)
@@ -332,7 +386,7 @@ def _with_densities(config: Config) -> Config:
     if network.method == "td3" or None not in network.sparsities:
         return config
     lambdas = PAPER_LAMBDAS.get(config.environment.removesuffix("-v5"))
-    if lambdas is None or network.hidden != (256, 256) or _beyond_lambdas(network):
+    if lambdas is None or set(network.widths) != {(256, 256)} or _beyond_lambdas(network):
         given = (network.lambda1, network.lambda2) != (None, None)
         return config if given else _with_option(config, "sparsity", DEFAULT_SPARSITY)
     lambda1, lambda2 = (
@@ -348,8 +402,11 @@ def validated(config: Config) -> Config:
     network = config.network
     if network.block not in (1, 4):
         raise ConfigError(f"`block` is {network.block}; expected 1 (the paper's) or 4")
-    if not 1 <= len(network.hidden) <= 8:
-        raise ConfigError(f"`hidden` has {len(network.hidden)} layers; expected 1 to 8")
+    for name, widths in zip(("hidden", "critic_hidden"), network.widths, strict=True):
+        if not 1 <= len(widths) <= 8:
+            raise ConfigError(f"`{name}` has {len(widths)} layers; expected 1 to 8")
+    if network.critic_norm == "layer" and min(network.widths[1]) < 2:
+        raise ConfigError("`critic_norm` is layer and a layer of the critics has one unit, whose norm is always 0; expected two or more")
     _check_lambdas(network)
     if network.method == "td3":
         _check_dense(network)
@@ -430,7 +487,7 @@ def extended(config: Config, steps: int) -> Config:
     Raises ConfigError for a number that is out of range, or too small for learning or for the schedule.
     """
     evolution, schedule = config.evolution, replace(config.schedule, steps=steps)
-    if evolution.drop_schedule == "cosine" and config.network.method == "ds-td3":
+    if evolution.drop_schedule == "cosine" and any(config.network.evolving):
         end = evolution.drop_schedule_steps or config.schedule.steps
         evolution = replace(evolution, drop_schedule_steps=None if end == steps else end)
     longer = validated(replace(config, evolution=evolution, schedule=schedule))

@@ -22,7 +22,7 @@ Array = npt.NDArray[Any]
 def last_update(config: Config) -> int:
     """The critic update from which on the topology stays as it is: the run's last, or the end of a cosine schedule."""
     steps = config.evolution.drop_schedule_steps or config.schedule.steps
-    return max(steps - config.schedule.start_steps, 1)
+    return max(config.td3.updates_after(steps - config.schedule.start_steps), 1)
 
 
 def drop_fraction_at(config: EvolutionConfig, update: int, last_update: int) -> float:
@@ -45,8 +45,29 @@ def drops_at_least_one(config: EvolutionConfig, update: int, last_update: int) -
     return config.drop_fraction > 0 and (config.drop_schedule == "constant" or 2 * update <= last_update)
 
 
-def select_drop(weight: Array, mask: Mask, plan: LayerPlan, fraction: float, *, at_least_one: bool = False) -> Mask:
+def input_scales(inputs: Array) -> Array:
+    """The root mean square of each input over a batch [batch, inputs], by which the criterion scaled-magnitude measures
+    the weights [outputs, inputs] behind it.
+
+    Source: Sun et al. (2023), who prune language models by |w| times the norm of its input: a weight's size alone
+    depends on the unit in which its input is measured.
+    """
+    scales: Array = np.sqrt(np.mean(np.square(inputs), axis=0))
+    return scales
+
+
+def select_drop(
+    weight: Array,
+    mask: Mask,
+    plan: LayerPlan,
+    fraction: float,
+    *,
+    at_least_one: bool = False,
+    scales: Array | None = None,
+) -> Mask:
     """The blocks that an evolution step removes, as a mask of blocks.
+
+    scales: of the inputs, by which the magnitudes are multiplied; None: the criterion is the magnitude itself.
 
     Block 1: every weight that is exactly zero (it never got a gradient, or was flushed), then the fraction ζ of the
     smallest positive and of the largest negative ones. Larger blocks: the fraction ζ with the smallest mean |w|. Ties
@@ -54,6 +75,8 @@ def select_drop(weight: Array, mask: Mask, plan: LayerPlan, fraction: float, *, 
     drop and `at_least_one` says so, the block with the smallest mean |w| goes, if the layer can rewire at all.
     """
     magnitude = block_magnitude(weight, plan.block)
+    if scales is not None:
+        magnitude = magnitude * scales
     if plan.block == 1:
         positive, negative = mask & (weight > 0), mask & (weight < 0)
         drop: Mask = mask & (weight == 0)

@@ -7,7 +7,7 @@ tests hold the two together.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ from edgerl.algorithms.evolution import last_update
 from edgerl.algorithms.normalizer import Normalizer
 from edgerl.algorithms.state import Arrays, take
 from edgerl.algorithms.topology import LayerPlan, Mask, input_degrees, plan_networks
-from edgerl.config import Config
+from edgerl.config import Config, DropCriterion, DropSchedule, Norm, Optimiser
 from edgerl.edge.continual.replay import Replay
 from edgerl.edge.engine.arena import NETWORKS, LayerArrays, LearnerArena, rows_of
 from edgerl.edge.engine.growth import GROWTH_RULES
@@ -25,6 +25,9 @@ from edgerl.edge.engine.random import Draws
 from edgerl.errors import ConfigError
 
 Array = npt.NDArray[Any]
+
+NORM_PARAMETERS = ("norm_scale", "norm_shift")
+"""In the order in which the engine has them."""
 
 
 def stored_plan(plan: LayerPlan) -> LayerPlan:
@@ -45,30 +48,35 @@ def learner_config(
     actor, critic = ([stored_plan(plan) for plan in network] for network in plans)
     result = LearnerConfig(
         seed=config.seed,
-        evolution_interval=evolution.evolution_interval if config.network.method == "ds-td3" else 0,
+        evolution_interval=evolution.evolution_interval if any(config.network.evolving) else 0,
         last_update=last_update(config),
         n_step_delay=td3.n_step_delay,
         n_observations=actor[0].n_inputs,
         n_actions=actor[-1].n_outputs,
-        n_layers=len(actor),
         batch=td3.batch_size,
         policy_delay=td3.policy_delay,
         n_step=td3.n_step,
         lanes=lanes,
         isa=isa,
         growth=list(GROWTH_RULES).index(evolution.growth),
-        drop_schedule=("constant", "cosine").index(evolution.drop_schedule),
+        drop_criterion=get_args(DropCriterion).index(evolution.drop),
+        drop_schedule=get_args(DropSchedule).index(evolution.drop_schedule),
+        optimiser=get_args(Optimiser).index(td3.optimiser),
         discount=td3.discount,
         soft_update=td3.soft_update,
-        learning_rate=td3.learning_rate,
         weight_decay=td3.weight_decay,
+        first_moment_decay=td3.beta1,
         target_noise=td3.target_noise,
         target_noise_clip=td3.target_noise_clip,
         drop_fraction=evolution.drop_fraction,
     )
-    for stored, own in ((result.actor, actor), (result.critic, critic)):
+    norms: tuple[Norm, Norm] = ("none", config.network.critic_norm)
+    parts = ((result.actor, actor), (result.critic, critic))
+    for (stored, own), rate, norm, evolves in zip(parts, td3.learning_rates, norms, config.network.evolving, strict=True):
+        stored.learning_rate, stored.n_layers, stored.evolves = rate, len(own), evolves
+        stored.norm = get_args(Norm).index(norm)
         for index, plan in enumerate(own):
-            stored[index] = LayerPlanStructure(
+            stored.layers[index] = LayerPlanStructure(
                 plan.n_inputs, plan.n_outputs, plan.block, plan.full_blocks, plan.narrow_blocks
             )
     return result
@@ -143,10 +151,27 @@ class NativeLayer:
         target_rows, _, target = self._target_blocks()
         order = _weight_order(target_rows, a.block, n)
         yield "target_weight", target.reshape(-1)[order].reshape(self._shape)
-        yield "bias", a.bias[:n].copy()
-        yield "bias_first_moment", a.bias_first_moment[:n].copy()
-        yield "bias_second_moment", a.bias_second_moment[:n].copy()
-        yield "target_bias", a.bias_target[:n].copy()
+        yield from ((name, array[:n].copy()) for name, array in self._vectors())
+
+    def _vectors(self) -> Iterator[tuple[str, Array]]:
+        """Views of everything that there is one of per output, biases and the parameters of a norm: (name, array)."""
+        a = self._arrays
+        yield from zip(
+            ("bias", "bias_first_moment", "bias_second_moment", "target_bias"),
+            (a.bias, a.bias_first_moment, a.bias_second_moment, a.bias_target),
+            strict=True,
+        )
+        for row, parameter in enumerate(NORM_PARAMETERS if a.norm is not None else ()):
+            yield from zip(
+                (parameter, f"{parameter}_first_moment", f"{parameter}_second_moment", f"target_{parameter}"),
+                (part[row] for part in (a.norm, a.norm_first_moment, a.norm_second_moment, a.norm_target)),
+                strict=True,
+            )
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """What it learns, by name."""
+        return ("weight", "bias", *(() if self._arrays.norm is None else NORM_PARAMETERS))
 
     @property
     def _shape(self) -> tuple[int, ...]:
@@ -164,10 +189,8 @@ class NativeLayer:
             values = take(arrays, _state_name("weight", name), a.weight.dtype, shape)
             getattr(a, name).reshape(-1)[order] = values.reshape(-1)
         self._set_target(take(arrays, "target_weight", a.weight.dtype, shape).reshape(-1))
-        a.bias[:n] = take(arrays, "bias", a.bias.dtype, (n,))
-        a.bias_first_moment[:n] = take(arrays, "bias_first_moment", a.bias.dtype, (n,))
-        a.bias_second_moment[:n] = take(arrays, "bias_second_moment", a.bias.dtype, (n,))
-        a.bias_target[:n] = take(arrays, "target_bias", a.bias.dtype, (n,))
+        for name, array in self._vectors():
+            array[:n] = take(arrays, name, array.dtype, (n,))
 
     def _take_mask(self, arrays: Arrays, name: str) -> Mask:
         size = self.plan.block_rows * self.plan.n_inputs
@@ -263,7 +286,7 @@ class NativeNetwork:
         arrays = {f"{i}.ever_active": np.packbits(mask) for i, mask in self._ever_active.items()}
         for index, layer in enumerate(self.layers):
             arrays |= {f"{index}.{name}": array for name, array in layer.state()}
-            arrays |= {f"{index}.{name}_steps": np.array(steps, np.float32) for name in ("weight", "bias")}
+            arrays |= {f"{index}.{name}_steps": np.array(steps, np.float32) for name in layer.parameters}
         return arrays
 
     def load_state(self, arrays: Arrays, steps: int) -> None:
@@ -271,7 +294,7 @@ class NativeNetwork:
         for index, layer in enumerate(self.layers):
             own = {n: arrays.pop(n) for n in list(arrays) if n.startswith(f"{index}.")}
             own = {n.removeprefix(f"{index}."): array for n, array in own.items()}
-            for name in ("weight", "bias"):
+            for name in layer.parameters:
                 found = take(own, f"{name}_steps", np.dtype(np.float32), ())
                 if found != np.float32(steps):
                     raise ValueError(f"{index}.{name}_steps is {found}, expected {steps}")

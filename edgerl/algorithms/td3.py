@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from edgerl.algorithms.evolution import (
     drop_fraction_at,
     drops_at_least_one,
+    input_scales,
     last_update,
     select_drop,
     select_growth,
@@ -30,7 +31,7 @@ from edgerl.algorithms.evolution import (
 from edgerl.algorithms.normalizer import Normalizer
 from edgerl.algorithms.state import Arrays, take
 from edgerl.algorithms.topology import LayerPlan, Mask, draw_mask, expand, input_degrees, plan_networks
-from edgerl.config import Config, TD3Config
+from edgerl.config import Config, EvolutionConfig, Norm, TD3Config
 from edgerl.edge.continual.replay import Batch, Replay
 from edgerl.edge.engine.random import Draws, Network, Purpose, below, normal, uniform
 from edgerl.errors import ConfigError
@@ -38,20 +39,28 @@ from edgerl.policy.activation import HIDDEN
 
 
 class MLP(nn.Module):
-    """Affine layers with an activation between them; inputs [batch, n] → outputs [batch, m]."""
+    """Affine layers with a norm, where there is one, and an activation between them; inputs [batch, n] → outputs
+    [batch, m]."""
 
-    def __init__(self, plans: Sequence[LayerPlan]) -> None:
+    def __init__(self, plans: Sequence[LayerPlan], norm: Norm) -> None:
         super().__init__()
         # Without PyTorch's own initial values: ours come from the run's generator.
         layers = (nn.Linear(plan.n_inputs, plan.n_outputs, device="meta") for plan in plans)
         self.layers = nn.ModuleList(layer.to_empty(device="cpu") for layer in layers)
+        self.norms = nn.ModuleList(nn.LayerNorm(plan.n_outputs) for plan in plans[:-1] if norm == "layer")
+        self.inputs: list[Tensor] = []
+        """Of each layer in the last pass, [batch, n_inputs]."""
 
     def forward(self, x: Tensor) -> Tensor:
-        *hidden, output = self.layers
-        for layer in hidden:
-            x = getattr(F, HIDDEN.name)(layer(x))
-        result: Tensor = output(x)
-        return result
+        self.inputs = []
+        for index, layer in enumerate(self.layers):
+            self.inputs.append(x.detach())
+            x = layer(x)
+            if index < len(self.norms):
+                x = self.norms[index](x)
+            if index + 1 < len(self.layers):
+                x = getattr(F, HIDDEN.name)(x)
+        return x
 
     @property
     def weights(self) -> list[Tensor]:
@@ -71,10 +80,12 @@ class SparseNetwork:
     `ever_active[l]` the blocks that ever existed.
     """
 
-    def __init__(self, plans: Sequence[LayerPlan], draws: Draws, network: Network, device: torch.device) -> None:
+    def __init__(
+        self, plans: Sequence[LayerPlan], draws: Draws, network: Network, device: torch.device, norm: Norm = "none"
+    ) -> None:
         self.plans, self.network, self.device = tuple(plans), network, device
         self._draws = draws
-        self.online, self.target = MLP(plans).to(device), MLP(plans).to(device).requires_grad_(False)
+        self.online, self.target = MLP(plans, norm).to(device), MLP(plans, norm).to(device).requires_grad_(False)
         self.sparse_layers = [index for index, plan in enumerate(plans) if not plan.is_dense]
         self.masks: dict[int, Mask] = {i: draw_mask(plans[i], draws, network, i) for i in self.sparse_layers}
         self.target_masks = {i: mask.copy() for i, mask in self.masks.items()}
@@ -123,17 +134,20 @@ class SparseNetwork:
         fraction: float,
         update: int,
         gradients: dict[int, npt.NDArray[Any]],
-        growth: str,
+        rules: EvolutionConfig,
         *,
         at_least_one: bool,
     ) -> None:
         """TopologyEvolution of Algorithm 1: drop the fraction ζ, and grow as many at weight 0 with zero moments."""
         for index in self.sparse_layers:
             plan, mask, weight = self.plans[index], self.masks[index], self.online.weights[index]
-            drop = select_drop(weight.detach().cpu().numpy(), mask, plan, fraction, at_least_one=at_least_one)
+            scales = input_scales(self.online.inputs[index].cpu().numpy()) if rules.drop == "scaled-magnitude" else None
+            drop = select_drop(
+                weight.detach().cpu().numpy(), mask, plan, fraction, at_least_one=at_least_one, scales=scales
+            )
             draws, gradient = self._draws, gradients[index]
             grow = select_growth(
-                mask, drop, plan, growth, draws, gradient, update=update, network=self.network, layer=index
+                mask, drop, plan, rules.growth, draws, gradient, update=update, network=self.network, layer=index
             )
             self.masks[index] = (mask & ~drop) | grow
             self.ever_active[index] |= grow
@@ -157,15 +171,21 @@ class SparseNetwork:
         weight.masked_fill_(self._weight_mask(pruned, plan), 0)
         self.target_masks[index] = support & ~pruned
 
+    def _parameters(self, index: int) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """What layer `index` learns: (name, online, target)."""
+        yield "weight", self.online.weights[index], self.target.weights[index]
+        yield "bias", self.online.biases[index], self.target.biases[index]
+        if index < len(self.online.norms):
+            norm, target = self.online.norms[index], self.target.norms[index]
+            yield "norm_scale", norm.weight, target.weight
+            yield "norm_shift", norm.bias, target.bias
+
     def _parts(self, optimiser: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor, Tensor | None]]:
         """Every tensor of the state: (name, tensor, where it has values; None: everywhere)."""
-        for index in range(len(self.plans)):
-            target_weight, target_bias = self.target.weights[index], self.target.biases[index]
-            for name, parameter, target, masks in (
-                ("weight", self.online.weights[index], target_weight, (self.masks, self.target_masks)),
-                ("bias", self.online.biases[index], target_bias, ({}, {})),
-            ):
-                mask, support = (self._weight_mask(m[index], self.plans[index]) if index in m else None for m in masks)
+        for index, plan in enumerate(self.plans):
+            for name, parameter, target in self._parameters(index):
+                masks = (self.masks, self.target_masks) if name == "weight" else ({}, {})
+                mask, support = (self._weight_mask(m[index], plan) if index in m else None for m in masks)
                 moments = optimiser.state[parameter]
                 yield f"{index}.{name}", parameter.data, mask
                 yield f"{index}.{name}_first_moment", moments["exp_avg"], mask
@@ -259,14 +279,15 @@ class Agent:
         try:
             self.actor = SparseNetwork(actor_plan, self.draws, Network.ACTOR, self.device)
             self.critics = [
-                SparseNetwork(critic_plan, self.draws, network, self.device)
+                SparseNetwork(critic_plan, self.draws, network, self.device, config.network.critic_norm)
                 for network in (Network.CRITIC_1, Network.CRITIC_2)
             ]
         finally:
             torch.set_default_dtype(previous_dtype)
         self.dtype = dtype
-        self.actor_optimiser = self._optimiser([self.actor])
-        self.critic_optimiser = self._optimiser(self.critics)
+        actor_rate, critic_rate = config.td3.learning_rates
+        self.actor_optimiser = self._optimiser([self.actor], actor_rate)
+        self.critic_optimiser = self._optimiser(self.critics, critic_rate)
         self.updates = 0
         self.actor_evolution_due = False
         # What would grow at the very end could not learn any more: an evolution there would only lose connections.
@@ -274,10 +295,12 @@ class Agent:
         self._noise_shape = (config.td3.batch_size, n_actions)
         self.losses = self._no_losses()
 
-    def _optimiser(self, networks: Sequence[SparseNetwork]) -> torch.optim.Adam:
+    def _optimiser(self, networks: Sequence[SparseNetwork], learning_rate: float) -> torch.optim.Adam:
         parameters = [p for network in networks for p in network.online.parameters()]
         td3 = self.config.td3
-        optimiser = torch.optim.Adam(parameters, lr=td3.learning_rate, weight_decay=td3.weight_decay, fused=True)
+        kind = torch.optim.AdamW if td3.optimiser == "adamw" else torch.optim.Adam
+        betas, decay = (td3.beta1, 0.999), td3.weight_decay
+        optimiser = kind(parameters, lr=learning_rate, betas=betas, weight_decay=decay, fused=True)
         for parameter in parameters:  # PyTorch makes them at the first step; a state must be whole before it
             optimiser.state[parameter] = {
                 "step": torch.zeros((), dtype=torch.float32, device=self.device),
@@ -365,7 +388,8 @@ class Agent:
         loss = sum(F.mse_loss(critic.online(x).squeeze(1), target) for critic in self.critics)
         assert isinstance(loss, Tensor)
         loss.backward()  # type: ignore[no-untyped-call]
-        evolves = self._evolves(self.updates % self.config.evolution.evolution_interval == 0)
+        is_due = self._evolution_is_due(self.updates % self.config.evolution.evolution_interval == 0)
+        evolves = is_due and self.config.network.evolving[1]
         gradients = [critic.dense_gradients() if evolves else {} for critic in self.critics]
         for critic in self.critics:
             critic.mask_gradients()
@@ -373,7 +397,7 @@ class Agent:
         if evolves:
             for critic, gradient in zip(self.critics, gradients, strict=True):
                 self._evolve(critic, gradient)
-            self.actor_evolution_due = True
+        self.actor_evolution_due |= is_due
         self.losses.critic += loss.detach()
         self.losses.critic_updates += 1
 
@@ -384,18 +408,19 @@ class Agent:
         parameters = list(self.actor.online.parameters())
         for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
             parameter.grad = gradient
-        evolves = self._evolves(self.actor_evolution_due)
+        is_due = self._evolution_is_due(self.actor_evolution_due)
+        evolves = is_due and self.config.network.evolving[0]
         gradients = self.actor.dense_gradients() if evolves else {}
         self.actor.mask_gradients()
         self.actor_optimiser.step()
         if evolves:
             self._evolve(self.actor, gradients)
-            self.actor_evolution_due = False
+        self.actor_evolution_due &= not is_due
         self.losses.actor += loss.detach()
         self.losses.actor_updates += 1
 
-    def _evolves(self, due: bool) -> bool:
-        return due and self.config.network.method == "ds-td3" and self.updates < self._last_update
+    def _evolution_is_due(self, due: bool) -> bool:
+        return due and any(self.config.network.evolving) and self.updates < self._last_update
 
     def _evolve(self, network: SparseNetwork, gradients: dict[int, npt.NDArray[Any]]) -> None:
         when = self.config.evolution, self.updates, self._last_update
@@ -404,7 +429,7 @@ class Agent:
             drop_fraction_at(*when),
             self.updates,
             gradients,
-            self.config.evolution.growth,
+            self.config.evolution,
             at_least_one=drops_at_least_one(*when),
         )
 

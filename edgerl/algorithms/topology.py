@@ -264,8 +264,9 @@ def plan_networks(
     config: NetworkConfig, n_observations: int, n_actions: int
 ) -> tuple[tuple[LayerPlan, ...], tuple[LayerPlan, ...]]:
     """The layers of the actor and of each critic. Raises ConfigError where the sparsity asked for is impossible."""
-    actor = (n_observations, *config.hidden, n_actions)
-    critic = (n_observations + n_actions, *config.hidden, 1)
+    actor_hidden, critic_hidden = config.widths
+    actor = (n_observations, *actor_hidden, n_actions)
+    critic = (n_observations + n_actions, *critic_hidden, 1)
     for widths in (actor, critic):
         _check_size(widths)
     if config.method == "td3":
@@ -299,6 +300,7 @@ def _check_size(widths: tuple[int, ...]) -> None:
 
 def notice_of_fixed_layers(config: Config, n_observations: int, n_actions: int) -> str | None:
     """The line that a person should read where a run is to evolve, and a sparse layer is too small for it."""
-    if config.network.method != "ds-td3" or config.evolution.drop_fraction == 0:
+    if config.evolution.drop_fraction == 0:
         return None
-    return describe_fixed_layers(*plan_networks(config.network, n_observations, n_actions))
+    networks = zip(plan_networks(config.network, n_observations, n_actions), config.network.evolving, strict=True)
+    return describe_fixed_layers(*(plans if evolves else () for plans, evolves in networks))

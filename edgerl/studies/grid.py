@@ -172,7 +172,7 @@ def _shapes(config: Config, sizes: Sizes) -> tuple[NetworkShape, NetworkShape]:
 
 def cost_of_run(config: Config, actor: NetworkShape, critic: NetworkShape) -> TrainingCost:
     """What the run costs with networks of these shapes: its own, or their dense counterparts."""
-    evolves = config.network.method == "ds-td3"
+    network = config.network
     return training_cost(
         actor,
         critic,
@@ -180,8 +180,11 @@ def cost_of_run(config: Config, actor: NetworkShape, critic: NetworkShape) -> Tr
         steps=config.schedule.steps,
         start_steps=config.schedule.start_steps,
         policy_delay=config.td3.policy_delay,
-        evolution_interval=config.evolution.evolution_interval if evolves else None,
+        evolution_interval=config.evolution.evolution_interval if any(network.evolving) else None,
         growth=config.evolution.growth,
+        updates_per_step=config.td3.updates_per_step,
+        evolving=network.evolving,
+        critic_norm_units=sum(network.widths[1]) if network.critic_norm == "layer" else 0,
     )
 
 

@@ -350,8 +350,9 @@ class Trainer:
                 self.replay.append(observation, action, reward, next_observation, boundary)
                 self._observe(next_observation)
                 observation, total = next_observation, total + reward
-            if self.step > self.config.schedule.start_steps and self.replay.size:
-                self.agent.learn(self.replay, self.normalizer)
+            if self.replay.size:
+                for _ in range(self._updates_due):
+                    self.agent.learn(self.replay, self.normalizer)
             if self._evaluation_is_due and not self.evaluates_between_episodes:
                 self._evaluate()
             self._tell()
@@ -360,6 +361,12 @@ class Trainer:
         ended = self.returns.training_episodes + 1
         self.returns = replace(self.returns, training_sum=self.returns.training_sum + total, training_episodes=ended)
         self._tell_of_cuts(self.environment)
+
+    @property
+    def _updates_due(self) -> int:
+        """Critic updates that follow this step."""
+        td3, learning = self.config.td3, self.step - self.config.schedule.start_steps
+        return td3.updates_after(learning) - td3.updates_after(learning - 1) if learning > 0 else 0
 
     def _step(self, action: Vector) -> tuple[Vector, float, Boundary]:
         """(next observation, reward, what comes after) of `action` in [−1, 1]. Raises EnvironmentError."""

@@ -23,7 +23,7 @@ from edgerl.edge.continual.origin import Origin, read_origin, refuse_for_c
 from edgerl.edge.continual.transitions import MAXIMUM_CAPACITY, Precision
 from edgerl.edge.engine.amalgamation import amalgamate, learner_parts
 from edgerl.edge.engine.arena import LearnerArena
-from edgerl.edge.engine.library import ALIGNMENT, LayerPlanStructure, LearnerConfig, Progress, library
+from edgerl.edge.engine.library import ALIGNMENT, LayerPlanStructure, LearnerConfig, NetworkPlan, Progress, library
 from edgerl.errors import CheckFailed, ConfigError, OutputError, quoted
 from edgerl.export.c.text import NOTICE, SPDX, check_prefix
 from edgerl.export.c_learner.sizes import Budget, Sizes
@@ -299,7 +299,7 @@ def _renamed(text: str, prefix: str) -> str:
 def _blocks(device: _Device) -> int:
     """Bits: whether a layer has blocks of 1, of 4."""
     config = device.config
-    plans = [*config.actor[: config.n_layers], *config.critic[: config.n_layers]]
+    plans = [*config.actor.plans, *config.critic.plans]
     return sum({int(plan.block) for plan in plans})
 
 
@@ -324,8 +324,8 @@ def _configuration(device: _Device) -> str:
         f"#define ENGINE_BLOCKS {_blocks(device)}u",
     ]
     if config.lanes == 1:  # what a vector is elsewhere, the device's compiler decides
-        widths = [int(plan.n_inputs) for plan in (*config.actor[: config.n_layers], *config.critic[: config.n_layers])]
-        widths += [int(plan.n_outputs) for plan in config.actor[: config.n_layers]]
+        widths = [int(plan.n_inputs) for plan in (*config.actor.plans, *config.critic.plans)]
+        widths += [int(plan.n_outputs) for plan in config.actor.plans]
         panels = chunk_bits(config.batch, PANEL_CHUNK) if max(widths) > PANEL else 0
         lines += [
             "#if !defined(__ARM_NEON) && !defined(__x86_64__)",
@@ -438,13 +438,17 @@ def _config_text(config: LearnerConfig) -> str:
     numbers = {
         name: _number(getattr(config, name)) for name, *_ in LearnerConfig._fields_ if name not in ("actor", "critic")
     }
-    plans = {name: _plans_text(getattr(config, name)[: config.n_layers]) for name in ("actor", "critic")}
+    plans = {name: _plan_text(getattr(config, name)) for name in ("actor", "critic")}
     return _struct({**numbers, **plans})
 
 
-def _plans_text(plans: list[LayerPlanStructure]) -> str:
-    rows = ("{" + ", ".join(f"{getattr(p, name)}u" for name, *_ in LayerPlanStructure._fields_) + "}" for p in plans)
-    return "{" + ", ".join(rows) + "}"
+def _plan_text(plan: NetworkPlan) -> str:
+    numbers = [f".{name} = {_number(getattr(plan, name))}" for name, *_ in NetworkPlan._fields_ if name != "layers"]
+    layers = ", ".join(
+        "{" + ", ".join(f"{getattr(layer, name)}u" for name, *_ in LayerPlanStructure._fields_) + "}"
+        for layer in plan.plans
+    )
+    return "{" + ", ".join([*numbers, ".layers = {" + layers + "}"]) + "}"
 
 
 def _progress_text(progress: Progress) -> str:

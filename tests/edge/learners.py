@@ -78,7 +78,7 @@ def learner_config(
         "lanes": loaded.lanes(isa), "isa": isa, "discount": 0.9, "soft_update": 0.05, "learning_rate": 3e-3,
         "target_noise": 0.2, "target_noise_clip": 0.5, "drop_fraction": 0.3,
     }  # fmt: skip
-    config = LearnerConfig(n_observations=n, n_actions=m, n_layers=len(widths) + 1, **defaults | fields)
+    config = LearnerConfig(n_observations=n, n_actions=m, **defaults | fields)
     for plans, first, last in ((config.actor, n, m), (config.critic, n + m, 1)):
         inputs = [first, *widths]
         for index, outputs in enumerate((*widths, last)):

@@ -18,7 +18,7 @@ from edgerl.algorithms.td3 import Agent
 from edgerl.algorithms.topology import plan_networks
 from edgerl.config import Config
 from edgerl.edge.continual.replay import Replay
-from edgerl.edge.engine.arena import LearnerArena
+from edgerl.edge.engine.arena import NETWORKS, LearnerArena
 from edgerl.edge.engine.library import ISAS, Isa, library
 from edgerl.edge.engine.random import Draws, Purpose, below, normal
 from edgerl.errors import ConfigError
@@ -43,6 +43,18 @@ from .oracle import Oracle, OracleNetwork
 
 # In which a twentieth of the weights of one sign is less than half a weight.
 SMALL: dict[str, Any] = {"hidden": (8, 8), "sparsity": 0.6, "drop_fraction": 0.05, "evolution_interval": 5}
+
+EVERYTHING_NEW: dict[str, Any] = {
+    "critic_norm": "layer",
+    "critic_hidden": (23, 14, 9),
+    "optimiser": "adamw",
+    "weight_decay": 0.01,
+    "beta1": 0.5,
+    "critic_learning_rate": 3e-4,
+    "actor_topology": "static",
+    "drop": "scaled-magnitude",
+    "n_step": 3,
+}
 
 PARITY: dict[str, dict[str, Any]] = {
     "dense": {"method": "td3"},
@@ -89,6 +101,23 @@ PARITY: dict[str, dict[str, Any]] = {
     },
     "targets at once": {"soft_update": 1.0, "evolution_interval": 3},
     "slow targets": {"soft_update": 1e-4, "evolution_interval": 3, "block": 4},
+    "layer norm": {"critic_norm": "layer"},
+    "layer norm, block 4": {"critic_norm": "layer", "block": 4, "growth": "gradient"},
+    "layer norm, dense": {"critic_norm": "layer", "method": "td3", "policy_delay": 1},
+    "layer norm of two units": {"critic_norm": "layer", "critic_hidden": (2, 3), "block": 4, "batch_size": 1},
+    "wider critics": {"critic_hidden": (31, 22)},
+    "deeper critics": {"critic_hidden": (12, 9, 7, 5), "block": 4, "critic_norm": "layer"},
+    "deeper actor": {"hidden": (12, 9, 7), "critic_hidden": (6,), "critic_sparsity": 0.3},
+    "decoupled decay": {"optimiser": "adamw", "weight_decay": 0.05},
+    "first moment": {"beta1": 0.5, "actor_learning_rate": 3e-4, "critic_learning_rate": 2e-3},
+    "static actor": {"actor_topology": "static"},
+    "static critics": {"critic_topology": "static", "block": 4},
+    "dynamic critics of a static method": {"method": "static-td3", "critic_topology": "dynamic"},
+    "scaled magnitude": {"drop": "scaled-magnitude"},
+    "scaled magnitude, block 4": {"drop": "scaled-magnitude", "block": 4, "growth": "gradient"},
+    "scaled magnitude, too small": SMALL | {"drop": "scaled-magnitude"},
+    "everything new": EVERYTHING_NEW,
+    "everything new, block 4": EVERYTHING_NEW | {"block": 4, "drop_schedule": "cosine", "steps": 151},
 }
 WIDE: dict[str, dict[str, Any]] = {
     "255-257, batch 7": {"hidden": (255, 257), "batch_size": 7, "sparsity": 0.9},
@@ -125,9 +154,10 @@ def _assert_parity(options: dict[str, Any], updates: int) -> None:
                 changed |= set() if np.array_equal(mask, first[name]) else {name.split(".")[0]}
                 target = state[name.replace("mask", "target_mask")]
                 own_supports |= set() if np.array_equal(mask, target) else {name.split(".")[0]}
-    evolves = config.network.method == "ds-td3" and config.evolution.drop_fraction > 0
-    sparse = {name.split(".")[0] for name in _masks(first)} if evolves else set()
-    assert changed == own_supports == sparse, "or neither evolution nor the supports of targets were tested"
+    evolving = dict(zip(NETWORKS, (config.network.evolving[0], *[config.network.evolving[1]] * 2), strict=True))
+    sparse = {network for name in _masks(first) if evolving[network := name.split(".")[0]]}
+    expected = sparse if config.evolution.drop_fraction > 0 else set()
+    assert changed == own_supports == expected, "or neither evolution nor the supports of targets were tested"
     observation = np.random.default_rng(1).normal(size=n).astype(np.float32)
     np.testing.assert_allclose(native.act(observation), reference.act(observation), rtol=0, atol=1e-6)
 

@@ -341,7 +341,7 @@ class Learner:
         """Weights of each network that exist; their number never changes."""
         config = self._origin.arena.config
         networks = zip(NETWORKS, (config.actor, config.critic, config.critic), strict=True)
-        return {name: sum(plan.connections for plan in plans[: config.n_layers]) for name, plans in networks}
+        return {name: sum(plan.connections for plan in network.plans) for name, network in networks}
 
     def status(self) -> dict[str, Any]:
         """Everything that can be said about the learner at this moment, as JSON."""

@@ -81,12 +81,12 @@ static void act_with(const learner *l, const acting_copy *with, const float *obs
     for (uint32_t i = 0; i < l->config.n_observations; i++) {
         x[i] = (real)observation[i];
     }
-    for (uint32_t i = 0; i < l->config.n_layers; i++) {
+    for (uint32_t i = 0; i < l->config.actor.n_layers; i++) {
         const sparse_layer *one = &l->layers[EDGERL_ACTOR][i];
         act_layer(words_at(l, with->starts[i]), indices_at(l, with->columns[i]), reals_at(l, with->weight[i]),
                   reals_at(l, with->bias[i]), one->rows, one->block, x, outputs);
         for (uint32_t k = 0; k < one->n_outputs; k++) {
-            outputs[k] = activate(activation_behind(l, i), outputs[k]);
+            outputs[k] = activate(activation_behind(l, EDGERL_ACTOR, i), outputs[k]);
         }
         real *swap = x;
         x = outputs;

@@ -6,7 +6,7 @@ mean is documented in `edgerl/edge/engine/edgerl.h`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from ctypes import c_int32, c_void_p
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,6 @@ import numpy.typing as npt
 from edgerl.edge.engine.library import (
     BytesOf,
     LayerOffsets,
-    LayerPlanStructure,
     LearnerConfig,
     Library,
     Progress,
@@ -71,6 +70,10 @@ class LayerArrays:
     extra_starts: Array | None  # uint32 [R + 1]: blocks that only the target has
     extra_columns: Array | None  # uint16 [N], of which the first extra_starts[R] are in use
     extra_target: Array | None  # [N, block], likewise
+    norm: Array | None  # [2, n_outputs, rounded up to blocks]: scales and shifts; None, like the three below, without
+    norm_first_moment: Array | None
+    norm_second_moment: Array | None
+    norm_target: Array | None
 
     def block_rows(self) -> Array:
         """The row of each block, int64 [N]."""
@@ -145,17 +148,14 @@ class LearnerArena:
     def _view(self) -> None:
         config = self.config
         self.layers = tuple(
-            tuple(self._layer(network, index, plan) for index, plan in enumerate(plans))
-            for network, plans in enumerate((self._plans(config.actor), *[self._plans(config.critic)] * 2))
+            tuple(self._layer(network, index, plan) for index, plan in enumerate(of.plans))
+            for network, of in enumerate((config.actor, config.critic, config.critic))
         )
         self._act = self._library.quick("edgerl_learner_action")
         self._observation = np.zeros(config.n_observations, np.float32)
         self._action = np.zeros(config.n_actions, np.float32)
         self._addresses = c_void_p(self._observation.ctypes.data), c_void_p(self._action.ctypes.data)
         self._complete = c_int32()
-
-    def _plans(self, plans: Sequence[LayerPlanStructure]) -> list[LayerPlanStructure]:
-        return list(plans[: self.config.n_layers])
 
     def _call(self, name: str, *arguments: Any) -> None:
         self._library.call("the learner", name, *arguments)
@@ -183,6 +183,8 @@ class LearnerArena:
         arrays["extra_starts"] = None if is_dense else view("extra_starts", (rows + 1,), np.uint32)
         arrays["extra_columns"] = None if is_dense else view("extra_columns", (blocks,), np.uint16)
         arrays["extra_target"] = None if is_dense else view("extra_target", (blocks, plan.block), self._dtype)
+        for name in ("norm", "norm_first_moment", "norm_second_moment", "norm_target"):
+            arrays[name] = view(name, (2, rows * plan.block), self._dtype) if offsets.norm else None
         return LayerArrays(plan.n_inputs, plan.n_outputs, plan.block, **arrays)
 
     def act(self, observation: Array) -> Array:

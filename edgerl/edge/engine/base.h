@@ -33,6 +33,11 @@ typedef float float4 VECTOR(4);
 #ifndef EDGERL_BLOCKS
 #define EDGERL_BLOCKS 5u
 #endif
+
+/* Whether networks may have norms; a program whose learner has none leaves their code out. */
+#ifndef EDGERL_NORMS
+#define EDGERL_NORMS 1
+#endif
 #ifndef EDGERL_CHUNKS
 #define EDGERL_CHUNKS 0x1feu
 #endif

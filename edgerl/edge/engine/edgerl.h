@@ -149,10 +149,36 @@ typedef enum edgerl_growth {
     EDGERL_GROWTH_GRADIENT = 1 /* RigL: the absent blocks with the largest gradient */
 } edgerl_growth;
 
+/* What a weight is worth when connections are dropped. */
+typedef enum edgerl_drop_criterion {
+    EDGERL_DROP_MAGNITUDE = 0,       /* |w|, as SET */
+    EDGERL_DROP_SCALED_MAGNITUDE = 1 /* |w| times its input's root mean square over the batch, as Wanda (Sun et al. 2023) prunes */
+} edgerl_drop_criterion;
+
 typedef enum edgerl_drop_schedule {
     EDGERL_DROP_CONSTANT = 0, /* the drop fraction at every evolution step */
     EDGERL_DROP_COSINE = 1    /* drop_fraction / 2 * (1 + cos(pi * update / last_update)) */
 } edgerl_drop_schedule;
+
+/* What is done with a hidden layer's sums, before its activation. */
+typedef enum edgerl_norm {
+    EDGERL_NORM_NONE = 0,
+    EDGERL_NORM_LAYER = 1 /* LayerNorm (Ba et al. 2016): each sample's units get mean 0 and variance 1, times a scale, plus a shift */
+} edgerl_norm;
+
+typedef enum edgerl_optimiser {
+    EDGERL_ADAM = 0, /* Kingma and Ba 2015; weight decay is added to the gradient */
+    EDGERL_ADAMW = 1 /* Loshchilov and Hutter 2019: weight decay shrinks the weights, beside the step */
+} edgerl_optimiser;
+
+/* A network: its affine layers, and how it learns. */
+typedef struct edgerl_network_plan {
+    double learning_rate; /* 0 to 1 */
+    uint32_t n_layers;    /* 2 to EDGERL_LEARNER_LAYERS */
+    int32_t norm;         /* an edgerl_norm, of every hidden layer; an actor has none */
+    uint32_t evolves;     /* 0: its topology never changes */
+    edgerl_layer_plan layers[EDGERL_LEARNER_LAYERS];
+} edgerl_network_plan;
 
 typedef struct edgerl_learner_config {
     uint64_t seed;
@@ -161,19 +187,21 @@ typedef struct edgerl_learner_config {
     uint64_t n_step_delay;       /* updates that bootstrap after one step before n_step comes in */
     uint32_t n_observations;     /* with n_actions at most EDGERL_LEARNER_UNITS */
     uint32_t n_actions;
-    uint32_t n_layers;     /* of each network: 2 to EDGERL_LEARNER_LAYERS */
     uint32_t batch;        /* transitions per update: 1 to 65536 */
     uint32_t policy_delay; /* critic updates per actor update: at least 1 */
     uint32_t n_step;       /* rewards per return: 1 to 64 */
     uint32_t lanes; /* numbers in a vector: 1, 4, 8 or 16; activations are padded to it. edgerl_lanes() for this machine */
     int32_t isa;    /* an edgerl_isa: the best one to use */
     int32_t growth;
+    int32_t drop_criterion;
     int32_t drop_schedule;
-    double discount, soft_update, learning_rate, weight_decay; /* each 0 to 1 */
-    double target_noise, target_noise_clip;                    /* 0 to 10, actions being in [-1, 1] */
+    int32_t optimiser;
+    uint32_t reserved; /* 0 */
+    double discount, soft_update, weight_decay; /* each 0 to 1 */
+    double first_moment_decay;                  /* Adam's beta 1: 0 up to, but not 1 */
+    double target_noise, target_noise_clip;     /* 0 to 10, actions being in [-1, 1] */
     double drop_fraction; /* 0 to 1; above 0 a layer drops at least one block, if two can move: see docs/algorithm.md */
-    edgerl_layer_plan actor[EDGERL_LEARNER_LAYERS];
-    edgerl_layer_plan critic[EDGERL_LEARNER_LAYERS];
+    edgerl_network_plan actor, critic;
 } edgerl_learner_config;
 
 /* How the numbers of a transition are stored. */
@@ -220,6 +248,10 @@ typedef struct edgerl_learner_layer {
     uint64_t bias_first_moment;
     uint64_t bias_second_moment;
     uint64_t bias_target;
+    uint64_t norm; /* real [2][R * block]: scales, then shifts; like the three below 0 where the layer has no norm */
+    uint64_t norm_first_moment;
+    uint64_t norm_second_moment;
+    uint64_t norm_target;
 } edgerl_learner_layer;
 
 typedef struct edgerl_learner_progress {

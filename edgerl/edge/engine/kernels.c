@@ -78,13 +78,67 @@ static void row_sums_naive(const real *rows, uint32_t n_rows, uint32_t stride, u
     }
 }
 
+#if EDGERL_NORMS
+static void normalise_naive(const norm_task *t) {
+    for (uint32_t b = t->first; b < t->last; b++) {
+        real sum = 0, squares = 0;
+        for (uint32_t unit = 0; unit < t->n_units; unit++) {
+            sum += t->x[unit * (size_t)t->stride + b];
+        }
+        const real mean = sum / (real)t->n_units;
+        for (uint32_t unit = 0; unit < t->n_units; unit++) {
+            const real difference = t->x[unit * (size_t)t->stride + b] - mean;
+            squares += difference * difference;
+        }
+        t->deviation[b] = 1 / square_root(squares / (real)t->n_units + NORM_EPSILON);
+        for (uint32_t unit = 0; unit < t->n_units; unit++) {
+            const size_t at = unit * (size_t)t->stride + b;
+            t->x[at] = (t->x[at] - mean) * t->deviation[b];
+            t->y[at] = activate(t->after, t->x[at] * t->scale[unit] + t->shift[unit]);
+        }
+    }
+}
+
+static void norm_sums_naive(const norm_task *t) {
+    for (uint32_t b = t->first; b < t->last; b++) {
+        real sum = 0, product = 0;
+        for (uint32_t unit = 0; unit < t->n_units; unit++) {
+            const size_t at = unit * (size_t)t->stride + b;
+            t->dy[at] = activation_gradient(t->after, t->y[at], t->dy[at]);
+            sum += t->dy[at] * t->scale[unit];
+            product += t->dy[at] * t->scale[unit] * t->x[at];
+        }
+        t->sums[b] = sum / (real)t->n_units;
+        t->sums[t->stride + b] = product / (real)t->n_units;
+    }
+}
+
+static void norm_gradient_naive(const norm_task *t) {
+    for (uint32_t unit = t->first; unit < t->last; unit++) {
+        real by_scale = 0, by_shift = 0;
+        for (uint32_t b = 0; b < t->width; b++) {
+            const size_t at = unit * (size_t)t->stride + b;
+            by_scale += t->dy[at] * t->x[at];
+            by_shift += t->dy[at];
+            t->dy[at] = (t->dy[at] * t->scale[unit] - t->sums[b] - t->x[at] * t->sums[t->stride + b]) * t->deviation[b];
+        }
+        t->scale_gradient[unit] = by_scale;
+        t->shift_gradient[unit] = by_shift;
+    }
+}
+
+#define NORM_KERNEL(kernel) kernel
+#else
+#define NORM_KERNEL(kernel) NULL
+#endif
+
 static void adam_naive_from(const adam_task *t, size_t first) {
     for (size_t i = first; i < t->count; i++) {
         const real g = t->gradient[i] + t->weight[i] * t->weight_decay;
         t->first_moment[i] += (g - t->first_moment[i]) * t->first_share;
         t->second_moment[i] = t->second_moment[i] * t->second_keep + g * g * t->second_share;
         const real size = square_root(t->second_moment[i]) * t->second_correction + t->epsilon;
-        t->weight[i] -= t->first_moment[i] * t->step_size / size;
+        t->weight[i] = t->weight[i] * t->weight_keep - t->first_moment[i] * t->step_size / size;
     }
 }
 
@@ -123,8 +177,18 @@ static uint32_t gather_naive(const real *values, uint32_t first, uint32_t last, 
 }
 
 static const kernel_table kernels_naive __attribute__((unused)) = {
-    forward_naive, input_gradient_naive, weight_gradient_naive, row_sums_naive, adam_naive,
-    follow_naive,  squash_naive,         normals_naive,         gather_naive,
+    forward_naive,
+    input_gradient_naive,
+    weight_gradient_naive,
+    row_sums_naive,
+    NORM_KERNEL(normalise_naive),
+    NORM_KERNEL(norm_sums_naive),
+    NORM_KERNEL(norm_gradient_naive),
+    adam_naive,
+    follow_naive,
+    squash_naive,
+    normals_naive,
+    gather_naive,
 };
 
 /* ------------------------------------------------------------------------------------ one set per instruction set */

@@ -59,12 +59,29 @@ typedef struct weight_task {
     uint32_t first_row, last_row;
 } weight_task;
 
-/* One step of Adam with coupled weight decay on `count` numbers. */
+/* LayerNorm and the activation behind it: y = activation(scale x̂ + shift), where x̂ = (x - mean) / deviation over the units of a
+ * sample, and back. Rows are `stride` apart. */
+typedef struct norm_task {
+    const real *scale, *shift; /* [n_units] */
+    real *x;                   /* [n_units][stride]: a layer's sums, which become x̂ */
+    real *y;                   /* [n_units][stride] */
+    real *dy;                  /* [n_units][stride]: becomes the gradient by the activation's input, then by the sums */
+    real *deviation;           /* [stride]: its reciprocal */
+    real *sums;                /* [2][stride]: over the units, the means of scale · dy and of scale · dy · x̂ */
+    real *scale_gradient, *shift_gradient; /* [n_units] */
+    uint32_t n_units, width, stride;
+    uint32_t first, last; /* columns of the batch; for norm_gradient units */
+    activation after;
+} norm_task;
+
+#define NORM_EPSILON ((real)1e-5) /* is added to the variance, as PyTorch does */
+
+/* One step of Adam on `count` numbers: weight decay is added to the gradient, or what is kept of a weight is less than 1. */
 typedef struct adam_task {
     real *weight, *first_moment, *second_moment;
     const real *gradient;
     size_t count;
-    real weight_decay, first_share, second_keep, second_share, step_size, second_correction, epsilon;
+    real weight_decay, weight_keep, first_share, second_keep, second_share, step_size, second_correction, epsilon;
 } adam_task;
 
 typedef struct kernel_table {
@@ -72,6 +89,9 @@ typedef struct kernel_table {
     void (*input_gradient)(const input_task *, uint32_t block);
     void (*weight_gradient)(const weight_task *, uint32_t block);
     void (*row_sums)(const real *rows, uint32_t n_rows, uint32_t stride, uint32_t width, real *sums);
+    void (*normalise)(const norm_task *);     /* forward */
+    void (*norm_sums)(const norm_task *);     /* backward: through the activation; sums over the units */
+    void (*norm_gradient)(const norm_task *); /* backward: by scale, shift and the layer's sums */
     void (*adam)(const adam_task *);
     void (*follow)(real *target, const real *online, size_t count, real fraction);
     void (*squash)(real *x, size_t count);

@@ -22,31 +22,39 @@ static int32_t check_plan(const edgerl_layer_plan *p, uint32_t n_inputs) {
     return EDGERL_OK;
 }
 
-static int32_t check_network(const edgerl_learner_config *c, const edgerl_layer_plan *plans, uint32_t n_inputs,
-                             uint32_t n_outputs) {
-    for (uint32_t i = 0; i < c->n_layers; i++) {
-        const int32_t status = check_plan(&plans[i], i == 0 ? n_inputs : plans[i - 1].n_outputs);
+static int32_t check_network(const edgerl_network_plan *plan, uint32_t n_inputs, uint32_t n_outputs) {
+    if (plan->n_layers < 2 || plan->n_layers > EDGERL_LEARNER_LAYERS) {
+        return EDGERL_BAD_SHAPE;
+    }
+    if (plan->norm < EDGERL_NORM_NONE || plan->norm > EDGERL_NORM_LAYER || plan->evolves > 1 || !in_range(plan->learning_rate, 0, 1)) {
+        return EDGERL_BAD_ARGUMENT;
+    }
+    const edgerl_layer_plan *layers = plan->layers;
+    for (uint32_t i = 0; i < plan->n_layers; i++) {
+        const int32_t status = check_plan(&layers[i], i == 0 ? n_inputs : layers[i - 1].n_outputs);
         if (status != EDGERL_OK) {
             return status;
         }
     }
-    return plans[c->n_layers - 1].n_outputs == n_outputs ? EDGERL_OK : EDGERL_BAD_SHAPE;
+    return layers[plan->n_layers - 1].n_outputs == n_outputs ? EDGERL_OK : EDGERL_BAD_SHAPE;
 }
 
 EDGERL_INTERNAL int32_t check_config(const edgerl_learner_config *c) {
-    if (c->n_layers < 2 || c->n_layers > EDGERL_LEARNER_LAYERS || c->n_observations < 1 || c->n_actions < 1 ||
-        c->n_observations > EDGERL_LEARNER_UNITS || c->n_actions > EDGERL_LEARNER_UNITS - c->n_observations) {
+    if (c->n_observations < 1 || c->n_actions < 1 || c->n_observations > EDGERL_LEARNER_UNITS ||
+        c->n_actions > EDGERL_LEARNER_UNITS - c->n_observations) {
         return EDGERL_BAD_SHAPE;
     }
     if (c->batch < 1 || c->batch > 65536 || c->policy_delay < 1 || c->n_step < 1 || c->n_step > 64 ||
         (c->lanes != 1 && c->lanes != 4 && c->lanes != 8 && c->lanes != 16) || growth_rule_of(c->growth) == NULL ||
-        c->drop_schedule < EDGERL_DROP_CONSTANT || c->drop_schedule > EDGERL_DROP_COSINE || !in_range(c->discount, 0, 1) ||
-        !in_range(c->soft_update, 0, 1) || !in_range(c->learning_rate, 0, 1) || !in_range(c->weight_decay, 0, 1) ||
-        !in_range(c->target_noise, 0, 10) || !in_range(c->target_noise_clip, 0, 10) || !in_range(c->drop_fraction, 0, 1)) {
+        c->drop_schedule < EDGERL_DROP_CONSTANT || c->drop_schedule > EDGERL_DROP_COSINE || c->drop_criterion < EDGERL_DROP_MAGNITUDE ||
+        c->drop_criterion > EDGERL_DROP_SCALED_MAGNITUDE || c->reserved != 0 || c->optimiser < EDGERL_ADAM ||
+        c->optimiser > EDGERL_ADAMW || !in_range(c->discount, 0, 1) || !in_range(c->soft_update, 0, 1) ||
+        !in_range(c->weight_decay, 0, 1) || !in_range(c->first_moment_decay, 0, 1) || c->first_moment_decay == 1 ||
+        c->actor.norm != EDGERL_NORM_NONE || !in_range(c->target_noise, 0, 10) || !in_range(c->target_noise_clip, 0, 10) || !in_range(c->drop_fraction, 0, 1)) {
         return EDGERL_BAD_ARGUMENT;
     }
-    const int32_t actor = check_network(c, c->actor, c->n_observations, c->n_actions);
-    return actor != EDGERL_OK ? actor : check_network(c, c->critic, c->n_observations + c->n_actions, 1);
+    const int32_t actor = check_network(&c->actor, c->n_observations, c->n_actions);
+    return actor != EDGERL_OK ? actor : check_network(&c->critic, c->n_observations + c->n_actions, 1);
 }
 
 /* ------------------------------------------------------------------------------------------------- the layout */
@@ -57,8 +65,8 @@ static uint32_t panels_of(uint32_t length, uint32_t blocks, uint32_t lines, uint
     return blocks / lines / panels >= worth ? panels : 1;
 }
 
-static void lay_out_layer(sparse_layer *layer, const edgerl_layer_plan *p, int has_transposed, uint64_t *end,
-                          uint64_t *derived) {
+static void lay_out_layer(sparse_layer *layer, const edgerl_layer_plan *p, int is_normalised, int has_transposed,
+                          uint64_t *end, uint64_t *derived) {
     layer->n_inputs = p->n_inputs;
     layer->n_outputs = p->n_outputs;
     layer->block = p->block;
@@ -85,6 +93,12 @@ static void lay_out_layer(sparse_layer *layer, const edgerl_layer_plan *p, int h
     layer->arrays.bias_first_moment = set_aside(end, units, sizeof(real));
     layer->arrays.bias_second_moment = set_aside(end, units, sizeof(real));
     layer->arrays.bias_target = set_aside(end, units, sizeof(real));
+    if (is_normalised) {
+        layer->arrays.norm = set_aside(end, 2 * units, sizeof(real));
+        layer->arrays.norm_first_moment = set_aside(end, 2 * units, sizeof(real));
+        layer->arrays.norm_second_moment = set_aside(end, 2 * units, sizeof(real));
+        layer->arrays.norm_target = set_aside(end, 2 * units, sizeof(real));
+    }
     layer->row_panels =
         panels_of(layer->n_inputs, layer->blocks, layer->rows, layer->block == 4 ? BLOCK_PANEL_WORTH : PANEL_WORTH);
     layer->column_panels =
@@ -102,7 +116,7 @@ static void lay_out_layer(sparse_layer *layer, const edgerl_layer_plan *p, int h
 
 static void lay_out_acting(learner *l, uint64_t *end) {
     for (uint32_t which = 0; which < 2; which++) {
-        for (uint32_t i = 0; i < l->config.n_layers; i++) {
+        for (uint32_t i = 0; i < l->config.actor.n_layers; i++) {
             const sparse_layer *layer = &l->layers[EDGERL_ACTOR][i];
             l->acting[which].starts[i] = set_aside(end, (uint64_t)layer->rows + 1, sizeof(uint32_t));
             l->acting[which].columns[i] = set_aside(end, layer->blocks, sizeof(uint16_t));
@@ -114,18 +128,23 @@ static void lay_out_acting(learner *l, uint64_t *end) {
 
 static uint64_t larger(uint64_t a, uint64_t b) { return a > b ? a : b; }
 
+/* Units of a layer of a plan, padded; 0 where there is no such layer. */
+static uint64_t padded_units(const edgerl_network_plan *plan, uint32_t index) {
+    return index < plan->n_layers ? padded(plan->layers[index].n_outputs) : 0;
+}
+
 static void lay_out_scratch(learner *l, uint64_t *end) {
     const edgerl_learner_config *c = &l->config;
     const uint64_t columns = l->stride, inputs = padded((uint64_t)c->n_observations + c->n_actions);
     uint64_t most_weights = 0, most_units = 0, most_inputs = inputs, workspace = 0;
     for (uint32_t n = 0; n < NETWORKS; n++) {
-        for (uint32_t i = 0; i < c->n_layers; i++) {
+        for (uint32_t i = 0; i < layers_of(l, n); i++) {
             const sparse_layer *layer = &l->layers[n][i];
             most_weights = larger(most_weights, weights_of(layer));
             most_units = larger(most_units, padded(layer->n_outputs));
             most_inputs = larger(most_inputs, layer->n_inputs);
             if (!layer->is_dense) {
-                workspace = larger(workspace, lay_out_workspace(layer, 0, c->growth).end);
+                workspace = larger(workspace, lay_out_workspace(layer, 0, c).end);
             }
         }
     }
@@ -139,15 +158,23 @@ static void lay_out_scratch(learner *l, uint64_t *end) {
     l->words = set_aside(end, larger(noise, c->batch + 3u), sizeof(uint32_t));
     l->weight_gradient = set_aside(end, larger(most_weights, is_scored(c->growth) ? 4 * most_inputs : 0), sizeof(real));
     l->bias_gradient = set_aside(end, most_units, sizeof(real));
+    if (c->critic.norm != EDGERL_NORM_NONE) {
+        l->norm_gradient = set_aside(end, 2 * most_units, sizeof(real));
+        l->norm_sums = set_aside(end, 2 * columns, sizeof(real));
+    }
     const uint64_t activations = *end;
-    for (uint32_t i = 0; i < c->n_layers; i++) {
-        const uint64_t actor = padded(c->actor[i].n_outputs), critic = padded(c->critic[i].n_outputs);
+    for (uint32_t i = 0; i < c->actor.n_layers || i < c->critic.n_layers; i++) {
+        const uint64_t actor = padded_units(&c->actor, i), critic = padded_units(&c->critic, i);
         l->hidden[0][i] = set_aside(end, actor * columns, sizeof(real));
         l->hidden[1][i] = set_aside(end, critic * columns, sizeof(real));
         l->gradient[i] = set_aside(end, larger(actor, critic) * columns, sizeof(real));
+        if (has_norm(&l->layers[EDGERL_CRITIC_1][i])) {
+            l->normalised[i] = set_aside(end, critic * columns, sizeof(real));
+            l->deviation[i] = set_aside(end, columns, sizeof(real));
+        }
     }
     l->action_gradient = set_aside(end, inputs * columns, sizeof(real));
-    l->workspace = is_scored(c->growth) ? *end : activations;
+    l->workspace = looks_at_activations(c) ? *end : activations;
     l->workspace_bytes = workspace;
     *end = larger(*end, l->workspace + workspace);
 }
@@ -163,14 +190,15 @@ EDGERL_INTERNAL void lay_out(learner *l, const edgerl_learner_config *config) {
     l->stride = l->width > 64 && l->width % 32 == 0 && config->lanes > 1 ? l->width + 16 : l->width;
     uint64_t end = round_up(sizeof(learner), EDGERL_ALIGNMENT), derived = 0;
     for (uint32_t n = 0; n < NETWORKS; n++) {
-        for (uint32_t i = 0; i < config->n_layers; i++) {
-            const edgerl_layer_plan *plan = n == EDGERL_ACTOR ? &config->actor[i] : &config->critic[i];
-            lay_out_layer(&l->layers[n][i], plan, i > 0 || n == EDGERL_CRITIC_1, &end, &derived);
+        const edgerl_network_plan *plan = plan_of(config, n);
+        for (uint32_t i = 0; i < plan->n_layers; i++) {
+            const int is_normalised = plan->norm != EDGERL_NORM_NONE && i + 1 < plan->n_layers;
+            lay_out_layer(&l->layers[n][i], &plan->layers[i], is_normalised, i > 0 || n == EDGERL_CRITIC_1, &end, &derived);
         }
     }
     l->bytes.state = end;
     for (uint32_t n = 0; n < NETWORKS; n++) {
-        for (uint32_t i = 0; i < config->n_layers; i++) {
+        for (uint32_t i = 0; i < layers_of(l, n); i++) {
             sparse_layer *layer = &l->layers[n][i];
             layer->column_starts += end;
             layer->column_rows += end;
@@ -183,8 +211,8 @@ EDGERL_INTERNAL void lay_out(learner *l, const edgerl_learner_config *config) {
     lay_out_acting(l, &end);
     l->bytes.connections = end;
     uint64_t widest = config->n_observations;
-    for (uint32_t i = 0; i < config->n_layers; i++) {
-        widest = larger(widest, padded(config->actor[i].n_outputs));
+    for (uint32_t i = 0; i < config->actor.n_layers; i++) {
+        widest = larger(widest, padded_units(&config->actor, i));
     }
     l->acting_vectors[0] = set_aside(&end, widest, sizeof(real));
     l->acting_vectors[1] = set_aside(&end, widest, sizeof(real));

@@ -11,7 +11,7 @@ static void draw_class(learner *l, const sparse_layer *layer, uint32_t network, 
     const uint32_t count = c->last - c->first, positions = (c->last_row - c->first_row) * layer->n_inputs;
     uint32_t *starts = words_at(l, layer->arrays.starts);
     uint16_t *columns = indices_at(l, layer->arrays.columns);
-    const topology_space w = lay_out_workspace(layer, l->workspace, l->config.growth);
+    const topology_space w = lay_out_workspace(layer, l->workspace, &l->config);
     uint32_t *chosen = words_at(l, w.chosen), *set = words_at(l, w.set);
     const int all = count == positions;
     if (!all) {
@@ -59,6 +59,9 @@ static void draw_layer(learner *l, uint32_t network, uint32_t index) {
             reals_at(l, layer->arrays.bias)[output] = reals_at(l, layer->arrays.bias_target)[output] =
                 initial_value(&biases, output, bound);
         }
+    }
+    for (uint32_t unit = 0; has_norm(layer) && unit < layer->n_outputs; unit++) {
+        reals_at(l, layer->arrays.norm)[unit] = reals_at(l, layer->arrays.norm_target)[unit] = 1; /* the shifts are 0 */
     }
     for (uint32_t i = 0; !layer->is_dense && i < layer->blocks; i++) {
         set_bit(words_at(l, layer->arrays.in_target), i);
@@ -127,11 +130,11 @@ static int32_t check_arena(const void *arena, size_t bytes, uint64_t needed) {
 /* What is made anew from the state. */
 static void derive(learner *l) {
     for (uint32_t n = 0; n < NETWORKS; n++) {
-        for (uint32_t i = 0; i < l->config.n_layers; i++) {
+        for (uint32_t i = 0; i < layers_of(l, n); i++) {
             index_layer(l, &l->layers[n][i]);
         }
     }
-    for (uint32_t i = 0; i < l->config.n_layers; i++) {
+    for (uint32_t i = 0; i < l->config.actor.n_layers; i++) {
         publish_layer(&(pass){.l = l, .network = EDGERL_ACTOR, .index = i});
     }
     publish(l);
@@ -166,7 +169,7 @@ int32_t edgerl_learner_begin(const edgerl_learner_config *config, void *arena, s
     learner *l = arena;
     zero((char *)arena + sizeof(learner), l->bytes.total - sizeof(learner));
     for (uint32_t n = 0; n < NETWORKS; n++) {
-        for (uint32_t i = 0; i < own.n_layers; i++) {
+        for (uint32_t i = 0; i < layers_of(l, n); i++) {
             draw_layer(l, n, i);
         }
     }
@@ -259,33 +262,48 @@ static int32_t check_target(const learner *l, const sparse_layer *layer) {
                : EDGERL_NOT_FINITE;
 }
 
+/* The four arrays of a parameter (value, moments, target), of `count` numbers each, of which the blocks first … last - 1 are the
+ * narrow ones. */
+static int32_t check_parameter(const learner *l, const sparse_layer *layer, const uint64_t arrays[4], uint64_t count,
+                               uint64_t first, uint64_t last) {
+    for (uint32_t i = 0; i < 4; i++) {
+        int32_t status = check_reals(reals_at(l, arrays[i]), count);
+        if (status == EDGERL_OK) {
+            status = check_padding(layer, reals_at(l, arrays[i]), first, last);
+        }
+        if (status != EDGERL_OK) {
+            return status;
+        }
+    }
+    for (uint64_t i = 0; i < count; i++) {
+        if (reals_at(l, arrays[2])[i] < 0) {
+            return EDGERL_BAD_ARGUMENT;
+        }
+    }
+    return EDGERL_OK;
+}
+
 static int32_t check_layer_state(const learner *l, const sparse_layer *layer) {
     const uint32_t *starts = words_at(l, layer->arrays.starts);
     int32_t status = check_rows(layer, starts, indices_at(l, layer->arrays.columns));
     if (status == EDGERL_OK && (starts[layer->rows] != layer->blocks || starts[layer->full_rows] != layer->full_blocks)) {
         status = EDGERL_BAD_INDEX;
     }
-    const uint64_t arrays[4] = {layer->arrays.weight, layer->arrays.first_moment, layer->arrays.second_moment,
-                                layer->arrays.target};
-    const uint64_t biases[4] = {layer->arrays.bias, layer->arrays.bias_first_moment, layer->arrays.bias_second_moment,
-                                layer->arrays.bias_target};
-    for (uint32_t i = 0; i < 4 && status == EDGERL_OK; i++) {
-        status = check_reals(reals_at(l, arrays[i]), weights_of(layer));
-        if (status == EDGERL_OK) {
-            status = check_reals(reals_at(l, biases[i]), units_of(layer));
-        }
-        if (status == EDGERL_OK) {
-            status = check_padding(layer, reals_at(l, arrays[i]), layer->full_blocks, layer->blocks);
-        }
-        if (status == EDGERL_OK) {
-            status = check_padding(layer, reals_at(l, biases[i]), layer->full_rows, layer->rows);
-        }
+    const edgerl_learner_layer *a = &layer->arrays;
+    const uint64_t weights[4] = {a->weight, a->first_moment, a->second_moment, a->target};
+    const uint64_t biases[4] = {a->bias, a->bias_first_moment, a->bias_second_moment, a->bias_target};
+    const uint64_t norms[4] = {a->norm, a->norm_first_moment, a->norm_second_moment, a->norm_target};
+    if (status == EDGERL_OK) {
+        status = check_parameter(l, layer, weights, weights_of(layer), layer->full_blocks, layer->blocks);
     }
-    for (uint64_t i = 0; status == EDGERL_OK && i < weights_of(layer); i++) {
-        status = reals_at(l, layer->arrays.second_moment)[i] < 0 ? EDGERL_BAD_ARGUMENT : EDGERL_OK;
+    if (status == EDGERL_OK) {
+        status = check_parameter(l, layer, biases, units_of(layer), layer->full_rows, layer->rows);
     }
-    for (uint64_t i = 0; status == EDGERL_OK && i < units_of(layer); i++) {
-        status = reals_at(l, layer->arrays.bias_second_moment)[i] < 0 ? EDGERL_BAD_ARGUMENT : EDGERL_OK;
+    if (status == EDGERL_OK && has_norm(layer)) {
+        status = check_parameter(l, layer, norms, 2 * units_of(layer), layer->full_rows, layer->rows);
+        if (status == EDGERL_OK) {
+            status = check_parameter(l, layer, norms, 2 * units_of(layer), layer->rows + layer->full_rows, 2u * layer->rows);
+        }
     }
     return status == EDGERL_OK && !layer->is_dense ? check_target(l, layer) : status;
 }
@@ -309,10 +327,17 @@ static int32_t check_header(const learner *l) {
     return is_idle(l) ? EDGERL_OK : EDGERL_BUSY;
 }
 
-static int same_plans(const edgerl_layer_plan *a, const edgerl_layer_plan *b, uint32_t count) {
-    for (uint32_t i = 0; i < count; i++) {
-        if (a[i].n_inputs != b[i].n_inputs || a[i].n_outputs != b[i].n_outputs || a[i].block != b[i].block ||
-            a[i].full_blocks != b[i].full_blocks || a[i].narrow_blocks != b[i].narrow_blocks) {
+static int same_layer(const edgerl_layer_plan *a, const edgerl_layer_plan *b) {
+    return a->n_inputs == b->n_inputs && a->n_outputs == b->n_outputs && a->block == b->block &&
+           a->full_blocks == b->full_blocks && a->narrow_blocks == b->narrow_blocks;
+}
+
+static int same_network(const edgerl_network_plan *a, const edgerl_network_plan *b) {
+    if (a->n_layers != b->n_layers || a->n_layers > EDGERL_LEARNER_LAYERS || a->norm != b->norm) {
+        return 0;
+    }
+    for (uint32_t i = 0; i < a->n_layers; i++) {
+        if (!same_layer(&a->layers[i], &b->layers[i])) {
             return 0;
         }
     }
@@ -321,9 +346,8 @@ static int same_plans(const edgerl_layer_plan *a, const edgerl_layer_plan *b, ui
 
 /* Two configurations of which the same state can be, if they are valid. */
 static int same_state(const edgerl_learner_config *a, const edgerl_learner_config *b) {
-    return a->n_observations == b->n_observations && a->n_actions == b->n_actions && a->n_layers == b->n_layers &&
-           a->n_layers <= EDGERL_LEARNER_LAYERS && same_plans(a->actor, b->actor, a->n_layers) &&
-           same_plans(a->critic, b->critic, a->n_layers);
+    return a->n_observations == b->n_observations && a->n_actions == b->n_actions && same_network(&a->actor, &b->actor) &&
+           same_network(&a->critic, &b->critic);
 }
 
 int32_t edgerl_learner_config_in(const void *state, size_t bytes, edgerl_learner_config *config) {
@@ -370,7 +394,7 @@ int32_t edgerl_learner_open(void *arena, size_t bytes, const edgerl_learner_conf
     }
     l->progress = progress;
     for (uint32_t n = 0; n < NETWORKS; n++) {
-        for (uint32_t i = 0; i < own.n_layers; i++) {
+        for (uint32_t i = 0; i < layers_of(l, n); i++) {
             status = check_layer_state(l, &l->layers[n][i]);
             if (status != EDGERL_OK) {
                 return status;
@@ -407,7 +431,7 @@ int32_t edgerl_learner_layer_of(const void *arena, uint32_t network, uint32_t in
         return status;
     }
     const learner *l = arena;
-    if (network >= NETWORKS || index >= l->config.n_layers) {
+    if (network >= NETWORKS || index >= layers_of(l, network)) {
         return EDGERL_BAD_ARGUMENT;
     }
     *arrays = l->layers[network][index].arrays;

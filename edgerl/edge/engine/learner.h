@@ -9,7 +9,7 @@
 #include "random.h"
 
 #define LEARNER_MAGIC 0x4c524c45u /* "ELRL" */
-#define LEARNER_VERSION 2u
+#define LEARNER_VERSION 3u
 #define NETWORKS 3u
 
 /* One layer. Offsets in bytes from the arena, 0: not there. */
@@ -53,12 +53,15 @@ typedef struct learner {
     /* Scratch of an update. */
     uint64_t now, next;                        /* observation and action, [n + m][batch]; and those that follow */
     uint64_t hidden[2][EDGERL_LEARNER_LAYERS]; /* outputs of the actor's layers; of a critic's */
+    uint64_t normalised[EDGERL_LEARNER_LAYERS]; /* of a critic's layers that have a norm: what it makes of their sums */
+    uint64_t deviation[EDGERL_LEARNER_LAYERS];  /* [batch]: 1 / the standard deviation that it found */
+    uint64_t norm_sums;                         /* [2][batch]: of its gradient */
     uint64_t gradient[EDGERL_LEARNER_LAYERS];  /* of the loss, by each layer's output */
     uint64_t action_gradient;                  /* of Q1, by [observation and action] */
     uint64_t target_value, returns, discounts; /* [batch] */
     uint64_t noise;                            /* [batch][m] */
     uint64_t words;                            /* uint32 */
-    uint64_t weight_gradient, bias_gradient;
+    uint64_t weight_gradient, bias_gradient, norm_gradient;
     uint64_t workspace; /* of topology steps; lies over the activations where these are not needed then */
     uint64_t workspace_bytes;
 } learner;
@@ -70,13 +73,20 @@ static inline uint16_t *indices_at(const learner *l, uint64_t offset) { return (
 
 static inline size_t weights_of(const sparse_layer *layer) { return (size_t)layer->blocks * layer->block; }
 static inline size_t units_of(const sparse_layer *layer) { return (size_t)layer->rows * layer->block; } /* outputs, padded */
+static inline int has_norm(const sparse_layer *layer) { return EDGERL_NORMS && layer->arrays.norm != 0; }
 
 /* Features, so that four of them can always be taken. */
 static inline uint64_t padded(uint64_t features) { return round_up(features, 4); }
 
+static inline const edgerl_network_plan *plan_of(const edgerl_learner_config *c, uint32_t network) {
+    return network == EDGERL_ACTOR ? &c->actor : &c->critic;
+}
+
+static inline uint32_t layers_of(const learner *l, uint32_t network) { return plan_of(&l->config, network)->n_layers; }
+
 /* Between a layer and the next. */
-static inline activation activation_behind(const learner *l, uint32_t index) {
-    return index + 1 < l->config.n_layers ? HIDDEN_ACTIVATION : LINEAR;
+static inline activation activation_behind(const learner *l, uint32_t network, uint32_t index) {
+    return index + 1 < layers_of(l, network) ? HIDDEN_ACTIVATION : LINEAR;
 }
 
 /* The input of a layer: the batch (`batch` is l->now or l->next), or the output of the layer before. */
@@ -87,6 +97,9 @@ static inline real *input_of(const learner *l, uint32_t network, uint32_t index,
 static inline real *output_of(const learner *l, uint32_t network, uint32_t index) {
     return reals_at(l, l->hidden[network != EDGERL_ACTOR][index]);
 }
+
+/* What a network gives for the batch. */
+static inline real *result_of(const learner *l, uint32_t network) { return output_of(l, network, layers_of(l, network) - 1); }
 
 /* Row `row` of a buffer. */
 static inline real *row_at(const learner *l, uint64_t buffer, uint32_t row) {
@@ -140,6 +153,11 @@ EDGERL_INTERNAL const growth_rule *growth_rule_of(int32_t growth);
 
 static inline int is_scored(int32_t growth) { return growth_rule_of(growth)->score != NULL; }
 
+/* Whether steps of the topology look at what the last pass left. */
+static inline int looks_at_activations(const edgerl_learner_config *c) {
+    return is_scored(c->growth) || c->drop_criterion == EDGERL_DROP_SCALED_MAGNITUDE;
+}
+
 /* What steps of the topology need while they last. */
 typedef struct topology_space {
     uint64_t keys;                   /* real_bits [2 N]: magnitudes */
@@ -153,13 +171,14 @@ typedef struct topology_space {
     uint64_t columns, extra_columns; /* uint16 [N] */
     uint64_t values;                 /* real [N][block] */
     uint64_t counts;                 /* uint32 [4]: blocks dropped per width; best candidates so far per width */
+    uint64_t input_scale;            /* real [n_inputs]: root mean squares; only where the drop criterion looks at them */
     uint64_t all_columns;            /* uint16 [n_inputs]; these three only where the growth rule scores */
     uint64_t scores;                 /* real [N] */
     uint64_t positions;              /* uint32 [N] */
     uint64_t end;
 } topology_space;
 
-static inline topology_space lay_out_workspace(const sparse_layer *layer, uint64_t end, int32_t growth) {
+static inline topology_space lay_out_workspace(const sparse_layer *layer, uint64_t end, const edgerl_learner_config *c) {
     topology_space w;
     w.keys = set_aside(&end, 2 * (uint64_t)layer->blocks, sizeof(real_bits));
     w.scratch = set_aside(&end, 2 * (uint64_t)layer->blocks, sizeof(real_bits));
@@ -174,8 +193,11 @@ static inline topology_space lay_out_workspace(const sparse_layer *layer, uint64
     w.extra_columns = set_aside(&end, layer->blocks, sizeof(uint16_t));
     w.values = set_aside(&end, weights_of(layer), sizeof(real));
     w.counts = set_aside(&end, 4, sizeof(uint32_t));
-    w.all_columns = w.scores = w.positions = end;
-    if (is_scored(growth)) {
+    w.input_scale = w.all_columns = w.scores = w.positions = end;
+    if (c->drop_criterion == EDGERL_DROP_SCALED_MAGNITUDE) {
+        w.input_scale = set_aside(&end, layer->n_inputs, sizeof(real));
+    }
+    if (is_scored(c->growth)) {
         w.all_columns = set_aside(&end, layer->n_inputs, sizeof(uint16_t));
         w.scores = set_aside(&end, layer->blocks, sizeof(real));
         w.positions = set_aside(&end, layer->blocks, sizeof(uint32_t));

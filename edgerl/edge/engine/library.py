@@ -83,6 +83,23 @@ class LayerPlanStructure(ctypes.Structure):
         return int(self.full_blocks * self.block + self.narrow_blocks * (self.n_outputs % self.block))
 
 
+class NetworkPlan(ctypes.Structure):
+    """edgerl_network_plan."""
+
+    _fields_ = (
+        ("learning_rate", c_double),
+        ("n_layers", c_uint32),
+        ("norm", c_int32),
+        ("evolves", c_uint32),
+        ("layers", LayerPlanStructure * MAXIMUM_LAYERS),
+    )
+
+    @property
+    def plans(self) -> list[LayerPlanStructure]:
+        """Of the layers that it has."""
+        return list(self.layers[: self.n_layers])
+
+
 class LearnerConfig(ctypes.Structure):
     """edgerl_learner_config."""
 
@@ -93,23 +110,25 @@ class LearnerConfig(ctypes.Structure):
         ("n_step_delay", c_uint64),
         ("n_observations", c_uint32),
         ("n_actions", c_uint32),
-        ("n_layers", c_uint32),
         ("batch", c_uint32),
         ("policy_delay", c_uint32),
         ("n_step", c_uint32),
         ("lanes", c_uint32),
         ("isa", c_int32),
         ("growth", c_int32),
+        ("drop_criterion", c_int32),
         ("drop_schedule", c_int32),
+        ("optimiser", c_int32),
+        ("reserved", c_uint32),
         ("discount", c_double),
         ("soft_update", c_double),
-        ("learning_rate", c_double),
         ("weight_decay", c_double),
+        ("first_moment_decay", c_double),
         ("target_noise", c_double),
         ("target_noise_clip", c_double),
         ("drop_fraction", c_double),
-        ("actor", LayerPlanStructure * MAXIMUM_LAYERS),
-        ("critic", LayerPlanStructure * MAXIMUM_LAYERS),
+        ("actor", NetworkPlan),
+        ("critic", NetworkPlan),
     )
 
 
@@ -149,6 +168,10 @@ _ARRAYS = (
     "bias_first_moment",
     "bias_second_moment",
     "bias_target",
+    "norm",
+    "norm_first_moment",
+    "norm_second_moment",
+    "norm_target",
 )
 
 

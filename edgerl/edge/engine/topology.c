@@ -170,12 +170,50 @@ static uint32_t width_of(const sparse_layer *layer, uint32_t block) {
     return block < layer->full_blocks ? layer->block : layer->n_outputs % layer->block;
 }
 
+/* What a layer's blocks are worth where some of them are dropped. */
+typedef struct worth {
+    const real *weight, *input_scale; /* null: an input's size counts for nothing */
+    const uint16_t *columns;
+    uint32_t block;
+} worth;
+
+/* Of block `i`, `width` outputs of which stand for weights. */
+static inline real_bits worth_of(const worth *w, uint32_t i, uint32_t width) {
+    const real magnitude = magnitude_of(w->weight + (size_t)i * w->block, w->block, width);
+    return key_of(w->input_scale == NULL ? magnitude : magnitude * w->input_scale[w->columns[i]]);
+}
+
+/* The root mean square of each input of the layer in the last pass over the batch. */
+static void scale_inputs(const pass *p, real *input_scale) {
+    const learner *l = p->l;
+    for (uint32_t input = 0; input < layer_of(p)->n_inputs; input++) {
+        const real *x = input_of(l, p->network, p->index, l->now) + input * (size_t)l->stride;
+        real sum = 0;
+        for (uint32_t b = 0; b < l->config.batch; b++) {
+            sum += x[b] * x[b];
+        }
+        input_scale[input] = square_root(sum / (real)l->config.batch);
+    }
+}
+
+static worth worth_in(const pass *p) {
+    const learner *l = p->l;
+    const sparse_layer *layer = layer_of(p);
+    const int is_scaled = l->config.drop_criterion == EDGERL_DROP_SCALED_MAGNITUDE;
+    return (worth){
+        .weight = reals_at(l, layer->arrays.weight),
+        .input_scale = is_scaled ? reals_at(l, lay_out_workspace(layer, l->workspace, &l->config).input_scale) : NULL,
+        .columns = indices_at(l, layer->arrays.columns),
+        .block = layer->block,
+    };
+}
+
 /* The weights of one sign, as candidates. */
-static uint32_t gather_sign(const sparse_layer *layer, const real *weight, int sign, real_bits *keys, uint32_t *candidates) {
+static uint32_t gather_sign(const sparse_layer *layer, const worth *of, int sign, real_bits *keys, uint32_t *candidates) {
     uint32_t count = 0;
     for (uint32_t i = 0; i < layer->blocks; i++) {
-        if (sign > 0 ? weight[i] > 0 : weight[i] < 0) {
-            keys[count] = key_of(weight[i]);
+        if (sign > 0 ? of->weight[i] > 0 : of->weight[i] < 0) {
+            keys[count] = worth_of(of, i, 1);
             candidates[count++] = i;
         }
     }
@@ -187,15 +225,16 @@ static uint64_t absent_of(const sparse_layer *layer, const width_class *c) {
 }
 
 /* Drop the smallest of the blocks that can move; the only one stays, since nothing would be chosen. */
-static void drop_one(learner *l, const sparse_layer *layer, const width_class *classes, uint32_t n_classes) {
-    const topology_space w = lay_out_workspace(layer, l->workspace, l->config.growth);
-    const real *weight = reals_at(l, layer->arrays.weight);
+static void drop_one(const pass *p, const worth *of, const width_class *classes, uint32_t n_classes) {
+    const learner *l = p->l;
+    const sparse_layer *layer = layer_of(p);
+    const topology_space w = lay_out_workspace(layer, l->workspace, &l->config);
     real_bits *keys = bytes_at(l, w.keys);
     uint32_t *candidates = words_at(l, w.candidates), *counts = words_at(l, w.counts), count = 0;
     uint8_t *dropped = bytes_at(l, w.dropped);
     for (uint32_t c = 0; c < n_classes; c++) {
         for (uint32_t i = classes[c].first; absent_of(layer, &classes[c]) > 0 && i < classes[c].last; i++) {
-            keys[count] = key_of(magnitude_of(weight + (size_t)i * layer->block, layer->block, classes[c].width));
+            keys[count] = worth_of(of, i, classes[c].width);
             candidates[count++] = i;
         }
     }
@@ -214,24 +253,27 @@ EDGERL_INTERNAL void select_drop(const pass *p) {
     learner *l = p->l;
     const sparse_layer *layer = layer_of(p);
     const uint64_t update = this_update(l);
-    const topology_space w = lay_out_workspace(layer, l->workspace, l->config.growth);
-    const real *weight = reals_at(l, layer->arrays.weight);
+    const topology_space w = lay_out_workspace(layer, l->workspace, &l->config);
+    const worth of = worth_in(p);
     real_bits *keys = bytes_at(l, w.keys), *scratch = bytes_at(l, w.scratch);
     uint32_t *candidates = words_at(l, w.candidates), *counts = words_at(l, w.counts);
     uint8_t *dropped = bytes_at(l, w.dropped);
     const double fraction = drop_fraction_at(&l->config, update);
+    if (of.input_scale != NULL) {
+        scale_inputs(p, reals_at(l, w.input_scale));
+    }
     if (layer->block == 1) {
         for (uint32_t i = 0; i < layer->blocks; i++) {
-            dropped[i] = weight[i] == 0;
+            dropped[i] = of.weight[i] == 0;
         }
         for (int sign = -1; sign <= 1; sign += 2) {
-            const uint32_t count = gather_sign(layer, weight, sign, keys, candidates);
+            const uint32_t count = gather_sign(layer, &of, sign, keys, candidates);
             drop_smallest(keys, candidates, count, round_half_up(fraction * count), scratch, dropped);
         }
     } else {
         for (uint32_t i = 0; i < layer->blocks; i++) {
             dropped[i] = 0;
-            keys[i] = key_of(magnitude_of(weight + (size_t)i * layer->block, layer->block, width_of(layer, i)));
+            keys[i] = worth_of(&of, i, width_of(layer, i));
             candidates[i] = i;
         }
         drop_smallest(keys, candidates, layer->blocks, round_half_up(fraction * layer->blocks), scratch, dropped);
@@ -245,7 +287,7 @@ EDGERL_INTERNAL void select_drop(const pass *p) {
         uint32_t count = 0;
         for (uint32_t i = class->first; i < class->last; i++) {
             if (dropped[i]) {
-                keys[count] = key_of(magnitude_of(weight + (size_t)i * layer->block, layer->block, class->width));
+                keys[count] = worth_of(&of, i, class->width);
                 candidates[count++] = i;
             }
         }
@@ -260,7 +302,7 @@ EDGERL_INTERNAL void select_drop(const pass *p) {
         all += count;
     }
     if (all == 0 && drops_at_least_one(&l->config, update)) {
-        drop_one(l, layer, classes, n_classes);
+        drop_one(p, &of, classes, n_classes);
     }
     counts[2] = counts[3] = 0; /* of the best so far */
     if (is_scored(l->config.growth)) {
@@ -287,7 +329,7 @@ EDGERL_INTERNAL const growth_rule *growth_rule_of(int32_t growth) {
 static void draw_growth(const pass *p, const width_class *c, uint32_t count, uint32_t *chosen) {
     learner *l = p->l;
     const sparse_layer *layer = layer_of(p);
-    const topology_space w = lay_out_workspace(layer, l->workspace, l->config.growth);
+    const topology_space w = lay_out_workspace(layer, l->workspace, &l->config);
     const uint32_t *starts = words_at(l, layer->arrays.starts);
     const uint16_t *columns = indices_at(l, layer->arrays.columns);
     const uint32_t positions = (c->last_row - c->first_row) * layer->n_inputs, absent = positions - (c->last - c->first);
@@ -359,7 +401,7 @@ static void offer(ranking *h, real score, uint32_t position) {
 
 /* Offer the absent positions of one row of blocks, whose gradient is [n_inputs][block]. */
 static void score_row(learner *l, const sparse_layer *layer, uint32_t row, const real *gradient) {
-    const topology_space w = lay_out_workspace(layer, l->workspace, l->config.growth);
+    const topology_space w = lay_out_workspace(layer, l->workspace, &l->config);
     growth_score *score_of = growth_rule_of(l->config.growth)->score;
     uint32_t *counts = words_at(l, w.counts);
     width_class classes[2];
@@ -383,7 +425,7 @@ static void score_row(learner *l, const sparse_layer *layer, uint32_t row, const
 EDGERL_INTERNAL void score_absent(const pass *p) {
     learner *l = p->l;
     const sparse_layer *layer = layer_of(p);
-    const topology_space w = lay_out_workspace(layer, l->workspace, l->config.growth);
+    const topology_space w = lay_out_workspace(layer, l->workspace, &l->config);
     const uint32_t starts[2] = {0, layer->n_inputs};
     for (uint32_t row = p->first; row < p->last; row++) {
         const weight_task task = {
@@ -512,7 +554,7 @@ static void reorder(learner *l, const sparse_layer *layer, const topology_space 
 EDGERL_INTERNAL void evolve(const pass *p) {
     learner *l = p->l;
     sparse_layer *layer = layer_of(p);
-    const topology_space w = lay_out_workspace(layer, l->workspace, l->config.growth);
+    const topology_space w = lay_out_workspace(layer, l->workspace, &l->config);
     const uint32_t *counts = words_at(l, w.counts);
     uint32_t *chosen = words_at(l, w.chosen);
     width_class classes[2];
@@ -672,7 +714,7 @@ static void compact_extra(learner *l, const sparse_layer *layer) {
 EDGERL_INTERNAL void prune_target(const pass *p) {
     learner *l = p->l;
     sparse_layer *layer = layer_of(p);
-    const topology_space w = lay_out_workspace(layer, l->workspace, l->config.growth);
+    const topology_space w = lay_out_workspace(layer, l->workspace, &l->config);
     uint32_t *bits = words_at(l, layer->arrays.in_target);
     if (words_at(l, layer->arrays.extra_starts)[layer->rows] == 0) {
         return; /* nothing but the online network's own: its bits are all set already */

@@ -107,7 +107,7 @@ static void target_action(const pass *p) {
     const uint32_t n = l->config.n_observations, m = l->config.n_actions;
     const real *noise = reals_at(l, l->noise);
     const real deviation = (real)l->config.target_noise, bound = (real)l->config.target_noise_clip;
-    real *from = output_of(l, EDGERL_ACTOR, l->config.n_layers - 1);
+    real *from = result_of(l, EDGERL_ACTOR);
     p->kernels->squash(from, (size_t)m * l->stride);
     for (uint32_t a = 0; a < m; a++) {
         const real *action = from + a * (size_t)l->stride;
@@ -123,7 +123,7 @@ static void target_value(const pass *p) {
     learner *l = p->l;
     real *target = reals_at(l, l->target_value);
     const float *returns = bytes_at(l, l->returns), *discounts = bytes_at(l, l->discounts);
-    const real *q = output_of(l, p->network, l->config.n_layers - 1);
+    const real *q = result_of(l, p->network);
     for (uint32_t b = 0; b < l->width; b++) {
         if (p->network == EDGERL_CRITIC_1) {
             target[b] = q[b];
@@ -139,14 +139,18 @@ static void zero_padding(const learner *l, real *gradient, uint32_t n_rows) {
     zero(gradient + n_rows * (size_t)l->stride, (padded(n_rows) - n_rows) * l->stride * sizeof(real));
 }
 
+/* The gradient of the loss by what a network gives. */
+static real *result_gradient(const learner *l, uint32_t network) {
+    return reals_at(l, l->gradient[layers_of(l, network) - 1]);
+}
+
 /* A loss or a gradient that is not finite ends the update: nothing of it enters the networks. */
 static void abandon(learner *l) { l->is_abandoned = 1; }
 
 static void critic_loss(const pass *p) {
     learner *l = p->l;
-    const uint32_t last = l->config.n_layers - 1;
-    const real share = 1 / (real)l->config.batch, *q = output_of(l, p->network, last), *target = reals_at(l, l->target_value);
-    real *gradient = reals_at(l, l->gradient[last]), sum = 0;
+    const real share = 1 / (real)l->config.batch, *q = result_of(l, p->network), *target = reals_at(l, l->target_value);
+    real *gradient = result_gradient(l, p->network), sum = 0;
     for (uint32_t b = 0; b < l->width; b++) {
         const real difference = b < l->config.batch ? q[b] - target[b] : 0;
         gradient[b] = 2 * share * difference;
@@ -164,16 +168,15 @@ static void critic_loss(const pass *p) {
 static void policy_action(const pass *p) {
     learner *l = p->l;
     const size_t count = (size_t)l->config.n_actions * l->stride;
-    real *from = output_of(l, EDGERL_ACTOR, l->config.n_layers - 1);
+    real *from = result_of(l, EDGERL_ACTOR);
     p->kernels->squash(from, count);
     copy(row_at(l, l->now, l->config.n_observations), from, count * sizeof(real));
 }
 
 static void policy_loss(const pass *p) {
     learner *l = p->l;
-    const uint32_t last = l->config.n_layers - 1;
-    const real share = 1 / (real)l->config.batch, *q = output_of(l, EDGERL_CRITIC_1, last);
-    real *gradient = reals_at(l, l->gradient[last]), sum = 0;
+    const real share = 1 / (real)l->config.batch, *q = result_of(l, EDGERL_CRITIC_1);
+    real *gradient = result_gradient(l, EDGERL_CRITIC_1), sum = 0;
     for (uint32_t b = 0; b < l->width; b++) {
         gradient[b] = b < l->config.batch ? -share : 0;
         sum += b < l->config.batch ? q[b] : 0;
@@ -189,10 +192,10 @@ static void policy_loss(const pass *p) {
 
 static void policy_gradient(const pass *p) {
     const learner *l = p->l;
-    const uint32_t m = l->config.n_actions, last = l->config.n_layers - 1;
-    const real *action = output_of(l, EDGERL_ACTOR, last);
+    const uint32_t m = l->config.n_actions;
+    const real *action = result_of(l, EDGERL_ACTOR);
     const real *by_action = row_at(l, l->action_gradient, l->config.n_observations);
-    real *gradient = reals_at(l, l->gradient[last]);
+    real *gradient = result_gradient(l, EDGERL_ACTOR);
     for (size_t j = 0; j < (size_t)m * l->stride; j++) {
         gradient[j] = by_action[j] * (1 - action[j] * action[j]);
     }
@@ -222,12 +225,12 @@ static forward_task forward_task_of(const pass *p, int is_target) {
         .extra_values = has_extra ? reals_at(l, layer->arrays.extra_target) : NULL,
         .bias = reals_at(l, is_target ? layer->arrays.bias_target : layer->arrays.bias),
         .x = input_of(l, p->network, p->index, is_target ? l->next : l->now),
-        .y = output_of(l, p->network, p->index),
+        .y = has_norm(layer) ? reals_at(l, l->normalised[p->index]) : output_of(l, p->network, p->index),
         .width = l->width,
         .stride = l->stride,
         .first_row = p->first,
         .last_row = p->last,
-        .after = activation_behind(l, p->index),
+        .after = has_norm(layer) ? LINEAR : activation_behind(l, p->network, p->index),
     };
 }
 
@@ -239,6 +242,56 @@ static void forward(const pass *p) {
 static void target_forward(const pass *p) {
     const forward_task task = forward_task_of(p, 1);
     p->kernels->forward(&task, layer_of(p)->block);
+}
+
+/* What a layer's norm does, to vectors of the batch that are `lanes` wide, or (lanes 1) to units. */
+static norm_task norm_task_of(const pass *p, uint64_t parameters, uint32_t lanes) {
+    const learner *l = p->l;
+    const sparse_layer *layer = layer_of(p);
+    return (norm_task){
+        .scale = reals_at(l, parameters),
+        .shift = reals_at(l, parameters) + units_of(layer),
+        .x = reals_at(l, l->normalised[p->index]),
+        .y = output_of(l, p->network, p->index),
+        .dy = reals_at(l, l->gradient[p->index]),
+        .deviation = reals_at(l, l->deviation[p->index]),
+        .sums = reals_at(l, l->norm_sums),
+        .scale_gradient = reals_at(l, l->norm_gradient),
+        .shift_gradient = reals_at(l, l->norm_gradient) + units_of(layer),
+        .n_units = layer->n_outputs,
+        .width = l->width,
+        .stride = l->stride,
+        .first = p->first * lanes,
+        .last = p->last * lanes,
+        .after = activation_behind(l, p->network, p->index),
+    };
+}
+
+static void normalise_by(const pass *p, uint64_t parameters) {
+    const norm_task task = norm_task_of(p, parameters, p->l->config.lanes);
+    p->kernels->normalise(&task);
+    if (task.last == p->l->width) {
+        zero_padding(p->l, task.y, layer_of(p)->n_outputs);
+    }
+}
+
+static void normalise(const pass *p) { normalise_by(p, layer_of(p)->arrays.norm); }
+
+static void target_normalise(const pass *p) { normalise_by(p, layer_of(p)->arrays.norm_target); }
+
+/* The gradient by the output becomes that by the activation's input; its sums over the units of each sample. */
+static void norm_sums(const pass *p) {
+    const norm_task task = norm_task_of(p, layer_of(p)->arrays.norm, p->l->config.lanes);
+    p->kernels->norm_sums(&task);
+}
+
+/* The gradient by the layer's sums, and by scales and shifts. */
+static void norm_gradient(const pass *p) {
+    const norm_task task = norm_task_of(p, layer_of(p)->arrays.norm, 1);
+    p->kernels->norm_gradient(&task);
+    for (size_t unit = task.last; task.last == task.n_units && unit < units_of(layer_of(p)); unit++) {
+        task.scale_gradient[unit] = task.shift_gradient[unit] = 0;
+    }
 }
 
 /* What the rows of an input gradient are: inputs where block is 1, rows of blocks else. */
@@ -269,7 +322,7 @@ static input_task input_task_of(const pass *p) {
         .first_column = from,
         .first = by_columns && p->first < from ? from : p->first,
         .last = p->last,
-        .before = is_first ? LINEAR : activation_behind(l, p->index - 1),
+        .before = is_first || has_norm(layer - 1) ? LINEAR : activation_behind(l, p->network, p->index - 1),
     };
 }
 
@@ -337,45 +390,67 @@ static int all_moderate(const real *gradient, size_t count) {
     return largest < key_of(LARGEST_GRADIENT);
 }
 
-/* Adam (Kingma, Ba 2015) with coupled weight decay, on the connections and biases of one layer. */
+/* What a layer learns: arrays of `count` numbers, as offsets. */
+typedef struct parameter {
+    uint64_t value, first_moment, second_moment, target, gradient;
+    size_t count;
+} parameter;
+
+/* Connections, biases and, where there is a norm, its scales and shifts; how many. */
+static uint32_t parameters_of(const learner *l, const sparse_layer *layer, parameter parameters[3]) {
+    const edgerl_learner_layer *a = &layer->arrays;
+    parameters[0] = (parameter){a->weight, a->first_moment, a->second_moment, a->target, l->weight_gradient, weights_of(layer)};
+    parameters[1] = (parameter){
+        a->bias, a->bias_first_moment, a->bias_second_moment, a->bias_target, l->bias_gradient, units_of(layer)};
+    parameters[2] = (parameter){
+        a->norm, a->norm_first_moment, a->norm_second_moment, a->norm_target, l->norm_gradient, 2 * units_of(layer)};
+    return has_norm(layer) ? 3 : 2;
+}
+
+/* Adam or AdamW, on one layer. */
 static void adam(const pass *p) {
     learner *l = p->l;
-    const sparse_layer *layer = layer_of(p);
-    if (!all_moderate(reals_at(l, l->weight_gradient), weights_of(layer)) ||
-        !all_moderate(reals_at(l, l->bias_gradient), units_of(layer))) {
-        abandon(l);
-        return;
+    const edgerl_learner_config *c = &l->config;
+    parameter parameters[3];
+    const uint32_t n_parameters = parameters_of(l, layer_of(p), parameters);
+    for (uint32_t i = 0; i < n_parameters; i++) {
+        if (!all_moderate(reals_at(l, parameters[i].gradient), parameters[i].count)) {
+            abandon(l);
+            return;
+        }
     }
-    const uint64_t count = p->network == EDGERL_ACTOR ? this_update(l) / l->config.policy_delay : this_update(l);
-    adam_task task = {
-        .weight = reals_at(l, layer->arrays.weight),
-        .first_moment = reals_at(l, layer->arrays.first_moment),
-        .second_moment = reals_at(l, layer->arrays.second_moment),
-        .gradient = reals_at(l, l->weight_gradient),
-        .count = weights_of(layer),
-        .weight_decay = (real)l->config.weight_decay,
-        .first_share = (real)(1 - 0.9),
-        .second_keep = (real)0.999,
-        .second_share = (real)(1 - 0.999),
-        .step_size = (real)(l->config.learning_rate / (1 - power(0.9, count))),
-        .second_correction = (real)(1 / double_root(1 - power(0.999, count))),
-        .epsilon = (real)1e-8,
-    };
-    p->kernels->adam(&task);
-    task.weight = reals_at(l, layer->arrays.bias);
-    task.first_moment = reals_at(l, layer->arrays.bias_first_moment);
-    task.second_moment = reals_at(l, layer->arrays.bias_second_moment);
-    task.gradient = reals_at(l, l->bias_gradient);
-    task.count = units_of(layer);
-    p->kernels->adam(&task);
+    const uint64_t count = p->network == EDGERL_ACTOR ? this_update(l) / c->policy_delay : this_update(l);
+    const double rate = plan_of(c, p->network)->learning_rate, first_keep = c->first_moment_decay;
+    const int is_decoupled = c->optimiser == EDGERL_ADAMW;
+    for (uint32_t i = 0; i < n_parameters; i++) {
+        const adam_task task = {
+            .weight = reals_at(l, parameters[i].value),
+            .first_moment = reals_at(l, parameters[i].first_moment),
+            .second_moment = reals_at(l, parameters[i].second_moment),
+            .gradient = reals_at(l, parameters[i].gradient),
+            .count = parameters[i].count,
+            .weight_decay = is_decoupled ? 0 : (real)c->weight_decay,
+            .weight_keep = is_decoupled ? (real)(1 - rate * c->weight_decay) : 1,
+            .first_share = (real)(1 - first_keep),
+            .second_keep = (real)0.999,
+            .second_share = (real)(1 - 0.999),
+            .step_size = (real)(rate / (1 - power(first_keep, count))),
+            .second_correction = (real)(1 / double_root(1 - power(0.999, count))),
+            .epsilon = (real)1e-8,
+        };
+        p->kernels->adam(&task);
+    }
 }
 
 static void soft_update(const pass *p) {
     const learner *l = p->l;
     const sparse_layer *layer = layer_of(p);
     const real fraction = (real)l->config.soft_update;
-    p->kernels->follow(reals_at(l, layer->arrays.target), reals_at(l, layer->arrays.weight), weights_of(layer), fraction);
-    p->kernels->follow(reals_at(l, layer->arrays.bias_target), reals_at(l, layer->arrays.bias), units_of(layer), fraction);
+    parameter parameters[3];
+    const uint32_t n_parameters = parameters_of(l, layer, parameters);
+    for (uint32_t i = 0; i < n_parameters; i++) {
+        p->kernels->follow(reals_at(l, parameters[i].target), reals_at(l, parameters[i].value), parameters[i].count, fraction);
+    }
     if (!layer->is_dense) {
         const size_t count = (size_t)words_at(l, layer->arrays.extra_starts)[layer->rows] * layer->block;
         real *extra = reals_at(l, layer->arrays.extra_target);
@@ -398,6 +473,10 @@ typedef enum operation {
     TARGET_VALUE,   /* y = r + γ min(Q1', Q2') */
     FORWARD,        /* an online network, on the batch */
     CRITIC_LOSS,    /* the mean square error's gradient */
+    TARGET_NORMALISE,
+    NORMALISE,
+    NORM_SUMS, /* of the gradient through a norm */
+    NORM_GRADIENT,
     INPUT_GRADIENT, /* of all layers but the first */
     WEIGHT_GRADIENT,
     ADAM,
@@ -422,8 +501,8 @@ typedef enum timing {
 
 typedef enum order { ONCE, FIRST_TO_LAST, LAST_TO_FIRST } order;
 
-/* Up to three operations on each layer in turn, or once. */
-#define OPERATIONS 3u
+/* Up to five operations on each layer in turn, or once. */
+#define OPERATIONS 5u
 typedef struct step_of_update {
     timing when;
     uint32_t network;
@@ -433,31 +512,31 @@ typedef struct step_of_update {
 
 static const step_of_update UPDATE[] = {
     {EVERY_UPDATE, EDGERL_ACTOR, ONCE, {SAMPLE}},
-    {EVERY_UPDATE, EDGERL_ACTOR, FIRST_TO_LAST, {TARGET_FORWARD}},
+    {EVERY_UPDATE, EDGERL_ACTOR, FIRST_TO_LAST, {TARGET_FORWARD, TARGET_NORMALISE}},
     {EVERY_UPDATE, EDGERL_ACTOR, ONCE, {TARGET_ACTION}},
-    {EVERY_UPDATE, EDGERL_CRITIC_1, FIRST_TO_LAST, {TARGET_FORWARD}},
+    {EVERY_UPDATE, EDGERL_CRITIC_1, FIRST_TO_LAST, {TARGET_FORWARD, TARGET_NORMALISE}},
     {EVERY_UPDATE, EDGERL_CRITIC_1, ONCE, {TARGET_VALUE}},
-    {EVERY_UPDATE, EDGERL_CRITIC_2, FIRST_TO_LAST, {TARGET_FORWARD}},
+    {EVERY_UPDATE, EDGERL_CRITIC_2, FIRST_TO_LAST, {TARGET_FORWARD, TARGET_NORMALISE}},
     {EVERY_UPDATE, EDGERL_CRITIC_2, ONCE, {TARGET_VALUE}},
 
-    {EVERY_UPDATE, EDGERL_CRITIC_1, FIRST_TO_LAST, {FORWARD}},
+    {EVERY_UPDATE, EDGERL_CRITIC_1, FIRST_TO_LAST, {FORWARD, NORMALISE}},
     {EVERY_UPDATE, EDGERL_CRITIC_1, ONCE, {CRITIC_LOSS}},
-    {EVERY_UPDATE, EDGERL_CRITIC_1, LAST_TO_FIRST, {INPUT_GRADIENT, WEIGHT_GRADIENT, ADAM}},
+    {EVERY_UPDATE, EDGERL_CRITIC_1, LAST_TO_FIRST, {NORM_SUMS, NORM_GRADIENT, INPUT_GRADIENT, WEIGHT_GRADIENT, ADAM}},
     {EVOLVING, EDGERL_CRITIC_1, FIRST_TO_LAST, {SELECT_DROP, SCORE_ABSENT, DROP_AND_GROW}},
 
-    {EVERY_UPDATE, EDGERL_CRITIC_2, FIRST_TO_LAST, {FORWARD}},
+    {EVERY_UPDATE, EDGERL_CRITIC_2, FIRST_TO_LAST, {FORWARD, NORMALISE}},
     {EVERY_UPDATE, EDGERL_CRITIC_2, ONCE, {CRITIC_LOSS}},
-    {EVERY_UPDATE, EDGERL_CRITIC_2, LAST_TO_FIRST, {INPUT_GRADIENT, WEIGHT_GRADIENT, ADAM}},
+    {EVERY_UPDATE, EDGERL_CRITIC_2, LAST_TO_FIRST, {NORM_SUMS, NORM_GRADIENT, INPUT_GRADIENT, WEIGHT_GRADIENT, ADAM}},
     {EVOLVING, EDGERL_CRITIC_2, FIRST_TO_LAST, {SELECT_DROP, SCORE_ABSENT, DROP_AND_GROW}},
     {EVOLVING, EDGERL_CRITIC_2, ONCE, {NOTE_EVOLUTION}},
 
-    {DELAYED, EDGERL_ACTOR, FIRST_TO_LAST, {FORWARD}},
+    {DELAYED, EDGERL_ACTOR, FIRST_TO_LAST, {FORWARD, NORMALISE}},
     {DELAYED, EDGERL_ACTOR, ONCE, {POLICY_ACTION}},
-    {DELAYED, EDGERL_CRITIC_1, FIRST_TO_LAST, {FORWARD}},
+    {DELAYED, EDGERL_CRITIC_1, FIRST_TO_LAST, {FORWARD, NORMALISE}},
     {DELAYED, EDGERL_CRITIC_1, ONCE, {POLICY_LOSS}},
-    {DELAYED, EDGERL_CRITIC_1, LAST_TO_FIRST, {ACTION_GRADIENT}},
+    {DELAYED, EDGERL_CRITIC_1, LAST_TO_FIRST, {NORM_SUMS, NORM_GRADIENT, ACTION_GRADIENT}},
     {DELAYED, EDGERL_ACTOR, ONCE, {POLICY_GRADIENT}},
-    {DELAYED, EDGERL_ACTOR, LAST_TO_FIRST, {INPUT_GRADIENT, WEIGHT_GRADIENT, ADAM}},
+    {DELAYED, EDGERL_ACTOR, LAST_TO_FIRST, {NORM_SUMS, NORM_GRADIENT, INPUT_GRADIENT, WEIGHT_GRADIENT, ADAM}},
     {EVOLVING, EDGERL_ACTOR, FIRST_TO_LAST, {SELECT_DROP, SCORE_ABSENT, DROP_AND_GROW}},
     {EVOLVING, EDGERL_ACTOR, ONCE, {NOTE_EVOLUTION}},
     {DELAYED, EDGERL_ACTOR, FIRST_TO_LAST, {SOFT_UPDATE, PRUNE_TARGET}},
@@ -480,12 +559,15 @@ static uint64_t per_row(const learner *l, const sparse_layer *layer, uint32_t ro
 }
 
 static work_item item_of(const learner *l, const step_of_update *s, uint32_t number) {
-    const uint32_t turn = number / OPERATIONS, i = s->layers == LAST_TO_FIRST ? l->config.n_layers - 1 - turn : turn;
+    const uint32_t turn = number / OPERATIONS, i = s->layers == LAST_TO_FIRST ? layers_of(l, s->network) - 1 - turn : turn;
     const sparse_layer *layer = &l->layers[s->network][i];
     const uint32_t columns = input_gradient_rows(layer), if_sparse = !layer->is_dense;
-    const uint32_t to_score = if_sparse && is_scored(l->config.growth) ? layer->rows : 0;
+    const uint32_t if_evolving = if_sparse && plan_of(&l->config, s->network)->evolves;
+    const uint32_t to_score = if_evolving && is_scored(l->config.growth) ? layer->rows : 0;
     const uint64_t elementwise = 16 * (uint64_t)l->width * (l->config.n_observations + l->config.n_actions);
     const uint64_t by_row = per_row(l, layer, layer->rows), by_column = per_row(l, layer, columns);
+    const uint32_t vectors_to_normalise = has_norm(layer) ? l->width / l->config.lanes : 0;
+    const uint64_t by_vector = 16 * (uint64_t)layer->n_outputs * l->config.lanes, by_unit = 16 * (uint64_t)l->width;
     const uint64_t sweep = 16 * weights_of(layer), selecting = 128 * (uint64_t)layer->blocks;
     switch (s->operations[number % OPERATIONS]) {
     case NOTHING:
@@ -502,6 +584,14 @@ static work_item item_of(const learner *l, const step_of_update *s, uint32_t num
         return (work_item){forward, i, layer->rows, by_row};
     case CRITIC_LOSS:
         return (work_item){critic_loss, i, 1, elementwise};
+    case TARGET_NORMALISE:
+        return (work_item){target_normalise, i, vectors_to_normalise, by_vector};
+    case NORMALISE:
+        return (work_item){normalise, i, vectors_to_normalise, by_vector};
+    case NORM_SUMS:
+        return (work_item){norm_sums, i, vectors_to_normalise, by_vector};
+    case NORM_GRADIENT:
+        return (work_item){norm_gradient, i, has_norm(layer) ? layer->n_outputs : 0, by_unit};
     case INPUT_GRADIENT:
         return (work_item){input_gradient, i, i > 0 ? columns : 0, by_column};
     case WEIGHT_GRADIENT:
@@ -509,11 +599,11 @@ static work_item item_of(const learner *l, const step_of_update *s, uint32_t num
     case ADAM:
         return (work_item){adam, i, 1, sweep};
     case SELECT_DROP:
-        return (work_item){select_drop, i, if_sparse, selecting};
+        return (work_item){select_drop, i, if_evolving, selecting};
     case SCORE_ABSENT:
         return (work_item){score_absent, i, to_score, (uint64_t)layer->n_inputs * layer->block * l->width};
     case DROP_AND_GROW:
-        return (work_item){evolve, i, if_sparse, selecting};
+        return (work_item){evolve, i, if_evolving, selecting};
     case NOTE_EVOLUTION:
         return (work_item){note_evolution, i, 1, 1};
     case POLICY_ACTION:
@@ -568,7 +658,7 @@ static int32_t advance(learner *l, uint32_t done, uint32_t rows) {
         place->row = 0;
         place->item++;
     }
-    if (place->item == OPERATIONS * (UPDATE[place->step].layers == ONCE ? 1 : l->config.n_layers)) {
+    if (place->item == OPERATIONS * (UPDATE[place->step].layers == ONCE ? 1 : layers_of(l, UPDATE[place->step].network))) {
         place->item = 0;
         do {
             place->step++;

@@ -7,11 +7,13 @@ Two counts of training, which must not be confused:
 - `training_flops_full`, what a sparse engine executes: every pass of every update, the optimiser, target networks,
   topology evolution and acting.
 
-Both count weights only, at 2 FLOPs per multiply-add.
+Both count weights at 2 FLOPs per multiply-add, and no biases; `training_flops_full` counts norms, too.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from edgerl.edge.engine.growth import GROWTH_RULES
@@ -33,6 +35,11 @@ TARGET_PRUNING_FLOPS = 4
 
 EVOLUTION_FLOPS = 4
 """Per weight and evolution step: its magnitude, and three comparisons to select what is dropped."""
+
+
+NORM_FORWARD_FLOPS, NORM_BACKWARD_FLOPS = 8, 14
+"""Per normalised unit and sample: mean 1, variance 3, x̂ 2, scale and shift 2; its gradient: through the activation 1,
+by scale and shift 3, two means over the units 4, by the sum 6."""
 
 
 @dataclass(frozen=True)
@@ -59,41 +66,55 @@ def training_cost(
     policy_delay: int,
     evolution_interval: int | None = None,
     growth: str = "random",
+    updates_per_step: float = 1.0,
+    evolving: tuple[bool, bool] = (True, True),
+    critic_norm_units: int = 0,
 ) -> TrainingCost:
     """The cost of `steps` environment steps of TD3 with two critics of the shape `critic`.
 
     The first `start_steps` act at random and train nothing. `evolution_interval` is the number of updates between two
     evolution steps; None where the topology is fixed, and then targets need no pruning either.
-    `growth` names the rule (GROWTH_RULES), which has its price per absent weight. For the dense counterpart pass
-    `edgerl.policy.shape.dense` of both networks.
+    `growth` names the rule (GROWTH_RULES), which has its price per absent weight. `evolving`: whether the topology of
+    the actor, and that of each critic, evolves. `critic_norm_units`: units of a critic behind which a norm stands. For
+    the dense counterpart pass `edgerl.policy.shape.dense` of both networks.
     """
-    updates = max(0, steps - start_steps)
+    acting_steps = max(0, steps - start_steps)
+    updates = math.floor(acting_steps * updates_per_step)
     delayed_updates = updates // policy_delay
     evolutions = 0 if evolution_interval is None else max(0, updates - 1) // evolution_interval  # none at the last one
     multiply_adds = updates * _critic_update(actor, critic) + delayed_updates * _actor_update(actor, critic)
     weights = connections(actor) + 2 * connections(critic)
-    per_target_weight = SOFT_UPDATE_FLOPS + (0 if evolution_interval is None else TARGET_PRUNING_FLOPS)
+    changing = 0 if evolution_interval is None else _in_networks(connections, actor, critic, evolving)
+    absent = _in_networks(lambda shape: connections(dense(shape)) - connections(shape), actor, critic, evolving)
     full = (
         FLOPS_PER_MULTIPLY_ADD * batch_size * multiply_adds
         + ADAM_FLOPS * (updates * 2 * connections(critic) + delayed_updates * connections(actor))
-        + per_target_weight * delayed_updates * weights
-        + EVOLUTION_FLOPS * evolutions * weights
-        + evolutions * GROWTH_RULES[growth].flops(batch_size) * _absent(actor, critic)
-        + updates * inference_flops(actor)  # acting: one forward pass per step that is not random
+        + delayed_updates * (SOFT_UPDATE_FLOPS * weights + TARGET_PRUNING_FLOPS * changing)
+        + evolutions * (EVOLUTION_FLOPS * changing + GROWTH_RULES[growth].flops(batch_size) * absent)
+        + batch_size * critic_norm_units * _norm_flops(updates, delayed_updates)
+        + acting_steps * inference_flops(actor)  # acting: one forward pass per step that is not random
     )
+    paper_updates = math.floor(steps * updates_per_step)
     paper = (
         FLOPS_PER_MULTIPLY_ADD
         * PAPER_PASSES
         * batch_size
-        * (steps * 2 * connections(critic) + steps // policy_delay * connections(actor))
+        * (paper_updates * 2 * connections(critic) + paper_updates // policy_delay * connections(actor))
     )
     return TrainingCost(training_flops_paper=paper, training_flops_full=full, updates=updates)
 
 
-def _absent(actor: NetworkShape, critic: NetworkShape) -> int:
-    """Weights that the three networks lack."""
-    weights = connections(actor) + 2 * connections(critic)
-    return connections(dense(actor)) + 2 * connections(dense(critic)) - weights
+def _in_networks(
+    count: Callable[[NetworkShape], int], actor: NetworkShape, critic: NetworkShape, evolving: tuple[bool, bool]
+) -> int:
+    """The sum over those of the three networks that evolve."""
+    return evolving[0] * count(actor) + 2 * evolving[1] * count(critic)
+
+
+def _norm_flops(updates: int, delayed_updates: int) -> int:
+    """Per unit of a critic and sample: two targets, two critics forward and backward; Q1 for the actor likewise."""
+    both = NORM_FORWARD_FLOPS + NORM_BACKWARD_FLOPS
+    return updates * 2 * (NORM_FORWARD_FLOPS + both) + delayed_updates * both
 
 
 def _critic_update(actor: NetworkShape, critic: NetworkShape) -> int:

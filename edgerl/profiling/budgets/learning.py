@@ -115,7 +115,7 @@ def plan_on(device: Device, origin: Origin) -> MemoryPlan:
 
 def champion_bytes(config: LearnerConfig, *, normalises: bool) -> int:
     """Two copies of the actor, which keep every connection whatever its weight."""
-    plans = config.actor[: config.n_layers]
+    plans = config.actor.plans
     columns = [Columns(plan.n_inputs, plan.n_outputs, plan.full_blocks, plan.blocks) for plan in plans]
     arena = arena_parts(columns, [_layout(plan) for plan in plans], config.lanes, normalises=normalises)
     return 2 * sum(arena.values())
@@ -163,13 +163,13 @@ def _with_updates(report: ProfileReport, device: Device, origin: Origin, plan: M
 def _share(device: Device, config: LearnerConfig) -> float:
     if device.kind == "microcontroller":
         return MICROCONTROLLER_SHARE
-    blocks = {int(plan.block) for plan in config.critic[: config.n_layers] if _layout(plan) != "dense"}
+    blocks = {int(plan.block) for plan in config.critic.plans if _layout(plan) != "dense"}
     return UPDATE_SHARE[1 if 1 in blocks else BLOCK]
 
 
 def update_flops(config: LearnerConfig) -> float:
     """FLOPs of one update, on average: those that edgerl.profiling.budgets.costs counts, acting not among them."""
-    actor, critic = _shape(config.actor[: config.n_layers]), _shape(config.critic[: config.n_layers])
+    actor, critic = _shape(config.actor.plans), _shape(config.critic.plans)
     until, after = (
         training_cost(
             actor,
@@ -180,6 +180,8 @@ def update_flops(config: LearnerConfig) -> float:
             policy_delay=config.policy_delay,
             evolution_interval=config.evolution_interval or None,
             growth=list(GROWTH_RULES)[config.growth],
+            evolving=(bool(config.actor.evolves), bool(config.critic.evolves)),
+            critic_norm_units=sum(plan.n_outputs for plan in config.critic.plans[:-1]) if config.critic.norm else 0,
         ).training_flops_full
         for steps in (1, 1 + COUNTED_UPDATES)
     )
