@@ -406,7 +406,9 @@ def validated(config: Config) -> Config:
         if not 1 <= len(widths) <= 8:
             raise ConfigError(f"`{name}` has {len(widths)} layers; expected 1 to 8")
     if network.critic_norm == "layer" and min(network.widths[1]) < 2:
-        raise ConfigError("`critic_norm` is layer and a layer of the critics has one unit, whose norm is always 0; expected two or more")
+        raise ConfigError(
+            "`critic_norm` is layer and a layer of the critics has one unit, whose norm is always 0; expected two or more"
+        )
     _check_lambdas(network)
     if network.method == "td3":
         _check_dense(network)

@@ -72,7 +72,9 @@ def learner_config(
     )
     norms: tuple[Norm, Norm] = ("none", config.network.critic_norm)
     parts = ((result.actor, actor), (result.critic, critic))
-    for (stored, own), rate, norm, evolves in zip(parts, td3.learning_rates, norms, config.network.evolving, strict=True):
+    for (stored, own), rate, norm, evolves in zip(
+        parts, td3.learning_rates, norms, config.network.evolving, strict=True
+    ):
         stored.learning_rate, stored.n_layers, stored.evolves = rate, len(own), evolves
         stored.norm = get_args(Norm).index(norm)
         for index, plan in enumerate(own):

@@ -89,7 +89,11 @@ def expected_seconds(config: Config, timing: Timing, first_step: int = 0) -> flo
     learning = max(0, schedule.steps - max(first_step, schedule.start_steps))
     evaluations = -(-schedule.steps // schedule.evaluation_interval) - first_step // schedule.evaluation_interval
     evaluated = max(0, evaluations) * schedule.evaluation_episodes * timing.episode_steps
-    return random * timing.random + learning * (timing.acting + config.td3.updates_per_step * timing.update) + evaluated * timing.acting
+    return (
+        random * timing.random
+        + learning * (timing.acting + config.td3.updates_per_step * timing.update)
+        + evaluated * timing.acting
+    )
 
 
 def timings(configs: Iterable[Config]) -> dict[Config, Timing]:

@@ -40,6 +40,9 @@ DEFAULT_CAPACITY = 1000
 
 LARGEST_BATCH = 1 << 16
 
+NO_NORM = 0
+"""EDGERL_NORM_NONE."""
+
 BASELINE = 1
 """EDGERL_ISA_BASELINE."""
 
@@ -53,8 +56,8 @@ SAVE_HEADER, CHECKSUM = 112, 4
 WIDE_CHUNK, PANEL_CHUNK, BLOCK_CHUNK, PANEL = 8, 4, 2, 128
 """Of edgerl/edge/engine: numbers that are taken at once (kernels.c), and the width beyond which lines are cut."""
 
-CODE_BYTES = {1: 34_000, 4: 32_500, 5: 37_000}
-"""Machine code by the blocks that a learner's layers have (bits), rounded up: arm-none-eabi-gcc 12.2 -O2 for a
+CODE_BYTES, NORM_CODE_BYTES = {1: 36_000, 4: 33_000, 5: 39_000}, 2_500
+"""Machine code by the blocks that a learner's layers have (bits), and what norms add, rounded up: arm-none-eabi-gcc 12.2 -O2 for a
 Cortex-M7 (docs/c-learner.md); other processors and compilers differ."""
 
 
@@ -222,7 +225,8 @@ def _sizes(device: _Device, capacity: int) -> Sizes:
     ram = _up(_up(before, 8) + COUNTER_BYTES, ALIGNMENT)
     networks = int(device.arena.bytes.state) - _networks_at(device)
     save = SAVE_HEADER + networks + replay + CHECKSUM
-    return Sizes(arena, replay, ram - arena - replay, capacity, device.row, 0, CODE_BYTES[_blocks(device)], save)
+    code = CODE_BYTES[_blocks(device)] + NORM_CODE_BYTES * _has_norm(device)
+    return Sizes(arena, replay, ram - arena - replay, capacity, device.row, 0, code, save)
 
 
 def _up(count: int, unit: int) -> int:
@@ -303,6 +307,10 @@ def _blocks(device: _Device) -> int:
     return sum({int(plan.block) for plan in plans})
 
 
+def _has_norm(device: _Device) -> bool:
+    return bool(device.config.critic.norm != NO_NORM)
+
+
 def chunk_bits(width: int, at_most: int) -> int:
     """Bits of the counts in which CHUNKS of kernels.c takes a batch of `width` numbers, one a vector."""
     bits = 0
@@ -322,6 +330,7 @@ def _configuration(device: _Device) -> str:
         "#define ENGINE_INTERNAL static",
         "#define ENGINE_BASELINE_ONLY",
         f"#define ENGINE_BLOCKS {_blocks(device)}u",
+        f"#define ENGINE_NORMS {int(_has_norm(device))}",
     ]
     if config.lanes == 1:  # what a vector is elsewhere, the device's compiler decides
         widths = [int(plan.n_inputs) for plan in (*config.actor.plans, *config.critic.plans)]

@@ -22,7 +22,13 @@ typedef struct learner_case {
     uint32_t evolution_interval, policy_delay, n_step, growth, drop_schedule;
     uint32_t transitions;  /* in the replay memory */
     uint32_t dense_output; /* 0: as sparse as the others */
+    uint32_t parts;        /* bits: NORM, ADAMW, SCALED, DEEPER */
 } learner_case;
+
+#define NORM 1u   /* of the critics */
+#define ADAMW 2u
+#define SCALED 4u /* connections are dropped by scaled magnitude */
+#define DEEPER 8u /* the critics have one layer more, and wider ones */
 
 static uint32_t share_of(uint32_t positions, uint32_t percent) { return (positions * percent + 50) / 100; }
 
@@ -44,7 +50,6 @@ static edgerl_learner_config config_of(const learner_case *c, int32_t isa, uint3
         .n_step_delay = 5,
         .n_observations = c->n,
         .n_actions = c->m,
-        .n_layers = 3,
         .batch = c->batch,
         .policy_delay = c->policy_delay,
         .n_step = c->n_step,
@@ -54,19 +59,27 @@ static edgerl_learner_config config_of(const learner_case *c, int32_t isa, uint3
         .drop_schedule = (int32_t)c->drop_schedule,
         .discount = 0.97,
         .soft_update = 0.05,
-        .learning_rate = 0.003,
         .weight_decay = 0.0002,
+        .first_moment_decay = 0.9,
+        .optimiser = c->parts & ADAMW ? EDGERL_ADAMW : EDGERL_ADAM,
+        .drop_criterion = c->parts & SCALED ? EDGERL_DROP_SCALED_MAGNITUDE : EDGERL_DROP_MAGNITUDE,
         .target_noise = 0.2,
         .target_noise_clip = 0.5,
         .drop_fraction = 0.3,
+        .actor = {.learning_rate = 0.003, .n_layers = 3, .evolves = 1},
+        .critic = {.learning_rate = 0.003, .n_layers = c->parts & DEEPER ? 4 : 3, .evolves = 1},
     };
+    config.critic.norm = c->parts & NORM ? EDGERL_NORM_LAYER : EDGERL_NORM_NONE;
     const uint32_t output = c->dense_output ? 100 : c->percent;
-    config.actor[0] = plan_of(c->n, c->widths[0], c->block, c->percent);
-    config.actor[1] = plan_of(c->widths[0], c->widths[1], c->block, c->percent);
-    config.actor[2] = plan_of(c->widths[1], c->m, c->block, output);
-    config.critic[0] = plan_of(c->n + c->m, c->widths[0], c->block, c->percent);
-    config.critic[1] = config.actor[1];
-    config.critic[2] = plan_of(c->widths[1], 1, c->block, output);
+    edgerl_layer_plan *actor = config.actor.layers, *critic = config.critic.layers;
+    actor[0] = plan_of(c->n, c->widths[0], c->block, c->percent);
+    actor[1] = plan_of(c->widths[0], c->widths[1], c->block, c->percent);
+    actor[2] = plan_of(c->widths[1], c->m, c->block, output);
+    const uint32_t more = c->parts & DEEPER ? 3 : 0;
+    critic[0] = plan_of(c->n + c->m, c->widths[0] + more, c->block, c->percent);
+    critic[1] = plan_of(c->widths[0] + more, c->widths[1], c->block, c->percent);
+    critic[2] = more > 0 ? plan_of(c->widths[1], 10, c->block, c->percent) : plan_of(c->widths[1], 1, c->block, output);
+    critic[3] = plan_of(10, 1, c->block, output);
     return config;
 }
 

@@ -51,11 +51,12 @@ static void forbid(unsigned char *arena, const gaps *g, uint64_t shift_of_derive
     }
 }
 
-static inline topology_space lay_out_workspace_with_gaps(const sparse_layer *layer, uint64_t end, int32_t growth) {
+static inline topology_space lay_out_workspace_with_gaps(const sparse_layer *layer, uint64_t end,
+                                                         const edgerl_learner_config *c) {
     gaps *before = noting;
     of_workspace.count = 0;
     noting = &of_workspace;
-    const topology_space w = lay_out_workspace(layer, end, growth);
+    const topology_space w = lay_out_workspace(layer, end, c);
     noting = before;
     if (end > 0 && arena_in_use != NULL) {
         const learner *l = (const void *)arena_in_use;
@@ -74,27 +75,33 @@ static inline topology_space lay_out_workspace_with_gaps(const sparse_layer *lay
 #define COSINE EDGERL_DROP_COSINE
 
 static const learner_case CASES[] = {
-    {"single connections", 5, 3, {17, 12}, 1, 50, 7, 5, 2, 1, RANDOM, CONSTANT, 40, 1},
-    {"blocks with a narrow row", 5, 3, {17, 13}, 4, 50, 7, 5, 2, 1, RANDOM, CONSTANT, 40, 1},
-    {"gradient growth, n-step", 6, 2, {9, 14}, 1, 30, 7, 4, 3, 5, GRADIENT, COSINE, 40, 0},
-    {"gradient growth in blocks", 6, 2, {9, 14}, 4, 40, 7, 4, 3, 3, GRADIENT, COSINE, 40, 0},
-    {"dense", 3, 2, {8, 9}, 4, 100, 7, 5, 2, 1, RANDOM, CONSTANT, 40, 1},
-    {"dense single connections", 3, 2, {8, 9}, 1, 100, 7, 5, 1, 2, GRADIENT, CONSTANT, 40, 1},
-    {"static", 5, 3, {17, 12}, 1, 20, 7, 0, 2, 1, RANDOM, CONSTANT, 40, 1},
-    {"one unit, one transition", 1, 1, {1, 1}, 1, 100, 1, 3, 1, 64, RANDOM, CONSTANT, 1, 1},
-    {"one unit in blocks", 1, 1, {1, 1}, 4, 100, 1, 3, 2, 1, GRADIENT, COSINE, 1, 1},
-    {"one connection", 4, 2, {5, 6}, 1, 1, 1, 2, 2, 2, RANDOM, CONSTANT, 3, 0},
-    {"one block", 4, 2, {5, 6}, 4, 1, 1, 2, 2, 2, GRADIENT, CONSTANT, 3, 0},
-    {"a batch in chunks", 3, 1, {7, 6}, 1, 60, 150, 6, 2, 1, GRADIENT, CONSTANT, 40, 1},
-    {"a batch in chunks, in blocks", 3, 1, {7, 6}, 4, 60, 150, 6, 2, 1, RANDOM, CONSTANT, 40, 1},
+    {"single connections", 5, 3, {17, 12}, 1, 50, 7, 5, 2, 1, RANDOM, CONSTANT, 40, 1, 0},
+    {"blocks with a narrow row", 5, 3, {17, 13}, 4, 50, 7, 5, 2, 1, RANDOM, CONSTANT, 40, 1, 0},
+    {"gradient growth, n-step", 6, 2, {9, 14}, 1, 30, 7, 4, 3, 5, GRADIENT, COSINE, 40, 0, 0},
+    {"gradient growth in blocks", 6, 2, {9, 14}, 4, 40, 7, 4, 3, 3, GRADIENT, COSINE, 40, 0, 0},
+    {"dense", 3, 2, {8, 9}, 4, 100, 7, 5, 2, 1, RANDOM, CONSTANT, 40, 1, 0},
+    {"dense single connections", 3, 2, {8, 9}, 1, 100, 7, 5, 1, 2, GRADIENT, CONSTANT, 40, 1, 0},
+    {"static", 5, 3, {17, 12}, 1, 20, 7, 0, 2, 1, RANDOM, CONSTANT, 40, 1, 0},
+    {"one unit, one transition", 1, 1, {1, 1}, 1, 100, 1, 3, 1, 64, RANDOM, CONSTANT, 1, 1, 0},
+    {"one unit in blocks", 1, 1, {1, 1}, 4, 100, 1, 3, 2, 1, GRADIENT, COSINE, 1, 1, 0},
+    {"one connection", 4, 2, {5, 6}, 1, 1, 1, 2, 2, 2, RANDOM, CONSTANT, 3, 0, 0},
+    {"one block", 4, 2, {5, 6}, 4, 1, 1, 2, 2, 2, GRADIENT, CONSTANT, 3, 0, 0},
+    {"a batch in chunks", 3, 1, {7, 6}, 1, 60, 150, 6, 2, 1, GRADIENT, CONSTANT, 40, 1, 0},
+    {"a batch in chunks, in blocks", 3, 1, {7, 6}, 4, 60, 150, 6, 2, 1, RANDOM, CONSTANT, 40, 1, 0},
+    {"norms", 5, 3, {17, 12}, 1, 50, 7, 5, 2, 1, RANDOM, CONSTANT, 40, 1, NORM},
+    {"norms in blocks with a narrow row", 5, 3, {17, 13}, 4, 50, 7, 5, 2, 1, GRADIENT, CONSTANT, 40, 1, NORM | ADAMW},
+    {"a batch in chunks, with norms", 3, 1, {7, 6}, 1, 60, 150, 6, 2, 1, RANDOM, COSINE, 40, 1, NORM | SCALED},
+    {"scaled magnitudes, deeper critics", 5, 3, {9, 14}, 4, 50, 7, 4, 3, 1, RANDOM, CONSTANT, 40, 0, SCALED | DEEPER},
+    {"everything", 6, 2, {9, 14}, 1, 40, 7, 4, 3, 3, GRADIENT, COSINE, 40, 1, NORM | ADAMW | SCALED | DEEPER},
 };
 #define N_CASES (sizeof CASES / sizeof CASES[0])
 
 /* Layers wide enough to be cut into panels of inputs, and for every remainder of a vector. */
 static const learner_case WIDE_CASES[] = {
-    {"wide", 17, 6, {257, 33}, 1, 60, 100, 2, 2, 1, RANDOM, CONSTANT, 120, 1},
-    {"wide in blocks", 17, 6, {257, 33}, 4, 60, 100, 2, 2, 1, RANDOM, CONSTANT, 120, 1},
-    {"wide, gradient growth", 3, 1, {31, 258}, 4, 10, 50, 2, 2, 1, GRADIENT, CONSTANT, 120, 0},
+    {"wide", 17, 6, {257, 33}, 1, 60, 100, 2, 2, 1, RANDOM, CONSTANT, 120, 1, 0},
+    {"wide in blocks", 17, 6, {257, 33}, 4, 60, 100, 2, 2, 1, RANDOM, CONSTANT, 120, 1, 0},
+    {"wide, gradient growth", 3, 1, {31, 258}, 4, 10, 50, 2, 2, 1, GRADIENT, CONSTANT, 120, 0, 0},
+    {"wide, with norms", 17, 6, {257, 33}, 1, 60, 100, 2, 2, 1, RANDOM, CONSTANT, 120, 1, NORM | SCALED},
 };
 #define N_WIDE_CASES (sizeof WIDE_CASES / sizeof WIDE_CASES[0])
 
@@ -256,8 +263,8 @@ static void check_updates(const learner_case *c, int32_t isa, uint32_t lanes, ui
     }
     edgerl_learner_progress progress;
     CHECK(edgerl_learner_progress_of(whole.arena, &progress) == EDGERL_OK && progress.updates == updates, "%s", c->name);
-    for (uint32_t i = 0; i < 3; i++) {
-        const edgerl_layer_plan *p = &config.critic[i];
+    for (uint32_t i = 0; i < config.critic.n_layers; i++) {
+        const edgerl_layer_plan *p = &config.critic.layers[i];
         CHECK(connections_of(&whole, EDGERL_CRITIC_2, i) == p->full_blocks + p->narrow_blocks, "%s", c->name);
     }
     close_subject(&whole);
@@ -410,10 +417,14 @@ static void check_configurations(void) {
     REFUSED(n_actions, EDGERL_LEARNER_UNITS, EDGERL_BAD_SHAPE);
     REFUSED(n_actions, UINT32_MAX, EDGERL_BAD_SHAPE);
     REFUSED(n_actions, 2, EDGERL_BAD_SHAPE);
-    REFUSED(n_layers, 0, EDGERL_BAD_SHAPE);
-    REFUSED(n_layers, 1, EDGERL_BAD_SHAPE);
-    REFUSED(n_layers, 2, EDGERL_BAD_SHAPE);
-    REFUSED(n_layers, EDGERL_LEARNER_LAYERS + 1, EDGERL_BAD_SHAPE);
+    REFUSED(actor.n_layers, 0, EDGERL_BAD_SHAPE);
+    REFUSED(critic.n_layers, 0, EDGERL_BAD_SHAPE);
+    REFUSED(actor.n_layers, 1, EDGERL_BAD_SHAPE);
+    REFUSED(critic.n_layers, 1, EDGERL_BAD_SHAPE);
+    REFUSED(actor.n_layers, 2, EDGERL_BAD_SHAPE);
+    REFUSED(critic.n_layers, 2, EDGERL_BAD_SHAPE);
+    REFUSED(actor.n_layers, EDGERL_LEARNER_LAYERS + 1, EDGERL_BAD_SHAPE);
+    REFUSED(critic.n_layers, EDGERL_LEARNER_LAYERS + 1, EDGERL_BAD_SHAPE);
     REFUSED(batch, 0, EDGERL_BAD_ARGUMENT);
     REFUSED(batch, 65537, EDGERL_BAD_ARGUMENT);
     REFUSED(policy_delay, 0, EDGERL_BAD_ARGUMENT);
@@ -424,32 +435,45 @@ static void check_configurations(void) {
     REFUSED(lanes, 32, EDGERL_BAD_ARGUMENT);
     REFUSED(growth, -1, EDGERL_BAD_ARGUMENT);
     REFUSED(growth, 2, EDGERL_BAD_ARGUMENT);
+    REFUSED(drop_criterion, -1, EDGERL_BAD_ARGUMENT);
+    REFUSED(drop_criterion, 2, EDGERL_BAD_ARGUMENT);
+    REFUSED(optimiser, -1, EDGERL_BAD_ARGUMENT);
+    REFUSED(optimiser, 2, EDGERL_BAD_ARGUMENT);
+    REFUSED(reserved, 1, EDGERL_BAD_ARGUMENT);
+    REFUSED(first_moment_decay, 1, EDGERL_BAD_ARGUMENT);
+    REFUSED(first_moment_decay, -0.1, EDGERL_BAD_ARGUMENT);
+    REFUSED(actor.norm, EDGERL_NORM_LAYER, EDGERL_BAD_ARGUMENT);
+    REFUSED(critic.norm, -1, EDGERL_BAD_ARGUMENT);
+    REFUSED(critic.norm, 2, EDGERL_BAD_ARGUMENT);
+    REFUSED(critic.evolves, 2, EDGERL_BAD_ARGUMENT);
     REFUSED(drop_schedule, -1, EDGERL_BAD_ARGUMENT);
     REFUSED(drop_schedule, 2, EDGERL_BAD_ARGUMENT);
     REFUSED(discount, 1.01, EDGERL_BAD_ARGUMENT);
     REFUSED(discount, not_a_number, EDGERL_BAD_ARGUMENT);
     REFUSED(soft_update, -0.01, EDGERL_BAD_ARGUMENT);
     REFUSED(soft_update, not_a_number, EDGERL_BAD_ARGUMENT);
-    REFUSED(learning_rate, 2, EDGERL_BAD_ARGUMENT);
-    REFUSED(learning_rate, not_a_number, EDGERL_BAD_ARGUMENT);
+    REFUSED(actor.learning_rate, 2, EDGERL_BAD_ARGUMENT);
+    REFUSED(critic.learning_rate, 2, EDGERL_BAD_ARGUMENT);
+    REFUSED(actor.learning_rate, not_a_number, EDGERL_BAD_ARGUMENT);
+    REFUSED(critic.learning_rate, not_a_number, EDGERL_BAD_ARGUMENT);
     REFUSED(weight_decay, -1, EDGERL_BAD_ARGUMENT);
     REFUSED(target_noise, 11, EDGERL_BAD_ARGUMENT);
     REFUSED(target_noise_clip, -1, EDGERL_BAD_ARGUMENT);
     REFUSED(drop_fraction, 1.5, EDGERL_BAD_ARGUMENT);
     REFUSED(drop_fraction, not_a_number, EDGERL_BAD_ARGUMENT);
-    REFUSED(actor[0].block, 0, EDGERL_BAD_ARGUMENT);
-    REFUSED(critic[1].block, 2, EDGERL_BAD_ARGUMENT);
-    REFUSED(actor[0].n_inputs, 4, EDGERL_BAD_SHAPE);
-    REFUSED(actor[0].n_outputs, 0, EDGERL_BAD_SHAPE);
-    REFUSED(actor[1].n_inputs, 16, EDGERL_BAD_SHAPE);
-    REFUSED(critic[1].n_outputs, 65536, EDGERL_BAD_SHAPE);
-    REFUSED(critic[2].n_outputs, 2, EDGERL_BAD_SHAPE);
-    REFUSED(actor[0].full_blocks, 21, EDGERL_BAD_SHAPE);
-    REFUSED(actor[0].full_blocks, UINT32_MAX, EDGERL_BAD_SHAPE);
-    REFUSED(actor[0].narrow_blocks, 6, EDGERL_BAD_SHAPE);
-    REFUSED(actor[0].narrow_blocks, UINT32_MAX, EDGERL_BAD_SHAPE);
+    REFUSED(actor.layers[0].block, 0, EDGERL_BAD_ARGUMENT);
+    REFUSED(critic.layers[1].block, 2, EDGERL_BAD_ARGUMENT);
+    REFUSED(actor.layers[0].n_inputs, 4, EDGERL_BAD_SHAPE);
+    REFUSED(actor.layers[0].n_outputs, 0, EDGERL_BAD_SHAPE);
+    REFUSED(actor.layers[1].n_inputs, 16, EDGERL_BAD_SHAPE);
+    REFUSED(critic.layers[1].n_outputs, 65536, EDGERL_BAD_SHAPE);
+    REFUSED(critic.layers[2].n_outputs, 2, EDGERL_BAD_SHAPE);
+    REFUSED(actor.layers[0].full_blocks, 21, EDGERL_BAD_SHAPE);
+    REFUSED(actor.layers[0].full_blocks, UINT32_MAX, EDGERL_BAD_SHAPE);
+    REFUSED(actor.layers[0].narrow_blocks, 6, EDGERL_BAD_SHAPE);
+    REFUSED(actor.layers[0].narrow_blocks, UINT32_MAX, EDGERL_BAD_SHAPE);
     edgerl_learner_config empty = right;
-    empty.actor[1].full_blocks = empty.actor[1].narrow_blocks = 0;
+    empty.actor.layers[1].full_blocks = empty.actor.layers[1].narrow_blocks = 0;
     expect_refusal(&empty, EDGERL_BAD_SHAPE, "a layer without connections");
     expect_refusal(NULL, EDGERL_BAD_ARGUMENT, "no configuration");
     CHECK(edgerl_learner_bytes(&right, NULL) == EDGERL_BAD_ARGUMENT, "nowhere to write");
@@ -692,20 +716,21 @@ static void check_open_with(void) {
         }
     }
     const edgerl_learner_config own = config_of(&CASES[1], EDGERL_ISA_NAIVE, 1);
-    edgerl_learner_config wrong[8];
-    for (uint32_t i = 0; i < 8; i++) {
+    edgerl_learner_config wrong[9];
+    for (uint32_t i = 0; i < 9; i++) {
         wrong[i] = own;
     }
-    wrong[0].actor[0].full_blocks--;
-    wrong[1].critic[1].narrow_blocks--;
-    wrong[2].actor[0].block = wrong[2].actor[1].block = 1;
-    wrong[2].actor[0].narrow_blocks = wrong[2].actor[1].narrow_blocks = 0;
-    wrong[3].n_layers = 2;
+    wrong[0].actor.layers[0].full_blocks--;
+    wrong[1].critic.layers[1].narrow_blocks--;
+    wrong[2].actor.layers[0].block = wrong[2].actor.layers[1].block = 1;
+    wrong[2].actor.layers[0].narrow_blocks = wrong[2].actor.layers[1].narrow_blocks = 0;
+    wrong[3].actor.n_layers = 2;
     wrong[4].n_observations++;
-    wrong[5].actor[1].n_outputs = wrong[5].actor[2].n_inputs = 12;
-    wrong[6].n_layers = UINT32_MAX;
+    wrong[5].actor.layers[1].n_outputs = wrong[5].actor.layers[2].n_inputs = 12;
+    wrong[6].critic.n_layers = UINT32_MAX;
     wrong[7].batch = 0;
-    for (uint32_t i = 0; i < 8; i++) {
+    wrong[8].critic.norm = EDGERL_NORM_LAYER;
+    for (uint32_t i = 0; i < 9; i++) {
         subject a, b;
         open_subject(&a, &own);
         allow_all(&a);
@@ -726,7 +751,7 @@ static void check_open_with(void) {
     subject a;
     open_subject(&a, &own);
     allow_all(&a);
-    ((learner *)(void *)a.arena)->config.n_layers = UINT32_MAX;
+    ((learner *)(void *)a.arena)->config.critic.n_layers = UINT32_MAX;
     CHECK(edgerl_learner_open(a.arena, a.bytes.total, NULL) == EDGERL_BAD_SHAPE, "more layers than there can be");
     CHECK(edgerl_learner_begin(&own, a.arena, a.bytes.total) == EDGERL_OK, "init");
     CHECK(edgerl_learner_open(a.arena, a.bytes.total, &larger) == EDGERL_ARENA_TOO_SMALL, "an arena of other lanes");
@@ -936,9 +961,12 @@ static void check_replaced(void) {
         for (uint32_t k = 0; k < 30; k++) {
             memcpy(before, s.arena, s.bytes.state);
             update(&s, &replay);
-            for (uint32_t n = 0; n < 3 * NETWORKS; n++) {
-                const sparse_layer *layer = &l->layers[n / 3][n % 3];
-                expected += positions_lacking(l, layer, (const void *)(before + layer->arrays.starts), (const void *)(before + layer->arrays.columns));
+            for (uint32_t n = 0; n < NETWORKS; n++) {
+                for (uint32_t layer_index = 0; layer_index < layers_of(l, n); layer_index++) {
+                    const sparse_layer *layer = &l->layers[n][layer_index];
+                    expected += positions_lacking(l, layer, (const void *)(before + layer->arrays.starts),
+                                                  (const void *)(before + layer->arrays.columns));
+                }
             }
             CHECK(l->progress.replaced == expected, "%s, update %u: %u replaced, expected %u", CASES[i].name, k,
                   (uint32_t)l->progress.replaced, (uint32_t)expected);
@@ -970,11 +998,12 @@ static int test_arguments(void) {
 
 /* Tiny, with all that a file can have: targets of their own, narrow rows, dense layers. */
 static const learner_case FUZZ_CASES[] = {
-    {"single connections", 2, 1, {5, 3}, 1, 50, 2, 3, 2, 2, RANDOM, CONSTANT, 9, 1},
-    {"blocks", 2, 1, {6, 3}, 4, 60, 2, 3, 2, 1, RANDOM, COSINE, 9, 1},
-    {"gradient growth", 2, 1, {3, 5}, 4, 60, 2, 3, 1, 1, GRADIENT, CONSTANT, 9, 0},
+    {"single connections", 2, 1, {5, 3}, 1, 50, 2, 3, 2, 2, RANDOM, CONSTANT, 9, 1, 0},
+    {"blocks", 2, 1, {6, 3}, 4, 60, 2, 3, 2, 1, RANDOM, COSINE, 9, 1, 0},
+    {"gradient growth", 2, 1, {3, 5}, 4, 60, 2, 3, 1, 1, GRADIENT, CONSTANT, 9, 0, 0},
+    {"norms", 2, 1, {5, 3}, 4, 60, 2, 3, 2, 1, RANDOM, CONSTANT, 9, 1, NORM | DEEPER},
 };
-#define N_FUZZ_CASES 3u
+#define N_FUZZ_CASES 4u
 #define FUZZ_ROOM (1u << 14) /* bytes that an arena has more than it needs: some larger configurations fit */
 
 typedef struct image {

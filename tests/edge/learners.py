@@ -68,22 +68,29 @@ def plan(n_inputs: int, n_outputs: int, block: int, percent: int) -> LayerPlanSt
 
 
 def learner_config(
-    n: int = N, m: int = M, widths: Sequence[int] = (9, 6), block: int = 1, percent: int = 50, **fields: Any
+    n: int = N,
+    m: int = M,
+    widths: Sequence[int] = (9, 6),
+    block: int = 1,
+    percent: int = 50,
+    learning_rate: float = 3e-3,
+    **fields: Any,
 ) -> LearnerConfig:
     """For this machine; sparse hidden layers, dense outputs; `fields` of LearnerConfig."""
     loaded = library()
     isa = loaded.isa()
     defaults = {
         "seed": 7, "evolution_interval": 5, "last_update": (1 << 64) - 1, "batch": 8, "policy_delay": 2, "n_step": 1,
-        "lanes": loaded.lanes(isa), "isa": isa, "discount": 0.9, "soft_update": 0.05, "learning_rate": 3e-3,
+        "lanes": loaded.lanes(isa), "isa": isa, "discount": 0.9, "soft_update": 0.05, "first_moment_decay": 0.9,
         "target_noise": 0.2, "target_noise_clip": 0.5, "drop_fraction": 0.3,
     }  # fmt: skip
     config = LearnerConfig(n_observations=n, n_actions=m, **defaults | fields)
-    for plans, first, last in ((config.actor, n, m), (config.critic, n + m, 1)):
+    for network, first, last in ((config.actor, n, m), (config.critic, n + m, 1)):
+        network.learning_rate, network.n_layers, network.evolves = learning_rate, len(widths) + 1, 1
         inputs = [first, *widths]
         for index, outputs in enumerate((*widths, last)):
             dense = index == len(widths)
-            plans[index] = plan(inputs[index], outputs, block, 100 if dense else percent)
+            network.layers[index] = plan(inputs[index], outputs, block, 100 if dense else percent)
     return config
 
 

@@ -119,11 +119,8 @@ def test_the_process_takes_what_is_announced() -> None:
 def _connections(config: LearnerConfig) -> tuple[list[int], list[int]]:
     """Of each layer of the actor and of a critic."""
     actor, critic = (
-        [
-            plan.full_blocks * plan.block + plan.narrow_blocks * (plan.n_outputs % plan.block)
-            for plan in plans[: config.n_layers]
-        ]
-        for plans in (config.actor, config.critic)
+        [plan.full_blocks * plan.block + plan.narrow_blocks * (plan.n_outputs % plan.block) for plan in network.plans]
+        for network in (config.actor, config.critic)
     )
     return actor, critic
 

@@ -270,6 +270,35 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 
 
+NORMALISED: dict[str, dict[str, Any]] = {
+    "255-257, batch 256": {"hidden": (255, 257), "batch_size": 256},
+    "6-3, batch 100, block 4": {"hidden": (6, 3), "batch_size": 100, "block": 4, "sparsity": 0.2},
+    "33-2, batch 1": {"hidden": (33, 2), "batch_size": 1},
+}
+
+
+@pytest.mark.parametrize("isa", HERE)
+@pytest.mark.parametrize("options", NORMALISED.values(), ids=NORMALISED)
+def test_gradients_through_norms_are_those_of_double(
+    options: dict[str, Any], isa: Isa, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = _only_gradients(critic_norm="layer", **options)
+    single, double = _on(isa, config, monkeypatch), native_agent(config, double=True)
+    for agent in (single, double):
+        agent.learn(filled_replay())
+    state, expected = single.state(), double.state()
+    moments = [name for name in expected if name.endswith("_first_moment")]
+    assert any("norm_shift" in name for name in moments)
+    for name in moments:
+        layer = [
+            array
+            for other, array in expected.items()
+            if other in moments and other[:-1].startswith(name.rsplit(".", 1)[0])
+        ]
+        limit = 2e-5 * max(np.abs(array).max() for array in layer)
+        assert largest_difference(state[name], expected[name]) <= limit, name
+
+
 def _only_gradients(**options: Any) -> Config:
     """One update whose first moments are a tenth of the gradients, since it leaves the weights as they are."""
     return small_config(discount=0.5, policy_delay=1, weight_decay=0.0, learning_rate=1e-8, **options)

@@ -40,6 +40,8 @@ def _trained(updates: int = 43, **options: Any) -> NativeAgent:
 VARIANTS: dict[str, dict[str, Any]] = {
     "block 1": {},
     "block 4": {"block": 4},
+    "norms": {"critic_norm": "layer", "critic_hidden": (14, 9, 6), "optimiser": "adamw", "beta1": 0.5},
+    "norms, block 4": {"critic_norm": "layer", "block": 4, "drop": "scaled-magnitude", "actor_topology": "static"},
     "gradient": {"growth": "gradient", "output_layer": "sparse"},
     "dense": {"method": "td3"},
 }
@@ -236,11 +238,20 @@ def _config(**values: float) -> Attack:
     return attack
 
 
+def _network(**values: float) -> Attack:
+    def attack(arena: LearnerArena) -> None:
+        inside = LearnerConfig.from_buffer(arena.memory.data, _CONFIG)
+        for name, value in values.items():
+            setattr(inside.critic, name, value)
+
+    return attack
+
+
 def _plan(index: int, **values: int) -> Attack:
     def attack(arena: LearnerArena) -> None:
         inside = LearnerConfig.from_buffer(arena.memory.data, _CONFIG)
         for name, value in values.items():
-            setattr(inside.critic[index], name, value)
+            setattr(inside.critic.layers[index], name, value)
 
     return attack
 
@@ -354,9 +365,11 @@ HOSTILE: dict[str, tuple[Attack, str]] = {
     "no magic": (lambda arena: arena.memory[:4].fill(0), INVALID),
     "another version": (lambda arena: arena.memory[4:8].fill(9), INVALID),
     "another precision": (lambda arena: arena.memory[8:12].fill(8), INVALID),
-    "no layers": (_config(n_layers=0), SHAPE),
-    "one layer": (_config(n_layers=1), SHAPE),
-    "too many layers": (_config(n_layers=0xFFFFFFFF), SHAPE),
+    "no layers": (_network(n_layers=0), SHAPE),
+    "one layer": (_network(n_layers=1), SHAPE),
+    "too many layers": (_network(n_layers=0xFFFFFFFF), SHAPE),
+    "norm unknown": (_network(norm=2), NUMBER),
+    "evolves": (_network(evolves=2), NUMBER),
     "no observations": (_config(n_observations=0), SHAPE),
     "too many actions": (_config(n_actions=0xFFFFFFFF), SHAPE),
     "other actions": (_config(n_actions=M + 1), SHAPE),
@@ -371,7 +384,11 @@ HOSTILE: dict[str, tuple[Attack, str]] = {
     "schedule": (_config(drop_schedule=-1), NUMBER),
     "discount NaN": (_config(discount=np.nan), NUMBER),
     "soft update": (_config(soft_update=1.5), NUMBER),
-    "rate infinite": (_config(learning_rate=np.inf), NUMBER),
+    "rate infinite": (_network(learning_rate=np.inf), NUMBER),
+    "criterion": (_config(drop_criterion=2), NUMBER),
+    "optimiser": (_config(optimiser=2), NUMBER),
+    "first moment": (_config(first_moment_decay=1.0), NUMBER),
+    "reserved": (_config(reserved=1), NUMBER),
     "decay negative": (_config(weight_decay=-1e-9), NUMBER),
     "noise": (_config(target_noise=11), NUMBER),
     "clip NaN": (_config(target_noise_clip=np.nan), NUMBER),
@@ -449,6 +466,13 @@ def _pad_a_block_that_only_a_target_has(arena: LearnerArena) -> None:
 def test_padding_that_is_not_zero_and_blocks_of_the_wrong_width_are_refused(attack: Attack, message: str) -> None:
     """13 outputs: a last row of blocks that is one wide, whose three other lanes stand for no weight."""
     _assert_refused(_trained(block=4), attack, message)
+
+
+@pytest.mark.parametrize("at", [0, -1], ids=["scale", "shift's padding"])
+@pytest.mark.parametrize("name", ["norm", "norm_first_moment", "norm_second_moment", "norm_target"])
+def test_a_norm_with_a_number_that_cannot_be_is_refused(name: str, at: int) -> None:
+    agent = _trained(block=4, critic_norm="layer", sparsity=0.3)
+    _assert_refused(agent, *((_set(name, at, np.nan), NOT_FINITE) if at == 0 else (_set(name, at, 1.0), INDEX)))
 
 
 @pytest.mark.parametrize(

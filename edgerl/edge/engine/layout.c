@@ -190,7 +190,7 @@ EDGERL_INTERNAL void lay_out(learner *l, const edgerl_learner_config *config) {
     l->stride = l->width > 64 && l->width % 32 == 0 && config->lanes > 1 ? l->width + 16 : l->width;
     uint64_t end = round_up(sizeof(learner), EDGERL_ALIGNMENT), derived = 0;
     for (uint32_t n = 0; n < NETWORKS; n++) {
-        const edgerl_network_plan *plan = plan_of(config, n);
+        const edgerl_network_plan *plan = network_plan(config, n);
         for (uint32_t i = 0; i < plan->n_layers; i++) {
             const int is_normalised = plan->norm != EDGERL_NORM_NONE && i + 1 < plan->n_layers;
             lay_out_layer(&l->layers[n][i], &plan->layers[i], is_normalised, i > 0 || n == EDGERL_CRITIC_1, &end, &derived);

@@ -78,11 +78,11 @@ static inline int has_norm(const sparse_layer *layer) { return EDGERL_NORMS && l
 /* Features, so that four of them can always be taken. */
 static inline uint64_t padded(uint64_t features) { return round_up(features, 4); }
 
-static inline const edgerl_network_plan *plan_of(const edgerl_learner_config *c, uint32_t network) {
+static inline const edgerl_network_plan *network_plan(const edgerl_learner_config *c, uint32_t network) {
     return network == EDGERL_ACTOR ? &c->actor : &c->critic;
 }
 
-static inline uint32_t layers_of(const learner *l, uint32_t network) { return plan_of(&l->config, network)->n_layers; }
+static inline uint32_t layers_of(const learner *l, uint32_t network) { return network_plan(&l->config, network)->n_layers; }
 
 /* Between a layer and the next. */
 static inline activation activation_behind(const learner *l, uint32_t network, uint32_t index) {

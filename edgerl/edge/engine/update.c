@@ -420,7 +420,7 @@ static void adam(const pass *p) {
         }
     }
     const uint64_t count = p->network == EDGERL_ACTOR ? this_update(l) / c->policy_delay : this_update(l);
-    const double rate = plan_of(c, p->network)->learning_rate, first_keep = c->first_moment_decay;
+    const double rate = network_plan(c, p->network)->learning_rate, first_keep = c->first_moment_decay;
     const int is_decoupled = c->optimiser == EDGERL_ADAMW;
     for (uint32_t i = 0; i < n_parameters; i++) {
         const adam_task task = {
@@ -562,7 +562,7 @@ static work_item item_of(const learner *l, const step_of_update *s, uint32_t num
     const uint32_t turn = number / OPERATIONS, i = s->layers == LAST_TO_FIRST ? layers_of(l, s->network) - 1 - turn : turn;
     const sparse_layer *layer = &l->layers[s->network][i];
     const uint32_t columns = input_gradient_rows(layer), if_sparse = !layer->is_dense;
-    const uint32_t if_evolving = if_sparse && plan_of(&l->config, s->network)->evolves;
+    const uint32_t if_evolving = if_sparse && network_plan(&l->config, s->network)->evolves;
     const uint32_t to_score = if_evolving && is_scored(l->config.growth) ? layer->rows : 0;
     const uint64_t elementwise = 16 * (uint64_t)l->width * (l->config.n_observations + l->config.n_actions);
     const uint64_t by_row = per_row(l, layer, layer->rows), by_column = per_row(l, layer, columns);
