@@ -14,6 +14,7 @@ from edgerl.edge.continual.memory import memory_of
 from edgerl.edge.continual.trials import LARGEST_REWARD
 from edgerl.edge.engine.arena import LearnerArena, ReadState
 from edgerl.edge.engine.library import BytesOf, LearnerConfig, library
+from edgerl.edge.engine.released import current
 from edgerl.errors import ConfigError, FileFormatError, UnsupportedModelError, quoted
 from edgerl.files.tensors import TensorReader, Tensors
 
@@ -96,11 +97,11 @@ def _adapt_to_this_machine(memory: int) -> Callable[[LearnerConfig], None]:
 
 
 def state_of(reader: TensorReader) -> tuple[int, ReadState]:
-    """(bytes, reader) of the engine's state in a file. Raises ValueError."""
+    """(bytes, reader) of the engine's state in a file. Raises ValueError, ConfigError."""
     dtype, shape = reader.shapes.get("state", (None, ()))
     if dtype != np.uint8 or len(shape) != 1:
         raise ValueError("its state is not a list of bytes")
-    return shape[0], lambda memory, offset: reader.read_into("state", memory, offset)
+    return current(shape[0], lambda memory, offset: reader.read_into("state", memory, offset))
 
 
 def read_largest_reward(origin: Origin, source: Path) -> float:
