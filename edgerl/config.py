@@ -20,6 +20,7 @@ from edgerl.errors import ConfigError, bare, nearest, quoted
 from edgerl.files.toml import read_toml
 from edgerl.options import Option, option, options_of
 
+Algorithm = Literal["td3", "sac"]
 Method = Literal["td3", "static-td3", "ds-td3"]
 Distribution = Literal["er", "uniform"]
 OutputLayer = Literal["dense", "sparse"]
@@ -159,6 +160,12 @@ class TD3Config:
     exploration_noise: float = _number(
         0.1, "Standard deviation of the exploration noise.", "[0, 10]", "actions in [−1, 1]", "TD3"
     )
+    initial_temperature: float = _number(
+        1.0, "Temperature (α) at the beginning, which SAC adapts.", "(0, 1000]", "reward per nat", "SAC; DroQ: 0.1", **NEW
+    )
+    target_entropy: float | None = _number(
+        None, "Entropy of the policy that SAC aims at.", "[-1000, 1000]", "nats", "SAC", shown="−1 per action", **NEW
+    )
     n_step: int = _number(1, "n for n-step returns.", "[1, 64]", "steps", "TD3: 1")
     n_step_delay: int = _number(
         0, "Critic updates with 1-step returns before n-step ones.", "[0, 1000000000000]", "critic updates", "RLx2"
@@ -182,6 +189,10 @@ class TD3Config:
         """Of the actor and of the critics."""
         actor, critic = (own or self.learning_rate for own in (self.actor_learning_rate, self.critic_learning_rate))
         return actor, critic
+
+    def target_entropy_of(self, n_actions: int) -> float:
+        """The one that was given, or else the one that SAC's authors recommend."""
+        return -float(n_actions) if self.target_entropy is None else self.target_entropy
 
     def updates_after(self, steps: int) -> int:
         """Critic updates that so many environment steps with learning allow."""
@@ -223,6 +234,7 @@ class Config:
     env_args: Arguments = _option(
         NOTHING, "Arguments of the function that makes the environment: numbers, true, false, or text in quotes.", **NEW
     )
+    algorithm: Algorithm = _option("td3", "td3, or sac: a stochastic policy that is paid for its entropy.", **NEW)
     seed: int = _number(0, "Seed of every random draw.", "[0, 18446744073709551615]", "any")
     normalize: bool = _option(False, "Standardise observations by their running mean and variance.")
     policy: PolicyChoice = _option("last", "Which evaluated policy is kept for export.")
@@ -247,6 +259,10 @@ class Config:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "env_args", checked(self.env_args))
+
+    def actor_outputs(self, n_actions: int) -> int:
+        """What the actor's last layer gives: actions, or the means and deviations of their distribution."""
+        return 2 * n_actions if self.algorithm == "sac" else n_actions
 
     @property
     def task(self) -> str:
@@ -274,6 +290,11 @@ QUICK = ScheduleConfig(
 """The `quick` preset: minutes instead of hours, the same algorithm."""
 
 PRESETS: Mapping[str, ScheduleConfig] = {"paper": ScheduleConfig(), "quick": QUICK}
+
+ALGORITHM_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "sac": {"learning_rate": 3e-4, "batch_size": 256, "policy_delay": 1, "weight_decay": 0.0}
+}
+"""What an algorithm has by default instead of the fields' own defaults: as its authors chose it."""
 
 _SECTIONS = {"network": NetworkConfig, "evolution": EvolutionConfig, "td3": TD3Config, "schedule": ScheduleConfig}
 
@@ -320,6 +341,8 @@ def make_config(preset: str | None = None, **options: Any) -> Config:
     if preset not in PRESETS:
         raise ConfigError(f"`preset` is {quoted(preset)}; expected {' or '.join(PRESETS)}")
     config = Config(schedule=PRESETS[preset])
+    for name, value in ALGORITHM_DEFAULTS.get(options.get("algorithm") or "td3", {}).items():
+        config = _with_option(config, name, value)
     for name, value in options.items():
         if value is not None:
             config = _with_option(config, name, value)

@@ -66,12 +66,16 @@ class Algorithm(Protocol):
         """The deterministic action [m] for an observation [n]."""
         ...
 
+    def explore(self, observation: npt.NDArray[np.float32], noise: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+        """The action [m] that is tried in training; noise: standard normal numbers [m]."""
+        ...
+
     def learn(self, replay: Replay, normalizer: Normalizer | None = None) -> None:
         """One update, on a batch from `replay`, whose observations `normalizer` standardises."""
         ...
 
     def actor_layers(self) -> list[tuple[Array, Array]]:
-        """(weights [outputs, inputs], bias [outputs]) of the actor."""
+        """(weights [outputs, inputs], bias [outputs]) of the policy: its last layer gives the actions."""
         ...
 
     @property
@@ -92,12 +96,15 @@ class Algorithm(Protocol):
         ...
 
 
-ENGINES = {"torch": ("edgerl.algorithms.td3", "Agent"), "native": ("edgerl.algorithms.native", "NativeAgent")}
-"""Per engine the module and the class, which is loaded when a run needs it."""
+ALGORITHMS = {"td3": ("edgerl.algorithms.td3", "TD3"), "sac": ("edgerl.algorithms.sac", "SAC")}
+"""On PyTorch, per algorithm the module and the class, which is loaded when a run needs it."""
+
+NATIVE = ("edgerl.algorithms.native", "NativeAgent")
+"""The same of the native engine, for all algorithms."""
 
 
 def make_algorithm(config: Config, n_observations: int, n_actions: int) -> Algorithm:
     """The algorithm on the engine that the configuration names. Raises ConfigError, MissingExtraError."""
-    module, name = ENGINES[config.engine]
+    module, name = NATIVE if config.engine == "native" else ALGORITHMS[config.algorithm]
     made: Algorithm = getattr(import_module(module), name)(config, n_observations, n_actions)
     return made

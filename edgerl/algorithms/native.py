@@ -329,7 +329,7 @@ class NativeAgent:
         """
         self._library, self._dtype = library() if loaded is None else loaded, np.dtype(dtype)
         self.config, self.draws = config, Draws(config.seed)
-        self._plans = plan_networks(config.network, n_observations, n_actions)
+        self._plans = plan_networks(config, n_observations, n_actions)
         self.arena, self._networks = self._begin()
         self.updates = 0
         self._actor_evolves = False  # the critics did; the actor will at its own next update

@@ -261,11 +261,12 @@ def block_magnitude(weight: Array, block: int) -> Array:
 
 
 def plan_networks(
-    config: NetworkConfig, n_observations: int, n_actions: int
+    run: Config, n_observations: int, n_actions: int
 ) -> tuple[tuple[LayerPlan, ...], tuple[LayerPlan, ...]]:
     """The layers of the actor and of each critic. Raises ConfigError where the sparsity asked for is impossible."""
+    config = run.network
     actor_hidden, critic_hidden = config.widths
-    actor = (n_observations, *actor_hidden, n_actions)
+    actor = (n_observations, *actor_hidden, run.actor_outputs(n_actions))
     critic = (n_observations + n_actions, *critic_hidden, 1)
     for widths in (actor, critic):
         _check_size(widths)
@@ -302,5 +303,5 @@ def notice_of_fixed_layers(config: Config, n_observations: int, n_actions: int) 
     """The line that a person should read where a run is to evolve, and a sparse layer is too small for it."""
     if config.evolution.drop_fraction == 0:
         return None
-    networks = zip(plan_networks(config.network, n_observations, n_actions), config.network.evolving, strict=True)
+    networks = zip(plan_networks(config, n_observations, n_actions), config.network.evolving, strict=True)
     return describe_fixed_layers(*(plans if evolves else () for plans, evolves in networks))

@@ -28,7 +28,7 @@ def cost(
     """
     run = make_config(**stated_options(env, preset=preset, config=config, **options))
     environment = make(run.environment, arguments=run.env_args)
-    plans = plan_networks(run.network, environment.n_observations, environment.n_actions)
+    plans = plan_networks(run, environment.n_observations, environment.n_actions)
     environment.close()
     actor, critic = (tuple(layer.shape for layer in network) for network in plans)
     flops = cost_of_run(run, actor, critic)

@@ -60,7 +60,7 @@ def actor_pictures(run: Run) -> tuple[LayerPicture, ...]:
         return ()
     policy = checkpoint.policy
     try:
-        plans, _ = plan_networks(run.config.network, policy.n_observations, policy.n_actions)
+        plans, _ = plan_networks(run.config, policy.n_observations, policy.n_actions)
     except ConfigError as error:
         raise FileFormatError(
             f"{run.folder} holds a configuration and a checkpoint that do not fit: {error}"

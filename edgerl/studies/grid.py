@@ -166,7 +166,7 @@ def _sizes(config: Config, known: dict[str, Sizes]) -> Sizes:
 
 
 def _shapes(config: Config, sizes: Sizes) -> tuple[NetworkShape, NetworkShape]:
-    actor, critic = plan_networks(config.network, sizes.n_observations, sizes.n_actions)
+    actor, critic = plan_networks(config, sizes.n_observations, sizes.n_actions)
     return tuple(layer.shape for layer in actor), tuple(layer.shape for layer in critic)
 
 

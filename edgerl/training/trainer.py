@@ -456,10 +456,10 @@ class Trainer:
             words = draws.stream(Purpose.RANDOM_ACTION, self.step, n_actions)
             return (2 * uniform(words) - 1).astype(np.float32)
         noise = draws.normals(Purpose.EXPLORATION, self.step, n_actions)
-        action = self.agent.act(self._normalized(observation)) + self.config.td3.exploration_noise * noise
+        action = self.agent.explore(self._normalized(observation), noise)
         if not np.isfinite(action).all():
             raise self._diverged("the policy's action")
-        return np.clip(action, -1, 1).astype(np.float32)
+        return action
 
     def _diverged(self, what: str) -> CheckFailed:
         kept = (

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 from edgerl.algorithms.normalizer import Normalizer
-from edgerl.algorithms.td3 import Agent
+from edgerl.algorithms.td3 import TD3
 from edgerl.config import make_config
 from edgerl.edge.continual.replay import HEADER_BYTES, MAGIC, Boundary, Replay
 from edgerl.errors import FileFormatError
@@ -186,7 +186,7 @@ class _Trained:
 
     def __init__(self) -> None:
         config = make_config("quick", environment="robots:robot", hidden=(6, 5), sparsity=0.4, normalize=True)
-        self.agent, self.normalizer = Agent(config, 4, 2), Normalizer(4)
+        self.agent, self.normalizer = TD3(config, 4, 2), Normalizer(4)
         self.normalizer.observe(np.arange(4))
         tensors = self.agent.state() | {f"normalizer.{n}": array for n, array in self.normalizer.state().items()}
         policy = random_policy(0, (4, 6, 5, 2))

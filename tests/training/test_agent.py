@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from edgerl import train
-from edgerl.algorithms.td3 import Agent, n_step_at
+from edgerl.algorithms.agent import n_step_at
+from edgerl.algorithms.td3 import TD3
 from edgerl.algorithms.topology import expand
 from edgerl.config import Config, make_config
 from edgerl.edge.continual.replay import Batch, Boundary, Replay
@@ -69,7 +70,7 @@ def _batch(generator: np.random.Generator, size: int, scale: float = 1.0) -> Bat
     ids=lambda options: "-".join(f"{name}={value}" for name, value in options.items()),
 )
 def test_sixty_updates_equal_the_oracle(options: dict[str, Any]) -> None:
-    agent = Agent(_config(**options), N, M, dtype=torch.float64)
+    agent = TD3(_config(**options), N, M, dtype=torch.float64)
     oracle, generator = Oracle(agent), np.random.default_rng(1)
     for _ in range(60):
         batch, noise = _batch(generator, 16), agent.target_noise()
@@ -78,7 +79,7 @@ def test_sixty_updates_equal_the_oracle(options: dict[str, Any]) -> None:
     _assert_equal(agent, oracle)
 
 
-def _assert_equal(agent: Agent, oracle: Oracle) -> None:
+def _assert_equal(agent: TD3, oracle: Oracle) -> None:
     for (name, network), expected in zip(agent.networks, (oracle.actor, *oracle.critics), strict=True):
         for layer, parameter in enumerate(expected.weights):
             where = f"{name} layer {layer}"
@@ -111,7 +112,7 @@ def _transitions(generator: np.random.Generator, count: int) -> list[Transition]
 
 @pytest.mark.parametrize("delay", [0, 25, 1000])
 def test_sixty_updates_on_n_step_returns_equal_the_oracle(delay: int) -> None:
-    agent = Agent(_config(n_step=3, n_step_delay=delay, discount=0.5), N, M, dtype=torch.float64)
+    agent = TD3(_config(n_step=3, n_step_delay=delay, discount=0.5), N, M, dtype=torch.float64)
     oracle, generator = Oracle(agent), np.random.default_rng(12)
     transitions, replay = _transitions(generator, 70), Replay(None, N, M, 50)
     for t in transitions:
@@ -139,7 +140,7 @@ def test_n_step_returns_begin_after_their_delay(monkeypatch: pytest.MonkeyPatch)
 
 def test_the_cosine_schedule_drops_less_and_less() -> None:
     options = {"drop_schedule": "cosine", "drop_fraction": 0.8, "evolution_interval": 1, "block": 4}
-    agent = Agent(_config(hidden=(16, 20), sparsity=0.6, steps=120, start_steps=100, **options), N, M)
+    agent = TD3(_config(hidden=(16, 20), sparsity=0.6, steps=120, start_steps=100, **options), N, M)
     generator, network = np.random.default_rng(13), agent.critics[0]
     for update in range(1, 20):
         before = network.masks[1].copy()
@@ -151,7 +152,7 @@ def test_the_cosine_schedule_drops_less_and_less() -> None:
 def test_a_sparse_output_layer_evolves_and_a_dense_one_does_not() -> None:
     generator = np.random.default_rng(14)
     for output_layer, layers in (("sparse", [0, 1, 2]), ("dense", [0, 1])):
-        agent = Agent(_config(output_layer=output_layer, distribution="uniform", drop_fraction=0.3), N, M)
+        agent = TD3(_config(output_layer=output_layer, distribution="uniform", drop_fraction=0.3), N, M)
         assert all(network.sparse_layers == layers for _, network in agent.networks)
         before = {layer: mask.copy() for layer, mask in agent.actor.masks.items()}
         for _ in range(8):
@@ -163,7 +164,7 @@ def test_a_sparse_output_layer_evolves_and_a_dense_one_does_not() -> None:
 @pytest.mark.parametrize("growth", ["random", "gradient"])
 @pytest.mark.parametrize("output_layer", ["dense", "sparse"])
 def test_counts_stay_and_everything_absent_is_zero(block: int, growth: str, output_layer: str) -> None:
-    agent = Agent(_config(block=block, growth=growth, output_layer=output_layer, drop_fraction=0.3), N, M)
+    agent = TD3(_config(block=block, growth=growth, output_layer=output_layer, drop_fraction=0.3), N, M)
     generator = np.random.default_rng(2)
     planned = {name: network.connections() for name, network in agent.networks}
     for _ in range(50):
@@ -183,7 +184,7 @@ def test_counts_stay_and_everything_absent_is_zero(block: int, growth: str, outp
 
 
 def test_a_grown_connection_starts_at_zero_with_zero_moments() -> None:
-    agent, generator = Agent(_config(), N, M), np.random.default_rng(3)
+    agent, generator = TD3(_config(), N, M), np.random.default_rng(3)
     for _ in range(6):
         agent.update(_batch(generator, 16))
     before = {layer: mask.copy() for layer, mask in agent.critics[0].masks.items()}
@@ -198,7 +199,7 @@ def test_a_grown_connection_starts_at_zero_with_zero_moments() -> None:
 
 
 def test_the_actor_evolves_at_its_own_next_update() -> None:
-    agent, generator = Agent(_config(evolution_interval=3), N, M), np.random.default_rng(4)
+    agent, generator = TD3(_config(evolution_interval=3), N, M), np.random.default_rng(4)
     masks = []
     for _ in range(4):
         agent.update(_batch(generator, 16))
@@ -209,7 +210,7 @@ def test_the_actor_evolves_at_its_own_next_update() -> None:
 
 
 def test_the_last_update_does_not_evolve() -> None:
-    agent, generator = Agent(_config(steps=114, start_steps=100, evolution_interval=7), N, M), np.random.default_rng(9)
+    agent, generator = TD3(_config(steps=114, start_steps=100, evolution_interval=7), N, M), np.random.default_rng(9)
     masks = []
     for _ in range(14):
         agent.update(_batch(generator, 16))
@@ -219,7 +220,7 @@ def test_the_last_update_does_not_evolve() -> None:
 
 
 def test_static_masks_never_change_and_dense_layers_have_none() -> None:
-    static, dense = Agent(_config(method="static-td3"), N, M), Agent(_config(method="td3"), N, M)
+    static, dense = TD3(_config(method="static-td3"), N, M), TD3(_config(method="td3"), N, M)
     before = {layer: mask.copy() for layer, mask in static.actor.masks.items()}
     generator = np.random.default_rng(5)
     for _ in range(20):
@@ -231,7 +232,7 @@ def test_static_masks_never_change_and_dense_layers_have_none() -> None:
 
 
 def test_initial_weights_are_pytorchs_uniform_distribution() -> None:
-    agent = Agent(_config(hidden=(256, 256), sparsity=0.5), N, M)
+    agent = TD3(_config(hidden=(256, 256), sparsity=0.5), N, M)
     weights = agent.actor.online.weights[1].detach().numpy()
     values = weights[expand(agent.actor.masks[1], agent.actor.plans[1])] * np.sqrt(256)
     assert np.abs(values).max() <= 1
@@ -241,7 +242,7 @@ def test_initial_weights_are_pytorchs_uniform_distribution() -> None:
 
 
 def test_a_terminated_transition_does_not_bootstrap_and_a_truncated_one_does() -> None:
-    agent = Agent(_config(), N, M)
+    agent = TD3(_config(), N, M)
     batch = _batch(np.random.default_rng(6), 16)
     noise = torch.zeros(16, M)
     target = agent._target(batch, noise).numpy()
@@ -253,7 +254,7 @@ def test_a_terminated_transition_does_not_bootstrap_and_a_truncated_one_does() -
 
 def test_a_state_goes_through_arrays_unchanged() -> None:
     generator = np.random.default_rng(7)
-    agent, other = Agent(_config(), N, M), Agent(_config(), N, M)
+    agent, other = TD3(_config(), N, M), TD3(_config(), N, M)
     for _ in range(10):
         agent.update(_batch(generator, 16))
     other.load_state(agent.state())
@@ -279,21 +280,21 @@ def test_a_state_goes_through_arrays_unchanged() -> None:
     ],
 )
 def test_a_state_that_does_not_fit_is_refused(spoil: Any, message: str) -> None:
-    agent = Agent(_config(), N, M)
+    agent = TD3(_config(), N, M)
     arrays = agent.state()
     spoil(arrays)
     with pytest.raises(ValueError, match=message):
-        Agent(_config(), N, M).load_state(arrays)
+        TD3(_config(), N, M).load_state(arrays)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_cuda_without_a_gpu_is_refused() -> None:
     with pytest.raises(ConfigError, match="`device` is cuda, but this PyTorch sees none; use `device` cpu"):
-        Agent(_config(device="cuda"), N, M)
+        TD3(_config(device="cuda"), N, M)
 
 
 def test_losses_are_means_since_they_were_last_taken() -> None:
-    agent, generator = Agent(_config(), N, M), np.random.default_rng(8)
+    agent, generator = TD3(_config(), N, M), np.random.default_rng(8)
     assert agent.metrics == {"critic_loss": 0.0, "actor_loss": 0.0}
     for _ in range(4):
         agent.update(_batch(generator, 16))

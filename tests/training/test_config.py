@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from edgerl.algorithms.evolution import drop_fraction_at, drops_at_least_one
-from edgerl.algorithms.td3 import n_step_at
+from edgerl.algorithms.agent import n_step_at
 from edgerl.algorithms.topology import plan_networks
 from edgerl.config import (
     OPTIONS,
@@ -233,7 +233,7 @@ def test_a_hostile_configuration_is_refused(change: Any, message: str) -> None:
 def test_a_network_that_no_file_could_hold_is_refused_at_the_start() -> None:
     for hidden in ((60_000, 60_000), (4000,) * 6):
         with pytest.raises(ConfigError, match=r"a network 17-.* is too large; expected layers of at most 65536 units"):
-            plan_networks(make_config(hidden=hidden).network, 17, 6)
+            plan_networks(make_config(hidden=hidden), 17, 6)
 
 
 def test_every_field_is_an_option_under_a_name_of_its_own() -> None:
@@ -242,28 +242,28 @@ def test_every_field_is_an_option_under_a_name_of_its_own() -> None:
 
 
 def test_plans_follow_the_method() -> None:
-    actor, critic = plan_networks(make_config(method="td3").network, 17, 6)
+    actor, critic = plan_networks(make_config(method="td3"), 17, 6)
     assert sum(p.connections for p in actor) == 71424
     assert sum(p.connections for p in critic) == 71680
 
 
 def test_each_network_has_its_own_sparsity() -> None:
-    actor, critic = plan_networks(make_config(actor_sparsity=0.9, sparsity=0.25).network, 17, 6)
+    actor, critic = plan_networks(make_config(actor_sparsity=0.9, sparsity=0.25), 17, 6)
     assert abs(sum(p.connections for p in actor) - 0.1 * 71424) <= 2
     assert abs(sum(p.connections for p in critic) - 0.75 * 71680) <= 2
-    dense, half = plan_networks(make_config(actor_sparsity=0.0).network, 17, 6)
+    dense, half = plan_networks(make_config(actor_sparsity=0.0), 17, 6)
     assert all(p.is_dense for p in dense)
     assert abs(sum(p.connections for p in half) - 0.5 * 71680) <= 2
 
 
 def test_the_output_layer_is_dense_unless_it_is_asked_to_be_sparse() -> None:
     for options, connections in (({}, 1536), ({"output_layer": "sparse"}, 154)):
-        actor, _ = plan_networks(make_config(sparsity=0.9, distribution="uniform", **options).network, 17, 6)
+        actor, _ = plan_networks(make_config(sparsity=0.9, distribution="uniform", **options), 17, 6)
         assert actor[-1].connections == connections
 
 
 def test_an_impossible_sparsity_of_one_network_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"sparsity 0\.99 is impossible for 17-256-256-6.* expected at most 0\.9784"):
-        plan_networks(make_config(actor_sparsity=0.99).network, 17, 6)
-    actor, _ = plan_networks(make_config(actor_sparsity=0.99, output_layer="sparse").network, 17, 6)
+        plan_networks(make_config(actor_sparsity=0.99), 17, 6)
+    actor, _ = plan_networks(make_config(actor_sparsity=0.99, output_layer="sparse"), 17, 6)
     assert abs(sum(p.connections for p in actor) - 0.01 * 71424) <= 3

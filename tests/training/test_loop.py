@@ -501,9 +501,9 @@ def test_an_empty_folder_of_the_users_is_left(monkeypatch: pytest.MonkeyPatch) -
 def test_a_critic_that_diverges_before_a_checkpoint_is_not_saved(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """And a policy that hides it: the state itself is looked at."""
     from edgerl.algorithms.native import NativeAgent
-    from edgerl.algorithms.td3 import Agent
+    from edgerl.algorithms.td3 import TD3
 
-    kind: Any = NativeAgent if engine == "native" else Agent
+    kind: Any = NativeAgent if engine == "native" else TD3
     learn = kind.learn
 
     def spoil(self: Any, *arguments: Any) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from edgerl.algorithms.native import NativeAgent, NativeLayer, learner_config
 from edgerl.algorithms.normalizer import Normalizer
-from edgerl.algorithms.td3 import Agent
+from edgerl.algorithms.td3 import TD3
 from edgerl.algorithms.topology import plan_networks
 from edgerl.config import Config
 from edgerl.edge.continual.replay import Replay
@@ -139,7 +139,7 @@ def test_wide_layers_and_large_batches_in_double_equal_pytorch(options: dict[str
 def _assert_parity(options: dict[str, Any], updates: int) -> None:
     own = {name: value for name, value in options.items() if name not in ("n", "m", "count")}
     config, n, m = small_config(**own), options.get("n", N), options.get("m", M)
-    native, reference = native_agent(config, n, m, double=True), Agent(config, n, m, dtype=torch.float64)
+    native, reference = native_agent(config, n, m, double=True), TD3(config, n, m, dtype=torch.float64)
     replay, normalizer = filled_replay(n, m, options.get("count", 700)), _normalizer(n) if config.normalize else None
     first = state = native.state()
     _assert_same_states(first, reference.state(), "at the beginning")
@@ -210,7 +210,7 @@ ORACLE: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("options", ORACLE.values(), ids=ORACLE)
 def test_sixty_updates_in_double_equal_the_oracle(options: dict[str, Any]) -> None:
     config = small_config(**{"discount": 0.5, "evolution_interval": 7} | options)
-    native, oracle = native_agent(config, double=True), Oracle(Agent(config, N, M, dtype=torch.float64))
+    native, oracle = native_agent(config, double=True), Oracle(TD3(config, N, M, dtype=torch.float64))
     replay = filled_replay()
     for _ in range(60):
         native.learn(replay)
@@ -329,10 +329,10 @@ def test_gradients_are_those_of_float64(options: dict[str, Any], isa: Isa, monke
 
 
 @lru_cache
-def _first_gradients(hidden: tuple[int, ...], batch_size: int) -> tuple[Agent, Oracle]:
+def _first_gradients(hidden: tuple[int, ...], batch_size: int) -> tuple[TD3, Oracle]:
     """An agent of SIZES before its first update, and the oracle after it: computed once for all instruction sets."""
     options = next(o for o in SIZES.values() if (o["hidden"], o["batch_size"]) == (hidden, batch_size))
-    agent = Agent(_only_gradients(**options), N, M)
+    agent = TD3(_only_gradients(**options), N, M)
     oracle = Oracle(agent)
     _update(oracle)
     return agent, oracle
@@ -403,7 +403,7 @@ def test_the_same_seed_gives_the_same_bits(options: dict[str, Any], isa: Isa, mo
 
 
 def _arena(config: Config, isa: Isa, lanes: int) -> LearnerArena:
-    plans = plan_networks(config.network, N, M)
+    plans = plan_networks(config, N, M)
     return LearnerArena(library(), learner_config(config, plans, ISAS.index(isa), lanes))
 
 

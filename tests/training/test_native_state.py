@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgerl.algorithms.native import NativeAgent, stored_plan
-from edgerl.algorithms.td3 import Agent
+from edgerl.algorithms.td3 import TD3
 from edgerl.algorithms.topology import LayerPlan
 from edgerl.config import Config
 from edgerl.edge.engine.arena import LayerArrays, LearnerArena
@@ -79,13 +79,13 @@ def test_a_state_is_a_copy() -> None:
 def test_states_go_between_the_engines(options: dict[str, Any]) -> None:
     """But for the sums of losses, which each engine adds up in a precision of its own."""
     config = small_config(**options)
-    reference, replay = Agent(config, N, M), filled_replay()
+    reference, replay = TD3(config, N, M), filled_replay()
     for _ in range(43):
         reference.learn(replay)
     native = native_agent(config)
     native.load_state(_with_sums(reference.state(), np.float64))
     assert differing(_with_sums(native.state(), np.float32), reference.state()) == []
-    fresh = Agent(config, N, M)
+    fresh = TD3(config, N, M)
     fresh.load_state(_with_sums(native.state(), np.float32))
     assert differing(fresh.state(), reference.state()) == []
     native.learn(replay)

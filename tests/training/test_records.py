@@ -51,7 +51,7 @@ def test_the_first_and_the_last_row_are_the_topology_at_the_start_and_at_the_end
     first, *_, last = rows = rows_of(folder)
     assert [row["step"] for row in rows] == [0, 100, 200, 300, 400]
     config = read_config(folder)
-    plan = plan_networks(config.network, 4, 2)[0][0]
+    plan = plan_networks(config, 4, 2)[0][0]
     drawn = expand(draw_mask(plan, Draws(0), Network.ACTOR, 0), plan).sum(axis=0)
     assert [first[f"degree.{sensor}"] for sensor in range(4)] == drawn.tolist()
     checkpoint = checkpoint_file.read(folder / "checkpoint.safetensors")

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from edgerl.algorithms.native import NativeAgent
-from edgerl.algorithms.td3 import Agent
+from edgerl.algorithms.td3 import TD3
 from edgerl.config import Config, Growth
 from edgerl.edge import Policy
 from edgerl.edge.engine.growth import GROWTH_RULES, GrowthRule
@@ -109,7 +109,7 @@ IN_VECTORS = {
 
 def test_an_activation_is_one_entry_on_each_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tanh = Activation("tanh", np.tanh, lambda y: 1 - y * y)
-    monkeypatch.setattr("edgerl.algorithms.td3.HIDDEN", tanh)
+    monkeypatch.setattr("edgerl.algorithms.networks.HIDDEN", tanh)
     config = small_config(evolution_interval=5)
     _assert_the_engines_agree(config, engine_with(tmp_path / "double", TEST_ACTIVATION | IN_VECTORS))
     shipped = engine_with(tmp_path / "single", TEST_ACTIVATION | IN_VECTORS, "-O1", "-ffp-contract=fast")
@@ -153,7 +153,7 @@ def test_the_engines_activation_is_that_of_every_policy(tmp_path: Path) -> None:
 
 def _assert_the_engines_agree(config: Config, engine: Library) -> None:
     native = NativeAgent(config, N, M, loaded=engine, dtype=np.float64)
-    reference = Agent(config, N, M, dtype=torch.float64)
+    reference = TD3(config, N, M, dtype=torch.float64)
     replay, first = filled_replay(), native.state()
     for _ in range(60):
         native.learn(replay)
@@ -165,7 +165,7 @@ def _assert_the_engines_agree(config: Config, engine: Library) -> None:
 
 
 def _assert_one_update_agrees(config: Config, engine: Library) -> None:
-    native, reference = NativeAgent(config, N, M, loaded=engine), Agent(config, N, M)
+    native, reference = NativeAgent(config, N, M, loaded=engine), TD3(config, N, M)
     native.learn(replay := filled_replay())
     reference.learn(replay)
     for name, array in reference.state().items():

@@ -44,6 +44,7 @@ class Purpose(IntEnum):
     EPISODE = 8  # the environment's seed; index: episode
     EVALUATION = 9  # the environment's seed; index: episode of an evaluation
     RESERVOIR = 10  # which row a reservoir replaces; index: transition
+    POLICY = 11  # the actions that SAC's actor learns from; index: update
 
 
 def philox4x32(counter: Words, key: tuple[int, int]) -> Words:

@@ -1,0 +1,250 @@
+"""Networks of the PyTorch engine: affine layers with masks, norms and activations, and how their topology evolves.
+
+Weights are dense matrices that are zero where no connection exists. The masks keep three things there at exactly zero:
+the gradient (multiplied by the mask before the optimiser sees it), hence both Adam moments, hence the weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F  # noqa: N812 — PyTorch's own convention
+from torch import Tensor, nn
+
+from edgerl.algorithms.evolution import input_scales, select_drop, select_growth, select_target_pruning
+from edgerl.algorithms.state import Arrays, take
+from edgerl.algorithms.topology import LayerPlan, Mask, draw_mask, expand, input_degrees
+from edgerl.config import EvolutionConfig, Norm
+from edgerl.edge.engine.random import Draws, Network, Purpose, uniform
+from edgerl.policy.activation import HIDDEN
+
+
+class MLP(nn.Module):
+    """Affine layers with a norm, where there is one, and an activation between them; inputs [batch, n] → outputs
+    [batch, m]."""
+
+    def __init__(self, plans: Sequence[LayerPlan], norm: Norm) -> None:
+        super().__init__()
+        # Without PyTorch's own initial values: ours come from the run's generator.
+        layers = (nn.Linear(plan.n_inputs, plan.n_outputs, device="meta") for plan in plans)
+        self.layers = nn.ModuleList(layer.to_empty(device="cpu") for layer in layers)
+        self.norms = nn.ModuleList(nn.LayerNorm(plan.n_outputs) for plan in plans[:-1] if norm == "layer")
+        self.inputs: list[Tensor] = []
+        """Of each layer in the last pass, [batch, n_inputs]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.inputs = []
+        for index, layer in enumerate(self.layers):
+            self.inputs.append(x.detach())
+            x = layer(x)
+            if index < len(self.norms):
+                x = self.norms[index](x)
+            if index + 1 < len(self.layers):
+                x = getattr(F, HIDDEN.name)(x)
+        return x
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """Weight matrices [outputs, inputs], first layer first."""
+        return [layer.weight for layer in self.layers]  # type: ignore[misc]
+
+    @property
+    def biases(self) -> list[Tensor]:
+        """Bias vectors [outputs]."""
+        return [layer.bias for layer in self.layers]  # type: ignore[misc]
+
+    def parameters_of(self, index: int) -> dict[str, Tensor]:
+        """What layer `index` learns, by name."""
+        found = {"weight": self.weights[index], "bias": self.biases[index]}
+        if index < len(self.norms):
+            norm = self.norms[index]
+            found |= {"norm_scale": norm.weight, "norm_shift": norm.bias}  # type: ignore[dict-item]
+        return found
+
+
+class SparseNetwork:
+    """An online network with its target, where it has one: weights, supports, and how they evolve.
+
+    `masks[l]` are the blocks that exist in layer l; `target_masks[l]` the target's own support, which may differ;
+    `ever_active[l]` the blocks that ever existed.
+    """
+
+    def __init__(
+        self,
+        plans: Sequence[LayerPlan],
+        draws: Draws,
+        network: Network,
+        device: torch.device,
+        norm: Norm = "none",
+        *,
+        has_target: bool = True,
+    ) -> None:
+        self.plans, self.network, self.device = tuple(plans), network, device
+        self._draws = draws
+        self.online = MLP(plans, norm).to(device)
+        self.target = MLP(plans, norm).to(device).requires_grad_(False) if has_target else None
+        self.sparse_layers = [index for index, plan in enumerate(plans) if not plan.is_dense]
+        self.masks: dict[int, Mask] = {i: draw_mask(plans[i], draws, network, i) for i in self.sparse_layers}
+        self.target_masks = {i: mask.copy() for i, mask in self.masks.items()} if has_target else {}
+        self.ever_active = {i: mask.copy() for i, mask in self.masks.items()}
+        self._initialise_weights()
+        self._update_gradient_masks()
+        if self.target is not None:
+            self.target.load_state_dict(self.online.state_dict())
+
+    def _initialise_weights(self) -> None:
+        """PyTorch's own initialisation of the dense layer, uniform in ±1/√n_in, masked."""
+        for index, plan in enumerate(self.plans):
+            for purpose, parameter in (
+                (Purpose.WEIGHT, self.online.weights[index]),
+                (Purpose.BIAS, self.online.biases[index]),
+            ):
+                words = self._draws.words(purpose, 0, parameter.numel(), network=self.network, layer=index)
+                values = ((2 * uniform(words) - 1) / np.sqrt(plan.n_inputs)).reshape(parameter.shape)
+                if purpose == Purpose.WEIGHT and index in self.masks:
+                    values = np.where(expand(self.masks[index], plan), values, 0)  # a product would leave −0
+                parameter.data.copy_(torch.from_numpy(values))
+
+    def _weight_mask(self, mask: Mask, plan: LayerPlan) -> Tensor:
+        return torch.from_numpy(expand(mask, plan)).to(self.device)
+
+    def _update_gradient_masks(self) -> None:
+        self._gradient_masks = [
+            self._weight_mask(mask, self.plans[index]).to(self.online.weights[index].dtype)
+            for index, mask in self.masks.items()
+        ]
+
+    def mask_gradients(self) -> None:
+        """Gradients exist only for connections."""
+        gradients = [self.online.weights[index].grad for index in self.sparse_layers]
+        for gradient, mask in zip(gradients, self._gradient_masks, strict=True):
+            assert gradient is not None
+            gradient.mul_(mask)
+
+    def dense_gradients(self) -> dict[int, npt.NDArray[Any]]:
+        """The gradient of every position [outputs, inputs] of the sparse layers, for growth."""
+        weights = self.online.weights
+        return {i: weights[i].grad.detach().cpu().numpy().copy() for i in self.sparse_layers}  # type: ignore[union-attr]
+
+    def evolve(
+        self,
+        optimiser: torch.optim.Optimizer,
+        fraction: float,
+        update: int,
+        gradients: dict[int, npt.NDArray[Any]],
+        rules: EvolutionConfig,
+        *,
+        at_least_one: bool,
+    ) -> None:
+        """TopologyEvolution of Algorithm 1: drop the fraction ζ, and grow as many at weight 0 with zero moments."""
+        for index in self.sparse_layers:
+            plan, mask, weight = self.plans[index], self.masks[index], self.online.weights[index]
+            scales = input_scales(self.online.inputs[index].cpu().numpy()) if rules.drop == "scaled-magnitude" else None
+            drop = select_drop(
+                weight.detach().cpu().numpy(), mask, plan, fraction, at_least_one=at_least_one, scales=scales
+            )
+            draws, gradient = self._draws, gradients[index]
+            grow = select_growth(
+                mask, drop, plan, rules.growth, draws, gradient, update=update, network=self.network, layer=index
+            )
+            self.masks[index] = (mask & ~drop) | grow
+            self.ever_active[index] |= grow
+            changed = self._weight_mask(drop | grow, plan)
+            moments = optimiser.state[weight]
+            for tensor in (weight.data, moments["exp_avg"], moments["exp_avg_sq"]):
+                tensor.masked_fill_(changed, 0)
+        self._update_gradient_masks()
+
+    @torch.no_grad()
+    def soft_update(self, fraction: float) -> None:
+        """The moving average of Algorithm 1, then TargetSparsityMaintenance: no target has more than its online net."""
+        assert self.target is not None
+        torch._foreach_lerp_(list(self.target.parameters()), list(self.online.parameters()), fraction)
+        for index in self.sparse_layers:
+            self._prune_target(index, self.target.weights[index].data)
+
+    def _prune_target(self, index: int, weight: Tensor) -> None:
+        plan = self.plans[index]
+        support = self.target_masks[index] | self.masks[index]
+        pruned = select_target_pruning(weight.cpu().numpy(), support, plan)
+        weight.masked_fill_(self._weight_mask(pruned, plan), 0)
+        self.target_masks[index] = support & ~pruned
+
+    def _parts(self, optimiser: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor, Tensor | None]]:
+        """Every tensor of the state: (name, tensor, where it has values; None: everywhere)."""
+        for index, plan in enumerate(self.plans):
+            targets = {} if self.target is None else self.target.parameters_of(index)
+            for name, parameter in self.online.parameters_of(index).items():
+                masks = (self.masks, self.target_masks) if name == "weight" else ({}, {})
+                mask, support = (self._weight_mask(m[index], plan) if index in m else None for m in masks)
+                moments = optimiser.state[parameter]
+                yield f"{index}.{name}", parameter.data, mask
+                yield f"{index}.{name}_first_moment", moments["exp_avg"], mask
+                yield f"{index}.{name}_second_moment", moments["exp_avg_sq"], mask
+                yield f"{index}.{name}_steps", moments["step"], None
+                if name in targets:
+                    yield f"{index}.target_{name}", targets[name].data, support
+
+    def _named_masks(self) -> Iterator[tuple[str, dict[int, Mask], int]]:
+        for name, masks in (
+            ("mask", self.masks),
+            ("target_mask", self.target_masks),
+            ("ever_active", self.ever_active),
+        ):
+            yield from ((f"{index}.{name}", masks, index) for index in masks)
+
+    def state(self, optimiser: torch.optim.Optimizer) -> Arrays:
+        """Everything that a resumed run needs: masks as bits, the values of sparse layers at their connections only."""
+        arrays: Arrays = {name: np.packbits(masks[index]) for name, masks, index in self._named_masks()}
+        for name, tensor, where in self._parts(optimiser):
+            arrays[name] = (tensor if where is None else tensor[where]).cpu().numpy().copy()
+        return arrays
+
+    def load_state(self, arrays: Arrays, optimiser: torch.optim.Optimizer) -> None:
+        """Undo `state`. Raises ValueError where a tensor is missing, surplus, or not what this network needs."""
+        arrays = dict(arrays)
+        for name, masks, index in self._named_masks():
+            size = masks[index].size
+            bits = np.unpackbits(take(arrays, name, np.dtype(np.uint8), (-(-size // 8),)), count=size)
+            masks[index] = bits.astype(bool).reshape(masks[index].shape)
+        planned = [plan.connections for plan in self.plans]
+        if self.connections() != planned or (self.target is not None and self.target_connections() != planned):
+            raise ValueError(f"connections are {self.connections()}, expected {planned}")
+        for name, tensor, where in self._parts(optimiser):
+            shape = tuple(tensor.shape) if where is None else (int(where.count_nonzero()),)
+            values = torch.from_numpy(take(arrays, name, tensor.cpu().numpy().dtype, shape).copy()).to(tensor.device)
+            tensor.copy_(values) if where is None else tensor.zero_().masked_scatter_(where, values)
+        if arrays:
+            raise ValueError(f"tensor {min(arrays)[:40]!r} does not belong here")
+        self._update_gradient_masks()
+
+    def connections(self) -> list[int]:
+        """Connections of each layer of the online network."""
+        return [self._count(self.masks.get(i), plan) for i, plan in enumerate(self.plans)]
+
+    def target_connections(self) -> list[int]:
+        """Connections of each layer of the target network; 0 where there is none."""
+        if self.target is None:
+            return [0] * len(self.plans)
+        return [self._count(self.target_masks.get(i), plan) for i, plan in enumerate(self.plans)]
+
+    def _count(self, mask: Mask | None, plan: LayerPlan) -> int:
+        return plan.connections if mask is None else int(np.count_nonzero(expand(mask, plan)))
+
+    def share_ever_active(self) -> float:
+        """Blocks that ever existed / blocks that could, over the sparse layers; 1 where every layer is dense."""
+        possible = sum(mask.size for mask in self.ever_active.values())
+        return sum(int(mask.sum()) for mask in self.ever_active.values()) / possible if possible else 1.0
+
+    def shares_ever_active(self) -> list[float]:
+        """Of each layer: blocks that ever existed / blocks that could; 1 where it is dense."""
+        return [float(self.ever_active[i].mean()) if i in self.ever_active else 1.0 for i in range(len(self.plans))]
+
+    def input_degrees(self) -> npt.NDArray[Any]:
+        """How many units of the first layer each input is connected with, [inputs]."""
+        plan = self.plans[0]
+        return input_degrees(self.masks[0], plan) if 0 in self.masks else np.full(plan.n_inputs, plan.n_outputs)
