@@ -1,11 +1,12 @@
 """The native engine as the trainer's agent: truly sparse DS-TD3, whose time and memory follow the connections.
 
-It is the algorithm of `agent.py`, drawn from the same generator, and its state has the same names and the same layout;
+It is the algorithms of `td3.py` and `sac.py`, drawn from the same generator, and its state has the same names and the same layout;
 tests hold the two together.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, get_args
 
@@ -16,7 +17,7 @@ from edgerl.algorithms.evolution import last_update
 from edgerl.algorithms.normalizer import Normalizer
 from edgerl.algorithms.state import Arrays, take
 from edgerl.algorithms.topology import LayerPlan, Mask, input_degrees, plan_networks
-from edgerl.config import Config, DropCriterion, DropSchedule, Norm, Optimiser
+from edgerl.config import Algorithm, Config, DropCriterion, DropSchedule, Norm, Optimiser
 from edgerl.edge.continual.replay import Replay
 from edgerl.edge.engine.arena import NETWORKS, LayerArrays, LearnerArena, rows_of
 from edgerl.edge.engine.growth import GROWTH_RULES
@@ -30,6 +31,9 @@ NORM_PARAMETERS = ("norm_scale", "norm_shift")
 """In the order in which the engine has them."""
 
 
+_TEMPERATURE = ("log_temperature", "temperature_first_moment", "temperature_second_moment")
+
+
 def stored_plan(plan: LayerPlan) -> LayerPlan:
     """How the engine keeps a layer: dense ones in blocks of four, which are faster and have no topology to change."""
     if not plan.is_dense:
@@ -41,7 +45,7 @@ def stored_plan(plan: LayerPlan) -> LayerPlan:
 
 
 def learner_config(
-    config: Config, plans: tuple[Sequence[LayerPlan], Sequence[LayerPlan]], isa: int, lanes: int
+    config: Config, plans: tuple[Sequence[LayerPlan], Sequence[LayerPlan]], n_actions: int, isa: int, lanes: int
 ) -> LearnerConfig:
     """The engine's configuration of a run; plans of the actor and of each critic."""
     td3, evolution = config.td3, config.evolution
@@ -52,7 +56,7 @@ def learner_config(
         last_update=last_update(config),
         n_step_delay=td3.n_step_delay,
         n_observations=actor[0].n_inputs,
-        n_actions=actor[-1].n_outputs,
+        n_actions=n_actions,
         batch=td3.batch_size,
         policy_delay=td3.policy_delay,
         n_step=td3.n_step,
@@ -62,6 +66,9 @@ def learner_config(
         drop_criterion=get_args(DropCriterion).index(evolution.drop),
         drop_schedule=get_args(DropSchedule).index(evolution.drop_schedule),
         optimiser=get_args(Optimiser).index(td3.optimiser),
+        algorithm=get_args(Algorithm).index(config.algorithm),
+        initial_log_temperature=math.log(td3.initial_temperature),
+        target_entropy=td3.target_entropy_of(n_actions),
         discount=td3.discount,
         soft_update=td3.soft_update,
         weight_decay=td3.weight_decay,
@@ -108,7 +115,7 @@ class NativeLayer:
     def __init__(self, plan: LayerPlan, arrays: LayerArrays) -> None:
         """`plan` is the run's, which for a dense layer may have other blocks than the engine's."""
         self.plan, self._arrays = plan, arrays
-        self.is_sparse = not plan.is_dense
+        self.is_sparse, self.has_target = not plan.is_dense, arrays.target is not None
 
     @property
     def mask(self) -> Mask:
@@ -123,6 +130,7 @@ class NativeLayer:
     def _target_blocks(self) -> tuple[Array, Array, Array]:
         """(rows, columns, values) of the target's blocks, in the order of their positions."""
         a = self._arrays
+        assert a.target is not None
         rows, columns, values = a.block_rows(), a.columns, a.target
         if a.in_target is None or a.extra_starts is None or a.extra_columns is None or a.extra_target is None:
             return rows, columns, values
@@ -146,29 +154,30 @@ class NativeLayer:
         a, n = self._arrays, self.plan.n_outputs
         if self.is_sparse:
             yield "mask", np.packbits(self.mask)
-            yield "target_mask", np.packbits(self.target_mask)
         order = _weight_order(a.block_rows(), a.block, n)
         for name in ("weight", "first_moment", "second_moment"):
             yield _state_name("weight", name), getattr(a, name).reshape(-1)[order].reshape(self._shape)
-        target_rows, _, target = self._target_blocks()
-        order = _weight_order(target_rows, a.block, n)
-        yield "target_weight", target.reshape(-1)[order].reshape(self._shape)
+        if self.has_target:
+            if self.is_sparse:
+                yield "target_mask", np.packbits(self.target_mask)
+            target_rows, _, target = self._target_blocks()
+            order = _weight_order(target_rows, a.block, n)
+            yield "target_weight", target.reshape(-1)[order].reshape(self._shape)
         yield from ((name, array[:n].copy()) for name, array in self._vectors())
 
     def _vectors(self) -> Iterator[tuple[str, Array]]:
         """Views of everything that there is one of per output, biases and the parameters of a norm: (name, array)."""
         a = self._arrays
-        yield from zip(
-            ("bias", "bias_first_moment", "bias_second_moment", "target_bias"),
-            (a.bias, a.bias_first_moment, a.bias_second_moment, a.bias_target),
-            strict=True,
-        )
-        for row, parameter in enumerate(NORM_PARAMETERS if a.norm is not None else ()):
-            yield from zip(
-                (parameter, f"{parameter}_first_moment", f"{parameter}_second_moment", f"target_{parameter}"),
-                (part[row] for part in (a.norm, a.norm_first_moment, a.norm_second_moment, a.norm_target)),
-                strict=True,
-            )
+        of_norm = (a.norm, a.norm_first_moment, a.norm_second_moment, a.norm_target)
+        parameters = {"bias": (a.bias, a.bias_first_moment, a.bias_second_moment, a.bias_target)}
+        if a.norm is not None:
+            parameters |= {
+                name: tuple(None if part is None else part[row] for part in of_norm)
+                for row, name in enumerate(NORM_PARAMETERS)
+            }
+        for name, parts in parameters.items():
+            names = (name, f"{name}_first_moment", f"{name}_second_moment", f"target_{name}")
+            yield from ((own, part) for own, part in zip(names, parts, strict=True) if part is not None)
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -183,14 +192,16 @@ class NativeLayer:
         """Undo `state`. Raises ValueError where a part is missing or is not what fits here."""
         a, n = self._arrays, self.plan.n_outputs
         if self.is_sparse:
-            mask, target_mask = (self._take_mask(arrays, name) for name in ("mask", "target_mask"))
-            self._set_topology(mask, target_mask)
+            self._set_topology(self._take_mask(arrays, "mask"))
         order = _weight_order(a.block_rows(), a.block, n)
         shape = (len(order),) if self.is_sparse else self._shape
         for name in ("weight", "first_moment", "second_moment"):
             values = take(arrays, _state_name("weight", name), a.weight.dtype, shape)
             getattr(a, name).reshape(-1)[order] = values.reshape(-1)
-        self._set_target(take(arrays, "target_weight", a.weight.dtype, shape).reshape(-1))
+        if self.has_target:
+            if self.is_sparse:
+                self._set_target_topology(self._take_mask(arrays, "target_mask"))
+            self._set_target(take(arrays, "target_weight", a.weight.dtype, shape).reshape(-1))
         for name, array in self._vectors():
             array[:n] = take(arrays, name, array.dtype, (n,))
 
@@ -203,13 +214,15 @@ class NativeLayer:
                 raise ValueError(f"{name} has {np.count_nonzero(mask[rows])} blocks, expected {planned}")
         return mask
 
-    def _set_topology(self, mask: Mask, target_mask: Mask) -> None:
-        a = self._arrays
+    def _set_topology(self, mask: Mask) -> None:
+        self._arrays.starts[1:] = np.cumsum(mask.sum(axis=1))
+        self._arrays.columns[:] = np.nonzero(mask)[1]
+
+    def _set_target_topology(self, target_mask: Mask) -> None:
+        a, mask = self._arrays, self.mask
         assert a.in_target is not None
         assert a.extra_starts is not None
         assert a.extra_columns is not None
-        a.starts[1:] = np.cumsum(mask.sum(axis=1))
-        a.columns[:] = np.nonzero(mask)[1]
         bits = np.zeros(32 * len(a.in_target), bool)
         bits[: len(a.columns)] = target_mask[mask]
         a.in_target[:] = np.packbits(bits, bitorder="little").view(np.uint32)
@@ -220,6 +233,7 @@ class NativeLayer:
     def _set_target(self, values: Array) -> None:
         """Target values, in the order of a matrix, to where the support has them."""
         a = self._arrays
+        assert a.target is not None
         rows, columns, blocks = self._target_blocks()
         blocks = np.zeros_like(blocks)
         blocks.reshape(-1)[_weight_order(rows, a.block, self.plan.n_outputs)] = values
@@ -236,8 +250,8 @@ class NativeLayer:
         return self._count(self._arrays.block_rows())
 
     def target_connections(self) -> int:
-        """Weights that exist in the target."""
-        return self._count(self._target_blocks()[0])
+        """Weights that exist in the target; 0 where there is none."""
+        return 0 if not self.has_target else self._count(self._target_blocks()[0])
 
     def _count(self, block_rows: Array) -> int:
         block, n = self._arrays.block, self.plan.n_outputs
@@ -312,7 +326,7 @@ class NativeNetwork:
 
 
 class NativeAgent:
-    """The engine with the interface that the trainer needs; see `edgerl.algorithms.td3.Agent`."""
+    """The engine with the interface that the trainer needs; see `edgerl.algorithms.agent.Agent`."""
 
     def __init__(
         self,
@@ -329,7 +343,7 @@ class NativeAgent:
         """
         self._library, self._dtype = library() if loaded is None else loaded, np.dtype(dtype)
         self.config, self.draws = config, Draws(config.seed)
-        self._plans = plan_networks(config, n_observations, n_actions)
+        self.n_actions, self._plans = n_actions, plan_networks(config, n_observations, n_actions)
         self.arena, self._networks = self._begin()
         self.updates = 0
         self._actor_evolves = False  # the critics did; the actor will at its own next update
@@ -337,7 +351,7 @@ class NativeAgent:
     def _begin(self) -> tuple[LearnerArena, dict[str, NativeNetwork]]:
         """A new learner, and its networks."""
         isa = self._library.isa()
-        config = learner_config(self.config, self._plans, isa, self._library.lanes(isa))
+        config = learner_config(self.config, self._plans, self.n_actions, isa, self._library.lanes(isa))
         arena = LearnerArena(self._library, config, self._dtype)
         actor, critic = self._plans
         plans = zip(NETWORKS, (actor, critic, critic), arena.layers, strict=True)
@@ -351,6 +365,13 @@ class NativeAgent:
     def act(self, observation: Array) -> Array:
         """The deterministic action [m] in [−1, 1] for an observation [n]."""
         return self.arena.act(observation)
+
+    def explore(self, observation: Array, noise: Array) -> Array:
+        """The action [m] in [−1, 1] that is tried in training; noise: standard normal numbers [m]."""
+        if self.config.algorithm == "sac":
+            return self.arena.sample(observation, noise)
+        explored: Array = self.act(observation) + self.config.td3.exploration_noise * noise
+        return np.clip(explored, -1, 1).astype(np.float32)
 
     def learn(self, replay: Replay, normalizer: Normalizer | None = None) -> None:
         """One update on a mini-batch drawn from `replay`. Raises ValueError for one of another task."""
@@ -378,8 +399,9 @@ class NativeAgent:
         return int(self.arena.progress.abandoned)
 
     def actor_layers(self) -> list[tuple[Array, Array]]:
-        """(weights [outputs, inputs], bias [outputs]) of the actor, float32."""
-        return [(layer.matrix(), layer.bias) for layer in self._networks["actor"].layers]
+        """(weights [outputs, inputs], bias [outputs]) of the policy, float32; its last layer gives the actions."""
+        *layers, (weight, bias) = [(layer.matrix(), layer.bias) for layer in self._networks["actor"].layers]
+        return [*layers, (weight[: self.n_actions], bias[: self.n_actions])]
 
     def state(self) -> Arrays:
         """Everything that a resumed run needs beside its configuration, as arrays named by network, layer and part."""
@@ -392,6 +414,8 @@ class NativeAgent:
         counters = [self.updates, progress.evolution_is_due, progress.critic_losses, progress.actor_losses]
         arrays["agent.counters"] = np.array(counters, np.int64)
         arrays["agent.loss_sums"] = np.array([progress.critic_loss_sum, progress.actor_loss_sum])
+        if self.config.algorithm == "sac":
+            arrays["agent.temperature"] = np.array([getattr(progress, name) for name in _TEMPERATURE])
         return arrays
 
     def _steps(self, name: str, updates: int) -> int:
@@ -402,6 +426,8 @@ class NativeAgent:
         """Undo `state`. Raises ValueError, and changes nothing, where the arrays are of another configuration."""
         counters = take(arrays := dict(arrays), "agent.counters", np.dtype(np.int64), (4,))
         sums = take(arrays, "agent.loss_sums", np.dtype(np.float64), (2,))
+        is_sac = self.config.algorithm == "sac"
+        temperature = take(arrays, "agent.temperature", np.dtype(np.float64), (3,)) if is_sac else (0.0, 0.0, 0.0)
         updates, evolution_is_due, critic_losses, actor_losses = map(int, counters)
         if (counters < 0).any() or evolution_is_due > 1:
             raise ValueError(f"agent.counters is {counters.tolist()}; expected counts, and 0 or 1 as the second one")
@@ -420,6 +446,7 @@ class NativeAgent:
                 actor_loss_sum=sums[1],
                 critic_losses=critic_losses,
                 actor_losses=actor_losses,
+                **dict(zip(_TEMPERATURE, temperature, strict=True)),
             )
             arena.reopen()
         except ConfigError as error:
@@ -429,12 +456,13 @@ class NativeAgent:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The mean losses since `reset_metrics`; 0 where no update happened."""
+        """The mean losses since `reset_metrics`, 0 where no update happened; of SAC the temperature as it is."""
         progress = self.arena.progress
-        return {
+        found = {
             "critic_loss": progress.critic_loss_sum / max(progress.critic_losses, 1),
             "actor_loss": progress.actor_loss_sum / max(progress.actor_losses, 1),
         }
+        return found | ({"temperature": math.exp(progress.log_temperature)} if self.config.algorithm == "sac" else {})
 
     def reset_metrics(self) -> None:
         """Begin the means again."""

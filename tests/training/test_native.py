@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from edgerl.algorithms.native import NativeAgent, NativeLayer, learner_config
 from edgerl.algorithms.normalizer import Normalizer
+from edgerl.algorithms.sac import SAC
 from edgerl.algorithms.td3 import TD3
 from edgerl.algorithms.topology import plan_networks
 from edgerl.config import Config
@@ -44,6 +45,8 @@ from .oracle import Oracle, OracleNetwork
 # In which a twentieth of the weights of one sign is less than half a weight.
 SMALL: dict[str, Any] = {"hidden": (8, 8), "sparsity": 0.6, "drop_fraction": 0.05, "evolution_interval": 5}
 
+ALGORITHMS = {"td3": TD3, "sac": SAC}
+
 EVERYTHING_NEW: dict[str, Any] = {
     "critic_norm": "layer",
     "critic_hidden": (23, 14, 9),
@@ -55,6 +58,8 @@ EVERYTHING_NEW: dict[str, Any] = {
     "drop": "scaled-magnitude",
     "n_step": 3,
 }
+
+SMALL_SAC: dict[str, Any] = {"algorithm": "sac", "batch_size": 9, "learning_rate": 1e-3}
 
 PARITY: dict[str, dict[str, Any]] = {
     "dense": {"method": "td3"},
@@ -117,6 +122,13 @@ PARITY: dict[str, dict[str, Any]] = {
     "scaled magnitude, block 4": {"drop": "scaled-magnitude", "block": 4, "growth": "gradient"},
     "scaled magnitude, too small": SMALL | {"drop": "scaled-magnitude"},
     "everything new": EVERYTHING_NEW,
+    "sac": SMALL_SAC,
+    "sac, dense": SMALL_SAC | {"method": "td3", "initial_temperature": 0.1},
+    "sac, block 4": SMALL_SAC | {"block": 4, "growth": "gradient", "target_entropy": -1.5},
+    "sac, static actor": SMALL_SAC | {"actor_topology": "static", "policy_delay": 3},
+    "sac, sparse output, everything new": SMALL_SAC
+    | {"output_layer": "sparse", "critic_norm": "layer", "drop": "scaled-magnitude", "optimiser": "adamw", "n_step": 3},
+    "sac, one of everything": SMALL_SAC | {"hidden": (1,), "batch_size": 1, "n": 1, "m": 1, "sparsity": 0.0},
     "everything new, block 4": EVERYTHING_NEW | {"block": 4, "drop_schedule": "cosine", "steps": 151},
 }
 WIDE: dict[str, dict[str, Any]] = {
@@ -139,7 +151,7 @@ def test_wide_layers_and_large_batches_in_double_equal_pytorch(options: dict[str
 def _assert_parity(options: dict[str, Any], updates: int) -> None:
     own = {name: value for name, value in options.items() if name not in ("n", "m", "count")}
     config, n, m = small_config(**own), options.get("n", N), options.get("m", M)
-    native, reference = native_agent(config, n, m, double=True), TD3(config, n, m, dtype=torch.float64)
+    native, reference = native_agent(config, n, m, double=True), ALGORITHMS[config.algorithm](config, n, m, dtype=torch.float64)
     replay, normalizer = filled_replay(n, m, options.get("count", 700)), _normalizer(n) if config.normalize else None
     first = state = native.state()
     _assert_same_states(first, reference.state(), "at the beginning")
@@ -152,12 +164,13 @@ def _assert_parity(options: dict[str, Any], updates: int) -> None:
             _assert_same_states(state, reference.state(), f"update {update}")
             for name, mask in _masks(state).items():
                 changed |= set() if np.array_equal(mask, first[name]) else {name.split(".")[0]}
-                target = state[name.replace("mask", "target_mask")]
-                own_supports |= set() if np.array_equal(mask, target) else {name.split(".")[0]}
+                target = state.get(name.replace("mask", "target_mask"))
+                own_supports |= set() if target is None or np.array_equal(mask, target) else {name.split(".")[0]}
     evolving = dict(zip(NETWORKS, (config.network.evolving[0], *[config.network.evolving[1]] * 2), strict=True))
     sparse = {network for name in _masks(first) if evolving[network := name.split(".")[0]]}
     expected = sparse if config.evolution.drop_fraction > 0 else set()
-    assert changed == own_supports == expected, "or neither evolution nor the supports of targets were tested"
+    with_targets = {name.split(".")[0] for name in first if name.endswith(".target_mask")}
+    assert changed == expected and own_supports == expected & with_targets, "or neither evolution nor the supports of targets were tested"
     observation = np.random.default_rng(1).normal(size=n).astype(np.float32)
     np.testing.assert_allclose(native.act(observation), reference.act(observation), rtol=0, atol=1e-6)
 

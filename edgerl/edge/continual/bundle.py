@@ -157,7 +157,7 @@ def read_replay_plan(metadata: object) -> ReplayPlan:
 
 def actor_policy(layers: tuple[LayerArrays, ...], constants: Constants, about: dict[str, Any]) -> CompactPolicy:
     """The actor in a learner's arena as a policy; no unit removed."""
-    blocks = [layer.block for layer in layers if layer.in_target is not None]
+    blocks = [layer.block for layer in layers if not layer.is_dense]
     return CompactPolicy(
         layers=tuple(
             make_layer(layer.matrix(), layer.bias[: layer.n_outputs], max(blocks, default=1)) for layer in layers

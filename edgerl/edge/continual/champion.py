@@ -103,6 +103,6 @@ def _ones(layer: LayerArrays) -> Array:
 
 def _layout(layer: LayerArrays) -> Layout:
     """One whose size follows from the numbers of connections alone, which never change."""
-    if layer.in_target is None:
+    if layer.is_dense:
         return "dense"
     return "block" if layer.block == 4 else "sparse"

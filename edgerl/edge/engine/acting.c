@@ -76,7 +76,7 @@ static void act_layer(const uint32_t *starts, const uint16_t *columns, const rea
     }
 }
 
-static void act_with(const learner *l, const acting_copy *with, const float *observation, float *action) {
+static void act_with(const learner *l, const acting_copy *with, const float *observation, const float *noise, float *action) {
     real *x = reals_at(l, l->acting_vectors[0]), *outputs = reals_at(l, l->acting_vectors[1]);
     for (uint32_t i = 0; i < l->config.n_observations; i++) {
         x[i] = (real)observation[i];
@@ -93,23 +93,34 @@ static void act_with(const learner *l, const acting_copy *with, const float *obs
         outputs = swap;
     }
     for (uint32_t i = 0; i < l->config.n_actions; i++) {
-        action[i] = (float)tanh_real(x[i]);
+        const real *log_deviation = x + l->config.n_actions;
+        const real drawn = noise == NULL ? 0 : exponential(clipped_log_deviation(log_deviation[i])) * (real)noise[i];
+        action[i] = (float)tanh_real(x[i] + drawn);
     }
 }
 
-int32_t edgerl_learner_action(void *arena, const float *observation, float *action) {
-    const int32_t status = check_learner(arena, observation, action);
-    if (status != EDGERL_OK) {
-        return status;
-    }
-    const learner *l = arena;
+/* noise: null for the action without any. */
+static int32_t act_in(const learner *l, const float *observation, const float *noise, float *action) {
     const float_mode mode = flush_denormals();
     uint32_t copy_in_use;
     do { /* again only where two updates were completed while this action was computed */
         copy_in_use = __atomic_load_n(&l->published, __ATOMIC_ACQUIRE);
-        act_with(l, &l->acting[copy_in_use % 2], observation, action);
+        act_with(l, &l->acting[copy_in_use % 2], observation, noise, action);
         __atomic_thread_fence(__ATOMIC_ACQUIRE); /* all of the copy was read before */
     } while (__atomic_load_n(&l->publishing, __ATOMIC_RELAXED) - copy_in_use > 1);
     restore_float_mode(mode);
     return EDGERL_OK;
+}
+
+int32_t edgerl_learner_action(void *arena, const float *observation, float *action) {
+    const int32_t status = check_learner(arena, observation, action);
+    return status == EDGERL_OK ? act_in(arena, observation, NULL, action) : status;
+}
+
+int32_t edgerl_learner_sample(void *arena, const float *observation, const float *noise, float *action) {
+    const int32_t status = noise == NULL ? EDGERL_BAD_ARGUMENT : check_learner(arena, observation, action);
+    if (status == EDGERL_OK && !is_stochastic(&((const learner *)arena)->config)) {
+        return EDGERL_BAD_ARGUMENT;
+    }
+    return status == EDGERL_OK ? act_in(arena, observation, noise, action) : status;
 }

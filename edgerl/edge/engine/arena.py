@@ -40,6 +40,11 @@ ReadState = Callable[[Array, int], object]
 """Fills a uint8 array with the bytes of a state from an offset on."""
 
 
+_OF_CONNECTIONS = ("weight", "first_moment", "second_moment", "target", "extra_target")
+_OF_UNITS = ("bias", "bias_first_moment", "bias_second_moment", "bias_target")
+_OF_NORMS = ("norm", "norm_first_moment", "norm_second_moment", "norm_target")
+
+
 def rows_of(starts: Array) -> Array:
     """The row of each block, int64, where row r begins at starts[r]."""
     counts: Array = np.diff(starts.astype(np.int64))
@@ -50,7 +55,8 @@ def rows_of(starts: Array) -> Array:
 class LayerArrays:
     """The arrays of one layer, views of the arena; N blocks in R rows of blocks.
 
-    Layers that are dense have no `in_target` and no `extra_…`: their targets have every position too.
+    Layers that are dense have no `in_target` and no `extra_…`: their targets have every position too. Where a network has
+    no target, nothing of one is there.
     """
 
     n_inputs: int
@@ -61,11 +67,11 @@ class LayerArrays:
     weight: Array  # [N, block], like the three below
     first_moment: Array
     second_moment: Array
-    target: Array
+    target: Array | None
     bias: Array  # [n_outputs, rounded up to blocks], like the three below
     bias_first_moment: Array
     bias_second_moment: Array
-    bias_target: Array
+    bias_target: Array | None
     in_target: Array | None  # uint32 words, one bit per block
     extra_starts: Array | None  # uint32 [R + 1]: blocks that only the target has
     extra_columns: Array | None  # uint16 [N], of which the first extra_starts[R] are in use
@@ -74,6 +80,11 @@ class LayerArrays:
     norm_first_moment: Array | None
     norm_second_moment: Array | None
     norm_target: Array | None
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether it has every position."""
+        return len(self.columns) == self.n_inputs * (len(self.starts) - 1)
 
     def block_rows(self) -> Array:
         """The row of each block, int64 [N]."""
@@ -170,21 +181,17 @@ class LearnerArena:
             n_bytes = int(np.prod(shape)) * kind.itemsize
             return self.memory[offset : offset + n_bytes].view(kind).reshape(shape)
 
-        arrays: dict[str, Any] = {
-            "starts": view("starts", (rows + 1,), np.uint32),
-            "columns": view("columns", (blocks,), np.uint16),
+        shapes: dict[str, tuple[tuple[int, ...], npt.DTypeLike]] = {
+            "starts": ((rows + 1,), np.uint32),
+            "columns": ((blocks,), np.uint16),
+            "in_target": ((-(-blocks // 32),), np.uint32),
+            "extra_starts": ((rows + 1,), np.uint32),
+            "extra_columns": ((blocks,), np.uint16),
         }
-        for name in ("weight", "first_moment", "second_moment", "target"):
-            arrays[name] = view(name, (blocks, plan.block), self._dtype)
-        for name in ("bias", "bias_first_moment", "bias_second_moment", "bias_target"):
-            arrays[name] = view(name, (rows * plan.block,), self._dtype)
-        is_dense = offsets.in_target == 0
-        arrays["in_target"] = None if is_dense else view("in_target", (-(-blocks // 32),), np.uint32)
-        arrays["extra_starts"] = None if is_dense else view("extra_starts", (rows + 1,), np.uint32)
-        arrays["extra_columns"] = None if is_dense else view("extra_columns", (blocks,), np.uint16)
-        arrays["extra_target"] = None if is_dense else view("extra_target", (blocks, plan.block), self._dtype)
-        for name in ("norm", "norm_first_moment", "norm_second_moment", "norm_target"):
-            arrays[name] = view(name, (2, rows * plan.block), self._dtype) if offsets.norm else None
+        shapes |= {name: ((blocks, plan.block), self._dtype) for name in _OF_CONNECTIONS}
+        shapes |= {name: ((rows * plan.block,), self._dtype) for name in _OF_UNITS}
+        shapes |= {name: ((2, rows * plan.block), self._dtype) for name in _OF_NORMS}
+        arrays = {name: view(name, *shape) if getattr(offsets, name) else None for name, shape in shapes.items()}
         return LayerArrays(plan.n_inputs, plan.n_outputs, plan.block, **arrays)
 
     def act(self, observation: Array) -> Array:
@@ -194,6 +201,14 @@ class LearnerArena:
         self._observation[...] = observation
         if status := self._act(self._address, *self._addresses):
             self._library.check("the learner", status)
+        return self._action.copy()
+
+    def sample(self, observation: Array, noise: Array) -> Array:
+        """An action [m] in [−1, 1], float32, drawn from the actor's distribution; noise: standard normal numbers [m]."""
+        self._observation[...] = observation
+        normals = np.ascontiguousarray(noise, np.float32)
+        where, action = self._addresses
+        self._call("edgerl_learner_sample", self._address, where, c_void_p(normals.ctypes.data), action)
         return self._action.copy()
 
     def step(self, replay: ReplayStructure | None, work: int = WHOLE_UPDATE) -> bool:

@@ -160,6 +160,11 @@ typedef enum edgerl_drop_schedule {
     EDGERL_DROP_COSINE = 1    /* drop_fraction / 2 * (1 + cos(pi * update / last_update)) */
 } edgerl_drop_schedule;
 
+typedef enum edgerl_algorithm {
+    EDGERL_TD3 = 0, /* Fujimoto et al. 2018: the actor gives actions */
+    EDGERL_SAC = 1  /* Haarnoja et al. 2018, with an automatic temperature: the actor gives means, then logarithms of deviations */
+} edgerl_algorithm;
+
 /* What is done with a hidden layer's sums, before its activation. */
 typedef enum edgerl_norm {
     EDGERL_NORM_NONE = 0,
@@ -196,10 +201,12 @@ typedef struct edgerl_learner_config {
     int32_t drop_criterion;
     int32_t drop_schedule;
     int32_t optimiser;
-    uint32_t reserved; /* 0 */
+    int32_t algorithm;
     double discount, soft_update, weight_decay; /* each 0 to 1 */
     double first_moment_decay;                  /* Adam's beta 1: 0 up to, but not 1 */
-    double target_noise, target_noise_clip;     /* 0 to 10, actions being in [-1, 1] */
+    double target_noise, target_noise_clip;     /* of TD3: 0 to 10, actions being in [-1, 1] */
+    double initial_log_temperature;             /* of SAC: -100 to 100 */
+    double target_entropy;                      /* of SAC, in nats: -1e6 to 1e6 */
     double drop_fraction; /* 0 to 1; above 0 a layer drops at least one block, if two can move: see docs/algorithm.md */
     edgerl_network_plan actor, critic;
 } edgerl_learner_config;
@@ -239,7 +246,8 @@ typedef struct edgerl_learner_layer {
     uint64_t weight;        /* real [N][block] */
     uint64_t first_moment;  /* real [N][block] */
     uint64_t second_moment; /* real [N][block] */
-    uint64_t target;        /* real [N][block]: of the connections that the online network has */
+    uint64_t target;        /* real [N][block]: of the connections that the online network has; 0, like all that follows of a
+                               target: the network has none */
     uint64_t in_target;     /* uint32 [ceil(N / 32)]: bit i: whether block i is in the target's support */
     uint64_t extra_starts;  /* uint32 [R + 1]: the target's blocks that the online network lacks */
     uint64_t extra_columns; /* uint16 [N] */
@@ -264,6 +272,7 @@ typedef struct edgerl_learner_progress {
     uint64_t actor_losses;
     uint64_t abandoned; /* updates that met a loss or a gradient that is not finite, and changed nothing from there on */
     uint64_t replaced;  /* blocks that evolution dropped, and grew as many */
+    double log_temperature, temperature_first_moment, temperature_second_moment; /* of SAC */
 } edgerl_learner_progress;
 
 /* A number that changes with the sizes of this header's structures, for callers that declare them anew. */
@@ -307,6 +316,10 @@ EDGERL_API int32_t edgerl_learner_update(void *arena, const edgerl_replay *repla
  * changes only at the end of an update: one thread, or one interrupt, may act at any time while another one learns (two may
  * not act at once). It never waits. */
 EDGERL_API int32_t edgerl_learner_action(void *arena, const float *observation, float *action);
+
+/* The same with an action drawn from the distribution that SAC's actor gives; noise [n_actions]: standard normal numbers. Of a
+ * deterministic policy EDGERL_BAD_ARGUMENT. */
+EDGERL_API int32_t edgerl_learner_sample(void *arena, const float *observation, const float *noise, float *action);
 
 #ifdef __cplusplus
 }

@@ -41,19 +41,21 @@ static int32_t check_network(const edgerl_network_plan *plan, uint32_t n_inputs,
 
 EDGERL_INTERNAL int32_t check_config(const edgerl_learner_config *c) {
     if (c->n_observations < 1 || c->n_actions < 1 || c->n_observations > EDGERL_LEARNER_UNITS ||
-        c->n_actions > EDGERL_LEARNER_UNITS - c->n_observations) {
+        c->n_actions > EDGERL_LEARNER_UNITS - c->n_observations ||
+        (c->algorithm == EDGERL_SAC && c->n_actions > EDGERL_LEARNER_UNITS / 2)) {
         return EDGERL_BAD_SHAPE;
     }
     if (c->batch < 1 || c->batch > 65536 || c->policy_delay < 1 || c->n_step < 1 || c->n_step > 64 ||
         (c->lanes != 1 && c->lanes != 4 && c->lanes != 8 && c->lanes != 16) || growth_rule_of(c->growth) == NULL ||
         c->drop_schedule < EDGERL_DROP_CONSTANT || c->drop_schedule > EDGERL_DROP_COSINE || c->drop_criterion < EDGERL_DROP_MAGNITUDE ||
-        c->drop_criterion > EDGERL_DROP_SCALED_MAGNITUDE || c->reserved != 0 || c->optimiser < EDGERL_ADAM ||
+        c->drop_criterion > EDGERL_DROP_SCALED_MAGNITUDE || c->algorithm < EDGERL_TD3 || c->algorithm > EDGERL_SAC ||
+        !in_range(c->initial_log_temperature, -100, 100) || !in_range(c->target_entropy, -1e6, 1e6) || c->optimiser < EDGERL_ADAM ||
         c->optimiser > EDGERL_ADAMW || !in_range(c->discount, 0, 1) || !in_range(c->soft_update, 0, 1) ||
         !in_range(c->weight_decay, 0, 1) || !in_range(c->first_moment_decay, 0, 1) || c->first_moment_decay == 1 ||
         c->actor.norm != EDGERL_NORM_NONE || !in_range(c->target_noise, 0, 10) || !in_range(c->target_noise_clip, 0, 10) || !in_range(c->drop_fraction, 0, 1)) {
         return EDGERL_BAD_ARGUMENT;
     }
-    const int32_t actor = check_network(&c->actor, c->n_observations, c->n_actions);
+    const int32_t actor = check_network(&c->actor, c->n_observations, outputs_of_actor(c));
     return actor != EDGERL_OK ? actor : check_network(&c->critic, c->n_observations + c->n_actions, 1);
 }
 
@@ -65,8 +67,12 @@ static uint32_t panels_of(uint32_t length, uint32_t blocks, uint32_t lines, uint
     return blocks / lines / panels >= worth ? panels : 1;
 }
 
-static void lay_out_layer(sparse_layer *layer, const edgerl_layer_plan *p, int is_normalised, int has_transposed,
-                          uint64_t *end, uint64_t *derived) {
+/* What a layer has. */
+typedef struct layer_parts {
+    int norm, target, transposed;
+} layer_parts;
+
+static void lay_out_layer(sparse_layer *layer, const edgerl_layer_plan *p, layer_parts has, uint64_t *end, uint64_t *derived) {
     layer->n_inputs = p->n_inputs;
     layer->n_outputs = p->n_outputs;
     layer->block = p->block;
@@ -82,8 +88,10 @@ static void lay_out_layer(sparse_layer *layer, const edgerl_layer_plan *p, int i
     layer->arrays.weight = set_aside(end, weights, sizeof(real));
     layer->arrays.first_moment = set_aside(end, weights, sizeof(real));
     layer->arrays.second_moment = set_aside(end, weights, sizeof(real));
-    layer->arrays.target = set_aside(end, weights, sizeof(real));
-    if (!layer->is_dense) {
+    if (has.target) {
+        layer->arrays.target = set_aside(end, weights, sizeof(real));
+    }
+    if (has.target && !layer->is_dense) {
         layer->arrays.in_target = set_aside(end, (layer->blocks + 31u) / 32u, sizeof(uint32_t));
         layer->arrays.extra_starts = set_aside(end, (uint64_t)layer->rows + 1, sizeof(uint32_t));
         layer->arrays.extra_columns = set_aside(end, layer->blocks, sizeof(uint16_t));
@@ -92,8 +100,10 @@ static void lay_out_layer(sparse_layer *layer, const edgerl_layer_plan *p, int i
     layer->arrays.bias = set_aside(end, units, sizeof(real));
     layer->arrays.bias_first_moment = set_aside(end, units, sizeof(real));
     layer->arrays.bias_second_moment = set_aside(end, units, sizeof(real));
-    layer->arrays.bias_target = set_aside(end, units, sizeof(real));
-    if (is_normalised) {
+    if (has.target) {
+        layer->arrays.bias_target = set_aside(end, units, sizeof(real));
+    }
+    if (has.norm) {
         layer->arrays.norm = set_aside(end, 2 * units, sizeof(real));
         layer->arrays.norm_first_moment = set_aside(end, 2 * units, sizeof(real));
         layer->arrays.norm_second_moment = set_aside(end, 2 * units, sizeof(real));
@@ -102,9 +112,9 @@ static void lay_out_layer(sparse_layer *layer, const edgerl_layer_plan *p, int i
     layer->row_panels =
         panels_of(layer->n_inputs, layer->blocks, layer->rows, layer->block == 4 ? BLOCK_PANEL_WORTH : PANEL_WORTH);
     layer->column_panels =
-        has_transposed && layer->block == 1 ? panels_of(layer->rows, layer->blocks, layer->n_inputs, PANEL_WORTH) : 1;
+        has.transposed && layer->block == 1 ? panels_of(layer->rows, layer->blocks, layer->n_inputs, PANEL_WORTH) : 1;
     /* Offsets of what can be made anew are relative to the end of the state, which is not known yet. */
-    layer->has_transposed = has_transposed && p->block == 1;
+    layer->has_transposed = has.transposed && p->block == 1;
     if (layer->has_transposed) {
         layer->column_starts = set_aside(derived, (uint64_t)p->n_inputs + 1, sizeof(uint32_t));
         layer->column_rows = set_aside(derived, layer->blocks, sizeof(uint16_t));
@@ -153,6 +163,9 @@ static void lay_out_scratch(learner *l, uint64_t *end) {
     l->target_value = set_aside(end, columns, sizeof(real));
     l->returns = set_aside(end, columns, sizeof(float));
     l->discounts = set_aside(end, columns, sizeof(float));
+    if (c->algorithm == EDGERL_SAC) {
+        l->log_density = set_aside(end, columns, sizeof(real));
+    }
     const uint64_t noise = round_up((uint64_t)c->batch * c->n_actions, 4);
     l->noise = set_aside(end, noise, sizeof(real));
     l->words = set_aside(end, larger(noise, c->batch + 3u), sizeof(uint32_t));
@@ -192,8 +205,12 @@ EDGERL_INTERNAL void lay_out(learner *l, const edgerl_learner_config *config) {
     for (uint32_t n = 0; n < NETWORKS; n++) {
         const edgerl_network_plan *plan = network_plan(config, n);
         for (uint32_t i = 0; i < plan->n_layers; i++) {
-            const int is_normalised = plan->norm != EDGERL_NORM_NONE && i + 1 < plan->n_layers;
-            lay_out_layer(&l->layers[n][i], &plan->layers[i], is_normalised, i > 0 || n == EDGERL_CRITIC_1, &end, &derived);
+            const layer_parts has = {
+                .norm = plan->norm != EDGERL_NORM_NONE && i + 1 < plan->n_layers,
+                .target = n != EDGERL_ACTOR || config->algorithm == EDGERL_TD3,
+                .transposed = i > 0 || n == EDGERL_CRITIC_1 || (n == EDGERL_CRITIC_2 && config->algorithm == EDGERL_SAC),
+            };
+            lay_out_layer(&l->layers[n][i], &plan->layers[i], has, &end, &derived);
         }
     }
     l->bytes.state = end;

@@ -35,6 +35,19 @@ static real initial_value(const draws *d, uint64_t position, double bound) {
     return (real)((2.0 * (double)(words[position % 4] >> 8) / 16777216.0 - 1.0) / bound);
 }
 
+/* A target begins as its online network. */
+static void copy_to_target(learner *l, const sparse_layer *layer) {
+    const edgerl_learner_layer *a = &layer->arrays;
+    copy(bytes_at(l, a->target), bytes_at(l, a->weight), weights_of(layer) * sizeof(real));
+    copy(bytes_at(l, a->bias_target), bytes_at(l, a->bias), units_of(layer) * sizeof(real));
+    if (has_norm(layer)) {
+        copy(bytes_at(l, a->norm_target), bytes_at(l, a->norm), 2 * units_of(layer) * sizeof(real));
+    }
+    for (uint32_t i = 0; !layer->is_dense && i < layer->blocks; i++) {
+        set_bit(words_at(l, a->in_target), i);
+    }
+}
+
 static void draw_layer(learner *l, uint32_t network, uint32_t index) {
     const sparse_layer *layer = &l->layers[network][index];
     width_class classes[2];
@@ -53,18 +66,17 @@ static void draw_layer(learner *l, uint32_t network, uint32_t index) {
             const uint32_t output = row * layer->block + k;
             for (uint32_t i = starts[row]; i < starts[row + 1]; i++) {
                 const size_t at_weight = (size_t)i * layer->block + k;
-                reals_at(l, layer->arrays.weight)[at_weight] = reals_at(l, layer->arrays.target)[at_weight] =
+                reals_at(l, layer->arrays.weight)[at_weight] =
                     initial_value(&weights, (uint64_t)output * layer->n_inputs + columns[i], bound);
             }
-            reals_at(l, layer->arrays.bias)[output] = reals_at(l, layer->arrays.bias_target)[output] =
-                initial_value(&biases, output, bound);
+            reals_at(l, layer->arrays.bias)[output] = initial_value(&biases, output, bound);
         }
     }
     for (uint32_t unit = 0; has_norm(layer) && unit < layer->n_outputs; unit++) {
-        reals_at(l, layer->arrays.norm)[unit] = reals_at(l, layer->arrays.norm_target)[unit] = 1; /* the shifts are 0 */
+        reals_at(l, layer->arrays.norm)[unit] = 1; /* the shifts are 0 */
     }
-    for (uint32_t i = 0; !layer->is_dense && i < layer->blocks; i++) {
-        set_bit(words_at(l, layer->arrays.in_target), i);
+    if (has_target(layer)) {
+        copy_to_target(l, layer);
     }
 }
 
@@ -173,6 +185,7 @@ int32_t edgerl_learner_begin(const edgerl_learner_config *config, void *arena, s
             draw_layer(l, n, i);
         }
     }
+    l->progress.log_temperature = own.initial_log_temperature;
     l->magic = LEARNER_MAGIC;
     derive(l);
     return EDGERL_OK;
@@ -266,7 +279,7 @@ static int32_t check_target(const learner *l, const sparse_layer *layer) {
  * narrow ones. */
 static int32_t check_parameter(const learner *l, const sparse_layer *layer, const uint64_t arrays[4], uint64_t count,
                                uint64_t first, uint64_t last) {
-    for (uint32_t i = 0; i < 4; i++) {
+    for (uint32_t i = 0; i < 4 && arrays[i] != 0; i++) { /* the last one is the target's, and may not be there */
         int32_t status = check_reals(reals_at(l, arrays[i]), count);
         if (status == EDGERL_OK) {
             status = check_padding(layer, reals_at(l, arrays[i]), first, last);
@@ -305,16 +318,21 @@ static int32_t check_layer_state(const learner *l, const sparse_layer *layer) {
             status = check_parameter(l, layer, norms, 2 * units_of(layer), layer->rows + layer->full_rows, 2u * layer->rows);
         }
     }
-    return status == EDGERL_OK && !layer->is_dense ? check_target(l, layer) : status;
+    return status == EDGERL_OK && has_target(layer) && !layer->is_dense ? check_target(l, layer) : status;
 }
 
 static int32_t check_progress(const edgerl_learner_progress *p) {
     if (p->evolution_is_due > 1 || p->reserved != 0 || p->updates > EDGERL_LEARNER_UPDATES) {
         return EDGERL_BAD_ARGUMENT;
     }
-    return in_range(p->critic_loss_sum, -DBL_MAX, DBL_MAX) && in_range(p->actor_loss_sum, -DBL_MAX, DBL_MAX)
-               ? EDGERL_OK
-               : EDGERL_NOT_FINITE;
+    const double numbers[] = {p->critic_loss_sum, p->actor_loss_sum, p->log_temperature, p->temperature_first_moment,
+                              p->temperature_second_moment};
+    for (uint32_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
+        if (!in_range(numbers[i], -DBL_MAX, DBL_MAX)) {
+            return EDGERL_NOT_FINITE;
+        }
+    }
+    return p->temperature_second_moment >= 0 ? EDGERL_OK : EDGERL_BAD_ARGUMENT;
 }
 
 EDGERL_INTERNAL int is_idle(const learner *l) { return l->place.step == 0 && l->place.item == 0 && l->place.row == 0; }
@@ -346,7 +364,7 @@ static int same_network(const edgerl_network_plan *a, const edgerl_network_plan 
 
 /* Two configurations of which the same state can be, if they are valid. */
 static int same_state(const edgerl_learner_config *a, const edgerl_learner_config *b) {
-    return a->n_observations == b->n_observations && a->n_actions == b->n_actions && same_network(&a->actor, &b->actor) &&
+    return a->n_observations == b->n_observations && a->n_actions == b->n_actions && a->algorithm == b->algorithm && same_network(&a->actor, &b->actor) &&
            same_network(&a->critic, &b->critic);
 }
 

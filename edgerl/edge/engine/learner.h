@@ -60,6 +60,7 @@ typedef struct learner {
     uint64_t action_gradient;                  /* of Q1, by [observation and action] */
     uint64_t target_value, returns, discounts; /* [batch] */
     uint64_t noise;                            /* [batch][m] */
+    uint64_t log_density;                      /* [batch]: of SAC's actions */
     uint64_t words;                            /* uint32 */
     uint64_t weight_gradient, bias_gradient, norm_gradient;
     uint64_t workspace; /* of topology steps; lies over the activations where these are not needed then */
@@ -73,6 +74,7 @@ static inline uint16_t *indices_at(const learner *l, uint64_t offset) { return (
 
 static inline size_t weights_of(const sparse_layer *layer) { return (size_t)layer->blocks * layer->block; }
 static inline size_t units_of(const sparse_layer *layer) { return (size_t)layer->rows * layer->block; } /* outputs, padded */
+static inline int has_target(const sparse_layer *layer) { return layer->arrays.target != 0; }
 static inline int has_norm(const sparse_layer *layer) { return EDGERL_NORMS && layer->arrays.norm != 0; }
 
 /* Features, so that four of them can always be taken. */
@@ -81,6 +83,18 @@ static inline uint64_t padded(uint64_t features) { return round_up(features, 4);
 static inline const edgerl_network_plan *network_plan(const edgerl_learner_config *c, uint32_t network) {
     return network == EDGERL_ACTOR ? &c->actor : &c->critic;
 }
+
+/* Whether the actor gives a distribution of actions: means, then logarithms of deviations, of tanh's argument. */
+static inline int is_stochastic(const edgerl_learner_config *c) {
+    return (EDGERL_ALGORITHMS & 2u) != 0 && c->algorithm == EDGERL_SAC;
+}
+
+static inline uint32_t outputs_of_actor(const edgerl_learner_config *c) {
+    return c->algorithm == EDGERL_SAC ? 2 * c->n_actions : c->n_actions;
+}
+
+/* Between e^-20 and e^2, as published implementations do. */
+static inline real clipped_log_deviation(real x) { return x < -20 ? -20 : x > 2 ? 2 : x; }
 
 static inline uint32_t layers_of(const learner *l, uint32_t network) { return network_plan(&l->config, network)->n_layers; }
 

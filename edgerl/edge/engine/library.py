@@ -119,13 +119,15 @@ class LearnerConfig(ctypes.Structure):
         ("drop_criterion", c_int32),
         ("drop_schedule", c_int32),
         ("optimiser", c_int32),
-        ("reserved", c_uint32),
+        ("algorithm", c_int32),
         ("discount", c_double),
         ("soft_update", c_double),
         ("weight_decay", c_double),
         ("first_moment_decay", c_double),
         ("target_noise", c_double),
         ("target_noise_clip", c_double),
+        ("initial_log_temperature", c_double),
+        ("target_entropy", c_double),
         ("drop_fraction", c_double),
         ("actor", NetworkPlan),
         ("critic", NetworkPlan),
@@ -194,6 +196,9 @@ class Progress(ctypes.Structure):
         ("actor_losses", c_uint64),
         ("abandoned", c_uint64),
         ("replaced", c_uint64),
+        ("log_temperature", c_double),
+        ("temperature_first_moment", c_double),
+        ("temperature_second_moment", c_double),
     )
 
 
@@ -214,6 +219,7 @@ FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "edgerl_learner_set_progress": (c_void_p, POINTER(Progress)),
     "edgerl_learner_update": (c_void_p, POINTER(ReplayStructure), c_uint64, POINTER(c_int32)),
     "edgerl_learner_action": (c_void_p, c_void_p, c_void_p),
+    "edgerl_learner_sample": (c_void_p, c_void_p, c_void_p, c_void_p),
 }
 """Those that return a status: name → types of their arguments."""
 

@@ -109,6 +109,34 @@ static inline float logarithm(float x) {
 
 #endif
 
+#ifdef EDGERL_DOUBLE
+
+static inline double exponential(double x) { return exp(x); }
+static inline double logarithm_real(double x) { return log(x); }
+
+#else
+
+/* e^x within 2e-7 of itself, for x in [-87, 88], to which others are clipped; NaN for NaN (the polynomial is Cephes's). */
+static inline float exponential(float x) {
+    const float low = x < -87.0f ? -87.0f : x, clipped = low > 88.0f ? 88.0f : low;
+    const float twos = clipped * 1.44269504f;
+    const int32_t n = (int32_t)(twos < 0 ? twos - 0.5f : twos + 0.5f);
+    const float f = (clipped - (float)n * 0.693359375f) + (float)n * 2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * f + 1.3981999507e-3f;
+    p = p * f + 8.3334519073e-3f;
+    p = p * f + 4.1665795894e-2f;
+    p = p * f + 1.6666665459e-1f;
+    p = p * f + 5.0000001201e-1f;
+    float_bits power = {0};
+    power.bits = (n + 127) << 23;
+    return x != x ? x : (p * f * f + f + 1.0f) * power.value;
+}
+
+static inline float logarithm_real(float x) { return logarithm(x); }
+
+#endif
+
 /* √x in double precision, by two more steps of Newton. */
 static inline double double_root(double x) {
 #ifdef EDGERL_DOUBLE

@@ -16,6 +16,7 @@ typedef enum purpose {
     PURPOSE_GROWTH = 3,
     PURPOSE_REPLAY = 4,
     PURPOSE_TARGET_NOISE = 5,
+    PURPOSE_POLICY = 11,
     PURPOSE_EXPLORATION = 6
 } purpose;
 

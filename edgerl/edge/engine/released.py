@@ -42,14 +42,20 @@ class _Config2(ctypes.Structure):
     )
 
 
-def _header(config: type[ctypes.Structure]) -> type[ctypes.Structure]:
+class _Progress2(ctypes.Structure):
+    """edgerl_learner_progress of version 2: what it has is today's beginning."""
+
+    _fields_ = Progress._fields_[:8]
+
+
+def _header(config: type[ctypes.Structure], progress: type[ctypes.Structure]) -> type[ctypes.Structure]:
     """What a header begins with, up to where its update stands."""
     names = ("magic", "version", "sizeof_real", "is_abandoned")
-    fields = (*((name, c_uint32) for name in names), ("config", config), ("bytes", BytesOf), ("progress", Progress))
+    fields = (*((name, c_uint32) for name in names), ("config", config), ("bytes", BytesOf), ("progress", progress))
     return type("Header", (ctypes.Structure,), {"_fields_": (*fields, ("step_item_row", c_uint32 * 3))})
 
 
-_Header2, _Header = _header(_Config2), _header(LearnerConfig)
+_Header2, _Header = _header(_Config2, _Progress2), _header(LearnerConfig, Progress)
 
 _NETWORKS_OF_2 = 7488
 """Where the arrays of the networks begin in version 2."""
@@ -70,7 +76,8 @@ def _from_version_2(old: ctypes.Structure, networks: int, read: ReadState) -> tu
     config = _config_of(old.config)
     needed = BytesOf()
     library().call("the learner's state", "edgerl_learner_bytes", config, needed)
-    header = _Header(old.magic, VERSION, old.sizeof_real, old.is_abandoned, config, needed, old.progress, old.step_item_row)
+    progress = Progress(**{name: getattr(old.progress, name) for name, *_ in _Progress2._fields_})
+    header = _Header(old.magic, VERSION, old.sizeof_real, old.is_abandoned, config, needed, progress, old.step_item_row)
     first = int(needed.state) - networks
     if not ctypes.sizeof(header) <= first <= LARGEST_HEADER:
         raise ValueError(f"its networks have {networks} bytes, which is not what its configuration needs")

@@ -452,6 +452,7 @@ EDGERL_INTERNAL void score_absent(const pass *p) {
  * past their number, one that only the target had, or NONE. */
 static void merge_class(learner *l, const sparse_layer *layer, const topology_space *w, const width_class *c,
                         const uint32_t *chosen, uint32_t grown) {
+    const int with_target = has_target(layer);
     const uint32_t *starts = words_at(l, layer->arrays.starts), *extra_starts = words_at(l, layer->arrays.extra_starts);
     const uint16_t *columns = indices_at(l, layer->arrays.columns);
     uint16_t *extra_columns = indices_at(l, layer->arrays.extra_columns), *new_columns = indices_at(l, w->columns);
@@ -461,7 +462,8 @@ static void merge_class(learner *l, const sparse_layer *layer, const topology_sp
     uint32_t to = c->first, g = 0;
     for (uint32_t row = c->first_row; row < c->last_row; row++) {
         const uint32_t origin = (row - c->first_row) * layer->n_inputs;
-        uint32_t i = starts[row], e = extra_starts[row];
+        uint32_t i = starts[row], e = with_target ? extra_starts[row] : 0;
+        const uint32_t last_extra = with_target ? extra_starts[row + 1] : 0;
         new_starts[row] = to;
         for (;;) {
             while (i < starts[row + 1] && dropped[i]) {
@@ -474,16 +476,16 @@ static void merge_class(learner *l, const sparse_layer *layer, const topology_sp
             }
             if (stays < grows) {
                 source[to] = i;
-                if (get_bit(bits, i)) {
+                if (with_target && get_bit(bits, i)) {
                     set_bit(new_bits, to);
                 }
                 i++;
             } else {
-                while (e < extra_starts[row + 1] && (extra_columns[e] == NO_COLUMN || extra_columns[e] < grows)) {
+                while (e < last_extra && (extra_columns[e] == NO_COLUMN || extra_columns[e] < grows)) {
                     e++;
                 }
                 source[to] = NONE;
-                if (e < extra_starts[row + 1] && extra_columns[e] == grows) {
+                if (e < last_extra && extra_columns[e] == grows) {
                     source[to] = layer->blocks + e;
                     set_bit(new_bits, to);
                     extra_columns[e] = NO_COLUMN;
@@ -551,6 +553,15 @@ static void reorder(learner *l, const sparse_layer *layer, const topology_space 
     copy(values, sorted, weights_of(layer) * sizeof(real));
 }
 
+/* What merge_class and merge_extra made of the target's support takes the place of the former. */
+static void replace_extra(learner *l, const sparse_layer *layer, const topology_space *w) {
+    const uint64_t extra = words_at(l, w->extra_starts)[layer->rows];
+    copy(bytes_at(l, layer->arrays.in_target), bytes_at(l, w->set), (layer->blocks + 31u) / 32u * sizeof(uint32_t));
+    copy(bytes_at(l, layer->arrays.extra_starts), bytes_at(l, w->extra_starts), ((uint64_t)layer->rows + 1) * sizeof(uint32_t));
+    copy(bytes_at(l, layer->arrays.extra_columns), bytes_at(l, w->extra_columns), extra * sizeof(uint16_t));
+    copy(bytes_at(l, layer->arrays.extra_target), bytes_at(l, w->values), extra * layer->block * sizeof(real));
+}
+
 EDGERL_INTERNAL void evolve(const pass *p) {
     learner *l = p->l;
     sparse_layer *layer = layer_of(p);
@@ -573,19 +584,16 @@ EDGERL_INTERNAL void evolve(const pass *p) {
         merge_class(l, layer, &w, &classes[c], chosen + before, counts[c]);
         l->progress.replaced += counts[c];
     }
-    merge_extra(l, layer, &w);
-    reorder(l, layer, &w, layer->arrays.target, layer->arrays.extra_target);
+    if (has_target(layer)) {
+        merge_extra(l, layer, &w);
+        reorder(l, layer, &w, layer->arrays.target, layer->arrays.extra_target);
+        replace_extra(l, layer, &w);
+    }
     reorder(l, layer, &w, layer->arrays.weight, 0);
     reorder(l, layer, &w, layer->arrays.first_moment, 0);
     reorder(l, layer, &w, layer->arrays.second_moment, 0);
     copy(bytes_at(l, layer->arrays.starts), bytes_at(l, w.starts), ((uint64_t)layer->rows + 1) * sizeof(uint32_t));
     copy(bytes_at(l, layer->arrays.columns), bytes_at(l, w.columns), (uint64_t)layer->blocks * sizeof(uint16_t));
-    copy(bytes_at(l, layer->arrays.in_target), bytes_at(l, w.set), (layer->blocks + 31u) / 32u * sizeof(uint32_t));
-    copy(bytes_at(l, layer->arrays.extra_starts), bytes_at(l, w.extra_starts), ((uint64_t)layer->rows + 1) * sizeof(uint32_t));
-    copy(bytes_at(l, layer->arrays.extra_columns), bytes_at(l, w.extra_columns),
-         words_at(l, w.extra_starts)[layer->rows] * sizeof(uint16_t));
-    copy(bytes_at(l, layer->arrays.extra_target), bytes_at(l, w.values),
-         (uint64_t)words_at(l, w.extra_starts)[layer->rows] * layer->block * sizeof(real));
     index_layer(l, layer);
 }
 

@@ -74,6 +74,15 @@ static void put_transition(learner *l, const edgerl_replay *r, uint32_t column, 
     ((float *)bytes_at(l, l->discounts))[column] = end.boundary == TERMINATED ? 0 : discount;
 }
 
+/* Standard normal numbers, one for each action of the batch. */
+static void draw_noise(const pass *p, purpose of) {
+    learner *l = p->l;
+    const uint32_t count = l->config.batch * l->config.n_actions, even = count + count % 2;
+    const draws noise = draws_for(l->config.seed, of, this_update(l), EDGERL_ACTOR, 0);
+    draw(&noise, 0, even, words_at(l, l->words));
+    p->kernels->normals(words_at(l, l->words), even, reals_at(l, l->noise));
+}
+
 /* Line 9 of Algorithm 1, and the noise of the target actions. */
 static void sample(const pass *p) {
     learner *l = p->l;
@@ -92,11 +101,10 @@ static void sample(const pass *p) {
         /* The padding repeats a transition: no gradient ever comes from there. */
         put_transition(l, r, column, below(words[column < c->batch ? column : 0], size_of_replay(r)));
     }
-    const uint32_t count = c->batch * c->n_actions, even = count + count % 2;
-    const draws noise = draws_for(c->seed, PURPOSE_TARGET_NOISE, this_update(l), EDGERL_ACTOR, 0);
-    draw(&noise, 0, even, words);
-    p->kernels->normals(words, even, reals_at(l, l->noise));
+    draw_noise(p, PURPOSE_TARGET_NOISE);
 }
+
+static void policy_noise(const pass *p) { draw_noise(p, PURPOSE_POLICY); }
 
 /* --------------------------------------------------------------------------------------- the elementwise operations */
 
@@ -119,6 +127,14 @@ static void target_action(const pass *p) {
     }
 }
 
+/* α, what entropy is worth. */
+static real temperature(const learner *l) { return exponential((real)l->progress.log_temperature); }
+
+/* What the density of a sample's action costs: α log π(a | s); of a deterministic policy nothing. */
+static real entropy_cost(const learner *l, uint32_t b) {
+    return is_stochastic(&l->config) ? temperature(l) * reals_at(l, l->log_density)[b] : 0;
+}
+
 static void target_value(const pass *p) {
     learner *l = p->l;
     real *target = reals_at(l, l->target_value);
@@ -129,7 +145,7 @@ static void target_value(const pass *p) {
             target[b] = q[b];
         } else {
             const real least = q[b] < target[b] || q[b] != q[b] ? q[b] : target[b];
-            target[b] = (real)returns[b] + (real)discounts[b] * least;
+            target[b] = (real)returns[b] + (real)discounts[b] * (least - entropy_cost(l, b));
         }
     }
 }
@@ -202,6 +218,132 @@ static void policy_gradient(const pass *p) {
     zero_padding(l, gradient, m);
 }
 
+/* ------------------------------------------------------------------------------------------------ a stochastic policy */
+
+/* log(1 - tanh(u)²), without cancellation. */
+static real log_slope(real u) {
+    const real size = u < 0 ? -u : u;
+    return 2 * ((real)0.69314718055994530942 - size - logarithm_real(1 + exponential(-2 * size)));
+}
+
+/* Actions drawn from the actor's distribution, into the rows behind the observations of `batch`, and the logarithms of their
+ * densities: a = tanh(u), u = μ + σ ε. */
+static void sample_actions(const pass *p, uint64_t batch) {
+    learner *l = p->l;
+    if (!is_stochastic(&l->config)) {
+        return;
+    }
+    const uint32_t m = l->config.n_actions;
+    const real *mean = result_of(l, EDGERL_ACTOR), *log_deviation = mean + m * (size_t)l->stride, *noise = reals_at(l, l->noise);
+    const real half_log_2_pi = (real)0.91893853320467274178;
+    real *log_density = reals_at(l, l->log_density);
+    for (uint32_t b = 0; b < l->width; b++) {
+        real sum = 0;
+        for (uint32_t a = 0; a < m; a++) {
+            const size_t at = a * (size_t)l->stride + b;
+            const real e = b < l->config.batch ? noise[(size_t)b * m + a] : 0, log_size = clipped_log_deviation(log_deviation[at]);
+            const real u = mean[at] + exponential(log_size) * e;
+            row_at(l, batch, l->config.n_observations)[at] = tanh_real(u);
+            sum -= e * e / 2 + log_size + half_log_2_pi + log_slope(u);
+        }
+        log_density[b] = sum;
+    }
+}
+
+static void next_sample(const pass *p) { sample_actions(p, p->l->next); }
+
+static void policy_sample(const pass *p) { sample_actions(p, p->l->now); }
+
+/* The value of the first critic, kept until the second one has said its own. */
+static void keep_value(const pass *p) {
+    copy(reals_at(p->l, p->l->target_value), result_of(p->l, EDGERL_CRITIC_1), p->l->width * sizeof(real));
+}
+
+/* The gradient of -min(Q1, Q2), of which this critic has its samples; at the second one the loss. */
+static void least_value_loss(const pass *p) {
+    learner *l = p->l;
+    const int is_second = p->network == EDGERL_CRITIC_2;
+    const real share = 1 / (real)l->config.batch, *q = result_of(l, p->network);
+    real *other = reals_at(l, l->target_value), *gradient = result_gradient(l, p->network), sum = 0;
+    for (uint32_t b = 0; b < l->width; b++) {
+        const int is_mine = is_second ? q[b] < other[b] : other[b] == 0;
+        gradient[b] = is_mine && b < l->config.batch ? -share : 0;
+        if (is_second) {
+            sum += b < l->config.batch ? entropy_cost(l, b) - (is_mine ? q[b] : other[b]) : 0;
+            other[b] = is_mine; /* from here on whose the sample is */
+        }
+    }
+    zero_padding(l, gradient, 1);
+    if (!is_finite(sum)) {
+        abandon(l);
+        return;
+    }
+    l->progress.actor_loss_sum += (double)(sum * share);
+    l->progress.actor_losses += is_second;
+}
+
+/* The second critic's gradient by the actions waits for the first one's, where the next actions were. */
+static void keep_action_gradient(const pass *p) {
+    const learner *l = p->l;
+    const uint32_t n = l->config.n_observations;
+    copy(row_at(l, l->next, n), row_at(l, l->action_gradient, n), (size_t)l->config.n_actions * l->stride * sizeof(real));
+}
+
+/* The gradient of α log π(a | s) - min(Q1, Q2) by means and logarithms of deviations. */
+static void distribution_gradient(const pass *p) {
+    const learner *l = p->l;
+    if (!is_stochastic(&l->config)) {
+        return;
+    }
+    const uint32_t n = l->config.n_observations, m = l->config.n_actions;
+    const real *log_deviation = result_of(l, EDGERL_ACTOR) + m * (size_t)l->stride, *noise = reals_at(l, l->noise);
+    const real cost = temperature(l) / (real)l->config.batch;
+    real *by_mean = result_gradient(l, EDGERL_ACTOR), *by_log_deviation = by_mean + m * (size_t)l->stride;
+    for (uint32_t a = 0; a < m; a++) {
+        const real *action = row_at(l, l->now, n + a), *first = row_at(l, l->action_gradient, n + a);
+        const real *second = row_at(l, l->next, n + a);
+        for (uint32_t b = 0; b < l->width; b++) {
+            const size_t at = a * (size_t)l->stride + b;
+            const int is_real = b < l->config.batch;
+            const real e = is_real ? noise[(size_t)b * m + a] : 0, log_size = clipped_log_deviation(log_deviation[at]);
+            const real by_u = (first[b] + second[b]) * (1 - action[b] * action[b]) + (is_real ? 2 * cost * action[b] : 0);
+            by_mean[at] = by_u;
+            by_log_deviation[at] =
+                is_real && log_size == log_deviation[at] ? by_u * exponential(log_size) * e - cost : 0; /* 0 beyond the clip */
+        }
+    }
+    zero_padding(l, by_mean, 2 * m);
+}
+
+/* x to the power n, by squaring. */
+static double power(double x, uint64_t n) {
+    double result = 1;
+    for (; n > 0; n >>= 1, x *= x) {
+        if (n & 1) {
+            result *= x;
+        }
+    }
+    return result;
+}
+
+/* One step of Adam on log α, down the gradient of -log α (log π + target entropy). */
+static void step_temperature(const pass *p) {
+    learner *l = p->l;
+    const edgerl_learner_config *c = &l->config;
+    edgerl_learner_progress *to = &l->progress;
+    const real *log_density = reals_at(l, l->log_density);
+    double sum = 0;
+    for (uint32_t b = 0; b < c->batch; b++) {
+        sum += (double)log_density[b];
+    }
+    const double gradient = -(sum / (double)c->batch + c->target_entropy);
+    const uint64_t count = this_update(l) / c->policy_delay;
+    to->temperature_first_moment += (gradient - to->temperature_first_moment) * (1 - 0.9);
+    to->temperature_second_moment = to->temperature_second_moment * 0.999 + gradient * gradient * (1 - 0.999);
+    const double size = double_root(to->temperature_second_moment) / double_root(1 - power(0.999, count)) + 1e-8;
+    to->log_temperature -= c->actor.learning_rate / (1 - power(0.9, count)) * to->temperature_first_moment / size;
+}
+
 /* --------------------------------------------------------------------------------------------- passes over a layer */
 
 /* Panels of rows, where a row has enough in each; the weight gradient of blocks gains by them in any case. */
@@ -209,7 +351,7 @@ static uint32_t worth_panels(const sparse_layer *layer) {
     return layer->blocks / layer->rows >= PANEL_WORTH * layer->row_panels ? layer->row_panels : 1;
 }
 
-static forward_task forward_task_of(const pass *p, int is_target) {
+static forward_task forward_task_of(const pass *p, int is_target, uint64_t batch) {
     const learner *l = p->l;
     const sparse_layer *layer = layer_of(p);
     const int has_extra = is_target && !layer->is_dense && words_at(l, layer->arrays.extra_starts)[layer->rows] > 0;
@@ -224,7 +366,7 @@ static forward_task forward_task_of(const pass *p, int is_target) {
         .extra_columns = has_extra ? indices_at(l, layer->arrays.extra_columns) : NULL,
         .extra_values = has_extra ? reals_at(l, layer->arrays.extra_target) : NULL,
         .bias = reals_at(l, is_target ? layer->arrays.bias_target : layer->arrays.bias),
-        .x = input_of(l, p->network, p->index, is_target ? l->next : l->now),
+        .x = input_of(l, p->network, p->index, batch),
         .y = has_norm(layer) ? reals_at(l, l->normalised[p->index]) : output_of(l, p->network, p->index),
         .width = l->width,
         .stride = l->stride,
@@ -235,12 +377,17 @@ static forward_task forward_task_of(const pass *p, int is_target) {
 }
 
 static void forward(const pass *p) {
-    const forward_task task = forward_task_of(p, 0);
+    const forward_task task = forward_task_of(p, 0, p->l->now);
+    p->kernels->forward(&task, layer_of(p)->block);
+}
+
+static void next_forward(const pass *p) {
+    const forward_task task = forward_task_of(p, 0, p->l->next);
     p->kernels->forward(&task, layer_of(p)->block);
 }
 
 static void target_forward(const pass *p) {
-    const forward_task task = forward_task_of(p, 1);
+    const forward_task task = forward_task_of(p, 1, p->l->next);
     p->kernels->forward(&task, layer_of(p)->block);
 }
 
@@ -367,17 +514,6 @@ static void weight_gradient(const pass *p) {
     }
 }
 
-/* x to the power n, by squaring. */
-static double power(double x, uint64_t n) {
-    double result = 1;
-    for (; n > 0; n >>= 1, x *= x) {
-        if (n & 1) {
-            result *= x;
-        }
-    }
-    return result;
-}
-
 /* Gradients whose squares, and so Adam's moments, stay finite. */
 #define LARGEST_GRADIENT ((real)1e18)
 
@@ -473,6 +609,8 @@ typedef enum operation {
     TARGET_VALUE,   /* y = r + γ min(Q1', Q2') */
     FORWARD,        /* an online network, on the batch */
     CRITIC_LOSS,    /* the mean square error's gradient */
+    NEXT_FORWARD,    /* an online network, on what follows */
+    NEXT_SAMPLE,     /* a' of π(s') */
     TARGET_NORMALISE,
     NORMALISE,
     NORM_SUMS, /* of the gradient through a norm */
@@ -488,6 +626,13 @@ typedef enum operation {
     POLICY_LOSS,     /* the gradient of -Q1 */
     ACTION_GRADIENT, /* through the first critic, to the actions */
     POLICY_GRADIENT, /* through tanh */
+    POLICY_NOISE,
+    POLICY_SAMPLE,    /* a of π(s), in place of the batch's actions */
+    KEEP_VALUE,       /* of Q1 */
+    LEAST_VALUE_LOSS, /* the gradient of -min(Q1, Q2) */
+    KEEP_ACTION_GRADIENT,
+    DISTRIBUTION_GRADIENT, /* by means and deviations */
+    STEP_TEMPERATURE,
     SOFT_UPDATE,
     PRUNE_TARGET,
     PUBLISH
@@ -510,7 +655,7 @@ typedef struct step_of_update {
     operation operations[OPERATIONS];
 } step_of_update;
 
-static const step_of_update UPDATE[] = {
+static const step_of_update UPDATE_OF_TD3[] = {
     {EVERY_UPDATE, EDGERL_ACTOR, ONCE, {SAMPLE}},
     {EVERY_UPDATE, EDGERL_ACTOR, FIRST_TO_LAST, {TARGET_FORWARD, TARGET_NORMALISE}},
     {EVERY_UPDATE, EDGERL_ACTOR, ONCE, {TARGET_ACTION}},
@@ -544,7 +689,59 @@ static const step_of_update UPDATE[] = {
     {DELAYED, EDGERL_CRITIC_2, FIRST_TO_LAST, {SOFT_UPDATE, PRUNE_TARGET}},
     {DELAYED, EDGERL_ACTOR, FIRST_TO_LAST, {PUBLISH}},
 };
-#define STEPS (sizeof UPDATE / sizeof UPDATE[0])
+
+static const step_of_update UPDATE_OF_SAC[] = {
+    {EVERY_UPDATE, EDGERL_ACTOR, ONCE, {SAMPLE}},
+    {EVERY_UPDATE, EDGERL_ACTOR, FIRST_TO_LAST, {NEXT_FORWARD}},
+    {EVERY_UPDATE, EDGERL_ACTOR, ONCE, {NEXT_SAMPLE}},
+    {EVERY_UPDATE, EDGERL_CRITIC_1, FIRST_TO_LAST, {TARGET_FORWARD, TARGET_NORMALISE}},
+    {EVERY_UPDATE, EDGERL_CRITIC_1, ONCE, {TARGET_VALUE}},
+    {EVERY_UPDATE, EDGERL_CRITIC_2, FIRST_TO_LAST, {TARGET_FORWARD, TARGET_NORMALISE}},
+    {EVERY_UPDATE, EDGERL_CRITIC_2, ONCE, {TARGET_VALUE}},
+
+    {EVERY_UPDATE, EDGERL_CRITIC_1, FIRST_TO_LAST, {FORWARD, NORMALISE}},
+    {EVERY_UPDATE, EDGERL_CRITIC_1, ONCE, {CRITIC_LOSS}},
+    {EVERY_UPDATE, EDGERL_CRITIC_1, LAST_TO_FIRST, {NORM_SUMS, NORM_GRADIENT, INPUT_GRADIENT, WEIGHT_GRADIENT, ADAM}},
+    {EVOLVING, EDGERL_CRITIC_1, FIRST_TO_LAST, {SELECT_DROP, SCORE_ABSENT, DROP_AND_GROW}},
+
+    {EVERY_UPDATE, EDGERL_CRITIC_2, FIRST_TO_LAST, {FORWARD, NORMALISE}},
+    {EVERY_UPDATE, EDGERL_CRITIC_2, ONCE, {CRITIC_LOSS}},
+    {EVERY_UPDATE, EDGERL_CRITIC_2, LAST_TO_FIRST, {NORM_SUMS, NORM_GRADIENT, INPUT_GRADIENT, WEIGHT_GRADIENT, ADAM}},
+    {EVOLVING, EDGERL_CRITIC_2, FIRST_TO_LAST, {SELECT_DROP, SCORE_ABSENT, DROP_AND_GROW}},
+    {EVOLVING, EDGERL_CRITIC_2, ONCE, {NOTE_EVOLUTION}},
+
+    {DELAYED, EDGERL_ACTOR, ONCE, {POLICY_NOISE}},
+    {DELAYED, EDGERL_ACTOR, FIRST_TO_LAST, {FORWARD}},
+    {DELAYED, EDGERL_ACTOR, ONCE, {POLICY_SAMPLE}},
+    {DELAYED, EDGERL_CRITIC_1, FIRST_TO_LAST, {FORWARD, NORMALISE}},
+    {DELAYED, EDGERL_CRITIC_1, ONCE, {KEEP_VALUE}},
+    {DELAYED, EDGERL_CRITIC_2, FIRST_TO_LAST, {FORWARD, NORMALISE}},
+    {DELAYED, EDGERL_CRITIC_2, ONCE, {LEAST_VALUE_LOSS}},
+    {DELAYED, EDGERL_CRITIC_2, LAST_TO_FIRST, {NORM_SUMS, NORM_GRADIENT, ACTION_GRADIENT}},
+    {DELAYED, EDGERL_CRITIC_2, ONCE, {KEEP_ACTION_GRADIENT}},
+    {DELAYED, EDGERL_CRITIC_1, FIRST_TO_LAST, {FORWARD, NORMALISE}}, /* again: both critics share the memory of activations */
+    {DELAYED, EDGERL_CRITIC_1, ONCE, {LEAST_VALUE_LOSS}},
+    {DELAYED, EDGERL_CRITIC_1, LAST_TO_FIRST, {NORM_SUMS, NORM_GRADIENT, ACTION_GRADIENT}},
+    {DELAYED, EDGERL_ACTOR, ONCE, {DISTRIBUTION_GRADIENT}},
+    {DELAYED, EDGERL_ACTOR, LAST_TO_FIRST, {INPUT_GRADIENT, WEIGHT_GRADIENT, ADAM}},
+    {EVOLVING, EDGERL_ACTOR, FIRST_TO_LAST, {SELECT_DROP, SCORE_ABSENT, DROP_AND_GROW}},
+    {EVOLVING, EDGERL_ACTOR, ONCE, {NOTE_EVOLUTION}},
+    {DELAYED, EDGERL_ACTOR, ONCE, {STEP_TEMPERATURE}},
+    {EVERY_UPDATE, EDGERL_CRITIC_1, FIRST_TO_LAST, {SOFT_UPDATE, PRUNE_TARGET}},
+    {EVERY_UPDATE, EDGERL_CRITIC_2, FIRST_TO_LAST, {SOFT_UPDATE, PRUNE_TARGET}},
+    {DELAYED, EDGERL_ACTOR, FIRST_TO_LAST, {PUBLISH}},
+};
+
+typedef struct table_of_steps {
+    const step_of_update *steps;
+    uint32_t count;
+} table_of_steps;
+
+static table_of_steps update_of(const edgerl_learner_config *c) {
+    static const table_of_steps td3 = {UPDATE_OF_TD3, sizeof UPDATE_OF_TD3 / sizeof UPDATE_OF_TD3[0]};
+    static const table_of_steps sac = {UPDATE_OF_SAC, sizeof UPDATE_OF_SAC / sizeof UPDATE_OF_SAC[0]};
+    return is_stochastic(c) ? sac : td3;
+}
 
 /* One operation on one layer: how many rows it has (none: there is nothing to do), and about how many multiply-adds each takes. */
 typedef struct work_item {
@@ -584,6 +781,24 @@ static work_item item_of(const learner *l, const step_of_update *s, uint32_t num
         return (work_item){forward, i, layer->rows, by_row};
     case CRITIC_LOSS:
         return (work_item){critic_loss, i, 1, elementwise};
+    case NEXT_FORWARD:
+        return (work_item){next_forward, i, layer->rows, by_row};
+    case NEXT_SAMPLE:
+        return (work_item){next_sample, i, 1, elementwise};
+    case POLICY_NOISE:
+        return (work_item){policy_noise, i, 1, elementwise};
+    case POLICY_SAMPLE:
+        return (work_item){policy_sample, i, 1, elementwise};
+    case KEEP_VALUE:
+        return (work_item){keep_value, i, 1, elementwise};
+    case LEAST_VALUE_LOSS:
+        return (work_item){least_value_loss, i, 1, elementwise};
+    case KEEP_ACTION_GRADIENT:
+        return (work_item){keep_action_gradient, i, 1, elementwise};
+    case DISTRIBUTION_GRADIENT:
+        return (work_item){distribution_gradient, i, 1, elementwise};
+    case STEP_TEMPERATURE:
+        return (work_item){step_temperature, i, 1, elementwise};
     case TARGET_NORMALISE:
         return (work_item){target_normalise, i, vectors_to_normalise, by_vector};
     case NORMALISE:
@@ -658,13 +873,15 @@ static int32_t advance(learner *l, uint32_t done, uint32_t rows) {
         place->row = 0;
         place->item++;
     }
-    if (place->item == OPERATIONS * (UPDATE[place->step].layers == ONCE ? 1 : layers_of(l, UPDATE[place->step].network))) {
+    const table_of_steps update = update_of(&l->config);
+    const step_of_update *now = &update.steps[place->step];
+    if (place->item == OPERATIONS * (now->layers == ONCE ? 1 : layers_of(l, now->network))) {
         place->item = 0;
         do {
             place->step++;
-        } while (place->step < STEPS && !is_due(l, &UPDATE[place->step]));
+        } while (place->step < update.count && !is_due(l, &update.steps[place->step]));
     }
-    if (place->step < STEPS && !l->is_abandoned) {
+    if (place->step < update.count && !l->is_abandoned) {
         return 0;
     }
     finish(l);
@@ -694,7 +911,7 @@ int32_t edgerl_learner_update(void *arena, const edgerl_replay *replay, uint64_t
     const float_mode mode = flush_denormals();
     *complete = 0;
     while (work > 0 && !*complete) {
-        const step_of_update *now = &UPDATE[l->place.step];
+        const step_of_update *now = &update_of(&l->config).steps[l->place.step];
         const work_item i = item_of(l, now, l->place.item);
         const uint64_t affordable = work / i.work;
         const uint32_t left = i.rows - l->place.row, rows = left <= affordable ? left : (uint32_t)affordable + 1;
