@@ -137,8 +137,8 @@ class Follower:
             if file:
                 Path(file).write_text(out)
         else:
-            path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-            done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, env={**os.environ, "PATH": path})
+            environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+            done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, env=environment)
             code, out, err = done.returncode, done.stdout, done.stderr
         assert code == 0, f"{line}: {err}"
         return err + out + err

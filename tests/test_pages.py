@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tomllib
 
 import edgerl as library
 from edgerl.edge.acting.onnx_policy import OnnxPolicy
@@ -24,6 +25,14 @@ from tests.profiling.machine import BOARD, KnownMachine, fake_linux
 
 QUICK = {"--preset quick": "--preset quick --steps 600", 'preset="quick"': 'preset="quick", steps=600'}
 SECONDS = {"--seconds 10": "--seconds 0.5", "seconds=10": "seconds=0.5"}
+SHORT = """\
+hidden = [8, 8]
+steps = 60
+start_steps = 30
+evaluation_interval = 30
+evaluation_episodes = 1"""
+"""The options of a run that is over in a moment, as a study's file has them."""
+
 in_both = pytest.mark.parametrize("reader", ["shell", "python"])
 
 
@@ -95,7 +104,9 @@ def test_bring_your_own(edgerl: Run, reader: Reader) -> None:
     Follower(edgerl, changes).follow("bring-your-own.md", reader)
 
 
-@pytest.mark.parametrize("command", ["prune", "fit --device stm32f405", "export --format c", "learn --env robots:robot"])
+@pytest.mark.parametrize(
+    "command", ["prune", "fit --device stm32f405", "export --format c", "learn --env robots:robot"]
+)
 def test_what_a_policy_from_elsewhere_cannot_do_is_refused(edgerl: Run, command: str) -> None:
     name, *options = command.split()
     write_actor(Path("actor.onnx"))
@@ -108,8 +119,8 @@ def test_what_a_policy_from_elsewhere_cannot_do_is_refused(edgerl: Run, command:
 def test_compression(edgerl: Run, reader: Reader) -> None:
     assert edgerl("train", "--preset", "quick", "--steps", 600, "--hidden", "32,32")[0] == 0
     changes = {
-        "-o small.safetensors": "-o small.safetensors --episodes 1",
-        "sparsity=0.95": "sparsity=0.95, episodes=1",
+        "--sparsity 0.95": "--sparsity 0.5 --episodes 1",
+        "sparsity=0.95": "sparsity=0.5, episodes=1",
         "-o half.safetensors": "-o half.safetensors --episodes 1",
         'precision="fp16"': 'precision="fp16", episodes=1',
         "--max-loss 3%": "--max-loss 20% --episodes 2",
@@ -200,7 +211,7 @@ def test_the_walk_through_of_learning(edgerl: Run, processes: Processes) -> None
 @in_both
 def test_studies(edgerl: Run, reader: Reader) -> None:
     small = {
-        "steps = 300000": "hidden = [8, 8]\nsteps = 60\nstart_steps = 30\nevaluation_interval = 30\nevaluation_episodes = 1",
+        "steps = 300000": SHORT,
         'method = ["td3", "tiny-dense", "static-td3", "ds-td3"]': 'method = ["td3", "ds-td3"]',
         "sparsity = [0.5, 0.9]": "sparsity = [0.5]",
         'growth = ["random", "gradient"]': 'growth = ["random"]',
@@ -244,7 +255,10 @@ def test_extensions(copy: Run) -> None:
 
 @in_both
 def test_from_training_to_a_board(edgerl: Run, reader: Reader) -> None:
-    pruning = {"\nedgerl prune\n": "\nedgerl prune --episodes 1\n", 'prune("runs/latest"': 'prune("runs/latest", episodes=1'}
+    pruning = {
+        "\nedgerl prune\n": "\nedgerl prune --episodes 1\n",
+        'prune("runs/latest"': 'prune("runs/latest", episodes=1',
+    }
     Follower(edgerl, {**QUICK, **SECONDS, **pruning}).follow("tutorials/board.md", reader)
 
 
@@ -302,7 +316,7 @@ def test_onnx(edgerl: Run) -> None:
 
 @pytest.mark.needs("arm-none-eabi-gcc", "qemu-system-arm", "aarch64-linux-gnu-gcc")
 @pytest.mark.usefixtures("run")
-def test_c(edgerl: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_c(edgerl: Run) -> None:
     firmware = Path("firmware")
     shutil.copytree(ROOT / "edgerl/profiling/microcontroller/firmware", firmware)
     make = {"make ": lambda line: _make(line, firmware)}
@@ -367,38 +381,24 @@ def test_the_engine(edgerl: Run) -> None:
     assert 0 < abs(float(match[1])) < 1
 
 
-SMALL_STUDY = """
-title = "A run of a moment"
-[run]
-hidden = [8, 8]
-steps = 60
-start_steps = 30
-evaluation_interval = 30
-evaluation_episodes = 1
-[grid]
-environment = ["HalfCheetah-v5"]
-method = ["td3"]
-seed = [0]
-"""
-
-
 @pytest.mark.needs("chromium")
 @pytest.mark.usefixtures("run", "clone", "known_machine")
 def test_the_examples_of_help(edgerl: Run) -> None:
     """docs/cli.md has them all."""
     shutil.copy(ROOT / "device_profiles/jetson-nano.toml", "my-board.toml")
     assert edgerl("export", "--format", "learner", "-o", "learner.safetensors")[0] == 0
-    Path("small.toml").write_text(SMALL_STUDY)
-    assert edgerl("sweep", "small.toml")[0] == 0
+    grid = '[grid]\nenvironment = ["HalfCheetah-v5"]\nmethod = ["td3"]\nseed = [0]\n'
+    Path("small.toml").write_text(f'title = "Small"\n[run]\n{SHORT}\n{grid}')
+    library.train(method="td3", out="runs/small/HalfCheetah-v5-td3-seed0", **tomllib.loads(SHORT))
     changes = {
         "edgerl table table1": "edgerl table small.toml",
-        "edgerl train --preset quick": "edgerl train --preset quick --steps 600 --hidden 16,16",
-        "-o small.safetensors": "-o small.safetensors --episodes 1",
+        "edgerl train --preset quick": "edgerl train --preset quick --steps 600 --hidden 64,64",
+        "prune --sparsity 0.9 ": "prune --episodes 1 --sparsity 0.95 ",
         "--max-loss 3%": "--max-loss 20% --episodes 2",
         "--rate 100 --seconds 5": "--rate 100 --seconds 0.1",
         "--video out.mp4": "--video out.mp4 --steps 4",
         "--hours 1 ": "--hours 0.0002 ",
-        "--steps 300000 --dry-run": "--steps 30000 --dry-run --env HalfCheetah-v5 --seeds 0",
+        "sweep table1 --steps 300000": "sweep small.toml --steps 60",
         "calibrate -o my-board.toml": "calibrate -o another-board.toml",
     }
     Follower(edgerl, changes).follow("cli.md")
@@ -410,7 +410,7 @@ NOT_RUN = {
     ("quickstart.md", "python3 -m venv .venv"): "needs a network",
     ("deploy.md", "pip install ."): "needs a network and a board",
     ("devices.md", "edgerl profile --ssh user@board --device jetson-nano"): "needs a board",
-    ("tutorials/profile.md", "edgerl profile --ssh user@board --device my-board.toml --save my-board.toml"): "needs a board",
+    ("tutorials/profile.md", "edgerl profile --ssh user@board --device my-board.toml"): "needs a board",
     ("c.md", "git clone --recurse-submodules https://github.com/kraiskil/onnx2c"): "needs a network",
     ("studies.md", "edgerl sweep table1 --ray"): "needs a cluster, and days",
 }
@@ -483,7 +483,7 @@ def test_changes_are_applied_where_they_belong() -> None:
     Path("one.txt").write_text("a\nb\nc\n")
     apply("--- one.txt\n a\n-b\n+B\n+b\n")
     assert Path("one.txt").read_text() == "a\nB\nb\nc\n"
-    with pytest.raises(AssertionError, match="one.txt has 0 of"):
+    with pytest.raises(AssertionError, match=r"one\.txt has 0 of"):
         apply("--- one.txt\n a\n-c\n")
 
 
