@@ -248,6 +248,9 @@ def test_extensions(copy: Run) -> None:
     Follower(copy, small).follow("extend.md")
     with np.load(next(Path("runs").rglob("policy.npz"))) as file:
         assert file["weight0"].dtype == np.float16
+    configs = [path.read_text() for path in Path("runs").glob("*/config.json")]
+    assert sum('"reward_scale": 0.1' in config for config in configs) == 1
+    assert sum('"engine": "torch"' in config for config in configs) == 1
 
 
 # -------------------------------------------------------------------------------------------------- tutorials
