@@ -102,6 +102,7 @@ def test_bring_your_own(edgerl: Run, reader: Reader) -> None:
         '("actor.mp4", "actor.onnx"': '("actor.mp4", "actor.onnx", steps=4',
     }
     Follower(edgerl, changes).follow("bring-your-own.md", reader)
+    assert edgerl("report", "actor.onnx", "-o", "actor.html")[0] == 0
 
 
 @pytest.mark.parametrize(
