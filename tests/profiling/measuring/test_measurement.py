@@ -221,7 +221,7 @@ def test_wrong_actions_are_found() -> None:
 
 
 def test_the_documented_example_is_a_result() -> None:
-    text = (Path(__file__).parents[2] / "docs/devices.md").read_text()
+    text = (Path(__file__).parents[3] / "docs/devices.md").read_text()
     example = text.split("```json\n")[1].split("```")[0]
     result = parse_result(example.encode(), "docs/devices.md")
     assert result.measurement("c") is not None

@@ -23,12 +23,12 @@ from edgerl.profiling.latency.cores import class_of_core
 from edgerl.profiling.latency.evaluate import predict
 from edgerl.profiling.latency.points import Point, read_points
 
-SHIPPED = Path(__file__).parents[2] / "device_profiles"
+SHIPPED = Path(__file__).parents[3] / "device_profiles"
 BOARDS = {
     *("beaglebone-ai-64", "beaglebone-black", "coral-dev-board", "jetson-nano", "jetson-orin-nano", "jetson-tx2"),
     *("raspberry-pi-3b-plus", "raspberry-pi-4b", "raspberry-pi-5", "raspberry-pi-zero-2w"),
 }
-POINTS = Path(__file__).parents[2] / "benchmarks/published_latencies.jsonl"
+POINTS = Path(__file__).parents[3] / "benchmarks/published_latencies.jsonl"
 NANO = (SHIPPED / "jetson-nano.toml").read_text(encoding="utf-8")
 STM32 = (SHIPPED / "stm32f405.toml").read_text(encoding="utf-8")
 UNITS = (
