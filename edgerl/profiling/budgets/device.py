@@ -7,7 +7,7 @@ README says so, and nothing unknown is passed over: a profile is what a person b
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
@@ -580,16 +580,6 @@ def _check_together(device: Device, table: _Table) -> None:
         raise table.fail("measured", f"names the mode {quoted(unknown)}, which the device has not")
     if device.runtime(device.default_runtime).figures is None:
         raise table.fail("default_runtime", f"is {device.default_runtime}, which has no figures; choose another")
-
-
-def check_distinct(devices: Iterable[Device]) -> None:
-    """Raise DeviceError where two devices answer to one name."""
-    owners: dict[str, str] = {}
-    for device in devices:
-        for name in (device.id, *device.aliases):
-            if name in owners:
-                raise DeviceError(f"{owners[name]} and {device.id} both answer to {name!r}; rename one")
-            owners[name] = device.id
 
 
 def _is_line(value: object) -> TypeGuard[str]:

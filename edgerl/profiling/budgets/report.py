@@ -11,6 +11,7 @@ from edgerl import run_folder
 from edgerl.edge.runtimes import RUN_BY, ModelKind, RuntimeName, why_not
 from edgerl.errors import ConfigError, DeviceError, UnsupportedModelError
 from edgerl.export.c.form import PolicyForm, policy_form, target_of_core
+from edgerl.export.c.source import MAXIMUM_FLASH_BYTES
 from edgerl.policy.compact import CompactPolicy, Precision
 from edgerl.profiling.budgets.costs import FLOPS_PER_MULTIPLY_ADD
 from edgerl.profiling.budgets.device import (
@@ -36,6 +37,8 @@ BUDGETS = ("memory", "flash", "flops", "latency")
 
 READS: dict[RuntimeName, tuple[ModelKind, ...]] = {"onnxruntime": ("onnx", "foreign onnx"), "native": ("policy",)}
 """The files that a runtime reads as they are."""
+
+C_LIMIT = f"edgerl export --format c writes at most {MAXIMUM_FLASH_BYTES} bytes of constants"
 
 UNDECIDED = "the latency budget lies inside the estimate's interval: measure before you rely on the verdict"
 
@@ -130,6 +133,7 @@ class ProfileReport:
     device_name: str
     runtime: RuntimeName
     is_default_runtime: bool
+    is_available: bool  # whether the runtime can be installed on the device as it is
     execution: Literal["dense", "connections"]
     rate_hz: float
     layers: tuple[LayerReport, ...]
@@ -157,8 +161,8 @@ class ProfileReport:
 
     @property
     def fits(self) -> bool:
-        """Whether every budget is kept."""
-        return not self.exceeded
+        """Whether the runtime is available there, and every budget is kept."""
+        return self.is_available and not self.exceeded
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain data, for JSON."""
@@ -205,6 +209,7 @@ def profile(
         device_name=device.name,
         runtime=chosen.name,
         is_default_runtime=chosen.name == device.default_runtime,
+        is_available=chosen.available,
         execution="dense" if chosen.name == "onnxruntime" else "connections",
         rate_hz=rate.value,
         layers=tuple(_layer_report(layer, work) for layer, work in zip(rows.layers, works, strict=True)),
@@ -269,7 +274,7 @@ def with_parts(verdict: BudgetVerdict, parts: tuple[BudgetPart, ...]) -> BudgetV
 
 
 def with_measured_latency(report: ProfileReport, latency_us: Quantity) -> ProfileReport:
-    """The same with a measured latency in place of the estimate."""
+    """The same with a measured latency in place of the estimate; a runtime that was measured there is available."""
     estimate = estimated_latency(report)
     measured = MeasuredLatency(
         used=latency_us.value,
@@ -279,7 +284,9 @@ def with_measured_latency(report: ProfileReport, latency_us: Quantity) -> Profil
         budget_source=estimate.budget_source,
         estimate=estimate,
     )
-    return replace(report, latency=measured, notes=tuple(note for note in report.notes if note != UNDECIDED))
+    return replace(
+        report, is_available=True, latency=measured, notes=tuple(note for note in report.notes if note != UNDECIDED)
+    )
 
 
 def estimated_latency(report: ProfileReport) -> Estimate:
@@ -368,9 +375,12 @@ def _memory(sizes: BytesByPart, device: Device, figures: RuntimeFigures, given: 
 def _flash(
     stored: int, device: Device, runtime: Runtime, figures: RuntimeFigures, given: float | None
 ) -> BudgetVerdict:
-    """What runs the policy, and the policy in the form that it reads, `stored` bytes."""
+    """What runs the policy, and the policy in the form that it reads, `stored` bytes; C is exported up to a limit."""
     installed = figures.installed_bytes
     budget = _limited("flash", given, device.budgets.flash_bytes, device.memory.flash_bytes)
+    if runtime.name == "c" and stored > MAXIMUM_FLASH_BYTES:
+        exported = Quantity(MAXIMUM_FLASH_BYTES + installed.value, C_LIMIT)
+        budget = min(budget, exported, key=lambda limit: limit.value)
     parts = BudgetPart(runtime.name, int(installed.value), installed.source), BudgetPart("model", stored)
     return _sum_verdict(parts, budget)
 

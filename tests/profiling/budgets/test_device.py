@@ -13,7 +13,6 @@ from edgerl.profiling.budgets.device import (
     ClassCosts,
     Quantity,
     RuntimeCosts,
-    check_distinct,
     device_ids,
     find_device,
     load_device,
@@ -69,13 +68,8 @@ def test_shipped_profiles_are_valid(device_id: str) -> None:
 
 
 def test_shipped_names_and_aliases_are_distinct() -> None:
-    check_distinct(find_device(device_id) for device_id in device_ids())
-
-
-def test_two_devices_with_one_name_are_refused() -> None:
-    nano = find_device("jetson-nano")
-    with pytest.raises(DeviceError, match="jetson-nano and jetson-nano both answer to 'jetson-nano'; rename one"):
-        check_distinct([nano, nano])
+    names = [name for device_id in device_ids() for name in (device_id, *find_device(device_id).aliases)]
+    assert len(set(names)) == len(names)
 
 
 @pytest.mark.parametrize("device_id", device_ids())
@@ -85,6 +79,12 @@ def test_every_number_has_its_unit_in_its_key_and_a_source(device_id: str) -> No
     numbers = re.findall(r"^(\w+) = .*\b\d.*$", re.sub(r'"[^"]*"', "", text), flags=re.MULTILINE)
     assert set(numbers) <= set(keys)
     assert all(key.endswith(UNITS) for key in keys)
+
+
+@pytest.mark.parametrize("device_id", device_ids())
+def test_the_default_runtime_is_available(device_id: str) -> None:
+    device = find_device(device_id)
+    assert device.runtime(device.default_runtime).available
 
 
 def test_known_figures() -> None:
