@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from edgerl.edge.acting.policy import DENSE_IS_SLOWER_BELOW, LAYOUTS, Layout
+from edgerl.edge.acting.policy import Layout
 from edgerl.edge.engine.library import ALIGNMENT
 from edgerl.edge.runtimes import RuntimeName
 from edgerl.export.c.form import PolicyForm
@@ -71,7 +71,7 @@ def lanes(device: Device) -> int:
 
 
 def _widest_pair(rows: ModelRows) -> int:
-    """A layer's inputs and outputs, all that must be there at one time."""
+    """Bytes of the largest layer's inputs and outputs, which must be there at the same time."""
     return FLOAT_BYTES * max(layer.n_inputs + layer.n_outputs for layer in rows.layers)
 
 
@@ -91,11 +91,12 @@ def _onnxruntime_parts(rows: ModelRows) -> BytesByPart:
 
 
 def native_parts(rows: ModelRows, n_lanes: int) -> BytesByPart:
-    """A policy on the engine; of the layouts that it chooses from by measuring, the one that takes most counts."""
+    """A policy on the engine; of the layouts that it measures, the largest counts."""
     columns = [_columns(layer) for layer in rows.layers]
-    tried = [_tried(layer) for layer in rows.layers]
+    tried = [layer.tried_layouts for layer in rows.layers]
     largest = [_largest(layer, choices, n_lanes) for layer, choices in zip(columns, tried, strict=True)]
-    arena = arena_parts(columns, largest, n_lanes, normalises=_normalises(rows))
+    normalises = rows.constant_bytes > 2 * FLOAT_BYTES * rows.layers[-1].n_outputs  # more than the bounds of the action
+    arena = arena_parts(columns, largest, n_lanes, normalises=normalises)
     total = sum(arena.values())
     copies = [FLOAT_BYTES * layer.stored_weights * (2 if layer.precision == "int8" else 1) for layer in rows.layers]
     built = [
@@ -111,18 +112,8 @@ def _largest(layer: Columns, layouts: Sequence[Layout], n_lanes: int) -> Layout:
     return max(layouts, key=lambda layout: layer_bytes(layer, layout, n_lanes))
 
 
-def _normalises(rows: ModelRows) -> bool:
-    return rows.constant_bytes > 2 * FLOAT_BYTES * rows.layers[-1].n_outputs
-
-
-def _tried(layer: LayerRow) -> list[Layout]:
-    """The layouts that the engine measures."""
-    too_sparse = layer.connections < DENSE_IS_SLOWER_BELOW * layer.positions
-    return [layout for layout in LAYOUTS if not (layout == "dense" and too_sparse)]
-
-
 def _columns(layer: LayerRow) -> Columns:
-    """As many blocks as there can be, where the file does not tell."""
+    """As many blocks as there can be, where the file does not say."""
     positions = layer.n_inputs * -(-layer.n_outputs // BLOCK)
     is_in_blocks = layer.is_sparse and layer.block == BLOCK
     blocks = layer.stored_weights // BLOCK if is_in_blocks else min(layer.connections, positions)
