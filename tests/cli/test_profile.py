@@ -156,7 +156,7 @@ def test_rate_and_runtime(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     assert run(monkeypatch, "profile", "--device", "pi5", "--rate", "200", "--runtime", "native") == 0
     out = capsys.readouterr().out
     assert "runtime native: executes what is stored; control rate 200 Hz" in out
-    assert "the engine chooses on the device how it keeps each layer" in out
+    assert "the engine chooses each layer's layout on the device" in out
     assert "yet" not in out
 
 

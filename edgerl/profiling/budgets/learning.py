@@ -1,8 +1,8 @@
 """A learner on a device: its memory, to the byte, and an estimate of the updates that fit beside the control rate.
 
 The memory is what `edgerl learn` takes there, or on a microcontroller what the engine takes: networks, targets,
-moments and the activations of an update (the arena, whose size depends on the device's vectors), two copies of the policy that
-drives (the champion; in C the learner acts from its arena), and the replay.
+moments and the activations of an update (the arena, whose size depends on the device's vectors), two copies of the
+policy that drives (the champion; in C the learner acts from its arena), and the replay.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from edgerl.profiling.budgets.device import (
 )
 from edgerl.profiling.budgets.memory import BytesByPart, memory_parts
 from edgerl.profiling.budgets.model import policy_rows, read_model
-from edgerl.profiling.budgets.rows import FLOAT_BYTES, LayerRow, ModelRows
+from edgerl.profiling.budgets.rows import FLOAT_BYTES, ModelRows
 from edgerl.profiling.latency.estimate import estimate_latency
 from edgerl.profiling.measuring.measure import policy_identity
 from edgerl.profiling.microcontroller import record as measured_c
@@ -68,7 +68,7 @@ class BudgetVerdict:
 
     @property
     def fits(self) -> bool:
-        """Whether the budget is kept; exactly the budget is."""
+        """Whether the budget is kept; a use of exactly the budget keeps it."""
         return self.used <= self.budget
 
     def as_dict(self) -> dict[str, Any]:
@@ -101,7 +101,7 @@ class Estimate(BudgetVerdict):
 
 @dataclass(frozen=True)
 class MeasuredLatency(BudgetVerdict):
-    """The latency's verdict where it was measured on the device, and the estimate that it stands in place of."""
+    """The latency's verdict where it was measured on the device, and the estimate that it replaces."""
 
     estimate: Estimate
 
@@ -185,7 +185,7 @@ def profile(
     """Compare a model with a device's budgets: a policy, or the path of a .safetensors, an .onnx file or a run folder.
 
     `device` is an id, the path of a .toml file, or a Device; `mode` one of its power modes. Budgets and rate default to
-    the device's. Latency is an estimate, unless the profile holds a measurement of this very model, runtime and mode;
+    the device's. Latency is an estimate, unless the profile holds a measurement of this model, runtime and mode;
     everything else follows from the model and the profile by arithmetic. Raises UnsupportedModelError where the runtime
     cannot run the model.
     """
@@ -195,8 +195,10 @@ def profile(
     chosen = device.runtime(device.default_runtime if runtime is None else runtime)
     _check_runtime(rows, device, chosen)
     figures = figures_of(device, chosen)
-    form = _c_form(rows, device) if chosen.name == "c" else None
-    works = [_work(layer, chosen) for layer in rows.layers] if form is None else _c_works(form)
+    form = None
+    if chosen.name == "c" and rows.policy is not None:  # as `edgerl export --format c --target` this device writes it
+        form = policy_form(rows.policy, None, "auto", target_of_core(device.cpu.core))
+    layers = _layers(rows, chosen, form)
     sizes = memory_parts(rows, device, chosen.name, int(figures.base_memory_bytes.value), form)
     stored = _stored_bytes(rows, chosen) if form is None else form.flash_bytes
     rate = _given("the rate", rate_hz, device.budgets.rate_hz)
@@ -212,11 +214,11 @@ def profile(
         is_available=chosen.available,
         execution="dense" if chosen.name == "onnxruntime" else "connections",
         rate_hz=rate.value,
-        layers=tuple(_layer_report(layer, work) for layer, work in zip(rows.layers, works, strict=True)),
+        layers=layers,
         model_bytes=stored,
         memory=_memory(sizes, device, figures, budget_memory_bytes),
         flash=_flash(stored, device, chosen, figures, budget_flash_bytes),
-        flops=_flops(rows, works, device, chosen, rate, budget_flops),
+        flops=_flops(rows, layers, device, chosen, rate, budget_flops),
         latency=latency,
         notes=tuple(_notes(rows, device, chosen, latency)),
     )
@@ -230,9 +232,7 @@ def profile(
 
 
 def _with_measured_c(report: ProfileReport, model: Path, device: Device) -> ProfileReport:
-    """The same with what was measured of the C that was exported beside the policy for this device's core, if
-    anything.
-    """
+    """The same with what was measured of the C exported beside the policy for this device's core, if anything."""
     folder = (model if model.is_dir() else model.parent) / run_folder.C_FOLDER
     core = CORE_OF_DEVICE.get(device.cpu.core)
     if core is None or not (folder / measured_c.NAME).is_file():
@@ -243,10 +243,15 @@ def _with_measured_c(report: ProfileReport, model: Path, device: Device) -> Prof
 
 def _with_record(report: ProfileReport, found: measured_c.Record, device: Device) -> ProfileReport:
     measured = f"measured by the cross compiler for {found.core} at {found.optimisation}"
+    runtime = report.memory.parts[0]
+    if found.stack_bytes is not None:
+        stack = f"of which a call was measured to take {found.stack_bytes}"
+        runtime = replace(runtime, source=f"{runtime.source}, {stack}")
+    data = BudgetPart("activations", found.memory_bytes, f"data and bss, {measured}")
     report = replace(
         report,
         model_bytes=found.text_bytes,
-        memory=with_parts(report.memory, _measured_memory(report, found, measured)),
+        memory=with_parts(report.memory, (runtime, BudgetPart("weights", 0), data)),
         flash=with_parts(report.flash, (BudgetPart("code and constants", found.text_bytes, measured),)),
     )
     if found.instructions is None:
@@ -260,16 +265,8 @@ def _with_record(report: ProfileReport, found: measured_c.Record, device: Device
     return replace(report, notes=(*report.notes, note))
 
 
-def _measured_memory(report: ProfileReport, found: measured_c.Record, measured: str) -> tuple[BudgetPart, ...]:
-    runtime = report.memory.parts[0]
-    if found.stack_bytes is not None:
-        stack = f"of which a call was measured to take {found.stack_bytes}"
-        runtime = replace(runtime, source=f"{runtime.source}, {stack}")
-    return runtime, BudgetPart("weights", 0), BudgetPart("activations", found.memory_bytes, f"data and bss, {measured}")
-
-
 def with_parts(verdict: BudgetVerdict, parts: tuple[BudgetPart, ...]) -> BudgetVerdict:
-    """The same budget's verdict on another use of it."""
+    """The verdict on the same budget with other parts."""
     return replace(verdict, used=sum(part.amount for part in parts), parts=parts)
 
 
@@ -301,13 +298,13 @@ def _rows(model: CompactPolicy | ModelRows | str | Path) -> ModelRows:
 
 
 def _check_runtime(rows: ModelRows, device: Device, runtime: Runtime) -> None:
-    """Raise UnsupportedModelError where the runtime cannot run the model: the budgets that it keeps mean nothing."""
+    """Raise UnsupportedModelError where the runtime cannot run the model: its budgets would mean nothing."""
     problem = why_not(rows.name, rows.kind, runtime.name)
     if problem is None:
         return
     able = [other.name for other in device.runtimes if other.name in RUN_BY[rows.kind] and other.figures is not None]
     fix = (
-        f"choose --runtime {' or '.join(able)}"
+        f"choose `runtime` {' or '.join(able)}"
         if able
         else f"{device.id} has none; for a policy of edgerl of that size: --network {rows.architecture}"
     )
@@ -321,46 +318,25 @@ def figures_of(device: Device, runtime: Runtime) -> RuntimeFigures:
     return runtime.figures
 
 
-@dataclass(frozen=True)
-class _Work:
-    """What one execution of a layer takes."""
-
-    multiply_adds: int
-    bytes_read: int
-
-
-def _work(layer: LayerRow, runtime: Runtime) -> _Work:
-    """onnxruntime makes every matrix dense, the others read what is stored."""
-    if runtime.name == "onnxruntime":
-        return _Work(layer.positions, _onnxruntime_bytes(layer))
-    return _Work(layer.stored_weights, layer.stored_bytes)
-
-
-def _c_form(rows: ModelRows, device: Device) -> PolicyForm | None:
-    """The policy as `edgerl export --format c --target` this device writes it; None where its weights are not known."""
-    if rows.policy is None:
-        return None
-    return policy_form(rows.policy, None, "auto", target_of_core(device.cpu.core))
-
-
-def _c_works(form: PolicyForm) -> list[_Work]:
-    pairs = zip(form.layers, form.layer_bytes, strict=True)
-    return [_Work(layer.multiply_adds, n_bytes) for layer, n_bytes in pairs]
-
-
-def _onnxruntime_bytes(layer: LayerRow) -> int:
-    """Bytes that onnxruntime holds: floats for every position, whatever the file stores."""
-    return FLOAT_BYTES * (layer.positions + layer.n_biases)
-
-
-def _layer_report(layer: LayerRow, work: _Work) -> LayerReport:
-    return LayerReport(
-        inputs=layer.n_inputs,
-        outputs=layer.n_outputs,
-        connections=layer.connections,
-        macs=work.multiply_adds,
-        flops=FLOPS_PER_MULTIPLY_ADD * work.multiply_adds,
-        bytes=work.bytes_read,
+def _layers(rows: ModelRows, runtime: Runtime, form: PolicyForm | None) -> tuple[LayerReport, ...]:
+    """What one execution of each layer takes: C has a form of its own, onnxruntime makes every matrix dense floats,
+    the others execute what is stored."""
+    if form is not None:
+        works = [(layer.multiply_adds, n_bytes) for layer, n_bytes in zip(form.layers, form.layer_bytes, strict=True)]
+    elif runtime.name == "onnxruntime":
+        works = [(layer.positions, FLOAT_BYTES * (layer.positions + layer.n_biases)) for layer in rows.layers]
+    else:
+        works = [(layer.stored_weights, layer.stored_bytes) for layer in rows.layers]
+    return tuple(
+        LayerReport(
+            inputs=layer.n_inputs,
+            outputs=layer.n_outputs,
+            connections=layer.connections,
+            macs=multiply_adds,
+            flops=FLOPS_PER_MULTIPLY_ADD * multiply_adds,
+            bytes=n_bytes,
+        )
+        for layer, (multiply_adds, n_bytes) in zip(rows.layers, works, strict=True)
     )
 
 
@@ -401,29 +377,26 @@ def _stored_bytes(rows: ModelRows, runtime: Runtime) -> int:
 
 def _flops(
     rows: ModelRows,
-    works: Sequence[_Work],
+    layers: Sequence[LayerReport],
     device: Device,
     runtime: Runtime,
     rate: Quantity,
     given: float | None,
 ) -> BudgetVerdict:
-    share, precision = device.budgets.flops_share, _arithmetic(rows, runtime)
+    precision: Precision = "fp32"  # which runtimes compute in, but C in that of the weights, where they have one
+    if runtime.name == "c" and len({layer.precision for layer in rows.layers}) == 1:
+        precision = rows.layers[0].precision
+    share = device.budgets.flops_share
     peak = device.cpu.peak_flops(precision)
     default = Quantity(
         share.value * peak / rate.value,
         f"{share.value:g} of one core's peak in {precision}, {peak / 1e9:.3g} GFLOP/s, / {rate.value:g} Hz "
         f"({share.source})",
     )
-    used = FLOPS_PER_MULTIPLY_ADD * sum(work.multiply_adds for work in works)
+    used = sum(layer.flops for layer in layers)
     source = f"exact, {FLOPS_PER_MULTIPLY_ADD} per multiply-add that {runtime.name} executes"
     budget = _given("the FLOP budget", given, default)
     return BudgetVerdict(used, budget.value, "FLOP", source, budget.source)
-
-
-def _arithmetic(rows: ModelRows, runtime: Runtime) -> Precision:
-    """What the runtime computes in: C in the precision of the weights, where all layers have one; else fp32."""
-    precisions = {layer.precision for layer in rows.layers}
-    return precisions.pop() if runtime.name == "c" and len(precisions) == 1 else "fp32"
 
 
 def _latency(rows: ModelRows, device: Device, runtime: Runtime, rate: Quantity, given_us: float | None) -> Estimate:
@@ -470,8 +443,8 @@ def _notes(rows: ModelRows, device: Device, runtime: Runtime, latency: Estimate)
         notes.append(UNDECIDED)
     if runtime.name == "native":
         notes.append(
-            "the engine chooses on the device how it keeps each layer, and passes over inputs that are zero: the "
-            "latency counts on that, the other figures are for the stored form"
+            "the engine chooses each layer's layout on the device, and skips inputs that are zero: the latency counts "
+            "on that, the other figures are for the stored form"
         )
     is_sparse = any(layer.connections < layer.positions for layer in rows.layers)
     if runtime.name == "onnxruntime" and is_sparse:

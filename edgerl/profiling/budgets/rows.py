@@ -39,7 +39,7 @@ class LayerRow:
 
     @property
     def tried_layouts(self) -> tuple[Layout, ...]:
-        """The layouts that the native engine measures to choose from: a dense one only of layers that are not sparse."""
+        """The layouts that the native engine measures and chooses from: dense only where the layer is not sparse."""
         is_tried_dense = self.connections >= DENSE_IS_SLOWER_BELOW * self.positions
         return tuple(layout for layout in LAYOUTS if layout != "dense" or is_tried_dense)
 

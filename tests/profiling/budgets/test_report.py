@@ -197,7 +197,7 @@ def test_a_runtime_can_be_chosen() -> None:
     native = profile(model, "raspberry-pi-5", runtime="native")
     assert native.flops.used == 72430
     assert not native.is_default_runtime
-    assert any("chooses on the device how it keeps each layer" in note for note in native.notes)
+    assert any("chooses each layer's layout on the device" in note for note in native.notes)
     with pytest.raises(DeviceError, match=r"onnxruntime cannot run on esp32: it needs Linux.*; use C code"):
         profile(model, "esp32", runtime="onnxruntime")
 

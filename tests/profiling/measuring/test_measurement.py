@@ -24,8 +24,7 @@ from edgerl.profiling.measuring.measurement import (
     summary,
 )
 from tests.policy.policies import random_policy
-
-from .measurements import DIGEST, c_result, document
+from tests.profiling.measurements import DIGEST, c_result, document
 
 
 @pytest.mark.parametrize(
