@@ -11,8 +11,8 @@ from edgerl.profiling.budgets.rows import ModelRows
 
 
 def device_budgets(rows: ModelRows) -> list[dict[str, Any]]:
-    """One object per device, with its default runtime: verdicts as (used, budget, unit, fits) by budget; none of a
-    device whose runtime cannot run the model."""
+    """One object per device, with its default runtime and the verdict on each budget; devices whose runtime cannot run
+    the model are left out."""
     found = []
     for device in map(find_device, device_ids()):
         if device.default_runtime not in RUN_BY[rows.kind]:

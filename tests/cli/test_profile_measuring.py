@@ -126,7 +126,7 @@ def test_another_architecture_does_not_count(edgerl: Run) -> None:
     assert (code, err) == (
         2,
         f"edgerl: what was measured on {machine} is not a figure of stm32h743, which is armv7e-m; name the device that "
-        "it was\n",
+        "it was measured on\n",
     )
     assert not Path("my.toml").exists()
 

@@ -99,19 +99,19 @@ def predict(point: Point) -> Prediction:
 
 def class_errors(predictions: Sequence[Prediction]) -> dict[RuntimeClass, ClassErrors]:
     """How far off each class's predictions are; points in doubt do not count."""
-    found = {}
+    errors_by_class = {}
     for runtime_class in RUNTIME_CLASSES:
         own = [p for p in predictions if p.point.runtime_class == runtime_class and p.point.doubt is None]
         if own:
             errors = [abs(p.error) for p in own]
             inside = [p.is_inside for p in own if p.is_inside is not None]
-            found[runtime_class] = ClassErrors(
+            errors_by_class[runtime_class] = ClassErrors(
                 points=len(own),
                 median_error=median(errors),
                 p90_error=quantiles(errors, n=10, method="inclusive")[-1] if len(errors) > 1 else errors[0],
                 coverage=sum(inside) / len(inside) if inside else None,
             )
-    return found
+    return errors_by_class
 
 
 def _profile(device_id: str) -> Device | None:
@@ -127,16 +127,12 @@ def _from_cpu(point: Point) -> Prediction:
             f"{point.device_id[:40]!r} has no profile, and its point names no cpu and mhz; add them, or use an id of: "
             "edgerl devices list"
         )
-    board = _board_with(point.cpu)
+    boards = (device for device in map(find_device, device_ids()) if device.kind == "linux")  # no core is in both kinds
+    named = f"{plain_words(point.cpu)} "
+    board = next((board for board in boards if f"{plain_words(board.cpu.core)} " in named), None)
     if board is not None:
         return replace(_from_linux(point, board), basis="cpu")
     return _by_class(point, point.cpu, point.clock_mhz, point.device_id, "cpu")
-
-
-def _board_with(cpu: str) -> Device | None:
-    """A board with Linux that has this core, for no microcontroller has one."""
-    boards = (device for device in map(find_device, device_ids()) if device.kind == "linux")
-    return next((board for board in boards if f"{plain_words(board.cpu.core)} " in f"{plain_words(cpu)} "), None)
 
 
 def _by_class(point: Point, cpu: str, clock_mhz: float, device_id: str, basis: Basis) -> Prediction:

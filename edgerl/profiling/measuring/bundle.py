@@ -34,14 +34,14 @@ FOLDER = "edgerl-benchmark"
 """What the tar unpacks to."""
 
 SCRIPT = "run.sh"
-"""The last file of the tar: where it is whole, all are."""
+"""The last file of the tar: where it is complete, all are."""
 
 COMPILERS = {
     "x86_64": ("x86_64-linux-gnu-gcc", "gcc-x86-64-linux-gnu libc6-dev-amd64-cross"),
     "aarch64": ("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu libc6-dev-arm64-cross"),
     "armhf": ("arm-linux-gnueabihf-gcc", "gcc-arm-linux-gnueabihf libc6-dev-armhf-cross"),
 }
-"""Architecture → (its compiler, the Debian packages of it), as run.sh names the programs."""
+"""Architecture, as run.sh names the programs → (its compiler, the compiler's Debian packages)."""
 
 FLAGS = ("-std=c11", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-static", "-s")
 COMPILER_SECONDS = 120
@@ -51,7 +51,7 @@ MAGIC = b"edgerl policy 1\n"
 
 @dataclass(frozen=True)
 class Bundle:
-    """A tar; `programs` are the architectures that it has a program for, `missing` says of the others why not."""
+    """A tar; `programs` are the architectures that it has a program for, `missing` says why not of the others."""
 
     data: bytes
     programs: tuple[str, ...]
@@ -104,8 +104,10 @@ def program_source() -> str:
 
 @lru_cache
 def static_program(compiler: str, packages: str, source: str) -> bytes | str:
-    """The program, or why there is none: `compiler`, else this machine's own where that is the same, links it."""
-    path = shutil.which(compiler) or _own_compiler(compiler)
+    """The program, or why there is none. `compiler` links it, or this machine's own where that is the same."""
+    path = shutil.which(compiler)
+    if path is None and compiler.startswith(f"{platform.machine()}-linux"):
+        path = shutil.which("cc")
     if path is None:
         return f"{compiler} is not installed: apt-get install {packages}"
     with tempfile.TemporaryDirectory(prefix="edgerl-") as folder:
@@ -120,10 +122,6 @@ def static_program(compiler: str, packages: str, source: str) -> bytes | str:
             said = str(getattr(error, "stderr", None) or error).strip().splitlines()
             return f"{compiler} cannot link it statically ({said[-1][:80] if said else 'no reason given'})"
         return program.read_bytes()
-
-
-def _own_compiler(compiler: str) -> str | None:
-    return shutil.which("cc") if compiler.startswith(f"{platform.machine()}-linux") else None
 
 
 def policy_data(policy: CompactPolicy, sha256: str) -> bytes:
@@ -141,7 +139,8 @@ def policy_data(policy: CompactPolicy, sha256: str) -> bytes:
     if normalises:
         arrays += [_floats(policy.observation_mean), _floats(policy.observation_scale)]
     arrays += [*map(_floats, policy.action_scaling), _floats(observations)]
-    return MAGIC + sha256.encode() + b"".join(_padded(array.tobytes()) for array in arrays)
+    parts = [array.tobytes() for array in arrays]
+    return MAGIC + sha256.encode() + b"".join(part + bytes(-len(part) % 4) for part in parts)
 
 
 def _layer_arrays(layer: Layer) -> list[Array]:
@@ -156,7 +155,3 @@ def _layer_arrays(layer: Layer) -> list[Array]:
 
 def _floats(array: Any) -> Array:
     return np.ascontiguousarray(array, "<f4")
-
-
-def _padded(data: bytes) -> bytes:
-    return data + bytes(-len(data) % 4)

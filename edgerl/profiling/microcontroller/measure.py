@@ -103,23 +103,20 @@ def measure_policy(
     with tempfile.TemporaryDirectory(prefix="edgerl-") as name:
         folder = Path(name)
         compiled = compile_sources(sources, find_core(core), optimisation, folder, flags)
+        try:
+            stack = worst_stack(compiled.functions, entry)
+        except UnsupportedModelError:
+            stack = None
         counted, not_counted = _counted(compiled, entry, observations, n_actions, core, folder)
         return McuMeasurement(
             core=core,
             optimisation=optimisation,
             compiler=compiled.compiler,
             sizes=compiled.sizes,
-            stack=_stack(compiled, entry),
+            stack=stack,
             counted=counted,
             not_counted=not_counted,
         )
-
-
-def _stack(compiled: Compiled, entry: str) -> Stack | None:
-    try:
-        return worst_stack(compiled.functions, entry)
-    except UnsupportedModelError:
-        return None
 
 
 def _counted(
