@@ -72,7 +72,7 @@ class CheckFailed(EdgerlError):  # noqa: N818 — a verdict, not a fault
     exit_code = 1
 
 
-class Interrupted(EdgerlError):  # noqa: N818 — asked for, not a fault
+class Interrupted(EdgerlError):  # noqa: N818 — requested, not a fault
     """A signal stopped the work, and its state was saved."""
 
     def __init__(self, message: str, signal: int) -> None:

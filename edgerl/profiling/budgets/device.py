@@ -77,7 +77,7 @@ class Cache:
 
 @dataclass(frozen=True)
 class Memory:
-    """What holds data and programs; `bandwidth_gb_per_s` only where caches lie before the memory (linux)."""
+    """Memory for data and programs; `bandwidth_gb_per_s` only where there are caches in front of it (linux)."""
 
     ram_bytes: Quantity
     usable_bytes: Quantity

@@ -110,7 +110,7 @@ def plan_on(device: Device, origin: Origin) -> MemoryPlan:
 
 
 def champion_bytes(config: LearnerConfig, *, normalises: bool) -> int:
-    """Two copies of the actor, which keep every connection whatever its weight."""
+    """Two copies of the actor, which keep every connection, also those with a weight of 0."""
     plans = config.actor[: config.n_layers]
     columns = [Columns(plan.n_inputs, plan.n_outputs, plan.full_blocks, plan.blocks) for plan in plans]
     layouts = [champion_layout(plan.block, is_dense=_is_dense(plan)) for plan in plans]

@@ -1,6 +1,6 @@
 """The memory that a model takes with a runtime, part by part; docs/devices.md says how each was found.
 
-- `runtime`: its own, whatever the model: Python, numpy, onnxruntime, the stack. From the device's profile.
+- `runtime`: its own, for any model: Python, numpy, onnxruntime, the stack. From the device's profile.
 - `weights`, `activations`: while it acts. For the native engine they are its arena, to the byte.
 - `scratch`: what the start takes beyond that, at its peak.
 """
@@ -33,7 +33,7 @@ WIDEST_VECTOR = 16
 """Numbers: the list of active inputs is padded to it on every processor."""
 
 LANES_BASELINE = 4
-"""Numbers in a vector of the engine where there are no wider ones: NEON, SSE2, plain C."""
+"""Numbers in the engine's narrowest vectors: NEON, SSE2, plain C."""
 
 ONNX_COPIES = 2
 """Float copies of each weight that an onnxruntime session keeps: as loaded, and packed for its kernel (measured)."""
@@ -66,7 +66,7 @@ def memory_parts(
 
 
 def lanes(device: Device) -> int:
-    """Numbers in a vector of the engine there, at most."""
+    """Numbers in the engine's widest vector there."""
     return WIDEST_VECTOR if device.cpu.architecture.startswith("x86") else LANES_BASELINE
 
 

@@ -36,7 +36,7 @@ Unit = Literal["bytes", "FLOP", "us"]
 BUDGETS = ("memory", "flash", "flops", "latency")
 
 READS: dict[RuntimeName, tuple[ModelKind, ...]] = {"onnxruntime": ("onnx", "foreign onnx"), "native": ("policy",)}
-"""The files that a runtime reads as they are."""
+"""The files that a runtime reads without conversion."""
 
 C_LIMIT = f"edgerl export --format c writes at most {MAXIMUM_FLASH_BYTES} bytes of constants"
 
@@ -287,7 +287,7 @@ def with_measured_latency(report: ProfileReport, latency_us: Quantity) -> Profil
 
 
 def estimated_latency(report: ProfileReport) -> Estimate:
-    """What the model says of the latency, also where it was measured."""
+    """The estimate of the latency, even where it was measured."""
     return report.latency.estimate if isinstance(report.latency, MeasuredLatency) else report.latency
 
 
@@ -341,7 +341,7 @@ def _layers(rows: ModelRows, runtime: Runtime, form: PolicyForm | None) -> tuple
 
 
 def _memory(sizes: BytesByPart, device: Device, figures: RuntimeFigures, given: float | None) -> BudgetVerdict:
-    """Constant weights lie in flash on a microcontroller and in memory elsewhere."""
+    """Constant weights are in flash on a microcontroller and in memory elsewhere."""
     runtime = BudgetPart("runtime", sizes["runtime"], figures.base_memory_bytes.source)
     others = (BudgetPart(name, n_bytes) for name, n_bytes in sizes.items() if name != "runtime")
     budget = _limited("memory", given, device.budgets.memory_bytes, device.memory.usable_bytes)

@@ -1,4 +1,4 @@
-"""A model as profiling sees it: a row for each affine layer, whatever file or description it came from."""
+"""A model as profiling sees it: a row for each affine layer, whether it came from a file or a description."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class ModelRows:
     kind: ModelKind
     layers: tuple[LayerRow, ...]
     constant_bytes: int
-    file_bytes: int | None  # None: the model lies in no file
+    file_bytes: int | None  # None: the model is not in a file
     policy: CompactPolicy | None = field(default=None, repr=False, compare=False)  # where all weights are known
 
     @property

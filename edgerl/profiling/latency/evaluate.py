@@ -25,7 +25,7 @@ LINUX_RUNTIMES: dict[RuntimeClass, RuntimeName] = {
     "tuned-kernels": "native",
     "generated-c": "c",
 }
-"""What stands for a class on a board with Linux, whose costs are by runtime."""
+"""The runtime that represents a class on a board with Linux, whose costs are by runtime."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Prediction:
 
     @property
     def is_inside(self) -> bool | None:
-        """Whether the published latency lies in the interval."""
+        """Whether the published latency is in the interval."""
         return None if self.interval is None else self.interval[0] <= self.point.latency_us <= self.interval[1]
 
     def as_dict(self) -> dict[str, Any]:
@@ -144,7 +144,7 @@ def _by_class(point: Point, cpu: str, clock_mhz: float, device_id: str, basis: B
 
 
 def _from_linux(point: Point, device: Device) -> Prediction:
-    """A dense network in the runtime that stands for the class; unvalidated unless the profile was measured."""
+    """A dense network in the runtime that represents the class; unvalidated unless the profile was measured."""
     if point.clock_mhz is not None and not math.isclose(point.clock_mhz, device.cpu.clock_mhz.value):
         device = device.at_clock(Quantity(point.clock_mhz, "the point's"))
     runtime = device.runtime(LINUX_RUNTIMES[point.runtime_class])

@@ -43,7 +43,7 @@ N_OBSERVATIONS, N_ACTIONS = 17, 6
 
 WIDTHS, DENSITIES = (16, 48, 96, 192, 384, 512), (0.5, 0.2, 0.1, 0.05)
 SHAPES = ((16,), (16,) * 4, (16,) * 8, (256,), (16, 256), (256, 16), (512, 16), (16, 512), (64, 64), (128, 128))
-"""Hidden layers of dense networks, deep or uneven: they separate the costs of calls, layers, inputs and multiply-adds."""
+"""Hidden layers of dense networks, deep or uneven, to separate the costs of calls, layers, inputs and multiply-adds."""
 
 NARROWEST_SPARSE = 64
 """In narrower layers the cost of a connection is lost in that of the call."""

@@ -17,7 +17,7 @@ from edgerl.profiling.measuring.measure import Subject
 from edgerl.profiling.measuring.measurement import LatencyMeasurement, Machine, Result, largest_difference
 
 MEASURED = "measured"
-"""The key of the profile's list of measurements, which stands at its end."""
+"""The key of the profile's list of measurements, which is at its end."""
 
 SAME_MACHINE = {"x86-64": "x86_64", "amd64": "x86_64", "arm64": "aarch64", "armv8l": "armv7"}
 """Other names of an architecture."""

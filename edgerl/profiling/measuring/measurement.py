@@ -1,7 +1,7 @@
 """What was measured, and where: durations of single calls, the machine, and the actions that prove it was this policy.
 
 A result comes from this process, or as JSON from a board (docs/devices.md, "Measuring"). That JSON is treated as
-hostile: whatever contradicts itself, or could not be printed, is refused.
+hostile: what contradicts itself or cannot be printed is refused.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MEASURED_OBSERVATIONS = 32
 
 CHECKED_OBSERVATIONS = 8
 CHECKED_NUMBERS = 4096
-"""The actions of the first observations are reported: at most so many, and so many numbers (but always one action)."""
+"""The first observations' actions are reported: at most this many, of this many numbers, but always one."""
 
 LONGEST_TEXT = 200
 LARGEST_NUMBER = 10**15
@@ -256,7 +256,7 @@ def _measurement(entry: object) -> LatencyMeasurement:
 
 
 def _check_together(measurement: LatencyMeasurement) -> None:
-    """Every percentile must lie in the bin that holds its rank."""
+    """Every percentile must be in the bin of its rank."""
     ends = [-1, *(end for end, _ in measurement.histogram)]
     totals = list(accumulate(count for _, count in measurement.histogram))
     if totals[-1] != measurement.calls:

@@ -28,8 +28,8 @@ from edgerl.profiling.microcontroller.toolchain import (
 class Counted:
     """Calls on the emulated board.
 
-    `instructions` is a call's mean and `most_instructions` the largest; `stack_bytes` is the deepest that the stack
-    was, libraries included; `cycles` are modelled (None: no model of the core, or `no_cycles` says what it lacks).
+    `instructions` is the mean of the calls and `most_instructions` the largest; `stack_bytes` is the deepest stack,
+    libraries included; `cycles` are modelled (None: no model of the core, or `no_cycles` says what is missing).
     """
 
     calls: int
@@ -47,7 +47,7 @@ class McuMeasurement:
     """A policy's C on one core. `sizes` are of its own objects: what it calls in libraries comes on top.
 
     `stack` is by the compiler, for the functions of these files; None where nothing bounds it. `counted` is None where
-    something that counting needs is absent, and `not_counted` says what.
+    something that counting needs is missing, and `not_counted` says what.
     """
 
     core: str
