@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from edgerl.errors import FileFormatError, OutputError
@@ -67,7 +67,7 @@ def write_parts(
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror}; choose an existing, writable folder") from error
     try:
-        with _removed_on_failure(temporary, disk):
+        try:
             _fill(descriptor, parts, disk)
             if check is not None:
                 check(temporary)
@@ -75,21 +75,15 @@ def write_parts(
                 disk.replace(temporary, path)
             else:
                 disk.rename_to_new(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):  # the failure itself says more
+                disk.remove(temporary)
+            raise
         disk.sync_folder(path.parent)
     except FileExistsError as error:
         raise OutputError(f"{path} exists now; pass --force to replace it, or choose another name") from error
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror}") from error
-
-
-@contextlib.contextmanager
-def _removed_on_failure(temporary: Path, disk: Disk) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        with contextlib.suppress(OSError):  # the failure itself says more
-            disk.remove(temporary)
-        raise
 
 
 def _fill(descriptor: int, parts: Iterable[Bytes], disk: Disk) -> None:

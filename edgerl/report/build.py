@@ -53,7 +53,9 @@ def _read(paths: Sequence[str | Path], output: str | Path) -> _Content:
     if not named:
         raise ConfigError("nothing was named; expected run folders, a folder of runs, or policy files")
     sources.refuse_overwriting_a_source(Path(output), named)
-    return _Content(sources.read(named), _title(named))
+    names = [read_record(path).title if (path / RECORD).is_file() else path.resolve().name for path in named]
+    title = ", ".join(names) if len(names) <= 3 else f"{names[0]}, {names[1]} and {len(names) - 2} more"
+    return _Content(sources.read(named), title)
 
 
 def _write(content: _Content, path: Path, reload_seconds: float | None, began: float) -> ReportResult:
@@ -117,8 +119,3 @@ def _write_last(content: _Content, paths: Sequence[Path], output: Path, notify: 
         _write(content, output, None, began)
     except EdgerlError as error:
         notify(error)
-
-
-def _title(paths: Sequence[Path]) -> str:
-    names = [read_record(path).title if (path / RECORD).is_file() else path.resolve().name for path in paths]
-    return ", ".join(names) if len(names) <= 3 else f"{names[0]}, {names[1]} and {len(names) - 2} more"

@@ -59,14 +59,11 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, text_columns
     head = "".join(
         f'<th scope="col"{" class=text" if at in text_columns else ""}>{name}</th>' for at, name in enumerate(columns)
     )
+    marks = [' class="text"' if at in text_columns else "" for at in range(len(columns))]
     body = "".join(
-        f"<tr>{''.join(_cell(cell, is_text=at in text_columns) for at, cell in enumerate(row))}</tr>" for row in rows
+        f"<tr>{''.join(f'<td{mark}>{cell}</td>' for mark, cell in zip(marks, row, strict=True))}</tr>" for row in rows
     )
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def _cell(html: str, *, is_text: bool) -> str:
-    return f'<td class="text">{html}</td>' if is_text else f"<td>{html}</td>"
 
 
 def spaced(number: float) -> str:

@@ -56,7 +56,11 @@ def memory_parts(
     if runtime == "native":
         return {"runtime": base, **native_parts(rows, lanes(device))}
     if runtime == "onnxruntime":
-        return {"runtime": base, **_onnxruntime_parts(rows)}
+        # The session keeps the bytes that it parsed: of fp32 the weights themselves, else also a decoded copy.
+        parsed = sum(layer.dense_bytes * (1 if layer.precision == "fp32" else 2) for layer in rows.layers)
+        floats = sum(FLOAT_BYTES * (layer.positions + layer.n_biases) for layer in rows.layers)
+        weights = rows.constant_bytes + ONNX_COPIES * floats
+        return {"runtime": base, "weights": weights, "activations": _widest_pair(rows), "scratch": parsed}
     is_in_flash = device.kind == "microcontroller"
     if form is not None:
         weights = 0 if is_in_flash else form.flash_bytes
@@ -77,14 +81,6 @@ def _widest_pair(rows: ModelRows) -> int:
 
 def _stored_bytes(rows: ModelRows) -> int:
     return sum(layer.stored_bytes for layer in rows.layers)
-
-
-def _onnxruntime_parts(rows: ModelRows) -> BytesByPart:
-    """The session keeps the bytes that it parsed, in fp32 as the weights themselves, else beside a decoded copy."""
-    floats = sum(FLOAT_BYTES * (layer.positions + layer.n_biases) for layer in rows.layers)
-    parsed = sum(layer.dense_bytes * (1 if layer.precision == "fp32" else 2) for layer in rows.layers)
-    weights = rows.constant_bytes + ONNX_COPIES * floats
-    return {"weights": weights, "activations": _widest_pair(rows), "scratch": parsed}
 
 
 # ------------------------------------------------------------------------------------------------ the native engine

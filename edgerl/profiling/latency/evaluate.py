@@ -88,8 +88,11 @@ def predict(point: Point) -> Prediction:
 
     Raises FileFormatError where there is neither a profile, nor a cpu and a clock.
     """
-    device = _profile(point.device_id)
-    if device is None:
+    if point.device_id.endswith(".toml"):  # no file is read for a point
+        return _from_cpu(point)
+    try:
+        device = find_device(point.device_id)
+    except DeviceError:
         return _from_cpu(point)
     if device.kind == "linux":
         return _from_linux(point, device)
@@ -112,13 +115,6 @@ def class_errors(predictions: Sequence[Prediction]) -> dict[RuntimeClass, ClassE
                 coverage=sum(inside) / len(inside) if inside else None,
             )
     return errors_by_class
-
-
-def _profile(device_id: str) -> Device | None:
-    try:
-        return find_device(device_id) if not device_id.endswith(".toml") else None
-    except DeviceError:
-        return None
 
 
 def _from_cpu(point: Point) -> Prediction:

@@ -26,7 +26,7 @@ from edgerl.edge.engine.amalgamation import amalgamate, engine_parts
 from edgerl.edge.runtimes import why_not
 from edgerl.errors import UnsupportedModelError
 from edgerl.files.atomic import read_bytes
-from edgerl.policy.compact import Array, CompactPolicy, Layer
+from edgerl.policy.compact import Array, CompactPolicy
 from edgerl.profiling.measuring.measure import Subject
 from edgerl.profiling.measuring.measurement import benchmark_observations, checked_observations
 
@@ -135,22 +135,17 @@ def policy_data(policy: CompactPolicy, sha256: str) -> bytes:
     counts = len(policy.layers), normalises, len(observations), checked_observations(policy.n_actions)
     arrays: list[Array] = [np.array(counts, "<u4")]
     for layer in policy.layers:
-        arrays += _layer_arrays(layer)
+        n_blocks = 0 if layer.columns is None else len(layer.columns)
+        header = layer.n_inputs, layer.n_outputs, layer.block if layer.is_sparse else 1, n_blocks, layer.is_sparse
+        arrays += [np.array(header, "<u4"), _floats(float_values(layer))]
+        if layer.columns is not None and layer.row_starts is not None:
+            arrays += [layer.columns.astype("<u2"), layer.row_starts.astype("<u4")]
+        arrays.append(_floats(layer.bias))
     if normalises:
         arrays += [_floats(policy.observation_mean), _floats(policy.observation_scale)]
     arrays += [*map(_floats, policy.action_scaling), _floats(observations)]
     parts = [array.tobytes() for array in arrays]
     return MAGIC + sha256.encode() + b"".join(part + bytes(-len(part) % 4) for part in parts)
-
-
-def _layer_arrays(layer: Layer) -> list[Array]:
-    n_blocks = 0 if layer.columns is None else len(layer.columns)
-    block = layer.block if layer.is_sparse else 1
-    header = np.array((layer.n_inputs, layer.n_outputs, block, n_blocks, layer.is_sparse), "<u4")
-    arrays = [header, _floats(float_values(layer))]
-    if layer.columns is not None and layer.row_starts is not None:
-        arrays += [layer.columns.astype("<u2"), layer.row_starts.astype("<u4")]
-    return [*arrays, _floats(layer.bias)]
 
 
 def _floats(array: Any) -> Array:
