@@ -119,7 +119,7 @@ def champion_bytes(config: LearnerConfig, *, normalises: bool) -> int:
 
 
 def _is_dense(plan: LayerPlanStructure) -> bool:
-    return plan.blocks == plan.n_inputs * -(-plan.n_outputs // plan.block)
+    return plan.blocks == int(plan.n_inputs * -(-plan.n_outputs // plan.block))
 
 
 def _parts(report: ProfileReport, plan: MemoryPlan) -> tuple[BudgetPart, ...]:
