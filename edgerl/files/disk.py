@@ -41,8 +41,8 @@ class Disk:
     def read(self, descriptor: int, memory: bytearray | memoryview, offset: int) -> int:
         """Fill writable memory from byte `offset` on; the number of bytes read, fewer only at the file's end."""
         rest, position = memoryview(memory).cast("B"), offset
-        while rest and (found := self._read_some(descriptor, rest, position)):
-            rest, position = rest[found:], position + found
+        while rest and (count := self._read_some(descriptor, rest, position)):
+            rest, position = rest[count:], position + count
         return position - offset
 
     def _read_some(self, descriptor: int, memory: memoryview, offset: int) -> int:

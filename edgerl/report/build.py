@@ -61,8 +61,8 @@ def _read(paths: Sequence[str | Path], output: str | Path) -> _Content:
 def _write(content: _Content, path: Path, reload_seconds: float | None, began: float) -> ReportResult:
     page = render(content.sources, title=content.title, reload_seconds=reload_seconds)
     write_atomically(path, page)
-    found = content.sources
-    return ReportResult(path, len(page), len(found.runs), len(found.models), time.monotonic() - began)
+    named = content.sources
+    return ReportResult(path, len(page), len(named.runs), len(named.models), time.monotonic() - began)
 
 
 def watch(

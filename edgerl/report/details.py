@@ -83,10 +83,10 @@ def describe(sources: Sources) -> list[tuple[Json, str]]:
     bits = MAXIMUM_MASK_BITS // max(sum(2 * layer.n_inputs * layer.n_outputs for a in actors for layer in a.layers), 1)
     points = min(200, max(2, LAYER_POINTS // max(len(sources.runs), 1)))
     n_trials = MOST_TRIALS // max(sum(len(run.fits) for run in sources.runs), 1)
-    found = []
+    details = []
     for at, run in enumerate(sources.runs):
         task = (run.config.task, 0 if run.checkpoint is None else run.checkpoint.policy.n_observations)
-        found.append(
+        details.append(
             _run_detail(
                 run,
                 at,
@@ -97,9 +97,9 @@ def describe(sources: Sources) -> list[tuple[Json, str]]:
                 with_pictures=bits > 0,
             )
         )
-    for at, model in enumerate(sources.models, len(found)):
-        found.append(_model_detail(model, at, with_pictures=bits > 0))
-    return found
+    for at, model in enumerate(sources.models, len(details)):
+        details.append(_model_detail(model, at, with_pictures=bits > 0))
+    return details
 
 
 def _run_detail(
@@ -349,18 +349,18 @@ def _series_table(every: Sequence[Json], kind: str) -> str:
 # Sensors ------------------------------------------------------------------------------------------------------------
 
 
-def _sensors_data(found: Sensors, names: Sequence[str], time_points: int) -> Json:
-    chosen = evenly(len(found.steps), time_points)
+def _sensors_data(connected: Sensors, names: Sequence[str], time_points: int) -> Json:
+    chosen = evenly(len(connected.steps), time_points)
     return {
         "names": list(names),
         "most": MOST_SENSORS,
-        "degree": found.degree_now,
-        "mass": found.mass_now,
-        "degree_before": found.degree_before,
-        "mass_before": found.masses[0] if len(found.steps) and found.steps[0] == 0 else None,
-        "steps": found.steps[chosen],
-        "degree_over_time": found.degrees[chosen],
-        "mass_over_time": found.masses[chosen],
+        "degree": connected.degree_now,
+        "mass": connected.mass_now,
+        "degree_before": connected.degree_before,
+        "mass_before": connected.masses[0] if len(connected.steps) and connected.steps[0] == 0 else None,
+        "steps": connected.steps[chosen],
+        "degree_over_time": connected.degrees[chosen],
+        "mass_over_time": connected.masses[chosen],
     }
 
 
@@ -373,7 +373,7 @@ def _of_network(network: ShownNetwork | None) -> str:
 
 
 def _sensors_section(
-    found: Sensors, names: Sequence[str], *, has_names: bool, run: Run | None, network: ShownNetwork | None, at: int
+    connected: Sensors, names: Sequence[str], *, has_names: bool, run: Run | None, network: ShownNetwork | None, at: int
 ) -> str:
     notes = [_of_network(network)]
     if network is not None and not network.is_last:
@@ -382,29 +382,29 @@ def _sensors_section(
         notes.append(f"The charts show the {MOST_SENSORS} strongest of {len(names)} observations; the table has all.")
     if not has_names:
         notes.append("Nothing says what these observations are: they are named by their position.")
-    if run is not None and not len(found.steps):
+    if run is not None and not len(connected.steps):
         notes.append(
             "This run was made by a version that did not record its sensors over training: only their present is shown."
         )
-    elif run is not None and found.steps[0] > 0:
+    elif run is not None and connected.steps[0] > 0:
         notes.append(
-            f"Recorded from step {found.steps[0]:.0f} on: the run was started by a version that did not record it."
+            f"Recorded from step {connected.steps[0]:.0f} on: the run was started by a version that did not record it."
         )
     rows = [
         (
             escape(name),
             words.spaced(degree),
-            "–" if found.degree_before is None else words.spaced(found.degree_before[at]),
+            "–" if connected.degree_before is None else words.spaced(connected.degree_before[at]),
             f"{mass:.2f}",
         )
-        for at, (name, degree, mass) in enumerate(zip(names, found.degree_now, found.mass_now, strict=True))
+        for at, (name, degree, mass) in enumerate(zip(names, connected.degree_now, connected.mass_now, strict=True))
     ]
     table = words.table(("observation", "connections", "at the start", "Σ |weight|"), rows)
     now = words.chart(f"sensors-{at}", "How strongly each sensor is connected now", title="Now")
     over_time = words.chart(
         f"sensors-over-time-{at}", "The same for each sensor over environment steps", title="Over training"
     )
-    both = words.pair(now, over_time) if len(found.steps) > 1 else now
+    both = words.pair(now, over_time) if len(connected.steps) > 1 else now
     return words.section(
         "sensors",
         "Sensors",
@@ -622,11 +622,11 @@ def thinned(fit: Fit, at_most: int) -> Fit:
 def _front(trials: Sequence[Trial], cost: str) -> list[int]:
     """Trials for which no cheaper one returns as much, the cheapest first; at most a hundred."""
     ordered = sorted(range(len(trials)), key=lambda index: (getattr(trials[index], cost), -trials[index].returns[0]))
-    found: list[int] = []
+    front: list[int] = []
     for index in ordered:
-        if not found or trials[index].returns[0] > trials[found[-1]].returns[0]:
-            found.append(index)
-    return [found[at] for at in evenly(len(found), 100)]
+        if not front or trials[index].returns[0] > trials[front[-1]].returns[0]:
+            front.append(index)
+    return [front[at] for at in evenly(len(front), 100)]
 
 
 def _precisions(fit: Fit) -> list[str]:

@@ -136,10 +136,10 @@ def find(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
 def _runs_in(folder: Path) -> list[Path]:
     if (folder / run_folder.CONFIG).exists():
         return [folder]
-    found = sorted(path.parent for path in folder.glob(f"*/{run_folder.CONFIG}") if not path.parent.is_symlink())
-    if not found:
+    runs = sorted(path.parent for path in folder.glob(f"*/{run_folder.CONFIG}") if not path.parent.is_symlink())
+    if not runs:
         raise FileFormatError(f"{folder} holds no {run_folder.CONFIG} and no run folders; name a run that train made")
-    return found
+    return runs
 
 
 def read(paths: Sequence[Path]) -> Sources:
@@ -162,14 +162,14 @@ def watched(paths: Sequence[Path]) -> dict[Path, tuple[int, int]]:
         *(run_folder.CHECKPOINT, run_folder.POLICY, run_folder.FIT_RECORDS),
     )
     every = [*files, *(path for folder in folders for name in names for path in folder.glob(name))]
-    found = {}
+    states = {}
     for path in every:
         try:
             status = path.stat()
         except FileNotFoundError:
             continue
-        found[path] = (status.st_mtime_ns, status.st_size)
-    return found
+        states[path] = (status.st_mtime_ns, status.st_size)
+    return states
 
 
 def _names(folders: Sequence[Path]) -> list[str]:

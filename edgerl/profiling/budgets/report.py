@@ -237,29 +237,29 @@ def _with_measured_c(report: ProfileReport, model: Path, device: Device) -> Prof
     core = CORE_OF_DEVICE.get(device.cpu.core)
     if core is None or not (folder / measured_c.NAME).is_file():
         return report
-    found = measured_c.find_record(folder, policy_identity(model), core)
-    return report if found is None else _with_record(report, found, device)
+    record = measured_c.find_record(folder, policy_identity(model), core)
+    return report if record is None else _with_record(report, record, device)
 
 
-def _with_record(report: ProfileReport, found: measured_c.Record, device: Device) -> ProfileReport:
-    measured = f"measured by the cross compiler for {found.core} at {found.optimisation}"
+def _with_record(report: ProfileReport, record: measured_c.Record, device: Device) -> ProfileReport:
+    measured = f"measured by the cross compiler for {record.core} at {record.optimisation}"
     runtime = report.memory.parts[0]
-    if found.stack_bytes is not None:
-        stack = f"of which a call was measured to take {found.stack_bytes}"
+    if record.stack_bytes is not None:
+        stack = f"of which a call was measured to take {record.stack_bytes}"
         runtime = replace(runtime, source=f"{runtime.source}, {stack}")
-    data = BudgetPart("activations", found.memory_bytes, f"data and bss, {measured}")
+    data = BudgetPart("activations", record.memory_bytes, f"data and bss, {measured}")
     report = replace(
         report,
-        model_bytes=found.text_bytes,
+        model_bytes=record.text_bytes,
         memory=with_parts(report.memory, (runtime, BudgetPart("weights", 0), data)),
-        flash=with_parts(report.flash, (BudgetPart("code and constants", found.text_bytes, measured),)),
+        flash=with_parts(report.flash, (BudgetPart("code and constants", record.text_bytes, measured),)),
     )
-    if found.instructions is None:
+    if record.instructions is None:
         return report
-    cycles = "" if found.cycles is None else f", {found.cycles:.0f} modelled cycles"
-    note = f"instructions per call, counted in QEMU: {found.instructions:.0f}{cycles}"
-    if found.cycles is not None and estimated_latency(report).uncertainty is None:
-        latency = found.cycles / device.cpu.clock_mhz.value
+    cycles = "" if record.cycles is None else f", {record.cycles:.0f} modelled cycles"
+    note = f"instructions per call, counted in QEMU: {record.instructions:.0f}{cycles}"
+    if record.cycles is not None and estimated_latency(report).uncertainty is None:
+        latency = record.cycles / device.cpu.clock_mhz.value
         source = f"modelled cycles of the counted instructions at {device.cpu.clock_mhz.value:g} MHz, no wait states"
         report = replace(report, latency=replace(estimated_latency(report), used=latency, source=source))
     return replace(report, notes=(*report.notes, note))

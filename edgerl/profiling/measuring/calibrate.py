@@ -149,10 +149,10 @@ def _microseconds(acts: Sequence[Act], n_inputs: int) -> list[float]:
     own_observations = [observations[: _n_calls(act, observations[:1])] for act in acts]
     times: list[list[float]] = [[] for _ in acts]
     for _ in range(ROUNDS):
-        for act, own, found in zip(acts, own_observations, times, strict=True):
+        for act, own, durations in zip(acts, own_observations, times, strict=True):
             _ = _one_repeat(act, own)  # into the caches
-            found += [_one_repeat(act, own) for _ in range(REPEATS)]
-    return [median(found) for found in times]
+            durations += [_one_repeat(act, own) for _ in range(REPEATS)]
+    return [median(durations) for durations in times]
 
 
 def _n_calls(act: Act, observation: Array) -> int:
@@ -221,11 +221,11 @@ def _fitted(runtime: str, keys: Sequence[str], items: Vector, times: Vector) -> 
     """The costs whose sums are nearest to `times` (µs), relative to each time. Raises CheckFailed."""
     if not times.all():
         raise _disturbed(f"{runtime}: the clock of processor time stood still")
-    found, *_ = np.linalg.lstsq(items / times[:, None], np.ones(len(times)), rcond=None)
-    for key, cost in zip(keys, found, strict=True):
+    costs, *_ = np.linalg.lstsq(items / times[:, None], np.ones(len(times)), rcond=None)
+    for key, cost in zip(keys, costs, strict=True):
         if cost < SMALLEST_COST:
             raise _disturbed(f"{runtime}: {key} came out as zero")
-    return {key: float(cost if key.endswith("_us") else 1e3 * cost) for key, cost in zip(keys, found, strict=True)}
+    return {key: float(cost if key.endswith("_us") else 1e3 * cost) for key, cost in zip(keys, costs, strict=True)}
 
 
 def _disturbed(what: str) -> CheckFailed:
@@ -243,11 +243,11 @@ def _bandwidths(host: Host, native: dict[str, float]) -> list[float]:
     """
     sizes = [cache.value for _, cache in host.caches]
     widths = [min(WIDEST, int(math.sqrt(NEAR_SHARE * size / 4))) for size in sizes]
-    found = [_bandwidth(width, native) for width in (*(width for width in widths if width < WIDEST), WIDEST)]
-    found += [found[-1]] * (len(widths) + 1 - len(found))
+    bandwidths = [_bandwidth(width, native) for width in (*(width for width in widths if width < WIDEST), WIDEST)]
+    bandwidths += [bandwidths[-1]] * (len(widths) + 1 - len(bandwidths))
     implied = ITEM_BYTES["dense"] / native["dense_ns_per_multiply_add"]
-    found[:2] = [max(bandwidth, implied) for bandwidth in found[:2]]
-    return [max(found[place:]) for place in range(len(found))]
+    bandwidths[:2] = [max(bandwidth, implied) for bandwidth in bandwidths[:2]]
+    return [max(bandwidths[place:]) for place in range(len(bandwidths))]
 
 
 def _bandwidth(width: int, native: dict[str, float]) -> float:

@@ -63,8 +63,8 @@ def _core() -> str:
     """The processor's name; Arm kernels only give a part number."""
     text = _read(CPU_INFO)
     for key in ("model name", "Model", "CPU part"):
-        if found := re.search(rf"^{key}\s*:\s*(\S.*)$", text, re.MULTILINE):
-            name = found[1].strip()
+        if match := re.search(rf"^{key}\s*:\s*(\S.*)$", text, re.MULTILINE):
+            name = match[1].strip()
             return name[:80] if name.isprintable() else ascii(name)[:80]
     return "unknown"
 
@@ -73,8 +73,8 @@ def _clock() -> Quantity:
     highest = _read(CPU / "cpufreq/cpuinfo_max_freq")  # kHz
     if highest.isdigit() and int(highest) > 0:
         return Quantity(int(highest) / 1000, "measured: cpuinfo_max_freq of the first core")
-    if found := re.search(r"^cpu MHz\s*:\s*([0-9.]+)$", _read(CPU_INFO), re.MULTILINE):
-        return Quantity(float(found[1]), "measured: cpu MHz in /proc/cpuinfo")
+    if match := re.search(r"^cpu MHz\s*:\s*([0-9.]+)$", _read(CPU_INFO), re.MULTILINE):
+        return Quantity(float(match[1]), "measured: cpu MHz in /proc/cpuinfo")
     return Quantity(1000, "assumed: Linux does not say; times were measured and do not depend on it")
 
 
@@ -93,10 +93,10 @@ def _caches() -> tuple[tuple[str, Quantity], ...]:
 
 
 def _memory_bytes(key: str) -> int:
-    found = re.search(rf"^{key}:\s+([0-9]+) kB$", _read(MEMORY_INFO), re.MULTILINE)
-    if found is None:
+    match = re.search(rf"^{key}:\s+([0-9]+) kB$", _read(MEMORY_INFO), re.MULTILINE)
+    if match is None:
         raise ConfigError(f"/proc/meminfo has no {key}; calibrate needs Linux 3.14 or newer")
-    return 1024 * int(found[1])
+    return 1024 * int(match[1])
 
 
 # ------------------------------------------------------------------------------------------------ as a profile

@@ -190,10 +190,10 @@ def instructions_by_clock(program: Path, core: Core) -> float:
 
 
 def _number(printed: str, name: str) -> int:
-    found = re.search(rf"^{name} (\d+)$", printed, re.MULTILINE)
-    if found is None:
+    match = re.search(rf"^{name} (\d+)$", printed, re.MULTILINE)
+    if match is None:
         raise UnsupportedModelError(f"the emulated program did not print its {name}: {printed[:80]!r}")
-    return int(found[1])
+    return int(match[1])
 
 
 def _actions(printed: str) -> NDArray[np.float32]:
@@ -221,9 +221,9 @@ def disassemble(program: Path) -> dict[int, str]:
     """Instructions of a program by address, as arm-none-eabi-objdump writes them, without comments."""
     command: list[str | Path] = ["arm-none-eabi-objdump", "--disassemble", "--no-show-raw-insn", program]
     listing = run_program(command, program.parent, program.name)
-    found: dict[int, str] = {}
+    instructions: dict[int, str] = {}
     for line in listing.splitlines():
         address, colon, text = line.partition(":\t")
         if colon:
-            found[int(address, 16)] = re.split(r"\s+[@;]", text.strip())[0].replace("\t", " ")
-    return found
+            instructions[int(address, 16)] = re.split(r"\s+[@;]", text.strip())[0].replace("\t", " ")
+    return instructions

@@ -69,10 +69,10 @@ def find_program(program: str) -> str | None:
 
 def require_program(program: str, package: str, purpose: str) -> str:
     """Where a program is. Raises MissingExtraError, which names the Debian package that has it."""
-    found = find_program(program)
-    if found is None:
+    path = find_program(program)
+    if path is None:
         raise MissingExtraError(f"{program} is not installed, and {purpose} needs it; on Debian: apt install {package}")
-    return found
+    return path
 
 
 def require_compiler() -> str:
@@ -165,7 +165,7 @@ _EDGE = re.compile(r'edge: \{ sourcename: "([^"]*)" targetname: "([^"]*)"')
 
 def _functions(files: Iterable[Path]) -> dict[str, Function]:
     """Functions by name, from GCC's call graphs; a static function's title has its file before it."""
-    found: dict[str, Function] = {}
+    functions: dict[str, Function] = {}
     for file in files:
         text = file.read_text()
         calls: dict[str, set[str]] = {}
@@ -173,8 +173,8 @@ def _functions(files: Iterable[Path]) -> dict[str, Function]:
             calls.setdefault(caller, set()).add(_name(callee))
         for title, stack, kind in _NODE.findall(text):
             bounded = kind == "static" or "bounded" in kind
-            found[_name(title)] = Function(int(stack), frozenset(calls.get(title, ())), bounded)
-    return found
+            functions[_name(title)] = Function(int(stack), frozenset(calls.get(title, ())), bounded)
+    return functions
 
 
 def _name(title: str) -> str:
