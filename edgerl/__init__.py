@@ -1,6 +1,6 @@
 """edgerl: sparse reinforcement-learning policies, from training to the board.
 
-The public names are resolved on first use (PEP 562), so that importing one part never loads another:
+The public names are resolved on first use (PEP 562), so that importing one part does not load the others:
 `import edgerl.edge` on a board loads neither torch nor onnx.
 """
 

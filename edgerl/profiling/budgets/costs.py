@@ -1,4 +1,4 @@
-"""What training and inference cost, computed from layer shapes alone. Nothing here is measured or estimated.
+"""What training and inference cost, computed from layer shapes only. Nothing here is measured or estimated.
 
 Two counts of training, which must not be confused:
 
@@ -63,22 +63,23 @@ def training_cost(
     """The cost of `steps` environment steps of TD3 with two critics of the shape `critic`.
 
     The first `start_steps` act at random and train nothing. `evolution_interval` is the number of updates between two
-    evolution steps; None where the topology is fixed, and then targets need no pruning either.
-    `growth` names the rule (GROWTH_RULES), which has its price per absent weight. For the dense counterpart pass
-    `edgerl.policy.shape.dense` of both networks.
+    evolution steps; None where the topology is fixed, and then targets need no pruning either. `growth` names the rule
+    (GROWTH_RULES), which has its price per absent weight. For the dense counterpart pass `edgerl.policy.shape.dense` of
+    both networks.
     """
     updates = max(0, steps - start_steps)
     delayed_updates = updates // policy_delay
     evolutions = 0 if evolution_interval is None else max(0, updates - 1) // evolution_interval  # none at the last one
     multiply_adds = updates * _critic_update(actor, critic) + delayed_updates * _actor_update(actor, critic)
     weights = connections(actor) + 2 * connections(critic)
+    absent = connections(dense(actor)) + 2 * connections(dense(critic)) - weights
     per_target_weight = SOFT_UPDATE_FLOPS + (0 if evolution_interval is None else TARGET_PRUNING_FLOPS)
     full = (
         FLOPS_PER_MULTIPLY_ADD * batch_size * multiply_adds
         + ADAM_FLOPS * (updates * 2 * connections(critic) + delayed_updates * connections(actor))
         + per_target_weight * delayed_updates * weights
         + EVOLUTION_FLOPS * evolutions * weights
-        + evolutions * GROWTH_RULES[growth].flops(batch_size) * _absent(actor, critic)
+        + evolutions * GROWTH_RULES[growth].flops(batch_size) * absent
         + updates * inference_flops(actor)  # acting: one forward pass per step that is not random
     )
     paper = (
@@ -88,12 +89,6 @@ def training_cost(
         * (steps * 2 * connections(critic) + steps // policy_delay * connections(actor))
     )
     return TrainingCost(training_flops_paper=paper, training_flops_full=full, updates=updates)
-
-
-def _absent(actor: NetworkShape, critic: NetworkShape) -> int:
-    """Weights that the three networks lack."""
-    weights = connections(actor) + 2 * connections(critic)
-    return connections(dense(actor)) + 2 * connections(dense(critic)) - weights
 
 
 def _critic_update(actor: NetworkShape, critic: NetworkShape) -> int:
