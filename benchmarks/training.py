@@ -91,7 +91,7 @@ def contenders(engines: Sequence[str]) -> list[Contender]:
 
 def learn_edgerl(engine: str, block: int, density: float, clock: Clock, folder: Path) -> None:
     """`edgerl train`, as the library runs it."""
-    from edgerl.training.trainer import train
+    from edgerl.training.train import train
 
     train(
         ENVIRONMENT,
