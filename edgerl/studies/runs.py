@@ -45,7 +45,7 @@ class Curve:
     returns: npt.NDArray[np.float64]  # mean of an evaluation; NaN where there was none
     success_rates: npt.NDArray[np.float64]  # NaN where the environment does not report success
     seconds: npt.NDArray[np.float64]  # of training so far
-    start_steps: int  # random ones, before learning started
+    start_steps: int  # random ones, before learning began
 
     @property
     def since_learning(self) -> npt.NDArray[np.bool_]:
@@ -161,7 +161,7 @@ class Live:
     """A run by its metrics, also while it goes on."""
 
     step: int = 0  # of the last row
-    evaluation_return: float | None = None  # the last one since learning started
+    evaluation_return: float | None = None  # the last one since learning began
     seconds_per_step: float | None = None  # of learning; None before it is known
 
 

@@ -43,7 +43,7 @@ class Interval:
 
 
 def final_return(curve: Curve) -> float | None:
-    """The run's return (edgerl.training.returns); None where nothing was evaluated since learning started."""
+    """The run's return (edgerl.training.returns); None where nothing was evaluated since learning began."""
     return mean_known(curve.returns[curve.final])
 
 
@@ -61,7 +61,7 @@ def learning_curve_area(curve: Curve, steps: int) -> float | None:
 def steps_to_reach(curve: Curve, goal: float) -> int | None:
     """The first step at which the mean of the last 10 evaluations is `goal` or more; None where it never is.
 
-    The mean, since the goal is one, too: a single lucky evaluation does not count. Before ten since learning started
+    The mean, since the goal is one, too: a single lucky evaluation does not count. Before ten since learning began
     there is no mean. Means that differ only by rounding are equal, so that a run reaches its own final return.
     """
     returns, steps = curve.returns[curve.since_learning], curve.steps[curve.since_learning]

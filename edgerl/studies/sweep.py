@@ -57,7 +57,7 @@ class RunStatus:
     steps: int
     evaluation_return: float | None  # of its last evaluation
     seconds_left: float | None  # None while unknown
-    message: str  # why it failed, or was restarted
+    message: str  # why it failed, or was started again
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ class Sweep:
         self._messages[name] = "" if outcome.ending == "stopped" and is_stopping else outcome.message
         if again:
             self._restarts[name] += 1
-            self._messages[name] = f"{outcome.message or outcome.ending}; restarted"
+            self._messages[name] = f"{outcome.message or outcome.ending}; started again"
         states: dict[str, State] = {"finished": "finished", "stopped": "stopped", "failed": "failed"}
         self._states[name] = "waiting" if again else states.get(outcome.ending, "stopped" if is_stopping else "failed")
         return again

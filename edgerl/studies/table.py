@@ -56,7 +56,7 @@ class Row:
     learning_curve_area: Figure | None
     better_than_dense: Interval | None  # probability
     steps_to_dense: float | None  # median over the runs; None where at least half never reached it
-    reached_dense: int | None  # runs; None where one has fewer than ten evaluations since learning started
+    reached_dense: int | None  # runs; None where one has fewer than ten evaluations since learning began
     connections: int
     paper_connections: int | None
     training_flops: int  # as the paper counts
@@ -106,7 +106,7 @@ class _Group:
 
     @property
     def finals(self) -> npt.NDArray[np.float64]:
-        """The returns of the runs that were evaluated since learning started."""
+        """The returns of the runs that were evaluated since learning began."""
         return _known(map(final_return, self.curves))
 
 
@@ -215,7 +215,7 @@ def _figure(values: npt.NDArray[np.float64]) -> Figure | None:
 
 
 def _overall(groups: Sequence[_Group]) -> tuple[Overall, ...]:
-    """The rows over all environments; without figures unless both the method and dense TD3 have finished runs in each."""
+    """The rows over all environments; without figures unless the method and dense TD3 have finished runs in each."""
     environments = {group.run.config.task for group in groups}
     by_method: dict[tuple[str, Any], list[_Group]] = {}
     for group in groups:

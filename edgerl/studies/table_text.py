@@ -73,7 +73,7 @@ def to_markdown(table: Table) -> str:
     if any(overall.relative_return or overall.better_than_dense for overall in table.overall):
         parts.append(_grid(_OVERALL_COLUMNS, table.overall))
     parts.append(
-        f"Return: {evaluations} since learning started, ± standard deviation over runs. Paper: after 1 000 000 steps, "
+        f"Return: {evaluations} since learning began, ± standard deviation over runs. Paper: after 1 000 000 steps, "
         "5 runs, gym v3. IQM: interquartile mean. LCA: sum of the evaluations / steps. Better: probability that a run "
         "returns more than one of TD3. In brackets: 95 % stratified bootstrap intervals. Steps to TD3's return: median "
         "of when the mean of 10 evaluations reaches TD3's final return, and how many did. FLOPs: as the paper counts."

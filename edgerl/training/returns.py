@@ -1,6 +1,6 @@
 """What a run's return is: one rule, for the last line of `edgerl train`, for tables and for reports.
 
-It is the mean of the last ten evaluations since learning started, or of all of them where there are fewer. Those before
+It is the mean of the last ten evaluations since learning began, or of all of them where there are fewer. Those before
 evaluate the untrained policy, always the same one.
 """
 

@@ -89,7 +89,7 @@ def train(
             write_config(trainer.folder, run)  # the shorter run's checkpoint is valid with it, too
         notice(f"run folder {folder}; live curves: tensorboard --logdir {folder}")
         if trainer.step < run.schedule.start_steps:
-            notice(f"learning starts at step {run.schedule.start_steps}; until then actions are random")
+            notice(f"learning begins at step {run.schedule.start_steps}; until then actions are random")
         result = trainer.run(report, notice, stop)
         return replace(result, folder=reachable(folder), policy=reachable(folder / run_folder.POLICY))
 

@@ -60,8 +60,8 @@ class Status:
     steps: int
     session_steps: int  # of this process
     session_seconds: float
-    start_steps: int  # random ones, before learning starts
-    evaluation_return: float | None  # mean of the last evaluation since learning started
+    start_steps: int  # random ones, before learning begins
+    evaluation_return: float | None  # mean of the last evaluation since learning began
     training_return: float | None  # mean of the training episodes since
 
 
@@ -72,7 +72,7 @@ class RunResult:
     folder: Path
     policy: Path
     steps: int
-    final_return: float | None  # mean of the last ten evaluations since learning started; None without any
+    final_return: float | None  # mean of the last ten evaluations since learning began; None without any
     final_evaluations: int  # that it is the mean of: ten, or fewer
     final_success_rate: float | None  # of the same evaluations; None where the environment does not report it
     best_return: float | None  # of all evaluations
@@ -313,7 +313,7 @@ class Trainer:
         return observations if self.normalizer is None else self.normalizer(observations)
 
     def _action(self, observation: Vector) -> Vector:
-        """Line 7 of Algorithm 1, in [−1, 1]: the policy with exploration noise; uniform before learning starts."""
+        """Line 7 of Algorithm 1, in [−1, 1]: the policy with exploration noise; uniform before learning begins."""
         draws, n_actions = self.agent.draws, self.environment.n_actions
         if self.step < self.config.schedule.start_steps:
             words = draws.stream(Purpose.RANDOM_ACTION, self.step, n_actions)

@@ -152,7 +152,7 @@ def test_an_output_elsewhere(edgerl: Run, run: Path) -> None:
         (["--device", "esp32", "nowhere"], "nowhere is not there; expected a run folder"),
         (["--device", "esp32", "-o", "there"], "there exists already; pass --force to replace it, or another -o"),
         (["--device", "esp32", "-o", "no/folder/p"], "cannot write no/folder/p: no/folder is not a folder"),
-        (["--device", "esp32", "-o", "new.png"], "new.png is the name of the picture, too; choose another -o"),
+        (["--device", "esp32", "-o", "new.png"], "new.png is also the picture's name; choose another -o"),
         ([], "Missing option '--device'"),
     ],
 )

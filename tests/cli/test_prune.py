@@ -119,7 +119,7 @@ def test_a_run_put_together_from_two_is_refused(edgerl: Run, run: Path) -> None:
     (run / "replay.bin").write_bytes((other / "replay.bin").read_bytes())
     code, _, err = edgerl("prune", run, "--episodes", 0)
     assert code == 2
-    assert "holds a replay of 3 observations and a policy of 4; they are not of one run" in err
+    assert "holds a replay of 3 observations and a policy of 4; they are not from the same run" in err
 
 
 def test_a_replay_with_nan_is_refused(edgerl: Run, run: Path) -> None:

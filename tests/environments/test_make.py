@@ -122,11 +122,11 @@ def _with_spaces(observations: Any = Robot.observation_space, actions: Any = Rob
         (Box(-np.inf, 1, (2,)), "unbounded actions"),
         (
             Box(np.zeros(2, np.float32), np.array([1, 0], np.float32)),
-            r"an action that cannot move: action 1 is from 0 to 0; expected low < high \(leave it out of",
+            r"an action that cannot vary: action 1 is from 0 to 0; expected low < high \(leave it out of",
         ),
         (
             Box(np.array([1.0]), np.array([np.nextafter(1.0, 2)]), dtype=np.float64),
-            "an action that cannot move: action 0",
+            "an action that cannot vary: action 0",
         ),
         (Box(0, 255, (2,), np.uint8), r"actions of uint8; expected float32 or float64 \(wrap it in gymnasium"),
         (MultiDiscrete([2, 2]), "MultiDiscrete actions; expected Box"),
@@ -259,7 +259,7 @@ def test_a_robot_that_breaks_in_the_middle(name: str, problem: str) -> None:
         environment.step(np.zeros(2, np.float32))
     with pytest.raises(EnvironmentFault, match=problem.replace("seed 0", "seed 20220526")):
         resumes_bit_for_bit(environment)
-    resumes_bit_for_bit(environment, outlives_faults=True)
+    resumes_bit_for_bit(environment, survives_faults=True)
 
 
 # Episodes and their seeds.

@@ -243,7 +243,7 @@ def test_sparsity_refers_to_the_network_as_it_was_trained() -> None:
 def test_sparsities_that_are_refused() -> None:
     network = _random_network(2, (4, 8, 2), density=1)  # 32 + 16
     for sparsity in (-0.1, 1, 1.5, float("nan"), float("inf"), float("-inf")):
-        with pytest.raises(ConfigError, match=r"sparsity is .*; expected more than the 0\.0000 .* and below 1"):
+        with pytest.raises(ConfigError, match=r"sparsity is .*; expected more than the policy's 0\.0000, and below 1"):
             prune_by_magnitude(network, sparsity, 1, 48)
     with pytest.raises(ConfigError, match=r"sparsity is 0\.25; expected more than the 0\.5000 that the policy has"):
         prune_by_magnitude(network, 0.25, 1, 96)

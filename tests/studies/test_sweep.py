@@ -268,7 +268,7 @@ def test_one_sweep_at_a_time_has_a_studys_folder() -> None:
     runs = plan_runs(study)
     with (
         open_study(study, runs, Path("here")),
-        pytest.raises(OutputError, match=r"^another sweep is at work in here; wait for it, or choose another `out`$"),
+        pytest.raises(OutputError, match=r"^another sweep is running in here; wait for it, or choose another `out`$"),
         open_study(study, runs, Path("here")),
     ):
         pass
@@ -305,7 +305,7 @@ def test_runs_are_spread_over_cores_in_their_order() -> None:
 def test_a_node_says_what_it_sees_in_the_storage() -> None:
     token = Path(".edgerl-token.tmp")
     token.write_text("another")
-    assert _probe(token)[2] == "it reads something else there"
+    assert _probe(token)[2] == "it reads other content there"
     token.write_text(token.name)
     version, written, problem = _probe(token)
     assert (version, problem, Path(written).exists()) == (edgerl.__version__, "", True)
@@ -318,7 +318,7 @@ def test_a_node_says_what_it_sees_in_the_storage() -> None:
         (("0.0.1", "there", ""), r"^node 10\.0\.0\.3 has edgerl 0\.0\.1, this machine .*; install the same on all$"),
         (
             (edgerl.__version__, "absent", ""),
-            r"does not share here \(what it writes there is not seen here\); name a fol",
+            r"does not share here \(what it writes there does not appear here\); name a fol",
         ),
         ((edgerl.__version__, "there", "No such file"), r"does not share here \(No such file\); .*: `storage`$"),
     ],

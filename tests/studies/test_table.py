@@ -18,7 +18,8 @@ from edgerl.errors import ConfigError, EdgerlError
 from edgerl.studies.grid import PlannedRun, plan_runs
 from edgerl.studies.runs import Live, inspect, live, read_curve
 from edgerl.studies.study import Study, load_study, narrowed, parse_study, to_record
-from edgerl.studies.table import Figure, Table, format_table, make_table
+from edgerl.studies.table import Figure, Table, make_table
+from edgerl.studies.table_text import format_table
 
 from .folders import write_run
 
@@ -253,16 +254,19 @@ def test_numbers_have_three_digits_at_least() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda text: text[:-8], r"metrics\.csv is damaged: it has 2 whole rows, and the checkpoint counts on 3"),
+        (lambda text: text[:-8], r"metrics\.csv is damaged: it has 2 whole rows; expected the checkpoint's 3"),
         (lambda text: text.replace("10000,", "1e400,"), r"is damaged: a value is not finite"),
         (lambda text: text.replace("10000,", "x,"), r"is damaged: could not convert string to float: 'x'"),
-        (lambda text: text.replace("10000,", "10000,1,"), r"is damaged: a row has not as many values as"),
+        (lambda text: text.replace("10000,", "10000,1,"), r"is damaged: a row has more or fewer values than"),
         (lambda text: text.replace("10000,", "5000,"), r"is damaged: its steps do not increase"),
-        (lambda text: text.replace("10000,", "1e200,"), r"is damaged: a value is not finite, or beyond any return"),
+        (
+            lambda text: text.replace("10000,", "1e200,"),
+            r"is damaged: a value is not finite, or too large for a return",
+        ),
         (lambda text: text.replace("10000,2.0", "10000,nan"), r"is damaged: a value is not finite"),
         (lambda text: text.replace("10000,", ","), r"is damaged: a row has no step or no time"),
         (lambda text: text.replace("return_mean", "other"), r"is damaged: it has no column return_mean; restore"),
-        (lambda _: "", r"is damaged: it has no column step; .* to train that run anew, remove here and sweep$"),
+        (lambda _: "", r"is damaged: it has no column step; .* to train that run again, remove here and sweep$"),
     ],
 )
 def test_half_written_metrics_are_refused(change: Callable[[str], str], message: str) -> None:
@@ -309,7 +313,7 @@ def test_the_command_prints_the_study_as_it_was_swept(edgerl: Run) -> None:
             "runs/sparsity holds no finished run of the study sparsity; run edgerl sweep, or name its folder",
         ),
         (["sparsity", "--format", "html"], "--format is 'html'; expected markdown, csv, json"),
-        (["nothing"], "study 'nothing' is not a study's folder, no file"),
+        (["nothing"], "study 'nothing' is not there"),
     ],
 )
 def test_bad_input_is_one_line(edgerl: Run, arguments: list[str], message: str) -> None:
