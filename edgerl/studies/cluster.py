@@ -72,32 +72,23 @@ class RayPool:
         token = folder / f".edgerl-{secrets.token_hex(8)}.tmp"
         write_atomically(token, token.name.encode())
         affinity = importlib.import_module("ray.util.scheduling_strategies").NodeAffinitySchedulingStrategy
-        probe = self._ray.remote(num_cpus=0, max_calls=1, max_retries=0)(_probe)
+        task = self._ray.remote(num_cpus=0, max_calls=1, max_retries=0)(probe_storage)
         try:
             nodes = [node for node in self._ray.nodes() if node["Alive"]]
             answers = [
-                probe.options(scheduling_strategy=affinity(node["NodeID"], soft=False)).remote(token) for node in nodes
+                task.options(scheduling_strategy=affinity(node["NodeID"], soft=False)).remote(token) for node in nodes
             ]
             for node, answer in zip(nodes, answers, strict=True):
-                self._check_answer(node["NodeManagerAddress"], folder, answer)
+                address = node["NodeManagerAddress"]
+                try:
+                    check_node(address, folder, *self._ray.get(answer, timeout=_PROBE_SECONDS))
+                except self._ray.exceptions.RayError as error:
+                    raise RemoteError(
+                        f"node {address} cannot run edgerl ({reason(error)}); install edgerl[train] {__version__} there"
+                    ) from error
         finally:
             for leftover in folder.glob(f"{token.name}*"):
                 leftover.unlink(missing_ok=True)
-
-    def _check_answer(self, node: str, folder: Path, answer: Any) -> None:
-        try:
-            version, written, problem = self._ray.get(answer, timeout=_PROBE_SECONDS)
-        except self._ray.exceptions.RayError as error:
-            raise RemoteError(
-                f"node {node} cannot run edgerl ({reason(error)}); install edgerl[train] {__version__} there"
-            ) from error
-        if version != __version__:
-            raise RemoteError(f"node {node} has edgerl {version}, this machine {__version__}; install the same on all")
-        if problem or not (folder / written).exists():
-            what = problem or "what it writes there does not appear here"
-            raise RemoteError(
-                f"node {node} does not share {folder} ({what}); name a folder that all nodes share: `storage`"
-            )
 
     def start(self, name: str, folder: Path, environment: str) -> None:
         """Submit a run."""
@@ -137,7 +128,7 @@ class RayPool:
         self._ray.shutdown()
 
 
-def _probe(token: Path) -> tuple[str, str, str]:
+def probe_storage(token: Path) -> tuple[str, str, str]:
     """On a node: (edgerl's version, the file written beside the token, the problem or nothing)."""
     written = token.with_name(f"{token.name}-{secrets.token_hex(8)}")
     try:
@@ -147,6 +138,17 @@ def _probe(token: Path) -> tuple[str, str, str]:
     except (OSError, EdgerlError) as error:
         return __version__, written.name, reason(error)
     return __version__, written.name, ""
+
+
+def check_node(address: str, folder: Path, version: str, written: str, problem: str) -> None:
+    """Raise RemoteError where a node's `probe_storage` shows another edgerl, or another `folder`."""
+    if version != __version__:
+        raise RemoteError(f"node {address} has edgerl {version}, this machine {__version__}; install the same on all")
+    if problem or not (folder / written).exists():
+        what = problem or "what it writes there does not appear here"
+        raise RemoteError(
+            f"node {address} does not share {folder} ({what}); name a folder that all nodes share: `storage`"
+        )
 
 
 def _check_address(address: str) -> None:

@@ -206,7 +206,7 @@ def _assert_equals_oracle(native: NativeAgent, oracle: Oracle) -> None:
     state = native.state()
     for name, network in _networks(oracle).items():
         for index, (weight, bias) in enumerate(zip(network.weights, network.biases, strict=True)):
-            layer = native._networks[name].layers[index]
+            layer = dict(native.networks)[name].layers[index]
             if layer.is_sparse:
                 assert np.array_equal(_by_weight(layer.mask, layer), weight.mask)
                 assert np.array_equal(_by_weight(layer.target_mask, layer), weight.support)

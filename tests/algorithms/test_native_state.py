@@ -32,7 +32,7 @@ def _trained(updates: int = 43, **options: Any) -> NativeAgent:
     agent, replay = native_agent(small_config(**options)), filled_replay()
     for _ in range(updates):
         agent.learn(replay)
-    layer = agent._networks["critic_1"].layers[1]
+    layer = dict(agent.networks)["critic_1"].layers[1]
     assert not layer.is_sparse or not np.array_equal(layer.mask, layer.target_mask)
     return agent
 

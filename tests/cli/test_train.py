@@ -20,7 +20,8 @@ from edgerl.cli.train import _returned, described
 from edgerl.config import OPTIONS
 from edgerl.training.folder import read_config
 from edgerl.training.logs import read_metrics
-from edgerl.training.trainer import Status, train
+from edgerl.training.train import train
+from edgerl.training.trainer import Status
 from tests.processes import Processes
 
 Run = Callable[..., tuple[int, str, str]]

@@ -145,13 +145,14 @@ def test_empty_observations_are_refused() -> None:
 
 def test_bounds_in_float64_are_not_left_by_rounding() -> None:
     low, high = np.array([-0.1, -0.3, -1]), np.array([0.1, 0.7, 1])
-    environment = Environment("robot", _with_spaces(actions=Box(low, high, dtype=np.float64)))
+    space = Box(low, high, dtype=np.float64)
+    environment = Environment("robot", _with_spaces(actions=space))
     assert (environment.action_low >= low).all()
     assert (environment.action_high <= high).all()
     np.testing.assert_allclose([environment.action_low, environment.action_high], [low, high], rtol=2e-7)
     for sign in (-1, 1):
         scaled = environment.scale(np.full(3, sign, np.float32)).astype(np.float64)
-        assert environment._environment.action_space.contains(scaled)
+        assert space.contains(scaled)
 
 
 class _Shaped(Robot):

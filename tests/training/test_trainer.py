@@ -64,8 +64,13 @@ def test_a_limit_cuts_episodes_in_training_and_evaluation_alike() -> None:
 def test_a_long_episode_is_saved_in_its_midst(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainer, "LONGEST_WAIT", 50)
     saved: list[int] = []
-    save = trainer.Trainer._save_checkpoint
-    monkeypatch.setattr(trainer.Trainer, "_save_checkpoint", lambda self: (saved.append(self.step), save(self))[1])
+    write = checkpoint_file.write
+
+    def noted(path: Path, checkpoint: checkpoint_file.Checkpoint) -> None:
+        saved.append(checkpoint.counters.step)
+        write(path, checkpoint)
+
+    monkeypatch.setattr(checkpoint_file, "write", noted)
 
     def quit_at_once(status: Any) -> None:
         if status.step == 300:
