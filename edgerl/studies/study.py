@@ -104,7 +104,7 @@ def load_study(study: str | Path) -> Study:
             kind = what_is(path)
             subject = f"study {quoted(str(study), 80)}" if kind == "not there" else f"{study}"
             raise FileFormatError(
-                f"{subject} is {kind}; expected a folder that was swept, a file that ends in .toml, or one of "
+                f"{subject} is {kind}; expected a study: a folder that was swept, a file that ends in .toml, or one of "
                 f"{', '.join(known)}{nearest(str(study), known)}"
             )
         path = PACKAGED / f"{study}.toml"

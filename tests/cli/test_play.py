@@ -124,7 +124,7 @@ def test_no_renderer_is_one_line(edgerl: Run, policy: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--video", "out.avi"], "the video is 'out.avi'; expected a name that ends with .mp4 or .gif"),
+        (["--video", "out.avi"], "the video is 'out.avi'; expected a name that ends in .mp4 or .gif"),
         (["--video", "out.mp4", "--width", "10"], "--width is 10; expected a number in [64, 3840]"),
         (
             ["--video", "out.mp4", "--env", "Hopper-v5"],
@@ -182,7 +182,7 @@ def test_a_video_that_is_not_whole_is_not_left(name: str) -> None:
     line = done.stderr.splitlines()[-1]
     assert done.returncode == 2, done.stderr
     assert line.startswith(f"edgerl: cannot make {name}: ")
-    assert line.endswith(f"make room for temporary files in {tempfile.gettempdir()}, or name another folder in TMPDIR")
+    assert line.endswith(f"free space for temporary files in {tempfile.gettempdir()}, or name another folder in TMPDIR")
     assert [path.name for path in Path().iterdir()] == ["run"]
 
 

@@ -81,7 +81,7 @@ def test_pruning_twice_starts_from_the_run_each_time(edgerl: Run, run: Path) -> 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--sparsity", "0.2"], "sparsity is 0.2; expected more than the 0.5"),
+        (["--sparsity", "0.2"], "sparsity is 0.2; expected more than the policy's 0.5"),
         (["--sparsity", "0.95"], "since the output layer is kept"),
         (["--sparsity", "1"], "sparsity is 1; expected more than"),
         (["--dtype", "fp8"], "--dtype is 'fp8'; expected fp32, fp16, int8"),
