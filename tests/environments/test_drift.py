@@ -428,7 +428,7 @@ def test_a_bias_leaves_physics_and_rewards_alone() -> None:
 
 
 class _Renewed(Cart):
-    """Compiles its model anew for each episode."""
+    """Compiles its model again for each episode."""
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         self.__init__()  # type: ignore[misc]

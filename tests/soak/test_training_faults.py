@@ -48,7 +48,7 @@ STOPPED = 300
 
 @pytest.fixture(scope="module")
 def failing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forked]:
-    """Commands on a disk that fails when it is told to."""
+    """Commands on a disk that fails on request."""
     folder = tmp_path_factory.mktemp("faulty")
     library = folder / "faulty_libc.so"
     run("gcc", "-shared", "-fPIC", "-O1", Path(__file__).with_name("faulty_libc.c"), "-o", library)

@@ -157,7 +157,7 @@ def test_a_part_of_a_study_that_is_swept_again_leaves_the_rest_in_the_record(tmp
     both = with_earlier(narrowed(table1, steps=1000, environments=["Ant-v5"], seeds=[0]), tmp_path)
     assert both.grid == {**table1.grid, "environment": ("Hopper-v5", "Ant-v5"), "seed": (3, 1, 0)}
     longer = narrowed(table1, environments=["Ant-v5"], seeds=[0])
-    assert with_earlier(longer, tmp_path) == longer, "of other steps there are no runs"
+    assert with_earlier(longer, tmp_path) == longer, "there are no runs with other steps"
 
 
 @pytest.mark.parametrize("text", ["[]", "{", "{}", '{"study": 3}', '{"study": "own", "grid": 3}', "\udcff"])

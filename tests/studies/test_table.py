@@ -56,7 +56,7 @@ def test_the_figures_of_a_study_by_hand() -> None:
     assert row.learning_curve_area.mean == pytest.approx((20_000 + 40_000) / 2 / 60_000)
     assert (row.interquartile_mean.value, row.interquartile_mean.low, row.interquartile_mean.high) == (3000, 2000, 4000)
     assert row.better_than_dense.value == (1 + 0 + 1 + 1) / 4  # 2000 > 1000, 2000 < 3000, 4000 > both
-    # TD3 ends at 2000. Seed 0 has it at the twelfth evaluation alone; seed 1 at the tenth: 8 · 4000 / 10.
+    # TD3 ends at 2000. Seed 0 reaches it only at the twelfth evaluation; seed 1 at the tenth: 8 · 4000 / 10.
     assert (row.reached_dense, row.steps_to_dense) == (2, (60_000 + 50_000) / 2)
     assert (row.connections, row.paper_connections, row.paper_relative_flops) == (106_169, 106_169, 0.49)
     dense = rows["Hopper-v5", "td3"]
@@ -65,7 +65,7 @@ def test_the_figures_of_a_study_by_hand() -> None:
     overall = {row.method: row for row in table.overall}
     # relative returns: HalfCheetah 1, 2; Hopper .25, 1.25: the middle two of four
     assert overall["ds-td3"].relative_return.value == pytest.approx((1 + 1.25) / 2)
-    assert overall["ds-td3"].better_than_dense.value == (0.75 + 0.25) / 2  # Hopper: 250 > 100 alone
+    assert overall["ds-td3"].better_than_dense.value == (0.75 + 0.25) / 2  # Hopper: only 250 > 100
     assert overall["td3"].better_than_dense is None
     text = format_table(table, "markdown")
     assert "| HalfCheetah-v5 | ds-td3 | 2 | 3000 ± 1414 | 11460 ± 483 | 3000 [2000, 4000] |" in text

@@ -249,7 +249,7 @@ def test_an_extension_changes_steps_alone_or_the_end_of_a_schedule() -> None:
 
 
 def test_the_record_of_topologies_is_that_of_the_longer_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It has every row that the longer run has, and no more than it may."""
+    """It has every row of the longer run, and at most the allowed number."""
     monkeypatch.setattr(records, "MAXIMUM_ROWS", 3)
     options = {"evaluation_interval": 37}
     whole = _train("whole", **(options | {"steps": 444}))

@@ -39,7 +39,7 @@ def _starts(out: Path | None, config: Config) -> list[Path | str]:
         start.wait()
         try:
             with new_folder(out, config) as made:
-                start.wait(60)  # nobody is ready before all have a folder, or none
+                start.wait(60)  # none goes on before each has a folder, or has failed
                 return made
         except OutputError as error:
             start.wait(60)

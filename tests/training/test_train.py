@@ -420,11 +420,10 @@ def test_auto_is_torch_without_the_native_engine_and_says_so_in_one_line() -> No
     notices: list[str] = []
     folder = edgerl.train("robots:robot", notice=notices.append, **SMALL).folder
     assert _engine_of(folder) == "torch"
-    told = [notice for notice in notices if "PyTorch" in notice]
-    assert len(told) == 1
-    assert told[0].startswith("training with PyTorch instead, which is slower: the native engine is missing:")
-    assert "apt-get install gcc" in told[0]
-    assert "\n" not in told[0]
+    (notice,) = (notice for notice in notices if "PyTorch" in notice)
+    assert notice.startswith("training with PyTorch instead, which is slower: the native engine is missing:")
+    assert "apt-get install gcc" in notice
+    assert "\n" not in notice
     assert state_of(folder) == state_of(train_small("same", engine="torch"))
 
 
@@ -475,7 +474,7 @@ def test_an_instruction_set_that_does_not_exist_is_refused_and_leaves_nothing(
 
 
 def test_a_damaged_native_state_is_refused() -> None:
-    """Its checksum is right: whoever made the file meant it."""
+    """Its checksum is right: the damage is deliberate."""
     from dataclasses import replace
 
     path = train_small("run", engine="native") / "checkpoint.safetensors"

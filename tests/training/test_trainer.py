@@ -191,7 +191,7 @@ def test_a_stop_cuts_an_episode_that_does_not_end(number: signal.Signals) -> Non
 
 
 @pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize("at", [100, 400], ids=["in the midst", "at the end"])
+@pytest.mark.parametrize("at", [100, 400], ids=["within the run", "at the end"])
 @pytest.mark.parametrize("evaluation", ["separate", "between-episodes"])
 def test_a_stop_leaves_an_evaluation_out_and_the_resumed_run_makes_it(
     at: int, evaluation: str, monkeypatch: pytest.MonkeyPatch
