@@ -106,7 +106,7 @@ def test_your_own_environment(edgerl: Run) -> None:
 
 @pytest.mark.needs("x86_64-linux-gnu-gcc", "aarch64-linux-gnu-gcc", "arm-linux-gnueabihf-gcc")
 def test_your_own_board(edgerl: Run, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """On a board whose Linux reports only a number of its processor, though the page's reports more."""
+    """On a board whose Linux tells no more than a number of its processor, though the page's tells more."""
     fake_linux(tmp_path_factory.mktemp("linux"), monkeypatch, BOARD)
     KnownMachine().install(monkeypatch)
     assert edgerl("train", "--preset", "quick", "--steps", 600, "--sparsity", 0.9)[0] == 0
