@@ -122,29 +122,33 @@ def read_curve(folder: Path, start_steps: int, *, rows: int | None = None) -> Cu
         text = read_bytes(path).decode(errors="replace")
     except FileFormatError as error:
         raise FileFormatError(f"{error}; {_retrain(folder)}") from error
-    whole = text[: text.rfind("\n") + 1]
-    header, *lines = list(csv.reader(whole.splitlines())) or [[]]
     try:
-        names = ("step", "elapsed_seconds", "return_mean")
-        if missing := [name for name in names if name not in header]:
-            raise ValueError(f"it has no column {missing[0]}")
-        columns = [header.index(name) for name in names]
-        kept = lines if rows is None else lines[:rows]
-        if rows is not None and len(kept) < rows:
-            raise ValueError(f"it has {len(kept)} whole rows; expected the checkpoint's {rows}")
-        if any(len(line) != len(header) for line in kept):
-            raise ValueError("a row has more or fewer values than there are columns")
-        values = np.array([[_number(line[column]) for column in columns] for line in kept]).reshape(-1, len(columns))
-        steps, seconds, returns = values.T
-        if np.isnan([steps, seconds]).any():
-            raise ValueError("a row has no step or no time")
-        if (np.diff(steps) <= 0).any() or (steps >= 1 << 53).any():
-            raise ValueError("its steps do not increase")
-        rates = np.full(len(kept), math.nan)
-        if "success_rate" in header:  # absent in earlier versions
-            rates = np.array([_number(line[header.index("success_rate")]) for line in kept], np.float64)
+        return _parsed(text, start_steps, rows)
     except (ValueError, OverflowError, csv.Error) as error:
         raise FileFormatError(f"{path} is damaged: {reason(error)}; restore the file, or {_retrain(folder)}") from error
+
+
+def _parsed(text: str, start_steps: int, rows: int | None) -> Curve:
+    """The curve in the complete lines of a metrics.csv. Raises ValueError, OverflowError, csv.Error."""
+    header, *lines = list(csv.reader(text[: text.rfind("\n") + 1].splitlines())) or [[]]
+    names = ("step", "elapsed_seconds", "return_mean")
+    if missing := [name for name in names if name not in header]:
+        raise ValueError(f"it has no column {missing[0]}")
+    if rows is not None and len(lines) < rows:
+        raise ValueError(f"it has {len(lines)} whole rows; expected the checkpoint's {rows}")
+    kept = lines[:rows]
+    if any(len(line) != len(header) for line in kept):
+        raise ValueError("a row has more or fewer values than there are columns")
+
+    def column(name: str) -> npt.NDArray[np.float64]:
+        return np.array([_number(line[header.index(name)]) for line in kept], np.float64)
+
+    steps, seconds, returns = map(column, names)
+    if np.isnan([steps, seconds]).any():
+        raise ValueError("a row has no step or no time")
+    if (np.diff(steps) <= 0).any() or (steps >= 1 << 53).any():
+        raise ValueError("its steps do not increase")
+    rates = column("success_rate") if "success_rate" in header else np.full(len(kept), math.nan)  # absent in 0.1.0
     return Curve(steps.astype(np.int64), returns, rates, seconds, start_steps)
 
 

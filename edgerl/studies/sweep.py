@@ -171,14 +171,13 @@ class Sweep:
                 self._live[name] = live(self._folder / name, self._runs[name].config)
         paces = self._paces()
         left = {name: self._seconds_left(name, paces) for name in self._runs}
-        running = sorted(left[name] or 0.0 for name, state in self._states.items() if state == "running")
-        waiting = [left[name] for name, state in self._states.items() if state == "waiting"]
-        known = [seconds for seconds in [*running, *waiting] if seconds is not None]
-        is_known = len(known) == len(running) + len(waiting) and None not in left.values()
+        known = {name: seconds for name, seconds in left.items() if seconds is not None}
+        running = sorted(seconds for name, seconds in known.items() if self._states[name] == "running")
+        waiting = [seconds for name, seconds in known.items() if self._states[name] == "waiting"]
         return SweepStatus(
             tuple(self._run_status(name, seconds) for name, seconds in left.items()),
             time.monotonic() - self._started,
-            makespan(known, self._cores) if is_known else None,
+            makespan([*running, *waiting], self._cores) if len(known) == len(left) else None,
         )
 
     def _steps(self, name: str) -> int:

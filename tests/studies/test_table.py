@@ -259,6 +259,7 @@ def test_numbers_have_three_digits_at_least() -> None:
         (lambda text: text.replace("10000,", "x,"), r"is damaged: could not convert string to float: 'x'"),
         (lambda text: text.replace("10000,", "10000,1,"), r"is damaged: a row has more or fewer values than"),
         (lambda text: text.replace("10000,", "5000,"), r"is damaged: its steps do not increase"),
+        (lambda text: text.replace("10000,", "1" * 200_000 + ","), r"is damaged: field larger than field limit"),
         (
             lambda text: text.replace("10000,", "1e200,"),
             r"is damaged: a value is not finite, or too large for a return",
