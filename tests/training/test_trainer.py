@@ -100,7 +100,7 @@ def test_an_environment_of_which_there_is_one_trains_evaluates_and_resumes() -> 
 
     with pytest.raises(Interrupted, match="stopped at step"):
         edgerl.train("robots:lonely_robot", out="run", report=stop, notice=notices.append, **SMALL)
-    assert any("evaluating between training episodes, in the one environment" in notice for notice in notices)
+    assert any("evaluating between training episodes, in the same environment" in notice for notice in notices)
     edgerl.train("robots:lonely_robot", resume="run")
     rows = read_metrics(Path("run"))
     assert [row["step"] for row in rows] == [111, 222, 333, 400], "the ends of the episodes, of 37 steps each"
@@ -112,9 +112,9 @@ def test_an_environment_of_which_there_is_one_trains_evaluates_and_resumes() -> 
 def test_two_are_asked_for_and_there_is_one() -> None:
     for name, problem in (
         ("lonely_robot", r"lonely_robot\(\) failed \(OSError: .*in use"),
-        ("the_only_robot", "the_only_robot is one and the same object each time that it is made"),
+        ("the_only_robot", "the_only_robot returns the same object each time"),
     ):
-        with pytest.raises(EnvironmentError, match=f"{problem}.*; to evaluate in the same one: `evaluation` between-"):
+        with pytest.raises(EnvironmentError, match=f"{problem}.*`evaluation` between-episodes"):
             train_small("run", env=f"robots:{name}", evaluation="separate")
         assert not Path("run").exists()
 
