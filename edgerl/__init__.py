@@ -20,7 +20,7 @@ _PUBLIC = {
     "plan_sweep": ("edgerl.commands.sweep", "plan_sweep"),
     "table": ("edgerl.commands.table", "table"),
     "write_report": ("edgerl.commands.report", "write_report"),
-    "train": ("edgerl.training.trainer", "train"),
+    "train": ("edgerl.training.train", "train"),
     "prune": ("edgerl.training.compaction", "prune"),
     "profile": ("edgerl.profiling.budgets.report", "profile"),
     "fit": ("edgerl.compression.fit", "fit"),
