@@ -1,4 +1,4 @@
-"""What a policy earns as C: the compiled export in the loop, against the policy itself, over the same episodes.
+"""The return of a policy as C: the compiled export in the loop, against the policy itself, over the same episodes.
 
     python benchmarks/c_return.py RUN… [--episodes 50]
 
@@ -51,7 +51,7 @@ class Compiled:
 
 
 def main() -> int:
-    """Print a table; 1 where a difference is too large."""
+    """Print a table; the exit code, 1 where a difference is too large."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--episodes", type=int, default=50)
@@ -62,7 +62,7 @@ def main() -> int:
 
 
 def compare(run: Path, episodes: int) -> bool:
-    """One line for each data type; whether all differences are small enough."""
+    """Print one line per data type; whether all differences are small enough."""
     checkpoint, policy = checkpoint_file.read(run / "checkpoint.safetensors"), load(run / "policy.safetensors")
     seeds = evaluation_seeds(checkpoint.config.seed, episodes)
     is_fine = True

@@ -1,12 +1,12 @@
-"""How far off a calibrated profile is: estimates of networks against their times, on the machine that was calibrated.
+"""The error of a calibrated profile: estimates of networks against their times, on the machine that was calibrated.
 
     taskset -c 0 edgerl devices calibrate -o my-board.toml
     taskset -c 0 python benchmarks/calibration.py my-board.toml [--json]
 
 Networks 17-H-H-6, the output layer dense and sparse, the others as dense as given, with random weights and zero biases.
 Each is timed as a control loop calls it, `Policy` with the layouts that it chooses and `OnnxPolicy`, in rounds, so that
-a slow moment of the machine hits none alone; the estimate is of the policy, and of the network that it would be by
-`edgerl profile --network`.
+a slow moment of the machine affects all; estimates are of the policy itself, and of the network as in `edgerl profile
+--network`.
 """
 
 from __future__ import annotations
@@ -50,18 +50,18 @@ def random_policy(width: int, density: float, block: int, output_density: float)
 
 
 def microseconds(acts: list[Act]) -> list[float]:
-    """Median time of a call of each."""
+    """The median time of a call of each, in µs."""
     observations = list(np.random.default_rng(3).normal(size=(CALLS, 17)).astype(np.float32))
     times: list[list[float]] = [[] for _ in acts]
     for round_ in range(1 + ROUNDS):
-        for act, found in zip(acts, times, strict=True):
+        for act, own in zip(acts, times, strict=True):
             act(observations[0])
             start = time.perf_counter()
             for observation in observations:
                 act(observation)
             if round_ > 0:
-                found.append((time.perf_counter() - start) / CALLS * 1e6)
-    return [median(found) for found in times]
+                own.append((time.perf_counter() - start) / CALLS * 1e6)
+    return [median(own) for own in times]
 
 
 def onnx_act(policy: CompactPolicy, folder: Path) -> OnnxPolicy:

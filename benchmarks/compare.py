@@ -1,7 +1,7 @@
 """Two groups of runs by their final returns: `python benchmarks/compare.py A=RUN,RUN,… B=RUN,RUN,… [--at STEP]`
 
 Of each run, the mean of its last evaluations up to a step; of each group, the mean over its runs; and the difference
-A − B with its 95 % interval, by drawing runs anew from each group (a bootstrap: with few runs it is wide).
+A − B with its 95 % interval, by resampling the runs of each group (a bootstrap: with few runs it is wide).
 """
 
 from __future__ import annotations

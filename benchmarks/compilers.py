@@ -1,9 +1,9 @@
-"""Where exported C compiles, where it ran, and how far its actions are from the policy's in float64.
+"""Where exported C compiles and runs, and how far its actions are from the policy's in float64.
 
     python benchmarks/compilers.py
 
 Each row is a compiler and a processor: policies with fp32, fp16 and int8 weights, dense and sparse, single connections
-and blocks, are compiled with warnings as errors, and 20 observations are run where an emulator is. What is not
+and blocks, are compiled with warnings as errors, and run on 20 observations where there is an emulator. What is not
 installed is named. On Debian, apt-get install
 
     clang tcc gcc-arm-none-eabi libnewlib-arm-none-eabi gcc-riscv64-unknown-elf gcc-avr avr-libc simavr
@@ -122,7 +122,7 @@ class Target:
     processor: str
     compiler: str
     options: tuple[str, ...] = ()
-    runner: tuple[str, ...] | None = ()  # before the program; None: nothing runs it here
+    runner: tuple[str, ...] | None = ()  # before the program; None: it cannot be run here
     linked: tuple[str, ...] = ("-static",)
 
 
@@ -182,7 +182,7 @@ def main() -> None:
 
 
 def row(target: Target) -> tuple[str, ...]:
-    """The words of one line."""
+    """The cells of one line."""
     if shutil.which(target.compiler) is None:
         return target.processor, target.compiler, "not installed", "", "", "", ""
     largest: dict[Precision, float] = {}
@@ -209,14 +209,14 @@ def row(target: Target) -> tuple[str, ...]:
 
 def name_of(target: Target) -> str:
     """The compiler with its version."""
-    said = subprocess.run([target.compiler, "--version"], capture_output=True, text=True, check=False).stdout
-    said = said or subprocess.run([target.compiler, "-v"], capture_output=True, text=True, check=False).stdout
-    version = next((word.rstrip("),") for word in said.split() if word[:1].isdigit() and "." in word), "")
+    output = subprocess.run([target.compiler, "--version"], capture_output=True, text=True, check=False).stdout
+    output = output or subprocess.run([target.compiler, "-v"], capture_output=True, text=True, check=False).stdout
+    version = next((word.rstrip("),") for word in output.split() if word[:1].isdigit() and "." in word), "")
     return f"{target.compiler} {version}".strip()
 
 
 def random_policy(block: int) -> CompactPolicy:
-    """A policy whose hidden layers have a third of their blocks."""
+    """A policy with a third of the blocks in its hidden layers."""
     rng, network = np.random.default_rng(block), []
     for n, m in pairwise(WIDTHS):
         there = np.repeat(rng.random((-(-m // block), n)) < 0.35, block, axis=0)[:m]
@@ -229,7 +229,7 @@ def random_policy(block: int) -> CompactPolicy:
 
 
 def in_precision(policy: CompactPolicy, precision: Precision) -> CompactPolicy:
-    """The same with its weights stored so."""
+    """The same policy with its weights stored as `precision`."""
     if precision == "fp32":
         return policy
     return with_network(policy, [(layer.matrix(), layer.bias) for layer in policy.layers], precision)
@@ -256,13 +256,13 @@ def write(policy: CompactPolicy, options: Options, folder: Path) -> None:
 
 
 def compile_policy(target: Target, folder: Path) -> str:
-    """Nothing, or the first error."""
+    """The first error; empty where it compiles."""
     done = called([target.compiler, *STRICT, *target.options, "-c", "edgerl_policy.c", "-o", "policy.o"], folder)
     return first_error(done) if done is None or done.returncode else ""
 
 
 def run(target: Target, policy: CompactPolicy, folder: Path) -> Array | None:
-    """The actions [OBSERVATIONS, m], or None where it does not link or nothing runs it here."""
+    """The actions [OBSERVATIONS, m], or None where it does not link or cannot be run here."""
     runner = target.runner
     if runner is None or (runner and shutil.which(runner[0]) is None):
         return None
@@ -279,18 +279,18 @@ def run(target: Target, policy: CompactPolicy, folder: Path) -> Array | None:
 
 
 def decoded(printed: str) -> list[int]:
-    """The words of the program, between what an emulator prints itself."""
+    """The words of the program, without what an emulator prints itself."""
     words = printed.replace("\n", "").split("=")[1:]
     return [int("".join(f"{ord(letter) - ord('a'):x}" for letter in word[:8]), 16) for word in words if is_word(word)]
 
 
 def is_word(text: str) -> bool:
-    """Whether it begins with eight letters from a to p."""
+    """Whether it starts with eight letters from a to p."""
     return len(text) >= 8 and all("a" <= letter <= "p" for letter in text[:8])
 
 
 def called(command: list[str], folder: Path) -> subprocess.CompletedProcess[str] | None:
-    """What came of it; None where it never ended."""
+    """The finished process; None where it did not end."""
     try:
         return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=SECONDS, errors="replace")
     except subprocess.TimeoutExpired:

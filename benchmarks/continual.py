@@ -1,11 +1,11 @@
 """Learning on after a drift: a frozen policy, and learners with SET, with a static topology, and dense.
 
 A policy is trained on HalfCheetah-v5; then its body changes (edgerl.environments.drift, at the default strengths), and
-for 150 000 steps a Learner with a replay of 50 000 transitions in fp16 goes on. Every run is a file in the work folder,
-so that the script can be stopped and started again.
+for 150 000 steps a Learner with a replay of 50 000 transitions in fp16 goes on learning. Every run is a file in the
+work folder, so that the script can be stopped and started again.
 
     python benchmarks/continual.py --work build/continual --workers 2
-    python benchmarks/continual.py --table        # the tables of docs/lab/2026-11.md, from what is there
+    python benchmarks/continual.py --table        # the tables of docs/lab/2026-11.md, from the finished runs
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ VARIANTS = {
     "static": ("ds50", "ds10"),
     "dense": ("td3",),
 }
-"""What goes on after the drift, and from which base."""
+"""What acts or learns after the drift, and from which base."""
 
 CAPACITY = 50_000
 EVERY = 25_000
@@ -51,7 +51,7 @@ EPISODES = 10
 
 @dataclass(frozen=True)
 class Job:
-    """One run after a drift. trials: one window in so many is the learning policy's; 1: it always drives."""
+    """One run after a drift. trials: one window in `trials` is the learning policy's; 1: it always drives."""
 
     base: str
     seed: int
@@ -69,7 +69,7 @@ class Job:
 
 
 def environment(drift: str | None) -> Any:
-    """The raw task, with the drift from its first step on where one is named."""
+    """The raw task, drifted from its first step if a drift is named."""
     import gymnasium
     import mujoco
 
@@ -94,7 +94,7 @@ def mean_return(act: Callable[[Array], Array], task: Any, first_seed: int) -> fl
 
 
 def supports(learner: Any) -> list[Array]:
-    """Where each layer that is not dense has connections, bool [block rows, inputs]."""
+    """The connections of each layer that is not dense, bool [block rows, inputs]."""
     masks = []
     for layer in itertools.chain(*learner.challenger.arena.layers):
         if layer.in_target is not None:
@@ -105,7 +105,7 @@ def supports(learner: Any) -> list[Array]:
 
 
 def run(job: Job, work: Path) -> None:
-    """Do one run, and write its file."""
+    """Make one run, and write its file."""
     from edgerl.edge.continual.learner import Learner
     from edgerl.edge.continual.trials import TrialRule
 
@@ -126,7 +126,7 @@ def run(job: Job, work: Path) -> None:
     result: dict[str, Any] = {"job": asdict(job), "before": mean_return(in_charge, environment(None), 10_000)}
     result["returns"] = [mean_return(in_charge, judge, 10_000)]
     result["challenger_returns"] = [result["returns"][0]]
-    seen = supports(learner)
+    ever = supports(learner)
     update_seconds, updates = 0.0, 0
     observation, _ = task.reset(seed=job.seed)
     episode = 0
@@ -140,12 +140,12 @@ def run(job: Job, work: Path) -> None:
             if terminated or truncated:
                 episode += 1
                 observation, _ = task.reset(seed=job.seed + 1000 * episode)
-            begin = time.thread_time()
+            started = time.thread_time()
             for _ in range(max(1, int(job.updates_per_step))):
                 updates += learner.update()
-            update_seconds += time.thread_time() - begin
+            update_seconds += time.thread_time() - started
             if step % interval == 0:
-                seen = [before | now for before, now in zip(seen, supports(learner), strict=True)]
+                ever = [before | now for before, now in zip(ever, supports(learner), strict=True)]
         if step % EVERY == 0:
             first_seed = 10_000 + EPISODES * step
             result["returns"].append(mean_return(in_charge, judge, first_seed))
@@ -155,7 +155,7 @@ def run(job: Job, work: Path) -> None:
     result |= {
         "memory": status["memory"],
         "connections": learner.connections(),
-        "ever_active": [int(sum(mask.sum() for mask in seen)), int(sum(mask.size for mask in seen))],
+        "ever_active": [int(sum(mask.sum() for mask in ever)), int(sum(mask.size for mask in ever))],
         "updates": updates,
         "updates_per_cpu_second": updates / max(update_seconds, 1e-9),
         "trials": {name: status["trials"][name] for name in ("windows", "trials_cut", "takeovers", "divergences")},
@@ -168,7 +168,7 @@ def run(job: Job, work: Path) -> None:
 
 
 def train(work: Path, base: str, seed: int, steps: int) -> Path:
-    """The base policy's run folder, trained where it is not there; a run that was stopped goes on."""
+    """The base policy's run folder, trained if it does not exist; a run that was stopped goes on."""
     folder = work / "runs" / f"{base}-{seed}"
     command = [sys.executable, "-m", "edgerl", "train"]
     if not (folder / "config.json").exists():
@@ -181,7 +181,7 @@ def train(work: Path, base: str, seed: int, steps: int) -> Path:
 
 
 def bundle(work: Path, folder: Path, base: str, seed: int) -> None:
-    """The run's learner, once evolving and once not, with a replay of CAPACITY transitions."""
+    """Export the run's learner, once evolving and once not, with a replay of CAPACITY transitions."""
     from edgerl.edge.continual.learner import Learner
     from edgerl.training.handover import hand_over
 
@@ -197,7 +197,7 @@ def bundle(work: Path, folder: Path, base: str, seed: int) -> None:
 
 
 def jobs(arguments: argparse.Namespace) -> Iterator[Job]:
-    """All runs, those that take longest first."""
+    """All runs, the longest first."""
     for base, variant, drift, trials, seed in itertools.product(
         ("td3", "ds50", "ds10"), arguments.variants, arguments.drifts, arguments.trials, range(arguments.seeds)
     ):
@@ -206,7 +206,7 @@ def jobs(arguments: argparse.Namespace) -> Iterator[Job]:
 
 
 def pinned(job: Job, work: Path) -> str:
-    """Run on the core that this worker has taken."""
+    """Make a run on this worker's core."""
     os.nice(5)
     run(job, work)
     return job.name

@@ -1,10 +1,10 @@
-"""What an action costs: the native engine against onnxruntime, batch of one, called from Python, in one run on a core.
+"""The time of an action: the native engine against onnxruntime, batch of one, called from Python, in one run on a core.
 
     taskset -c 0 python benchmarks/inference.py [--json]
 
 HalfCheetah's size (17-256-256-6), the output layer dense, the other two as dense as given. Weights are random, and half
 of all units are zero after ReLU, as about half are in a trained policy. All engines act on the same observations in
-turn; the median of interleaved repeats, so that a slow moment of the machine hits all. onnxruntime has the session
+turn; the median of interleaved repeats, so that a slow moment of the machine affects all. onnxruntime has the session
 options of `edgerl run` (docs/onnx.md) and is called as its users do, by `session.run`; the row `bound` is OnnxPolicy,
 which spares it some of that. EDGERL_ISA limits the native engine.
 """
@@ -41,7 +41,7 @@ Act = Callable[[Array], Any]
 
 
 def random_policy(block: int, density: float) -> CompactPolicy:
-    """A policy whose units are zero after ReLU half of the time."""
+    """A policy half of whose units are zero after ReLU."""
     generator = np.random.default_rng(0)
     layers = []
     for index, (n, m) in enumerate(pairwise(WIDTHS)):
@@ -54,7 +54,7 @@ def random_policy(block: int, density: float) -> CompactPolicy:
 
 
 def engines(policy: CompactPolicy, folder: Path) -> dict[str, Act]:
-    """Each engine as a function from an observation to an action; the first is what the others are compared with."""
+    """Each engine as a function from an observation to an action; the others are compared with the first."""
     path = folder / "policy.onnx"
     export_policy(policy, "onnx", path, force=True)
     options = onnxruntime.SessionOptions()

@@ -1,9 +1,9 @@
-"""The engine's kernels on a 256×256 layer, as shares of what this core can do at most; a part of benchmarks/update.py.
+"""The engine's kernels on a 256×256 layer, as shares of this core's peak; a part of benchmarks/update.py.
 
 `kernels.c`, which includes the whole engine, is compiled with the flags that ship. The layer is a critic's second, in
-the arena of a learner that has made updates, and the work that is counted is that on its connections. The peak is that
-of twelve independent sums in registers at the processor's widest vectors; numpy's matrix product, which must be below
-it, is the evidence. All of them are timed in turn, a few milliseconds each.
+the arena of a learner after some updates, and only work on its connections counts. The peak is that of twelve
+independent sums in registers at the processor's widest vectors; numpy's matrix product, which must be below it,
+confirms it. All of them are timed in turn, a few milliseconds each.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ KERNELS = ("forward", "input gradient", "weight gradient")
 
 BLOCKS = (1, 4)
 BATCHES = (256, 112)
-DENSITIES = (0.999, 0.5, 0.2, 0.1, 0.05)  # at 1, layers are stored in blocks of 4, whatever was asked for
+DENSITIES = (0.999, 0.5, 0.2, 0.1, 0.05)  # at 1, layers are always stored in blocks of 4
 LAYER = 1  # of the critic: 256 × 256
 FLOPS = 4e8  # per measurement
 PEAK, PRODUCT = "multiply-adds in registers", "numpy's 512×512 product"
@@ -42,7 +42,7 @@ PEAK, PRODUCT = "multiply-adds in registers", "numpy's 512×512 product"
 
 @dataclass
 class Timed:
-    """Something that can be run, and how many floating-point operations it makes."""
+    """Something that can be run, and its floating-point operations."""
 
     what: str
     run: Callable[[], Any]
@@ -55,12 +55,12 @@ class Timed:
 
     @property
     def microseconds(self) -> float:
-        """Once, median of the runs."""
+        """Of one execution, median of the runs."""
         return statistics.median(self.seconds) / self.times * 1e6
 
     @property
     def gflops(self) -> float:
-        """10⁹ operations a second, median of the runs."""
+        """10⁹ operations per second, median of the runs."""
         return self.flops / self.microseconds * 1e-3
 
 
@@ -74,7 +74,7 @@ def compiled(folder: Path) -> Path:
 
 
 def layer_kernels(path: Path, replay: Replay, block: int, density: float, batch: int) -> list[Timed]:
-    """The three kernels on a layer of that kind."""
+    """The three kernels on a layer of this density and block."""
     config = make_config(engine="native", block=block, batch_size=batch, **density_options(density))
     agent = NativeAgent(config, N_OBSERVATIONS, N_ACTIONS, loaded=Library(path))
     agent.learn(replay)  # activations and gradients are now what they are in training
@@ -108,7 +108,7 @@ def references(path: Path) -> list[Timed]:
 
 
 def measure(folder: Path, replay: Replay, repeats: int) -> list[Timed]:
-    """The references first, then every kernel; repeats interleaved, the references having a turn before each layer."""
+    """The references first, then every kernel; repeats interleaved, with the references before each layer."""
     path = compiled(folder)
     known = references(path)
     layers = [
@@ -128,7 +128,7 @@ def measure(folder: Path, replay: Replay, repeats: int) -> list[Timed]:
 
 
 def make_rows(everything: list[Timed]) -> list[dict[str, Any]]:
-    """One row each; the speedup of a kernel is its share of the peak."""
+    """One row per kernel; its speedup is its share of the peak."""
     peak = everything[0].gflops
     return [
         {
@@ -148,7 +148,7 @@ def make_rows(everything: list[Timed]) -> list[dict[str, Any]]:
 
 
 def print_rows(rows: list[dict[str, Any]]) -> None:
-    """A line a layer, the kernels side by side."""
+    """Print a line per layer, the kernels side by side."""
     peak, product = (row["gflops"] for row in rows[:2])
     table = Table("batch", "block", "density", *KERNELS, title="256×256, GFLOP/s on the connections")
     for first in range(2, len(rows), len(KERNELS)):

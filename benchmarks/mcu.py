@@ -1,17 +1,17 @@
-"""What an action costs a Cortex-M4F and a Cortex-M7: edgerl's C against that of other exporters, in one run.
+"""The cost of an action on a Cortex-M4F and a Cortex-M7: edgerl's C against that of other exporters, in one run.
 
     python benchmarks/mcu.py --onnx2c PATH [--emlearn PYTHON] [--rltools FOLDER] [--run FOLDER …] [--steps N] [--json]
 
-Instructions are counted in QEMU: exact, and no time. Cycles are models (edgerl/profiling/microcontroller/cycles.py):
+Instructions are counted in QEMU: exactly, without time. Cycles are models (edgerl/profiling/microcontroller/cycles.py):
 for the M4F its manual's timing tables, without wait states; for the M7 LLVM's scheduling model. No board is involved.
 
-Policies are trained, since what a ReLU made zero is skipped: HalfCheetah-v5, 17-64-64-6 and 17-256-256-6, both hidden
+Policies are trained, since zeros after a ReLU are skipped: HalfCheetah-v5, 17-64-64-6 and 17-256-256-6, both hidden
 layers at the density, the output layer dense. They are trained here, --steps each (30 000), into --folder, and kept
-there; --run FOLDER takes a run of yours in the place of the one that has its widths, density and block. A policy is
-measured on observations of an episode that it plays, as it is exported: without its dead units.
+there; --run FOLDER uses a run of yours instead of the one with its widths, density and block. A policy is measured as
+exported, without its dead units, on observations of an episode that it plays.
 
-Peers get the dense policy of the same widths: onnx2c (--onnx2c, a built one; docs/c.md says how; without it known
-counts at -O3 stand in, and say so), emlearn (--emlearn: a Python that has it), the Arm kernels of RLtools (--rltools:
+Peers have the dense policy of the same widths: onnx2c (--onnx2c, a built one, see docs/c.md; without it known counts at
+-O3 replace it, marked as such), emlearn (--emlearn: a Python that has it), the Arm kernels of RLtools (--rltools:
 its folder `include`, as in PyPI's wheel) and a plain loop over the rows. The last column's peer is onnx2c's C of the
 same policy's own ONNX file: dense as well, but without the dead units.
 """
@@ -51,10 +51,10 @@ BLOCKS = (1, 4)
 TARGETS = {"cortex-m4f": "cortex-m4", "cortex-m7": "cortex-m7"}
 OPTIMISATIONS = ("-O2", "-O3")
 CALLS = 32
-LARGEST_DIFFERENCE = 1e-3  # of actions, in their range: what computes something else is not a peer
+LARGEST_DIFFERENCE = 1e-3  # of actions, in shares of their range: beyond it, it is another computation
 
 KNOWN = {256: 357_194.0, 64: 28_295.0}
-"""Instructions of onnx2c's C on a Cortex-M4F at -O3, counted before; where no onnx2c is given."""
+"""Instructions of onnx2c's C on a Cortex-M4F at -O3, counted earlier; for runs without onnx2c."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Case:
         return f"{self.width}-d{self.density:g}-b{self.block}"
 
     def sparsity(self, n_inputs: int, n_outputs: int) -> float:
-        """Of a whole network whose hidden layers have the density and whose output layer is dense."""
+        """Of a whole network with this density in its hidden layers and a dense output layer."""
         hidden = n_inputs * self.width + self.width**2
         kept = round(self.density * hidden) + self.width * n_outputs
         return round(1 - kept / (hidden + self.width * n_outputs), 4)
@@ -84,7 +84,7 @@ CASES = [Case(w, d, b) for w in WIDTHS for d in DENSITIES for b in BLOCKS if d <
 
 
 def trained(case: Case, folder: Path, steps: int) -> Path:
-    """The policy file of a case's run in `folder`, trained now where it is not there."""
+    """The policy file of a case's run in `folder`, trained now if it does not exist."""
     goal = folder / case.name
     if not (goal / "policy.safetensors").is_file():
         sparse = [
@@ -110,7 +110,7 @@ def trained(case: Case, folder: Path, steps: int) -> Path:
 
 
 def case_of(run: Path) -> Case:
-    """The case that a run of one's own stands for: the density nearest to that of its hidden layers."""
+    """The case of the user's own run: the density nearest to that of its hidden layers."""
     config = json.loads((run / "config.json").read_text())
     network = config["network"]
     width, dense = network["hidden"][0], network["method"] == "td3"
@@ -126,7 +126,7 @@ def played(policy: CompactPolicy) -> NDArray[np.float32]:
     import gymnasium
 
     environment = gymnasium.make(ENVIRONMENT)
-    act = Policy(policy, "dense")  # of one layout, so that the same observations follow each time
+    act = Policy(policy, "dense")  # of one layout, so that the observations are the same each time
     observation, _ = environment.reset(seed=1)
     observations = []
     for _ in range(20 * CALLS):
@@ -136,7 +136,7 @@ def played(policy: CompactPolicy) -> NDArray[np.float32]:
 
 
 def zero_share(policy: CompactPolicy, observations: NDArray[np.float32]) -> float:
-    """Of the hidden units' values that are zero, over the observations."""
+    """The share of the hidden units' values that are zero, over the observations."""
     zeros = total = 0
     values = observations
     for layer in policy.layers[:-1]:
@@ -170,7 +170,7 @@ def measure_edgerl(
 def measure_plain(
     policy: CompactPolicy, observations: NDArray[np.float32], core: str, optimisation: str, folder: Path
 ) -> Counted:
-    """The loop that everybody would write, over dense matrices."""
+    """The straightforward loop over dense matrices."""
     (folder / "plain.c").write_text(plain_source(policy))
     return _count(folder / "plain.c", "plain", observations, core, optimisation)
 
@@ -309,7 +309,7 @@ static rlt::devices::DefaultARM device;
 def measured(
     name: str, measure: Measure, policy: CompactPolicy, case: Case, observations: NDArray[np.float32]
 ) -> list[dict[str, Any]]:
-    """A row for each core and optimisation. What a peer computes must be the policy's actions, too."""
+    """A row for each core and optimisation. Raises where a peer's actions are not the policy's."""
     rows = []
     expected = np.array([policy(observation, np.float64) for observation in observations])
     for core in TARGETS:

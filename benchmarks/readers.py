@@ -1,10 +1,10 @@
-"""Who reads policy.onnx, and how exactly: the table of docs/onnx.md, from the readers themselves.
+"""Which programs read policy.onnx, and how exactly: the table of docs/onnx.md, measured.
 
     python benchmarks/readers.py [READER …]
 
 Every reader is installed in an environment of its own, in a temporary folder, and removed after its turn; pip and npm
-reach PyPI and the npm registry. The oldest onnxruntime needs a Python 3.6, which pyenv or the PATH may have. A reader
-that cannot be installed is listed as not tried.
+need PyPI and the npm registry. The oldest onnxruntime needs a Python 3.6 from pyenv or the PATH. A reader that cannot
+be installed is listed as not tried.
 
 The files: a normalised policy, 17-256-256-m with a tenth of the connections, for each m of ACTIONS and each variant.
 Each is loaded by a process of its own, which acts on 1000 observations one at a time and all at once: within one
@@ -172,7 +172,7 @@ fs.writeFileSync("actions.f32", new Uint8Array(new Float32Array(actions).buffer)
 process.exit(0);
 """
 
-PNNX = ("ncnn", "--no-deps pnnx")  # which converts; torch, which it asks for, is for its models alone
+PNNX = ("ncnn", "--no-deps pnnx")  # it converts; the torch that it requires is only for its models
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,7 @@ READERS = (
 
 @dataclass(frozen=True)
 class Case:
-    """A file, and what it must answer."""
+    """A file, and its expected actions."""
 
     variant: str
     path: Path
@@ -230,7 +230,7 @@ class Case:
     span: Array  # float64 [m]
 
     def errors(self, actions: Array) -> Errors:
-        """Infinite for a number that is none."""
+        """Infinite for NaN."""
         both = actions.reshape(2, *self.expected.shape)
         shares = np.where(np.isnan(both), np.inf, np.abs(both - self.expected)) / self.span
         shares = np.where(self.resolved, shares, 0).max(axis=(0, 2))
@@ -289,7 +289,7 @@ def find_python(version: str) -> str | None:
 
 
 def install(reader: Reader, folder: Path) -> list[str] | None:
-    """The command that runs its program, with the file still to come; None where it cannot be installed."""
+    """The command that runs its program, before the file; None where it cannot be installed."""
     if reader.program is JAVASCRIPT:
         if subprocess.run(["npm", "install", "--silent", "--ignore-scripts", *reader.install], cwd=folder).returncode:
             return None
@@ -310,17 +310,17 @@ def install(reader: Reader, folder: Path) -> list[str] | None:
 
 
 def version_of(reader: Reader, command: list[str]) -> str:
-    """As its package says it."""
+    """The version of its package."""
     if reader.program is JAVASCRIPT:
         script = "console.log(require('./node_modules/onnxruntime-web/package.json').version)"
-        answer = subprocess.run(["node", "-e", script], cwd=Path(command[1]).parent, capture_output=True, text=True)
-        return answer.stdout.strip()
+        process = subprocess.run(["node", "-e", script], cwd=Path(command[1]).parent, capture_output=True, text=True)
+        return process.stdout.strip()
     shown = subprocess.run([command[0], "-m", "pip", "show", reader.version], capture_output=True, text=True).stdout
     return next(line for line in shown.splitlines() if line.startswith("Version: ")).removeprefix("Version: ")
 
 
-def answer(command: list[str], case: Case, folder: Path) -> Errors | str:
-    """The errors, or the last line that the reader said instead of an answer."""
+def measure(command: list[str], case: Case, folder: Path) -> Errors | str:
+    """The errors, or the reader's last line of output where it gave no actions."""
     result = folder / "actions.f32"
     result.unlink(missing_ok=True)
     case.observations.tofile(folder / "observations.f32")
@@ -331,35 +331,35 @@ def answer(command: list[str], case: Case, folder: Path) -> Errors | str:
         return f"no answer in {SECONDS} s"
     if result.exists() and result.stat().st_size == 8 * case.expected.size:
         return case.errors(np.fromfile(result, np.float32))
-    said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-    errors = [line for line in said if "rror" in line]  # of a compiler too, whose last lines are where it was
-    return (errors or said or [f"exit code {done.returncode}"])[-1]
+    output = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    errors = [line for line in output if "rror" in line]  # also a compiler's, whose last lines are the place
+    return (errors or output or [f"exit code {done.returncode}"])[-1]
 
 
-def cell(answers: list[Errors | str]) -> str:
+def cell(results: list[Errors | str]) -> str:
     """The largest errors over all numbers of actions, "ordinary / extreme"; or that it cannot be read."""
-    numbers = [value for value in answers if not isinstance(value, str)]
+    numbers = [value for value in results if not isinstance(value, str)]
     if not numbers:
         return "refused"
     worst = " / ".join("NaN" if np.isinf(error) else f"{error:.0e}" for error in np.max(numbers, axis=0))
-    refused = len(answers) - len(numbers)
-    return f"{worst}; {refused} of {len(answers)} refused" if refused else worst
+    refused = len(results) - len(numbers)
+    return f"{worst}; {refused} of {len(results)} refused" if refused else worst
 
 
 def row(reader: Reader, cases: list[Case], folder: Path) -> tuple[str, list[str]]:
-    """The row of the table, and what the reader said where it refused a file."""
+    """The row of the table, and the reader's messages where it refused a file."""
     command = install(reader, folder)
     if command is None:
         return f"| {reader.name} | not tried: it could not be installed |" + " |" * len(VARIANTS), []
     version = version_of(reader, command)
-    answers = {case.path.stem: answer(command, case, folder) for case in cases}
-    cells = [cell([answers[case.path.stem] for case in cases if case.variant == variant]) for variant in VARIANTS]
-    said = [f"{reader.name} {version}, {name}: {text}" for name, text in answers.items() if isinstance(text, str)]
-    return f"| {reader.name} {version} | {' | '.join(cells)} | {reader.needs or 'none'} |", said
+    results = {case.path.stem: measure(command, case, folder) for case in cases}
+    cells = [cell([results[case.path.stem] for case in cases if case.variant == variant]) for variant in VARIANTS]
+    messages = [f"{reader.name} {version}, {name}: {text}" for name, text in results.items() if isinstance(text, str)]
+    return f"| {reader.name} {version} | {' | '.join(cells)} | {reader.needs or 'none'} |", messages
 
 
 def main() -> None:
-    """Print the table as Markdown, and on stderr what was said by those that refused."""
+    """Print the table as Markdown, and on stderr the messages of readers that refused."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("readers", nargs="*", metavar="READER", help="Names as in the table; default: all.")
     chosen = parser.parse_args().readers
@@ -370,9 +370,9 @@ def main() -> None:
             if chosen and reader.name not in chosen:
                 continue
             with tempfile.TemporaryDirectory() as folder:
-                line, said = row(reader, cases, Path(folder))
+                line, messages = row(reader, cases, Path(folder))
             print(line, flush=True)
-            print(*said, sep="\n", end="\n" if said else "", file=sys.stderr, flush=True)
+            print(*messages, sep="\n", end="\n" if messages else "", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the benchmarks agree on: HalfCheetah's size, the density of its hidden layers, and how time is taken."""
+"""What the benchmarks share: HalfCheetah's size, the density of its hidden layers, and the measurement of time."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def density_options(density: float) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Seconds:
-    """How long something took: the processor's time, which others on the machine do not lengthen, and the clock's."""
+    """A duration: in processor time, which other processes do not lengthen, and in clock time."""
 
     processor: float = 0.0
     clock: float = 0.0

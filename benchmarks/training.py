@@ -4,18 +4,18 @@
     pip install --constraint constraints.txt 'rltools[mkl]'
     OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/training.py [--engines native torch] [--windows 9] [--json]
 
-256-256, batch 100, one update of both critics a step and of the actor every second, exploration noise 0.1; no
+256-256, batch 100, one update of both critics per step and of the actor every second step, exploration noise 0.1; no
 evaluations, no checkpoints. Each contender is a process of its own that trains through its own loop: 1000 random steps,
 2000 updates that are not timed, then windows of 1000 steps, each one whole episode and one evolution step. Only one of
-them runs at a time and all take turns window by window, so that a slow moment of the machine hits all. Median of the
-windows, in seconds of the processor: on a core that nobody else wants those of the clock, and how much of the core that
-was, stderr says. All replay memories have room for 100 000 transitions.
+them runs at a time and all take turns window by window, so that a slow moment of the machine affects all. Median of the
+windows, in processor time: on an otherwise idle core it is clock time; stderr states the share of the core. All replay
+memories have room for 100 000 transitions.
 
 Half density is the paper's λ. Density .1 is that of each sparse layer (a uniform distribution, and the sparsities of
-actor and critics that leave their output layers dense). stable-baselines3 runs as it comes, with the paper's batch and
-noise. RLtools is told the same numbers; it compiles itself for them (half a minute, with Python's headers and the g++
+actor and critics that leave their output layers dense). stable-baselines3 has its defaults, but the paper's batch and
+noise. RLtools has the same numbers; it compiles itself for them (half a minute, with Python's headers and the g++
 or clang++ in PATH), and steps the same gymnasium environment. Where one of them cannot run, stderr says why in one
-line, and the others go on.
+line, and the others continue.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ WARM_UP = 2000  # updates: past two evolution steps, targets have connections to
 WINDOW = 1000  # steps
 WINDOWS = 9
 LEAST_WINDOWS = 7
-STEPS = 100_000  # more than any contender makes: each is left when it was measured
+STEPS = 100_000  # more than any contender makes: each is stopped once it was measured
 DENSITIES = (0.5, 0.1)
 SB3, RLTOOLS = "stable-baselines3", "rltools"
 
 Clock = Callable[[int], None]
-"""Called by a contender's loop with the environment steps it has made; returns when it may make the next."""
+"""Called by a contender's loop with its number of environment steps; returns when it may make the next."""
 
 
 @dataclass(frozen=True)
@@ -66,19 +66,19 @@ class Contender:
 
     @property
     def what(self) -> str:
-        """What it does."""
+        """The algorithm, as a row names it."""
         return f"training, {'TD3' if self.density == 1 else 'DS-TD3'}"
 
 
 def sparsity_options(density: float) -> dict[str, Any]:
-    """The options of `train` for that density of each sparse layer; at half density, the paper's λ."""
+    """The options of `train` for this density of each sparse layer; at half density, the paper's λ."""
     if density == 0.5:
         return {}
     return density_options(density)
 
 
 def contenders(engines: Sequence[str]) -> list[Contender]:
-    """The peers, then ours."""
+    """The peers, then edgerl's engines."""
     peers = [Contender(SB3, 1, 1.0, learn_stable_baselines3), Contender(RLTOOLS, 1, 1.0, learn_rltools)]
     ours = [
         Contender(engine, block, density, functools.partial(learn_edgerl, engine, block, density))
@@ -91,7 +91,7 @@ def contenders(engines: Sequence[str]) -> list[Contender]:
 
 def learn_edgerl(engine: str, block: int, density: float, clock: Clock, folder: Path) -> None:
     """`edgerl train`, as the library runs it."""
-    from edgerl.training.trainer import train
+    from edgerl.training.train import train
 
     train(
         ENVIRONMENT,
@@ -170,14 +170,14 @@ def learn_rltools(clock: Clock, folder: Path) -> None:
 
 
 class Windows:
-    """The clock of a contender: tells its parent the seconds of each window, and waits for leave to begin the next."""
+    """The clock of a contender: sends its parent the seconds of each window, and waits to be let into the next."""
 
     def __init__(self, parent: Connection) -> None:
         """The first window is the warm-up."""
         self._parent, self._start, self._end = parent, Seconds.now(), START_STEPS + WARM_UP
 
     def __call__(self, step: int) -> None:
-        """Raises EOFError where the parent wants no more windows."""
+        """Raises EOFError once the parent needs no more windows."""
         if step < self._end:
             return
         self._parent.send(Seconds.now() - self._start)
@@ -200,10 +200,10 @@ def work(contender: Contender, parent: Connection, folder: Path) -> None:
 
 
 class Worker:
-    """A contender's process, seen from here."""
+    """A contender's process, from the parent's side."""
 
     def __init__(self, contender: Contender, folder: Path) -> None:
-        """Start it; it warms up at once."""
+        """Start it; it warms up immediately."""
         self.contender = contender
         self.seconds: list[Seconds] = []  # of each window
         self.reason = ""  # why it is left out
@@ -301,7 +301,7 @@ def make_rows(workers: Sequence[Worker]) -> list[dict[str, Any]]:
 
 
 def print_table(rows: Sequence[dict[str, Any]]) -> None:
-    """One line a contender."""
+    """Print one line per contender."""
     speedups: dict[Any, dict[str, str]] = {}
     for row in rows:
         key = tuple(str(row[name]) for name in ("engine", "block", "density", "microseconds", "steps_per_second"))

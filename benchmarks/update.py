@@ -1,20 +1,20 @@
-"""What an update costs: edgerl's engines against stable-baselines3's dense TD3; and the native engine's kernels.
+"""The time of an update: edgerl's engines against stable-baselines3's dense TD3; and the native engine's kernels.
 
     OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/update.py [--parts updates kernels] [--repeats 9] [--json]
 
 Everything at HalfCheetah's size (17 observations, 6 actions, 256-256), in one run on one core.
 
-**Updates**, batch 100. An update is whole: sampling, critics, delayed actor, soft updates with target pruning, and
+**Updates**, batch 100. An update is complete: sampling, critics, delayed actor, soft updates with target pruning, and
 evolution steps: a repeat of DS-TD3 is exactly one evolution interval, 1000 updates, after two intervals that are not
 timed (targets then have connections to lose). All contenders take turns, a tenth of a repeat each, so that a slow
-moment of the machine hits all; median of the repeats. A density is that of each hidden layer; output layers are dense.
-Time is that of the processor: on a core that nobody else wants, the clock's; stderr says how much of the core it was.
+moment of the machine affects all; median of the repeats. A density is that of each hidden layer; output layers are
+dense. Time is processor time: on an otherwise idle core it is clock time; stderr states the share of the core.
 
-**The line**: time = constant + slope × connections of the three networks, the least squares of the relative differences
+**The line**: time = constant + slope × connections of the three networks, by least squares of the relative differences
 over densities from 1 to .05. Dense layers are stored in blocks of 4: with single connections .999 stands for 1.
 
-**Bytes**: those of the whole learner that follow the connections, targets of any support included; replay memory and
-activations left out.
+**Bytes**: those of the whole learner that depend on the connections, including targets of any support, without replay
+memory and activations.
 
 **Kernels**: benchmarks/kernels.py.
 """
@@ -56,7 +56,7 @@ DENSITIES = {1: (0.999, 0.5, 0.2, 0.1, 0.05), 4: (0.5, 0.2, 0.1, 0.05)}  # by bl
 SB3 = "stable-baselines3"
 
 Run = Callable[[int], None]
-"""Makes that many updates."""
+"""Makes this many updates."""
 
 
 @dataclass
@@ -80,7 +80,7 @@ class Contender:
 
 
 def random_replay() -> Replay:
-    """10 000 transitions of nothing in particular."""
+    """10 000 random transitions."""
     generator, replay = np.random.default_rng(0), Replay(None, N_OBSERVATIONS, N_ACTIONS, 10_000)
     for _ in range(10_000):
         observation, following = generator.normal(size=(2, N_OBSERVATIONS))
@@ -90,7 +90,7 @@ def random_replay() -> Replay:
 
 
 def stable_baselines3() -> Contender:
-    """Its TD3 at the same sizes, on transitions of HalfCheetah-v5."""
+    """stable-baselines3's TD3 at the same sizes, on transitions of HalfCheetah-v5."""
     make("HalfCheetah-v5").close()  # silences MuJoCo
     model = TD3(
         "MlpPolicy",
@@ -129,7 +129,7 @@ def ours(replay: Replay, engine: str, method: str, block: int = 1, density: floa
 
 
 def contenders(replay: Replay) -> list[Contender]:
-    """stable-baselines3 first, with which the others are compared."""
+    """stable-baselines3 first, with which the rest is compared."""
     return [
         stable_baselines3(),
         ours(replay, "torch", "td3"),
@@ -146,7 +146,7 @@ def contenders(replay: Replay) -> list[Contender]:
 
 
 def time_updates(everyone: Sequence[Contender], repeats: int) -> None:
-    """Fill in their seconds; the first repeats are the warm-up."""
+    """Time the contenders; the first repeats are the warm-up."""
     for contender in everyone:
         contender.run(2 * contender.updates)
     for _ in range(repeats):
@@ -180,7 +180,7 @@ def make_row(contender: Contender, peer: Contender) -> dict[str, Any]:
 
 
 def fit(everyone: Sequence[Contender], block: int) -> dict[str, Any]:
-    """The line through the native engine's updates with that block, from density 1 to .05."""
+    """The line through the native engine's updates with this block, from density 1 to .05."""
     points = [c for c in everyone if c.engine == "native" and c.block == block]
     times = np.array([contender.microseconds for contender in points])
     design = np.array([[1.0, contender.connections or 0] for contender in points])
@@ -209,7 +209,7 @@ def measure_updates(replay: Replay, repeats: int) -> list[dict[str, Any]]:
 
 
 def print_updates(rows: Sequence[dict[str, Any]]) -> None:
-    """A line a contender, then the two fitted ones in words."""
+    """Print a line per contender, then the two fitted lines in words."""
     table = Table("update", "engine", "block", "density", "µs", "× SB3", "connections", "bytes each")
     lines = [row for row in rows if row["speedup"] is None]
     for row in rows:

@@ -1,6 +1,6 @@
 """edgerl: sparse reinforcement-learning policies, from training to the board.
 
-The public names are resolved on first use (PEP 562), so that importing one part never loads another:
+The public names are resolved on first use (PEP 562), so that importing one part does not load the others:
 `import edgerl.edge` on a board loads neither torch nor onnx.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _PUBLIC = {
     "cost": ("edgerl.commands.cost", "cost"),
@@ -20,7 +20,7 @@ _PUBLIC = {
     "plan_sweep": ("edgerl.commands.sweep", "plan_sweep"),
     "table": ("edgerl.commands.table", "table"),
     "write_report": ("edgerl.commands.report", "write_report"),
-    "train": ("edgerl.training.trainer", "train"),
+    "train": ("edgerl.training.train", "train"),
     "prune": ("edgerl.training.compaction", "prune"),
     "profile": ("edgerl.profiling.budgets.report", "profile"),
     "fit": ("edgerl.compression.fit", "fit"),

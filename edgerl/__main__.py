@@ -1,5 +1,5 @@
-"""The command `edgerl`, and `python -m edgerl`: a signal is heard from here on, while all the rest is loaded, and so is
-that there is too little memory for it."""
+"""The command `edgerl`, and `python -m edgerl`: signals are handled from here on, while the rest is loaded, and so is a
+lack of memory for it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from edgerl.errors import reason
 from edgerl.signals import WORDS, leave_at_once
 
-WANTING_MEMORY = ("can't start new thread", "failed to map segment", "annot allocate memory")
+MEMORY_MESSAGES = ("can't start new thread", "failed to map segment", "annot allocate memory")
 
 
 def main() -> None:
@@ -21,17 +21,17 @@ def main() -> None:
 
         main()
     except Exception as error:
-        wanting = _wanting_memory(error)
-        if wanting is None:
+        cause = _memory_error(error)
+        if cause is None:
             raise
-        print(f"edgerl: there is too little memory ({reason(wanting)}); give this process more", file=sys.stderr)
+        print(f"edgerl: there is too little memory ({reason(cause)}); give this process more", file=sys.stderr)
         sys.exit(2)
 
 
-def _wanting_memory(error: BaseException | None) -> BaseException | None:
-    """What says that memory is wanting, at once or as the cause: a thread and a library have words of their own."""
+def _memory_error(error: BaseException | None) -> BaseException | None:
+    """The error that shows a lack of memory, itself or as a cause: threads and libraries have words of their own."""
     while error is not None:
-        if isinstance(error, MemoryError) or any(words in str(error) for words in WANTING_MEMORY):
+        if isinstance(error, MemoryError) or any(words in str(error) for words in MEMORY_MESSAGES):
             return error
         error = error.__cause__ or error.__context__
     return None

@@ -3,12 +3,12 @@
     EdgerlError                 exit code 2
     ├── ConfigError             an option or a configuration value is out of its range
     ├── EnvironmentError        an environment is unknown, unsuitable, or returned something impossible
-    │   └── EnvironmentFault    a step of it failed, or gave a number that is not finite: the next episode may go well
-    ├── FileFormatError         a file is truncated, altered, or not what it was taken for
+    │   └── EnvironmentFault    a step failed, or returned a number that is not finite: the next episode may go well
+    ├── FileFormatError         a file is truncated, altered, or of another kind than expected
     ├── OutputError             an output path exists already, or cannot be written
     ├── MissingExtraError       a part of edgerl is not installed; the message names the `pip install`
     ├── DeviceError             a device is unknown, or its profile is not valid
-    ├── RemoteError             a board cannot be reached, or did not do there what was asked
+    ├── RemoteError             a board cannot be reached, or what was to run there failed
     ├── UnsupportedModelError   a model is valid, but not one that this operation can handle
     ├── CheckFailed             exit code 1: everything worked and the answer is no (over budget, mismatch)
     └── Interrupted             exit code 128 + signal: stopped from outside, with the state saved
@@ -39,11 +39,11 @@ class EnvironmentError(EdgerlError):
 
 
 class EnvironmentFault(EnvironmentError):  # noqa: N818 — a fault of the robot, which training can outlive
-    """An environment failed in the midst of an episode, or gave a number that is not finite; the next may go well."""
+    """An environment failed during an episode, or returned a number that is not finite; the next may go well."""
 
 
 class FileFormatError(EdgerlError):
-    """A file is truncated, altered, or not what it was taken for."""
+    """A file is truncated, altered, or of another kind than expected."""
 
 
 class OutputError(EdgerlError):
@@ -59,7 +59,7 @@ class DeviceError(EdgerlError):
 
 
 class RemoteError(EdgerlError):
-    """A board cannot be reached, or did not do there what was asked."""
+    """A board cannot be reached, or what was to run there failed."""
 
 
 class UnsupportedModelError(EdgerlError):
@@ -72,7 +72,7 @@ class CheckFailed(EdgerlError):  # noqa: N818 — a verdict, not a fault
     exit_code = 1
 
 
-class Interrupted(EdgerlError):  # noqa: N818 — asked for, not a fault
+class Interrupted(EdgerlError):  # noqa: N818 — requested, not a fault
     """A signal stopped the work, and its state was saved."""
 
     def __init__(self, message: str, signal: int) -> None:
@@ -81,7 +81,7 @@ class Interrupted(EdgerlError):  # noqa: N818 — asked for, not a fault
 
 
 def require(module: str, extra: str) -> ModuleType:
-    """Import `module`, or raise MissingExtraError that names the extra which brings it."""
+    """Import `module`, or raise MissingExtraError, which names the extra that installs it."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -102,12 +102,12 @@ def reason(error: BaseException, longest: int = 120) -> str:
 
 
 def bare(error: BaseException) -> str:
-    """What an exception says of values in a file: its `parameters` are keys there, and no flag's."""
+    """What an exception says of values in a file: its `parameters` are keys there, not flags."""
     return str(error).replace("`", "")
 
 
 def quoted(value: object, longest: int = 40) -> str:
-    """A value that a file or a user gave, as a message shows it: printable, and cut."""
+    """A value from a file or a user, as a message shows it: printable, and cut."""
     try:
         return repr(value)[:longest]
     except ValueError:  # Python refuses to print integers of thousands of digits

@@ -31,5 +31,5 @@ def fit_record(device_id: str) -> str:
 
 
 def short(path: Path) -> Path:
-    """An absolute path from the folder on where the command began, where it lies inside."""
+    """An absolute path, relative to the folder where the command started if it is inside."""
     return path.relative_to(home()) if path.is_relative_to(home()) else path

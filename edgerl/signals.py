@@ -1,4 +1,4 @@
-"""SIGINT (Ctrl-C) and SIGTERM: leaving tidily, and stopping long work without losing it.
+"""SIGINT (Ctrl-C) and SIGTERM: a tidy exit, and stopping long work without losing it.
 
 Loaded before everything else, so it imports little.
 """
@@ -20,18 +20,18 @@ Handler = Callable[[int, FrameType | None], object]
 REPEAT_SECONDS = 0.05
 
 LOADS_C = (ExtensionFileLoader.create_module.__code__, ExtensionFileLoader.exec_module.__code__)
-"""One of them is on the stack while a module in C is loaded."""
+"""One of them is on the stack while an extension module is loaded."""
 
 PATIENCE_SECONDS = 10
-"""So long may it load: torch's takes a second on a free core, three where six processes want it."""
+"""How long it may load: torch takes a second on a free core, three where six processes compete for it."""
 
 
 class Terminated(BaseException):
-    """SIGTERM, as KeyboardInterrupt is SIGINT: what is under way is tidied up on its way out."""
+    """SIGTERM, as KeyboardInterrupt is SIGINT: `finally` and `except` clauses tidy up."""
 
 
 class CtrlC(KeyboardInterrupt):
-    """SIGINT. A KeyboardInterrupt of the very type that leaves an `exec` makes CPython die of SIGINT, caught or not."""
+    """SIGINT. If a plain KeyboardInterrupt leaves an `exec`, CPython dies of SIGINT, even where it is caught."""
 
 
 ERRORS: dict[int, type[BaseException]] = {signal.SIGINT: CtrlC, signal.SIGTERM: Terminated}
@@ -39,8 +39,8 @@ WORDS: dict[int, str] = {signal.SIGINT: "interrupted", signal.SIGTERM: "stopped 
 
 
 def leave_at_once(number: int, _: FrameType | None) -> None:
-    """A handler for as long as nothing needs tidying up: say which signal came, and end the process."""
-    with contextlib.suppress(OSError):  # where nobody reads
+    """A handler while nothing needs tidying up: say which signal came, and end the process."""
+    with contextlib.suppress(OSError):  # a closed stderr
         os.write(2, f"edgerl: {WORDS[number]}\n".encode())
     os._exit(128 + number)
 
@@ -49,10 +49,10 @@ def leave_at_once(number: int, _: FrameType | None) -> None:
 def ended_by_signals() -> Iterator[None]:
     """SIGINT and SIGTERM end this block: KeyboardInterrupt or Terminated leaves it, whatever else would have.
 
-    The handler raises it in the main thread, wherever that is, and much can swallow it: a destructor, an `except:`, a
-    library in C. So it is raised again and again until it arrives here; but not while it is handled, where things are
-    tidied up, unless a further signal asks for that; and not while a module in C is loaded, which may print it, make
-    another error of it or abort. Who catches it does all that is left to do in the `except` clause.
+    The handler raises it in the main thread, and much can swallow it: a destructor, an `except:`, a library in C. So it
+    is raised repeatedly until it arrives here; but not while it is being handled and things are tidied up, unless a
+    further signal comes; and not while an extension module is loaded, which may print it, turn it into another error or
+    abort. Whoever catches it finishes in the `except` clause.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -71,7 +71,7 @@ def ended_by_signals() -> Iterator[None]:
 
 
 class _Ending:
-    """The signal that ends a block, 0 where none came."""
+    """The signal that ends a block; 0 while none has come."""
 
     def __init__(self) -> None:
         self.number = 0
@@ -89,7 +89,7 @@ class _Ending:
             self._raise(frame)
 
     def rest(self) -> None:
-        """Repeat it no more."""
+        """Stop repeating it."""
         if self.number:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -111,13 +111,13 @@ class _Ending:
             raise ERRORS[self.number](WORDS[self.number])
 
     def _ignore(self, unraisable: sys.UnraisableHookArgs) -> None:
-        """A destructor's KeyboardInterrupt is printed with its traceback, but it isn't lost here."""
+        """Python would print a KeyboardInterrupt from a destructor with its traceback, but here it is not lost."""
         if not signal_behind(unraisable.exc_value):
             self._hook(unraisable)
 
 
 def signal_behind(error: BaseException | None) -> int:
-    """The signal that an error comes of, 0 where none: C makes errors of its own of a KeyboardInterrupt."""
+    """The signal that caused an error, 0 where none did: libraries in C turn a KeyboardInterrupt into other errors."""
     while error is not None:
         if isinstance(error, KeyboardInterrupt | Terminated):
             return signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM
@@ -126,7 +126,7 @@ def signal_behind(error: BaseException | None) -> int:
 
 
 class StopRequests:
-    """How often somebody has asked the work to stop, and by which signal last; 0 where nobody has."""
+    """How often the work was asked to stop, and by which signal last; 0 where it was not."""
 
     def __init__(self, count: int = 0, signal: int = 0) -> None:
         self.count = count
@@ -139,8 +139,8 @@ class StopRequests:
 
 
 @contextlib.contextmanager
-def stop_requests(asked: Callable[[StopRequests], None] = lambda _: None) -> Iterator[StopRequests]:
-    """Count SIGINT and SIGTERM instead of dying of them, and call `asked` after each, within the signal handler.
+def stop_requests(on_request: Callable[[StopRequests], None] = lambda _: None) -> Iterator[StopRequests]:
+    """Count SIGINT and SIGTERM instead of dying of them, and call `on_request` after each, in the signal handler.
 
     Only the main thread can catch signals: in another, nothing is ever counted.
     """
@@ -153,7 +153,7 @@ def stop_requests(asked: Callable[[StopRequests], None] = lambda _: None) -> Ite
         requests.first_at = requests.first_at or time.monotonic()
         requests.count += 1
         requests.signal = number
-        asked(requests)
+        on_request(requests)
 
     with _handled_by(request):
         yield requests
@@ -171,7 +171,7 @@ def _handled_by(handler: Handler) -> Iterator[None]:
 
 
 def leave_at_the_second(requests: StopRequests) -> None:
-    """For `stop_requests`, where what goes on at the first request may take long: the second ends it at once.
+    """For `stop_requests`, where the work may go on for long after the first request: the second ends it at once.
 
     Raises KeyboardInterrupt, or Terminated where that was SIGTERM.
     """

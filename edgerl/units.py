@@ -28,7 +28,7 @@ def parse_bytes(text: str, name: str) -> int:
 
 
 def parse_seconds(text: str, name: str) -> float:
-    """Seconds in `text`, such as 500us, 2ms or 0.1s; a bare number is refused, for nobody knows its unit."""
+    """Seconds in `text`, such as 500us, 2ms or 0.1s; a bare number is refused, since its unit is unknown."""
     return _parse(text, name, SECOND_UNITS, "a time with its unit, such as 500us, 2ms or 0.1s")
 
 
@@ -80,7 +80,7 @@ def human_seconds(seconds: float) -> str:
 
 
 def human_estimate(seconds: float) -> str:
-    """An estimated duration, no more digits than an estimate has: 0.41 µs, 4.1 µs, 41 µs, 410 µs, 4.1 ms, 4.1 s."""
+    """An estimated duration, with as many digits as an estimate has: 0.41 µs, 4.1 µs, 41 µs, 410 µs, 4.1 ms, 4.1 s."""
     seconds = float(f"{seconds:.2g}")
     for unit, size in (("s", 1.0), ("ms", 1e-3)):
         if seconds >= size:
@@ -89,11 +89,11 @@ def human_estimate(seconds: float) -> str:
 
 
 UNCERTAINTY = "±x %: nine in ten latencies lie between estimate / (1 + x) and estimate · (1 + x)"
-"""What `human_uncertainty` means, said wherever it is printed."""
+"""What `human_uncertainty` means, printed wherever it is."""
 
 
 def human_uncertainty(uncertainty: float | None) -> str:
-    """How far off an estimate may be: ±25 %, or `unvalidated` where nothing tells."""
+    """How far off an estimate may be: ±25 %, or `unvalidated` where that is not known."""
     return "unvalidated" if uncertainty is None else f"±{uncertainty * 100:.0f} %"
 
 

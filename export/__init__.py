@@ -1,7 +1,7 @@
 """From what edgerl trained to what other runtimes read: a registry of formats, one module of this package each.
 
 The format `c-learner` is the module `c_learner`; Format says what is in it. A module loads the standard library and
-edgerl.options alone, and the rest when it exports: the command line makes its flags from all of them.
+edgerl.options only, and the rest when it exports: the command line makes its flags from all of them.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was written, whatever the format; each format's report adds its own."""
+    """What was written, in any format; each format's report adds its own."""
 
     path: Path
     format: str
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Lines for people that are no part of the result, such as what cannot read the file."""
+        """Lines for people beside the result, such as what cannot read the file."""
         return ()
 
     def as_dict(self) -> dict[str, Any]:
@@ -44,19 +44,19 @@ class TargetDevice:
     id: str
     core: str  # Cortex-M4F
     lanes: int  # numbers in a vector
-    constants_in_memory: bool  # as on everything but a microcontroller, which reads them from flash
+    constants_in_memory: bool  # a microcontroller reads them from flash
     memory_budget: int
     flash_budget: int
-    base_memory: int  # of the runtime alone
-    installed: int  # in flash, of the runtime alone
+    base_memory: int  # of the runtime, without a policy
+    installed: int  # in flash, of the runtime, without a policy
 
 
 @dataclass(frozen=True)
 class PolicySource:
-    """A policy, and what is known around it."""
+    """A policy, and what is known about it."""
 
     policy: CompactPolicy
-    sha256: str  # of its file, as it lies there or would
+    sha256: str  # of its file, or of the one that it would be written to
     device: TargetDevice | None = None
     command: str = "edgerl.export_policy"  # which made the export
     recorded: Callable[[], Array | None] = lambda: None  # observations [count, n] of its run, less the offset

@@ -1,5 +1,5 @@
-"""The format `learner`: a run's learner in one file, from which `edgerl learn` goes on learning on a device
-(docs/continual.md). The run hands it over itself: edgerl.training.handover."""
+"""The format `learner`: a run's learner in one file, with which `edgerl learn` continues on a device
+(docs/continual.md). edgerl.training.handover writes it."""
 
 from __future__ import annotations
 

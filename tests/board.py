@@ -79,7 +79,7 @@ def few_tools(folder: Path) -> Path:
 
 @contextlib.contextmanager
 def running_board(folder: Path) -> Iterator[Board]:
-    """An sshd that listens on a free port of 127.0.0.1 and knows nobody yet."""
+    """An sshd that listens on a free port of 127.0.0.1 with no user yet."""
     sshd = needs.find("sshd")
     assert sshd is not None
     if os.geteuid() == 0:
@@ -105,7 +105,7 @@ def running_board(folder: Path) -> Iterator[Board]:
 
 
 def free_port() -> int:
-    """One that nobody listens on."""
+    """A port on which nothing listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

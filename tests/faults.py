@@ -9,7 +9,7 @@ What the disk may hold after a power cut:
 - Folders. What was created, renamed and removed since the last sync of the folder is done or lost: up to a moment, as
   with a journal, or each on its own, as with none. One of them is never half done. Syncing a file does not keep its
   name; a folder that is lost takes all that is in it along.
-- The operation in which the power is cut is begun and never completed: of a write or a rename anything may be found,
+- The operation in which the power is cut starts and is never completed: of a write or a rename anything may be found,
   after a sync nothing is sure.
 
 Nothing is stronger than POSIX promises, so that ext4 (data=ordered) is one case of it. What was there before the first
@@ -132,7 +132,7 @@ def _nothing() -> None:
 class FaultyDisk(Disk):
     """Real files below a real folder, with a record of what of them has reached the disk. Nothing is really synced.
 
-    Attributes: `operations`, the name of every operation begun so far: "open", "create", "reserve", "write" (one for
+    Attributes: `operations`, the name of every operation so far: "open", "create", "reserve", "write" (one for
     each call of the system), "read", "sync", "close", "replace", "remove", "make folder", "remove folder", "sync
     folder". The place of one in this list is its number. Threads may share it: one operation follows the other.
     """
@@ -261,7 +261,7 @@ class FaultyDisk(Disk):
 
     @contextmanager
     def _operation(self, name: str, on_failure: _Then = _nothing, on_success: _Then = _nothing) -> Iterator[bool]:
-        """Whether the operation is to be cut short. It raises what was asked for: errors instead of the operation, the
+        """Whether the operation is to be cut short. It raises what was requested: errors instead of the operation, the
         power cut after it and before what comes with its success."""
         with self._one_at_a_time:
             number, fails = self._begin(name, on_failure)

@@ -137,7 +137,7 @@ def slow_robot() -> SlowRobot:
 
 
 class ForgetfulRobot(Robot):
-    """Its episodes depend on how many there were: not on their seed alone."""
+    """Its episodes depend on their number, not only on their seed."""
 
     episodes = 0
 
@@ -331,7 +331,7 @@ def vector_robot() -> VectorRobot:
 
 
 class LeavingRobot(Robot):
-    """Ends the process, as it thinks, in the midst of an episode."""
+    """Tries to end the process within an episode."""
 
     def step(self, _action: Any) -> Any:
         raise SystemExit(3)
@@ -359,8 +359,8 @@ class GoalRobot(Robot):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         observation, reward, terminated, truncated, info = super().step(action)
-        told = abs(self.state[0]) < self.near
-        kinds = {"bool": bool(told), "float32": np.float32(told), "numpy": np.bool_(told), "words": "near"}
+        success = abs(self.state[0]) < self.near
+        kinds = {"bool": bool(success), "float32": np.float32(success), "numpy": np.bool_(success), "words": "near"}
         return observation, reward, terminated, truncated, {**info, self.word: kinds[self.kind]}
 
 

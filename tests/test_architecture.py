@@ -104,7 +104,7 @@ def test_the_only_onnxruntime_in_edge_is_in_onnx_policy() -> None:
 
 
 def test_no_import_cycle() -> None:
-    """Of modules, whether they import each other at once or inside functions; for types alone nothing is loaded."""
+    """Of modules, whether at import or inside functions; imports only for types load nothing."""
     sources = {_module(path): path for room in ("", "export", "device_profiles") for path in _sources(room)}
     assert {"edgerl", "edgerl.profiling.budgets.model", "edgerl.export.c.form"} <= set(sources)
     imported = {name: _modules_of_edgerl(path.read_text(), set(sources)) for name, path in sources.items()}

@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import re
-import shlex
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import typer.main
-
-from edgerl.edge.acting.onnx_policy import OnnxPolicy
-
-from .edge.compiled import ENGINE, WARNINGS, compile_c
-from .processes import Processes
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = (
@@ -85,94 +77,24 @@ def test_the_readmes_python_example_runs() -> None:
     assert Path("policy.onnx").exists()
 
 
-CONTINUAL = ROOT / "docs/continual.md"
+DOCUMENTS = sorted((*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "device_profiles/README.md"))
+LINK = re.compile(r"\]\(([^()\s#:]*)(#[^()\s]*)?\)")
 
 
-def _shortened(commands: str, changes: Mapping[str, str]) -> list[str]:
-    """The lines of commands, changed where a document's would take minutes."""
-    for long, short in changes.items():
-        assert long in commands, long
-        commands = commands.replace(long, short)
-    return commands.splitlines()
+def _headings(path: Path) -> set[str]:
+    """The anchors of a document's headings, as viewers of repositories make them."""
+    prose = re.sub(r"^```.*?^```$", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
+    titles = re.findall(r"^#+ (.*)$", prose, flags=re.MULTILINE)
+    return {"#" + re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-def test_the_robot_of_the_continual_page_is_trained_for_and_learns(edgerl: Run) -> None:
-    (robot,), commands = _snippets(CONTINUAL, "python"), _snippets(CONTINUAL, "bash")[0]
-    Path("arm.py").write_text(robot)
-    changes = {"--preset quick": "--preset quick --steps 600 --hidden 16,16", "--hours 0.1": "--hours 0.0004"}
-    for line in _shortened(commands, changes):
-        code, out, err = edgerl(*shlex.split(line)[1:])
-        assert code == 0, err
-    assert "arm:Arm at 50 Hz; state folder runs/arm-simulation-ds-td3-seed0/state: begun" in err
-    assert "missed deadlines" in out
-
-
-SECOND_SNAPSHOT = "snapshot-00000002.safetensors"
-
-
-def _kill_while_it_learns(processes: Processes, command: Sequence[str]) -> None:
-    """`edgerl learn`, as soon as it has taken a second snapshot."""
-    process = processes.start(sys.executable, "-m", *command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    while max((path.name for path in Path("state").glob("snapshot-*.safetensors")), default="") < SECOND_SNAPSHOT:
-        assert process.poll() is None
-        time.sleep(0.05)
-    process.kill()
-    _, err = process.communicate()
-    assert b"state folder state: begun" in err
-
-
-def test_the_tour_of_the_continual_page(edgerl: Run, processes: Processes) -> None:
-    """Train, export, learn under drift, kill, continue, export."""
-    changes = {
-        "--preset quick": "--preset quick --steps 600",
-        "--hours 0.05": "--hours 0.002",
-        "--snapshot-minutes 0.25": "--snapshot-minutes 0.02",
-        "@20000": "@500",
-    }
-    said = []
-    for line in _shortened(_snippets(CONTINUAL, "bash")[1], changes):
-        if line.startswith(timeout := "timeout --signal=KILL 60 "):
-            _kill_while_it_learns(processes, shlex.split(line.removeprefix(timeout)))
-        else:
-            code, out, err = edgerl(*shlex.split(line)[1:])
-            assert code == 0, err
-            said.append(out + err)
-    _, _, learnt, described, exported, profiled = said
-    assert "HalfCheetah-v5 as fast as possible; state folder state: goes on after " in learnt
-    assert "state folder\n" in described
-    assert "state/policy.onnx: " in exported
-    assert "fits" in profiled
-    assert OnnxPolicy("state/policy.onnx").metadata["about"]["environment"] == "HalfCheetah-v5"
-
-
-def test_the_service_of_the_continual_page_uses_options_that_exist(edgerl: Run) -> None:
-    (unit,) = _snippets(CONTINUAL, "ini")
-    (command,) = re.findall(r"^ExecStart=(.*)$", unit, flags=re.MULTILINE)
-    _, out, _ = edgerl("learn", "--help")
-    words = shlex.split(command)
-    assert words[1] == "learn"
-    for option in [word for word in words if word.startswith("--")]:
-        assert f"{option} " in out
-    for line in ("Restart=always", "SuccessExitStatus=143", "MemoryMax=", "CPUQuota="):
-        assert line in unit
-
-
-def test_the_c_program_of_the_engines_page_learns_and_acts(tmp_path: Path) -> None:
-    (program,) = _snippets(ROOT / "docs/engine.md", "c")
-    source, binary = tmp_path / "program.c", tmp_path / "program"
-    source.write_text(program)
-    compile_c("gcc", *WARNINGS, source, ENGINE / "edgerl.c", "-o", binary)
-    done = subprocess.run([binary], capture_output=True, text=True, timeout=300)
-    assert (done.returncode, done.stderr) == (0, "")
-    match = re.fullmatch(r"done: action (\S+)\n", done.stdout)
-    assert match is not None, done.stdout
-    assert 0 < abs(float(match[1])) < 1
-
-
-def test_links_between_documents_lead_somewhere() -> None:
-    for path in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "device_profiles/README.md"):
-        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text()):
-            assert (path.parent / target).exists(), f"{path.name} links to {target}"
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_to_files_and_headings_that_exist(path: Path) -> None:
+    for file, anchor in LINK.findall(path.read_text()):
+        target = path.parent / file if file else path
+        assert target.exists(), f"{path.name} links to {file}"
+        if anchor and target.suffix == ".md" and target.name != "api.md":  # whose anchors are names in Python
+            assert anchor in _headings(target), f"{path.name} links to {file}{anchor}"
 
 
 def test_deviations_are_numbered_and_each_names_its_test() -> None:

@@ -168,7 +168,7 @@ def test_a_file_that_appears_while_another_is_made_is_kept(tmp_path: Path) -> No
         lambda force: write_tensors(path, "x", 1, {}, {"a": np.zeros(1, np.float32)}, force=force),
     ):
         path.write_bytes(b"old")
-        with pytest.raises(OutputError, match=r"file exists by now; pass --force to replace it, or choose"):
+        with pytest.raises(OutputError, match=r"file exists now; pass --force to replace it, or choose"):
             write(False)
         assert os.listdir(tmp_path) == ["file"]
         assert path.read_bytes() == b"old"
@@ -223,7 +223,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for name, message in (("pipe", "not a regular file"), ("link", "a link to nothing")):
         with pytest.raises(FileFormatError, match=f"{name} is {message}; expected a file"):
             read_text(tmp_path / name)
-    with pytest.raises(FileFormatError, match=r"text holds no text in UTF-8 .invalid start byte at byte 3"):
+    with pytest.raises(FileFormatError, match=r"text is not text in UTF-8 .invalid start byte at byte 3"):
         read_text(tmp_path / "text")
     with pytest.raises(FileFormatError, match="text is a file of 4 bytes; expected at most 3"):
         read_text(tmp_path / "text", 3)
@@ -416,10 +416,10 @@ def test_the_helpers_of_these_tests_make_valid_files() -> None:
         ("3", "JSON object"),
         ('{"kind":"test","sha256":"","version":3,"x":NaN}', "NaN is not a JSON number"),
         ('{"kind":"test","sha256":"","version":3,"x":1e999}', "not JSON compliant|Out of range"),
-        ('{"kind": "test","sha256":"","version":3}', "no canonical JSON"),
-        ('{"version":3,"kind":"test","sha256":""}', "no canonical JSON"),
+        ('{"kind": "test","sha256":"","version":3}', "not canonical JSON"),
+        ('{"version":3,"kind":"test","sha256":""}', "not canonical JSON"),
         ('{"kind":"no","kind":"test","sha256":"","version":3}', "the name 'kind' twice"),
-        ('{"kind":"test","sha256":"","version":3,"x":1E5}', "no canonical JSON"),
+        ('{"kind":"test","sha256":"","version":3,"x":1E5}', "not canonical JSON"),
         ('{"kind":"test","sha256":"","version":3}', "SHA-256 does not match"),
         ('{"kind":"test","sha256":null,"version":3}', "SHA-256 does not match"),
         ('{"kind":"test","version":3}', "SHA-256 does not match"),

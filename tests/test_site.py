@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import os
 import re
 import subprocess
@@ -11,7 +9,6 @@ import sys
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
-from types import ModuleType
 from urllib.parse import unquote, urldefrag
 
 import pytest
@@ -20,6 +17,7 @@ import yaml
 import edgerl
 import edgerl.edge
 from tests.needs import find
+from tests.pages import TABS, script
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -165,6 +163,13 @@ def test_the_search_works_from_a_folder_and_asks_nobody(site: Path) -> None:
         browser.close()
 
 
+def test_a_command_in_the_shell_and_in_python_is_in_tabs(site: Path) -> None:
+    for page in DOCS.rglob("*.md"):
+        shown = (site / page.relative_to(DOCS).with_suffix(".html")).read_text(encoding="utf-8")
+        labels = re.findall(r"<label for=[^>]+>(Shell|Python)</label>", shown)
+        assert labels == ["Shell", "Python"] * len(TABS.findall(page.read_text(encoding="utf-8"))), page.name
+
+
 def test_files_that_documents_link_to_are_shown(site: Path) -> None:
     shown = (site / "source/edgerl/algorithms/topology.py.html").read_text(encoding="utf-8")
     assert "<title>edgerl/algorithms/topology.py - edgerl</title>" in shown
@@ -191,15 +196,6 @@ def test_a_broken_link_breaks_the_build(tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------- references
-
-
-def script(name: str) -> ModuleType:
-    specification = importlib.util.spec_from_file_location(name, DOCS / f"site/{name}.py")
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
 
 
 def test_the_reference_of_the_command_line_is_up_to_date() -> None:

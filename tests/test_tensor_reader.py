@@ -278,7 +278,7 @@ def _set(header: dict[str, Any], name: str, key: str, value: Any) -> None:
     header[name][key] = value
 
 
-NOT_OURS = "its header is not written the one way that edgerl does"
+NOT_OURS = "its header is not written as edgerl does"
 
 
 @pytest.mark.parametrize(
@@ -312,7 +312,7 @@ NOT_OURS = "its header is not written the one way that edgerl does"
         (lambda header: header.pop("__metadata__"), "is a safetensors file that edgerl did not write"),
         (lambda header: header.update(__metadata__={"edgerl": {}}), "its metadata is not a text"),
         (lambda header: header.update(__metadata__={"edgerl": "[]"}), "JSON object"),
-        (lambda header: header.update(__metadata__={"edgerl": '{"a" :1}'}), "no canonical JSON"),
+        (lambda header: header.update(__metadata__={"edgerl": '{"a" :1}'}), "not canonical JSON"),
         (lambda header: header.update(__metadata__={"edgerl": "{}"}), "holds None; expected 'test'"),
         (lambda header: header.update({"\ud800": header.pop("b")}), NOT_OURS + "|surrogates not allowed"),
     ],

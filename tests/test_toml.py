@@ -79,7 +79,7 @@ def test_size_and_encoding() -> None:
 def test_studies_and_profiles_have_the_same_bounds(
     load: Callable[[Path], object], error: type[Exception], size: int, message: str
 ) -> None:
-    """The parser alone needs more than a minute for the larger one."""
+    """The parser needs more than a minute for the larger one."""
     path = Path("own.toml")
     path.write_text("a." * (size // 2) + "a=1")
     with pytest.raises(error, match=message):

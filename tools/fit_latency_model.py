@@ -1,4 +1,4 @@
-"""How latency_model.json is made, and how far off it is: the fit to published points, and its cross-validation.
+"""How the latency model is made, and how far off it is: the fit to published points, and its cross-validation.
 
     python -m tools.fit_latency_model benchmarks/published_latencies.jsonl [-o edgerl/profiling/latency/model.json]
 
@@ -12,7 +12,7 @@ class's mean. A core or a device has factors where at least two points know it; 
 
 Uncertainty: of a class and a level of knowledge (LEVELS), the 90 % quantile of |log error| among points left out, with
 the correction of split conformal prediction for small numbers, rank ⌈0.9 (n + 1)⌉ of n, or the largest. Left out are:
-the point alone (level "device"); all points of its device ("core"); all of its core's class ("other").
+only the point (level "device"); all points of its device ("core"); all of its core's class ("other").
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ from edgerl.profiling.latency.points import Point, read_points
 Vector = npt.NDArray[np.float64]
 
 SCATTER: dict[RuntimeClass, float] = {"interpreter": 0.08, "tuned-kernels": 0.3, "generated-c": 0.45}
-"""Standard deviation of log latency inside a class: one interpreter, many vendors' kernels, any compiler's output."""
+"""Standard deviation of log latency within a class: one interpreter, many vendors' kernels, any compiler's output."""
 
 CLASS_PRIORS: dict[RuntimeClass, tuple[float, float]] = {
     "interpreter": (1000, 1000),
     "tuned-kernels": (1000, 500),
     "generated-c": (100, 100),
 }
-"""Cycles of a call and of a layer before any point is seen: generated code walks no graph and looks no kernel up."""
+"""Expected cycles of a call and of a layer: generated code neither walks a graph nor looks up kernels."""
 
 MULTIPLY_ADD_PRIOR = 11.0
 """Cycles: two loads, a multiply-add and the loop around them on a scalar core, some wait states."""
@@ -66,7 +66,7 @@ RATIO_PRIORS = {"multiply-adds per output": 2.0, "int8 in pairs": 0.35, "soft fl
 
 COVERAGE = 0.9
 FEWEST_RESIDUALS = 4
-"""A quantile of fewer says nothing: the level then takes the next wider one's."""
+"""A quantile of fewer says nothing: the level then has the next wider one's."""
 
 FEWEST_POINTS = 2
 MAXIMUM_STEPS = 100
@@ -82,7 +82,7 @@ class _Term:
 
 @dataclass(frozen=True)
 class Residual:
-    """One point that was left out: log(prediction / latency), and how well the rest knew its subject."""
+    """One point that was left out: log(prediction / latency), and what the others knew of its subject."""
 
     point: Point
     error: float
@@ -141,7 +141,7 @@ def leave_one_out(points: Sequence[Point]) -> list[Residual]:
 
 
 def uncertainties(points: Sequence[Point]) -> dict[RuntimeClass, dict[Level, float]]:
-    """By class and level, what `LatencyModel.uncertainty` is; a level is never better known than a nearer one."""
+    """`LatencyModel.uncertainty`, by class and level; a level never has less than a nearer one."""
     left_out = {
         "device": [r for r in leave_one_out(points) if r.level == "device"],
         "core": [r for r in leave_out(points, lambda p: p.device_id) if r.level == "core"],
@@ -308,7 +308,7 @@ def _quantile(errors: list[float]) -> float:
 
 
 def _rounded_up(value: float) -> float:
-    """Two digits, never smaller."""
+    """With two digits, never less than `value`."""
     unit = 10.0 ** (math.floor(math.log10(value)) - 1)
     return float(f"{math.ceil(value / unit) * unit:.2g}")
 

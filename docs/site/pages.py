@@ -1,14 +1,18 @@
-"""A hook of mkdocs: what the site shows beside the pages of docs/, and links that work in site and repository.
+"""A hook of mkdocs: what the site shows beside the pages of docs/, links that work in site and repository, and tabs.
 
 Pages link to files as they lie in the repository, which is what a viewer of the repository needs. In the site such a
 link leads to the page that shows the file: a document from elsewhere has one in the navigation, source code that is
 linked to gets one with its text. Files of other kinds are copied.
+
+A command in a `bash` block and, directly below it, the same in a `python` block become two tabs, each with the `text`
+that it prints. A viewer of the repository shows one block after the other.
 """
 
 from __future__ import annotations
 
 import posixpath
 import re
+import textwrap
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -24,6 +28,13 @@ ELSEWHERE = {
 """Path in the repository → path in the site, of documents that don't lie in docs/."""
 
 LINK = re.compile(r"(\]\()([^()\s#:]+)((?:#[^()\s]*)?\))")
+FENCE = r"```{}\n(?:(?!```).*\n)*```\n"
+OUTPUT = rf"(?:\n{FENCE.format('text')})?"
+TABS = re.compile(
+    rf"^(?P<shell>{FENCE.format('bash')}{OUTPUT})\n(?P<python>{FENCE.format('python')}{OUTPUT})", re.MULTILINE
+)
+"""A command and what it prints, and directly below it the same in Python."""
+
 LANGUAGES = {".py": "python", ".h": "c", ".c": "c", ".toml": "toml"}
 
 
@@ -54,6 +65,15 @@ def with_links_of_the_site(markdown: str, place: str, root: Path) -> str:
     return LINK.sub(replaced, markdown)
 
 
+def with_tabs(markdown: str) -> str:
+    """The document with its commands in tabs, as pymdownx.tabbed has them."""
+    return TABS.sub(lambda found: _tab("Shell", found["shell"]) + _tab("Python", found["python"]), markdown)
+
+
+def _tab(title: str, text: str) -> str:
+    return f'=== "{title}"\n\n{textwrap.indent(text, "    ")}\n'
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the documents from elsewhere, and the files that any page links to."""
     root = _root(config)
@@ -72,7 +92,7 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
     """Called for every page, after its front matter was taken off."""
     places = {shown: path for path, shown in ELSEWHERE.items()}
     place = places.get(page.file.src_uri, f"docs/{page.file.src_uri}")
-    return with_links_of_the_site(markdown, place, _root(config))
+    return with_tabs(with_links_of_the_site(markdown, place, _root(config)))
 
 
 def _root(config: MkDocsConfig) -> Path:

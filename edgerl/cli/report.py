@@ -61,7 +61,7 @@ def command(
         raise ConfigError("`watch` writes page after page, and `as_json` prints one result; leave one of them out")
     if watch:
         named = named_sources(sources or (), note)
-        write_on_change(named, page_of(named, output, force=force), told=_tell)
+        write_on_change(named, page_of(named, output, force=force), notify=_tell)
         return
     result = write_report(sources or (), output, force=force, notice=note)
     if as_json:

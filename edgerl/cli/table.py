@@ -33,7 +33,8 @@ def command(
 
     from edgerl.commands.table import table
     from edgerl.errors import ConfigError
-    from edgerl.studies.table import Format, as_dict, format_table
+    from edgerl.studies.table import as_dict
+    from edgerl.studies.table_text import Format, format_table
 
     if form not in get_args(Format):
         raise ConfigError(f"`form` is {form!r}; expected {', '.join(get_args(Format))}")

@@ -48,7 +48,7 @@ def command(
 
     for module in ("torch", "gymnasium", "tensorboard"):
         require(module, "train")
-    from edgerl.training.trainer import train
+    from edgerl.training.train import train
 
     with _Progress() as progress:
         result = train(

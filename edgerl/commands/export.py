@@ -198,7 +198,7 @@ def _read_file(path: Path, format: str) -> tuple[CompactPolicy, str]:
 def _recorded(default: _Default) -> Array | None:
     """Observations that the run recorded, less the offset; None where it has none that can be read."""
     from edgerl.training import checkpoint
-    from edgerl.training.compaction import RECORDED_OBSERVATIONS, recorded_observations
+    from edgerl.training.recorded import RECORDED_OBSERVATIONS, recorded_observations
 
     if default.path is None or not default.is_ours:
         return None

@@ -21,22 +21,22 @@ from edgerl.profiling.budgets.report import ProfileReport, profile
 Array = npt.NDArray[Any]
 
 LARGEST_DIFFERENCE = 0.25
-"""Of the action range, root mean square: policies that differ more are not worth an episode."""
+"""Of the action range, root mean square: policies that differ more are not evaluated."""
 
 UNIT_SPAN = 2.0
 """Of actions in [−1, 1]."""
 
 NEWEST = 3
-"""The newest third of the recorded observations is most like what the policy meets: every second of them screens. All
-others fit weights, for policies that were fitted to the newest alone are lost where one step leads them astray."""
+"""The newest third of the recorded observations is most like what the policy will meet: every second of them screens.
+All others fit weights, since policies fitted to only the newest fail as soon as one step leads them astray."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A policy, what a device says to it, and how far its actions are from the reference's."""
+    """A policy, its costs on a device, and how far its actions are from the reference's."""
 
     policy: CompactPolicy
-    report: ProfileReport  # with the runtime that serves it best
+    report: ProfileReport  # with the best runtime for it
     difference: ActionDifference
 
     @property
@@ -56,10 +56,7 @@ class Candidate:
 
 
 def usable_runtimes(device: Device) -> list[RuntimeName]:
-    """The runtimes that a policy can run with there.
-
-    Raises DeviceError where none is available.
-    """
+    """The runtimes that are available there. Raises DeviceError where none is."""
     available = [runtime.name for runtime in device.runtimes if runtime.available]
     if not available:
         raise DeviceError(f"no runtime is available on {device.id}; see edgerl devices show {device.id}")
@@ -67,7 +64,7 @@ def usable_runtimes(device: Device) -> list[RuntimeName]:
 
 
 def best_report(policy: CompactPolicy, device: Device, runtimes: Sequence[RuntimeName]) -> ProfileReport:
-    """With the runtime that meets the budgets, has the fewest bytes, is the fastest, in this order."""
+    """With the best runtime: one that meets the budgets, then the fewest bytes, then the fastest."""
     reports = [profile(policy, device, runtime=runtime) for runtime in runtimes]
     return min(reports, key=lambda report: (not report.fits, report.model_bytes, report.latency.used))
 
@@ -77,35 +74,35 @@ def find_candidates(
 ) -> list[Candidate]:
     """The reference first, then smaller policies, in every precision that can hold their weights.
 
-    observations: recorded ones, [count, n], the newest last; progress: told the share that is done, from 0 to 1.
+    observations: recorded ones, [count, n], the newest last. progress: called with the share that is done, in [0, 1].
     """
     runtimes, block = usable_runtimes(device), reference.layers[0].block
-    seen = _normalised(reference, observations)
-    screening = screening_rows(len(seen))
-    wanted = unit_actions(_network(reference), seen[screening])
+    inputs = reference.normalised(observations)
+    screening = screening_rows(len(inputs))
+    expected = unit_actions(_network(reference), inputs[screening])
 
     def candidate(policy: CompactPolicy) -> Candidate:
-        difference = action_difference(wanted, unit_actions(_network(policy), seen[screening]), UNIT_SPAN)
+        difference = action_difference(expected, unit_actions(_network(policy), inputs[screening]), UNIT_SPAN)
         return Candidate(policy, best_report(policy, device, runtimes), difference)
 
-    found = [candidate(policy) for policy in in_every_precision(reference, _network(reference))]
+    candidates = [candidate(policy) for policy in in_every_precision(reference, _network(reference))]
     for path, whole_units in enumerate((True, False)):
-        for network in reductions(_network(reference), seen[~screening], block, whole_units=whole_units):
+        for network in reductions(_network(reference), inputs[~screening], block, whole_units=whole_units):
             smaller = [candidate(policy) for policy in in_every_precision(reference, network)]
-            found += smaller
+            candidates += smaller
             difference = min(each.difference.root_mean_square for each in smaller)
-            gone = 1 - smaller[0].policy.connections / reference.connections
-            progress((path + min(max(difference / LARGEST_DIFFERENCE, gone), 1)) / 2)
+            removed = 1 - smaller[0].policy.connections / reference.connections
+            progress((path + min(max(difference / LARGEST_DIFFERENCE, removed), 1)) / 2)
             if difference > LARGEST_DIFFERENCE:
                 break
-    return found
+    return candidates
 
 
 def screening_rows(count: int) -> Array:
     """Which of `count` recorded observations screen, bool."""
     index = np.arange(count)
-    chosen: Array = (index % 2 == 1) & (index >= count - count // NEWEST)
-    return chosen
+    rows: Array = (index % 2 == 1) & (index >= count - count // NEWEST)
+    return rows
 
 
 def in_every_precision(reference: CompactPolicy, network: Sequence[Affine]) -> list[CompactPolicy]:
@@ -117,10 +114,3 @@ def in_every_precision(reference: CompactPolicy, network: Sequence[Affine]) -> l
 
 def _network(policy: CompactPolicy) -> list[Affine]:
     return [(layer.matrix(), layer.bias) for layer in policy.layers]
-
-
-def _normalised(policy: CompactPolicy, observations: Array) -> Array:
-    if policy.observation_mean is None or policy.observation_scale is None:
-        return observations
-    normalised: Array = (observations - policy.observation_mean) * policy.observation_scale
-    return normalised

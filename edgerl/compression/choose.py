@@ -1,4 +1,4 @@
-"""From candidates to the one that is written, by measuring as few returns as will do."""
+"""From candidates to the one that is written, by measuring as few returns as possible."""
 
 from __future__ import annotations
 
@@ -50,22 +50,22 @@ class Trial:
 
 @dataclass(frozen=True)
 class Selection:
-    """What was measured, and what follows from it."""
+    """What was measured, and the choice."""
 
     reference: Trial
     trials: tuple[Trial, ...]  # all, from the fewest bytes to the most
-    front: tuple[Trial, ...]  # of these the ones that none beats in return, bytes and latency together
+    front: tuple[Trial, ...]  # those that no other beats in return, bytes and latency together
     chosen: Trial | None
-    confirmed: Measurement | None  # of the chosen one, over episodes that had no part in the choice
-    refuted: tuple[Trial, ...]  # smaller ones that kept the return at first, and not in those episodes
-    best_in_budget: Trial | None  # where none is chosen: the best return within the budgets, if any is within
-    nearest_to_budget: Trial | None  # where none is chosen: what keeps the return and exceeds the budgets least
+    confirmed: Measurement | None  # of the chosen one, over other episodes than the choice's
+    refuted: tuple[Trial, ...]  # smaller ones that kept the return at first, but not in those episodes
+    best_in_budget: Trial | None  # without a choice: the best return within the budgets, if any
+    nearest_to_budget: Trial | None  # without a choice: what keeps the return and exceeds the budgets least
 
 
 def choose(candidates: Sequence[Candidate], measure: Measure, confirm: Measure) -> Selection:
-    """The smallest candidate that meets its device's budgets and keeps the return, the reference being the first.
+    """The smallest candidate that meets its device's budgets and keeps the return of the first, the reference.
 
-    measure: over the episodes that decide; confirm: over others, in which the chosen one must keep it again.
+    measure: over the episodes that decide. confirm: over others, in which the chosen one must keep it again.
     """
     trials: dict[int, Trial] = {}
 
@@ -87,12 +87,12 @@ def choose(candidates: Sequence[Candidate], measure: Measure, confirm: Measure) 
         rungs = _rungs(candidates, range(len(candidates)), excess)
         position = lowest(len(rungs), lambda at: trial(rungs[at]).measurement.is_kept)
         nearest = None if position is None else trial(rungs[position])
-    found = sorted(trials.values(), key=lambda each: each.candidate.n_bytes)
-    costs = [(-_mean_return(each), each.candidate.n_bytes, each.candidate.latency_us) for each in found]
+    measured = sorted(trials.values(), key=lambda each: each.candidate.n_bytes)
+    costs = [(-_mean_return(each), each.candidate.n_bytes, each.candidate.latency_us) for each in measured]
     return Selection(
         reference=trials[REFERENCE],
-        trials=tuple(found),
-        front=tuple(found[index] for index in front(costs)),
+        trials=tuple(measured),
+        front=tuple(measured[index] for index in front(costs)),
         chosen=chosen,
         confirmed=confirmed,
         refuted=tuple(each for each, _ in tried),
@@ -102,22 +102,22 @@ def choose(candidates: Sequence[Candidate], measure: Measure, confirm: Measure) 
 
 
 def _until_confirmed(trials: Iterable[Trial], confirm: Measure) -> list[tuple[Trial, Measurement]]:
-    """Trials with their second measurement, up to the first that keeps the return there, too."""
-    found: list[tuple[Trial, Measurement]] = []
+    """Trials with their second measurement, up to the first that keeps the return again."""
+    confirmed: list[tuple[Trial, Measurement]] = []
     for trial in trials:
-        found.append((trial, confirm(trial.candidate.policy)))
-        if found[-1][1].is_kept:
+        confirmed.append((trial, confirm(trial.candidate.policy)))
+        if confirmed[-1][1].is_kept:
             break
-    return found
+    return confirmed
 
 
 def excess(candidate: Candidate) -> float:
-    """The largest share of a budget that the candidate uses."""
+    """The largest share that the candidate uses of any budget."""
     return max(verdict.used / verdict.budget for verdict in candidate.report.verdicts.values())
 
 
 def _rungs(candidates: Sequence[Candidate], indices: Sequence[int], cost: Callable[[Candidate], float]) -> list[int]:
-    """Of these indices a ladder, the cheapest first."""
+    """A ladder of these indices, the cheapest first."""
     differences = [candidates[index].difference.root_mean_square for index in indices]
     return [indices[at] for at in ladder([cost(candidates[index]) for index in indices], differences)]
 

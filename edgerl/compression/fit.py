@@ -1,9 +1,9 @@
 """`edgerl fit`: the smallest policy that meets every budget of a device and keeps the return.
 
-Candidates are made and priced without any episode (candidates.py). Those within the budgets that offer the least
-difference for their bytes form a ladder; returns are measured on few of its rungs (search.py), over the same episodes
-as the reference's (returns.py). The smallest that keeps the return must keep it once more over episodes that had no
-part in the choice, else the next one up is tried (choose.py).
+Candidates are made and priced without any episode (candidates.py). Those within the budgets with the least difference
+for their bytes form a ladder; returns are measured on a few of its rungs (search.py), over the same episodes as the
+reference's (returns.py). The smallest that keeps the return must keep it again over other episodes, else the next one
+up is tried (choose.py).
 """
 
 from __future__ import annotations
@@ -34,25 +34,26 @@ from edgerl.policy.compact import CompactPolicy
 from edgerl.policy.pruning import compact
 from edgerl.profiling.budgets.device import Device, find_device
 from edgerl.training import checkpoint as checkpoint_file
-from edgerl.training.compaction import environment_of, recorded_observations
+from edgerl.training.compaction import environment_of
 from edgerl.training.evaluation import evaluate, evaluation_seeds
+from edgerl.training.recorded import recorded_observations
 
 Array = npt.NDArray[Any]
 Progress = Callable[[str, float], None]
-"""Told what is under way, and about which share of it is done."""
+"""Called with what is being done, and about which share of it is done."""
 
 RECORDED_OBSERVATIONS = 12_500
-"""Of the run's replay memory, from the oldest to the newest."""
+"""From the run's replay memory, spread from the oldest to the newest."""
 
 DEFAULT_LOSS = 0.03
 
 EXPECTED_MEASUREMENTS = SCANNED + 10
-"""For the progress alone."""
+"""Only for the progress."""
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """What `fit` found, and where it wrote it: the policy only where one was chosen."""
+    """The result of `fit`, and its files: the policy only where one was chosen."""
 
     device: Device
     goal: Goal
@@ -101,11 +102,11 @@ def fit(
 ) -> FitResult:
     """Write the smallest policy of a run that meets a device's budgets and keeps its return, and a picture beside it.
 
-    What was measured is left in the run folder as `fit-<device>.json`, for reports.
+    The measurements are kept in the run folder as `fit-<device>.json`, for reports.
 
     path: default `policy-<device>.safetensors` in the run folder, replaced. max_loss: share of the return that may be
     lost (default 3 %); or min_return: what it must reach; both by the low end of the 95 % interval over `episodes`
-    episodes. Where no policy does, none is written, and the result says what came nearest. env: as in `edgerl.prune`.
+    episodes. Where no policy does, none is written, and the result has the nearest. env: as in `edgerl.prune`.
 
     Raises ConfigError, DeviceError, EnvironmentError, FileFormatError, MissingExtraError, OutputError.
     """
@@ -129,7 +130,7 @@ def fit(
             return evaluate(environment, policy, seeds)
 
         def measure(seeds: Sequence[int]) -> Measure:
-            """Compares with the reference over these episodes."""
+            """Compare policies with the reference over these episodes."""
             before = cache(lambda: returns(reference, seeds))
             return lambda policy: compare(returns(policy, seeds), before(), goal)
 
@@ -147,11 +148,11 @@ def fit(
 
 
 def _outputs(folder: Path, device: Device, path: Path | None, force: bool) -> tuple[Path, Path]:
-    """(policy, picture), found to be writable before any work. Raises OutputError."""
+    """(policy, picture), checked before any work. Raises OutputError."""
     policy = folder / f"policy-{device.id}.safetensors" if path is None else path
     picture = policy.with_suffix(".png")
     if picture == policy:
-        raise OutputError(f"{policy} is the name of the picture, too; choose another -o, as in policy.safetensors")
+        raise OutputError(f"{policy} is also the picture's name; choose another -o, such as policy.safetensors")
     if not policy.parent.is_dir():
         raise OutputError(f"cannot write {policy}: {policy.parent} is not a folder; choose a folder that exists")
     for output in (policy, picture):
@@ -160,7 +161,7 @@ def _outputs(folder: Path, device: Device, path: Path | None, force: bool) -> tu
 
 
 def _described(result: FitResult) -> CompactPolicy:
-    """The chosen policy with what is known of it."""
+    """The chosen policy, with its device and its returns in its metadata."""
     chosen, confirmed = result.selection.chosen, result.selection.confirmed
     assert chosen is not None
     assert confirmed is not None

@@ -1,4 +1,4 @@
-"""The front of return against latency and bytes as a picture."""
+"""Return against latency and against bytes, as a picture."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ MICRO = 1e-6
 Cost = Literal["latency", "bytes"]
 COSTS: dict[Cost, tuple[str, str]] = {
     "latency": ("s", "latency on the device (estimate)"),
-    "bytes": ("B", "the model in the form that its runtime reads"),
+    "bytes": ("B", "size of the model in its runtime's format"),
 }
-"""Unit, and what the axis says."""
+"""Unit and label of an axis."""
 
 COLOURS = {"fp32": "#4c6ef5", "fp16": "#12a594", "int8": "#e8590c"}
 
@@ -50,7 +50,7 @@ def draw(device: Device, goal: Goal, selection: Selection) -> bytes:
 
 
 def _scale(axes: Any, unit: str, label: str) -> None:
-    """A logarithmic axis with figures that people read."""
+    """A logarithmic axis with readable numbers."""
     ticker = require("matplotlib.ticker", "report")
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
@@ -61,7 +61,7 @@ def _scale(axes: Any, unit: str, label: str) -> None:
 
 
 def _plot(axes: Any, trials: Sequence[Trial], cost: Cost, label: str, colour: str) -> None:
-    """Points with their intervals; within the budgets they are filled."""
+    """Points with their intervals, filled where they meet the budgets."""
     for fits in (True, False):
         chosen = [trial for trial in trials if trial.candidate.report.fits == fits]
         returns = [trial.measurement.returns for trial in chosen]

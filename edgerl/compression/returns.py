@@ -1,4 +1,4 @@
-"""Returns of candidates, measured over the same episodes as the reference's, so that differences pair up."""
+"""Returns of candidates, measured over the same episodes as the reference's, so that differences are paired."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Goal:
-    """What a return must not fall below: the reference's, less a share of it, or a return of its own."""
+    """What a return must not fall below: the reference's less a share of it, or a fixed return."""
 
-    max_loss: float | None  # share of the reference's mean, above 0 and below 1
+    max_loss: float | None  # share of the reference's mean, in (0, 1)
     min_return: float | None
 
     def __post_init__(self) -> None:
         if (self.max_loss is None) == (self.min_return is None):
             raise ConfigError("both a largest loss and a smallest return were given; expected one of them")
         if self.max_loss is not None and not 0 < self.max_loss < 1:
-            raise ConfigError(f"the largest loss is {self.max_loss:g}; expected a share above 0 and below 1, as 3%")
+            raise ConfigError(f"the largest loss is {self.max_loss:g}; expected a share in (0, 1), such as 3%")
         if self.min_return is not None and not math.isfinite(self.min_return):
             raise ConfigError(f"the smallest return is {self.min_return}; expected a finite number")
 
     def least_return(self, reference: float) -> float:
-        """Where the reference's mean return is `reference`."""
+        """The limit, for a reference with this mean return."""
         if self.min_return is not None:
             return self.min_return
         assert self.max_loss is not None
         return reference - self.max_loss * abs(reference)
 
     def is_kept(self, returns: MeanReturn, gain: MeanReturn, reference: float) -> bool:
-        """Whether a return is kept with confidence: by the low end of its interval, of its gain's where that counts."""
+        """Whether a return is kept with confidence: by the low end of its interval, or of its gain's for `max_loss`."""
         low = reference + gain.low if self.min_return is None else returns.low
         return low >= self.least_return(reference)
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """A policy's return, and its gain (a loss, where negative) over the reference in the same episodes."""
+    """A policy's return, and its gain over the reference in the same episodes: a loss if negative."""
 
     returns: MeanReturn
     gain: MeanReturn
@@ -54,6 +54,6 @@ class Measurement:
 
 
 def compare(returns: Array, reference: Array, goal: Goal) -> Measurement:
-    """What the returns [episodes] of a policy and of the reference say, episode by episode."""
-    found, gain, before = (MeanReturn(*mean_interval(part)) for part in (returns, returns - reference, reference))
-    return Measurement(found, gain, before, goal.is_kept(found, gain, before.mean))
+    """The measurement from the returns [episodes] of a policy and of the reference, episode by episode."""
+    own, gain, before = (MeanReturn(*mean_interval(part)) for part in (returns, returns - reference, reference))
+    return Measurement(own, gain, before, goal.is_kept(own, gain, before.mean))

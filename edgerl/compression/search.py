@@ -1,17 +1,17 @@
-"""Which candidates are worth measuring, and which of them is the smallest that keeps its return: pure functions."""
+"""Which candidates to measure, and which of them is the smallest that keeps its return: pure functions."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
 SCANNED = 8
-"""Rungs of a ladder that are looked at before the search goes into detail."""
+"""Rungs of a ladder that are measured before the search goes into detail."""
 
 PATIENCE = 2
-"""Rungs that were scanned and do not keep the return, one after the other, after which smaller ones do not either."""
+"""Consecutive scanned rungs that do not keep the return, after which smaller ones are assumed not to."""
 
 NEAR = 4
-"""The same for neighbouring rungs, below one that keeps it: returns fall with the size, but not from rung to rung."""
+"""The same for adjacent rungs, below one that keeps it: returns fall with the size, but not with every rung."""
 
 
 def ladder(costs: Sequence[float], differences: Sequence[float]) -> list[int]:
@@ -31,7 +31,7 @@ def scanned(n_rungs: int) -> list[int]:
 
 
 def lowest(n_rungs: int, is_kept: Callable[[int], bool]) -> int | None:
-    """The lowest position of a ladder that keeps the return, where those above are taken to keep it too."""
+    """The lowest position of a ladder that keeps the return, assuming that those above it do, too."""
     kept: int | None = None
     failed, misses = -1, 0
     for position in scanned(n_rungs):
@@ -65,7 +65,7 @@ def _lower(kept: int, is_kept: Callable[[int], bool]) -> int:
 
 
 def front(points: Sequence[tuple[float, ...]]) -> list[int]:
-    """The indices of points that no other one beats: nowhere larger, and not the same. All are costs."""
+    """The indices of points, all costs, that no other one beats: nowhere larger, and not the same."""
     return [
         index
         for index, point in enumerate(points)

@@ -1,4 +1,4 @@
-"""Arguments of an environment, which make another task of it.
+"""Arguments of an environment; with others it is another task.
 
 On the command line `--env-arg mass=2.0`, in Python `env_args={"mass": 2.0}`, in a study `env_args = {mass = 2.0}`.
 """
@@ -26,13 +26,13 @@ LONGEST_SLUG = 80
 
 
 class Arguments(dict[str, Scalar]):
-    """Checked arguments by name; they can be hashed, as the configuration that they belong to, and must not change."""
+    """Checked arguments by name, which must not change: they are hashed with the configuration that holds them."""
 
     def __hash__(self) -> int:  # type: ignore[override]
         return hash(frozenset(self.items()))
 
     def __str__(self) -> str:
-        """mass=2.0, wind=true: by name, so that equal ones read alike."""
+        """mass=2.0, wind=true: sorted by name, so that equal ones have the same text."""
         return ", ".join(f"{name}={json.dumps(self[name], ensure_ascii=False)}" for name in sorted(self))
 
 
@@ -40,7 +40,7 @@ NOTHING = Arguments()
 
 
 def checked(arguments: object) -> Arguments:
-    """Arguments from wherever they came: a call, a study, a file that is not trusted. Raises ConfigError."""
+    """Arguments from a call, a study, or a file, which is not trusted. Raises ConfigError."""
     if not isinstance(arguments, Mapping):
         raise ConfigError(f'env_args is {quoted(arguments)}; expected names with values, as in {{"mass": 2.0}}')
     if len(arguments) > MOST:
@@ -69,49 +69,49 @@ def _value(name: str, value: Any) -> Scalar:
             f"the argument {name} of the environment is {quoted(value)}; expected a finite number of at most 64 bits, "
             f"true, false, or a line of at most {LONGEST_TEXT} characters"
         )
-    found: Scalar = value
-    return found
+    scalar: Scalar = value
+    return scalar
 
 
 def parse(texts: Sequence[str]) -> Arguments:
-    """What `--env-arg` says, NAME=VALUE each: a number, true, false, or a text in quotes. Raises ConfigError."""
+    """The arguments in texts NAME=VALUE: a number, true, false, or a text in quotes. Raises ConfigError."""
     values: dict[str, Any] = {}
     for text in texts:
-        name, equals, written = text.partition("=")
+        name, equals, value = text.partition("=")
         if not equals:
             raise ConfigError(f"`env_args` is {quoted(text)}; expected NAME=VALUE, as in mass=2.0")
         if name in values:
-            raise ConfigError(f"`env_args` {quoted(name)} is there twice; expected each argument once")
-        values[name] = _parsed(name, written)
+            raise ConfigError(f"`env_args` has {quoted(name)} twice; expected each argument once")
+        values[name] = _parsed(name, value)
     return checked(values)
 
 
-def _parsed(name: str, written: str) -> Any:
+def _parsed(name: str, text: str) -> Any:
     try:
-        value = parse_json(written)
+        value = parse_json(text)
     except ValueError:
         value = None
     if value is None or isinstance(value, list | dict):
-        bare = written if re.fullmatch(r"[\w./-]+", written) else "rough"
+        bare = text if re.fullmatch(r"[\w./-]+", text) else "rough"
         raise ConfigError(
-            f"`env_args` {quoted(name)} has the value {quoted(written)}; expected a number, true, false, or a text in "
+            f"`env_args` {quoted(name)} has the value {quoted(text)}; expected a number, true, false, or a text in "
             f"quotes, as in '{name[:LONGEST_NAME]}=\"{bare[:LONGEST_NAME]}\"'"
         )
     return value
 
 
 def stated(about: Mapping[str, Any]) -> Arguments:
-    """The arguments that a policy says it was trained with, beside its environment's name. Raises ConfigError."""
+    """The arguments in a policy's metadata that it was trained with. Raises ConfigError."""
     return checked(about.get("env_args", {}))
 
 
 def task(environment: str, arguments: Arguments) -> str:
-    """What returns are comparable in: Pendulum-v1, or Pendulum-v1 (g=9.81)."""
+    """Within which returns are comparable: Pendulum-v1, or Pendulum-v1 (g=9.81)."""
     return f"{environment} ({arguments})" if arguments else environment
 
 
 def slug(environment: str, arguments: Arguments) -> str:
-    """A task in the name of a folder: robots-walker, robots-walker-mass2.0."""
+    """A task in a folder's name: robots-walker, robots-walker-mass2.0."""
     parts = [f"{name}{json.dumps(arguments[name])}" for name in sorted(arguments)]
     words = "-".join(re.sub(r"[^\w.+-]+", "-", part).strip("-") for part in parts)
     if len(words) > LONGEST_SLUG:

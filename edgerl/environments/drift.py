@@ -1,4 +1,4 @@
-"""A robot that wears out: from a given step on something about it is different, and stays so.
+"""A robot that wears out: from a given step on, something about it has changed for good.
 
 In text: KIND[/INDEX][:STRENGTH][@STEP], such as gravity, gravity:1.5@50000 or actuator-gain/2:0.5@50000.
 
@@ -24,7 +24,7 @@ from edgerl.errors import ConfigError, EnvironmentError, nearest, quoted, requir
 
 gymnasium: Any = require("gymnasium", "train")
 
-# Chosen before any learner saw them: the mildest tried at which four frozen HalfCheetah-v5 policies keep 20–60 % each.
+# Chosen before any learner saw them: the mildest at which four frozen HalfCheetah-v5 policies keep 20–60 % each.
 DEFAULT_STRENGTHS: Mapping[str, float] = {
     "joint-friction": 2.0,
     "gravity": 1.75,
@@ -32,7 +32,7 @@ DEFAULT_STRENGTHS: Mapping[str, float] = {
     "actuator-gain": 0.25,  # of actuator 3, the front thigh
     "sensor-bias": 0.06,
 }
-"""Every kind of drift, with the strength that it has where none is given."""
+"""Every kind of drift, with its default strength."""
 
 _STRENGTHS: Mapping[str, tuple[float, float]] = {
     "joint-friction": (0, 100),
@@ -41,7 +41,7 @@ _STRENGTHS: Mapping[str, tuple[float, float]] = {
     "actuator-gain": (0, 1),
     "sensor-bias": (-1000, 1000),
 }
-"""The least and the greatest strength of each kind; both are allowed."""
+"""The lowest and the highest strength of each kind, both allowed."""
 
 _INDEXED = ("actuator-gain", "sensor-bias")
 _LATEST_STEP = 10**12
@@ -50,12 +50,12 @@ _TEXT = re.compile(r"([^/:@]*)(?:/([^:@]*))?(?::([^@]*))?(?:@(.*))?", re.DOTALL)
 
 @dataclass(frozen=True)
 class Drift:
-    """One change of one kind (see the module), made once `at_step` environment steps have been made.
+    """One change of one kind (see the module), after `at_step` steps of the environment.
 
     strength: a factor; of sensor-bias the offset, in the observation's units. at_step: in [0, 10¹²]. index: which
-    actuator or observation; None: the kind's default. `str` of it is its text, complete.
+    actuator or observation; None: the kind's default. `str` gives the complete text.
 
-    Raises ConfigError for an unknown kind, a value out of range, or an index where the kind takes none.
+    Raises ConfigError for an unknown kind, a value out of range, or an index where the kind has none.
     """
 
     kind: str
@@ -71,12 +71,16 @@ class Drift:
             )
         low, high = _STRENGTHS[self.kind]
         if not low <= self.strength <= high:
-            raise ConfigError(f"the strength of drift {self.kind} is {self.strength}; expected {low} to {high}")
+            raise ConfigError(
+                f"the strength of drift {self.kind} is {self.strength}; expected a number in [{low}, {high}]"
+            )
         if not 0 <= self.at_step <= _LATEST_STEP:
-            raise ConfigError(f"the step of drift {self.kind} is {self.at_step}; expected 0 to {_LATEST_STEP}")
+            raise ConfigError(
+                f"the step of drift {self.kind} is {self.at_step}; expected a number in [0, {_LATEST_STEP}]"
+            )
         if self.index is not None and self.kind not in _INDEXED:
             raise ConfigError(
-                f"drift {self.kind} was given index {self.index} and takes none; only {' and '.join(_INDEXED)} do"
+                f"drift {self.kind} has index {self.index}; expected none: only {' and '.join(_INDEXED)} have one"
             )
 
     def __str__(self) -> str:
@@ -85,12 +89,12 @@ class Drift:
 
 
 def parse_drift(text: str) -> Drift:
-    """The drift that `KIND[/INDEX][:STRENGTH][@STEP]` says; DEFAULT_STRENGTHS and step 0 where it says none.
+    """The drift in `KIND[/INDEX][:STRENGTH][@STEP]`, by default with its kind's strength, at step 0.
 
     Raises ConfigError for an unknown kind, what is not a number, or a number out of range.
     """
     match = _TEXT.fullmatch(text)
-    assert match is not None  # every text has at least a kind, if an empty one
+    assert match is not None  # every text matches, if with an empty kind
     kind, index, strength, step = match.groups()
     return Drift(
         kind,
@@ -119,18 +123,18 @@ def _whole(text: str, what: str, number: str) -> int:
 
 
 class DriftingEnvironment(gymnasium.Wrapper):  # type: ignore[misc]
-    """An environment that drifts: the first `at_step` steps are, to the bit, those of the environment itself, and all
-    later ones have the drift, from the middle of an episode on and through every reset.
+    """An environment that drifts: the first `at_step` steps are bit for bit those of the environment itself, and all
+    later ones have the drift, also from within an episode, and through every reset.
 
-    A value becomes the one it had when the wrapper was made × strength (the true observation + strength), whatever
-    drifted before: of two drifts of the same thing the later one counts. Rewards follow from the true state. An
-    observation with a bias may lie outside `observation_space`.
+    A value becomes strength × what it was when the wrapper was made (the true observation + strength), whatever drifted
+    before: of two drifts of the same value the later one counts. Rewards follow from the true state. An observation
+    with a bias may be outside `observation_space`.
 
-    Attributes: `steps`, made so far, with those before.
+    Attributes: `steps` so far, including those of earlier processes.
     """
 
     def __init__(self, environment: Any, drifts: Sequence[Drift], *, steps_before: int = 0) -> None:
-        """steps_before: steps that earlier processes made with this robot; a drift whose step has passed is active.
+        """steps_before: steps of earlier processes with this robot; a drift whose step has passed is active.
 
         Raises EnvironmentError where the environment lacks what a drift changes, and MissingExtraError without MuJoCo.
         """
@@ -148,23 +152,23 @@ class DriftingEnvironment(gymnasium.Wrapper):  # type: ignore[misc]
 
     @property
     def active(self) -> tuple[Drift, ...]:
-        """The drifts that have happened, in the order of their steps."""
+        """The active drifts, in the order of their steps."""
         return tuple(self._drifts[: self._n_active])
 
     def apply(self) -> None:
-        """Make all drifts active, whatever their steps: for an environment that evaluates."""
+        """Activate all drifts, whatever their steps: for an evaluation environment."""
         self._activate(len(self._drifts))
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """As the environment's; it repairs nothing. Raises EnvironmentError where the environment made a new model."""
+        """As the environment's; drifts stay. Raises EnvironmentError where the environment made a new model."""
         self._wear()
         observation, info = self.env.reset(seed=seed, options=options)
         if getattr(self.unwrapped, "model", None) is not self._model:
-            raise EnvironmentError(f"{self._name} made a new model at reset; expected one that is kept, to drift")
+            raise EnvironmentError(f"{self._name} made a new model at reset; expected it to keep the one that drifts")
         return self._sense(observation), info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """As the environment's, which is counted."""
+        """As the environment's; the step is counted."""
         self._wear()
         observation, reward, terminated, truncated, info = self.env.step(action)
         self.steps += 1
@@ -179,14 +183,22 @@ class DriftingEnvironment(gymnasium.Wrapper):  # type: ignore[misc]
         self._n_active = max(self._n_active, n_active)
 
     def _change(self, drift: Drift) -> Callable[[], None]:
-        """What makes a drift of the model happen; nothing for a bias, which `_sense` adds."""
+        """The function that activates a drift; it does nothing for a bias, which `_sense` adds."""
         if drift.kind == "sensor-bias":
-            _check_sensors(self._name, self.observation_space, drift)
+            space = self.observation_space
+            if not isinstance(space, gymnasium.spaces.Box):
+                kind = type(space).__name__
+                raise EnvironmentError(f"{self._name} has {kind} observations; drift {drift} needs a Box")
+            count = int(np.prod(space.shape))
+            if drift.index is not None and not 0 <= drift.index < count:
+                raise EnvironmentError(
+                    f"{self._name} has {count} observations; drift {drift} needs an index in [0, {count - 1}]"
+                )
             return lambda: None
         return _change_of_model(self._name, self._model, drift)
 
     def _sense(self, observation: Any) -> Any:
-        """The observation itself, or with every active bias in an array of its own."""
+        """The observation itself, or a copy with every active bias."""
         biases = [drift for drift in self.active if drift.kind == "sensor-bias"]
         if not biases:
             return observation
@@ -198,22 +210,14 @@ class DriftingEnvironment(gymnasium.Wrapper):  # type: ignore[misc]
         return sensed
 
 
-def _check_sensors(name: str, space: Any, drift: Drift) -> None:
-    if not isinstance(space, gymnasium.spaces.Box):
-        raise EnvironmentError(f"{name} has {type(space).__name__} observations; drift {drift} needs a Box")
-    count = int(np.prod(space.shape))
-    if drift.index is not None and not 0 <= drift.index < count:
-        raise EnvironmentError(f"{name} has {count} observations; drift {drift} needs an index from 0 to {count - 1}")
-
-
 def _change_of_model(name: str, model: Any, drift: Drift) -> Callable[[], None]:
-    """A function that multiplies the model's values, as they are now, however often it is called."""
+    """A function that sets the model's values to strength × what they are now, however often it is called."""
     mujoco = require("mujoco", "train")
     if not isinstance(model, mujoco.MjModel):
         raise EnvironmentError(f"{name} has no MuJoCo model; drift {drift} needs one (sensor-bias does not)")
     parts = [(array, rows, array[rows] * drift.strength) for array, rows in _parts(name, model, drift)]
     if not any(array[rows].any() for array, rows, _ in parts):
-        raise EnvironmentError(f"{name} has nothing but zeros where drift {drift} multiplies; choose another kind")
+        raise EnvironmentError(f"{name} has only zeros where drift {drift} multiplies; choose another kind")
 
     def change() -> None:
         for array, rows, values in parts:
@@ -226,31 +230,21 @@ def _change_of_model(name: str, model: Any, drift: Drift) -> Callable[[], None]:
 
 def _parts(name: str, model: Any, drift: Drift) -> list[tuple[npt.NDArray[np.float64], Any]]:
     """The arrays of the model that a drift multiplies, and the rows in them."""
+    mujoco = require("mujoco", "train")
     if drift.kind == "gravity":
         return [(model.opt.gravity, slice(None))]
     if drift.kind == "joint-friction":
-        return [(model.dof_damping, _actuated(model))]
+        directly = [int(mujoco.mjtTrn.mjTRN_JOINT), int(mujoco.mjtTrn.mjTRN_JOINTINPARENT)]
+        joints = model.actuator_trnid[np.isin(model.actuator_trntype, directly), 0]
+        return [(model.dof_damping, np.isin(model.dof_jntid, joints))]
     if drift.kind == "torso-mass":
-        torso = _torso(name, model, drift)
+        if model.nbody < 2:
+            raise EnvironmentError(f"{name} has no body but the world; drift {drift} needs one")
+        # Without a body `torso` the first one after the world: the root of a single robot.
+        torso = max(1, int(mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_BODY, "torso")))
         return [(model.body_mass, [torso]), (model.body_inertia, [torso])]
     actuator = _actuator(name, model, drift)
     return [(model.actuator_gainprm, [actuator]), (model.actuator_biasprm, [actuator])]
-
-
-def _actuated(model: Any) -> npt.NDArray[np.bool_]:
-    """Which degrees of freedom [nv] belong to a joint that an actuator drives directly."""
-    types = require("mujoco", "train").mjtTrn
-    direct = np.isin(model.actuator_trntype, [int(types.mjTRN_JOINT), int(types.mjTRN_JOINTINPARENT)])
-    return np.isin(model.dof_jntid, model.actuator_trnid[direct, 0])
-
-
-def _torso(name: str, model: Any, drift: Drift) -> int:
-    """The body `torso`, or the first one after the world: the root of the robot where there is only one."""
-    mujoco = require("mujoco", "train")
-    if model.nbody < 2:
-        raise EnvironmentError(f"{name} has no body but the world; drift {drift} needs one")
-    named = int(mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_BODY, "torso"))
-    return named if named >= 0 else 1
 
 
 def _actuator(name: str, model: Any, drift: Drift) -> int:

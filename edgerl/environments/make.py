@@ -1,4 +1,4 @@
-"""Gymnasium environments as training sees them: flat float32 vectors, checked, with nothing written to the folder."""
+"""Gymnasium environments as training uses them: flat float32 vectors, checked, with no file left in the folder."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _log = logging.getLogger("edgerl")
 class Environment:
     """One environment: observations [n] float32, actions [m] float32 in the environment's own units.
 
-    With an `offset` (float64 [n], None: none) observations are less by it, subtracted in float64. For a policy that
-    subtracts its offset itself, `observation_dtype` may be set instead: to float64.
+    An `offset` (float64 [n] or None) is subtracted from observations, in float64. For a policy that subtracts its
+    offset itself, `observation_dtype` may be set to float64 instead.
     """
 
     def __init__(self, name: str, environment: Any, episode_limit: int | None = None) -> None:
-        """episode_limit: steps after which an episode is truncated, whatever the environment says; None: never.
+        """episode_limit: steps after which an episode is truncated even if the environment goes on; None: never.
 
         Raises EnvironmentError unless observations are a Box and actions a bounded Box of real numbers.
         """
@@ -80,23 +80,23 @@ class Environment:
 
     @property
     def observation(self) -> Vector:
-        """The last observation [n] once more, less the offset that there is now."""
+        """The last observation [n] again, less the present offset."""
         return self._finite(self.given)
 
     @property
     def given(self) -> npt.NDArray[Any]:
-        """The last observation [n] as the environment gave it, in its own type, with nothing subtracted."""
+        """The last observation [n] as the environment returned it, in its own type, with nothing subtracted."""
         return self._robot.given
 
     def reset(self, seed: int) -> Vector:
-        """Start an episode that `seed` determines; the first observation [n]."""
+        """Start an episode with this seed; the first observation [n]."""
         self._steps = 0
         return self._finite(self._robot.reset(seed))
 
     def step(self, action: Vector) -> tuple[Vector, float, bool, bool]:
         """(observation [n], reward, terminated, truncated) after `action` [m], in the environment's units.
 
-        Raises EnvironmentError for an answer that is none; EnvironmentFault where an observation or the reward is not
+        Raises EnvironmentError for a malformed result; EnvironmentFault where an observation or the reward is not
         finite, or the environment itself fails.
         """
         self._steps += 1
@@ -112,7 +112,7 @@ class Environment:
 
     @property
     def success(self) -> bool | None:
-        """Whether the last step said that the episode's task is done; None where it did not tell."""
+        """Whether the last step reported the episode's task as done; None where it did not report it."""
         return self._robot.success
 
     def scale(self, action: Vector) -> Vector:
@@ -121,11 +121,12 @@ class Environment:
         return scaled
 
     def is_same_as(self, other: Environment) -> bool:
-        """Whether both drive one and the same object, be it in two wrappers."""
-        return _unwrapped(self._environment) is _unwrapped(other._environment)
+        """Whether both drive the same object, even in two wrappers."""
+        own, others = self._environment, other._environment
+        return getattr(own, "unwrapped", own) is getattr(others, "unwrapped", others)
 
     def close(self) -> None:
-        """Release what the environment holds. What was done with it is done: a failure to close is a warning."""
+        """Release what the environment holds; a failure is only a warning, since nothing else needs it."""
         try:
             self._robot.close()
         except EnvironmentError as error:
@@ -140,10 +141,6 @@ class Environment:
                 "expected finite numbers"
             )
         return observation
-
-
-def _unwrapped(environment: Any) -> Any:
-    return getattr(environment, "unwrapped", environment)
 
 
 def _action_bounds(name: str, space: Any) -> tuple[Vector, Vector]:
@@ -162,14 +159,14 @@ def _action_bounds(name: str, space: Any) -> tuple[Vector, Vector]:
             )
         if not least < most:
             raise EnvironmentError(
-                f"{name} has an action that cannot move: action {number} is from {least:g} to {most:g}; expected "
+                f"{name} has an action that cannot vary: action {number} is from {least:g} to {most:g}; expected "
                 "low < high (leave it out of the action space, and set it in the environment)"
             )
     return low, high
 
 
 def _float32_inside(low: npt.NDArray[Any], high: npt.NDArray[Any]) -> tuple[Vector, Vector]:
-    """(low, high), flat: the widest float32 bounds that are nowhere outside the given ones."""
+    """(low, high), flat: the widest float32 bounds inside the given ones."""
     low, high = low.reshape(-1), high.reshape(-1)
     with np.errstate(over="ignore"):
         low32, high32 = low.astype(np.float32), high.astype(np.float32)
@@ -178,9 +175,9 @@ def _float32_inside(low: npt.NDArray[Any], high: npt.NDArray[Any]) -> tuple[Vect
 
 
 def make(name: str, episode_limit: int | None = None, arguments: Arguments = NOTHING) -> Environment:
-    """The environment of that name (see `made`), made with these arguments; episode_limit as in Environment.
+    """The environment of that name (see `made`), with these arguments; episode_limit as in Environment.
 
-    Raises EnvironmentError, with the nearest known name, where there is none or it does not suit.
+    Raises EnvironmentError where there is none, with the nearest known name, or where it is unsuitable.
     """
     return Environment(*made(name, **arguments), episode_limit)
 
@@ -209,29 +206,29 @@ def made_by_gymnasium(name: str, **options: Any) -> tuple[str, Any]:
 def make_for_run(config: Config) -> Environment:
     """The environment of a run, with the limit that its episodes have. Raises EnvironmentError."""
     environment, schedule = make(config.environment, arguments=config.env_args), config.schedule
-    # Runs of 0.1.0 recorded no limit: they cut an episode at the checkpoint interval, or at the environment's limit.
+    # Runs of 0.1.0 recorded no limit: they truncated at the checkpoint interval, or at the environment's limit.
     unrecorded = max(schedule.checkpoint_interval, environment.own_episode_limit or 0)
     environment.episode_limit = schedule.max_episode_steps or unrecorded
     return environment
 
 
-def resumes_bit_for_bit(environment: Environment, *, outlives_faults: bool = False) -> bool:
-    """Whether an episode follows from its seed alone: two with one seed and the same actions must give the same bits.
+def resumes_bit_for_bit(environment: Environment, *, survives_faults: bool = False) -> bool:
+    """Whether its seed determines an episode: two with the same seed and actions must give the same bits.
 
-    A run is resumed at an episode's start, so that is all a resumed run needs. Two short episodes are played.
-    Raises EnvironmentFault where a step fails, unless that is to be outlived.
+    That is all a resumed run needs, since it starts with an episode. Two short episodes are played.
+    Raises EnvironmentFault where a step fails, unless `survives_faults`.
     """
-    return _probe(environment, outlives_faults) == _probe(environment, outlives_faults)
+    return _probe(environment, survives_faults) == _probe(environment, survives_faults)
 
 
-def _probe(environment: Environment, outlives_faults: bool) -> bytes:
+def _probe(environment: Environment, survives_faults: bool) -> bytes:
     actions = np.random.default_rng(PROBE_SEED).uniform(-1, 1, (PROBE_STEPS, environment.n_actions)).astype(np.float32)
     seen = [environment.reset(PROBE_SEED).tobytes()]
     for action in actions:
         try:
             observation, reward, terminated, truncated = environment.step(environment.scale(action))
         except EnvironmentFault:
-            if outlives_faults:  # training will meet it, and tell of it
+            if survives_faults:  # training will report it
                 break
             raise
         seen += [observation.tobytes(), np.float64(reward).tobytes()]
@@ -241,8 +238,7 @@ def _probe(environment: Environment, outlives_faults: bool) -> bytes:
 
 
 def registered(name: str, **options: Any) -> Any:
-    """The gymnasium environment of that id, or of `module:id` once the module is imported, as gymnasium makes it with
-    these options.
+    """The gymnasium environment of that id, or of `module:id` after importing the module, made with these options.
 
     Raises EnvironmentError, with the nearest known name, where there is none.
     """
@@ -259,14 +255,10 @@ def registered(name: str, **options: Any) -> Any:
         needed = reason(error, 200)
         raise EnvironmentError(f"environment {name!r} needs a package that is not installed: {needed}") from error
     except gymnasium.error.Error as error:
-        known = list(gymnasium.registry)
-        raise EnvironmentError(f"environment {name!r} is unknown{_suggestion(identifier, known, error)}") from error
-    except (Exception, SystemExit) as error:  # of its constructor, as for an argument that it does not take
+        hint = nearest(identifier, list(gymnasium.registry)) or f" ({reason(error, 100)})"
+        raise EnvironmentError(f"environment {name!r} is unknown{hint}") from error
+    except (Exception, SystemExit) as error:  # of its constructor, as for an argument that it does not have
         raise EnvironmentError(f"environment {name!r} cannot be made ({problem(error)})") from error
-
-
-def _suggestion(name: str, known: list[str], error: Exception) -> str:
-    return nearest(name, known) or f" ({' '.join(str(error).split())[:100]})"
 
 
 def from_factory(name: str, **options: Any) -> Any:
@@ -280,15 +272,15 @@ def from_factory(name: str, **options: Any) -> Any:
 
 
 def _silence_mujoco() -> None:
-    """Send MuJoCo's warnings to our log: by itself it prints them and writes MUJOCO_LOG.TXT into the user's folder.
+    """Send MuJoCo's warnings to our log: otherwise it prints them and writes MUJOCO_LOG.TXT into the user's folder.
 
-    Raises EnvironmentError where MuJoCo is there and cannot be imported.
+    Raises EnvironmentError where MuJoCo is installed and cannot be imported.
     """
     try:
         import mujoco
     except ModuleNotFoundError:
         return
-    except Exception as error:  # of its renderer, which MUJOCO_GL chooses
+    except Exception as error:  # of the renderer that MUJOCO_GL chooses
         raise EnvironmentError(
             f"MuJoCo cannot be imported ({problem(error)}); unset MUJOCO_GL, or name egl, osmesa or glfw"
         ) from error

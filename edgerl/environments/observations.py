@@ -1,4 +1,4 @@
-"""What each number of an observation is, where MuJoCo knows it: "front thigh angle", "left foot contact force z"."""
+"""Names of the numbers of an observation, where MuJoCo has them: "front thigh angle", "left foot contact force z"."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ AXES = ("x", "y", "z")
 INERTIA = ("xx", "yy", "zz", "xy", "xz", "yz", "mass · x", "mass · y", "mass · z", "mass")
 """Of a body in `cinert`, as MuJoCo lays it out: the rotational inertia, mass times the centre's offset, the mass."""
 
-FREE, BALL, SLIDE, HINGE = range(4)
-"""mjtJoint."""
+FREE, BALL, SLIDE = range(3)
+"""mjtJoint; the rest are hinges."""
 
 
 def observation_names(environment: str, n_observations: int, arguments: Arguments = NOTHING) -> tuple[str, ...] | None:
-    """A name for each of the observations of a gymnasium id; None where nothing says what they are.
+    """A name for each of the observations of a gymnasium id; None where they are unknown.
 
-    gymnasium's MuJoCo tasks of version 5 say how an observation is put together (`observation_structure`), and MuJoCo
-    names the joints and bodies. An environment that is code (see `may_be_code`) is not run for its names.
+    gymnasium's MuJoCo tasks of version 5 state the parts of an observation (`observation_structure`), and MuJoCo names
+    the joints and bodies. An environment that is code (see `may_be_code`) is not run for its names.
     """
     if may_be_code(environment, arguments):
         return None
@@ -36,7 +36,7 @@ def observation_names(environment: str, n_observations: int, arguments: Argument
 
 
 def fallback_names(n_observations: int) -> tuple[str, ...]:
-    """Names that say the position alone, counted from 0 as arrays are."""
+    """Names by index, counted from 0."""
     return tuple(f"observation {index}" for index in range(n_observations))
 
 

@@ -41,19 +41,19 @@ Frame = npt.NDArray[np.uint8]
 
 SUFFIXES = (".mp4", ".gif")
 MOST_FRAMES_PER_SECOND = {".mp4": 30, ".gif": 20}
-"""Of a simulation with more steps a second, every second step or fewer are filmed."""
+"""Of a simulation with more steps a second, only every second step or fewer are filmed."""
 
 GIF_COLOURS = 128
 
 RENDERERS = ("egl", "osmesa", "glfw")
-"""Of MuJoCo, in the order in which they are tried; MUJOCO_GL names another."""
+"""MuJoCo's, in the order in which they are tried, unless MUJOCO_GL names one."""
 
 PROBE_SECONDS = 120
 
 
 @dataclass(frozen=True)
 class Video:
-    """What was written."""
+    """A video that was written."""
 
     path: Path
     environment: str
@@ -78,11 +78,11 @@ def play(
     force: bool = False,
     progress: Callable[[float], None] = lambda _share: None,
 ) -> Video:
-    """Write episodes of a policy to `path`, .mp4 or .gif, at the speed of the simulated time.
+    """Write episodes of a policy to `path`, .mp4 or .gif, at the speed of the simulation.
 
     policy: edgerl.edge's Policy or OnnxPolicy. env_args: of the function that makes the environment, by name. actions:
-    what becomes of a policy's where their bounds are not the environment's, see edgerl.edge.acting.actions.
-    seed: of the first episode; each next one adds 1. steps: after which an episode is cut. progress: told the share of
+    how a policy's are used where their bounds are not the environment's, see edgerl.edge.acting.actions.
+    seed: of the first episode; each next one adds 1. steps: the most per episode. progress: called with the share of
     episodes that is done.
 
     Raises ConfigError, EnvironmentError, MissingExtraError, OutputError, UnsupportedModelError; Interrupted, with
@@ -91,7 +91,7 @@ def play(
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
-        raise ConfigError(f"the video is {path.name!r}; expected a name that ends with {' or '.join(SUFFIXES)}")
+        raise ConfigError(f"the video is {path.name!r}; expected a name that ends in {' or '.join(SUFFIXES)}")
     for what, number, least, most in (
         ("episodes", episodes, 1, 1000),
         ("steps", steps, 1, 1_000_000),
@@ -99,7 +99,7 @@ def play(
         ("height", height, 64, 2160),
     ):
         if not least <= number <= most:
-            raise ConfigError(f"{what} is {number}; expected {least} to {most}")
+            raise ConfigError(f"`{what}` is {number}; expected a number in [{least}, {most}]")
     for module in ("PIL", *(["imageio_ffmpeg"] if suffix == ".mp4" else [])):
         require(module, "report")
     refuse_existing(path, force=force, option="--video")
@@ -133,14 +133,14 @@ def play(
 
 
 def refuse_unwritable(path: Path) -> None:
-    """Raise OutputError, before anything is filmed, where the folder is not there or may not be written."""
+    """Raise OutputError, before anything is filmed, where the folder does not exist or may not be written."""
     if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        what = "not a folder that can be written" if path.parent.exists() else "not there"
+        what = "not a writable folder" if path.parent.exists() else "not there"
         raise OutputError(f"cannot write {path}: {path.parent} is {what}; choose an existing, writable folder")
 
 
 def refuse_without_encoder() -> None:
-    """Raise EnvironmentError where there is no ffmpeg that starts. Raises MissingExtraError."""
+    """Raise EnvironmentError where no ffmpeg starts. Raises MissingExtraError."""
     try:
         program = require("imageio_ffmpeg", "report").get_ffmpeg_exe()
         subprocess.run([program, "-version"], capture_output=True, check=True, timeout=PROBE_SECONDS)
@@ -160,7 +160,7 @@ class Rendered(Environment):
         self.timestep = getattr(getattr(environment, "unwrapped", environment), "dt", None)
 
     def picture(self) -> Frame:
-        """What there is to see now. Raises EnvironmentError where the renderer fails."""
+        """The present state as a picture. Raises EnvironmentError where the renderer fails."""
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -180,7 +180,7 @@ HOW_TO_RENDER = "install a renderer (apt-get install libegl1 libgl1-mesa-dri, or
 
 
 def rendered(name: str, width: int, height: int, arguments: Arguments = NOTHING) -> Rendered:
-    """An environment that renders off screen; one that is made by code, in the size it likes.
+    """An environment that renders off screen; one that is made by a factory, in its own size.
 
     Raises EnvironmentError where it, or a renderer, is missing.
     """
@@ -190,7 +190,7 @@ def rendered(name: str, width: int, height: int, arguments: Arguments = NOTHING)
             choose_renderer()
         return Rendered(name, made)
     if os.environ.get("MUJOCO_GL") and find_spec("mujoco"):
-        choose_renderer()  # a name that MuJoCo does not know would already fail its import
+        choose_renderer()  # a name unknown to MuJoCo makes its import fail
     own = {key: value for key, value in arguments.items() if key != "render_mode"}
     with closing(registered(name, **own)) as probe:
         modes, model = probe.metadata.get("render_modes", []), getattr(probe.unwrapped, "model", None)
@@ -202,28 +202,26 @@ def rendered(name: str, width: int, height: int, arguments: Arguments = NOTHING)
         choose_renderer()
         options = {"width": width, "height": height}
         if model is not None and "track" in [model.camera(index).name for index in range(model.ncam)]:
-            options["camera_name"] = "track"  # gymnasium's own choice lets some robots run out of the picture
+            options["camera_name"] = "track"  # gymnasium's default lets some robots run out of the picture
     return Rendered(*made_by_gymnasium(name, **{**own, **options, "render_mode": "rgb_array"}))
 
 
 def choose_renderer() -> None:
-    """Set MUJOCO_GL to the first renderer that works here; one that is set already must. Raises EnvironmentError.
+    """Set MUJOCO_GL to the first renderer that works; one that is set already must work. Raises EnvironmentError.
 
-    Each is tried in a process of its own: a renderer that fails may end it, and MuJoCo keeps the first one it loads.
+    Each is tried in a process of its own: one that fails may crash it, and MuJoCo keeps the first one it loads.
     """
     if given := os.environ.get("MUJOCO_GL"):
-        if problem_with := _try_renderer(given):
-            raise EnvironmentError(
-                f"MUJOCO_GL is {given[:40]!r}, which does not render ({problem_with}); {HOW_TO_RENDER}"
-            )
+        if failure := _try_renderer(given):
+            raise EnvironmentError(f"MUJOCO_GL is {given[:40]!r}, which does not render ({failure}); {HOW_TO_RENDER}")
         return
-    problems = []
+    failures = []
     for name in RENDERERS:
-        if not (found := _try_renderer(name)):
+        if not (failure := _try_renderer(name)):
             os.environ["MUJOCO_GL"] = name
             return
-        problems.append(f"{name}: {found}")
-    raise EnvironmentError(f"there is no renderer on this machine ({'; '.join(problems)}); {HOW_TO_RENDER}")
+        failures.append(f"{name}: {failure}")
+    raise EnvironmentError(f"no renderer works on this machine ({'; '.join(failures)}); {HOW_TO_RENDER}")
 
 
 PROBE = (
@@ -235,30 +233,30 @@ PROBE = (
     "import os\n"
     "os._exit(0)\n"
 )
-"""Leaves without tidying up: some renderers fail at that."""
+"""It exits without cleaning up, at which some renderers fail."""
 
 
 def _try_renderer(name: str) -> str:
-    """Empty where it works, else its last words."""
+    """Why it does not work: its last line of output; empty where it works."""
     environment = {**os.environ, "MUJOCO_GL": name}
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-c", PROBE], capture_output=True, text=True, env=environment, timeout=PROBE_SECONDS
         )
     except subprocess.TimeoutExpired:
         return f"no answer in {PROBE_SECONDS} s"
-    if not done.returncode:
+    if not process.returncode:
         return ""
-    said = [line for line in done.stderr.splitlines() if line.strip()]
-    return " ".join(said[-1].split())[:100] if said else f"it ended with {done.returncode}"
+    lines = [line for line in process.stderr.splitlines() if line.strip()]
+    return " ".join(lines[-1].split())[:100] if lines else f"it ended with {process.returncode}"
 
 
 def frames_per_second(environment: Rendered) -> float:
-    """One frame per step at the speed of the simulation: by its time step, else by what its metadata say, else 30."""
+    """One frame per step at the speed of the simulation: by its time step, else by its metadata, else 30."""
     if isinstance(environment.timestep, float) and 1e-3 <= environment.timestep <= 10:
         return 1 / environment.timestep
-    told = environment.metadata.get("render_fps")
-    return float(told) if isinstance(told, int | float) and 0.1 <= told <= 1000 else 30.0
+    rate = environment.metadata.get("render_fps")
+    return float(rate) if isinstance(rate, int | float) and 0.1 <= rate <= 1000 else 30.0
 
 
 def _episode(
@@ -285,11 +283,11 @@ def _episode(
 
 
 MOST_BARS = 32
-"""Of actions; further ones are not drawn."""
+"""Of actions; the rest are not drawn."""
 
 
 def overlaid(frame: Frame, shares: Array, text: str) -> Frame:
-    """A copy with a line of text, and a bar per action from the middle of its range; shares: [m], 0 low, 1 high."""
+    """A copy with a line of text and a bar per action from the middle of its range; shares: [m], 0 low, 1 high."""
     pillow, drawing, fonts = (require(f"PIL.{name}", "report") for name in ("Image", "ImageDraw", "ImageFont"))
     picture = pillow.fromarray(frame)
     draw = drawing.Draw(picture, "RGBA")
@@ -314,7 +312,7 @@ def overlaid(frame: Frame, shares: Array, text: str) -> Frame:
     return drawn
 
 
-MAKE_ROOM = f"make room for temporary files in {tempfile.gettempdir()}, or name another folder in TMPDIR"
+MAKE_ROOM = f"free space for temporary files in {tempfile.gettempdir()}, or name another folder in TMPDIR"
 
 
 class _EncoderError(Exception):
@@ -322,7 +320,7 @@ class _EncoderError(Exception):
 
 
 def _write(path: Path, frames: Iterator[Frame], rate: float, force: bool) -> None:
-    """A whole file or none: it is made elsewhere, and gets its name once it is complete."""
+    """Write the whole file or none: it is made elsewhere, and has its name once it is complete."""
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / f"video{path.suffix.lower()}"
         try:
@@ -331,7 +329,7 @@ def _write(path: Path, frames: Iterator[Frame], rate: float, force: bool) -> Non
             raise OutputError(f"cannot make {path}: {reason(error)}; {MAKE_ROOM}") from error
         except _EncoderError as error:
             raise OutputError(
-                f"cannot make {path}: {reason(error)}; see what ffmpeg says above, write a .gif, or {MAKE_ROOM}"
+                f"cannot make {path}: {reason(error)}; see ffmpeg's output above, write a .gif, or {MAKE_ROOM}"
             ) from error
         write_atomically(path, made.read_bytes(), force=force)
 
@@ -359,13 +357,13 @@ def _write_mp4(path: Path, frames: Iterator[Frame], rate: float) -> None:
             written += 1
     finally:
         encoder.close()
-    # Closing does not tell whether ffmpeg could write all of it: it is asked what it reads.
+    # Closing does not show whether ffmpeg could write all of it, so the file is read again.
     try:
-        found, _ = ffmpeg.count_frames_and_secs(str(path))
+        count, _ = ffmpeg.count_frames_and_secs(str(path))
     except RuntimeError as error:
         raise _EncoderError("the video that ffmpeg made cannot be read") from error
-    if found < written:
-        raise _EncoderError(f"the video that ffmpeg made has {found} of {written} frames")
+    if count < written:
+        raise _EncoderError(f"the video that ffmpeg made has {count} of {written} frames")
 
 
 def _write_gif(path: Path, frames: Iterator[Frame], rate: float) -> None:

@@ -1,14 +1,14 @@
 """Files that are whole or absent, and reading with suspicion.
 
-A write goes to a temporary file beside its goal, is synced, renamed over it, and the folder is synced: after a crash
-the old file or the new one is there, never a part of one.
+A write goes to a temporary file beside its goal, which is synced and renamed over it, and the folder is synced: after a
+crash the old file or the new one is there, never a part of one.
 """
 
 from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from edgerl.errors import FileFormatError, OutputError
@@ -16,7 +16,7 @@ from edgerl.files.disk import DISK, Bytes, Disk
 from edgerl.files.kind import refuse_other_kinds, what_is
 
 TEMPORARIES = ".edgerl-*.tmp"
-"""The pattern of the names under which files are written first; one that is left over belongs to a killed process."""
+"""The pattern of the names under which files are written first; a left-over one belongs to a killed process."""
 
 
 MAXIMUM_BYTES = 1 << 31
@@ -52,7 +52,7 @@ def write_atomically(
     `check` runs on the temporary file, synced and complete; when it raises, nothing is left under either name.
 
     Raises OutputError when the folder does not exist or cannot be written; without `force` also where there is a file
-    of that name by now, for whoever made it since `refuse_existing` looked wants to keep it.
+    of that name by now: whoever made it since `refuse_existing` looked wants to keep it.
     """
     write_parts(path, [data], check, DISK, force)
 
@@ -60,14 +60,14 @@ def write_atomically(
 def write_parts(
     path: Path, parts: Iterable[Bytes], check: Callable[[Path], None] | None, disk: Disk, force: bool = True
 ) -> None:
-    """As `write_atomically`, of a file in parts, through `disk`."""
+    """Like `write_atomically`, for a file in parts, through `disk`."""
     temporary = path.parent / TEMPORARIES.replace("*", secrets.token_hex(4))
     try:
         descriptor = disk.open(temporary, create=True)
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror}; choose an existing, writable folder") from error
     try:
-        with _removed_on_failure(temporary, disk):
+        try:
             _fill(descriptor, parts, disk)
             if check is not None:
                 check(temporary)
@@ -75,21 +75,15 @@ def write_parts(
                 disk.replace(temporary, path)
             else:
                 disk.rename_to_new(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):  # the failure itself says more
+                disk.remove(temporary)
+            raise
         disk.sync_folder(path.parent)
     except FileExistsError as error:
-        raise OutputError(f"{path} exists by now; pass --force to replace it, or choose another name") from error
+        raise OutputError(f"{path} exists now; pass --force to replace it, or choose another name") from error
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror}") from error
-
-
-@contextlib.contextmanager
-def _removed_on_failure(temporary: Path, disk: Disk) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        with contextlib.suppress(OSError):  # the failure itself says more
-            disk.remove(temporary)
-        raise
 
 
 def _fill(descriptor: int, parts: Iterable[Bytes], disk: Disk) -> None:
@@ -113,13 +107,13 @@ def read_bytes(path: Path, at_most: int | None = None) -> bytes:
 
 
 def read_text(path: Path, at_most: int = MAXIMUM_TEXT_BYTES) -> str:
-    """The text of a file of reasonable size, in UTF-8; FileFormatError says why there is none."""
+    """The UTF-8 text of a file of reasonable size; FileFormatError says why there is none."""
     data = read_bytes(path, at_most)
     try:
         return data.decode()
     except UnicodeDecodeError as error:
         refuse_other_kinds(data, path, "a text in UTF-8")
-        raise FileFormatError(f"{path} holds no text in UTF-8 ({error.reason} at byte {error.start})") from error
+        raise FileFormatError(f"{path} is not text in UTF-8 ({error.reason} at byte {error.start})") from error
 
 
 def check_file(path: Path, at_most: int | None = None) -> None:

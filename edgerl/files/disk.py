@@ -1,7 +1,7 @@
 """The few operations on files that survive a power cut, in one place, so that tests can let each of them fail.
 
-What is written is on the disk once `sync` returned; what is created, renamed or removed, once `sync_folder` of its
-folder did. Before that any part of it may be lost, in any order.
+What was written is on the disk once `sync` has returned; what was created, renamed or removed, once `sync_folder` of
+its folder has. Before that, any part of it may be lost, in any order.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ class Disk:
     """Files as the operating system has them. Every operation raises OSError where it fails."""
 
     def open(self, path: Path, *, create: bool = False) -> int:
-        """A descriptor to read and write with, as `open_regular` opens it; create: of a new file, which must not be
-        there yet."""
+        """A descriptor to read and write with, as `open_regular` opens it; create: of a new file, which must not exist
+        yet."""
         return open_regular(path, os.O_RDWR | (os.O_CREAT | os.O_EXCL) * create)
 
     def reserve(self, descriptor: int, size: int) -> None:
-        """Have room for `size` bytes, which must not be 0: a shorter file grows to it, by zeros."""
+        """Reserve room for `size` bytes, which must not be 0: a shorter file is extended with zeros."""
         os.posix_fallocate(descriptor, 0, size)
 
     def write(self, descriptor: int, data: Bytes, offset: int) -> None:
-        """Write all of `data` from byte `offset` on; where it fails, any part may have been written."""
+        """Write all of `data` from byte `offset` on; if it fails, any part may have been written."""
         rest = memoryview(data).cast("B")
         while rest:
             written = self._write_some(descriptor, rest, offset)
@@ -41,20 +41,20 @@ class Disk:
     def read(self, descriptor: int, memory: bytearray | memoryview, offset: int) -> int:
         """Fill writable memory from byte `offset` on; the number of bytes read, fewer only at the file's end."""
         rest, position = memoryview(memory).cast("B"), offset
-        while rest and (found := self._read_some(descriptor, rest, position)):
-            rest, position = rest[found:], position + found
+        while rest and (count := self._read_some(descriptor, rest, position)):
+            rest, position = rest[count:], position + count
         return position - offset
 
     def _read_some(self, descriptor: int, memory: memoryview, offset: int) -> int:
         return os.preadv(descriptor, [memory], offset)
 
     def sync(self, descriptor: int) -> None:
-        """Return once all that was written to the file is on the disk. Where it fails, the file is to be given up: a
-        later sync may succeed without what this one has lost."""
+        """Return once all that was written to the file is on the disk. If it fails, the file must be given up: a later
+        sync may succeed without what this one has lost."""
         os.fsync(descriptor)
 
     def close(self, descriptor: int) -> None:
-        """Give a descriptor back, also where this raises."""
+        """Close a descriptor, even where this raises."""
         os.close(descriptor)
 
     def replace(self, source: Path, goal: Path) -> None:
@@ -67,7 +67,7 @@ class Disk:
             os.link(source, goal)
         except FileExistsError:
             raise
-        except OSError:  # a disk without links; then who makes a file of that name at this very moment loses it
+        except OSError:  # a disk without links: a file of that name made right now would be lost
             if os.path.lexists(goal):
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), goal) from None
             source.replace(goal)
@@ -96,7 +96,7 @@ class Disk:
 
 
 def open_regular(path: Path | str, flags: int) -> int:
-    """A descriptor of a regular file: a link is not followed, and a pipe holds nobody up. Raises OSError."""
+    """A descriptor of a regular file: a link is not followed, and a pipe does not block. Raises OSError."""
     try:
         descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)  # less the umask
     except OSError as error:
@@ -110,4 +110,4 @@ def open_regular(path: Path | str, flags: int) -> int:
 
 
 DISK = Disk()
-"""The one that is used where no other is given."""
+"""The default."""

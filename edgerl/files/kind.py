@@ -1,6 +1,6 @@
-"""What kind of file something is, by its content: for a message that names what was given, beside what was expected.
+"""What kind of file something is, by its content: for messages that name what was given beside what was expected.
 
-A file is recognised by its first and last bytes, and never read as what it seems to be.
+A file is recognised by its first and last bytes, and never parsed as what it seems to be.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from edgerl.errors import FileFormatError
 from edgerl.files.strict_json import parse_json
 
 SAMPLE_BYTES = 1 << 16
-"""Of a file's beginning, and again of its end: enough to recognise it."""
+"""Of a file's beginning, and of its end: enough to recognise it."""
 
 ONNX = "an ONNX model"
 REPLAY = "a replay memory of edgerl"
@@ -62,7 +62,7 @@ _LARGEST_HEADER = 1 << 32
 
 
 def kind_of(data: bytes) -> str | None:
-    """The kind, as it stands behind 'is': 'an ONNX model'; None where none is recognised.
+    """The kind, as it follows 'is': 'an ONNX model'; None where none is recognised.
 
     data: a whole file, or the first and the last SAMPLE_BYTES of it.
     """
@@ -81,7 +81,7 @@ def kind_of(data: bytes) -> str | None:
 
 
 def what_is(path: Path) -> str:
-    """What a path leads to, as it stands behind 'is': 'not there', 'a run folder', 'an ONNX model', 'a file'."""
+    """What a path leads to, as it follows 'is': 'not there', 'a run folder', 'an ONNX model', 'a file'."""
     if os.path.isfile(path):  # where pathlib would raise an error, for a name that is too long
         return kind_of(sample(path)) or "a file"
     if os.path.isdir(path):
@@ -94,7 +94,7 @@ def what_is(path: Path) -> str:
 def is_onnx(path: Path) -> bool:
     """Whether the file of a policy is an ONNX model, or else one of edgerl's own.
 
-    Raises FileFormatError where it is neither, as far as its content says; what says nothing goes by its name.
+    Raises FileFormatError where its content is recognised as neither; what is not recognised goes by its name.
     """
     kind = kind_of(sample(path)) if path.is_file() else None
     if kind is None:
@@ -105,7 +105,7 @@ def is_onnx(path: Path) -> bool:
 
 
 def refuse_other_kinds(data: bytes, source: str | Path, expected: str, *own: str) -> None:
-    """Raise FileFormatError where `data`, as `kind_of` takes it, is recognised, and of none of the kinds `own`."""
+    """Raise FileFormatError where `data`, as `kind_of` takes it, is recognised as none of the kinds `own`."""
     kind = kind_of(data)
     if kind is not None and kind not in own:
         raise FileFormatError(f"{source} is {kind}; expected {expected}")
@@ -117,7 +117,7 @@ _FOLDERS = {
     "study.json": "a study's folder",
     "saved_model.pb": "a TensorFlow SavedModel",
 }
-"""A file in it → what a folder is."""
+"""A file in a folder → what the folder is."""
 
 
 def sample(path: Path) -> bytes:
@@ -133,7 +133,7 @@ def sample(path: Path) -> bytes:
 
 
 def _archive(data: bytes) -> str:
-    """Names of members stand in its beginning and, all of them, at its end."""
+    """By the names of its members, which are at its beginning and, all of them, at its end."""
     if b"_stable_baselines3_version" in data:
         return "a model of stable-baselines3 (a zip archive of PyTorch weights)"
     if b"/data.pkl" in data[:SAMPLE_BYTES]:

@@ -1,4 +1,4 @@
-"""Where relative paths lead: from where a command or a call began, wherever an environment moves the process to."""
+"""Where relative paths lead: from the folder where a command or a call started, wherever an environment moves to."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _home: ContextVar[Path | None] = ContextVar("home", default=None)
 
 @contextlib.contextmanager
 def at_home() -> Iterator[None]:
-    """Let relative paths lead from the current folder on until this ends; within another one, from where that began.
+    """Make relative paths lead from the current folder until this ends; inside another such block, from that one's.
 
-    Whatever makes an environment is decorated by it, and takes every path as `anchored` gives it.
+    Whatever makes an environment is decorated with it, and takes every path as `anchored` returns it.
     """
     token = _home.set(home())
     try:
@@ -28,7 +28,7 @@ def at_home() -> Iterator[None]:
 
 
 def home() -> Path:
-    """The folder from which relative paths lead. Raises OutputError where it was removed."""
+    """The folder that relative paths start from. Raises OutputError where it was removed."""
     if (folder := _home.get()) is not None:
         return folder
     try:
@@ -38,16 +38,16 @@ def home() -> Path:
 
 
 def anchored(path: str | Path) -> Path:
-    """The path, absolute: it leads to the same place from everywhere."""
+    """The path as an absolute one, which means the same everywhere."""
     return home() / path
 
 
 def reachable(path: Path) -> Path:
-    """The path as it was given, where it leads there from the current folder; else absolute."""
+    """The path as it was given, where that is right from the current folder; else absolute."""
     return path if path.is_absolute() or os.path.samefile(home(), os.curdir) else anchored(path)
 
 
 def shortened(line: str) -> str:
-    """A line for people: paths below the folder where their command began are written from there on."""
+    """A line for people: paths below the folder where their command started are written relative to it."""
     folder = _home.get()
     return line if folder is None else re.sub(rf"(?<![\w./-]){re.escape(str(folder))}/(?=.)", "", line)

@@ -1,7 +1,6 @@
 """The one reader of JSON, in files or from other programs: none of it is trusted.
 
-Python's own takes the last of two equal names, other readers the first, and the text would mean one thing here and
-something else there.
+Of two equal names Python's own reader takes the last, others the first: the text would mean different things to them.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from edgerl.errors import quoted
 
 
 def parse_json(text: str | bytes, *, may_go_on: bool = False) -> Any:
-    """The value of a JSON text, in UTF-8 where it is bytes; of what a text begins with where it `may_go_on`.
+    """The value of a JSON text, in UTF-8 where it is bytes; where it `may_go_on`, of what it begins with.
 
     Raises ValueError where it is not JSON, nests too deeply to be read, has an object with one name twice, or a number
     that is not finite.

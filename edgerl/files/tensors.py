@@ -3,8 +3,8 @@
 A tensor file is a safetensors file whose metadata has one key, `edgerl`: a JSON object with the file's `kind`, its
 format `version`, whatever its kind adds, and `sha256` over all of that and over every tensor (docs/format.md).
 
-It is either packed and unpacked whole, in memory, or written by `write_tensors` and read by `TensorReader` piece by
-piece, where there is no room for a second copy.
+It is either packed and unpacked whole, in memory, or written by `write_tensors` and read by `TensorReader` in pieces,
+where there is no room for a second copy.
 """
 
 from __future__ import annotations
@@ -38,23 +38,23 @@ Shapes = dict[str, tuple[np.dtype[Any], tuple[int, ...]]]
 
 
 Versions = int | tuple[int, ...]
-"""Of a kind of file: the one that is read, or several."""
+"""The version of a kind of file that is read, or several."""
 
 
 HEADER_ALIGNMENT = 4096
-"""Bytes. Tensors begin on a page, so that a device can map them; and a file's size follows from its tensors alone."""
+"""Bytes. Tensors begin on a page, so that a device can map them, and a file's size follows from its tensors only."""
 
 
 MAXIMUM_NESTING = 32
-"""Objects and lists of metadata inside each other: more would exhaust the stack of whoever prints them."""
+"""Nested objects and lists of metadata: more would exhaust the stack of whoever prints them."""
 
 
 MAXIMUM_HEADER_BYTES = 1 << 20
-"""What TensorReader reads at once: a larger header, its length included, is refused before."""
+"""What TensorReader reads at once: a larger header, its length included, is refused unread."""
 
 
 CHUNK_BYTES = 1 << 16
-"""TensorReader hashes tensors by pieces of this size."""
+"""TensorReader hashes tensors in pieces of this size."""
 
 
 _MAXIMUM_DIMENSIONS = 32  # of arrays in numpy 1
@@ -87,7 +87,7 @@ _WRITERS = {
     "learner": "a learner.safetensors, as edgerl export --format learner writes",
     "snapshot": "a learner's snapshot, as edgerl learn writes",
 }
-"""Of each kind of file, what people know it by."""
+"""Each kind of file, as people know it."""
 
 
 def pack_tensors(
@@ -104,7 +104,7 @@ def tensor_parts(
 
     Tensors that are contiguous and little-endian are not copied; of others, one at a time.
 
-    Raises ValueError where the metadata is not JSON or a tensor is of a type that the format has not.
+    Raises ValueError where the metadata is not JSON or a tensor is of a type that the format does not have.
     """
     shapes = {name: _shape_of(name, tensor) for name, tensor in tensors.items()}
     described = {**metadata, "kind": kind, "version": version}
@@ -127,7 +127,7 @@ def write_tensors(
 ) -> None:
     """Write a tensor file that TensorReader reads, so that a crash leaves the old file or the new one.
 
-    No memory is needed but for the header and for tensors that are not contiguous. force: as in `write_atomically`.
+    Memory is only needed for the header and for tensors that are not contiguous. force: as in `write_atomically`.
 
     Raises OutputError where the file would be too large or cannot be written, ValueError like `tensor_parts`.
     """
@@ -146,8 +146,8 @@ def write_tensors(
 def unpack_tensors(data: bytes, source: Path, kind: str, version: Versions) -> tuple[dict[str, Any], Tensors]:
     """Metadata and tensors of a tensor file of the given kind and version, or one of several.
 
-    Raises FileFormatError when the container, its kind, its version or its checksum is not what it must be. Names,
-    shapes and values are for the caller to check.
+    Raises FileFormatError when the container, its kind, its version or its checksum is wrong. Names, shapes and values
+    are for the caller to check.
     """
     metadata, tensors = _parse(data, source, kind)
     shapes = {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
@@ -162,9 +162,9 @@ def tensor_file_kind(data: bytes, source: Path) -> str:
 
 
 class TensorReader:
-    """A tensor file as edgerl writes it, checked whole when it is opened, then read piece by piece.
+    """A tensor file as edgerl writes it, checked whole when it is opened, then read in pieces.
 
-    Attributes: `metadata`, with `sha256`; `shapes`. What another program alters after the check goes unnoticed.
+    Attributes: `metadata`, with `sha256`; `shapes`. What another program alters after the check is not noticed.
     """
 
     def __init__(
@@ -178,7 +178,8 @@ class TensorReader:
         self.path, self._disk = path, disk
         with _refusals(path):
             check_file(path)
-            opener = _open_without_waiting if follow_links else open_regular
+            opener = (lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) if follow_links else open_regular
+            # O_NONBLOCK: a pipe of this name must not block.
             self._file = open(path, "rb", buffering=0, opener=opener)  # noqa: SIM115 — closed by close
         try:
             self._check(kind, version)
@@ -193,11 +194,11 @@ class TensorReader:
         self.close()
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._file.close()
 
     def read(self, name: str) -> npt.NDArray[Any]:
-        """A whole tensor. Raises FileFormatError where the file has none of this name, or can no longer be read."""
+        """A whole tensor. Raises FileFormatError where the file has none of this name, or cannot be read any more."""
         self._extent(name)
         tensor = np.empty(self.shapes[name][1], self.shapes[name][0])
         self.read_into(name, tensor)
@@ -221,9 +222,9 @@ class TensorReader:
             self._fill(filled.data, begin + offset)
 
     def copy(self, goal: Path) -> None:
-        """Write the same file once more, so that a crash leaves what was there under that name, or the new file.
+        """Write a copy of the file, so that a crash leaves what was there under that name, or the copy.
 
-        Raises OutputError where it cannot be written, FileFormatError where this one can no longer be read.
+        Raises OutputError where it cannot be written, FileFormatError where this one cannot be read any more.
         """
         with _refusals(self.path):
             size = os.fstat(self._file.fileno()).st_size
@@ -241,7 +242,7 @@ class TensorReader:
             _check_sum(self.metadata, self.path, self.shapes, self._chunks)
 
     def _sample(self) -> bytes:
-        """What a file is recognised by."""
+        """The bytes that a file is recognised by."""
         size = os.fstat(self._file.fileno()).st_size
         begin = min(size, SAMPLE_BYTES)
         end = min(size - begin, SAMPLE_BYTES)
@@ -279,13 +280,9 @@ class TensorReader:
         return self._extents[name]
 
 
-def _open_without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # a pipe of this name must not hold anyone up
-
-
 @contextlib.contextmanager
 def _refusals(source: Path, sample: Callable[[], bytes] | None = None, kind: str | None = None) -> Iterator[None]:
-    """Turn what goes wrong while a file is read into FileFormatError.
+    """Turn the errors of reading a file into FileFormatError.
 
     sample: of the file, by which one of another kind than `kind` is recognised.
     """
@@ -296,12 +293,9 @@ def _refusals(source: Path, sample: Callable[[], bytes] | None = None, kind: str
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         if sample is not None:
             with contextlib.suppress(OSError, ValueError):  # the failure itself says enough
-                refuse_other_kinds(sample(), source, _expected(kind), *OURS)
+                expected = _WRITERS.get(kind or "", "a tensor file of edgerl")
+                refuse_other_kinds(sample(), source, expected, *OURS)
         raise FileFormatError(f"{source} is not an edgerl tensor file, or is truncated ({reason(error)})") from error
-
-
-def _expected(kind: str | None) -> str:
-    return _WRITERS.get(kind or "", "a tensor file of edgerl")
 
 
 def _check_metadata(metadata: Mapping[str, Any], source: Path, kind: str, version: Versions) -> None:
@@ -328,13 +322,13 @@ def _parse(data: bytes, source: Path, kind: str | None = None) -> tuple[dict[str
         (length,) = struct.unpack_from("<Q", data)
         header = data[8 : 8 + length]
         if not header.rstrip(b" ").endswith(b"}"):
-            raise ValueError("its header is padded by something else than spaces")
+            raise ValueError("its header is not padded with spaces")
         metadata = _read_canonical(parse_json(header)["__metadata__"]["edgerl"])
         return metadata, {name: _tensor(entry) for name, entry in entries}
 
 
 def _read_canonical(text: object) -> dict[str, Any]:
-    """The JSON object in `text`, which must be written the one way that `_canonical` does: no altered byte passes."""
+    """The JSON object in `text`, which must be written just as `_canonical` does: no altered byte passes."""
     if not isinstance(text, str):
         raise ValueError("its metadata is not a text")
     metadata = parse_json(text)
@@ -343,7 +337,7 @@ def _read_canonical(text: object) -> dict[str, Any]:
     if _nests_deeper(metadata, MAXIMUM_NESTING):
         raise ValueError(f"its metadata nests deeper than {MAXIMUM_NESTING} levels")
     if _canonical(metadata) != text:
-        raise ValueError("its metadata is no canonical JSON")
+        raise ValueError("its metadata is not canonical JSON")
     return metadata
 
 
@@ -359,12 +353,12 @@ def _tensor(entry: Mapping[str, Any]) -> npt.NDArray[Any]:
 
 
 def _parse_header(header: bytes) -> tuple[dict[str, Any], Shapes]:
-    """Metadata and shapes from a whole header, of which nothing is trusted; raises all that `_refusals` catches."""
+    """Metadata and shapes from a whole header, which is not trusted; raises what `_refusals` catches."""
     described = parse_json(header[8:])
     metadata = _read_canonical(described["__metadata__"]["edgerl"])
     shapes = {name: _read_shape(entry) for name, entry in described.items() if name != "__metadata__"}
     if _header(metadata, shapes) != header:
-        raise ValueError("its header is not written the one way that edgerl does")
+        raise ValueError("its header is not written as edgerl does")
     return metadata, shapes
 
 

@@ -20,7 +20,7 @@ MAXIMUM_BYTES = 1 << 16
 """Pages of text; a larger file is something else."""
 
 MAXIMUM_PARTS = 32
-"""Of a dotted key: the parser's time grows with the square of them (30 000, in 60 kB, take half a minute)."""
+"""Of a dotted key: the parser's time grows with their square (30 000, in 60 kB, take half a minute)."""
 
 _OPAQUE = re.compile(
     r'''"""(?:[^"\\]|\\.|"{1,2}(?!"))*(?:"{3,5})?'''
@@ -30,7 +30,7 @@ _OPAQUE = re.compile(
     r"""|#[^\n]*""",
     re.DOTALL,
 )
-"""Strings and comments, in which a dot is not a key's. Also one that never ends: no text is looked at twice."""
+"""Strings and comments, whose dots are not a key's. Unterminated ones too: no text is looked at twice."""
 
 _LONG_KEY = re.compile(rf"(?<![\w-])[\w-]+(?:[ \t]*\.[ \t]*[\w-]+){{{MAXIMUM_PARTS}}}")
 

@@ -1,4 +1,4 @@
-"""What stands between two layers of a network. All that computes one in numpy, and PyTorch's engine, reads it here.
+"""The activation between two layers of a network: one source for numpy and for PyTorch's engine.
 
 A new activation is an entry here, an enumerator and its cases in the native engine (edgerl/edge/engine/activation.h),
 and an entry in the table of each exporter that can write it.
@@ -28,4 +28,4 @@ class Activation:
 RELU = Activation("relu", lambda x: np.maximum(x, 0), lambda y: (y > 0).astype(y.dtype))
 
 HIDDEN = RELU
-"""Behind each layer of every network but the last."""
+"""After each layer of every network but the last."""

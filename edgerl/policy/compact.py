@@ -3,7 +3,7 @@
 A policy is a chain of affine layers with ReLU between them and tanh at the end. The result lies in [−1, 1] and is
 scaled to the environment's own units, per dimension:
 
-    shifted    = float32(observation − offset)               (in float64, where numbers are too large for float32)
+    shifted    = float32(observation − offset)               (in float64, for numbers too large for float32)
     normalised = (shifted − mean) · scale                    (where the policy was trained with normalisation)
     action     = centre + half_range · tanh(W_L ReLU(… ReLU(W_1 normalised + b_1) …) + b_L)
 """
@@ -31,14 +31,14 @@ MAXIMUM_UNITS = 1 << 16
 """Column indices have 16 bits: no layer is wider."""
 
 MAXIMUM_POSITIONS = 1 << 24
-"""A layer's inputs × outputs: what a small sparse file may unfold to."""
+"""A layer's inputs × outputs: what a small sparse file may expand to."""
 
 
 @dataclass(frozen=True)
 class Layer:
     """One affine layer, dense or sparse.
 
-    Dense: `values` [n_outputs, n_inputs], and no index.
+    Dense: `values` [n_outputs, n_inputs], without an index.
     Sparse (block CSR): `values` [n_blocks, block]; block i holds the weights from input `columns[i]` to `block`
     consecutive outputs; block row r (outputs block·r …) owns blocks `row_starts[r]` up to `row_starts[r + 1]`. Where
     n_outputs is not a multiple of `block`, the last block row is narrower and its blocks are padded by zeros.
@@ -70,7 +70,7 @@ class Layer:
 
     @property
     def stored_weights(self) -> int:
-        """Weights in the file, zeros that pad a block or fill a dense matrix included."""
+        """Weights in the file, including zeros that pad a block or fill a dense matrix."""
         return int(self.values.size)
 
     @property
@@ -80,7 +80,7 @@ class Layer:
         return sum(array.nbytes for array in arrays if array is not None)
 
     def stored_matrix(self) -> Array:
-        """The weights as stored (not multiplied by `scale`), as a dense matrix [n_outputs, n_inputs]."""
+        """The weights as stored, before `scale`, as a dense matrix [n_outputs, n_inputs]."""
         if self.columns is None or self.row_starts is None:
             return self.values
         n_block_rows = len(self.row_starts) - 1
@@ -139,27 +139,31 @@ class CompactPolicy:
     def _matrices(self) -> dict[str, list[tuple[Array, Array]]]:
         return {}
 
-    @np.errstate(
-        invalid="ignore"
-    )  # OpenBLAS says it of what lies on its stack, too; a NaN in an action speaks for itself
+    @np.errstate(invalid="ignore")  # OpenBLAS also reports it for unused lanes; a NaN in an action is visible anyway
     def __call__(self, observation: npt.ArrayLike, dtype: npt.DTypeLike = np.float32) -> Array:
         """Actions [batch, m] for observations [batch, n] (or [m] for [n]), computed in `dtype`.
 
-        The readable reference that exports are compared with; an exported file is what runs fast. Raises ValueError
-        for float32 observations where there is an offset.
+        The readable reference that exports are compared with; a fast one is an export. Raises ValueError for float32
+        observations where there is an offset.
         """
         key = np.dtype(dtype).str
         if key not in self._matrices:
             self._matrices[key] = [(layer.matrix(dtype).T, layer.bias.astype(dtype)) for layer in self.layers]
-        x = np.asarray(shifted(observation, self.observation_offset), dtype)
-        if self.observation_mean is not None and self.observation_scale is not None:
-            x = (x - self.observation_mean.astype(dtype)) * self.observation_scale.astype(dtype)
+        x = self.normalised(np.asarray(shifted(observation, self.observation_offset), dtype))
         *hidden, (weight, bias) = self._matrices[key]
         for hidden_weight, hidden_bias in hidden:
             x = HIDDEN.forward(x @ hidden_weight + hidden_bias)
         centre, half_range = self.action_scaling
         action: Array = centre.astype(dtype) + half_range.astype(dtype) * np.tanh(x @ weight + bias)
         return action
+
+    def normalised(self, observations: Array) -> Array:
+        """What the first layer is given for observations [..., n] less the offset, in their type."""
+        if self.observation_mean is None or self.observation_scale is None:
+            return observations
+        dtype = observations.dtype
+        normalised: Array = (observations - self.observation_mean.astype(dtype)) * self.observation_scale.astype(dtype)
+        return normalised
 
     def with_example(self, observation: Array) -> CompactPolicy:
         """The same policy with an example pair made from `observation` [n]."""
@@ -173,56 +177,55 @@ class CompactPolicy:
 
     @property
     def without_offset(self) -> CompactPolicy:
-        """The same policy for observations that the offset was subtracted from, as a run's replay has them."""
+        """The same policy for observations less the offset, such as those in a run's replay."""
         if self.observation_offset is None:
             return self
         example = self.example_observation
-        seen = shifted(example, self.observation_offset) if example.size else example.astype(np.float32)
-        return replace(self, observation_offset=None, example_observation=seen)
+        example = shifted(example, self.observation_offset) if example.size else example.astype(np.float32)
+        return replace(self, observation_offset=None, example_observation=example)
 
-    def observation_of(self, seen: Array) -> Array:
-        """The observations [..., n] that are `seen` [..., n] once the offset is subtracted: what `without_offset` is
-        given, as this policy is given it."""
-        return seen if self.observation_offset is None else self.observation_offset + seen.astype(np.float64)
+    def observation_of(self, shifted: Array) -> Array:
+        """The observations [..., n] from those less the offset [..., n]."""
+        return shifted if self.observation_offset is None else self.observation_offset + shifted.astype(np.float64)
 
 
 def observation_dtype(offset: Array | None) -> type[np.floating[Any]]:
-    """What observations with this offset must be given in."""
+    """The type that observations with this offset need."""
     return np.float32 if offset is None else np.float64
 
 
 def shifted(observation: npt.ArrayLike, offset: Array | None) -> Array:
-    """The observations [..., n] less the offset [n], float32; as they are where there is none.
+    """The observations [..., n] less the offset [n], float32; unchanged without an offset.
 
-    The difference is taken in float64: at 5.8e6, float32 has steps of 0.5. Raises ValueError for numbers that have
+    The difference is computed in float64: at 5.8e6, float32 has steps of 0.5. Raises ValueError for numbers that have
     lost their digits already.
     """
-    given = np.asarray(observation)
+    observations = np.asarray(observation)
     if offset is None:
-        return given
-    refuse_lost_digits(given)
-    with np.errstate(over="ignore"):  # what is too large for float32 is infinite
-        difference: Array = (given - offset).astype(np.float32)
+        return observations
+    refuse_lost_digits(observations)
+    with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite
+        difference: Array = (observations - offset).astype(np.float32)
     return difference
 
 
 def refuse_lost_digits(observation: Array) -> None:
-    """Raises ValueError for floating-point numbers that an offset would come too late for."""
+    """Raises ValueError for floating-point numbers of less than 64 bits, for which an offset is too late."""
     if observation.dtype.kind == "f" and observation.dtype.itemsize < np.dtype(np.float64).itemsize:
         raise ValueError(f"the observation is {observation.dtype}; expected float64, since the policy has an offset")
 
 
 def action_scaling(low: Array, high: Array) -> tuple[Array, Array]:
-    """(centre, half_range), float32 [m] each, that map [−1, 1] into [low, high] and never a rounding beyond.
+    """(centre, half_range), float32 [m] each, that map [−1, 1] into [low, high], never beyond it by rounding.
 
-    float32 multiplication and addition are monotonic, so the bounds hold everywhere when they hold at ±1; half_range
-    gives up as little as keeps rounding from crossing one: its last bit, then twice as much each time.
+    float32 multiplication and addition are monotonic, so the bounds hold everywhere if they hold at ±1; half_range is
+    reduced until they do, by its last bit, then by twice as much each time.
     """
     low32, high32 = np.asarray(low, np.float32), np.asarray(high, np.float32)
     centre = (low32.astype(np.float64) / 2 + high32.astype(np.float64) / 2).astype(np.float32)
     half_range = (high32.astype(np.float64) / 2 - low32.astype(np.float64) / 2).astype(np.float32)
     step = half_range - np.nextafter(half_range, np.float32(0))
-    with np.errstate(over="ignore"):  # infinity is outside like any other value
+    with np.errstate(over="ignore"):  # infinity is outside, too
         while np.any(outside := (centre + half_range > high32) | (centre - half_range < low32)):
             half_range = np.where(outside, np.maximum(half_range - step, 0), half_range)
             step = step * 2
@@ -240,7 +243,7 @@ def as_blocks(weight: Array, block: int) -> Array:
 def make_layer(weight: Array, bias: Array, block: int, scale: Array | None = None) -> Layer:
     """A layer from its stored matrix [n_outputs, n_inputs], dense or sparse, whichever has fewer bytes.
 
-    `weight` is float32, float16 or int8 and decides how values are stored; exact zeros are no connections.
+    `weight` is float32, float16 or int8, the type of the stored values; exact zeros are not connections.
 
     Raises UnsupportedModelError for a layer that the format cannot hold.
     """
@@ -268,21 +271,26 @@ def make_layer(weight: Array, bias: Array, block: int, scale: Array | None = Non
 
 
 SMALLEST_WEIGHT = 1e-30
-"""Exports take smaller ones for zero: times a small input they are denormal, which slows some processors a hundredfold,
-and no sum of float32 shows them."""
+"""Exports round smaller ones to zero: times a small input they are denormal, which slows some processors a hundredfold,
+and no sum in float32 shows them."""
 
 
 def without_denormals(policy: CompactPolicy) -> CompactPolicy:
     """The policy with zeros for weights, biases and scales of int8 weights below SMALLEST_WEIGHT."""
-    return replace(policy, layers=tuple(map(_without_denormals, policy.layers)))
 
+    def flushed(values: Array) -> Array:
+        kept: Array = np.where(np.abs(values) < SMALLEST_WEIGHT, np.float32(0), values)
+        return kept
 
-def _without_denormals(layer: Layer) -> Layer:
-    values = _flushed(layer.values) if layer.precision == "fp32" else layer.values
-    scale = None if layer.scale is None else _flushed(layer.scale)
-    return replace(layer, values=values, bias=_flushed(layer.bias), scale=scale)
-
-
-def _flushed(values: Array) -> Array:
-    flushed: Array = np.where(np.abs(values) < SMALLEST_WEIGHT, np.float32(0), values)
-    return flushed
+    return replace(
+        policy,
+        layers=tuple(
+            replace(
+                layer,
+                values=flushed(layer.values) if layer.precision == "fp32" else layer.values,
+                bias=flushed(layer.bias),
+                scale=None if layer.scale is None else flushed(layer.scale),
+            )
+            for layer in policy.layers
+        ),
+    )

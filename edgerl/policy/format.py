@@ -25,10 +25,10 @@ from edgerl.policy.compact import (
 KIND = "policy"
 VERSION = 1
 VERSION_WITH_OFFSET = 2
-"""Of a file with an observation offset, which programs that know none must refuse."""
+"""Of a file with an observation offset, which programs without offsets must refuse."""
 VERSIONS = (VERSION, VERSION_WITH_OFFSET)
 LARGEST_OFFSET = float(1 << 53)
-"""Up to there float64 has every whole number."""
+"""Up to it float64 has every whole number."""
 MAXIMUM_LAYERS = 64
 MAXIMUM_NETWORK_POSITIONS = 1 << 26
 """The same over all layers."""
@@ -70,7 +70,7 @@ def to_bytes(policy: CompactPolicy) -> bytes:
 
 
 def version_of(policy: CompactPolicy) -> int:
-    """Of the format that `policy` needs."""
+    """The version of the format that `policy` needs."""
     return VERSION if policy.observation_offset is None else VERSION_WITH_OFFSET
 
 
@@ -102,7 +102,7 @@ def from_bytes(data: bytes, source: Path) -> CompactPolicy:
 
 
 class _Reader:
-    """Takes tensors one by one, checking each; what is left over at the end does not belong in the file."""
+    """Reads tensors one by one, checking each; what remains at the end does not belong in the file."""
 
     def __init__(self, source: Path, tensors: Tensors) -> None:
         self.source = source
@@ -111,7 +111,7 @@ class _Reader:
     def fail(self, what: str) -> FileFormatError:
         return FileFormatError(f"{self.source} is not valid: {what}; make the file again")
 
-    def take(self, name: str, dtype: type[np.generic], shape: tuple[int, ...]) -> Array:
+    def tensor(self, name: str, dtype: type[np.generic], shape: tuple[int, ...]) -> Array:
         if name not in self.tensors:
             raise self.fail(f"tensor {name} is missing")
         tensor = self.tensors.pop(name)
@@ -121,14 +121,14 @@ class _Reader:
             raise self.fail(f"{name} holds a value that is not finite")
         return tensor
 
-    def take_of_any_length(self, name: str, dtype: type[np.generic], *rest: int) -> Array:
+    def vector(self, name: str, dtype: type[np.generic]) -> Array:
         length = len(self.tensors[name]) if name in self.tensors and self.tensors[name].ndim else 0
-        return self.take(name, dtype, (length, *rest))
+        return self.tensor(name, dtype, (length,))
 
     def policy(self, metadata: dict[str, Any]) -> CompactPolicy:
         described = metadata.get("layers")
         if not isinstance(described, list) or not 1 <= len(described) <= MAXIMUM_LAYERS:
-            raise self.fail(f"its layers are no list of 1 to {MAXIMUM_LAYERS}")
+            raise self.fail(f"its layers are not a list of 1 to {MAXIMUM_LAYERS}")
         layers = tuple(self.layer(index, entry) for index, entry in enumerate(described))
         for index, (before, after) in enumerate(pairwise(layers)):
             if before.n_outputs != after.n_inputs:
@@ -136,16 +136,16 @@ class _Reader:
         if sum(layer.n_inputs * layer.n_outputs for layer in layers) > MAXIMUM_NETWORK_POSITIONS:
             raise self.fail(f"its layers have more than {MAXIMUM_NETWORK_POSITIONS} positions")
         n, m = layers[0].n_inputs, layers[-1].n_outputs
-        low, high = self.take("action.low", np.float32, (m,)), self.take("action.high", np.float32, (m,))
+        low, high = self.tensor("action.low", np.float32, (m,)), self.tensor("action.high", np.float32, (m,))
         if not np.all(low < high):
             raise self.fail("an action bound's low is not below its high")
         mean = scale = None
         if "observation.mean" in self.tensors or "observation.scale" in self.tensors:
-            mean = self.take("observation.mean", np.float32, (n,))
-            scale = self.take("observation.scale", np.float32, (n,))
+            mean = self.tensor("observation.mean", np.float32, (n,))
+            scale = self.tensor("observation.scale", np.float32, (n,))
         offset = self.offset(n) if metadata["version"] == VERSION_WITH_OFFSET else None
-        example = self.take("example.observation", observation_dtype(offset), (n,))
-        action = self.take("example.action", np.float32, (m,))
+        example = self.tensor("example.observation", observation_dtype(offset), (n,))
+        action = self.tensor("example.action", np.float32, (m,))
         about = metadata.get("about")
         if not isinstance(about, dict):
             raise self.fail("its metadata 'about' is not a JSON object")
@@ -154,7 +154,7 @@ class _Reader:
         return CompactPolicy(layers, low, high, mean, scale, example, action, about, offset)
 
     def offset(self, n: int) -> Array:
-        offset = self.take("observation.offset", np.float64, (n,))
+        offset = self.tensor("observation.offset", np.float64, (n,))
         if not is_offset(offset):
             raise self.fail(f"observation.offset holds a number that is not whole or beyond ±{LARGEST_OFFSET:g}")
         return offset
@@ -178,15 +178,15 @@ class _Reader:
         name, dtype = f"layers.{index}.", PRECISIONS[precision]
         columns = row_starts = None
         if layout == "dense":
-            values = self.take(name + "values", dtype, (n_outputs, n_inputs))
+            values = self.tensor(name + "values", dtype, (n_outputs, n_inputs))
         else:
-            columns = self.take_of_any_length(name + "columns", np.uint16)
-            values = self.take(name + "values", dtype, (len(columns), block))
-            row_starts = self.take(name + "row_starts", np.uint32, (-(-n_outputs // block) + 1,))
+            columns = self.vector(name + "columns", np.uint16)
+            values = self.tensor(name + "values", dtype, (len(columns), block))
+            row_starts = self.tensor(name + "row_starts", np.uint32, (-(-n_outputs // block) + 1,))
             self.check_index(index, n_inputs, columns, row_starts)
             self.check_padding(index, n_outputs, block, values, row_starts)
-        scale = self.take(name + "scale", np.float32, (n_outputs,)) if precision == "int8" else None
-        bias = self.take(name + "bias", np.float32, (n_outputs,))
+        scale = self.tensor(name + "scale", np.float32, (n_outputs,)) if precision == "int8" else None
+        bias = self.tensor(name + "bias", np.float32, (n_outputs,))
         return Layer(n_inputs, n_outputs, block, values, bias, columns, row_starts, scale)
 
     def check_index(self, index: int, n_inputs: int, columns: Array, row_starts: Array) -> None:

@@ -1,6 +1,6 @@
-"""What a lossy step costs: how far it moves a policy's actions, over recorded observations, or sampled ones.
+"""What a lossy step costs: how far it moves a policy's actions, over recorded or sampled observations.
 
-Pruning, smaller weights, rounded inputs and rounded observations all state this one measure.
+Pruning, smaller weights, rounded inputs and rounded observations are all reported in this measure.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SAMPLED_OBSERVATIONS = 1000
 
 @dataclass(frozen=True)
 class ActionDifference:
-    """Of actions before and after a step, in shares of each action's range."""
+    """Between actions before and after a step, in shares of each action's range."""
 
     largest: float
     root_mean_square: float
@@ -37,7 +37,7 @@ class ActionDifference:
 def action_difference(
     before: Array, after: Array, span: Array | float, observed: Observed = "recorded"
 ) -> ActionDifference:
-    """Between two lots of actions [count, m] for the same observations; span: of the range, [m] or the same for all."""
+    """Between two arrays of actions [count, m] for the same observations; span: their range, [m] or one for all."""
     shares = np.abs(np.subtract(before, after, dtype=np.float64)) / span
     return ActionDifference(
         largest=float(shares.max(initial=0)),
@@ -48,8 +48,8 @@ def action_difference(
 
 
 def sampled_observations(policy: CompactPolicy, count: int = SAMPLED_OBSERVATIONS, magnitude: float = 1.0) -> Array:
-    """Observations [count + 1, n], `magnitude` standard deviations wide, the policy's example the first of them; less
-    the offset, where the policy has one. Always the same."""
+    """Observations [count + 1, n], `magnitude` standard deviations wide, the policy's example first; less the offset,
+    where the policy has one. Always the same."""
     deviations = np.random.default_rng(0).normal(size=(count, policy.n_observations)) * magnitude
     if policy.observation_mean is not None and policy.observation_scale is not None:
         scale = policy.observation_scale.astype(np.float64)

@@ -1,7 +1,7 @@
 """From a masked network to its compact form: exact removal of dead units, optional magnitude pruning, quantisation.
 
-A network here is a list of (weight [outputs, inputs], bias [outputs]), ReLU between layers, in any precision, so that
-exactness can be shown in float64.
+A network here is a list of (weight [outputs, inputs], bias [outputs]), ReLU between layers, in any precision: float64
+shows that removal is exact.
 """
 
 from __future__ import annotations
@@ -37,31 +37,35 @@ def remove_dead_units(network: Sequence[Affine], block: int) -> list[Affine]:
 
 
 def silence_dead_units(network: Sequence[Affine]) -> list[Affine]:
-    """The same function, with the dead units that `remove_dead_units` takes away left in place as zeros."""
+    """The same function, with the dead units that `remove_dead_units` removes kept as zeros."""
     copied = [(weight.copy(), bias.astype(np.float64)) for weight, bias in network]
-    while any(_quench(*pair) for pair in pairwise(copied)):
+    while any(_zero_dead_units(*pair) for pair in pairwise(copied)):
         pass
     return [(weight, bias.astype(before.dtype)) for (weight, bias), (_, before) in zip(copied, network, strict=True)]
 
 
 def living_units(network: Sequence[Affine], block: int) -> list[Array]:
-    """Of each hidden layer which units, bool, are not all zeros, whole blocks counting together."""
-    return [
-        _living_blocks(weight.any(axis=1) | (bias != 0) | next_weight.any(axis=0), block)
-        for (weight, bias), (next_weight, _) in pairwise(network)
-    ]
+    """For each hidden layer which units, bool, are in a block that is not all zeros; its first block where all are,
+    since no layer is empty."""
+    living = []
+    for (weight, bias), (next_weight, _) in pairwise(network):
+        units = weight.any(axis=1) | (bias != 0) | next_weight.any(axis=0)
+        blocks = np.logical_or.reduceat(units, np.arange(0, len(units), block))
+        blocks[0] |= not blocks.any()
+        living.append(np.repeat(blocks, block)[: len(units)])
+    return living
 
 
 def keep_units(network: Sequence[Affine], kept: Sequence[Array]) -> list[Affine]:
-    """The network with these units (bool) of each hidden layer alone."""
-    found = list(network)
+    """The network with only these units (bool) of each hidden layer."""
+    smaller = list(network)
     for index, units in enumerate(kept):
-        (weight, bias), (next_weight, next_bias) = found[index : index + 2]
-        found[index : index + 2] = [(weight[units], bias[units]), (next_weight[:, units], next_bias)]
-    return found
+        (weight, bias), (next_weight, next_bias) = smaller[index : index + 2]
+        smaller[index : index + 2] = [(weight[units], bias[units]), (next_weight[:, units], next_bias)]
+    return smaller
 
 
-def _quench(layer: Affine, following: Affine) -> bool:
+def _zero_dead_units(layer: Affine, following: Affine) -> bool:
     """Turn the dead units between two layers into zeros, in place; whether anything changed."""
     (weight, bias), (next_weight, next_bias) = layer, following
     constant = ~weight.any(axis=1) & next_weight.any(axis=0)
@@ -73,22 +77,12 @@ def _quench(layer: Affine, following: Affine) -> bool:
     return bool(constant.any() or unheard.any())
 
 
-def _living_blocks(living: Array, block: int) -> Array:
-    """Units of blocks with a living unit; where a layer has none its first block stays, since no layer is empty."""
-    starts = np.arange(0, len(living), block)
-    blocks = np.logical_or.reduceat(living, starts)
-    if not blocks.any():
-        blocks[0] = True
-    kept: Array = np.repeat(blocks, block)[: len(living)]
-    return kept
-
-
 def prune_by_magnitude(network: Sequence[Affine], sparsity: float, block: int, dense_weights: int) -> list[Affine]:
     """Remove the blocks with the smallest mean |w| of all hidden layers, until 1 − weights / dense_weights = sparsity.
 
-    dense_weights: of the network as it was trained. The output layer stays as it is, as in training.
+    dense_weights: of the network as trained. The output layer is kept, as in training.
 
-    Raises ConfigError where the sparsity is below the network's own, or more than the output layer allows.
+    Raises ConfigError where the sparsity is below the network's own, or above what the output layer allows.
     """
     present = sum(int(np.count_nonzero(weight)) for weight, _ in network)
     output = int(np.count_nonzero(network[-1][0]))
@@ -96,9 +90,7 @@ def prune_by_magnitude(network: Sequence[Affine], sparsity: float, block: int, d
     wanted = round(dense_weights * (1 - sparsity)) if valid else 0
     if not valid or wanted > present:
         own = 1 - present / dense_weights
-        raise ConfigError(
-            f"sparsity is {sparsity:g}; expected more than the {own:.4f} that the policy has, and below 1"
-        )
+        raise ConfigError(f"sparsity is {sparsity:g}; expected more than the policy's {own:.4f}, and below 1")
     if wanted <= output:
         highest = math.floor((1 - (output + 1) / dense_weights) * 1e4) / 1e4
         raise ConfigError(f"sparsity is {sparsity:g}; expected at most {highest:g}, since the output layer is kept")
@@ -138,11 +130,11 @@ def quantise_layer(weight: Array, bias: Array, block: int, precision: Precision)
 
 
 def compact(policy: CompactPolicy, *, sparsity: float | None = None, precision: Precision = "fp32") -> CompactPolicy:
-    """The policy without dead units; pruned to `sparsity` and stored as `precision` where asked.
+    """The policy without dead units, pruned to `sparsity` where that is given, and stored as `precision`.
 
     sparsity: 1 − weights / weights of a dense network of `policy`'s own widths.
 
-    Raises ConfigError and UnsupportedModelError as its parts do.
+    Raises ConfigError, UnsupportedModelError.
     """
     block = policy.layers[0].block
     network = remove_dead_units([(layer.matrix(), layer.bias) for layer in policy.layers], block)

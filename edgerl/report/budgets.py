@@ -11,14 +11,14 @@ from edgerl.profiling.budgets.rows import ModelRows
 
 
 def device_budgets(rows: ModelRows) -> list[dict[str, Any]]:
-    """One object per device, with its default runtime: verdicts as (used, budget, unit, fits) by budget; none of a
-    device whose runtime cannot run the model."""
-    found = []
+    """One object per device, with its default runtime and the verdict on each budget; devices whose runtime cannot run
+    the model are left out."""
+    devices = []
     for device in map(find_device, device_ids()):
         if device.default_runtime not in RUN_BY[rows.kind]:
             continue
         report = profile(rows, device)
-        found.append(
+        devices.append(
             {
                 "id": report.device,
                 "name": report.device_name,
@@ -37,4 +37,4 @@ def device_budgets(rows: ModelRows) -> list[dict[str, Any]]:
                 },
             }
         )
-    return found
+    return devices

@@ -15,7 +15,7 @@ from edgerl.signals import Terminated
 from edgerl.studies.study import RECORD, read_record
 
 RELOAD_SECONDS = 10.0
-"""After which a watched page loads itself anew; its files are looked at twice as often."""
+"""After which a watched page reloads itself; its files are checked twice as often."""
 
 DEFAULT_NAME = "report.html"
 
@@ -42,7 +42,7 @@ def write_page(paths: Sequence[str | Path], output: str | Path, *, reload_second
 
 @dataclass(frozen=True)
 class _Content:
-    """What a page is made of, all of it read."""
+    """All that a page is made of."""
 
     sources: sources.Sources
     title: str
@@ -53,27 +53,29 @@ def _read(paths: Sequence[str | Path], output: str | Path) -> _Content:
     if not named:
         raise ConfigError("nothing was named; expected run folders, a folder of runs, or policy files")
     sources.refuse_overwriting_a_source(Path(output), named)
-    return _Content(sources.read(named), _title(named))
+    names = [read_record(path).title if (path / RECORD).is_file() else path.resolve().name for path in named]
+    title = ", ".join(names) if len(names) <= 3 else f"{names[0]}, {names[1]} and {len(names) - 2} more"
+    return _Content(sources.read(named), title)
 
 
 def _write(content: _Content, path: Path, reload_seconds: float | None, began: float) -> ReportResult:
     page = render(content.sources, title=content.title, reload_seconds=reload_seconds)
     write_atomically(path, page)
-    found = content.sources
-    return ReportResult(path, len(page), len(found.runs), len(found.models), time.monotonic() - began)
+    named = content.sources
+    return ReportResult(path, len(page), len(named.runs), len(named.models), time.monotonic() - began)
 
 
 def watch(
     paths: Sequence[str | Path],
     output: str | Path,
     *,
-    told: Callable[[ReportResult | EdgerlError], None],
+    notify: Callable[[ReportResult | EdgerlError], None],
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Write the page whenever its files changed, until KeyboardInterrupt or Terminated; then once more, resting.
+    """Write the page whenever its files changed, until KeyboardInterrupt or Terminated; then a last page.
 
-    told: each page written, and what could not be read: a row that is being written is whole the next time, and then,
-    or where a folder was removed, the page shows what was read last.
+    notify: called with each page written, and with what could not be read. A row that is half written is complete the
+    next time; until then, or where a folder was removed, the page shows what was read last.
     """
     named = [Path(name) for name in paths]
     seen: dict[Path, tuple[int, int]] | None = None
@@ -85,40 +87,35 @@ def watch(
                 began = time.monotonic()
                 try:
                     content = _read(named, output)
-                    told(_write(content, Path(output), RELOAD_SECONDS, began))
+                    notify(_write(content, Path(output), RELOAD_SECONDS, began))
                 except FileFormatError as error:
                     if content is None:
                         raise
-                    told(error)
+                    notify(error)
                 seen = now
             sleep(RELOAD_SECONDS / 2)
     except (KeyboardInterrupt, Terminated):
         if content is not None:
-            _leave(content, named, Path(output), told)
+            _write_last(content, named, Path(output), notify)
         raise
 
 
 def _state(paths: Sequence[Path]) -> dict[Path, tuple[int, int]]:
-    """What tells whether anything changed; nothing where a path is not, or no longer, what it was."""
+    """Changes whenever a file does; empty where a path is not a source any more."""
     try:
         return sources.watched(paths)
     except FileFormatError:
         return {}
 
 
-def _leave(content: _Content, paths: Sequence[Path], output: Path, told: Callable[[EdgerlError], None]) -> None:
-    """The last page, which does not load itself anew, of what is there now or else of what was read last."""
+def _write_last(content: _Content, paths: Sequence[Path], output: Path, notify: Callable[[EdgerlError], None]) -> None:
+    """The last page, which does not reload itself, of what is there now or else of what was read last."""
     began = time.monotonic()
     try:
         try:
             content = _read(paths, output)
         except EdgerlError as error:
-            told(error)
+            notify(error)
         _write(content, output, None, began)
     except EdgerlError as error:
-        told(error)
-
-
-def _title(paths: Sequence[Path]) -> str:
-    names = [read_record(path).title if (path / RECORD).is_file() else path.resolve().name for path in paths]
-    return ", ".join(names) if len(names) <= 3 else f"{names[0]}, {names[1]} and {len(names) - 2} more"
+        notify(error)

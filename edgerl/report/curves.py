@@ -37,9 +37,9 @@ class Band:
 
 @dataclass(frozen=True)
 class Curve:
-    """The runs of one setting: their returns, and their success rates where the environment tells of them.
+    """The runs of one setting: their returns, and their success rates where the environment reports them.
 
-    Every figure is of the same runs at the same steps: of those that are finished; where none is, of all of them up to
+    Every figure is of the same runs at the same steps: of the finished ones; where none is finished, of all runs up to
     the last step that all have evaluated.
     """
 
@@ -70,14 +70,8 @@ def evaluations(run: Run) -> Columns:
     return {name: values[there] for name, values in run.metrics.items()} if there.any() else {}
 
 
-def _due(run: Run, steps: Array) -> Array:
-    """When evaluations at these steps fell due: earlier, where they had to wait for the end of a training episode."""
-    schedule = run.config.schedule
-    return np.where(steps >= schedule.steps, steps, steps - steps % schedule.evaluation_interval)
-
-
 def learning_curves(runs: Sequence[Run]) -> list[Curve]:
-    """Grouped by task, method and whatever other setting differs among runs of these; those with evaluations."""
+    """Curves of the runs with evaluations, grouped by task, method and every other setting that differs among them."""
     evaluated = [run for run in runs if evaluations(run)]
     labels = {id(run): (run.config.task, label) for run, label in zip(evaluated, group_labels(evaluated), strict=True)}
     ordered = sorted(evaluated, key=lambda run: labels[id(run)])
@@ -85,14 +79,14 @@ def learning_curves(runs: Sequence[Run]) -> list[Curve]:
 
 
 def group_labels(runs: Sequence[Run]) -> list[str]:
-    """Of each run its method, and the settings that differ among runs of its task and method."""
+    """Each run's method, and the settings that differ among the runs of its task and method."""
     settings = [readable(run.config) for run in runs]
     kinds = [(run.config.task, run.config.network.method) for run in runs]
     labels = []
     for own, kind in zip(settings, kinds, strict=True):
         others = [other for other, its_kind in zip(settings, kinds, strict=True) if its_kind == kind]
         differing = [
-            f"{name.rpartition('.')[2].replace('_', ' ')} {_shown(value)}"
+            f"{name.rpartition('.')[2].replace('_', ' ')} {f'{value:g}' if isinstance(value, float) else value}"
             for name, value in own.items()
             if name not in NOT_A_SETTING and value is not None and any(other[name] != value for other in others)
         ]
@@ -100,12 +94,8 @@ def group_labels(runs: Sequence[Run]) -> list[str]:
     return labels
 
 
-def _shown(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
 def readable(config: Config) -> dict[str, Any]:
-    """Every field of a configuration under its dotted name, lists as they are read: 256-256."""
+    """Every field of a configuration by its dotted name, lists as people write them: 256-256."""
     return {
         name: "-".join(map(str, value)) if isinstance(value, tuple) else value for name, value in flat(config).items()
     }
@@ -115,9 +105,12 @@ def _curve(task: str, label: str, every_run: tuple[Run, ...]) -> Curve:
     finished = tuple(run for run in every_run if run.metrics["step"][-1] >= run.config.schedule.steps)
     runs = finished or every_run
     schedule = runs[0].config.schedule
-    whole = [
-        {**table, "due": _due(run, table["step"])} for run, table in zip(runs, map(evaluations, runs), strict=True)
-    ]
+    whole = []
+    for run in runs:
+        table = evaluations(run)
+        steps, interval, end = table["step"], run.config.schedule.evaluation_interval, run.config.schedule.steps
+        due = np.where(steps >= end, steps, steps - steps % interval)  # later where a training episode had to end first
+        whole.append({**table, "due": due})
     steps = _in_all([table["due"] for table in whole])
     if not len(steps):
         names = " and ".join(run.name for run in runs[:2])
@@ -159,12 +152,12 @@ class _Points:
 
 def _points(table: Columns, values: Array, deviations: Array) -> _Points:
     known = ~np.isnan(values)
-    steps, first = np.unique(table["due"][known], return_index=True)  # an end that was extended may share one
+    steps, first = np.unique(table["due"][known], return_index=True)  # the end of a run that was extended may share one
     return _Points(steps, values[known][first], deviations[known][first])
 
 
 def _band(runs: Sequence[_Points], episodes: int) -> Band:
-    """Of runs that have steps in common; of one alone, with the interval of the mean over an evaluation's episodes."""
+    """Of runs with steps in common; of a single one, with the interval of the mean over an evaluation's episodes."""
     steps = _in_all([run.steps for run in runs])
     values = np.stack([run.values[np.searchsorted(run.steps, steps)] for run in runs])
     if len(runs) > 1:
@@ -180,7 +173,7 @@ def _returns_band(tables: Sequence[Columns], episodes: int) -> Band:
 
 
 def _success_band(tables: Sequence[Columns], episodes: int) -> Band | None:
-    """Of the evaluations in which every run tells of success; None where there is none."""
+    """Of the evaluations in which every run reports success; None where there are none."""
     rates = [success_rates(table) for table in tables]
     pairs = zip(tables, rates, strict=True)
     runs = [_points(table, own, np.sqrt(own * (1 - own))) for table, own in pairs]
@@ -191,7 +184,7 @@ def _success_band(tables: Sequence[Columns], episodes: int) -> Band | None:
 
 
 def success_rates(table: Columns) -> Array:
-    """Of each row, from 0 to 1; NaN where the environment does not tell, and in runs of earlier versions."""
+    """Of each row, from 0 to 1; NaN where the environment does not report it, and in runs of earlier versions."""
     return np.clip(table.get("success_rate", np.full(len(table["step"]), np.nan)), 0, 1)
 
 

@@ -83,10 +83,10 @@ def describe(sources: Sources) -> list[tuple[Json, str]]:
     bits = MAXIMUM_MASK_BITS // max(sum(2 * layer.n_inputs * layer.n_outputs for a in actors for layer in a.layers), 1)
     points = min(200, max(2, LAYER_POINTS // max(len(sources.runs), 1)))
     n_trials = MOST_TRIALS // max(sum(len(run.fits) for run in sources.runs), 1)
-    found = []
+    details = []
     for at, run in enumerate(sources.runs):
         task = (run.config.task, 0 if run.checkpoint is None else run.checkpoint.policy.n_observations)
-        found.append(
+        details.append(
             _run_detail(
                 run,
                 at,
@@ -97,9 +97,9 @@ def describe(sources: Sources) -> list[tuple[Json, str]]:
                 with_pictures=bits > 0,
             )
         )
-    for at, model in enumerate(sources.models, len(found)):
-        found.append(_model_detail(model, at, with_pictures=bits > 0))
-    return found
+    for at, model in enumerate(sources.models, len(details)):
+        details.append(_model_detail(model, at, with_pictures=bits > 0))
+    return details
 
 
 def _run_detail(
@@ -166,6 +166,11 @@ def _model_detail(model: Model, at: int, *, with_pictures: bool) -> tuple[Json, 
         "has_compaction": False,
         "has_configuration": policy is not None,
     }
+    known = (
+        []
+        if policy is None
+        else [(escape(str(name)[:80]), escape(_value(value))) for name, value in policy.metadata.items()]
+    )
     html = [
         _model_figures(model, devices),
         ""
@@ -175,13 +180,17 @@ def _model_detail(model: Model, at: int, *, with_pictures: bool) -> tuple[Json, 
         ),
         _topology_section(pictures, data["pictures"], None),
         _devices_section(devices, at),
-        "" if policy is None else _about_model(policy),
+        ""
+        if policy is None
+        else words.section(
+            "configuration", "What the file says", "", words.table(("key", "value"), known, text_columns=(1,))
+        ),
     ]
     return data, "".join(html)
 
 
 def _names_in(policy: CompactPolicy) -> tuple[str, ...] | None:
-    """Of the observations, where the file says which task it is of."""
+    """The observations' names, where the file says which task it is for."""
     environment = policy.metadata.get("environment")
     try:
         arguments = stated(policy.metadata)
@@ -195,20 +204,17 @@ def _named(policy: CompactPolicy, names: Sequence[str] | None) -> Sequence[str]:
 
 
 def _key_figures(run: Run, devices: Sequence[Json]) -> str:
-    figures = []
-    network = run.config.network
-    figures += _return_figures(run)
+    figures, network = _return_figures(run), run.config.network
     if run.policy is not None and run.checkpoint is not None:
-        figures.append(_policy_figure(run.policy))
+        figures.append(_rows_figure(policy_rows(run.policy)))
         figures.append(("file", human_bytes(run.policy_bytes), "policy.safetensors"))
     figures += _device_figure(devices)
-    heading = f"{escape(run.name)}"
     about = f"{network.method} on {run.config.task}, seed {run.config.seed}, {run.config.engine} engine"
-    return _figures(heading, about, figures)
+    return _figures(escape(run.name), about, figures)
 
 
 def _return_figures(run: Run) -> list[tuple[str, str, str]]:
-    """Return, success rate where the environment tells of it, and steps."""
+    """Return, success rate where the environment reports it, and steps."""
     if not len(run.metrics.get("step", ())):
         return [("return", "–", "no evaluation yet")]
     evaluated, schedule = evaluations(run), run.config.schedule
@@ -240,10 +246,6 @@ def _model_figures(model: Model, devices: Sequence[Json]) -> str:
     return _figures(escape(model.name), f"layers {rows.architecture}", figures)
 
 
-def _policy_figure(policy: CompactPolicy) -> tuple[str, str, str]:
-    return _rows_figure(policy_rows(policy))
-
-
 def _rows_figure(rows: ModelRows) -> tuple[str, str, str]:
     connections, positions = (sum(getattr(r, name) for r in rows.layers) for name in ("connections", "positions"))
     return (
@@ -271,7 +273,7 @@ NETWORKS = ("actor", "critic_1", "critic_2")
 
 
 def _layers_data(run: Run, points: int) -> Json | None:
-    """Connections and share ever active, per network and layer, over training, at most so many points each."""
+    """Connections and share ever active, per network and layer, over training, at most `points` points each."""
     series: list[Json] = []
 
     def add(kind: str, network: str, layer: int | None, steps: npt.NDArray[Any], values: npt.NDArray[Any]) -> None:
@@ -319,7 +321,7 @@ def _connections_section(layers: Json | None, at: int) -> str:
         "connections",
         "Connections",
         "How many weights each layer has, which sparse training keeps constant, and the share of all possible ones "
-        "that existed at some time: how much of the space of topologies was tried.",
+        "that existed at some time: how much of the space of topologies was explored.",
         words.choice("network", (("actor", "Actor"), ("critic_1", "Critic 1"), ("critic_2", "Critic 2"))),
         words.note(note),
         words.pair(connections, ever),
@@ -328,7 +330,7 @@ def _connections_section(layers: Json | None, at: int) -> str:
 
 
 def _series_table(every: Sequence[Json], kind: str) -> str:
-    """Every layer of every network at some of the steps; of one kind all have the same."""
+    """Every layer of every network at some of the steps, which are the same for all of one kind."""
     series = [one for one in every if one["kind"] == kind]
     steps = series[0]["steps"]
     series = [one for one in series if np.array_equal(one["steps"], steps)]
@@ -347,60 +349,62 @@ def _series_table(every: Sequence[Json], kind: str) -> str:
 # Sensors ------------------------------------------------------------------------------------------------------------
 
 
-def _sensors_data(found: Sensors, names: Sequence[str], time_points: int) -> Json:
-    chosen = evenly(len(found.steps), time_points)
+def _sensors_data(connected: Sensors, names: Sequence[str], time_points: int) -> Json:
+    chosen = evenly(len(connected.steps), time_points)
     return {
         "names": list(names),
         "most": MOST_SENSORS,
-        "degree": found.degree_now,
-        "mass": found.mass_now,
-        "degree_before": found.degree_before,
-        "mass_before": found.masses[0] if len(found.steps) and found.steps[0] == 0 else None,
-        "steps": found.steps[chosen],
-        "degree_over_time": found.degrees[chosen],
-        "mass_over_time": found.masses[chosen],
+        "degree": connected.degree_now,
+        "mass": connected.mass_now,
+        "degree_before": connected.degree_before,
+        "mass_before": connected.masses[0] if len(connected.steps) and connected.steps[0] == 0 else None,
+        "steps": connected.steps[chosen],
+        "degree_over_time": connected.degrees[chosen],
+        "mass_over_time": connected.masses[chosen],
     }
 
 
 def _of_network(network: ShownNetwork | None) -> str:
-    """Which network is shown; nothing where there is one only."""
+    """Which network is shown; nothing where there is only one."""
     if network is None:
         return ""
-    counted = "" if network.is_last else " Its topology was not kept: what counts are its weights that are not 0."
+    counted = "" if network.is_last else " Its topology was not kept: its weights that are not 0 count as connections."
     return f"Of {network.name}.{counted}"
 
 
 def _sensors_section(
-    found: Sensors, names: Sequence[str], *, has_names: bool, run: Run | None, network: ShownNetwork | None, at: int
+    connected: Sensors, names: Sequence[str], *, has_names: bool, run: Run | None, network: ShownNetwork | None, at: int
 ) -> str:
     notes = [_of_network(network)]
     if network is not None and not network.is_last:
-        notes.append("Over training: the actor of the moment, which goes on past the best one.")
+        notes.append("Over training: the current actor, which goes on past the best one.")
     if len(names) > MOST_SENSORS:
         notes.append(f"The charts show the {MOST_SENSORS} strongest of {len(names)} observations; the table has all.")
     if not has_names:
         notes.append("Nothing says what these observations are: they are named by their position.")
-    if run is not None and not len(found.steps):
+    if run is not None and not len(connected.steps):
         notes.append(
-            "This run was made by a version that did not record its sensors over training: only the present is shown."
+            "This run was made by a version that did not record its sensors over training: only their present is shown."
         )
-    elif run is not None and found.steps[0] > 0:
-        notes.append(f"Recorded from step {found.steps[0]:.0f} on: the run began in a version that did not record it.")
+    elif run is not None and connected.steps[0] > 0:
+        notes.append(
+            f"Recorded from step {connected.steps[0]:.0f} on: the run was started by a version that did not record it."
+        )
     rows = [
         (
             escape(name),
             words.spaced(degree),
-            "–" if found.degree_before is None else words.spaced(found.degree_before[at]),
+            "–" if connected.degree_before is None else words.spaced(connected.degree_before[at]),
             f"{mass:.2f}",
         )
-        for at, (name, degree, mass) in enumerate(zip(names, found.degree_now, found.mass_now, strict=True))
+        for at, (name, degree, mass) in enumerate(zip(names, connected.degree_now, connected.mass_now, strict=True))
     ]
     table = words.table(("observation", "connections", "at the start", "Σ |weight|"), rows)
     now = words.chart(f"sensors-{at}", "How strongly each sensor is connected now", title="Now")
     over_time = words.chart(
         f"sensors-over-time-{at}", "The same for each sensor over environment steps", title="Over training"
     )
-    both = words.pair(now, over_time) if len(found.steps) > 1 else now
+    both = words.pair(now, over_time) if len(connected.steps) > 1 else now
     return words.section(
         "sensors",
         "Sensors",
@@ -418,7 +422,7 @@ def _sensors_section(
 
 
 def _ordered(pictures: tuple[LayerPicture, ...]) -> list[tuple[LayerPicture, npt.NDArray[Any], npt.NDArray[Any]]]:
-    """Each layer with the order of its inputs and of its outputs, which is the next one's of inputs."""
+    """Each layer with an order of its inputs and one of its outputs, which is that of the next layer's inputs."""
     if not pictures:
         return []
     orders = by_degree(pictures)
@@ -456,7 +460,10 @@ def _topology_section(pictures: tuple[LayerPicture, ...], shown: Any, network: S
             blocks.append('<p class="wide" style="font-weight:400;margin:0">Dense: every connection exists.</p>')
             continue
         parts = (["before"] if picture.before is not None else []) + ["after"]
-        blocks += [f"<figure>{_canvas(at, part, name)}<p>{_caption(picture, part)}</p></figure>" for part in parts]
+        for part in parts:
+            label = f'role="img" aria-label="{name}, connections {part} training"'
+            canvas = f'<canvas data-layer="{at}" data-part="{part}" {label}></canvas>'
+            blocks.append(f"<figure>{canvas}<p>{_caption(picture, part)}</p></figure>")
     note = "" if has_before or network is None else "The topology before training is not known for this run."
     key = (
         '<ul class="key"><li><span class="swatch" style="background:var(--kept)"></span>before and after</li>'
@@ -476,11 +483,6 @@ def _topology_section(pictures: tuple[LayerPicture, ...], shown: Any, network: S
         words.note(note),
         f'<div class="masks">{"".join(blocks)}</div>',
     )
-
-
-def _canvas(layer: int, part: str, name: str) -> str:
-    label = f"{name}, connections {part} training"
-    return f'<canvas data-layer="{layer}" data-part="{part}" role="img" aria-label="{label}"></canvas>'
 
 
 def _caption(picture: LayerPicture, part: str) -> str:
@@ -525,7 +527,7 @@ def _compaction_section(
     return words.section(
         "compaction",
         "Compaction",
-        f"What the compact policy leaves out: absent weights, and units that nothing depends on.{file}",
+        f"What the compact policy leaves out: absent weights, and units without influence.{file}",
         words.table(COMPACTION_COLUMNS, rows),
     )
 
@@ -608,7 +610,7 @@ def _quantity(value: float, unit: str) -> str:
 
 
 def thinned(fit: Fit, at_most: int) -> Fit:
-    """The chosen one of the trials, those that nothing beats, and others, evenly spread, as far as there is room."""
+    """The fit with fewer trials: the chosen one, those that nothing beats, and evenly spread others."""
     if len(fit.trials) <= at_most:
         return fit
     best = {index for cost in ("latency_us", "bytes") for index in _front(fit.trials, cost)}
@@ -618,17 +620,17 @@ def thinned(fit: Fit, at_most: int) -> Fit:
 
 
 def _front(trials: Sequence[Trial], cost: str) -> list[int]:
-    """Trials of which none that costs less returns as much, the cheapest first; at most a hundred of them."""
+    """Trials for which no cheaper one returns as much, the cheapest first; at most a hundred."""
     ordered = sorted(range(len(trials)), key=lambda index: (getattr(trials[index], cost), -trials[index].returns[0]))
-    found: list[int] = []
+    front: list[int] = []
     for index in ordered:
-        if not found or trials[index].returns[0] > trials[found[-1]].returns[0]:
-            found.append(index)
-    return [found[at] for at in evenly(len(found), 100)]
+        if not front or trials[index].returns[0] > trials[front[-1]].returns[0]:
+            front.append(index)
+    return [front[at] for at in evenly(len(front), 100)]
 
 
 def _precisions(fit: Fit) -> list[str]:
-    """Of the trials: the usual ones first, in their order."""
+    """The trials' precisions, the usual ones first and in their order."""
     return sorted({trial.precision for trial in fit.trials}, key=lambda name: (PRECISION_ORDER.get(name, 9), name))
 
 
@@ -723,13 +725,6 @@ def _session(session: Json) -> str:
     more = words.note(f"And {len(parts) - MOST_PACKAGES} more.") if len(parts) > MOST_PACKAGES else ""
     heading = f"<h3>Versions from step {words.spaced(session['from_step'])}</h3>"
     return heading + words.table(("part", "version"), rows, text_columns=(1,)) + more
-
-
-def _about_model(policy: CompactPolicy) -> str:
-    rows = [(escape(str(name)[:80]), escape(_value(value))) for name, value in policy.metadata.items()]
-    return words.section(
-        "configuration", "What the file says", "", words.table(("key", "value"), rows, text_columns=(1,))
-    )
 
 
 def _value(value: Any) -> str:

@@ -49,7 +49,7 @@
     }
   };
 
-  // Charts: a function per element that draws it anew, in the colours of the moment; hidden ones wait.
+  // Charts: a function per element that redraws it in the current colours; hidden ones wait.
   const charts = new Map();
   const draw = (id) => {
     const element = byId(id);
@@ -72,10 +72,10 @@
   const useKeys = (element) => {
     element.dataset.keys = "on";
     let curve = 0, point = -1, row = 0;
-    const told = document.createElement("p"); // seen below the chart, and read out
-    told.className = "told";
-    told.setAttribute("aria-live", "polite");
-    element.after(told);
+    const description = document.createElement("p"); // seen below the chart, and read out
+    description.className = "description";
+    description.setAttribute("aria-live", "polite");
+    element.after(description);
     const walkable = () => element.data.map((trace, index) => [trace, index]).filter(([trace]) => trace.hoverinfo !== "skip" && trace.visible !== false);
     element.addEventListener("keydown", (event) => {
       const steps = { ArrowRight: 1, ArrowLeft: -1 }[event.key], rows = { ArrowDown: 1, ArrowUp: -1 }[event.key];
@@ -88,14 +88,14 @@
       const [trace, index] = open[curve];
       point = Math.min(Math.max(point + (steps || 0), 0), trace.x.length - 1);
       if (trace.type === "heatmap") { // rows are its curves, the strongest first
-        row = Math.min(Math.max(row + (rows || 0), 0), trace.told.length - 1);
-        told.textContent = trace.told[row][point];
+        row = Math.min(Math.max(row + (rows || 0), 0), trace.description.length - 1);
+        description.textContent = trace.description[row][point];
         return;
       }
       Plotly.Fx.hover(element, [{ curveNumber: index, pointNumber: point }], [`${trace.xaxis || "x"}y`]);
-      told.textContent = trace.told ? trace.told[point] : "";
+      description.textContent = trace.description ? trace.description[point] : "";
     });
-    element.addEventListener("blur", () => { Plotly.Fx.unhover(element); told.textContent = ""; });
+    element.addEventListener("blur", () => { Plotly.Fx.unhover(element); description.textContent = ""; });
   };
 
   const pressed = (box, name, choose) => {
@@ -124,7 +124,7 @@
           line: { width: 2, color: colour(index), dash: DASHES[Math.floor(index / 8) % 4] },
           customdata: band.low.map((low, i) => [format(band.middle[i]), format(low), format(band.high[i]), random(curve, band.steps[i])]),
           hovertemplate: `<b>%{customdata[0]}</b> [%{customdata[1]}, %{customdata[2]}]${curve.runs > 1 ? `, ${curve.runs} runs` : ""}%{customdata[3]}<extra>${plain(curve.label)}</extra>`,
-          told: band.steps.map((step, i) => `Step ${count(step)}, ${curve.label}: ${format(band.middle[i])} [${format(band.low[i])}, ${format(band.high[i])}]${random(curve, step)}`),
+          description: band.steps.map((step, i) => `Step ${count(step)}, ${curve.label}: ${format(band.middle[i])} [${format(band.low[i])}, ${format(band.high[i])}]${random(curve, step)}`),
         },
       ];
     });
@@ -168,7 +168,7 @@
       return {
         x: one.steps, y: one.values, mode: one.steps.length < 3 ? "lines+markers" : "lines", name: `${name}: ${format(one.values.at(-1))}`, line: { width: 2, color: colour(index), dash: DASHES[index % 4] },
         customdata: one.values.map(format), hovertemplate: `%{customdata}<extra>${name}</extra>`,
-        told: one.steps.map((step, i) => `Step ${count(step)}, ${name}: ${format(one.values[i])}`),
+        description: one.steps.map((step, i) => `Step ${count(step)}, ${name}: ${format(one.values[i])}`),
       };
     });
     const legend = { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", itemclick: false, itemdoubleclick: false };
@@ -196,15 +196,15 @@
   each("sensors", () => {
     const { sensors } = current(), rows = sensorRows(), now = sensors[state.weigh], before = sensors[`${state.weigh}_before`];
     const what = state.weigh === "degree" ? "connections" : "Σ |weight|", format = state.weigh === "degree" ? count : number;
-    const told = (values, when) => rows.map((row) => `${sensors.names[row]}: ${format(values[row])} ${what}, ${when}`);
+    const describe = (values, when) => rows.map((row) => `${sensors.names[row]}: ${format(values[row])} ${what}, ${when}`);
     const traces = [{
       type: "bar", orientation: "h", x: rows.map((row) => now[row]), y: rows.map((_, i) => i), marker: { color: faded(colour(0), 0.85) }, name: "now",
-      customdata: rows.map((row) => [plain(sensors.names[row]), format(now[row])]), hovertemplate: `%{customdata[0]}: <b>%{customdata[1]}</b> ${what}<extra>now</extra>`, told: told(now, "now"),
+      customdata: rows.map((row) => [plain(sensors.names[row]), format(now[row])]), hovertemplate: `%{customdata[0]}: <b>%{customdata[1]}</b> ${what}<extra>now</extra>`, description: describe(now, "now"),
     }];
     if (before) traces.push({
       type: "scatter", mode: "markers", x: rows.map((row) => before[row]), y: rows.map((_, i) => i), name: "at the start",
       marker: { symbol: "line-ns", size: 13, line: { width: 2, color: colour(1) } },
-      customdata: rows.map((row) => [plain(sensors.names[row]), format(before[row])]), hovertemplate: `%{customdata[0]}: <b>%{customdata[1]}</b> ${what}<extra>at the start</extra>`, told: told(before, "at the start"),
+      customdata: rows.map((row) => [plain(sensors.names[row]), format(before[row])]), hovertemplate: `%{customdata[0]}: <b>%{customdata[1]}</b> ${what}<extra>at the start</extra>`, description: describe(before, "at the start"),
     });
     return { traces, heading: before ? "Now, and at the start (marks)" : "Now", height: 70 + ROW * rows.length, layout: base({ hovermode: "closest", bargap: 0.25, xaxis: { title: { text: what }, tickformat: ",~r", rangemode: "tozero", nticks: 6 }, yaxis: sensorAxis(rows) }) };
   });
@@ -216,7 +216,7 @@
       traces: [{
         type: "heatmap", x: sensors.steps, y: rows.map((_, i) => i), z, colorscale: scale, ygap: 1, zmin: 0, zmax: Math.max(...z.flat()) || 1,
         colorbar: { thickness: 10, outlinewidth: 0, nticks: 5, tickformat: "~s", title: { text: what, side: "right" } },
-        told: rows.map((row) => series.map((time, i) => `Step ${count(sensors.steps[i])}, ${sensors.names[row]}: ${format(time[row])} ${what}`)).reverse(),
+        description: rows.map((row) => series.map((time, i) => `Step ${count(sensors.steps[i])}, ${sensors.names[row]}: ${format(time[row])} ${what}`)).reverse(),
         text: rows.map((row) => series.map(() => plain(sensors.names[row]))), hovertemplate: `%{text}<br>step %{x:,}: <b>%{z:.4~r}</b> ${what}<extra></extra>`,
       }],
       height: 70 + ROW * rows.length,
@@ -241,7 +241,7 @@
       return {
         type: "bar", orientation: "h", xaxis: `x${suffix}`, yaxis: "y", name: BUDGETS[name], y: devices.map((_, i) => i), x: verdicts.map((verdict) => verdict.share),
         marker: { color: verdicts.map((verdict) => (verdict.fits ? good : bad)), opacity: 0.85, pattern: { shape: verdicts.map((verdict) => (verdict.fits ? "" : "/")), fgcolor: panel, solidity: 0.3, size: 6 } },
-        told: devices.map((device, i) => `${device.name}, ${device.runtime}, ${BUDGETS[name]}: ${percent(verdicts[i].share)} of the budget, ${verdicts[i].fits ? "fits" : "exceeds it"}; ${verdicts[i].text}`),
+        description: devices.map((device, i) => `${device.name}, ${device.runtime}, ${BUDGETS[name]}: ${percent(verdicts[i].share)} of the budget, ${verdicts[i].fits ? "fits" : "exceeds it"}; ${verdicts[i].text}`),
         customdata: devices.map((device, i) => [plain(device.name), verdicts[i].text, percent(verdicts[i].share), verdicts[i].fits ? "fits" : "exceeds it", device.runtime]),
         hovertemplate: `%{customdata[0]}, %{customdata[4]}<br>${BUDGETS[name]}: <b>%{customdata[2]}</b> of the budget, %{customdata[3]}<br>%{customdata[1]}<extra></extra>`,
       };
@@ -285,7 +285,7 @@
         error_y: { type: "data", symmetric: false, array: own.map((t) => t.high - t.mean), arrayminus: own.map((t) => t.mean - t.low), color: faded(colour(rank), 0.6), thickness: 1.2, width: 3 },
         marker: { size: 9, color: own.map((trial) => (trial.fits ? colour(rank) : ink().panel)), line: { width: 1.5, color: colour(rank) } },
         customdata: own.map((t) => [plain(t.architecture), count(t.connections), number(t.mean), number(t.low), number(t.high), plain(t[`${cost}_text`]), t.fits ? "within the budgets" : "over a budget"]),
-        told: own.map((t) => `${t.architecture}, ${kind}: return ${number(t.mean)} [${number(t.low)}, ${number(t.high)}], ${t[`${cost}_text`]}, ${t.fits ? "within the budgets" : "over a budget"}`),
+        description: own.map((t) => `${t.architecture}, ${kind}: return ${number(t.mean)} [${number(t.low)}, ${number(t.high)}], ${t[`${cost}_text`]}, ${t.fits ? "within the budgets" : "over a budget"}`),
         hovertemplate: `<b>%{customdata[0]}</b>, ${plain(kind)}, %{customdata[1]} connections<br>return %{customdata[2]} [%{customdata[3]}, %{customdata[4]}]<br>%{customdata[5]}, %{customdata[6]}<extra></extra>`,
       };
     });

@@ -29,7 +29,7 @@ DIGITS = 6
 
 
 def render(sources: Sources, *, title: str, reload_seconds: float | None) -> bytes:
-    """The page; reload_seconds: after which it loads itself anew, None for never. Raises MissingExtraError."""
+    """The page; reload_seconds: after which it reloads itself, None for never. Raises MissingExtraError."""
     curves = learning_curves(sources.runs)
     tasks = [
         (name, [curve for curve in curves if curve.task == name])
@@ -58,9 +58,9 @@ def render(sources: Sources, *, title: str, reload_seconds: float | None) -> byt
             "from elsewhere."
         ),
     }
-    # In one pass: what a part says is never taken for a place to fill.
+    # In one pass: the text of a part is never mistaken for a placeholder.
     page = re.sub(r"\[\[(\w+)\]\]", lambda match: parts[match[1]], _resource("page.html"))
-    return page.encode(errors="backslashreplace")  # names of files need be no text
+    return page.encode(errors="backslashreplace")  # names of files need not be text
 
 
 @cache
@@ -160,14 +160,14 @@ def _learning(tasks: Sequence[tuple[str, Sequence[Curve]]]) -> str:
 
 
 def _task_charts(at: int, name: str, curves: Sequence[Curve]) -> str:
-    """Returns, and success rates where the environment tells of them."""
-    told = [curve for curve in curves if curve.success is not None]
+    """Returns, and success rates where the environment reports them."""
+    has_success = any(curve.success is not None for curve in curves)
     success = words.chart(f"success-{at}", f"Success rate over environment steps in {name}", title="Success rate")
     return (
         f'<figure><h3>{escape(name)}</h3><div class="legend" id="legend-{at}" role="group" '
         f'aria-label="Curves that are shown"></div><div class="chart" id="curves-{at}" tabindex="0" role="img" '
         f'aria-label="Return over environment steps in {escape(name)}; the arrow keys walk along the curves"></div>'
-        f"{words.folded('Table of the curves', _curves_table(curves))}</figure>{success if told else ''}"
+        f"{words.folded('Table of the curves', _curves_table(curves))}</figure>{success if has_success else ''}"
     )
 
 
@@ -176,23 +176,20 @@ def _curves_table(curves: Sequence[Curve]) -> str:
     rows = [
         (
             escape(curve.label),
-            f"{words.spaced(curve.returns.steps[at])}{_remark(curve, at)}",
+            f"{words.spaced(step)}{', before learning' if step <= curve.start_steps else ''}",
             *(words.spaced(getattr(curve.returns, name)[at]) for name in ("middle", "low", "high")),
             *([_share(_success_at(curve, at))] if has_success else []),
         )
         for curve in curves
         for at in evenly(len(curve.returns.steps), TABLE_ROWS)
+        for step in (curve.returns.steps[at],)
     ]
     columns = ("method", "step", "return", "from", "to", *(["success"] if has_success else []))
     return words.table(columns, rows)
 
 
-def _remark(curve: Curve, at: int) -> str:
-    return ", before learning" if curve.returns.steps[at] <= curve.start_steps else ""
-
-
 def _success_at(curve: Curve, at: int) -> float | None:
-    """At the step of a return; None where not every run tells of success there."""
+    """At the step of a return; None where not every run reports success there."""
     if curve.success is None:
         return None
     there = curve.success.middle[curve.success.steps == curve.returns.steps[at]]
@@ -218,17 +215,17 @@ def _about_intervals(curves: Sequence[Curve]) -> str:
     single = [curve for curve in curves if curve.interval_is_over_episodes]
     text = (
         "Mean return of the episodes of an evaluation, without exploration. Shaded: random steps, before learning "
-        "begins; a return in the table leaves evaluations there out. "
+        "begins; returns in the table leave evaluations there out. "
     )
     if len(single) < len(curves):
-        text += "Of several runs: the interquartile mean, and its 95 % bootstrap interval; of few runs too narrow. "
+        text += "Of several runs: the interquartile mean, and its 95 % bootstrap interval, too narrow for few runs. "
     if any(curve.n_finished < curve.n_of_setting for curve in curves):
         text += (
-            "Runs that are not finished are left out; where none of a setting is, all are shown up to the last step "
-            "that every one of them has evaluated. "
+            "Unfinished runs are left out; where none of a setting is finished, all are shown up to the last step that "
+            "every one of them has evaluated. "
         )
     if single:
-        text += "Bands of one run: about 95 % for the episodes of one evaluation; they say nothing of other seeds. "
+        text += "Bands of one run: about 95 % for the episodes of one evaluation; they say nothing about other seeds. "
     return text
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -36,7 +36,7 @@ MAXIMUM_POINTS = 1000
 """Of a curve: of more rows, evenly spread ones are read, and the last ten, of which the final return is the mean."""
 
 LARGEST = 1e100
-"""What lies beyond is not a measurement, and its sums and squares would be no numbers."""
+"""What lies beyond is not a measurement, and its sums and squares would overflow."""
 
 MAXIMUM_RUNS = 500
 """Of one page."""
@@ -47,7 +47,7 @@ FILES_OF_A_RUN = (
     *(run_folder.VERSIONS, run_folder.POLICY, run_folder.ONNX, run_folder.LEARNER, run_folder.FIT_RECORDS),
     "events.out.tfevents.*",
 )
-"""Names and patterns of what is never replaced by a page."""
+"""Names and patterns of files that a page never replaces."""
 
 
 @dataclass(frozen=True)
@@ -136,10 +136,10 @@ def find(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
 def _runs_in(folder: Path) -> list[Path]:
     if (folder / run_folder.CONFIG).exists():
         return [folder]
-    found = sorted(path.parent for path in folder.glob(f"*/{run_folder.CONFIG}") if not path.parent.is_symlink())
-    if not found:
+    runs = sorted(path.parent for path in folder.glob(f"*/{run_folder.CONFIG}") if not path.parent.is_symlink())
+    if not runs:
         raise FileFormatError(f"{folder} holds no {run_folder.CONFIG} and no run folders; name a run that train made")
-    return found
+    return runs
 
 
 def read(paths: Sequence[Path]) -> Sources:
@@ -147,29 +147,33 @@ def read(paths: Sequence[Path]) -> Sources:
     folders, files = find(paths)
     names = _names(folders)
     runs = tuple(_read_run(folder, name) for folder, name in zip(folders, names, strict=True))
-    return Sources(runs, tuple(_read_model(path) for path in files))
+    models = (
+        Model(path.name, read_model(path), policy_file.load(path) if path.suffix == ".safetensors" else None)
+        for path in files
+    )
+    return Sources(runs, tuple(models))
 
 
 def watched(paths: Sequence[Path]) -> dict[Path, tuple[int, int]]:
-    """The files that a page is made of, with what tells whether they changed: time (ns) and size."""
+    """The files that a page is made of, with what shows whether they changed: time (ns) and size."""
     folders, files = find(paths)
     names = (
         *(run_folder.CONFIG, run_folder.METRICS, run_folder.TOPOLOGY, run_folder.VERSIONS),
         *(run_folder.CHECKPOINT, run_folder.POLICY, run_folder.FIT_RECORDS),
     )
     every = [*files, *(path for folder in folders for name in names for path in folder.glob(name))]
-    found = {}
+    states = {}
     for path in every:
         try:
             status = path.stat()
         except FileNotFoundError:
             continue
-        found[path] = (status.st_mtime_ns, status.st_size)
-    return found
+        states[path] = (status.st_mtime_ns, status.st_size)
+    return states
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """Folder names; with their parents' where two are the same."""
+    """Folder names; with their parents' names where two are the same."""
     short = [folder.resolve().name for folder in folders]
     return [
         name if short.count(name) == 1 else f"{folder.resolve().parent.name}/{name}"
@@ -209,13 +213,8 @@ def _versions(folder: Path) -> tuple[dict[str, Any], ...]:
         return ()
 
 
-def _read_model(path: Path) -> Model:
-    policy = policy_file.load(path) if path.suffix == ".safetensors" else None
-    return Model(name=path.name, rows=read_model(path), policy=policy)
-
-
 def read_table(path: Path, repair: str) -> Columns:
-    """A CSV table with a `step` column, at most MAXIMUM_POINTS rows of it; empty where there is none yet.
+    """A CSV table with a `step` column, at most MAXIMUM_POINTS rows of it; empty where it does not exist yet.
 
     repair: the command that mends it. Raises FileFormatError where a row is cut off, or holds no finite number.
     """
@@ -224,7 +223,7 @@ def read_table(path: Path, repair: str) -> Columns:
     try:
         text = read_text(path)
     except FileFormatError as error:
-        raise FileFormatError(f"{error}; restore the file, or train the run anew") from error
+        raise FileFormatError(f"{error}; restore the file, or train the run again") from error
     header, *lines = text.splitlines() or [""]
     names = header.split(",")
     mend = f"cut off or damaged; mend it with: {repair}"
@@ -251,14 +250,14 @@ def read_table(path: Path, repair: str) -> Columns:
 
 
 def _is_named(path: Path) -> bool:
-    """Whether there is a file of this name, or a link: one that leads nowhere is not the same as none."""
+    """Whether there is a file of this name, or a link, even one that leads nowhere."""
     return path.exists() or path.is_symlink()
 
 
 def _stride(count: int, at_most: int) -> range:
-    """At most so many of the indices below `count`, from the first one on, a power of two apart.
+    """At most `at_most` of the indices below `count`, from the first one on, a power of two apart.
 
-    Of two counts the one's are among the other's, so that runs of different lengths keep steps in common.
+    So runs of different lengths keep steps in common.
     """
     step = 1
     while -(-count // step) > at_most:
@@ -267,7 +266,7 @@ def _stride(count: int, at_most: int) -> range:
 
 
 def evenly(count: int, at_most: int) -> list[int]:
-    """At most so many of the indices below `count`, evenly spread, the first and the last always."""
+    """At most `at_most` of the indices below `count`, evenly spread, with the first and the last."""
     if count <= at_most:
         return list(range(count))
     chosen: list[int] = np.linspace(0, count - 1, at_most).round().astype(int).tolist()
@@ -283,17 +282,13 @@ def _read_fit(path: Path) -> Fit:
             least_return=_number(data["least_return"]),
             latency_budget_us=_above_zero(data["reference"]["latency"]["budget"]),
             episodes=int(_number(data["episodes"])),
-            trials=_trials(data["measured"]),
+            trials=tuple(map(_trial, data["measured"])),
             chosen=None if chosen is None else _trial(chosen),
         )
     except (FileFormatError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise FileFormatError(
             f"{path} is not a record of edgerl fit ({reason(error)}); run edgerl fit again, or remove it"
         ) from error
-
-
-def _trials(data: Iterable[Any]) -> tuple[Trial, ...]:
-    return tuple(map(_trial, data))
 
 
 def _trial(data: Any) -> Trial:

@@ -22,8 +22,8 @@ Array = npt.NDArray[Any]
 class LayerPicture:
     """The connections of one layer, bool [outputs, inputs]; before: None where the run's start is not known.
 
-    after: of the network that the page shows, which `shown_network` names; where that one's topology was not kept, its
-    weights that are not 0. connections: as many as the layer had all along; None where nothing tells.
+    after: of the network that the page shows, which `shown_network` names; where its topology was not kept, its weights
+    that are not 0. connections: the layer's number of them, which never changes; None where it is not known.
     """
 
     before: Mask | None
@@ -33,14 +33,14 @@ class LayerPicture:
 
 @dataclass(frozen=True)
 class ShownNetwork:
-    """Which of a run's actors everything is told of that says `now`, and whether its topology is in the checkpoint."""
+    """Which of a run's actors the page shows, and whether its topology is in the checkpoint."""
 
     name: str
     is_last: bool
 
 
 def shown_network(run: Run) -> ShownNetwork:
-    """The actor that the run keeps: the last one, or with `--policy best` the one that returned most."""
+    """The actor that the run keeps: the last one, or with `policy` best the one with the highest return."""
     assert run.checkpoint is not None
     step, last = run.checkpoint.policy.metadata.get("step"), run.checkpoint.counters.step
     if run.config.policy != "best" or step == last:
@@ -52,8 +52,8 @@ def shown_network(run: Run) -> ShownNetwork:
 def actor_pictures(run: Run) -> tuple[LayerPicture, ...]:
     """One per layer of the actor at the run's checkpoint; none where there is no checkpoint.
 
-    The topology before is drawn anew from the run's seed. It must lie within what the checkpoint says was ever
-    connected: a run of a version that drew it otherwise is shown without it.
+    The topology before is drawn again from the run's seed. It must lie within what the checkpoint says was ever
+    connected: a run of a version that drew it differently is shown without it.
     """
     checkpoint = run.checkpoint
     if checkpoint is None:
@@ -94,7 +94,7 @@ def _stored_mask(run: Run, name: str, plan: LayerPlan) -> Mask | None:
 
 
 def policy_picture(policy: CompactPolicy) -> tuple[LayerPicture, ...]:
-    """Of a policy that comes without its run: what it is now."""
+    """The layers of a policy without its run: only what it is now."""
     return tuple(LayerPicture(None, layer.matrix() != 0) for layer in policy.layers)
 
 
@@ -117,7 +117,7 @@ class Sensors:
 
 
 def sensors(policy: CompactPolicy, pictures: tuple[LayerPicture, ...], run: Run | None) -> Sensors:
-    """Of an actor with its dead units; run: whose topology.csv tells of the time before, where there is one."""
+    """Of an actor with its dead units; run: its topology.csv has the time before, where there is one."""
     first, count = pictures[0], policy.n_observations
     table = {} if run is None else run.topology
     names = [[f"{part}.{sensor}" for sensor in range(count)] for part in ("degree", "mass")]

@@ -1,4 +1,4 @@
-"""Pieces of HTML, and numbers as people read them. What is said to be HTML must be escaped already."""
+"""Pieces of HTML, and numbers as people read them. Arguments that are HTML must be escaped already."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def choice(of: str, names: Sequence[tuple[str, str]], *, extra: str = "") -> str
 
 
 def chart(element: str, label: str, *, title: str = "") -> str:
-    """The place of a chart that page.js draws."""
+    """The placeholder of a chart that page.js draws."""
     heading = f"<h3>{title}</h3>" if title else ""
     return (
         f'<figure>{heading}<div class="chart" id="{element}" tabindex="0" role="img" '
@@ -48,7 +48,7 @@ def folded(summary: str, html: str) -> str:
 
 
 def section(name: str, title: str, about: str, *html: str, is_always_there: bool = False) -> str:
-    """A panel with a heading and a sentence, both text. One of a single run is found by its name while it is shown."""
+    """A panel with a heading and a sentence, both text. A single run's is found by its name while the run is shown."""
     place = f'id="{name}"' if is_always_there else f'data-section="{name}"'
     sentence = f'<p class="about">{escape(about)}</p>' if about else ""
     return f'<section class="panel" {place}><h2>{escape(title)}</h2>{sentence}{"".join(html)}</section>'
@@ -59,18 +59,15 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, text_columns
     head = "".join(
         f'<th scope="col"{" class=text" if at in text_columns else ""}>{name}</th>' for at, name in enumerate(columns)
     )
+    marks = [' class="text"' if at in text_columns else "" for at in range(len(columns))]
     body = "".join(
-        f"<tr>{''.join(_cell(cell, is_text=at in text_columns) for at, cell in enumerate(row))}</tr>" for row in rows
+        f"<tr>{''.join(f'<td{mark}>{cell}</td>' for mark, cell in zip(marks, row, strict=True))}</tr>" for row in rows
     )
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def _cell(html: str, *, is_text: bool) -> str:
-    return f'<td class="text">{html}</td>' if is_text else f"<td>{html}</td>"
-
-
 def spaced(number: float) -> str:
-    """A whole number from 10 on, in groups of three; else three digits, and from 10¹² on with an exponent."""
+    """Whole numbers from 10 on in groups of three, others with three digits, from 10¹² on with an exponent."""
     if abs(number) >= SPACED_BELOW:
         return f"{number:.2e}".replace("e+", "e").replace("-", "\u2212")
     text = f"{number:,.0f}" if abs(number) >= 10 or float(number).is_integer() else f"{number:.3g}"

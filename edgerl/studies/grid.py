@@ -24,16 +24,16 @@ TINY_DENSE = "tiny-dense"
 """A dense TD3 with as many connections as the sparse networks of the same options."""
 
 EVOLUTION_KEYS = frozenset(known.name for known in dataclasses.fields(EvolutionConfig))
-"""What only an evolving topology has."""
+"""Options of an evolving topology."""
 
 SPARSE_KEYS = frozenset(
     ("sparsity", "actor_sparsity", "critic_sparsity", "lambda1", "lambda2", "block", "distribution", "output_layer")
 )
-"""What only a sparse network has."""
+"""Options of a sparse network."""
 
 METHODS = ("td3", "static-td3", "ds-td3", TINY_DENSE)
 
-_MEANINGLESS: Mapping[object, frozenset[str]] = {
+_IGNORED: Mapping[object, frozenset[str]] = {
     "td3": SPARSE_KEYS | EVOLUTION_KEYS,
     "static-td3": EVOLUTION_KEYS,
     TINY_DENSE: EVOLUTION_KEYS,
@@ -42,12 +42,12 @@ _MEANINGLESS: Mapping[object, frozenset[str]] = {
 
 @dataclass(frozen=True)
 class Sizes:
-    """What an environment decides of a run."""
+    """What a run has from its environment."""
 
     name: str  # the environment's, with its module and version
     n_observations: int
     n_actions: int
-    episode_limit: int | None  # steps; None: it states none
+    episode_limit: int | None  # steps; None: it has none
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class PlannedRun:
 
     name: str
     method: str  # as in the grid: tiny-dense has td3 in its configuration
-    settings: Mapping[str, Value]  # the values of the grid's other keys that vary and mean something to the method
+    settings: Mapping[str, Value]  # the values of the grid's other keys that vary and that the method uses
     config: Config
     connections: int
     flops_paper: int  # as the paper counts
@@ -65,7 +65,7 @@ class PlannedRun:
 
     @property
     def group(self) -> tuple[str, str, tuple[tuple[str, Value], ...]]:
-        """What runs that differ in their seed alone share: task, method, settings."""
+        """What runs that differ only in their seed share: task, method, settings."""
         return self.config.task, self.method, tuple(self.settings.items())
 
     @property
@@ -80,26 +80,28 @@ def shown(value: Value) -> str:
 
 
 def plan_runs(study: Study) -> list[PlannedRun]:
-    """The runs of a study, seed by seed, so that a part of them is a whole comparison. A combination whose differing
-    keys mean nothing to its method (a sparsity, to td3) is the same run as another and is there once. The engine `auto`
-    is left as it is: see `on_this_machine`.
+    """The runs of a study, seed by seed, so that the first part of them is a complete comparison. Combinations that
+    differ only in what their method ignores (td3 a sparsity) are one run. The engine `auto` stays: see
+    `on_this_machine`.
 
     Raises ConfigError, EnvironmentError.
     """
     sizes: dict[str, Sizes] = {}
     runs: dict[str, PlannedRun] = {}
-    for combination in _combinations(study):
+    order = sorted(study.grid, key=lambda key: _FIRST.index(key) if key in _FIRST else len(_FIRST))
+    for values in itertools.product(*(study.grid[key] for key in order)):
+        combination = dict(zip(order, values, strict=True))
         run = _plan(study, combination, lambda config: _sizes(config, sizes))
         if runs.setdefault(run.name, run) != run:
-            raise ConfigError(f"study {study.name} has two different runs of the name {run.name}; name one differently")
+            raise ConfigError(f"study {study.name} has two different runs named {run.name}; give one another name")
     return list(runs.values())
 
 
 def on_this_machine(runs: Sequence[PlannedRun], notice: Notice) -> list[PlannedRun]:
-    """The runs with the engine that `auto` means here; what there is to say about it is said once."""
-    said: list[str] = []
-    chosen = [dataclasses.replace(run, config=with_engine(run.config, said.append)) for run in runs]
-    for text in dict.fromkeys(said):
+    """The runs with the engine that `auto` means here; each different notice about it is passed on once."""
+    notices: list[str] = []
+    chosen = [dataclasses.replace(run, config=with_engine(run.config, notices.append)) for run in runs]
+    for text in dict.fromkeys(notices):
         notice(text)
     return chosen
 
@@ -108,22 +110,17 @@ _FIRST = ("seed", "environment", "env_args")
 """The keys of a grid that vary most slowly."""
 
 
-def _combinations(study: Study) -> list[dict[str, Value]]:
-    order = sorted(study.grid, key=lambda key: _FIRST.index(key) if key in _FIRST else len(_FIRST))
-    return [dict(zip(order, values, strict=True)) for values in itertools.product(*(study.grid[k] for k in order))]
-
-
 def _plan(study: Study, combination: Mapping[str, Value], sizes_of: Callable[[Config], Sizes]) -> PlannedRun:
     method = combination["method"]
     if method not in METHODS:
         known = f"{', '.join(METHODS)}{nearest(str(method), METHODS)}"
         raise ConfigError(f"study {study.name}: method is {quoted(method)}; expected {known}")
-    nothing = _MEANINGLESS.get(method, frozenset())
+    ignored = _IGNORED.get(method, frozenset())
     given = {**study.fixed, **combination}
-    options: dict[str, Any] = {k: v for k, v in given.items() if k not in nothing}
+    options: dict[str, Any] = {k: v for k, v in given.items() if k not in ignored}
     sparse_method = "ds-td3" if method == TINY_DENSE else method
     try:
-        _config(study, {**given, "method": "ds-td3"})  # what means nothing to this method is checked, too
+        _config(study, {**given, "method": "ds-td3"})  # ignored options are checked, too
         config = _config(study, {**options, "method": sparse_method})
         sizes = sizes_of(config)
         actor, critic = _shapes(config, sizes)
@@ -136,7 +133,7 @@ def _plan(study: Study, combination: Mapping[str, Value], sizes_of: Callable[[Co
     except ConfigError as error:
         raise ConfigError(f"study {study.name}: {bare(error)}") from error
     config = with_episode_limit(dataclasses.replace(config, environment=sizes.name), sizes.episode_limit)
-    settings = {key: combination[key] for key in study.varying if key not in nothing}
+    settings = {key: combination[key] for key in study.varying if key not in ignored}
     cost = cost_of_run(config, actor, critic)
     return PlannedRun(
         name=_name(slug(sizes.name, config.env_args), str(method), settings, config.seed),
@@ -171,7 +168,7 @@ def _shapes(config: Config, sizes: Sizes) -> tuple[NetworkShape, NetworkShape]:
 
 
 def cost_of_run(config: Config, actor: NetworkShape, critic: NetworkShape) -> TrainingCost:
-    """What the run costs with networks of these shapes: its own, or their dense counterparts."""
+    """The cost of a run with networks of these shapes: its own, or their dense counterparts."""
     network = config.network
     return training_cost(
         actor,
@@ -188,11 +185,11 @@ def cost_of_run(config: Config, actor: NetworkShape, critic: NetworkShape) -> Tr
     )
 
 
-def tiny_dense(sizes: Sizes, hidden: Sequence[int], wanted: int) -> tuple[int, ...]:
-    """The hidden layers of the dense actor and critics that together come closest to `wanted` connections.
+def tiny_dense(sizes: Sizes, hidden: Sequence[int], n_connections: int) -> tuple[int, ...]:
+    """The hidden layers of the dense actor and critics that together come closest to `n_connections`.
 
-    The layers keep the proportion of `hidden`: width k of the first one makes round(k · hidden_i / hidden_0), at least
-    1, of the others. Of two first widths that are equally close, the smaller. No layer is wider than in `hidden`.
+    The layers keep the proportions of `hidden`: with width k of the first, the others are round(k · hidden_i /
+    hidden_0), at least 1. Of two equally close widths it is the smaller. No layer is wider than in `hidden`.
     """
 
     def scaled(first: int) -> tuple[int, ...]:
@@ -202,6 +199,6 @@ def tiny_dense(sizes: Sizes, hidden: Sequence[int], wanted: int) -> tuple[int, .
         widths = scaled(first)
         actor = (sizes.n_observations, *widths, sizes.n_actions)
         critic = (sizes.n_observations + sizes.n_actions, *widths, 1)
-        return abs(sum(n * m for n, m in pairwise(actor)) + 2 * sum(n * m for n, m in pairwise(critic)) - wanted)
+        return abs(sum(n * m for n, m in pairwise(actor)) + 2 * sum(n * m for n, m in pairwise(critic)) - n_connections)
 
     return scaled(min(range(1, hidden[0] + 1), key=distance))

@@ -1,4 +1,4 @@
-"""Runs as processes of this machine, each pinned to a core of its own."""
+"""Runs as processes on this machine, each pinned to its own core."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from edgerl.files.strict_json import parse_json
 from edgerl.studies.worker import Outcome
 
 LOG = "train.log"
-"""In a run folder: what the run's process printed, a bug's traceback for instance."""
+"""In a run folder: what the run's process printed, such as the traceback of a bug."""
 
 
 def available_cores(jobs: int | None = None) -> list[int]:
     """The cores that this process may use, or the first `jobs` of them. Raises ConfigError where there are fewer."""
     own = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
     if jobs is not None and not 1 <= jobs <= len(own):
-        raise ConfigError(f"`jobs` is {jobs}; expected 1 to {len(own)}, since every run has a core of its own")
+        raise ConfigError(f"`jobs` is {jobs}; expected a number in [1, {len(own)}], since every run has its own core")
     return own[:jobs]
 
 
@@ -52,8 +52,8 @@ class LocalPool:
                     stdout=subprocess.PIPE,
                     stderr=log,
                     text=True,
-                    cwd=home(),  # where the study's environments are found
-                    start_new_session=True,  # Ctrl-C is for the sweep, which tells its runs
+                    cwd=home(),  # from which the study's environments are imported
+                    start_new_session=True,  # Ctrl-C is for the sweep, which stops its runs
                     env={**os.environ, "OMP_NUM_THREADS": "1"},
                 )
         except OSError as error:
@@ -61,12 +61,12 @@ class LocalPool:
         self._running[name] = process, core, folder
 
     def poll(self) -> list[tuple[str, Outcome]]:
-        """The runs that have ended since, and how."""
+        """The runs that have ended since the last call, and how."""
         ended = [name for name, (process, _, _) in self._running.items() if process.poll() is not None]
-        return [(name, self._take(name)) for name in ended]
+        return [(name, self._outcome(name)) for name in ended]
 
     def stop(self) -> None:
-        """Ask every run to save and to stop; asked again, they leave at once with their last checkpoint."""
+        """Request every run to save and stop; at the second call they quit at once, with their last checkpoint."""
         for process, _, _ in self._running.values():
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(signal.SIGINT)
@@ -77,18 +77,18 @@ class LocalPool:
             process.terminate()
         for name in list(self._running):
             self._running[name][0].wait()
-            self._take(name)
+            self._outcome(name)
 
-    def _take(self, name: str) -> Outcome:
+    def _outcome(self, name: str) -> Outcome:
         process, core, folder = self._running.pop(name)
         self._free.append(core)
-        said, _ = process.communicate()
+        output, _ = process.communicate()
         has_printed = (log := folder / LOG).stat().st_size > 0
         if not has_printed:
             log.unlink()
-        with contextlib.suppress(ValueError, TypeError):  # of a process that never came to its answer
-            return Outcome(**parse_json(said))
+        with contextlib.suppress(ValueError, TypeError):  # of a process that died before it answered
+            return Outcome(**parse_json(output))
         if process.returncode < 0:
             return Outcome("killed", f"killed by {signal.Signals(-process.returncode).name}")
-        seen = f"; see {log}" if has_printed else ""
-        return Outcome("failed", f"its process ended with exit code {process.returncode}{seen}")
+        hint = f"; see {log}" if has_printed else ""
+        return Outcome("failed", f"its process ended with exit code {process.returncode}{hint}")

@@ -1,4 +1,4 @@
-"""What Sokar et al. (Dynamic Sparse Training for Deep Reinforcement Learning, IJCAI 2022) print, to stand beside ours.
+"""The figures of Sokar et al. (Dynamic Sparse Training for Deep Reinforcement Learning, IJCAI 2022), beside ours.
 
 Returns: mean of the last 10 evaluations after a million steps, mean ± standard deviation over 5 seeds, gym's v3 tasks.
 Costs: of HalfCheetah; training FLOPs relative to dense TD3's 1.07e14.

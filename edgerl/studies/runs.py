@@ -1,4 +1,4 @@
-"""Run folders as a study sees them: which run a folder holds, how far it is, and its evaluations."""
+"""Run folders of a study: which run a folder holds, its progress, and its evaluations."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Stage = Literal["absent", "unfinished", "finished"]
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run folder is, by its checkpoint."""
+    """How far a run is, by its checkpoint."""
 
     stage: Stage
     step: int = 0
@@ -43,13 +43,13 @@ class Curve:
 
     steps: npt.NDArray[np.int64]  # increasing
     returns: npt.NDArray[np.float64]  # mean of an evaluation; NaN where there was none
-    success_rates: npt.NDArray[np.float64]  # NaN where the environment tells of no success
+    success_rates: npt.NDArray[np.float64]  # NaN where the environment does not report success
     seconds: npt.NDArray[np.float64]  # of training so far
     start_steps: int  # random ones, before learning began
 
     @property
     def since_learning(self) -> npt.NDArray[np.bool_]:
-        """Which rows are evaluations of a policy that has learnt."""
+        """Which rows evaluate a policy after its first update."""
         return since_learning(self.steps, self.returns, self.start_steps)
 
     @property
@@ -59,26 +59,26 @@ class Curve:
 
 
 def inspect(folder: Path, run: PlannedRun) -> Progress:
-    """How far the run in `folder` is; the folder may not be there yet, or be empty. A run planned for the engine `auto`
-    may have been trained on any; one of 0.1.0 has no limit of episodes.
+    """How far the run in `folder` is; the folder may not exist yet, or be empty. A run planned for the engine `auto`
+    may have been trained on any; one of 0.1.0 has no episode limit.
 
     Raises ConfigError where it holds another run, FileFormatError where it holds none or is damaged.
     """
     if not folder.exists() or (folder.is_dir() and all(path.match(TEMPORARIES) for path in folder.iterdir())):
         return Progress("absent")
     try:
-        found = read_config(folder)
+        config = read_config(folder)
         checkpoint = folder / run_folder.CHECKPOINT
         counters = checkpoint_file.read(checkpoint).counters if checkpoint.exists() else None
     except (ConfigError, FileFormatError) as error:
-        raise FileFormatError(f"{error}; {_anew(folder)}") from error
-    expected = run.config if run.config.engine != "auto" else dataclasses.replace(run.config, engine=found.engine)
-    if found.schedule.max_episode_steps is None:
+        raise FileFormatError(f"{error}; {_retrain(folder)}") from error
+    expected = run.config if run.config.engine != "auto" else dataclasses.replace(run.config, engine=config.engine)
+    if config.schedule.max_episode_steps is None:
         schedule = dataclasses.replace(expected.schedule, max_episode_steps=None)
         expected = dataclasses.replace(expected, schedule=schedule)
-    if found != expected:
+    if config != expected:
         raise ConfigError(
-            f"{folder} holds another run than the study's ({_difference(found, expected)}); choose another `out`, or "
+            f"{folder} holds another run than the study's ({_difference(config, expected)}); choose another `out`, or "
             "move the folder away"
         )
     if counters is None:
@@ -87,16 +87,16 @@ def inspect(folder: Path, run: PlannedRun) -> Progress:
     return Progress(stage, counters.step, counters.metrics_rows, counters.elapsed_seconds)
 
 
-def _anew(folder: Path) -> str:
-    """What helps where a run's folder is damaged."""
-    return f"to train that run anew, remove {folder} and sweep"
+def _retrain(folder: Path) -> str:
+    """The way out where a run's folder is damaged."""
+    return f"to train that run again, remove {folder} and sweep"
 
 
-def _difference(found: Config, expected: Config) -> str:
+def _difference(config: Config, expected: Config) -> str:
     """The first value that differs: network.sparsity 0.5, expected 0.9."""
-    own, wanted = flat(found), flat(expected)
-    name = next(name for name in {**own, **wanted} if own.get(name) != wanted.get(name))
-    return f"{name} {quoted(own.get(name))}, expected {quoted(wanted.get(name))}"
+    own, other = flat(config), flat(expected)
+    name = next(name for name in {**own, **other} if own.get(name) != other.get(name))
+    return f"{name} {quoted(own.get(name))}, expected {quoted(other.get(name))}"
 
 
 def prepare(folder: Path, run: PlannedRun) -> None:
@@ -112,8 +112,8 @@ def prepare(folder: Path, run: PlannedRun) -> None:
 
 
 def read_curve(folder: Path, start_steps: int, *, rows: int | None = None) -> Curve:
-    """The evaluations in a run's metrics.csv: the first `rows`, a checkpoint's word, of which none may be missing; or
-    all of a run that is going on, without a last line that is only half written.
+    """The evaluations in a run's metrics.csv: the first `rows`, all of which must exist; or every complete one of a run
+    that may still be going on.
 
     Raises FileFormatError.
     """
@@ -121,47 +121,48 @@ def read_curve(folder: Path, start_steps: int, *, rows: int | None = None) -> Cu
     try:
         text = read_bytes(path).decode(errors="replace")
     except FileFormatError as error:
-        raise FileFormatError(f"{error}; {_anew(folder)}") from error
-    whole = text[: text.rfind("\n") + 1]
-    header, *lines = list(csv.reader(whole.splitlines())) or [[]]
+        raise FileFormatError(f"{error}; {_retrain(folder)}") from error
     try:
-        columns = [_column(header, name) for name in ("step", "elapsed_seconds", "return_mean")]
-        kept = lines if rows is None else lines[:rows]
-        if rows is not None and len(kept) < rows:
-            raise ValueError(f"it has {len(kept)} whole rows, and the checkpoint counts on {rows}")
-        if any(len(line) != len(header) for line in kept):
-            raise ValueError("a row has not as many values as there are columns")
-        values = np.array([[_number(line[column]) for column in columns] for line in kept]).reshape(-1, len(columns))
-        steps, seconds, returns = values.T
-        if np.isnan([steps, seconds]).any():
-            raise ValueError("a row has no step or no time")
-        if (np.diff(steps) <= 0).any() or (steps >= 1 << 53).any():
-            raise ValueError("its steps do not increase")
-        rates = np.full(len(kept), math.nan)
-        if "success_rate" in header:  # as earlier versions have it not
-            rates = np.array([_number(line[header.index("success_rate")]) for line in kept], np.float64)
+        return _parsed(text, start_steps, rows)
     except (ValueError, OverflowError, csv.Error) as error:
-        raise FileFormatError(f"{path} is damaged: {reason(error)}; restore the file, or {_anew(folder)}") from error
+        raise FileFormatError(f"{path} is damaged: {reason(error)}; restore the file, or {_retrain(folder)}") from error
+
+
+def _parsed(text: str, start_steps: int, rows: int | None) -> Curve:
+    """The curve in the complete lines of a metrics.csv. Raises ValueError, OverflowError, csv.Error."""
+    header, *lines = list(csv.reader(text[: text.rfind("\n") + 1].splitlines())) or [[]]
+    names = ("step", "elapsed_seconds", "return_mean")
+    if missing := [name for name in names if name not in header]:
+        raise ValueError(f"it has no column {missing[0]}")
+    if rows is not None and len(lines) < rows:
+        raise ValueError(f"it has {len(lines)} whole rows; expected the checkpoint's {rows}")
+    kept = lines[:rows]
+    if any(len(line) != len(header) for line in kept):
+        raise ValueError("a row has more or fewer values than there are columns")
+
+    def column(name: str) -> npt.NDArray[np.float64]:
+        return np.array([_number(line[header.index(name)]) for line in kept], np.float64)
+
+    steps, seconds, returns = map(column, names)
+    if np.isnan([steps, seconds]).any():
+        raise ValueError("a row has no step or no time")
+    if (np.diff(steps) <= 0).any() or (steps >= 1 << 53).any():
+        raise ValueError("its steps do not increase")
+    rates = column("success_rate") if "success_rate" in header else np.full(len(kept), math.nan)  # absent in 0.1.0
     return Curve(steps.astype(np.int64), returns, rates, seconds, start_steps)
-
-
-def _column(header: list[str], name: str) -> int:
-    if name not in header:
-        raise ValueError(f"it has no column {name}")
-    return header.index(name)
 
 
 def _number(text: str) -> float:
     """NaN for an empty field: it was not measured."""
     value = float(text) if text else math.nan
     if text and not abs(value) < LARGEST_RETURN:
-        raise ValueError("a value is not finite, or beyond any return")
+        raise ValueError("a value is not finite, or too large for a return")
     return value
 
 
 @dataclass(frozen=True)
 class Live:
-    """A run as its metrics show it, also while it goes on."""
+    """A run by its metrics, also while it goes on."""
 
     step: int = 0  # of the last row
     evaluation_return: float | None = None  # the last one since learning began
@@ -169,10 +170,10 @@ class Live:
 
 
 def live(folder: Path, config: Config) -> Live:
-    """The last evaluation of a run, and its pace; of a run that has none yet, what is known, which is nothing."""
+    """The last evaluation of a run, and its pace; the defaults where there is none yet."""
     try:
         curve = read_curve(folder, config.schedule.start_steps)
-    except FileFormatError:  # not there yet, or about to be rewritten
+    except FileFormatError:  # absent so far, or being rewritten
         return Live()
     if not len(curve.steps):
         return Live()

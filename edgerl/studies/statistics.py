@@ -2,8 +2,8 @@
 
 After Agarwal et al. (Deep Reinforcement Learning at the Edge of the Statistical Precipice, NeurIPS 2021): the
 interquartile mean, the probability of improvement, and percentile-bootstrap intervals that resample the runs of each
-environment by themselves (stratified). Resampling is scipy's, from a fixed seed: the same runs give the same interval.
-With two or three runs an interval is too narrow, whatever the method: what a few runs never showed, it cannot contain.
+environment separately (stratified). Resampling is scipy's, from a fixed seed: the same runs give the same interval.
+With two or three runs an interval is too narrow, whatever the method: it cannot contain what no run showed.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from edgerl.training.returns import FINAL_EVALUATIONS, mean_known
 Array = npt.NDArray[Any]
 
 ROUNDING = 1e-9
-"""Relative; what two orders of adding make of one mean."""
+"""Relative: the difference between two orders of summation."""
 
 LEVEL = 0.95
 RESAMPLES = 9999
 CURVE_RESAMPLES = 2000
-"""A band in a chart shows no third digit."""
+"""Fewer, since a band in a chart shows no third digit."""
 
 _TRIMMED = 0.25
 _BATCH_NUMBERS = 10_000_000
@@ -48,7 +48,7 @@ def final_return(curve: Curve) -> float | None:
 
 
 def final_success_rate(curve: Curve) -> float | None:
-    """The mean success rate of the same evaluations; None where the environment does not tell."""
+    """The mean success rate of the same evaluations; None where the environment does not report success."""
     return mean_known(curve.success_rates[curve.final])
 
 
@@ -62,7 +62,7 @@ def steps_to_reach(curve: Curve, goal: float) -> int | None:
     """The first step at which the mean of the last 10 evaluations is `goal` or more; None where it never is.
 
     The mean, since the goal is one, too: a single lucky evaluation does not count. Before ten since learning began
-    there is no mean. Means that differ by rounding alone are equal, so that a run reaches its own final return.
+    there is no mean. Means that differ only by rounding are equal, so that a run reaches its own final return.
     """
     returns, steps = curve.returns[curve.since_learning], curve.steps[curve.since_learning]
     if len(returns) < FINAL_EVALUATIONS:
@@ -89,7 +89,7 @@ def interquartile_mean(strata: Sequence[Array]) -> Interval:
 def interquartile_means(values: Array) -> tuple[Array, Array, Array]:
     """(IQM, low, high) [points] of each column of values [runs, points], over the runs that have a value there.
 
-    NaN where a run has none; every column has one at least. Low and high are the IQM itself where a single run has one.
+    NaN where a run has none; every column has at least one. Low and high are the IQM itself where only one run has one.
     Raises MissingExtraError without scipy.
     """
     trim_mean = require("scipy.stats", "report").trim_mean
@@ -98,31 +98,31 @@ def interquartile_means(values: Array) -> tuple[Array, Array, Array]:
         result: Array = trim_mean(sample, _TRIMMED, axis=axis)
         return result
 
-    found = np.empty((3, values.shape[1]))
-    present, columns = np.unique(~np.isnan(values), axis=1, return_inverse=True)
-    for at, runs in enumerate(present.T):  # few: runs are of one length, or end one after the other
-        chosen = columns.reshape(-1) == at
-        found[:, chosen] = _column_intervals(values[runs][:, chosen], statistic)
-    return found[0], found[1], found[2]
+    mean, low, high = np.empty((3, values.shape[1]))
+    present, patterns = np.unique(~np.isnan(values), axis=1, return_inverse=True)
+    for index, runs in enumerate(present.T):  # few: runs have the same length, or end one after the other
+        chosen = patterns.reshape(-1) == index
+        sample = np.ascontiguousarray(values[runs][:, chosen].T)
+        mean[chosen] = low[chosen] = high[chosen] = statistic(sample)
+        if runs.sum() > 1:
+            low[chosen], high[chosen] = _bootstrap([sample], statistic, CURVE_RESAMPLES)
+    return mean, low, high
 
 
 def probability_of_improvement(pairs: Sequence[tuple[Array, Array]]) -> Interval:
-    """How probable it is that a run of X returns more than a run of Y in an environment taken at random; ties count
-    half. pairs: per environment, the returns of X's and of Y's runs.
+    """The probability that a run of X returns more than a run of Y in a random environment; ties count half.
+    pairs: per environment, the returns of X's and of Y's runs.
 
     Raises MissingExtraError without scipy.
     """
 
     def statistic(*samples: Array, axis: int = -1) -> Array:
-        wins = [_win_rate(np.moveaxis(x, axis, -1), np.moveaxis(y, axis, -1)) for x, y in _in_pairs(samples)]
+        runs = [np.moveaxis(sample, axis, -1) for sample in samples]
+        wins = [_win_rate(x, y) for x, y in zip(runs[::2], runs[1::2], strict=True)]
         result: Array = np.mean(wins, axis=0)
         return result
 
     return _interval([sample for pair in pairs for sample in pair], statistic)
-
-
-def _in_pairs(samples: Sequence[Array]) -> list[tuple[Array, Array]]:
-    return list(zip(samples[::2], samples[1::2], strict=True))
 
 
 def _win_rate(x: Array, y: Array) -> Array:
@@ -140,19 +140,11 @@ def _interval(strata: Sequence[Array], statistic: Callable[..., Array]) -> Inter
     return Interval(value, float(low), float(high))
 
 
-def _column_intervals(sample: Array, statistic: Callable[..., Array]) -> Array:
-    """[3, points]: statistic, low and high of each column of sample [runs, points]."""
-    columns = np.ascontiguousarray(sample.T)
-    value = statistic(columns)
-    low, high = (value, value) if len(sample) < 2 else _bootstrap([columns], statistic, CURVE_RESAMPLES)
-    return np.stack([value, low, high])
-
-
 def _bootstrap(strata: Sequence[Array], statistic: Callable[..., Array], resamples: int) -> tuple[Array, Array]:
-    """(low, high) [...] of samples [..., runs], which are resampled each by itself."""
-    # The numbers that a statistic makes of one resample: of two samples, one for each pair at most.
+    """(low, high) [...] of samples [..., runs], each of which is resampled separately."""
+    # At most what a statistic computes of one resample: with two samples, a number for each pair.
     largest = sum(sample.size for sample in strata) * max(sample.shape[-1] for sample in strata)
-    found = require("scipy.stats", "report").bootstrap(
+    result = require("scipy.stats", "report").bootstrap(
         tuple(strata),
         statistic,
         n_resamples=resamples,
@@ -163,4 +155,4 @@ def _bootstrap(strata: Sequence[Array], statistic: Callable[..., Array], resampl
         batch=max(1, _BATCH_NUMBERS // largest),
         rng=np.random.default_rng(0),
     )
-    return found.confidence_interval.low, found.confidence_interval.high
+    return result.confidence_interval.low, result.confidence_interval.high

@@ -1,6 +1,6 @@
 """What a study is: a grid of runs, in one TOML file.
 
-    title = "What the file asks"
+    title = "The question"
 
     [run]                      # the same for every run
     steps = 300000
@@ -10,13 +10,14 @@
     method = ["td3", "ds-td3"]
     seed = [0, 1, 2]
 
-A key is an option of a run (edgerl.config), or `preset` under [run]. The study files of the package are named
-without their ending: table1, schedule, sparsity, quick.
+A key is an option of a run (edgerl.config), or `preset` under [run]. The package's own study files are named without
+their suffix: table1, schedule, sparsity, quick.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -37,7 +38,7 @@ PACKAGED = Path(__file__).parent
 """Where the study files of the package are."""
 
 RECORD = "study.json"
-"""In a study's folder: the study as it was last swept, with all environments and seeds that ever were."""
+"""In a study's folder: the study as last swept, with all environments and seeds of all sweeps."""
 
 MAXIMUM_RUNS = 10_000
 _MAXIMUM_TITLE = 200
@@ -53,27 +54,24 @@ class Study:
     name: str
     title: str
     preset: str
-    grid: Mapping[str, tuple[Value, ...]]  # key → its values, none twice; environment, method and seed are there
+    grid: Mapping[str, tuple[Value, ...]]  # key → its values, each once; always with environment, method and seed
     fixed: Mapping[str, Value]
 
     @property
     def varying(self) -> tuple[str, ...]:
-        """The keys that have several values, but for those of the task, method and seed."""
+        """The keys with several values, except those of the task, the method and the seed."""
         return tuple(k for k, values in self.grid.items() if len(values) > 1 and k not in (*DEFAULTS, "env_args"))
 
     @property
     def tasks(self) -> list[tuple[str, Arguments]]:
-        """Its environments, each with all arguments that it is made with."""
+        """Its environments, each with all its sets of arguments."""
         arguments = self.grid.get("env_args", (self.fixed.get("env_args", NOTHING),))
         return [(str(name), checked(each)) for name in self.grid["environment"] for each in arguments]
 
     @property
     def n_combinations(self) -> int:
-        """The size of the grid, before combinations that come to the same run are left out."""
-        count = 1
-        for values in self.grid.values():
-            count *= len(values)
-        return count
+        """The size of the grid, including combinations that are the same run."""
+        return math.prod(map(len, self.grid.values()))
 
 
 DEFAULTS: Mapping[str, tuple[Value, ...]] = {
@@ -81,35 +79,32 @@ DEFAULTS: Mapping[str, tuple[Value, ...]] = {
     "method": ("ds-td3",),
     "seed": (0,),
 }
-"""What every study has, and its values where the file has none."""
+"""The keys of every study, with their default values."""
 
 
 def packaged_studies() -> list[str]:
-    """The names of the study files that the package brings."""
+    """The names of the package's study files."""
     return sorted(path.stem for path in PACKAGED.glob("*.toml"))
 
 
 def default_folder(name: str) -> Path:
-    """Where a study's runs are when nobody says otherwise."""
+    """The default folder of a study's runs."""
     return RUNS / name
 
 
 def load_study(study: str | Path) -> Study:
     """A study of the package by its name, or the one in a TOML file.
 
-    Raises FileFormatError where there is none, ConfigError where something in it is not as it must be.
+    Raises FileFormatError where there is none, ConfigError where it is not valid.
     """
     path = Path(study)
     if path.suffix != ".toml":
         known = packaged_studies()
-        if str(study) not in known and (found := what_is(path)) != "not there":
-            raise FileFormatError(
-                f"{study} is {found}; expected a study: a folder that was swept, a file that ends in .toml, or one of "
-                f"{', '.join(known)}"
-            )
         if str(study) not in known:
+            kind = what_is(path)
+            subject = f"study {quoted(str(study), 80)}" if kind == "not there" else f"{study}"
             raise FileFormatError(
-                f"study {quoted(str(study), 80)} is not a study's folder, no file with the ending .toml and none of "
+                f"{subject} is {kind}; expected a study: a folder that was swept, a file that ends in .toml, or one of "
                 f"{', '.join(known)}{nearest(str(study), known)}"
             )
         path = PACKAGED / f"{study}.toml"
@@ -130,16 +125,18 @@ def parse_study(document: Mapping[str, Any], name: str, source: str) -> Study:
             raise ConfigError(f"{source}: {table} is {quoted(content)}; expected a table, [{table}]")
         _check_keys(content, known, source, f"{table}.")
     if not grid:
-        raise ConfigError(f'{source} is empty: [grid] names no run; expected such as environment = ["HalfCheetah-v5"]')
-    if twice := sorted(set(grid) & set(run)):
-        raise ConfigError(f"{source}: {twice[0]} is in [grid] and in [run]; expected it in one of them")
+        raise ConfigError(
+            f'{source} is empty: [grid] names no run; expected a line such as environment = ["HalfCheetah-v5"]'
+        )
+    if shared := sorted(set(grid) & set(run)):
+        raise ConfigError(f"{source}: {shared[0]} is in [grid] and in [run]; expected it in one of them")
     fixed = {key: _value(value, f"{source}: run.{key}") for key, value in run.items() if key != "preset"}
     lists = {key: _values(values, f"{source}: grid.{key}") for key, values in grid.items()}
     defaults = {key: (fixed.pop(key),) if key in fixed else values for key, values in DEFAULTS.items()}
-    return _of_reasonable_size(Study(name, title, run.get("preset", "paper"), {**defaults, **lists}, fixed), source)
+    return _check_size(Study(name, title, run.get("preset", "paper"), {**defaults, **lists}, fixed), source)
 
 
-def _of_reasonable_size(study: Study, source: str) -> Study:
+def _check_size(study: Study, source: str) -> Study:
     if study.n_combinations > MAXIMUM_RUNS:
         raise ConfigError(f"{source} has {study.n_combinations} runs; expected at most {MAXIMUM_RUNS}")
     return study
@@ -159,31 +156,27 @@ def _values(values: object, place: str) -> tuple[Value, ...]:
         raise ConfigError(f"{place} is an empty list, which makes no run; expected at least one value")
     if place.endswith(".hidden") and not all(isinstance(value, list) for value in values):
         raise ConfigError(f"{place} is {quoted(values)}; expected a list of lists, such as [[256, 256], [64, 64]]")
-    found = [_value(value, place) for value in values]
-    if len({(type(value), value) for value in found}) < len(found):
+    checked_values = tuple(_value(value, place) for value in values)
+    if len({(type(value), value) for value in checked_values}) < len(values):
         raise ConfigError(f"{place} has a value twice; expected each once")
-    return tuple(found)
+    return checked_values
 
 
 def _value(value: Any, place: str) -> Value:
-    """As the configuration takes it, which checks it. Raises ConfigError for what no option is: a date, a table."""
+    """A value for the configuration, which checks it. Raises ConfigError for what no option can be: a date, a table."""
     if place.endswith(".env_args"):
-        return _arguments(value, place)
+        try:
+            return checked(value)
+        except ConfigError as error:
+            raise ConfigError(f"{place}: {error}") from error
     is_list = isinstance(value, list)
     parts = value if is_list else [value]
     if not all(type(part) is int if is_list else isinstance(part, str | int | float) for part in parts):
         raise ConfigError(f"{place} is {quoted(value)}; expected a number, a text, true, false, or a list of widths")
     if any(isinstance(part, int) and abs(part) >= _LARGEST_INTEGER for part in parts):
         raise ConfigError(f"{place} is {quoted(value)}; expected a number that 64 bits can hold")
-    found: Value = tuple(parts) if is_list else value
-    return found
-
-
-def _arguments(value: Any, place: str) -> Arguments:
-    try:
-        return checked(value)
-    except ConfigError as error:
-        raise ConfigError(f"{place}: {error}") from error
+    option: Value = tuple(parts) if is_list else value
+    return option
 
 
 def narrowed(
@@ -193,7 +186,7 @@ def narrowed(
     environments: Sequence[str] | None = None,
     seeds: Sequence[int] | None = None,
 ) -> Study:
-    """The study with other steps, and with these environments and seeds alone (any seeds, and environments it has).
+    """The study with other steps, and with only these environments and seeds (any seeds, and environments it has).
 
     Raises ConfigError.
     """
@@ -212,11 +205,11 @@ def narrowed(
         grid["environment"] = tuple(dict.fromkeys(environments))
     if seeds:
         grid["seed"] = tuple(dict.fromkeys(seeds))
-    return _of_reasonable_size(replace(study, grid=grid, fixed=fixed), f"study {study.name}, with these seeds,")
+    return _check_size(replace(study, grid=grid, fixed=fixed), f"study {study.name}, with these seeds,")
 
 
 def with_earlier(study: Study, folder: Path) -> Study:
-    """The study, with the environments and seeds of an earlier sweep of it in that folder, if nothing else differs.
+    """The study, with the environments and seeds of its earlier sweep in that folder, if nothing else differs.
 
     Raises ConfigError where the folder is another study's; FileFormatError.
     """
@@ -246,7 +239,7 @@ def to_record(study: Study) -> str:
 
 
 def read_record(folder: Path) -> Study:
-    """The study that was last swept in a folder. Raises FileFormatError, ConfigError; nothing in it is trusted."""
+    """The study that was last swept in a folder. Nothing in it is trusted. Raises FileFormatError, ConfigError."""
     path = folder / RECORD
     try:
         document = parse_json(read_text(path, MAXIMUM_JSON_BYTES))
@@ -260,13 +253,13 @@ def read_record(folder: Path) -> Study:
 def find_swept(
     study: str | Path, out: Path | None = None, *, environments: Sequence[str] | None = None
 ) -> tuple[Study, Path]:
-    """A study and the folder of its runs: as it was last swept there, where it was; else as its file has it.
+    """A study and the folder of its runs: the study as last swept there, or else as in its file.
 
-    study: a study's name or file, or the folder of one that was swept. out: its folder, where not runs/<name>.
-    environments: these alone.
+    study: a study's name or file, or the folder of one that was swept. out: its folder, if not runs/<name>.
+    environments: only these.
 
-    Raises FileFormatError; ConfigError, also where a folder, and no file of the study, names an environment that is
-    code and `environments` does not.
+    Raises FileFormatError; ConfigError, also where only a folder, neither the study's file nor `environments`, names an
+    environment that is code.
     """
     folder, loaded = Path(study), None
     if out is not None or not (folder / RECORD).is_file():

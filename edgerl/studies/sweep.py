@@ -1,4 +1,4 @@
-"""Runs all runs of a study, wherever they run, until each is finished, or someone stops it."""
+"""Run all runs of a study, on any pool, until each is finished or the sweep is stopped."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from edgerl.studies.study import RECORD, Study, to_record, with_earlier
 from edgerl.studies.worker import Outcome
 
 RESTARTS = 3
-"""So often a run that was killed goes on from its checkpoint, within one sweep."""
+"""How often a run that was killed goes on from its checkpoint, within one sweep."""
 
 LOCK = ".sweep.lock"
 _POLL_SECONDS = 0.2
@@ -33,7 +33,7 @@ State = Literal["waiting", "running", "finished", "stopped", "failed"]
 
 
 class Pool(Protocol):
-    """Where runs run."""
+    """Where runs are executed."""
 
     capacity: int  # runs that may be started at once
 
@@ -56,7 +56,7 @@ class RunStatus:
     step: int  # of its last evaluation, or where it is over
     steps: int
     evaluation_return: float | None  # of its last evaluation
-    seconds_left: float | None  # None while nobody can tell
+    seconds_left: float | None  # None while unknown
     message: str  # why it failed, or was started again
 
 
@@ -65,7 +65,7 @@ class SweepStatus:
     """The whole sweep, for a display."""
 
     runs: tuple[RunStatus, ...]
-    seconds: float  # since it began
+    seconds: float  # since its start
     seconds_left: float | None
 
     def count(self, state: State) -> int:
@@ -78,13 +78,13 @@ Report = Callable[[SweepStatus], None]
 
 @contextlib.contextmanager
 def open_study(study: Study, runs: Sequence[PlannedRun], folder: Path) -> Iterator[dict[str, Progress]]:
-    """Take the study's folder for this sweep alone and record the study in it; yields how far each run is, by name.
+    """Lock the study's folder for this sweep and record the study in it; yields how far each run is, by name.
 
-    Nothing is written before every run folder that is there is known to be the study's own. Raises OutputError,
-    ConfigError, FileFormatError.
+    Nothing is written before every existing run folder is known to be the study's own. Raises OutputError, ConfigError,
+    FileFormatError.
     """
-    with_earlier(study, folder)  # which refuses another study's folder
-    found = {run.name: inspect(folder / run.name, run) for run in runs}
+    with_earlier(study, folder)  # refuses another study's folder
+    progress = {run.name: inspect(folder / run.name, run) for run in runs}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -94,10 +94,10 @@ def open_study(study: Study, runs: Sequence[PlannedRun], folder: Path) -> Iterat
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise OutputError(f"another sweep is at work in {folder}; wait for it, or choose another `out`") from error
-        record = to_record(with_earlier(study, folder))  # read again: another sweep may have ended meanwhile
+            raise OutputError(f"another sweep is running in {folder}; wait for it, or choose another `out`") from error
+        record = to_record(with_earlier(study, folder))  # read again: another sweep may just have ended
         write_atomically(folder / RECORD, record.encode())
-        yield found
+        yield progress
     finally:
         os.close(descriptor)
 
@@ -106,13 +106,13 @@ class Sweep:
     """The runs of a study in one folder, and the pool that runs them."""
 
     def __init__(
-        self, runs: Sequence[PlannedRun], folder: Path, found: Mapping[str, Progress], pool: Pool, cores: int
+        self, runs: Sequence[PlannedRun], folder: Path, progress: Mapping[str, Progress], pool: Pool, cores: int
     ) -> None:
-        """found: how far each run is, as `open_study` says. cores: runs that go on at the same time, for the ETA."""
+        """progress: how far each run is, from `open_study`. cores: runs at the same time, for the time left."""
         self._runs = {run.name: run for run in runs}
         self._folder, self._pool, self._cores = folder, pool, cores
         self._states: dict[str, State] = {
-            name: "finished" if found[name].stage == "finished" else "waiting" for name in self._runs
+            name: "finished" if progress[name].stage == "finished" else "waiting" for name in self._runs
         }
         self._messages = dict.fromkeys(self._runs, "")
         self._restarts = dict.fromkeys(self._runs, 0)
@@ -121,17 +121,17 @@ class Sweep:
 
     def run(self, report: Report, requests: StopRequests) -> SweepStatus:
         """Run what is not finished. Raises Interrupted after a stop, with every run saved; CheckFailed where runs
-        failed, after all others are finished."""
+        failed, once all others are finished."""
         waiting = deque(name for name, state in self._states.items() if state == "waiting")
-        asked, reported = 0, 0.0
-        while self._pool.running or (waiting and not asked):
-            while waiting and not asked and self._pool.running < self._pool.capacity:
+        n_requests, reported = 0, 0.0
+        while self._pool.running or (waiting and not n_requests):
+            while waiting and not n_requests and self._pool.running < self._pool.capacity:
                 self._start(waiting.popleft())
             for name, outcome in self._pool.poll():
-                if self._take(name, outcome, is_stopping=asked > 0):
+                if self._restarts_after(name, outcome, is_stopping=n_requests > 0):
                     waiting.appendleft(name)
-            if requests.count > asked:
-                asked = requests.count
+            if requests.count > n_requests:
+                n_requests = requests.count
                 self._pool.stop()
             if time.monotonic() - reported >= _REPORT_SECONDS:
                 reported = time.monotonic()
@@ -139,7 +139,7 @@ class Sweep:
             time.sleep(_POLL_SECONDS)
         status = self._refreshed()
         report(status)
-        if asked and status.count("finished") + status.count("failed") < len(status.runs):
+        if n_requests and status.count("finished") + status.count("failed") < len(status.runs):
             raise Interrupted("stopped; the same command goes on from every run's last checkpoint", requests.signal)
         if failed := [run for run in status.runs if run.state == "failed"]:
             raise CheckFailed(
@@ -154,8 +154,8 @@ class Sweep:
         self._pool.start(name, folder, self._runs[name].config.environment)
         self._states[name] = "running"
 
-    def _take(self, name: str, outcome: Outcome, *, is_stopping: bool) -> bool:
-        """Note how a run ended; whether it is to be started again."""
+    def _restarts_after(self, name: str, outcome: Outcome, *, is_stopping: bool) -> bool:
+        """Note how a run ended; whether to start it again."""
         again = outcome.ending in ("killed", "stopped") and not is_stopping and self._restarts[name] < RESTARTS
         self._messages[name] = "" if outcome.ending == "stopped" and is_stopping else outcome.message
         if again:
@@ -171,33 +171,32 @@ class Sweep:
                 self._live[name] = live(self._folder / name, self._runs[name].config)
         paces = self._paces()
         left = {name: self._seconds_left(name, paces) for name in self._runs}
-        running = sorted(left[name] or 0.0 for name, state in self._states.items() if state == "running")
-        waiting = [left[name] for name, state in self._states.items() if state == "waiting"]
-        known = [seconds for seconds in [*running, *waiting] if seconds is not None]
-        is_known = len(known) == len(running) + len(waiting) and None not in left.values()
+        known = {name: seconds for name, seconds in left.items() if seconds is not None}
+        running = sorted(seconds for name, seconds in known.items() if self._states[name] == "running")
+        waiting = [seconds for name, seconds in known.items() if self._states[name] == "waiting"]
         return SweepStatus(
-            tuple(self._run_status(name, left[name]) for name in self._runs),
+            tuple(self._run_status(name, seconds) for name, seconds in left.items()),
             time.monotonic() - self._started,
-            makespan(known, self._cores) if is_known else None,
+            makespan([*running, *waiting], self._cores) if len(known) == len(left) else None,
         )
 
     def _steps(self, name: str) -> int:
         return self._runs[name].config.schedule.steps
 
     def _run_status(self, name: str, seconds_left: float | None) -> RunStatus:
-        seen = self._live[name]
+        latest = self._live[name]
         return RunStatus(
             name=name,
             state=self._states[name],
-            step=seen.step,
+            step=latest.step,
             steps=self._steps(name),
-            evaluation_return=seen.evaluation_return,
+            evaluation_return=latest.evaluation_return,
             seconds_left=seconds_left,
             message=self._messages[name],
         )
 
     def _paces(self) -> dict[Any, float]:
-        """Seconds a step, as known so far: the mean of each group of runs, and under None of all."""
+        """Seconds per step, where known: the mean of each group of runs, and under None of all."""
         known: dict[Any, list[float]] = {}
         for name, run in self._runs.items():
             if (pace := self._live[name].seconds_per_step) is not None:
@@ -206,7 +205,7 @@ class Sweep:
         return {group: sum(paces) / len(paces) for group, paces in known.items()}
 
     def _seconds_left(self, name: str, paces: Mapping[Any, float]) -> float | None:
-        """By the run's own pace; before it has one, by that of its group, then of all."""
+        """By the run's own pace; before it has one, by its group's, or else by that of all."""
         if self._states[name] in ("finished", "failed", "stopped"):
             return 0.0
         own, group = self._live[name].seconds_per_step, self._runs[name].group
@@ -215,7 +214,7 @@ class Sweep:
 
 
 def makespan(seconds: Sequence[float], cores: int) -> float:
-    """How long runs of these durations take, started in this order, each on the core that is free first."""
+    """How long runs of these durations take in this order, each on the core that is free first."""
     free = [0.0] * max(1, cores)
     for duration in seconds:
         heapq.heappush(free, heapq.heappop(free) + duration)

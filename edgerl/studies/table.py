@@ -1,20 +1,17 @@
-"""The tables of a study: what its finished runs returned and cost, with the paper's figures beside them."""
+"""The table of a study: what its finished runs returned and cost, with the paper's figures beside them."""
 
 from __future__ import annotations
 
-import csv
-import io
-import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from edgerl.config import make_config
-from edgerl.errors import ConfigError, FileFormatError
+from edgerl.errors import FileFormatError
 from edgerl.studies import paper
 from edgerl.studies.grid import PlannedRun, shown
 from edgerl.studies.runs import Curve, inspect, read_curve
@@ -28,9 +25,8 @@ from edgerl.studies.statistics import (
     steps_to_reach,
 )
 from edgerl.studies.study import Study
-from edgerl.training.returns import FINAL_EVALUATIONS, mean_of
+from edgerl.training.returns import FINAL_EVALUATIONS
 
-Format = Literal["markdown", "csv", "json"]
 DENSE = "td3"
 """The method that others are compared with."""
 
@@ -45,7 +41,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Row:
-    """The runs that differ in their seed alone. None: there is no such figure, or nothing to compare with."""
+    """The runs that differ only in their seed. None: there is no such figure, or nothing to compare with."""
 
     environment: str  # with its arguments, where it has any
     method: str
@@ -54,12 +50,12 @@ class Row:
     planned: int
     evaluations: int | None  # that a run's final return is the mean of; the fewest of the runs
     final_return: Figure | None
-    success_rate: Figure | None  # of the same evaluations, where the environment tells of success
+    success_rate: Figure | None  # of the same evaluations, where the environment reports success
     paper_return: Figure | None  # after a million steps
     interquartile_mean: Interval | None
     learning_curve_area: Figure | None
     better_than_dense: Interval | None  # probability
-    steps_to_dense: float | None  # median over the runs; None where half of them or more never reached it
+    steps_to_dense: float | None  # median over the runs; None where at least half never reached it
     reached_dense: int | None  # runs; None where one has fewer than ten evaluations since learning began
     connections: int
     paper_connections: int | None
@@ -75,7 +71,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Overall:
-    """One method and its settings over all environments, of which each counts by its share of dense TD3's return."""
+    """One method and its settings over all environments, by its return in units of dense TD3's."""
 
     method: str
     settings: dict[str, Any]
@@ -91,7 +87,7 @@ class Overall:
 
 @dataclass(frozen=True)
 class Table:
-    """All of a study."""
+    """All figures of a study."""
 
     study: str
     title: str
@@ -150,7 +146,7 @@ def _read(runs: Sequence[PlannedRun], folder: Path) -> list[_Group]:
 
 
 def _dense_of(group: _Group, groups: Sequence[_Group]) -> _Group | None:
-    """The dense TD3 of the same task whose settings, where it has any, are the group's."""
+    """The dense TD3 of the same task with the group's settings, as far as it has any."""
     run = group.run
     for other in groups:
         same = other.run.settings.items() <= run.settings.items()
@@ -193,7 +189,7 @@ def _row(group: _Group, dense: _Group | None) -> Row:
 
 
 def _is_papers(run: PlannedRun) -> bool:
-    """Whether the run is the paper's but for its length: task, networks, evolution, and TD3's options."""
+    """Whether the run is the paper's except for its length: task, networks, evolution, and TD3's options."""
     config = run.config
     papers = make_config(environment=config.environment, method=config.network.method)
     parts = ("network", "evolution", "td3", "normalize", "env_args")
@@ -219,16 +215,16 @@ def _figure(values: npt.NDArray[np.float64]) -> Figure | None:
 
 
 def _overall(groups: Sequence[_Group]) -> tuple[Overall, ...]:
-    """Only environments in which the group and dense TD3 both have finished runs count, and all must have them."""
+    """The rows over all environments; without figures unless the method and dense TD3 have finished runs in each."""
     environments = {group.run.config.task for group in groups}
-    found: dict[tuple[str, Any], list[_Group]] = {}
+    by_method: dict[tuple[str, Any], list[_Group]] = {}
     for group in groups:
-        found.setdefault(group.run.group[1:], []).append(group)
+        by_method.setdefault(group.run.group[1:], []).append(group)
     rows = []
-    for members in found.values():
+    for members in by_method.values():
         pairs = [(group, _dense_of(group, groups)) for group in members]
         compared = [(group.finals, dense.finals) for group, dense in pairs if dense is not None and len(group.finals)]
-        is_whole = len(compared) == len(environments)
+        is_complete = len(compared) == len(environments)
         is_positive = all(dense.mean() > 0 for _, dense in compared)
         is_dense = members[0].run.method == DENSE
         rows.append(
@@ -237,9 +233,9 @@ def _overall(groups: Sequence[_Group]) -> tuple[Overall, ...]:
                 settings=dict(members[0].run.settings),
                 runs=sum(len(group.curves) for group in members),
                 relative_return=interquartile_mean([own / dense.mean() for own, dense in compared])
-                if is_whole and is_positive
+                if is_complete and is_positive
                 else None,
-                better_than_dense=probability_of_improvement(compared) if is_whole and not is_dense else None,
+                better_than_dense=probability_of_improvement(compared) if is_complete and not is_dense else None,
             )
         )
     return tuple(rows)
@@ -250,139 +246,5 @@ def _label(method: str, settings: dict[str, Any]) -> str:
 
 
 def as_dict(table: Table) -> dict[str, Any]:
-    """A table as JSON has it."""
+    """A table as plain data, for JSON."""
     return {"paper_steps": paper.STEPS, **asdict(table)}
-
-
-def format_table(table: Table, form: str) -> str:
-    """A table as text in one of the formats that are not JSON. Raises ConfigError for an unknown one."""
-    if form == "csv":
-        return _csv(table)
-    if form == "markdown":
-        return _markdown(table)
-    raise ConfigError(f"`format` is {form!r}; expected {', '.join(get_args(Format))}")
-
-
-def _csv(table: Table) -> str:
-    """One line a row, one column a number; empty where there is none."""
-    text = io.StringIO()
-    rows = [_flat(asdict(row)) for row in table.rows]
-    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-_PARTS = {Figure: ("mean", "deviation"), Interval: ("value", "low", "high")}
-_COMPOUND = {
-    "final_return": Figure,
-    "success_rate": Figure,
-    "paper_return": Figure,
-    "learning_curve_area": Figure,
-    "interquartile_mean": Interval,
-    "better_than_dense": Interval,
-}
-
-
-def _flat(row: dict[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in row.items():
-        if key == "settings":
-            flat |= {name: shown(setting) for name, setting in value.items()}
-        elif key in _COMPOUND:
-            flat |= {f"{key}_{part}": None if value is None else value[part] for part in _PARTS[_COMPOUND[key]]}
-        else:
-            flat[key] = value
-    return flat
-
-
-def _markdown(table: Table) -> str:
-    steps = " and ".join(f"{count:,}".replace(",", " ") for count in table.steps)
-    parts = [
-        f"{table.title}: {table.finished} of {table.planned} runs, {steps} steps.",
-        _grid(_RETURN_COLUMNS, table.rows),
-        _grid(_COST_COLUMNS, table.rows),
-    ]
-    if any(overall.relative_return or overall.better_than_dense for overall in table.overall):
-        parts.append(_grid(_OVERALL_COLUMNS, table.overall))
-    parts.append(
-        f"Return: {_of_which(table.rows)}, ± standard deviation over runs. Paper: after 1 000 000 steps, "
-        "5 runs, gym v3. IQM: interquartile mean. LCA: sum of the evaluations / steps. Better: probability that a run "
-        "returns more than one of TD3. In brackets: 95 % stratified bootstrap intervals. Steps to TD3's return: median "
-        "of when the mean of 10 evaluations reaches TD3's final return, and how many did. FLOPs: as the paper counts."
-    )
-    return "\n\n".join(parts) + "\n"
-
-
-def _of_which(rows: Sequence[Row]) -> str:
-    """What the returns are the mean of, each number of evaluations once."""
-    counts = sorted({row.evaluations for row in rows if row.evaluations is not None}, reverse=True)
-    return f"{' or '.join(map(mean_of, counts)) or 'none'} since learning began"
-
-
-Column = tuple[str, Callable[[Any], str]]
-
-_RETURN_COLUMNS: tuple[Column, ...] = (
-    ("environment", lambda row: row.environment),
-    ("method", lambda row: row.label),
-    ("runs", lambda row: f"{row.runs}" if row.runs == row.planned else f"{row.runs} of {row.planned}"),
-    ("return", lambda row: _plus_minus(row.final_return)),
-    ("success", lambda row: _plus_minus(row.success_rate, ".2f")),
-    ("paper", lambda row: _plus_minus(row.paper_return)),
-    ("IQM", lambda row: _bracketed(row.interquartile_mean)),
-    ("LCA", lambda row: _plus_minus(row.learning_curve_area, ".3f")),
-    ("better than TD3", lambda row: _bracketed(row.better_than_dense, ".2f")),
-    ("steps to TD3's return", lambda row: _steps(row)),
-)
-_COST_COLUMNS: tuple[Column, ...] = (
-    ("environment", lambda row: row.environment),
-    ("method", lambda row: row.label),
-    ("connections", lambda row: str(row.connections)),
-    ("paper", lambda row: "" if row.paper_connections is None else str(row.paper_connections)),
-    ("training FLOPs", lambda row: f"{row.training_flops:.3g}"),
-    ("relative", lambda row: f"{row.relative_flops:.2f}×"),
-    ("paper", lambda row: "" if row.paper_relative_flops is None else f"{row.paper_relative_flops:.2f}×"),
-)
-_OVERALL_COLUMNS: tuple[Column, ...] = (
-    ("all environments", lambda row: row.label),
-    ("runs", lambda row: str(row.runs)),
-    ("IQM of return / TD3's mean", lambda row: _bracketed(row.relative_return, ".3f")),
-    ("better than TD3", lambda row: _bracketed(row.better_than_dense, ".2f")),
-)
-
-
-def _grid(columns: Sequence[Column], rows: Sequence[Any]) -> str:
-    """A Markdown table; columns that have nothing to say are left out."""
-    cells = [[name, *(cell(row) for row in rows)] for name, cell in columns]
-    header, *lines = zip(*(column for column in cells if any(column[1:])), strict=True)
-    return "\n".join(f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *lines))
-
-
-def _three_digits(number: float) -> str:
-    """The format of a number, and of what stands beside it, with at least three digits: 7956, 60.4, 6.12, −0.250."""
-    if number == 0 or abs(number) >= 1e12:
-        return ".3g"
-    return f".{min(9, max(0, 2 - math.floor(math.log10(abs(number)))))}f"
-
-
-def _plus_minus(figure: Figure | None, form: str = "") -> str:
-    if figure is None:
-        return ""
-    form = form or _three_digits(figure.mean)
-    return f"{figure.mean:{form}}" + ("" if figure.deviation is None else f" ± {figure.deviation:{form}}")
-
-
-def _bracketed(interval: Interval | None, form: str = "") -> str:
-    if interval is None:
-        return ""
-    form = form or _three_digits(interval.value)
-    return f"{interval.value:{form}}" + (
-        "" if interval.low is None else f" [{interval.low:{form}}, {interval.high:{form}}]"
-    )
-
-
-def _steps(row: Row) -> str:
-    if row.reached_dense is None:
-        return ""
-    share = f"{row.reached_dense} of {row.runs} runs"
-    return f"– ({share})" if row.steps_to_dense is None else f"{row.steps_to_dense:.0f} ({share})"

@@ -1,21 +1,21 @@
-"""How long a run will take: a short timing of its three kinds of steps, on this machine, times how many it has."""
+"""How long a run will take: a short timing of its three kinds of steps on this machine, times their numbers."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
-from edgerl.algorithms.interface import Algorithm, make_algorithm
+from edgerl.algorithms.interface import make_algorithm
 from edgerl.algorithms.normalizer import Normalizer
 from edgerl.config import DEFAULT_EPISODE_STEPS, Config
 from edgerl.edge.continual.replay import Boundary, Replay
 from edgerl.environments.make import Environment, make_for_run
-from edgerl.training.trainer import numerics
+from edgerl.training.train import numerics
 
 _RANDOM_STEPS = 1000
 _WARM_UP_UPDATES = 50
@@ -29,11 +29,11 @@ class Timing:
     random: float
     acting: float
     update: float
-    episode_steps: int  # the environment's limit; where it has none, what random actions reached
+    episode_steps: int  # the environment's limit; without one, the longest with random actions
 
 
 def time_steps(config: Config) -> Timing:
-    """Time a run's steps: a thousand random ones, then 250 updates and as many actions of the policy."""
+    """Time a run's steps: a thousand random ones, 250 updates, and 200 actions of the policy."""
     with contextlib.closing(make_for_run(config)) as environment, numerics(config):
         agent = make_algorithm(config, environment.n_observations, environment.n_actions)
         normalizer = Normalizer(environment.n_observations) if config.normalize else None
@@ -41,49 +41,42 @@ def time_steps(config: Config) -> Timing:
         replay = Replay(None, environment.n_observations, environment.n_actions, capacity)
         with contextlib.closing(replay):
             random, episode_steps = _time_random_steps(environment, replay, normalizer)
-            update = _time_updates(agent, replay, normalizer)
-        acting = random + _time_actions(agent, environment)
+            _seconds(lambda: agent.learn(replay, normalizer), _WARM_UP_UPDATES)
+            update = _seconds(lambda: agent.learn(replay, normalizer), _UPDATES)
+        observation = environment.reset(0)
+        acting = random + _seconds(lambda: agent.act(observation), _UPDATES)
         limit = config.schedule.max_episode_steps or environment.own_episode_limit
     return Timing(random, acting, update, limit or min(episode_steps, DEFAULT_EPISODE_STEPS))
 
 
 def _time_random_steps(environment: Environment, replay: Replay, normalizer: Normalizer | None) -> tuple[float, int]:
-    """(seconds of a step with its place in the replay, steps of the longest episode)."""
+    """(seconds of a step, recorded in the replay; steps of the longest episode)."""
     generator = np.random.default_rng(0)
     actions = generator.uniform(-1, 1, (_RANDOM_STEPS, environment.n_actions)).astype(np.float32)
     observation, length, longest = environment.reset(0), 0, 1
     started = time.perf_counter()
     for action in actions:
-        following, reward, terminated, truncated = environment.step(environment.scale(action))
+        next_observation, reward, terminated, truncated = environment.step(environment.scale(action))
         boundary = Boundary.TERMINATED if terminated else Boundary.TRUNCATED if truncated else Boundary.CONTINUES
-        replay.append(observation, action, reward, following, boundary)
+        replay.append(observation, action, reward, next_observation, boundary)
         if normalizer is not None:
-            normalizer.observe(following)
+            normalizer.observe(next_observation)
         length += 1
         longest = max(longest, length)
-        observation, length = (environment.reset(0), 0) if terminated or truncated else (following, length)
+        observation, length = (environment.reset(0), 0) if terminated or truncated else (next_observation, length)
     return (time.perf_counter() - started) / _RANDOM_STEPS, longest
 
 
-def _time_updates(agent: Algorithm, replay: Replay, normalizer: Normalizer | None) -> float:
-    for _ in range(_WARM_UP_UPDATES):
-        agent.learn(replay, normalizer)
+def _seconds(call: Callable[[], object], times: int) -> float:
+    """Of one call, on average."""
     started = time.perf_counter()
-    for _ in range(_UPDATES):
-        agent.learn(replay, normalizer)
-    return (time.perf_counter() - started) / _UPDATES
-
-
-def _time_actions(agent: Algorithm, environment: Environment) -> float:
-    observation = environment.reset(0)
-    started = time.perf_counter()
-    for _ in range(_UPDATES):
-        agent.act(observation)
-    return (time.perf_counter() - started) / _UPDATES
+    for _ in range(times):
+        call()
+    return (time.perf_counter() - started) / times
 
 
 def expected_seconds(config: Config, timing: Timing, first_step: int = 0) -> float:
-    """What a run takes from `first_step` on: random steps, learning steps, and evaluations of whole episodes."""
+    """Of a run from `first_step` on: random steps, learning steps, and evaluations of whole episodes."""
     schedule = config.schedule
     random = max(0, min(schedule.steps, schedule.start_steps) - first_step)
     learning = max(0, schedule.steps - max(first_step, schedule.start_steps))
@@ -97,7 +90,7 @@ def expected_seconds(config: Config, timing: Timing, first_step: int = 0) -> flo
 
 
 def timings(configs: Iterable[Config]) -> dict[Config, Timing]:
-    """By `like`: one timing for all runs that differ in seed and steps alone."""
+    """By `like`: one timing for all runs that differ only in seed and steps."""
     return {config: time_steps(config) for config in dict.fromkeys(map(like, configs))}
 
 

@@ -1,7 +1,7 @@
 """One run of a sweep in a process of its own: `python -m edgerl.studies.worker FOLDER ENVIRONMENT CORE PARENT`.
 
-The folder has a config.json at least. What arrives on stdout is the outcome, as JSON, and nothing else: whatever the
-environment prints goes to stderr.
+The folder has at least a config.json. Only the outcome is written to stdout, as JSON: whatever the environment prints
+goes to stderr.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class Outcome:
 
 
 def train_run(folder: Path, environment: str) -> Outcome:
-    """Go on with the run in a folder, or begin it, to its end. The errors that a user can cause are outcomes.
+    """Start or resume the run in a folder, to its end. Errors that a user can cause are outcomes.
 
-    environment: as the study has it, whose file a person named.
+    environment: the study's, which the user named or consented to.
     """
-    from edgerl.training.trainer import train
+    from edgerl.training.train import train
 
     try:
         train(environment, resume=folder)
@@ -49,18 +49,18 @@ def train_run(folder: Path, environment: str) -> Outcome:
 
 
 def main(folder: str, environment: str, core: str, parent: str) -> None:
-    """Train on one core; stop, saving everything, where the sweep dies."""
+    """Train on one core; save everything and stop if the sweep dies."""
     if sys.platform == "linux":
         os.sched_setaffinity(0, {int(core)})
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != int(parent):  # it died before we could ask to be told
+        if os.getppid() != int(parent):  # it died before we asked for the signal
             sys.exit(1)
     with contextlib.suppress(BrokenPipeError), os.fdopen(os.dup(1), "w") as answer:
         os.dup2(2, 1)
         try:
             with ended_by_signals():
                 outcome = train_run(Path(folder), environment)
-        except (KeyboardInterrupt, Terminated):  # before the training, which saves everything, had begun
+        except (KeyboardInterrupt, Terminated):  # before training, which saves everything, had started
             outcome = Outcome("stopped")
         answer.write(json.dumps(asdict(outcome)))
 

@@ -22,11 +22,13 @@ from edgerl.policy.compact import CompactPolicy
 KIND = "checkpoint"
 VERSION = 1
 LARGEST_COUNTER = 1 << 53
+NORMALIZER = "normalizer."
+"""How the names of the normaliser's tensors start."""
 
 
 @dataclass(frozen=True)
 class Counters:
-    """Where a run stands, at an episode's end, or in the midst of one that is very long."""
+    """Where a run is, at an episode's end, or within one that is very long."""
 
     step: int = 0
     episode: int = 0
@@ -35,10 +37,21 @@ class Counters:
     elapsed_seconds: float = 0.0
     faults: int = 0  # steps that failed in the environment
 
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Counters:
+        """Counters that are not trusted. Raises ValueError, TypeError."""
+        counters = cls(**data)
+        for known in dataclasses.fields(cls):
+            value = getattr(counters, known.name)
+            kinds = (int,) if known.type == "int" else (int, float)
+            if type(value) not in kinds or not 0 <= value <= LARGEST_COUNTER:
+                raise ValueError(f"{known.name} is {repr(value)[:40]}; expected a number in [0, {LARGEST_COUNTER}]")
+        return counters
+
 
 @dataclass(frozen=True)
 class Returns:
-    """Mean returns of evaluations, None before the first; and what training episodes returned since."""
+    """Mean returns of evaluations, None before the first; and of the training episodes since."""
 
     last: float | None = None
     best: float | None = None
@@ -50,6 +63,18 @@ class Returns:
         """Mean of the training episodes that ended since the last row of metrics."""
         return self.training_sum / self.training_episodes if self.training_episodes else None
 
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Returns:
+        """Returns that are not trusted. Raises ValueError, TypeError."""
+        returns = cls(**data)
+        for value in (returns.last, returns.best, returns.training_sum):
+            if value is not None and not isinstance(value, float):
+                raise ValueError(f"a return is {repr(value)[:40]}; expected a number")
+        episodes = returns.training_episodes
+        if type(episodes) is not int or episodes < 0:
+            raise ValueError(f"training_episodes is {repr(episodes)[:40]}; expected a number of at least 0")
+        return returns
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -60,6 +85,16 @@ class Checkpoint:
     policy: CompactPolicy  # the masked actor that `--policy` chose, dead units and all
     returns: Returns
     tensors: Tensors  # of the agent and, where there is one, the normaliser
+
+    @property
+    def agent_state(self) -> Tensors:
+        """What `Algorithm.load_state` expects."""
+        return {name: array for name, array in self.tensors.items() if not name.startswith(NORMALIZER)}
+
+    @property
+    def normalizer_state(self) -> Tensors:
+        """What `Normalizer.load_state` expects."""
+        return {n.removeprefix(NORMALIZER): a for n, a in self.tensors.items() if n.startswith(NORMALIZER)}
 
 
 def write(path: Path, checkpoint: Checkpoint) -> None:
@@ -74,7 +109,7 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def read(path: Path) -> Checkpoint:
-    """Read a checkpoint; nothing in it is trusted. The agent checks its own tensors when it takes them.
+    """Read a checkpoint; nothing in it is trusted. The agent checks its own tensors when it loads them.
 
     Raises FileFormatError.
     """
@@ -82,12 +117,12 @@ def read(path: Path) -> Checkpoint:
     policy = tensors.pop("policy", None)
     try:
         if policy is None or policy.dtype != np.uint8 or policy.ndim != 1:
-            raise ValueError("its policy is not a list of bytes")
+            raise ValueError("its policy is not a tensor of bytes")
         return Checkpoint(
             config=from_json(_object(metadata, "config"), str(path)),
-            counters=_counters(_object(metadata, "counters")),
+            counters=Counters.from_json(_object(metadata, "counters")),
             policy=policy_file.from_bytes(policy.tobytes(), path.with_name(f"{path.name}, its policy,")),
-            returns=_returns(_object(metadata, "returns")),
+            returns=Returns.from_json(_object(metadata, "returns")),
             tensors=tensors,
         )
     except (ConfigError, ValueError, TypeError, OverflowError) as error:
@@ -100,23 +135,3 @@ def _object(metadata: dict[str, Any], name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"its {name} is not a JSON object")
     return value
-
-
-def _counters(data: dict[str, Any]) -> Counters:
-    counters = Counters(**data)
-    for known in dataclasses.fields(Counters):
-        value = getattr(counters, known.name)
-        kinds = (int,) if known.type == "int" else (int, float)
-        if type(value) not in kinds or not 0 <= value <= LARGEST_COUNTER:
-            raise ValueError(f"{known.name} is {repr(value)[:40]}, expected a number from 0 to {LARGEST_COUNTER}")
-    return counters
-
-
-def _returns(data: dict[str, Any]) -> Returns:
-    returns = Returns(**data)
-    for value in (returns.last, returns.best, returns.training_sum):
-        if value is not None and not isinstance(value, float):
-            raise ValueError(f"a return is {repr(value)[:40]}, expected a number")
-    if type(returns.training_episodes) is not int or returns.training_episodes < 0:
-        raise ValueError(f"training_episodes is {repr(returns.training_episodes)[:40]}, expected a number from 0 on")
-    return returns

@@ -6,17 +6,12 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from edgerl import run_folder
 from edgerl.edge.acting.actions import described_misfit, has_bounds_of
-from edgerl.edge.continual.replay import Replay
 from edgerl.environments.consent import check_consent
 from edgerl.environments.make import Environment, make_for_run
-from edgerl.errors import EnvironmentError, FileFormatError
+from edgerl.errors import EnvironmentError
 from edgerl.files.atomic import refuse_existing
 from edgerl.files.paths import anchored, at_home, reachable
 from edgerl.policy import format as policy_file
@@ -26,12 +21,9 @@ from edgerl.policy.pruning import compact
 from edgerl.training import checkpoint as checkpoint_file
 from edgerl.training.checkpoint import Checkpoint
 from edgerl.training.evaluation import evaluate, evaluation_seeds, mean_interval
+from edgerl.training.recorded import RECORDED_OBSERVATIONS, recorded_observations
 
-Array = npt.NDArray[Any]
-
-RECORDED_OBSERVATIONS = 1000
-
-WITHOUT_EPISODES = "`episodes` 0 does without"
+WITHOUT_EPISODES = "`episodes` 0 needs no environment"
 
 
 @dataclass(frozen=True)
@@ -63,7 +55,7 @@ class PruneResult:
     file_bytes: tuple[int, int]
     difference: ActionDifference
     episodes: int
-    returns: tuple[MeanReturn, MeanReturn] | None  # None where no episode was asked for
+    returns: tuple[MeanReturn, MeanReturn] | None  # None without episodes
 
 
 @at_home()
@@ -117,21 +109,6 @@ def prune(
     )
     policy_file.save(after, goal, force=force or path is None)
     return result
-
-
-def recorded_observations(folder: Path, checkpoint: Checkpoint, count: int) -> Array:
-    """Up to `count` observations [≤ count, n] of the run's replay memory, evenly spread from oldest to newest; less the
-    offset, where the policy has one."""
-    with closing(Replay.open_recorded(folder / run_folder.REPLAY, checkpoint.counters.replay_count)) as replay:
-        if replay.n_observations != checkpoint.policy.n_observations:
-            raise FileFormatError(
-                f"{folder} holds a replay of {replay.n_observations} observations and a policy of "
-                f"{checkpoint.policy.n_observations}; they are not of one run"
-            )
-        recorded = replay.observations(np.linspace(0, replay.size - 1, min(count, replay.size)).astype(np.int64))
-    if not np.isfinite(recorded).all():
-        raise FileFormatError(f"{folder / run_folder.REPLAY} holds an observation that is not finite; it was altered")
-    return recorded
 
 
 def _returns(checkpoint: Checkpoint, policies: Sequence[CompactPolicy], episodes: int) -> tuple[MeanReturn, MeanReturn]:

@@ -1,4 +1,4 @@
-"""Digits that float32 does not have: an offset that keeps them, and a line where they were lost.
+"""Digits that float32 does not have: an offset that keeps them, and a notice where they were lost.
 
 Everything that learns computes in float32, which has 24 bits: beside 5 800 000 m, its steps are 0.5 m. What tells two
 observations apart there is kept only where a number beside them is subtracted before the cast.
@@ -22,16 +22,16 @@ FEWEST_STEPS = 4
 """Of float32, that an observation's deviation must have: rounding then adds 7 % to it, as noise."""
 
 ROUNDING = 2.0**-40
-"""Of an observation's magnitude: what varies by less is constant, but for what computing it in float64 left over."""
+"""Of an observation's magnitude: what varies by less is constant, apart from float64's own rounding."""
 
 FEWEST_OBSERVATIONS = 100
-"""Before anything is said of a deviation."""
+"""Before a deviation means anything."""
 
 
 def offset_for(observation: Array) -> Array | None:
-    """What to subtract from observations like this first one [n]: float64 [n], whole numbers; None where nothing.
+    """What to subtract from observations like this first one [n]: float64 [n], whole numbers; None for nothing.
 
-    Numbers of LARGEST_WITHOUT_OFFSET and more get one, where they come in a type that float32 can't hold.
+    Numbers from LARGEST_WITHOUT_OFFSET on have an offset, if they come in a type that float32 can't hold.
     """
     if np.can_cast(observation.dtype, np.float32):
         return None
@@ -50,7 +50,7 @@ class DigitWatch:
         self._largest = np.zeros(n_observations)
 
     def observe(self, observation: Array, offset: Array | None) -> None:
-        """Count one observation [n], as it came."""
+        """Count one observation [n], as the environment returned it."""
         self._is_narrow = bool(np.can_cast(observation.dtype, np.float32))
         values = observation.astype(np.float64) if offset is None else observation - offset
         if not self._count:
@@ -62,7 +62,7 @@ class DigitWatch:
         np.maximum(self._largest, np.abs(values), out=self._largest)
 
     def notice(self, *, normalizes: bool) -> str | None:
-        """The line that a person should read, if any. normalizes: whether the run has an offset where one helps."""
+        """The line for the user, if any. normalizes: whether the run has an offset where one helps."""
         if self._count < FEWEST_OBSERVATIONS:
             return None
         with np.errstate(over="ignore", invalid="ignore"):
@@ -74,14 +74,13 @@ class DigitWatch:
             return None
         first, others = int(np.argmax(lost)), int(lost.sum()) - 1
         more = f" (and {others} more)" if others else ""
+        if self._is_narrow:
+            fix = "make the environment return float64, and train with `normalize`"
+        elif normalizes:
+            fix = "make the environment return it relative to a fixed point"
+        else:
+            fix = "train with `normalize`, which subtracts an offset in float64"
         return (
             f"observation {first}{more} varies by {deviation[first]:.2g} about {self._largest[first]:.3g}, where "
-            f"float32 has steps of {steps[first]:.2g}: the policy can hardly see it; {self._fix(normalizes)}"
+            f"float32 has steps of {steps[first]:.2g}: the policy can hardly see it; {fix}"
         )
-
-    def _fix(self, normalizes: bool) -> str:
-        if self._is_narrow:
-            return "make the environment return float64, and train with `normalize`"
-        if normalizes:
-            return "make the environment return it relative to a fixed point"
-        return "train with `normalize`, which subtracts an offset in float64"

@@ -30,14 +30,14 @@ def _raise(fault: EnvironmentFault) -> None:
 
 @dataclass(frozen=True)
 class Episodes:
-    """How episodes ended."""
+    """The outcomes of episodes."""
 
     returns: Array  # undiscounted, float64 [episodes]
-    successes: Array  # bool, of those whose last step told
+    successes: Array  # bool, of those whose last step reported it
 
     @property
     def success_rate(self) -> float:
-        """NaN where the environment does not tell."""
+        """NaN where the environment does not report success."""
         return float(self.successes.mean()) if len(self.successes) else math.nan
 
 
@@ -52,12 +52,22 @@ def play(
 ) -> Episodes:
     """One episode per seed.
 
-    act: observation [n] → action [m] in the environment's units; what it raises ends the evaluation. on_fault: told of
-    a step that failed; unless it raises, the episode ends there.
+    act: observation [n] → action [m] in the environment's units; what it raises ends the evaluation. on_fault: called
+    with a step's failure; unless it raises, the episode ends there.
     """
     returns, successes = [], []
     for seed in seeds:
-        returns.append(_episode_return(environment, act, seed, on_fault))
+        observation, total, is_over = environment.reset(seed), 0.0, False
+        while not is_over:
+            action = act(observation)
+            try:
+                observation, reward, terminated, truncated = environment.step(action)
+            except EnvironmentFault as fault:
+                on_fault(fault)
+                break
+            total += reward
+            is_over = terminated or truncated
+        returns.append(total)
         successes.append(environment.success)
     return Episodes(np.array(returns, np.float64), np.array([s for s in successes if s is not None], bool))
 
@@ -65,25 +75,6 @@ def play(
 def evaluate(environment: Environment, act: Callable[[Array], Array], seeds: Sequence[int]) -> Array:
     """The undiscounted return of one episode per seed, float64 [episodes]; act as in `play`."""
     return play(environment, act, seeds).returns
-
-
-def _episode_return(
-    environment: Environment,
-    act: Callable[[Array], Array],
-    seed: int,
-    on_fault: Callable[[EnvironmentFault], None],
-) -> float:
-    observation, total, is_over = environment.reset(seed), 0.0, False
-    while not is_over:
-        action = act(observation)
-        try:
-            observation, reward, terminated, truncated = environment.step(action)
-        except EnvironmentFault as fault:
-            on_fault(fault)
-            return total
-        total += reward
-        is_over = terminated or truncated
-    return total
 
 
 def mean_interval(values: Array, level: float = 0.95) -> tuple[float, float, float]:

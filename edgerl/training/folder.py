@@ -21,12 +21,17 @@ from edgerl.files.strict_json import parse_json
 
 @contextlib.contextmanager
 def new_folder(out: Path | None, config: Config) -> Iterator[Path]:
-    """A run folder with its config.json: `out`, or else the first free name under runs/. All that was made is taken
-    away where an error leaves nothing to resume from.
+    """A run folder with its config.json: `out`, or else the first free name under runs/. It is removed again, with the
+    parents made for it, where an error leaves nothing to resume from.
 
     Raises OutputError where `out` exists, or no folder can be made.
     """
-    folder, made = _make_first(_default_names(config) if out is None else [out])
+    if out is None:
+        stem = f"{slug(config.environment, config.env_args)}-{config.network.method}-seed{config.seed}"
+        names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
+        folder, made = _make_first(run_folder.RUNS / name for name in names)
+    else:
+        folder, made = _make_first([out])
     path = anchored(folder)
     try:
         write_config(path, config)
@@ -40,14 +45,8 @@ def new_folder(out: Path | None, config: Config) -> Iterator[Path]:
         raise
 
 
-def _default_names(config: Config) -> Iterator[Path]:
-    stem = f"{slug(config.environment, config.env_args)}-{config.network.method}-seed{config.seed}"
-    yield run_folder.RUNS / stem
-    yield from (run_folder.RUNS / f"{stem}-{number}" for number in itertools.count(2))
-
-
 def _make_first(folders: Iterable[Path]) -> tuple[Path, list[Path]]:
-    """(the first of these folders that was not there, what was made for it): mkdir decides, since other runs may start
+    """(the first of these folders that did not exist, what was made for it): mkdir decides, since other runs may start
     at the same time."""
     for folder in folders:
         check_latest(folder)
@@ -63,7 +62,7 @@ def _make_first(folders: Iterable[Path]) -> tuple[Path, list[Path]]:
 
 
 def _make(path: Path, tries: int = 3) -> None:
-    """A folder with its parents, which a start that fails may take away meanwhile."""
+    """A folder with its parents, which another run that fails may remove meanwhile."""
     try:
         path.mkdir(parents=True)
     except FileNotFoundError:
@@ -73,7 +72,7 @@ def _make(path: Path, tries: int = 3) -> None:
 
 
 def write_config(folder: Path, config: Config) -> None:
-    """The configuration of a run; for who makes the folder, or holds the run. Raises OutputError."""
+    """Write the configuration of a run; for whoever makes the folder, or holds the run. Raises OutputError."""
     write_atomically(folder / run_folder.CONFIG, to_json(config).encode())
 
 
@@ -85,10 +84,10 @@ def read_config(folder: Path) -> Config:
     try:
         data = parse_json(read_text(path, MAXIMUM_JSON_BYTES))
     except (FileFormatError, ValueError) as error:
-        said = reason(error, 10_000).replace(str(path), path.name)
-        raise FileFormatError(f"{folder} is not a run folder ({said}); name one that train made") from error
+        problem = reason(error, 10_000).replace(str(path), path.name)
+        raise FileFormatError(f"{folder} is not a run folder ({problem}); expected one that train wrote") from error
     if not isinstance(data, dict):
-        raise FileFormatError(f"{path} holds no JSON object; restore the file")
+        raise FileFormatError(f"{path} is not a JSON object; restore the file")
     return from_json(data, str(path))
 
 
@@ -97,12 +96,12 @@ def check_latest(folder: Path) -> None:
     latest = anchored(run_folder.LATEST)
     if _is_in_runs(folder) and (folder.name == latest.name or (latest.exists() and not latest.is_symlink())):
         raise OutputError(
-            f"{run_folder.LATEST} is a link to the newest run, and nothing else; move what is there, or name another"
+            f"{run_folder.LATEST} is reserved for a link to the newest run; move what is there, or choose another `out`"
         )
 
 
 def point_latest_to(folder: Path) -> None:
-    """Let runs/latest name the newest run that holds a policy; runs elsewhere are named by their path."""
+    """Let runs/latest link to the newest run that holds a policy, if it is under runs/."""
     if not _is_in_runs(folder):
         return
     temporary = folder / ".latest.tmp"  # in the run's own folder, where `sweep` finds what a killed process left
@@ -116,7 +115,7 @@ def point_latest_to(folder: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what writes left that were killed in the middle; for the one process that holds the run."""
+    """Remove the temporary files of writes that were killed; for the one process that holds the run."""
     for temporary in folder.glob(".*.tmp"):
         temporary.unlink(missing_ok=True)
 

@@ -1,6 +1,6 @@
 """metrics.csv, one row per evaluation, and the same numbers as TensorBoard events.
 
-metrics.csv is the truth: a resumed run cuts it back to what its checkpoint counts, and writes the events anew from it.
+metrics.csv is the truth: a resumed run truncates it to the rows its checkpoint counts, and rewrites the events from it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class MetricsLog:
     """The metrics of one run folder."""
 
     def __init__(self, folder: Path, columns: Sequence[str], rows: int = 0) -> None:
-        """Open the log with the first `rows` rows of what is there; columns that it has not yet are empty in them.
+        """Open the log with the first `rows` rows of the file; columns that are new since are empty in them.
 
         Raises FileFormatError where there are fewer rows, or columns that are not among `columns`.
         """
@@ -40,8 +40,8 @@ class MetricsLog:
         kept = _read(self.path, self.columns)[:rows] if rows else []
         if len(kept) < rows:
             raise FileFormatError(
-                f"{self.path} has {len(kept)} whole rows; the checkpoint counts on {rows}; restore the file, or train "
-                "anew"
+                f"{self.path} has {len(kept)} whole rows; expected the checkpoint's {rows}; restore the file, or train "
+                "again"
             )
         numbers = _numbers(kept, self.path)
         write_atomically(self.path, _format([self.columns, *kept]).encode())
@@ -55,16 +55,17 @@ class MetricsLog:
         self.last_step = int(numbers[-1][0]) if numbers else 0
 
     def append(self, row: Row) -> None:
-        """Add one row; on the disk, apart from a power cut, when this returns."""
+        """Add one row, which survives the death of this process once this returns. A NaN is an empty field."""
+        fields = ["" if math.isnan(row[column]) else f"{row[column]:.9g}" for column in self.columns]
         with self._writing():
             with self.path.open("a", newline="") as file:
-                file.write(_format([[_field(row[column]) for column in self.columns]]))
+                file.write(_format([fields]))
             self._add_events(row)
         self.rows += 1
         self.last_step = int(row["step"])
 
     def sync(self) -> None:
-        """Return once every row is on the disk: a checkpoint counts on them."""
+        """Return once every row is on the disk, where a checkpoint relies on it."""
         with self._writing(), self.path.open("rb") as file:
             os.fsync(file.fileno())
 
@@ -81,14 +82,14 @@ class MetricsLog:
 
 
 class _Events:
-    """An event file of TensorBoard. Its own writer has a thread, which prints a traceback where the disk is full."""
+    """An event file of TensorBoard, whose own writer has a thread that prints a traceback where the disk is full."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / EVENTS.replace("*", f"{time.time():.0f}.{socket.gethostname()}.{os.getpid()}")
         self._write(file_version="brain.Event:2")
 
     def add(self, step: int, numbers: Row) -> None:
-        """Numbers by their tags; on the disk, apart from a power cut, when this returns."""
+        """Add numbers by their tags, which survive the death of this process once this returns."""
         values = [Summary.Value(tag=tag, simple_value=number) for tag, number in numbers.items()]
         self._write(step=step, summary=Summary(value=values))
 
@@ -97,13 +98,8 @@ class _Events:
             RecordWriter(file).write(Event(wall_time=time.time(), **fields).SerializeToString())
 
 
-def _field(number: float) -> str:
-    """A number as text; empty where there is none (NaN), as the return of a run that isn't evaluated."""
-    return "" if math.isnan(number) else f"{number:.9g}"
-
-
 def _numbers(rows: Sequence[Sequence[str]], path: Path) -> list[list[float]]:
-    """NaN where a field is empty; the first one of a row, its step, never is. Raises FileFormatError."""
+    """Numbers, NaN for an empty field; the first of a row, its step, never is. Raises FileFormatError."""
     try:
         numbers = [[float(field or "nan") for field in row] for row in rows]
     except ValueError as error:
@@ -124,7 +120,7 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
 
 
 def _read(path: Path, columns: list[str]) -> list[list[str]]:
-    """The whole rows, in the order of `columns`, of which an earlier version had fewer."""
+    """The whole rows, in the order of `columns`, of which an earlier version may have had fewer."""
     header, *rows = _parse(path)
     if "step" not in header or not set(header) <= set(columns) or len(set(header)) < len(header):
         raise FileFormatError(f"{path} has other columns than this run; restore the file, or train again")

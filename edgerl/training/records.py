@@ -1,4 +1,4 @@
-"""What a run leaves for its report, and does not need to go on: topology.csv and versions.json (docs/format.md)."""
+"""What a run keeps for its report and does not need to resume: topology.csv and versions.json (docs/format.md)."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ PACKAGES = ("numpy", "torch", "gymnasium", "mujoco")
 class TopologyLog:
     """topology.csv: per layer the share ever active; per sensor its connections in the actor and their Σ |weight|.
 
-    Rows are functions of the run's state alone, so a resumed run cuts the file back to its checkpoint's step and goes
-    on; where there is none, as in runs of earlier versions, it begins with the next evaluation.
+    Rows are functions of the run's state, so a resumed run truncates the file at its checkpoint's step and goes on. In
+    runs of earlier versions, which have none, it starts with the next evaluation.
     """
 
     def __init__(self, folder: Path, agent: Algorithm, schedule: ScheduleConfig, step: int) -> None:
-        """Take up the log at `step`; a new run begins with the topology before any update.
+        """Open the log at `step`; a new run's starts with the topology before any update.
 
-        Raises OutputError; FileFormatError where what is there cannot be read.
+        Raises OutputError; FileFormatError where the file cannot be read.
         """
         self.path, self._agent, self._schedule = folder / run_folder.TOPOLOGY, agent, schedule
         self._columns = list(self._row(0))
         evaluations = -(-schedule.steps // schedule.evaluation_interval)
         rows = min(MAXIMUM_ROWS, max(1, MAXIMUM_NUMBERS // len(self._columns)))
-        # A power of two: of a run that is extended, every row that the longer one has is there.
+        # A power of two: whatever row an extended run would have, the shorter one has written.
         self._every = 1 << (-(-evaluations // rows) - 1).bit_length()
         kept = [row for row in _rows_up_to(self.path, self._columns, step) if self._is_due(int(row[0]))] if step else []
         lines = [self._columns, *kept, *([] if step else [self._numbers(0)])]
@@ -93,7 +93,7 @@ def _line(fields: Sequence[str]) -> str:
 
 
 def _rows_up_to(path: Path, columns: list[str], step: int) -> list[list[str]]:
-    """The rows of an earlier session up to `step`; none where the file is no such log. Raises FileFormatError."""
+    """The rows of an earlier session up to `step`; none where the file is not such a log. Raises FileFormatError."""
     try:
         header, *rows = list(csv.reader(_text(path, MAXIMUM_TEXT_BYTES).splitlines())) or [[]]
     except csv.Error:
@@ -104,9 +104,9 @@ def _rows_up_to(path: Path, columns: list[str], step: int) -> list[list[str]]:
 
 
 def _text(path: Path, at_most: int) -> str:
-    """Of a record that is there; empty where it is not, or is not a text.
+    """The content of a record; empty where it does not exist, or is not text.
 
-    Raises FileFormatError where it cannot be read now: what a later attempt finds is not to be replaced.
+    Raises FileFormatError where it cannot be read now, so that it is not replaced.
     """
     if not path.exists():
         return ""
@@ -117,24 +117,16 @@ def _text(path: Path, at_most: int) -> str:
 
 def versions() -> dict[str, str]:
     """What a run's numbers may depend on, by name."""
-    return {
-        "edgerl": __version__,
-        "python": platform.python_version(),
-        **{name: found for name in PACKAGES if (found := _version(name))},
-        "system": f"{platform.system()} {platform.machine()}",
-    }
-
-
-def _version(package: str) -> str:
-    """Empty where it is not installed, as MuJoCo need not be."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return ""
+    packages: dict[str, str] = {}
+    for name in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):  # MuJoCo is optional
+            packages[name] = metadata.version(name)
+    system = f"{platform.system()} {platform.machine()}"
+    return {"edgerl": __version__, "python": platform.python_version(), **packages, "system": system}
 
 
 def record_versions(folder: Path, step: int) -> None:
-    """Note in versions.json the versions that the run goes on with from `step`, where they are others than before.
+    """Note in versions.json the versions that the run uses from `step` on, where they differ from those before.
 
     Raises OutputError, FileFormatError.
     """
@@ -146,7 +138,7 @@ def record_versions(folder: Path, step: int) -> None:
 
 
 def read_versions(path: Path) -> list[dict[str, Any]]:
-    """The sessions that versions.json tells of, the first one first; none where it is not there or not valid.
+    """The sessions in versions.json, in order; none where the file does not exist or is not valid.
 
     Raises FileFormatError where it cannot be read.
     """

@@ -111,7 +111,7 @@ def test_who_names_it_or_a_study_that_does_has_it_run(edgerl: Run, arguments: tu
 def test_a_run_has_no_other_environment_than_its_own(edgerl: Run, command: str, other: str) -> None:
     code, _, err = edgerl(command, *REFUSED[command], "--env", other)
     assert code == 2
-    assert err.endswith(f"run is of the environment 'theirs:make', and --env is '{other}'; name the same\n")
+    assert err.endswith(f"run has the environment 'theirs:make', and --env is '{other}'; name the same\n")
     assert not Path("ran").exists()
 
 
@@ -143,7 +143,7 @@ def test_a_sweep_goes_on_with_what_its_own_study_names(edgerl: Run, monkeypatch:
 
 
 def test_a_name_that_nobody_should_type_is_not_suggested() -> None:
-    with pytest.raises(ConfigError, match=r"which is code; no environment has such a name$"):
+    with pytest.raises(ConfigError, match=r"which is code; no environment can have such a name$"):
         check_consent("a:b; rm -r .", {}, None, "file")
     assert resume_command("run", "a:b; rm -r .", {}) == "edgerl train --resume run"
     assert resume_command("run", "a.b:c", {}) == "edgerl train --resume run --env a.b:c"

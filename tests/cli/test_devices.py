@@ -146,7 +146,7 @@ def test_a_disturbed_calibration_writes_nothing(
     out, err = capsys.readouterr()
     assert out == ""
     assert err.splitlines()[-1] == (
-        "edgerl: the times of native: layer_overhead_us came out as nothing: something disturbed them, and no profile "
+        "edgerl: the times of native: layer_overhead_us came out as zero: something disturbed them, and no profile "
         "was written; end other programs, and run the same command again"
     )
     assert [file.name for file in tmp_path.iterdir()] == [path.name]

@@ -145,14 +145,14 @@ def test_an_output_elsewhere(edgerl: Run, run: Path) -> None:
     ("arguments", "message"),
     [
         (["--device", "stm32f40"], "there is no device 'stm32f40'; did you mean stm32f405?"),
-        (["--device", "esp32", "--max-loss", "3"], "the largest loss is 3; expected a share above 0 and below 1"),
+        (["--device", "esp32", "--max-loss", "3"], "the largest loss is 3; expected a share in (0, 1)"),
         (["--device", "esp32", "--max-loss", "-3%"], "--max-loss is '-3%'; expected a share, such as 3% or 0.03"),
         (["--device", "esp32", "--max-loss", "3%", "--min-return", "0"], "expected one of them"),
         (["--device", "esp32", "--episodes", "1"], "Invalid value for '--episodes'"),
         (["--device", "esp32", "nowhere"], "nowhere is not there; expected a run folder"),
         (["--device", "esp32", "-o", "there"], "there exists already; pass --force to replace it, or another -o"),
         (["--device", "esp32", "-o", "no/folder/p"], "cannot write no/folder/p: no/folder is not a folder"),
-        (["--device", "esp32", "-o", "new.png"], "new.png is the name of the picture, too; choose another -o"),
+        (["--device", "esp32", "-o", "new.png"], "new.png is also the picture's name; choose another -o"),
         ([], "Missing option '--device'"),
     ],
 )

@@ -111,7 +111,7 @@ def test_no_renderer_is_one_line(edgerl: Run, policy: Path, monkeypatch: pytest.
     code, _, err = edgerl("play", policy, "--video", "out.mp4", *TINY)
     assert code == 2
     line = err.splitlines()[-1]
-    assert line.startswith("edgerl: there is no renderer on this machine (egl: libEGL.so.1: cannot open shared object")
+    assert line.startswith("edgerl: no renderer works on this machine (egl: libEGL.so.1: cannot open shared object")
     assert line.endswith(
         "install a renderer (apt-get install libegl1 libgl1-mesa-dri, or libosmesa6), or name one in MUJOCO_GL"
     )
@@ -124,8 +124,8 @@ def test_no_renderer_is_one_line(edgerl: Run, policy: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--video", "out.avi"], "the video is 'out.avi'; expected a name that ends with .mp4 or .gif"),
-        (["--video", "out.mp4", "--width", "10"], "width is 10; expected 64 to 3840"),
+        (["--video", "out.avi"], "the video is 'out.avi'; expected a name that ends in .mp4 or .gif"),
+        (["--video", "out.mp4", "--width", "10"], "--width is 10; expected a number in [64, 3840]"),
         (
             ["--video", "out.mp4", "--env", "Hopper-v5"],
             "the policy maps 17 observations to 6 actions; Hopper-v5 has 11 and 3",
@@ -182,7 +182,7 @@ def test_a_video_that_is_not_whole_is_not_left(name: str) -> None:
     line = done.stderr.splitlines()[-1]
     assert done.returncode == 2, done.stderr
     assert line.startswith(f"edgerl: cannot make {name}: ")
-    assert line.endswith(f"make room for temporary files in {tempfile.gettempdir()}, or name another folder in TMPDIR")
+    assert line.endswith(f"free space for temporary files in {tempfile.gettempdir()}, or name another folder in TMPDIR")
     assert [path.name for path in Path().iterdir()] == ["run"]
 
 

@@ -45,14 +45,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.usefixtures("folder")
 def test_the_newest_model_against_a_device(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(monkeypatch, "profile", "--device", "jetson-nano") == 0
+    assert run(monkeypatch, "profile", "--device", "raspberry-pi-4b") == 0
     out, err = capsys.readouterr()
     assert "using runs/one/policy.safetensors" in err
-    assert "policy.safetensors (17-32-6) on NVIDIA Jetson Nano developer kit (4 GB)" in out
+    assert "policy.safetensors (17-32-6) on Raspberry Pi 4 Model B" in out
     assert "runtime onnxruntime, the default there: executes dense matrices; control rate 100 Hz" in out
     assert ["total", "736", "736", "1472", "3096"] in [line.split() for line in out.splitlines()]
-    assert "≈ 35 µs (unvalidated)" in out  # 30 a call, 2.5 each of two layers, 736 · 0.3381 ns
-    assert "note: onnxruntime cannot be installed on jetson-nano as it is" in out
+    assert "≈ 31 µs (unvalidated)" in out  # 26 a call, 2.2 each of two layers, 736 · 0.3333 ns
     assert "EXCEEDED" not in out
 
 
@@ -157,7 +156,7 @@ def test_rate_and_runtime(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     assert run(monkeypatch, "profile", "--device", "pi5", "--rate", "200", "--runtime", "native") == 0
     out = capsys.readouterr().out
     assert "runtime native: executes what is stored; control rate 200 Hz" in out
-    assert "the engine chooses on the device how it keeps each layer" in out
+    assert "the engine chooses each layer's layout on the device" in out
     assert "yet" not in out
 
 
@@ -303,6 +302,31 @@ def test_junit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
     assert failure is not None
     assert failure.get("message") == "FLOPs per inference 11136 of 1882"
     assert (failure.text or "").startswith("used: exact, 2 per multiply-add")
+
+
+def test_a_runtime_that_is_not_available_never_fits(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nano = ("--device", "jetson-nano", "--runtime", "onnxruntime")
+    assert run(monkeypatch, "profile", *NETWORK, *nano) == 1
+    out, err = capsys.readouterr()
+    assert (out.count("not available"), out.count(" fits")) == (4, 0)
+    assert "note: onnxruntime cannot be installed on jetson-nano as it is: the stock image" in out
+    assert err == "edgerl: network 17-64-64-6 does not fit jetson-nano: onnxruntime is not available there\n"
+
+    assert run(monkeypatch, "profile", *NETWORK, *nano, "--json") == 1
+    report = json.loads(capsys.readouterr().out)
+    assert (report["is_available"], report["fits"]) == (False, False)
+
+    assert run(monkeypatch, "profile", *NETWORK, *nano, "--device", "raspberry-pi-5", "--format", "markdown") == 1
+    verdicts = [line.split(" | ")[-1] for line in capsys.readouterr().out.splitlines() if "onnxruntime" in line]
+    assert verdicts == ["not available |", "fits |"]
+
+    assert run(monkeypatch, "profile", *NETWORK, *nano, "--format", "junit") == 1
+    (suite,) = ElementTree.fromstring(capsys.readouterr().out)
+    assert (suite.get("tests"), suite.get("failures")) == ("5", "1")
+    (failure,) = suite.iter("failure")
+    assert failure.get("message") == "onnxruntime is not available there"
 
 
 @pytest.mark.usefixtures("folder")

@@ -81,7 +81,7 @@ def test_pruning_twice_starts_from_the_run_each_time(edgerl: Run, run: Path) -> 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--sparsity", "0.2"], "sparsity is 0.2; expected more than the 0.5"),
+        (["--sparsity", "0.2"], "sparsity is 0.2; expected more than the policy's 0.5"),
         (["--sparsity", "0.95"], "since the output layer is kept"),
         (["--sparsity", "1"], "sparsity is 1; expected more than"),
         (["--dtype", "fp8"], "--dtype is 'fp8'; expected fp32, fp16, int8"),
@@ -119,7 +119,7 @@ def test_a_run_put_together_from_two_is_refused(edgerl: Run, run: Path) -> None:
     (run / "replay.bin").write_bytes((other / "replay.bin").read_bytes())
     code, _, err = edgerl("prune", run, "--episodes", 0)
     assert code == 2
-    assert "holds a replay of 3 observations and a policy of 4; they are not of one run" in err
+    assert "holds a replay of 3 observations and a policy of 4; they are not from the same run" in err
 
 
 def test_a_replay_with_nan_is_refused(edgerl: Run, run: Path) -> None:

@@ -243,7 +243,7 @@ def test_watching_writes_when_a_run_goes_on_and_ends_without_reloading(run: Path
             raise end
 
     with pytest.raises(end):
-        build.watch([run], "page.html", told=said.append, sleep=change)
+        build.watch([run], "page.html", notify=said.append, sleep=change)
     kinds = [isinstance(each, FileFormatError) for each in said]
     assert kinds == [False, True, False]
     assert written == [1, 1, 1, 1]
@@ -269,7 +269,7 @@ def test_what_is_watched_may_be_half_written_or_gone_at_the_end(run: Path, what:
             file.write("90,1")
 
     with pytest.raises(KeyboardInterrupt):
-        build.watch([run], "page.html", told=said.append, sleep=change)
+        build.watch([run], "page.html", notify=said.append, sleep=change)
     assert [isinstance(each, FileFormatError) for each in said] == [False, True, True]
     page = Path("page.html").read_bytes()
     assert b'"reload_seconds":null' in page

@@ -33,14 +33,14 @@ def _observations(count: int = 300) -> Array:
 
 @pytest.mark.parametrize("block", [1, 4])
 def test_candidates_begin_with_the_reference_and_get_small(block: int) -> None:
-    policy, told = _policy(block), []
-    found = find_candidates(policy, _observations(), find_device("stm32f405"), told.append)
+    policy, shares = _policy(block), []
+    found = find_candidates(policy, _observations(), find_device("stm32f405"), shares.append)
     assert found[0].difference.largest == 0
     assert found[0].policy.connections == policy.connections
     assert {candidate.precision for candidate in found} == {"fp32", "fp16", "int8"}
     assert min(candidate.policy.connections for candidate in found) < policy.connections / 2
-    assert all(0 <= share <= 1 for share in told)
-    assert told[-1] > 0.9
+    assert all(0 <= share <= 1 for share in shares)
+    assert shares[-1] > 0.9
     assert max(candidate.difference.root_mean_square for candidate in found[:-6]) < 2 * LARGEST_DIFFERENCE
 
 

@@ -130,7 +130,7 @@ def test_differences_are_paired() -> None:
     ("loss", "least", "message"),
     [
         (0.05, 3.0, "both a largest loss and a smallest return were given; expected one of them"),
-        (1.0, None, "the largest loss is 1; expected a share above 0 and below 1, as 3%"),
+        (1.0, None, r"the largest loss is 1; expected a share in \(0, 1\), such as 3%"),
         (None, float("nan"), "the smallest return is nan; expected a finite number"),
     ],
 )

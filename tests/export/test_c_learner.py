@@ -552,7 +552,7 @@ int main(void) {
 
 def test_two_slots_survive_power_cuts(tmp_path: Path) -> None:
     """The document's code, on a flash that loses its power."""
-    (code,) = re.findall(r"```c\n(.*?)```", DOCUMENT.read_text(), flags=re.DOTALL)
+    (code,) = re.findall(r"```c\n(#include.*?)```", DOCUMENT.read_text(), flags=re.DOTALL)
     sizes = exported(Case(), tmp_path).sizes
     (tmp_path / "main.c").write_text(code + POWER_CUTS)
     least = f"-DCUT_BEFORE={sizes.save - sizes.replay}"

@@ -59,7 +59,7 @@ def test_removal_is_exact_in_float64(seed: int, widths: list[int], block: int, d
     difference = np.abs(_torch(network, observations) - _torch(removed, observations))
     assert difference.max() <= 1e-12 * max(1, np.abs(_torch(network, observations)).max())
     for (weight, bias), (old_weight, old_bias) in zip(network, before, strict=True):
-        assert np.array_equal(weight, old_weight), "its arguments are left alone"
+        assert np.array_equal(weight, old_weight), "its arguments are unchanged"
         assert np.array_equal(bias, old_bias)
 
 
@@ -121,7 +121,7 @@ def _chain(*layers: list[list[float]], biases: list[list[float]] | None = None) 
 
 
 def test_a_death_spreads_backwards() -> None:
-    """Unit 1 of the last hidden layer is heard by nobody, so unit 1 before it is not either, and so on."""
+    """Unit 1 of the last hidden layer has no outgoing weights, so unit 1 before it has none either, and so on."""
     network = _chain([[1], [2]], [[1, 0], [0, 1]], [[1, 0], [0, 1]], [[1, 0]])
     removed = remove_dead_units(network, 1)
     assert [weight.tolist() for weight, _ in removed] == [[[1]], [[1]], [[1]], [[1]]]
@@ -141,7 +141,7 @@ def test_a_negative_constant_is_zero_after_relu() -> None:
 
 
 def test_a_unit_that_loses_its_last_way_out_by_folding_takes_its_inputs_with_it() -> None:
-    """Unit 0 feeds only unit 1 of the next layer, which nobody hears: both go, and unit 2, constant, is folded."""
+    """Unit 0 feeds only unit 1 of the next layer, which leads nowhere: both go, and unit 2, constant, is folded."""
     network = _chain([[1], [1], [0]], [[0, 1, 2], [1, 0, 0]], [[3, 0]], biases=[[1, 1, 1], [0, 0], [0]])
     removed = remove_dead_units(network, 1)
     assert [(weight.tolist(), bias.tolist()) for weight, bias in removed] == [([[1]], [1]), ([[1]], [2]), ([[3]], [0])]
@@ -221,7 +221,7 @@ def test_the_smallest_blocks_go(seed: int, widths: list[int], block: int, data: 
         assert np.array_equal(weight, wanted_weight)
         assert np.array_equal(bias, old_bias)
     left = sum(np.count_nonzero(weight) for weight, _ in pruned)
-    assert wanted <= left < wanted + block, "the sparsity asked for, to a block"
+    assert wanted <= left < wanted + block, "the requested sparsity, to within a block"
 
 
 def test_halfcheetah_at_nine_tenths() -> None:
@@ -243,9 +243,9 @@ def test_sparsity_refers_to_the_network_as_it_was_trained() -> None:
 def test_sparsities_that_are_refused() -> None:
     network = _random_network(2, (4, 8, 2), density=1)  # 32 + 16
     for sparsity in (-0.1, 1, 1.5, float("nan"), float("inf"), float("-inf")):
-        with pytest.raises(ConfigError, match=r"sparsity is .*; expected more than the 0\.0000 .* and below 1"):
+        with pytest.raises(ConfigError, match=r"sparsity is .*; expected more than the policy's 0\.0000, and below 1"):
             prune_by_magnitude(network, sparsity, 1, 48)
-    with pytest.raises(ConfigError, match=r"sparsity is 0\.25; expected more than the 0\.5000 that the policy has"):
+    with pytest.raises(ConfigError, match=r"sparsity is 0\.25; expected more than the policy's 0\.5000"):
         prune_by_magnitude(network, 0.25, 1, 96)
     with pytest.raises(ConfigError, match=r"sparsity is 0\.9; expected at most 0\.6458, since the output layer"):
         prune_by_magnitude(network, 0.9, 1, 48)
@@ -331,7 +331,7 @@ def test_compact_with_further_pruning() -> None:
     positions = 6 * 40 + 40 * 40 + 40 * 2
     pruned = compact(policy, sparsity=0.8)
     assert pruned.connections <= round(positions * 0.2)
-    assert pruned.connections > positions * 0.17, "no more is gone than dead units had"
+    assert pruned.connections > positions * 0.17, "only the dead units' connections are gone"
     with pytest.raises(ConfigError, match=r"sparsity is 0\.01; expected more than"):
         compact(policy, sparsity=0.01)
 

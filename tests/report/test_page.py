@@ -134,18 +134,18 @@ def test_the_page_in_a_browser(browser: Any, page_file: Path, width: int, scheme
     page.locator("#curves-1").focus()
     for _ in range(2):
         page.keyboard.press("ArrowRight")
-    told = page.locator("#curves-1 + .told[aria-live=polite]")
-    assert told.text_content().startswith("Step 100, ds-td3: ")
+    description = page.locator("#curves-1 + .description[aria-live=polite]")
+    assert description.text_content().startswith("Step 100, ds-td3: ")
     page.keyboard.press("ArrowLeft")
-    assert told.text_content().endswith("], before learning")
+    assert description.text_content().endswith("], before learning")
     (shaded,) = page.evaluate("document.getElementById('curves-1').layout.shapes")
     assert (shaded["x0"], shaded["x1"], shaded["layer"]) == (0, SMALL["start_steps"], "below")
     page.locator("#sensors-over-time-1").focus()
     for key in ("ArrowRight", "ArrowDown"):
         page.keyboard.press(key)
-    assert page.locator("#sensors-over-time-1 + .told").text_content().startswith("Step ")
+    assert page.locator("#sensors-over-time-1 + .description").text_content().startswith("Step ")
     page.locator("#theme").focus()
-    assert told.text_content() == ""
+    assert description.text_content() == ""
     heat = page.evaluate("document.getElementById('sensors-over-time-1')._fullData[0]")
     assert (heat["zmin"], heat["showscale"]) == (0, True)
     # Light and dark, by the system and by the button.

@@ -332,7 +332,7 @@ def test_long_tables_are_thinned_and_keep_their_ends(tmp_path: Path) -> None:
         ("step,x\n1,1e308\n", "beyond 1e[+]100"),
         ("step,x\n2,1\n1,1\n", "steps that do not rise"),
         ("x,y\n1,2\n", "does not end with a whole line of a table"),
-        ("\udcff", "holds no text in UTF-8 .*; restore the file, or train the run anew"),
+        ("\udcff", "is not text in UTF-8 .*; restore the file, or train the run again"),
         ("", "does not end with a whole line of a table"),
     ],
 )

@@ -82,7 +82,7 @@ static int fails(const char *path, int kind) {
 static int fd_fails(int descriptor, int kind) {
     char path[4096];
     path_of(descriptor, path);
-    return path[0] == '/' && fails(path, kind); /* a pipe is no file */
+    return path[0] == '/' && fails(path, kind); /* a pipe is not a file */
 }
 
 #define OPEN(name)                                                            \

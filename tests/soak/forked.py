@@ -19,15 +19,15 @@ LONGEST_SECONDS = 120
 
 _SERVER = """
 import ctypes, gc, json, os, resource, signal, sys
-heard = os.dup(1)
+stdout = os.dup(1)
 os.dup2(2, 1)
 exec(sys.argv[1])
 sys.stdout.flush()
-os.dup2(heard, 1)
-os.close(heard)
+os.dup2(stdout, 1)
+os.close(stdout)
 from edgerl.__main__ import main
 
-def run(job, told):
+def run(job, result):
     for number, name in enumerate(("/dev/null", job["out"], job["err"])):
         os.dup2(os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600), number)
     os.chdir(job["folder"])
@@ -50,7 +50,7 @@ def run(job, told):
         if code == 99:
             sys.excepthook(*sys.exc_info())
         if job["fault"]:
-            os.write(told, b"%d" % ctypes.CDLL(None).faulty_count())
+            os.write(result, b"%d" % ctypes.CDLL(None).faulty_count())
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -60,13 +60,13 @@ gc.freeze()
 print("ready", flush=True)
 for line in sys.stdin:
     job = json.loads(line)
-    heard, told = os.pipe()
+    reading, result = os.pipe()
     child = os.fork()
     if child == 0:
-        run(job, told)
-    os.close(told)
-    counted = os.read(heard, 20)
-    os.close(heard)
+        run(job, result)
+    os.close(result)
+    counted = os.read(reading, 20)
+    os.close(reading)
     _, status, used = os.wait4(child, 0)
     print(json.dumps([os.waitstatus_to_exitcode(status), used.ru_maxrss * 1024, int(counted or -1)]), flush=True)
 """

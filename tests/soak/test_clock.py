@@ -120,7 +120,7 @@ def _learnt(folder: Path) -> tuple[dict[str, Any], bytes]:
 
 @pytest.mark.soak
 def test_jumps_of_a_clock_change_nothing_that_is_learnt(jumping: Forked) -> None:
-    """Half an hour was asked for: it would be over with the first jump of a wall clock that anybody listened to."""
+    """Half an hour was requested: it would end at the first jump of the wall clock, if that were used."""
     _learn(jumping, "Robot", "--rate", 0)
     last = _learn(jumping, "Wall", "--rate", 0)
     assert 0 < last["seconds"] < HOUR / 2

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.processes import Processes
-from tests.training.test_loop import kill_and_resume
+from tests.training.runs import kill_and_resume
 
 RUNS, KILLS = 40, 5
 

@@ -1,4 +1,4 @@
-"""Every file of a state folder, damaged at random places one at a time: what is lost is what that file alone held.
+"""Every file of a state folder, damaged at random places one at a time: only what no other file holds is lost.
 
 A bit flipped, an end cut off, a page of zeros, a file that is empty or gone: 500 times EDGERL_SOAK (default 0.1) for
 each file of each folder; with `-s` it is printed what that cost. And as often as 200 times that, a learner that finds a
@@ -225,7 +225,7 @@ def _snapshots(counting: dict[int, list[int]]) -> list[str]:
 
 
 def _before_newest(folder: Path, storage: Storage, champion: int) -> tuple[int, str]:
-    """(updates in the snapshot before the newest, the newest file if it alone holds what it does)"""
+    """(updates in the snapshot before the newest, the newest file if no other holds its content)"""
     paths = sorted(folder.glob("snapshot-*"))
     if paths[-1] == folder / f"snapshot-{champion:08d}.safetensors":
         return 0, ""
@@ -270,9 +270,9 @@ def test_a_killed_learner_finds_no_less_than_without_the_damaged_file() -> None:
                     least = _snapshots_without(folder, storage, name)
                     DAMAGE[draw.choice(list(DAMAGE), p=SHARES)](folder / name, draw)
                     damages += 1
-                told = killing.kill_one(server, folder, storage, draw)
-                is_mended = told.loaded >= 0
-                assert _snapshots_without(folder, storage) >= max(least, told.snapshots)
+                progress = killing.kill_one(server, folder, storage, draw)
+                is_mended = progress.loaded >= 0
+                assert _snapshots_without(folder, storage) >= max(least, progress.snapshots)
         assert server.stdin is not None
         server.stdin.close()
     assert damages > KILLS / 4

@@ -1,4 +1,4 @@
-"""A session of a million cycles holds no more descriptors and no more memory than it did after a tenth of them.
+"""A session of a million cycles has the same descriptors and memory as after a tenth of them.
 
 1 000 000 cycles times EDGERL_SOAK (default 0.01), in a process of their own; a keeper and a reporter beside them, which
 sync, take snapshots and report as often as they can.
@@ -32,7 +32,7 @@ def descriptors():
     return len(os.listdir("/proc/self/fd"))
 
 def anonymous_bytes():
-    # Exact, unlike VmRSS; what was freed and is kept is no growth, and no sign of none.
+    # Exact, unlike VmRSS; memory that was freed but kept neither counts as growth nor hides it.
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     lines = Path("/proc/self/smaps").read_text().splitlines()

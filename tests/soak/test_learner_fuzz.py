@@ -83,7 +83,7 @@ def _content(path: Path, kind: str) -> Content:
 
 
 def _put(path: Path, data: bytes) -> None:
-    """Into a file that may be there: faster than making it anew."""
+    """Into a file that may exist: faster than making it again."""
     with path.open("r+b" if path.exists() else "wb") as file:
         file.write(data)
         file.truncate()

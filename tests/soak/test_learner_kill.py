@@ -49,8 +49,8 @@ LIVES: list[dict[str, Any]] = [
 
 
 def live(learner: Learner, tell: Callable[[str, int], object], last: int | None = None) -> None:
-    """Observe, update, sync and snapshot, all by the number of the transition alone; `tell` each that returned. Up to
-    the transition number `last`, or until it is killed."""
+    """Observe, update, sync and snapshot, all as a function of the transition's number; `tell` each that returned. It
+    ends with transition number `last`, or when it is killed."""
     while last is None or learner.counters.steps <= last:
         number = learner.counters.steps
         x = np.sin(np.arange(N) + number).astype(np.float32)
@@ -112,7 +112,7 @@ def serving() -> Iterator[subprocess.Popen[str]]:
 
 
 @dataclass
-class _Told:
+class _Progress:
     """What a process said before it was killed; −1 for nothing."""
 
     observed: int = -1
@@ -126,22 +126,22 @@ class _Told:
             setattr(self, what, int(number))
 
 
-def kill_one(server: subprocess.Popen[str], folder: Path, storage: str, draw: np.random.Generator) -> _Told:
+def kill_one(server: subprocess.Popen[str], folder: Path, storage: str, draw: np.random.Generator) -> _Progress:
     assert server.stdin is not None
     assert server.stdout is not None
     server.stdin.write(f"{folder} {storage}\n")
     server.stdin.flush()
     lines = iter(server.stdout.readline, "end 0\n")
-    told = _Told()
-    told.note(islice(lines, 1))
+    progress = _Progress()
+    progress.note(islice(lines, 1))
     if draw.random() < 0.8:
-        told.note(islice(lines, int(draw.integers(MOST_LINES))))
+        progress.note(islice(lines, int(draw.integers(MOST_LINES))))
         time.sleep(draw.uniform(0, LONGEST_WAIT))
     else:  # while it is loading
         time.sleep(draw.uniform(0, 10 * LONGEST_WAIT))
-    os.kill(told.pid, signal.SIGKILL)
-    told.note(lines)
-    return told
+    os.kill(progress.pid, signal.SIGKILL)
+    progress.note(lines)
+    return progress
 
 
 def _bytes(arena: LearnerArena) -> bytes:
@@ -177,7 +177,7 @@ def _rows(learner: Learner) -> set[bytes]:
     return {record.tobytes() for record in records}
 
 
-def _check(killed: Path, before: Path, storage: str, told: _Told) -> tuple[int, int]:
+def _check(killed: Path, before: Path, storage: str, progress: _Progress) -> tuple[int, int]:
     """(snapshots that the reference made, transitions) — asserts that what is found is what the reference leads to."""
     with closing(load(killed, storage, _Careless())) as found:
         steps, snapshots = found.counters.steps, found.counters.snapshots
@@ -186,19 +186,19 @@ def _check(killed: Path, before: Path, storage: str, told: _Told) -> tuple[int, 
         assert found.status()["replay"]["damaged"] == 0
     disk = _Reference()
     with closing(load(before, storage, disk)) as reference:
-        begun, known = reference.counters.snapshots, max(told.observed + 1, reference.counters.steps)
-        assert told.loaded in (-1, reference.counters.steps)
-        disk.states[begun], disk.learner = _bytes(reference.challenger.arena), reference
+        earlier, known = reference.counters.snapshots, max(progress.observed + 1, reference.counters.steps)
+        assert progress.loaded in (-1, reference.counters.steps)
+        disk.states[earlier], disk.learner = _bytes(reference.challenger.arena), reference
         live(reference, lambda *_: None, known - 1)
-        if _rows(reference) != rows:  # one may be there that nobody was told of
+        if _rows(reference) != rows:  # one may exist that was not reported
             live(reference, lambda *_: None, known)
         assert _rows(reference) == rows, "nothing is lost, nothing is invented"
         if reference.status()["replay"]["keep"] == "ring":  # what a reservoir did not take left no trace
             assert known <= steps <= known + 1
-    assert snapshots >= told.snapshots
+    assert snapshots >= progress.snapshots
     assert state == disk.states[snapshots], "not a bit is another"
     assert champion <= snapshots
-    return snapshots - begun, steps
+    return snapshots - earlier, steps
 
 
 @pytest.mark.soak
@@ -215,13 +215,13 @@ def test_a_learner_that_is_killed_loses_nothing_and_goes_on_to_the_bit() -> None
             for kill in range(KILLS_IN_A_ROW):
                 before, killed = Path(f"before{chain}-{kill}"), Path(f"killed{chain}-{kill}")
                 shutil.copytree(folder, before) if folder.exists() else None
-                told = kill_one(server, folder, life["storage"], draw)
+                progress = kill_one(server, folder, life["storage"], draw)
                 if folder.exists() and any(folder.glob("snapshot-*")):
                     shutil.copytree(folder, killed)
-                    snapshots, steps = _check(killed, before, life["storage"], told)
+                    snapshots, steps = _check(killed, before, life["storage"], progress)
                     most_snapshots, most_steps = max(most_snapshots, snapshots), max(most_steps, steps)
                 else:
-                    assert told.loaded == -1, "it was killed before it had begun"
+                    assert progress.loaded == -1, "it was killed before its first snapshot"
             with closing(load(folder, life["storage"])) as learner:
                 takeovers += learner.status()["trials"]["takeovers"]
         assert server.stdin is not None

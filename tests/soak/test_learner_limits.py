@@ -76,15 +76,15 @@ def test_it_works_or_says_so_and_the_state_stays_whole(commands: Forked, limit: 
     Path("limited.py").write_text(ROBOT)
     write_bundle(config=learner_config(batch=8), memory=4 << 20)
     learn = (*LEARN, "--replay-storage", storage)
-    begun = commands.run(*learn)
-    assert begun.code == 128 + signal.SIGTERM, begun.err
-    shutil.copytree("state", "begun")
+    stopped = commands.run(*learn)
+    assert stopped.code == 128 + signal.SIGTERM, stopped.err
+    shutil.copytree("state", "stopped")
     codes: dict[int, int] = {}
     for number in range(LIMITS):
         is_new = number % 4 == 3
         shutil.rmtree("state", ignore_errors=True)
         if not is_new:
-            shutil.copytree("begun", "state")
+            shutil.copytree("stopped", "state")
         ran = commands.run(*learn, room=(limit, MOST * number // LIMITS))
         what = f"{limit}, {number} of {LIMITS}: {ran.err}"
         codes[ran.code] = codes.get(ran.code, 0) + 1

@@ -77,7 +77,7 @@ print(json.dumps({
 
 
 def live(bundle: Path, storage: str, cycles: int, freed: Literal["kept", "trimmed"] = "kept") -> dict[str, Any]:
-    """What a process that learns for so many cycles says about its memory, with or without what it freed before."""
+    """What a process that learns for `cycles` reports of its memory, with or without what it freed before."""
     command = [sys.executable, "-c", LIVE, str(bundle), tempfile.mkdtemp(dir="."), storage, str(cycles), freed]
     # One arena of the C library: what threads and sizes leave in others is noise of kilobytes.
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1"}

@@ -34,9 +34,9 @@ def _fuzz(source: Path, *options: object) -> int:
     compile_c("clang", "-O1" if SHARE >= 1 else "-O0", *CLANG, *options, source, "-o", fuzzer)
     run(fuzzer, "corpus", corpus)
     command = [fuzzer, "-seed=20220526", f"-max_total_time={SECONDS}", "-rss_limit_mb=1024", "-print_final_stats=1"]
-    told = run("sh", "-c", '"$@" 2>&1', "sh", *command, corpus)
-    found = re.search(r"stat::number_of_executed_units: (\d+)", told)
-    assert found is not None, told
+    output = run("sh", "-c", '"$@" 2>&1', "sh", *command, corpus)
+    found = re.search(r"stat::number_of_executed_units: (\d+)", output)
+    assert found is not None, output
     return int(found[1])
 
 

@@ -19,7 +19,7 @@ import pytest
 
 import edgerl
 from tests.edge.compiled import run
-from tests.training.test_loop import ENGINES, SMALL, _replay_rows, _state, each_engine
+from tests.training.runs import ENGINES, SMALL, each_engine, replay_rows, state_of
 
 from .forked import Forked, forked
 
@@ -48,7 +48,7 @@ STOPPED = 300
 
 @pytest.fixture(scope="module")
 def failing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forked]:
-    """Commands on a disk that fails when it is told to."""
+    """Commands on a disk that fails on request."""
     folder = tmp_path_factory.mktemp("faulty")
     library = folder / "faulty_libc.so"
     run("gcc", "-shared", "-fPIC", "-O1", Path(__file__).with_name("faulty_libc.c"), "-o", library)
@@ -57,7 +57,7 @@ def failing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forked]:
 
 
 def _all_that_a_run_determines(folder: Path) -> tuple[Any, bytes]:
-    return _state(folder), _replay_rows(folder)
+    return state_of(folder), replay_rows(folder)
 
 
 def _runs(engine: str) -> tuple[tuple[Any, bytes], Path]:

@@ -56,7 +56,7 @@ def test_what_a_file_leaves_out_has_defaults_and_the_rest_varies() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", r"^own\.toml is empty: \[grid\] names no run; expected such as environment = "),
+        ("", r"^own\.toml is empty: \[grid\] names no run; expected a line such as environment = "),
         ("[grid]\n", r"is empty: \[grid\] names no run"),
         ("[grid]\nseed = []\n", r"grid\.seed is an empty list, which makes no run"),
         ("[grid]\nsparsty = [0.5]\n", r"key 'grid\.sparsty' is unknown; did you mean sparsity\?$"),
@@ -103,10 +103,10 @@ def test_what_a_study_file_is_refused_for(text: str, message: str) -> None:
     [
         (
             "tabel1",
-            r"^study 'tabel1' is not a study's folder, .*; did you mean table1\?$",
+            r"^study 'tabel1' is not there; .*; did you mean table1\?$",
         ),
         ("absent.toml", r"^absent\.toml is not there; expected a file$"),
-        (".toml", r"file with the ending"),
+        (".toml", r"a file that ends in \.toml"),
     ],
 )
 def test_a_study_that_is_not_there(name: str, message: str) -> None:
@@ -157,7 +157,7 @@ def test_a_part_of_a_study_that_is_swept_again_leaves_the_rest_in_the_record(tmp
     both = with_earlier(narrowed(table1, steps=1000, environments=["Ant-v5"], seeds=[0]), tmp_path)
     assert both.grid == {**table1.grid, "environment": ("Hopper-v5", "Ant-v5"), "seed": (3, 1, 0)}
     longer = narrowed(table1, environments=["Ant-v5"], seeds=[0])
-    assert with_earlier(longer, tmp_path) == longer, "of other steps there are no runs"
+    assert with_earlier(longer, tmp_path) == longer, "there are no runs with other steps"
 
 
 @pytest.mark.parametrize("text", ["[]", "{", "{}", '{"study": 3}', '{"study": "own", "grid": 3}', "\udcff"])

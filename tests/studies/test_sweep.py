@@ -21,7 +21,7 @@ import edgerl
 from edgerl.config import DEFAULT_EPISODE_STEPS, make_config
 from edgerl.errors import CheckFailed, ConfigError, Interrupted, OutputError, RemoteError
 from edgerl.signals import StopRequests
-from edgerl.studies.cluster import RayPool, _probe
+from edgerl.studies.cluster import check_node, probe_storage
 from edgerl.studies.grid import PlannedRun, plan_runs
 from edgerl.studies.runs import Progress
 from edgerl.studies.study import load_study
@@ -268,7 +268,7 @@ def test_one_sweep_at_a_time_has_a_studys_folder() -> None:
     runs = plan_runs(study)
     with (
         open_study(study, runs, Path("here")),
-        pytest.raises(OutputError, match=r"^another sweep is at work in here; wait for it, or choose another `out`$"),
+        pytest.raises(OutputError, match=r"^another sweep is running in here; wait for it, or choose another `out`$"),
         open_study(study, runs, Path("here")),
     ):
         pass
@@ -305,11 +305,11 @@ def test_runs_are_spread_over_cores_in_their_order() -> None:
 def test_a_node_says_what_it_sees_in_the_storage() -> None:
     token = Path(".edgerl-token.tmp")
     token.write_text("another")
-    assert _probe(token)[2] == "it reads something else there"
+    assert probe_storage(token)[2] == "it reads other content there"
     token.write_text(token.name)
-    version, written, problem = _probe(token)
+    version, written, problem = probe_storage(token)
     assert (version, problem, Path(written).exists()) == (edgerl.__version__, "", True)
-    assert "No such file" in _probe(Path("absent/token"))[2]
+    assert "No such file" in probe_storage(Path("absent/token"))[2]
 
 
 @pytest.mark.parametrize(
@@ -318,27 +318,16 @@ def test_a_node_says_what_it_sees_in_the_storage() -> None:
         (("0.0.1", "there", ""), r"^node 10\.0\.0\.3 has edgerl 0\.0\.1, this machine .*; install the same on all$"),
         (
             (edgerl.__version__, "absent", ""),
-            r"does not share here \(what it writes there is not seen here\); name a fol",
+            r"does not share here \(what it writes there does not appear here\); name a fol",
         ),
         ((edgerl.__version__, "there", "No such file"), r"does not share here \(No such file\); .*: `storage`$"),
     ],
 )
 def test_a_node_that_does_not_share_the_storage_is_refused(answer: tuple[str, str, str], message: str) -> None:
-    class Ray:
-        class exceptions:  # noqa: N801 — as Ray has it
-            RayError = ConnectionError
-
-        @staticmethod
-        def get(_: object, timeout: float) -> tuple[str, str, str]:
-            assert timeout > 0
-            return answer
-
     Path("here").mkdir()
     Path("here/there").touch()
-    pool = RayPool.__new__(RayPool)
-    pool._ray = Ray
     with pytest.raises(RemoteError, match=message):
-        pool._check_answer("10.0.0.3", Path("here"), None)
+        check_node("10.0.0.3", Path("here"), *answer)
 
 
 def test_a_run_is_planned_as_edgerl_train_configures_it() -> None:

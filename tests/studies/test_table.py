@@ -18,7 +18,8 @@ from edgerl.errors import ConfigError, EdgerlError
 from edgerl.studies.grid import PlannedRun, plan_runs
 from edgerl.studies.runs import Live, inspect, live, read_curve
 from edgerl.studies.study import Study, load_study, narrowed, parse_study, to_record
-from edgerl.studies.table import Figure, Table, format_table, make_table
+from edgerl.studies.table import Figure, Table, make_table
+from edgerl.studies.table_text import format_table
 
 from .folders import write_run
 
@@ -55,7 +56,7 @@ def test_the_figures_of_a_study_by_hand() -> None:
     assert row.learning_curve_area.mean == pytest.approx((20_000 + 40_000) / 2 / 60_000)
     assert (row.interquartile_mean.value, row.interquartile_mean.low, row.interquartile_mean.high) == (3000, 2000, 4000)
     assert row.better_than_dense.value == (1 + 0 + 1 + 1) / 4  # 2000 > 1000, 2000 < 3000, 4000 > both
-    # TD3 ends at 2000. Seed 0 has it at the twelfth evaluation alone; seed 1 at the tenth: 8 · 4000 / 10.
+    # TD3 ends at 2000. Seed 0 reaches it only at the twelfth evaluation; seed 1 at the tenth: 8 · 4000 / 10.
     assert (row.reached_dense, row.steps_to_dense) == (2, (60_000 + 50_000) / 2)
     assert (row.connections, row.paper_connections, row.paper_relative_flops) == (106_169, 106_169, 0.49)
     dense = rows["Hopper-v5", "td3"]
@@ -64,7 +65,7 @@ def test_the_figures_of_a_study_by_hand() -> None:
     overall = {row.method: row for row in table.overall}
     # relative returns: HalfCheetah 1, 2; Hopper .25, 1.25: the middle two of four
     assert overall["ds-td3"].relative_return.value == pytest.approx((1 + 1.25) / 2)
-    assert overall["ds-td3"].better_than_dense.value == (0.75 + 0.25) / 2  # Hopper: 250 > 100 alone
+    assert overall["ds-td3"].better_than_dense.value == (0.75 + 0.25) / 2  # Hopper: only 250 > 100
     assert overall["td3"].better_than_dense is None
     text = format_table(table, "markdown")
     assert "| HalfCheetah-v5 | ds-td3 | 2 | 3000 ± 1414 | 11460 ± 483 | 3000 [2000, 4000] |" in text
@@ -253,16 +254,20 @@ def test_numbers_have_three_digits_at_least() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda text: text[:-8], r"metrics\.csv is damaged: it has 2 whole rows, and the checkpoint counts on 3"),
+        (lambda text: text[:-8], r"metrics\.csv is damaged: it has 2 whole rows; expected the checkpoint's 3"),
         (lambda text: text.replace("10000,", "1e400,"), r"is damaged: a value is not finite"),
         (lambda text: text.replace("10000,", "x,"), r"is damaged: could not convert string to float: 'x'"),
-        (lambda text: text.replace("10000,", "10000,1,"), r"is damaged: a row has not as many values as"),
+        (lambda text: text.replace("10000,", "10000,1,"), r"is damaged: a row has more or fewer values than"),
         (lambda text: text.replace("10000,", "5000,"), r"is damaged: its steps do not increase"),
-        (lambda text: text.replace("10000,", "1e200,"), r"is damaged: a value is not finite, or beyond any return"),
+        (lambda text: text.replace("10000,", "1" * 200_000 + ","), r"is damaged: field larger than field limit"),
+        (
+            lambda text: text.replace("10000,", "1e200,"),
+            r"is damaged: a value is not finite, or too large for a return",
+        ),
         (lambda text: text.replace("10000,2.0", "10000,nan"), r"is damaged: a value is not finite"),
         (lambda text: text.replace("10000,", ","), r"is damaged: a row has no step or no time"),
         (lambda text: text.replace("return_mean", "other"), r"is damaged: it has no column return_mean; restore"),
-        (lambda _: "", r"is damaged: it has no column step; .* to train that run anew, remove here and sweep$"),
+        (lambda _: "", r"is damaged: it has no column step; .* to train that run again, remove here and sweep$"),
     ],
 )
 def test_half_written_metrics_are_refused(change: Callable[[str], str], message: str) -> None:
@@ -309,7 +314,7 @@ def test_the_command_prints_the_study_as_it_was_swept(edgerl: Run) -> None:
             "runs/sparsity holds no finished run of the study sparsity; run edgerl sweep, or name its folder",
         ),
         (["sparsity", "--format", "html"], "--format is 'html'; expected markdown, csv, json"),
-        (["nothing"], "study 'nothing' is not a study's folder, no file"),
+        (["nothing"], "study 'nothing' is not there"),
     ],
 )
 def test_bad_input_is_one_line(edgerl: Run, arguments: list[str], message: str) -> None:

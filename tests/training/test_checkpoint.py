@@ -128,7 +128,7 @@ def _no_policy(_: Metadata, tensors: Tensors) -> None:
     del tensors["policy"]
 
 
-RANGE = "expected a number from 0 to 9007199254740992"
+RANGE = r"expected a number in \[0, 9007199254740992\]"
 
 HOSTILE = {
     "config missing": (_without("config"), "its config is not a JSON object"),
@@ -154,21 +154,21 @@ HOSTILE = {
     "discount text": (_set("config", "discount", "0.9", inner="td3"), "discount is 0.9; expected a number in"),
     "counter missing is its default": (_without("counters", "step"), None),
     "counter surplus": (_set("counters", "more", 1), "unexpected keyword argument 'more'"),
-    "counter negative": (_set("counters", "step", -1), f"step is -1, {RANGE}"),
-    "counter float": (_set("counters", "episode", 1.0), f"episode is 1.0, {RANGE}"),
-    "counter true": (_set("counters", "replay_count", True), f"replay_count is True, {RANGE}"),
-    "counter none": (_set("counters", "metrics_rows", None), f"metrics_rows is None, {RANGE}"),
-    "counter text": (_set("counters", "step", "1\n2"), rf"step is '1\\n2', {RANGE}"),
-    "counter huge": (_set("counters", "replay_count", 1 << 62), f"replay_count is 4611686018427387904, {RANGE}"),
-    "counter enormous": (_set("counters", "elapsed_seconds", 10**400), f"elapsed_seconds is 1000+, {RANGE}"),
-    "seconds true": (_set("counters", "elapsed_seconds", True), f"elapsed_seconds is True, {RANGE}"),
-    "seconds negative": (_set("counters", "elapsed_seconds", -0.5), f"elapsed_seconds is -0.5, {RANGE}"),
-    "return text": (_set("returns", "last", "1"), "a return is '1', expected a number"),
-    "return true": (_set("returns", "best", True), "a return is True, expected a number"),
+    "counter negative": (_set("counters", "step", -1), f"step is -1; {RANGE}"),
+    "counter float": (_set("counters", "episode", 1.0), f"episode is 1.0; {RANGE}"),
+    "counter true": (_set("counters", "replay_count", True), f"replay_count is True; {RANGE}"),
+    "counter none": (_set("counters", "metrics_rows", None), f"metrics_rows is None; {RANGE}"),
+    "counter text": (_set("counters", "step", "1\n2"), rf"step is '1\\n2'; {RANGE}"),
+    "counter huge": (_set("counters", "replay_count", 1 << 62), f"replay_count is 4611686018427387904; {RANGE}"),
+    "counter enormous": (_set("counters", "elapsed_seconds", 10**400), f"elapsed_seconds is 1000+; {RANGE}"),
+    "seconds true": (_set("counters", "elapsed_seconds", True), f"elapsed_seconds is True; {RANGE}"),
+    "seconds negative": (_set("counters", "elapsed_seconds", -0.5), f"elapsed_seconds is -0.5; {RANGE}"),
+    "return text": (_set("returns", "last", "1"), "a return is '1'; expected a number"),
+    "return true": (_set("returns", "best", True), "a return is True; expected a number"),
     "return surplus": (_set("returns", "worst", 1.0), "unexpected keyword argument 'worst'"),
-    "policy missing": (_no_policy, "its policy is not a list of bytes"),
-    "policy of another type": (_policy(lambda p: p.astype(np.float32)), "its policy is not a list of bytes"),
-    "policy of another shape": (_policy(lambda p: p[None]), "its policy is not a list of bytes"),
+    "policy missing": (_no_policy, "its policy is not a tensor of bytes"),
+    "policy of another type": (_policy(lambda p: p.astype(np.float32)), "its policy is not a tensor of bytes"),
+    "policy of another shape": (_policy(lambda p: p[None]), "its policy is not a tensor of bytes"),
 }  # fmt: skip
 
 
@@ -192,7 +192,7 @@ def test_hostile_file(change: Change, problem: str | None) -> None:
         (lambda policy: policy[:0], "its policy, is empty; expected a policy.safetensors"),
         (lambda policy: np.where(np.arange(len(policy)) == 4100, policy ^ 1, policy), "has been altered: its SHA-256"),
         (lambda _: np.frombuffer(pack_tensors("checkpoint", 1, {}, {}), np.uint8), "holds 'checkpoint'; expected"),
-        (lambda _: np.frombuffer(pack_tensors("policy", 1, {}, {}), np.uint8), "its layers are no list"),
+        (lambda _: np.frombuffer(pack_tensors("policy", 1, {}, {}), np.uint8), "its layers are not a list"),
     ],
 )  # fmt: skip
 def test_a_hostile_policy_inside(content: Any, problem: str) -> None:

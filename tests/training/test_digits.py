@@ -22,7 +22,7 @@ from edgerl.edge.acting.robot import Robot
 from edgerl.edge.continual.learner import Learner
 from edgerl.edge.continual.replay import Replay
 from edgerl.edge.continual.session import Schedule, Session
-from edgerl.environments.make import make
+from edgerl.environments.make import Environment, made
 from edgerl.environments.video import play
 from edgerl.errors import EnvironmentError, UnsupportedModelError
 from edgerl.export.c_learner.source import make_c_learner
@@ -32,11 +32,12 @@ from edgerl.profiling.measuring.bundle import policy_data
 from edgerl.profiling.measuring.measure import Subject, measure_here
 from edgerl.profiling.measuring.measurement import benchmark_observations, largest_difference
 from edgerl.training import checkpoint as checkpoint_file
-from edgerl.training import trainer as loop
+from edgerl.training import trainer
 from edgerl.training.compaction import prune
 from edgerl.training.digits import DigitWatch, offset_for
 from edgerl.training.handover import hand_over
 from edgerl.training.logs import read_metrics
+from edgerl.training.trainer import Status
 from tests.export.compiled_c import Library
 from tests.robots import SurveyedRobot
 
@@ -155,7 +156,7 @@ def test_far_away_the_same_is_learnt_as_beside_the_origin(engine: str) -> None:
 def test_without_the_subtraction_the_robot_stands_where_float32_has_its_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was learnt before there was an offset, and what is learnt now; a perfect return is about −0.8."""
     seen = _train("surveyed_robot", "seen")
-    monkeypatch.setattr(loop, "offset_for", lambda _: None)
+    monkeypatch.setattr(trainer, "offset_for", lambda _: None)
     rounded, raw = _train("surveyed_robot", "rounded"), _train("surveyed_robot", "raw", normalize=False)
     assert _returns(seen)[-1] > -3
     assert _returns(rounded)[-1] < 2 * _returns(seen)[-1]
@@ -165,7 +166,7 @@ def test_without_the_subtraction_the_robot_stands_where_float32_has_its_steps(mo
 def test_a_run_with_an_offset_resumes_to_the_same_bits() -> None:
     whole = _train("surveyed_robot", "whole")
 
-    def stop(status: loop.Status) -> None:
+    def stop(status: Status) -> None:
         if status.step == 1300:
             raise KeyboardInterrupt
 
@@ -178,11 +179,11 @@ def test_a_run_with_an_offset_resumes_to_the_same_bits() -> None:
 
 
 def test_an_environment_that_turns_to_float32_in_the_midst_is_refused() -> None:
-    environment = make("robots:surveyed_robot")
+    name, robot = made("robots:surveyed_robot")
+    environment = Environment(name, robot)
     environment.reset(0)
     environment.offset = offset_for(environment.given)
     assert np.abs(environment.observation[0]) <= 1
-    robot: Any = environment._environment
     robot.dtype = np.float32
     with pytest.raises(
         EnvironmentError,

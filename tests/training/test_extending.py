@@ -136,7 +136,7 @@ def test_a_cosine_schedule_keeps_its_end(engine: str) -> None:
     before = _state(short)[1]
     edgerl.train("robots:robot", resume=short, steps=444, notice=notices.append)
     assert (
-        "run goes on from step 222 to 444 (before: 222); the cosine schedule keeps its end at step 222: then"
+        "run goes on from step 222 to 444 (before: 222); the cosine schedule still ends at step 222, after"
         in (notices[0])
     )
     config = json.loads((short / "config.json").read_text())
@@ -190,8 +190,8 @@ def test_an_extended_run_that_is_killed_resumes_to_the_same_bits(
 @pytest.mark.parametrize(
     ("steps", "message"),
     [
-        (222, r"`steps` is 222, and run has 222 already; expected more$"),
-        (100, r"`steps` is 100, and run has 222 already; expected more$"),
+        (222, r"`steps` is 222; expected more than the 222 that run has"),
+        (100, r"`steps` is 100; expected more than the 222 that run has"),
         (30, r"`steps` is 30, and the first 30 \(`start_steps`\) are random, before learning begins"),
         (0, r"`steps` is 0; expected a whole number in \[1, 1000000000000\]"),
         (1e6, r"`steps` is 1000000.0; expected a whole number"),
@@ -206,7 +206,7 @@ def test_fewer_steps_than_there_are_are_refused_and_nothing_changes(steps: Any, 
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     cosine = _train("cosine", drop_schedule="cosine", steps=333)
     edgerl.train("robots:robot", resume=cosine, steps=444)
-    with pytest.raises(EdgerlError, match="`steps` is 444, and cosine has 444 already"):
+    with pytest.raises(EdgerlError, match="`steps` is 444; expected more than the 444"):
         edgerl.train("robots:robot", resume=cosine, steps=444)
 
 
@@ -249,7 +249,7 @@ def test_an_extension_changes_steps_alone_or_the_end_of_a_schedule() -> None:
 
 
 def test_the_record_of_topologies_is_that_of_the_longer_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It has every row that the longer run has, and no more than it may."""
+    """It has every row of the longer run, and at most the allowed number."""
     monkeypatch.setattr(records, "MAXIMUM_ROWS", 3)
     options = {"evaluation_interval": 37}
     whole = _train("whole", **(options | {"steps": 444}))
@@ -267,5 +267,5 @@ def test_another_configuration_is_no_extension() -> None:
     text = path.read_text()
     for old, new in (('"seed": 0', '"seed": 1'), ('"steps": 222', '"steps": 20')):
         path.write_text(text.replace(old, new))
-        with pytest.raises(FileFormatError, match=r"is of another configuration than .*config\.json; restore that"):
+        with pytest.raises(FileFormatError, match=r"has another configuration than .*config\.json; restore that"):
             edgerl.train("robots:robot", resume="run")

@@ -21,6 +21,8 @@ from edgerl.training import folder as folders
 from edgerl.training.folder import new_folder, point_latest_to, read_config
 from edgerl.training.logs import read_metrics
 
+from .runs import SMALL, train_small
+
 AT_ONCE = 8
 
 
@@ -37,7 +39,7 @@ def _starts(out: Path | None, config: Config) -> list[Path | str]:
         start.wait()
         try:
             with new_folder(out, config) as made:
-                start.wait(60)  # nobody is ready before all have a folder, or none
+                start.wait(60)  # none goes on before each has a folder, or has failed
                 return made
         except OutputError as error:
             start.wait(60)
@@ -170,3 +172,42 @@ def test_a_run_that_fails_takes_its_folder_away_and_no_other(config: Config) -> 
         raise OutputError(f"{made}: the disk is full")
     assert [path.name for path in Path("runs").iterdir()] == [kept.name]
     assert folders.read_config(kept) == config
+
+
+# Names and links.
+
+
+def test_a_real_folder_in_the_place_of_the_link_is_refused_before_training() -> None:
+    done = edgerl.train("robots:robot", **SMALL).folder
+    (done / "checkpoint.safetensors").unlink()
+    Path("runs/latest").unlink()
+    Path("runs/latest").mkdir()
+    for arguments in ({"env": "robots:robot", **SMALL}, {"env": "robots:robot", "resume": done}):
+        with pytest.raises(OutputError, match=r"runs/latest is reserved"):
+            edgerl.train(**arguments)
+    assert sorted(path.name for path in Path("runs").iterdir()) == ["latest", done.name]
+
+
+def test_a_run_cannot_be_called_latest() -> None:
+    with pytest.raises(OutputError, match=r"runs/latest is reserved"):
+        train_small("runs/latest")
+    assert not Path("runs").exists()
+
+
+def test_what_a_killed_write_left_is_swept() -> None:
+    folder = train_small("run")
+    (folder / ".edgerl-0123abcd.tmp").write_bytes(b"half")
+    edgerl.train("robots:robot", resume=folder)
+    assert not list(folder.glob(".*"))
+
+
+def test_an_existing_folder_is_never_written_into() -> None:
+    Path("there").mkdir()
+    with pytest.raises(OutputError, match="there exists already; go on with `resume` there, or choose another `out`"):
+        train_small("there")
+    assert list(Path("there").iterdir()) == []
+
+
+def test_default_folders_never_collide() -> None:
+    folders = [edgerl.train("robots:robot", **(SMALL | {"steps": 40})).folder for _ in range(2)]
+    assert [f.name for f in folders] == ["robots-robot-ds-td3-seed0", "robots-robot-ds-td3-seed0-2"]

@@ -356,7 +356,7 @@ def test_options_that_cannot_be(options: dict[str, Any], problem: str, run: Run)
 
 def test_a_reservoir_and_returns_of_several_rewards(run: Run) -> None:
     with pytest.raises(
-        ConfigError, match=r"^the run has returns of 3 rewards; a reservoir needs 1 \(take a ring, or train"
+        ConfigError, match=r"^the run has returns of 3 rewards; a reservoir needs 1 \(use a ring, or train"
     ):
         hand_over(run("normalised"), GOAL, keep="reservoir")
     assert hand_over(run("ds-td3"), GOAL, keep="reservoir").keep == "reservoir"
@@ -385,7 +385,7 @@ def test_folders_that_are_no_run(run: Run) -> None:
     with closing(Replay(Path("run/replay.bin"), 5, 2, 600)):
         pass
     with pytest.raises(
-        FileFormatError, match=r"^run holds a replay of another task than its policy's; they are not of one"
+        FileFormatError, match=r"^run holds a replay of another task than its policy's; they are not from the same"
     ):
         hand_over("run", GOAL)
     shutil.copy(run("ds-td3") / "replay.bin", "run/replay.bin")

@@ -41,7 +41,7 @@ def print_summary(reports: Sequence[ProfileReport]) -> None:
     print(f"{reports[0].model} ({reports[0].architecture})")
     rows: list[tuple[str, ...]] = []
     for report in reports:
-        rows.append((_named(report), "", "", _word(report.fits)))
+        rows.append((_named(report), "", "", _word(report, not report.exceeded)))
         rows += [(f"  {label}", *others) for label, *others in _rows(report)]
     print_table(_COLUMNS, rows)
     print_uncertainty(reports)
@@ -76,9 +76,14 @@ def junit(reports: Sequence[ProfileReport]) -> str:
             suites,
             "testsuite",
             name=_named(report),
-            tests=str(len(report.verdicts)),
-            failures=str(len(report.exceeded)),
+            tests=str(len(report.verdicts) + (not report.is_available)),
+            failures=str(len(report.exceeded) + (not report.is_available)),
         )
+        if not report.is_available:
+            case = ElementTree.SubElement(
+                suite, "testcase", classname=f"{report.model} on {report.device}", name="runtime"
+            )
+            ElementTree.SubElement(case, "failure", message=_unavailable(report)).text = "; ".join(report.notes)
         for name, verdict in report.verdicts.items():
             case = ElementTree.SubElement(
                 suite, "testcase", classname=f"{report.model} on {report.device}", name=LABELS[name]
@@ -93,11 +98,19 @@ def junit(reports: Sequence[ProfileReport]) -> str:
 def excess(reports: Sequence[ProfileReport]) -> str:
     """What does not fit, and by how much."""
     return "; ".join(
-        f"{report.model} does not fit {report.device}: "
-        + ", ".join(use_of_budget(name, report.verdicts[name]) for name in report.exceeded)
+        f"{report.model} does not fit {report.device}: {', '.join(_problems(report))}"
         for report in reports
         if not report.fits
     )
+
+
+def _problems(report: ProfileReport) -> list[str]:
+    unavailable = [] if report.is_available else [_unavailable(report)]
+    return unavailable + [use_of_budget(name, report.verdicts[name]) for name in report.exceeded]
+
+
+def _unavailable(report: ProfileReport) -> str:
+    return f"{report.runtime} is not available there"
 
 
 _COLUMNS = ("", "used", "budget", "verdict")
@@ -105,7 +118,8 @@ _COLUMNS = ("", "used", "budget", "verdict")
 
 def _rows(report: ProfileReport) -> list[tuple[str, ...]]:
     return [
-        (LABELS[name], *_used_and_budget(verdict), _word(verdict.fits)) for name, verdict in report.verdicts.items()
+        (LABELS[name], *_used_and_budget(verdict), _word(report, verdict.fits))
+        for name, verdict in report.verdicts.items()
     ]
 
 
@@ -114,15 +128,18 @@ def _markdown_row(report: ProfileReport) -> tuple[str, ...]:
         f"{' of '.join(_used_and_budget(verdict))}{'' if verdict.fits else ' EXCEEDED'}"
         for verdict in report.verdicts.values()
     ]
-    return _named(report), *cells, _word(report.fits)
+    return _named(report), *cells, _word(report, not report.exceeded)
 
 
 def _named(report: ProfileReport) -> str:
     return f"{report.device} ({report.runtime})"
 
 
-def _word(fits: bool) -> str:
-    return "fits" if fits else "EXCEEDED"
+def _word(report: ProfileReport, is_kept: bool) -> str:
+    """The verdict on a budget, or on all of them: nothing fits where its runtime is not available."""
+    if not is_kept:
+        return "EXCEEDED"
+    return "fits" if report.is_available else "not available"
 
 
 def _sources(verdict: BudgetVerdict) -> str:

@@ -76,7 +76,7 @@ class Champion:
                 n_outputs=layer.n_outputs,
                 block=layer.block,
                 n_blocks=len(layer.columns),
-                layout=LAYOUTS.index(_layout(layer)),
+                layout=LAYOUTS.index(champion_layout(layer.block, is_dense=layer.in_target is None)),
                 values=pointer(weights[index]),
                 columns=pointer(layer.columns, ctypes.c_uint16),
                 row_starts=pointer(layer.starts, ctypes.c_uint32),
@@ -101,8 +101,8 @@ def _ones(layer: LayerArrays) -> Array:
     return ones
 
 
-def _layout(layer: LayerArrays) -> Layout:
-    """One whose size follows from the numbers of connections alone, which never change."""
-    if layer.is_dense:
+def champion_layout(block: int, *, is_dense: bool) -> Layout:
+    """A layer's layout in a champion: its size follows from the number of connections, which never changes."""
+    if is_dense:
         return "dense"
-    return "block" if layer.block == 4 else "sparse"
+    return "block" if block == 4 else "sparse"

@@ -1,4 +1,4 @@
-"""What training and inference cost, computed from layer shapes alone. Nothing here is measured or estimated.
+"""What training and inference cost, computed from layer shapes only. Nothing here is measured or estimated.
 
 Two counts of training, which must not be confused:
 

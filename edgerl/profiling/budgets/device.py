@@ -1,13 +1,13 @@
 """Device profiles: data in TOML, one strict reader. device_profiles/README.md documents every key.
 
 A number is written as `{ value = …, source = "…" }` under a key that ends in its unit. Nothing is optional unless the
-README says so, and nothing unknown is passed over: a profile is what a person buys a board by.
+README says so, and an unknown key is an error: people buy boards by these profiles.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
@@ -77,7 +77,7 @@ class Cache:
 
 @dataclass(frozen=True)
 class Memory:
-    """What holds data and programs; `bandwidth_gb_per_s` only where caches lie before the memory (linux)."""
+    """Memory for data and programs; `bandwidth_gb_per_s` only where there are caches in front of it (linux)."""
 
     ram_bytes: Quantity
     usable_bytes: Quantity
@@ -87,7 +87,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class RuntimeCosts:
-    """What executing takes on one core at the profile's clock, with one observation at a time (latency.py)."""
+    """What executing takes on one core at the profile's clock, with one observation at a time (latency/estimate.py)."""
 
     call_overhead_us: Quantity
     layer_overhead_us: Quantity
@@ -96,7 +96,7 @@ class RuntimeCosts:
     sparse_input_overhead_ns: Quantity | None
     sparse_block_1_ns_per_multiply_add: Quantity | None
     sparse_block_4_ns_per_multiply_add: Quantity | None
-    error_ratio: Quantity | None  # None: nobody compared an estimate with this device
+    error_ratio: Quantity | None  # None: no estimate was compared with this device
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,18 @@ class Runtime:
     reason: str | None
     instead: str | None
     figures: RuntimeFigures | None  # None: it can never run there
+
+    def slowed(self, factor: float) -> Runtime:
+        """The runtime where the core takes `factor` times as long; the costs of a class are in cycles, and stay."""
+        if self.figures is None or isinstance(self.figures.costs, ClassCosts):
+            return self
+        times = {
+            key: _scaled(value, factor)
+            for key, value in vars(self.figures.costs).items()
+            if value is not None and key != "error_ratio"
+        }
+        costs = replace(self.figures.costs, **times, error_ratio=None)
+        return replace(self, figures=replace(self.figures, costs=costs))
 
 
 @dataclass(frozen=True)
@@ -185,7 +197,7 @@ class Device:
         return self.same_chip_as or self.id
 
     def runtime(self, name: str) -> Runtime:
-        """The runtime called `name`; DeviceError when there is none such."""
+        """The runtime called `name`; DeviceError where there is none."""
         for runtime in self.runtimes:
             if runtime.name == name:
                 return runtime
@@ -199,19 +211,19 @@ class Device:
         return next((saved for saved in self.measured if saved.key == wanted), None)
 
     def in_mode(self, name: str) -> Device:
-        """The device in its power mode `name`; DeviceError when there is none such."""
+        """The device in its power mode `name`; DeviceError where there is none."""
         mode = self.mode(name)
         slower = self.at_clock(mode.clock_mhz)
         cpu = replace(slower.cpu, core_count=mode.core_count)
         return replace(slower, name=f"{self.name}, mode {mode.name}", cpu=cpu)
 
     def mode(self, name: str) -> Mode:
-        """The power mode called `name`, in whatever case; DeviceError when there is none such."""
+        """The power mode called `name`, in any case; DeviceError where there is none."""
         for mode in self.modes:
             if mode.name.lower() == name.lower():
                 return mode
         known = [mode.name for mode in self.modes]
-        listed = f"choose one of {', '.join(known)}" if known else "it has one mode only; leave --mode out"
+        listed = f"choose one of {', '.join(known)}" if known else "it has only one; leave `mode` out"
         raise DeviceError(f"{self.id} has no mode {name[:40]!r}; {listed}{nearest(name, known)}")
 
     def at_clock(self, clock_mhz: Quantity) -> Device:
@@ -224,21 +236,9 @@ class Device:
                 replace(cache, bandwidth_gb_per_s=_scaled(cache.bandwidth_gb_per_s, 1 / slower))
                 for cache in self.caches
             ),
-            runtimes=tuple(_slower_runtime(runtime, slower) for runtime in self.runtimes),
+            runtimes=tuple(runtime.slowed(slower) for runtime in self.runtimes),
             measured=(),
         )
-
-
-def _slower_runtime(runtime: Runtime, slower: float) -> Runtime:
-    figures = runtime.figures
-    if figures is None or isinstance(figures.costs, ClassCosts):  # a class's costs are in cycles
-        return runtime
-    times = {
-        key: _scaled(value, slower)
-        for key, value in vars(figures.costs).items()
-        if value is not None and key != "error_ratio"
-    }
-    return replace(runtime, figures=replace(figures, costs=replace(figures.costs, **times, error_ratio=None)))
 
 
 def _scaled(quantity: Quantity, factor: float) -> Quantity:
@@ -306,19 +306,19 @@ def _load_shipped(device_id: str) -> Device:
 
 
 class _Table:
-    """A TOML table of which keys are taken one by one, each checked; what is left over at the end is unknown."""
+    """A TOML table whose keys are read one by one, each checked; a key that is left at the end is unknown."""
 
     def __init__(self, source: str, name: str, content: dict[str, Any]) -> None:
         self.source = source
         self.name = name
         self.content = dict(content)
-        self.taken: list[str] = []
+        self.known: list[str] = []  # keys that were read
 
     def fail(self, key: str, problem: str) -> DeviceError:
         return DeviceError(f"{self.source}: {self.name}{key} {problem}")
 
-    def take(self, key: str) -> Any:
-        self.taken.append(key)
+    def pop(self, key: str) -> Any:
+        self.known.append(key)
         if key in self.content:
             return self.content.pop(key)
         for present in self.content:
@@ -327,35 +327,35 @@ class _Table:
         raise self.fail(key, "is missing; see device_profiles/README.md")
 
     def text(self, key: str) -> str:
-        value = self.take(key)
+        value = self.pop(key)
         if not _is_line(value):
             raise self.fail(key, f"is {quoted(value)}; expected one line of text")
         return value
 
     def choice(self, key: str, choices: tuple[_Choice, ...]) -> _Choice:
-        value = self.take(key)
+        value = self.pop(key)
         for choice in choices:
             if value == choice:
                 return choice
         raise self.fail(key, f"is {quoted(value)}; expected one of {', '.join(choices)}")
 
     def flag(self, key: str) -> bool:
-        value = self.take(key)
+        value = self.pop(key)
         if not isinstance(value, bool):
             raise self.fail(key, f"is {quoted(value)}; expected true or false")
         return value
 
     def texts(self, key: str) -> tuple[str, ...]:
-        value = self.take(key)
+        value = self.pop(key)
         if not isinstance(value, list) or not all(_is_line(item) for item in value):
             raise self.fail(key, f"is {quoted(value)}; expected a list of texts, each one line")
         return tuple(value)
 
     def table(self, key: str) -> _Table:
-        return self.as_table(key, self.take(key))
+        return self.as_table(key, self.pop(key))
 
     def tables(self, key: str) -> list[_Table]:
-        value = self.take(key)
+        value = self.pop(key)
         if not isinstance(value, list) or not value:
             raise self.fail(key, f"is {quoted(value)}; expected at least one [[{self.name}{key}]]")
         return [self.as_table(f"{key}[{index}]", item) for index, item in enumerate(value)]
@@ -366,18 +366,18 @@ class _Table:
         return _Table(self.source, f"{self.name}{key}.", value)
 
     def number(self, key: str, *, zero: bool = False, at_most: float = LARGEST_NUMBER, whole: bool = False) -> Quantity:
-        entry = self.take(key)
+        entry = self.pop(key)
         if not isinstance(entry, dict) or "source" not in entry:
             raise self.fail(key, f'has no source; expected {key} = {{ value = …, source = "…" }}')
         inner = self.as_table(key, entry)
-        value, source = inner.take("value"), inner.text("source")
+        value, source = inner.pop("value"), inner.text("source")
         inner.finish()
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self.fail(key, f"is {quoted(value)}; expected a number")
         if not math.isfinite(value) if isinstance(value, float) else abs(value) > LARGEST_NUMBER:
             raise self.fail(key, f"is {quoted(value)}; expected a finite number up to {LARGEST_NUMBER:.0e}")
         if value < 0:
-            raise self.fail(key, f"is {quoted(value)}; a negative number is impossible here")
+            raise self.fail(key, f"is {quoted(value)}; it cannot be negative")
         if (value < SMALLEST_NUMBER and not (zero and value == 0)) or value > at_most:
             raise self.fail(key, f"is {quoted(value)}; expected {SMALLEST_NUMBER:g} to {at_most:g}")
         if whole and value != int(value):
@@ -386,14 +386,15 @@ class _Table:
 
     def finish(self) -> None:
         for key in self.content:
-            for taken in self.taken:
-                if taken.startswith(f"{key}_"):
-                    raise self.fail(key[:60], f"has no unit; expected the key {taken}")
-            raise self.fail(f"{key!r}"[:60], f"is an unknown key{nearest(key, self.taken)}")
+            for known in self.known:
+                if known.startswith(f"{key}_"):
+                    raise self.fail(key[:60], f"has no unit; expected the key {known}")
+            raise self.fail(f"{key!r}"[:60], f"is an unknown key{nearest(key, self.known)}")
 
 
 def _device(table: _Table, device_id: str) -> Device:
     kind = table.choice("kind", KINDS)
+    runtimes = table.table("runtimes")
     device = Device(
         id=device_id,
         name=table.text("name"),
@@ -404,11 +405,12 @@ def _device(table: _Table, device_id: str) -> Device:
         caches=tuple(_cache(entry) for entry in table.tables("caches")) if kind == "linux" else (),
         memory=_memory(table.table("memory"), kind),
         default_runtime=table.choice("default_runtime", RUNTIMES),
-        runtimes=_runtimes(table.table("runtimes")),
+        runtimes=tuple(_runtime(name, runtimes.table(name)) for name in RUNTIMES),
         budgets=_budgets(table.table("budgets")),
         measured=tuple(_saved(entry) for entry in table.tables("measured")) if "measured" in table.content else (),
         same_chip_as=table.text("same_chip_as") if "same_chip_as" in table.content else None,
     )
+    runtimes.finish()
     table.finish()
     _check_together(device, table)
     return device
@@ -429,16 +431,14 @@ def _cpu(table: _Table, kind: Kind) -> Cpu:
 
 
 def _modes(table: _Table) -> tuple[Mode, ...]:
-    for name in table.content:
+    modes = []
+    for name in list(table.content):
         if not _is_line(name):
-            raise table.fail(quoted(name), "is not a name; expected one line of text, as 5W")
-    return tuple(_mode(name, table.table(name)) for name in list(table.content))
-
-
-def _mode(name: str, table: _Table) -> Mode:
-    mode = Mode(name=name, core_count=table.number("core_count", whole=True), clock_mhz=table.number("clock_mhz"))
-    table.finish()
-    return mode
+            raise table.fail(quoted(name), "is not a name; expected one line of text, such as 5W")
+        mode = table.table(name)
+        modes.append(Mode(name, mode.number("core_count", whole=True), mode.number("clock_mhz")))
+        mode.finish()
+    return tuple(modes)
 
 
 def _cache(table: _Table) -> Cache:
@@ -462,12 +462,6 @@ def _memory(table: _Table, kind: Kind) -> Memory:
     return memory
 
 
-def _runtimes(table: _Table) -> tuple[Runtime, ...]:
-    runtimes = tuple(_runtime(name, table.table(name)) for name in RUNTIMES)
-    table.finish()
-    return runtimes
-
-
 def _runtime(name: RuntimeName, table: _Table) -> Runtime:
     available = table.flag("available")
     runtime = Runtime(
@@ -482,23 +476,21 @@ def _runtime(name: RuntimeName, table: _Table) -> Runtime:
 
 
 def _figures(name: RuntimeName, table: _Table) -> RuntimeFigures:
-    costs = _class_costs(table) if "latency_class" in table.content else _costs(name, table)
     return RuntimeFigures(
-        costs=costs,
+        costs=_costs(name, table),
         base_memory_bytes=table.number("base_memory_bytes", zero=True, whole=True),
         installed_bytes=table.number("installed_bytes", zero=True, whole=True),
     )
 
 
-def _class_costs(table: _Table) -> ClassCosts:
-    return ClassCosts(
-        latency_class=table.choice("latency_class", RUNTIME_CLASSES),
-        sparse_block_1_cost_ratio=table.number("sparse_block_1_cost_ratio"),
-        sparse_block_4_cost_ratio=table.number("sparse_block_4_cost_ratio"),
-    )
+def _costs(name: RuntimeName, table: _Table) -> RuntimeCosts | ClassCosts:
+    if "latency_class" in table.content:
+        return ClassCosts(
+            latency_class=table.choice("latency_class", RUNTIME_CLASSES),
+            sparse_block_1_cost_ratio=table.number("sparse_block_1_cost_ratio"),
+            sparse_block_4_cost_ratio=table.number("sparse_block_4_cost_ratio"),
+        )
 
-
-def _costs(name: RuntimeName, table: _Table) -> RuntimeCosts:
     def number_of_sparse(key: str, *, zero: bool = False) -> Quantity | None:
         return None if name == "onnxruntime" else table.number(key, zero=zero)
 
@@ -544,7 +536,7 @@ def _saved(table: _Table) -> SavedMeasurement:
 
 
 def _check_together(device: Device, table: _Table) -> None:
-    """What no single key can show: limits that contradict each other."""
+    """What no single key shows: limits that contradict each other."""
     memory, budgets = device.memory, device.budgets
     limits = (
         ("memory.usable_bytes", memory.usable_bytes, "memory.ram_bytes", memory.ram_bytes),
@@ -562,7 +554,7 @@ def _check_together(device: Device, table: _Table) -> None:
         raise table.fail("same_chip_as", f"is {quoted(device.same_chip_as)}, which is not a device{known}")
     names = [mode.name for mode in device.modes]
     if len({name.lower() for name in names}) < len(names):
-        raise table.fail("modes", f"has two of one name among {quoted(names)}; rename one")
+        raise table.fail("modes", f"has the same name twice among {quoted(names)}; rename one")
     for mode in device.modes:
         if mode.core_count.value > device.cpu.core_count.value:
             raise table.fail(
@@ -574,24 +566,14 @@ def _check_together(device: Device, table: _Table) -> None:
             raise table.fail("caches", f"list {nearer.level} before {farther.level}; expected the smallest first")
     keys = [saved.key for saved in device.measured]
     if len(set(keys)) != len(keys):
-        raise table.fail("measured", "holds two measurements of one policy, runtime and mode; remove one")
+        raise table.fail("measured", "holds two measurements of the same policy, runtime and mode; remove one")
     modes = [None, *(mode.name for mode in device.modes)]
     for unknown in (saved.mode for saved in device.measured if saved.mode not in modes):
-        raise table.fail("measured", f"names the mode {quoted(unknown)}, which the device has not")
+        raise table.fail("measured", f"names the mode {quoted(unknown)}, which the device does not have")
     if device.runtime(device.default_runtime).figures is None:
         raise table.fail("default_runtime", f"is {device.default_runtime}, which has no figures; choose another")
 
 
-def check_distinct(devices: Iterable[Device]) -> None:
-    """Raise DeviceError where two devices answer to one name."""
-    owners: dict[str, str] = {}
-    for device in devices:
-        for name in (device.id, *device.aliases):
-            if name in owners:
-                raise DeviceError(f"{owners[name]} and {device.id} both answer to {name!r}; rename one")
-            owners[name] = device.id
-
-
 def _is_line(value: object) -> TypeGuard[str]:
-    """Whether it is a text that can be printed as it is: control characters would reach the terminal."""
+    """Whether it is a text that can be printed as it is, without control characters for the terminal."""
     return isinstance(value, str) and bool(value.strip()) and value.isprintable()

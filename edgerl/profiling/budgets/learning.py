@@ -1,8 +1,8 @@
 """A learner on a device: its memory, to the byte, and an estimate of the updates that fit beside the control rate.
 
-The memory is what `edgerl learn` takes there, or on a microcontroller what the engine does: networks, targets, moments
-and the activations of an update (the arena, whose size depends on the device's vectors), two copies of the policy that
-drives (the champion; in C the learner acts from its arena), and the replay.
+The memory is what `edgerl learn` takes there, or on a microcontroller what the engine takes: networks, targets,
+moments and the activations of an update (the arena, whose size depends on the device's vectors), two copies of the
+policy that drives (the champion; in C the learner acts from its arena), and the replay.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgerl.edge.acting.policy import Layout
 from edgerl.edge.continual import bundle
 from edgerl.edge.continual.bundle import ReplayPlan
+from edgerl.edge.continual.champion import champion_layout
 from edgerl.edge.continual.memory import MemoryPlan, plan_memory
 from edgerl.edge.continual.origin import Origin, read_origin, refuse_for_c
 from edgerl.edge.continual.session import MARGIN_US
 from edgerl.edge.engine.growth import GROWTH_RULES
 from edgerl.edge.engine.library import BytesOf, LayerPlanStructure, LearnerConfig, library
-from edgerl.edge.runtimes import RUN_BY, RuntimeName
+from edgerl.edge.runtimes import RUN_BY
 from edgerl.errors import ConfigError
 from edgerl.files.tensors import TensorReader
 from edgerl.policy.shape import LayerShape, NetworkShape
@@ -40,7 +40,7 @@ MICROCONTROLLER_SHARE = 0.4
 """Of the best published rate: what portable C reaches there (the ratio of published timings of RLtools)."""
 
 COUNTED_UPDATES = 10_000
-"""Over how many updates the cost of one is averaged: actor updates and evolution steps come now and then."""
+"""Over how many updates the cost of one is averaged: actor updates and evolution steps come only now and then."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,10 @@ def profile_learner(path: Path, device: Device | str, **budgets: Any) -> Learnin
     Raises ConfigError for a runtime that cannot learn, and what `profile` and the bundle's reader raise.
     """
     device = device if isinstance(device, Device) else find_device(device)
-    budgets["runtime"] = _learning_runtime(device, budgets.get("runtime"))
+    able = next(name for name in RUN_BY["learner"] if device.runtime(name).figures is not None)
+    if budgets.get("runtime") not in (None, able):
+        raise ConfigError(f"the runtime is {budgets['runtime']}, which does not learn on {device.id}; use {able}")
+    budgets["runtime"] = able
     with TensorReader(path, bundle.KIND, bundle.VERSIONS) as reader:
         origin = read_origin(reader, path)
     if budgets["runtime"] == "c":
@@ -87,13 +90,6 @@ def profile_learner(path: Path, device: Device | str, **budgets: Any) -> Learnin
     plan = plan_on(device, origin)
     report = replace(report, model=path.name, memory=with_parts(report.memory, _parts(report, plan)))
     return _with_updates(report, device, origin, plan)
-
-
-def _learning_runtime(device: Device, asked: str | None) -> RuntimeName:
-    able = next(name for name in RUN_BY["learner"] if device.runtime(name).figures is not None)
-    if asked not in (None, able):
-        raise ConfigError(f"the runtime is {asked}, which does not learn on {device.id}; use {able}")
-    return able
 
 
 # ------------------------------------------------------------------------------------------------ memory, exact
@@ -114,18 +110,16 @@ def plan_on(device: Device, origin: Origin) -> MemoryPlan:
 
 
 def champion_bytes(config: LearnerConfig, *, normalises: bool) -> int:
-    """Two copies of the actor, which keep every connection whatever its weight."""
+    """Two copies of the actor, which keep every connection, also those with a weight of 0."""
     plans = config.actor.plans
     columns = [Columns(plan.n_inputs, plan.n_outputs, plan.full_blocks, plan.blocks) for plan in plans]
-    arena = arena_parts(columns, [_layout(plan) for plan in plans], config.lanes, normalises=normalises)
+    layouts = [champion_layout(plan.block, is_dense=_is_dense(plan)) for plan in plans]
+    arena = arena_parts(columns, layouts, config.lanes, normalises=normalises)
     return 2 * sum(arena.values())
 
 
-def _layout(plan: LayerPlanStructure) -> Layout:
-    """As edgerl.edge.continual.champion chooses it."""
-    if plan.blocks == plan.n_inputs * -(-plan.n_outputs // plan.block):
-        return "dense"
-    return "block" if plan.block == BLOCK else "sparse"
+def _is_dense(plan: LayerPlanStructure) -> bool:
+    return plan.blocks == int(plan.n_inputs * -(-plan.n_outputs // plan.block))
 
 
 def _parts(report: ProfileReport, plan: MemoryPlan) -> tuple[BudgetPart, ...]:
@@ -163,12 +157,12 @@ def _with_updates(report: ProfileReport, device: Device, origin: Origin, plan: M
 def _share(device: Device, config: LearnerConfig) -> float:
     if device.kind == "microcontroller":
         return MICROCONTROLLER_SHARE
-    blocks = {int(plan.block) for plan in config.critic.plans if _layout(plan) != "dense"}
+    blocks = {int(plan.block) for plan in config.critic.plans if not _is_dense(plan)}
     return UPDATE_SHARE[1 if 1 in blocks else BLOCK]
 
 
 def update_flops(config: LearnerConfig) -> float:
-    """FLOPs of one update, on average: those that edgerl.profiling.budgets.costs counts, acting not among them."""
+    """FLOPs of one update, on average: those that edgerl.profiling.budgets.costs counts, without acting."""
     actor, critic = _shape(config.actor.plans), _shape(config.critic.plans)
     until, after = (
         training_cost(

@@ -1,6 +1,6 @@
 """The memory that a model takes with a runtime, part by part; docs/devices.md says how each was found.
 
-- `runtime`: its own, whatever the model: Python, numpy, onnxruntime, the stack. From the device's profile.
+- `runtime`: its own, for any model: Python, numpy, onnxruntime, the stack. From the device's profile.
 - `weights`, `activations`: while it acts. For the native engine they are its arena, to the byte.
 - `scratch`: what the start takes beyond that, at its peak.
 """
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from edgerl.edge.acting.policy import DENSE_IS_SLOWER_BELOW, LAYOUTS, Layout
+from edgerl.edge.acting.policy import Layout
 from edgerl.edge.engine.library import ALIGNMENT
 from edgerl.edge.runtimes import RuntimeName
 from edgerl.export.c.form import PolicyForm
@@ -33,7 +33,7 @@ WIDEST_VECTOR = 16
 """Numbers: the list of active inputs is padded to it on every processor."""
 
 LANES_BASELINE = 4
-"""Numbers in a vector of the engine where there are no wider ones: NEON, SSE2, plain C."""
+"""Numbers in the engine's narrowest vectors: NEON, SSE2, plain C."""
 
 ONNX_COPIES = 2
 """Float copies of each weight that an onnxruntime session keeps: as loaded, and packed for its kernel (measured)."""
@@ -56,7 +56,11 @@ def memory_parts(
     if runtime == "native":
         return {"runtime": base, **native_parts(rows, lanes(device))}
     if runtime == "onnxruntime":
-        return {"runtime": base, **_onnxruntime_parts(rows)}
+        # The session keeps the bytes that it parsed: of fp32 the weights themselves, else also a decoded copy.
+        parsed = sum(layer.dense_bytes * (1 if layer.precision == "fp32" else 2) for layer in rows.layers)
+        floats = sum(FLOAT_BYTES * (layer.positions + layer.n_biases) for layer in rows.layers)
+        weights = rows.constant_bytes + ONNX_COPIES * floats
+        return {"runtime": base, "weights": weights, "activations": _widest_pair(rows), "scratch": parsed}
     is_in_flash = device.kind == "microcontroller"
     if form is not None:
         weights = 0 if is_in_flash else form.flash_bytes
@@ -66,12 +70,12 @@ def memory_parts(
 
 
 def lanes(device: Device) -> int:
-    """Numbers in a vector of the engine there, at most."""
+    """Numbers in the engine's widest vector there."""
     return WIDEST_VECTOR if device.cpu.architecture.startswith("x86") else LANES_BASELINE
 
 
 def _widest_pair(rows: ModelRows) -> int:
-    """A layer's inputs and outputs, all that must be there at one time."""
+    """Bytes of the largest layer's inputs and outputs, which must be there at the same time."""
     return FLOAT_BYTES * max(layer.n_inputs + layer.n_outputs for layer in rows.layers)
 
 
@@ -79,23 +83,16 @@ def _stored_bytes(rows: ModelRows) -> int:
     return sum(layer.stored_bytes for layer in rows.layers)
 
 
-def _onnxruntime_parts(rows: ModelRows) -> BytesByPart:
-    """The session keeps the bytes that it parsed, in fp32 as the weights themselves, else beside a decoded copy."""
-    floats = sum(FLOAT_BYTES * (layer.positions + layer.n_biases) for layer in rows.layers)
-    parsed = sum(layer.dense_bytes * (1 if layer.precision == "fp32" else 2) for layer in rows.layers)
-    weights = rows.constant_bytes + ONNX_COPIES * floats
-    return {"weights": weights, "activations": _widest_pair(rows), "scratch": parsed}
-
-
 # ------------------------------------------------------------------------------------------------ the native engine
 
 
 def native_parts(rows: ModelRows, n_lanes: int) -> BytesByPart:
-    """A policy on the engine; of the layouts that it chooses from by measuring, the one that takes most counts."""
+    """A policy on the engine; of the layouts that it measures, the largest counts."""
     columns = [_columns(layer) for layer in rows.layers]
-    tried = [_tried(layer) for layer in rows.layers]
+    tried = [layer.tried_layouts for layer in rows.layers]
     largest = [_largest(layer, choices, n_lanes) for layer, choices in zip(columns, tried, strict=True)]
-    arena = arena_parts(columns, largest, n_lanes, normalises=_normalises(rows))
+    normalises = rows.constant_bytes > 2 * FLOAT_BYTES * rows.layers[-1].n_outputs  # more than the bounds of the action
+    arena = arena_parts(columns, largest, n_lanes, normalises=normalises)
     total = sum(arena.values())
     copies = [FLOAT_BYTES * layer.stored_weights * (2 if layer.precision == "int8" else 1) for layer in rows.layers]
     built = [
@@ -111,18 +108,8 @@ def _largest(layer: Columns, layouts: Sequence[Layout], n_lanes: int) -> Layout:
     return max(layouts, key=lambda layout: layer_bytes(layer, layout, n_lanes))
 
 
-def _normalises(rows: ModelRows) -> bool:
-    return rows.constant_bytes > 2 * FLOAT_BYTES * rows.layers[-1].n_outputs
-
-
-def _tried(layer: LayerRow) -> list[Layout]:
-    """The layouts that the engine measures."""
-    too_sparse = layer.connections < DENSE_IS_SLOWER_BELOW * layer.positions
-    return [layout for layout in LAYOUTS if not (layout == "dense" and too_sparse)]
-
-
 def _columns(layer: LayerRow) -> Columns:
-    """As many blocks as there can be, where the file does not tell."""
+    """As many blocks as there can be, where the file does not say."""
     positions = layer.n_inputs * -(-layer.n_outputs // BLOCK)
     is_in_blocks = layer.is_sparse and layer.block == BLOCK
     blocks = layer.stored_weights // BLOCK if is_in_blocks else min(layer.connections, positions)

@@ -80,6 +80,10 @@ def _hidden_row(n_inputs: int, n_outputs: int, density: float, block: int) -> La
 
 
 def _row(layer: Layer) -> LayerRow:
+    if layer.row_starts is None:
+        connected = int(np.count_nonzero(layer.values.any(axis=1)))
+    else:  # of a block that has a connection, all outputs
+        connected = min(layer.n_outputs, layer.block * int(np.count_nonzero(np.diff(layer.row_starts))))
     return LayerRow(
         n_inputs=layer.n_inputs,
         n_outputs=layer.n_outputs,
@@ -90,12 +94,5 @@ def _row(layer: Layer) -> LayerRow:
         is_sparse=layer.is_sparse,
         stored_weights=layer.stored_weights,
         stored_bytes=layer.n_bytes,
-        connected_outputs=_connected_outputs(layer),
+        connected_outputs=connected,
     )
-
-
-def _connected_outputs(layer: Layer) -> int:
-    """Outputs that a stored weight reaches; of a block, all."""
-    if layer.row_starts is None:
-        return int(np.count_nonzero(layer.values.any(axis=1)))
-    return min(layer.n_outputs, layer.block * int(np.count_nonzero(np.diff(layer.row_starts))))

@@ -2,7 +2,7 @@
 
 A perceptron here is a chain: one input, one output, and between them nodes that each take the previous result and
 constants. Affine layers are Gemm, or MatMul and Add; activations and scaling by constants work element by element.
-Whatever else stands in the graph is refused by name, for a wrong cost would be worse than none.
+Anything else in the graph is refused by name, since a wrong cost would be worse than none.
 
 The file is treated as hostile: sizes are bounded, nothing outside the file is read, and no dense matrix is made from a
 sparse one.
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto
 
 MAXIMUM_BYTES = 1 << 26
-"""A larger file is not a policy for a small computer."""
+"""Larger files are not policies for small computers."""
 
 MAXIMUM_NODES = 4096
 MAXIMUM_LAYERS = 256
@@ -69,7 +69,7 @@ class _Constant:
 
 @dataclass
 class _Affine:
-    """A layer whose bias may still come."""
+    """A layer whose bias may follow."""
 
     weight: _Constant
     n_inputs: int
@@ -78,7 +78,7 @@ class _Affine:
 
 
 class _Chain:
-    """Walks the nodes in their order and keeps the one value that is computed, never its content."""
+    """Walks the nodes in order and keeps track of the one computed value, without its content."""
 
     def __init__(self, source: Path, constants: dict[str, _Constant], value: str, width: int | None) -> None:
         self.source = source
@@ -100,7 +100,9 @@ class _Chain:
         inputs = [name for name in node.input if name]
         for name in inputs:
             if name not in self.names:
-                raise FileFormatError(f"{self.source} is not valid: {describe(node)} reads {name[:40]!r}, never made")
+                raise FileFormatError(
+                    f"{self.source} is not valid: {describe(node)} reads {name[:40]!r}, which nothing makes"
+                )
         if node.domain not in ("", "ai.onnx"):
             raise self.refuse(node, f"belongs to the domain {node.domain[:40]!r}")
         if len(node.output) == 0 or node.output[0] in self.names:
@@ -112,7 +114,7 @@ class _Chain:
         self.names.add(node.output[0])
 
     def fold(self, node: NodeProto, inputs: list[str]) -> None:
-        """A node of constants alone makes a constant."""
+        """A node whose inputs are all constants makes a constant."""
         if node.op_type == "Constant":
             self.constants[node.output[0]] = self.constant_node(node)
             return
@@ -143,7 +145,7 @@ class _Chain:
     def transposed(self, node: NodeProto, constant: _Constant) -> _Constant:
         permutation = next((list(a.ints) for a in node.attribute if a.name == "perm"), [1, 0])
         if len(constant.shape) != 2 or sorted(permutation) != [0, 1]:
-            raise self.refuse(node, "turns a constant that is not a matrix")
+            raise self.refuse(node, "transposes a constant that is not a matrix")
         if permutation == [0, 1]:
             return constant
         values = constant.values.T if constant.values.ndim == 2 else constant.values
@@ -151,7 +153,7 @@ class _Chain:
         return replace(constant, shape=constant.shape[::-1], values=values, zero=zero)
 
     def dequantized(self, node: NodeProto, constant: _Constant, inputs: list[str]) -> _Constant:
-        """The stored integers stay; only what means zero is noted."""
+        """The stored integers stay as they are, with the one that means zero."""
         if not constant.is_dense or constant.precision not in ("int8", "uint8", "int32"):
             raise self.refuse(node, f"unpacks {constant.precision}; expected int8 or uint8 in a dense constant")
         if len(inputs) < 3:
@@ -168,7 +170,7 @@ class _Chain:
         return replace(constant, zero=zero.values.reshape(shape))
 
     def compute(self, node: NodeProto, inputs: list[str]) -> None:
-        """A node on the chain: it must take the newest value, and only that one."""
+        """A node on the chain: its only computed input must be the newest value."""
         computed = [name for name in inputs if name not in self.constants]
         if computed != [self.value]:
             raise self.refuse(node, "combines or branches computed values")
@@ -193,7 +195,7 @@ class _Chain:
 
     def gemm(self, node: NodeProto, inputs: list[str]) -> None:
         if _integer(node, "transA", 0):
-            raise self.refuse(node, "turns its input")
+            raise self.refuse(node, "transposes its input")
         self.affine(node, inputs, transposed=bool(_integer(node, "transB", 0)))
         if len(inputs) > 2:
             if not self.is_bias(inputs[2:]):
@@ -230,9 +232,9 @@ class _Chain:
             self.constant_bytes += constant.values.nbytes
 
     def reshape(self, node: NodeProto, inputs: list[str]) -> None:
-        """Allowed where one sample stays one row."""
+        """Allowed if a sample stays one row."""
         if node.op_type == "Flatten" and _integer(node, "axis", 1) != 1:
-            raise self.refuse(node, "flattens along another axis than 1")
+            raise self.refuse(node, "flattens along an axis other than 1")
         if node.op_type != "Reshape":
             return
         shape = self.constants[inputs[1]].values.ravel().tolist() if len(inputs) == 2 else []
@@ -259,7 +261,7 @@ def read_onnx(path: Path) -> ModelRows:
         chain.step(node)
     if [output.name for output in graph.output] != [chain.value]:
         raise UnsupportedModelError(
-            f"{path} has {len(graph.output)} outputs, not one at the end of its chain; expected a policy's action alone"
+            f"{path} has {len(graph.output)} outputs, not one at the end of its chain; expected only a policy's action"
         )
     if not chain.layers:
         raise UnsupportedModelError(f"{path} holds no affine layer; expected Gemm or MatMul with constant weights")
@@ -268,7 +270,7 @@ def read_onnx(path: Path) -> ModelRows:
 
 
 UNIT_RANGES = {"Tanh": (-1, 1), "Softsign": (-1, 1), "Sigmoid": (0, 1), "HardSigmoid": (0, 1)}
-"""What operators return, whatever they are given."""
+"""The range of these operators, for any input."""
 
 BETWEEN = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.divide}
 """Operators of a value and a constant, by element."""
@@ -277,8 +279,8 @@ Bounds = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 
 
 def output_bounds(path: Path, n_outputs: int) -> Bounds | None:
-    """(low, high), [n_outputs] each, of an ONNX file's output, where its last operators tell them: a Tanh, a Clip or
-    the like, and after it scaling by constants. None where they do not, or onnx is not installed."""
+    """(low, high), [n_outputs] each, of an ONNX file's output, where its last operators bound it: a Tanh, a Clip or the
+    like, and after it scaling by constants. None where they do not, or onnx is not installed."""
     try:
         graph = _parse(read_bytes(path), path).graph
         chain = _Chain(path, _initializers(graph, path), "", None)
@@ -295,7 +297,7 @@ def output_bounds(path: Path, n_outputs: int) -> Bounds | None:
 
 
 def _bounds(graph: GraphProto, constants: dict[str, _Constant]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Raises StopIteration, KeyError or ValueError where the last operators do not tell."""
+    """Raises StopIteration, KeyError or ValueError where the last operators do not bound the output."""
     made_by = {output: node for node in graph.node for output in node.output}
     value, after = graph.output[0].name, []
     while (node := made_by.pop(value)).op_type not in UNIT_RANGES and node.op_type != "Clip":
@@ -313,7 +315,7 @@ def _bounds(graph: GraphProto, constants: dict[str, _Constant]) -> tuple[npt.NDA
 
 
 def _own_range(node: NodeProto, constants: dict[str, _Constant]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """What a node returns, whatever it is given; a Clip tells by its inputs, before opset 11 by its attributes."""
+    """The range of a node, for any input; of a Clip it is in its inputs, before opset 11 in its attributes."""
     if node.op_type in UNIT_RANGES:
         low, high = np.array(UNIT_RANGES[node.op_type], np.float64)[:, None]
         return low, high
@@ -336,9 +338,9 @@ def _row(layer: _Affine) -> LayerRow:
 
 
 def describe(node: NodeProto) -> str:
-    """A node as messages name it."""
+    """A node's name for messages."""
     name = node.name or (node.output[0] if len(node.output) else "")
-    operation = str(node.op_type)  # protobuf leaves bytes where the file holds no valid text
+    operation = str(node.op_type)  # protobuf leaves bytes where the file has invalid text
     operation = operation if operation.isidentifier() else repr(operation)
     return f"the node {operation[:40]} {name[:40]!r}"
 

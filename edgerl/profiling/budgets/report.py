@@ -11,6 +11,7 @@ from edgerl import run_folder
 from edgerl.edge.runtimes import RUN_BY, ModelKind, RuntimeName, why_not
 from edgerl.errors import ConfigError, DeviceError, UnsupportedModelError
 from edgerl.export.c.form import PolicyForm, policy_form, target_of_core
+from edgerl.export.c.source import MAXIMUM_FLASH_BYTES
 from edgerl.policy.compact import CompactPolicy, Precision
 from edgerl.profiling.budgets.costs import FLOPS_PER_MULTIPLY_ADD
 from edgerl.profiling.budgets.device import (
@@ -24,7 +25,7 @@ from edgerl.profiling.budgets.device import (
 )
 from edgerl.profiling.budgets.memory import BytesByPart, memory_parts
 from edgerl.profiling.budgets.model import policy_rows, read_model
-from edgerl.profiling.budgets.rows import FLOAT_BYTES, LayerRow, ModelRows
+from edgerl.profiling.budgets.rows import FLOAT_BYTES, ModelRows
 from edgerl.profiling.latency.estimate import estimate_latency
 from edgerl.profiling.measuring.measure import policy_identity
 from edgerl.profiling.microcontroller import record as measured_c
@@ -35,7 +36,9 @@ Unit = Literal["bytes", "FLOP", "us"]
 BUDGETS = ("memory", "flash", "flops", "latency")
 
 READS: dict[RuntimeName, tuple[ModelKind, ...]] = {"onnxruntime": ("onnx", "foreign onnx"), "native": ("policy",)}
-"""The files that a runtime reads as they are."""
+"""The files that a runtime reads without conversion."""
+
+C_LIMIT = f"edgerl export --format c writes at most {MAXIMUM_FLASH_BYTES} bytes of constants"
 
 UNDECIDED = "the latency budget lies inside the estimate's interval: measure before you rely on the verdict"
 
@@ -65,7 +68,7 @@ class BudgetVerdict:
 
     @property
     def fits(self) -> bool:
-        """Whether the budget is kept; exactly the budget is."""
+        """Whether the budget is kept; a use of exactly the budget keeps it."""
         return self.used <= self.budget
 
     def as_dict(self) -> dict[str, Any]:
@@ -98,7 +101,7 @@ class Estimate(BudgetVerdict):
 
 @dataclass(frozen=True)
 class MeasuredLatency(BudgetVerdict):
-    """The latency's verdict where it was measured on the device, and the estimate that it stands in place of."""
+    """The latency's verdict where it was measured on the device, and the estimate that it replaces."""
 
     estimate: Estimate
 
@@ -130,6 +133,7 @@ class ProfileReport:
     device_name: str
     runtime: RuntimeName
     is_default_runtime: bool
+    is_available: bool  # whether the runtime can be installed on the device as it is
     execution: Literal["dense", "connections"]
     rate_hz: float
     layers: tuple[LayerReport, ...]
@@ -157,8 +161,8 @@ class ProfileReport:
 
     @property
     def fits(self) -> bool:
-        """Whether every budget is kept."""
-        return not self.exceeded
+        """Whether the runtime is available there, and every budget is kept."""
+        return self.is_available and not self.exceeded
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain data, for JSON."""
@@ -181,7 +185,7 @@ def profile(
     """Compare a model with a device's budgets: a policy, or the path of a .safetensors, an .onnx file or a run folder.
 
     `device` is an id, the path of a .toml file, or a Device; `mode` one of its power modes. Budgets and rate default to
-    the device's. Latency is an estimate, unless the profile holds a measurement of this very model, runtime and mode;
+    the device's. Latency is an estimate, unless the profile holds a measurement of this model, runtime and mode;
     everything else follows from the model and the profile by arithmetic. Raises UnsupportedModelError where the runtime
     cannot run the model.
     """
@@ -191,8 +195,10 @@ def profile(
     chosen = device.runtime(device.default_runtime if runtime is None else runtime)
     _check_runtime(rows, device, chosen)
     figures = figures_of(device, chosen)
-    form = _c_form(rows, device) if chosen.name == "c" else None
-    works = [_work(layer, chosen) for layer in rows.layers] if form is None else _c_works(form)
+    form = None
+    if chosen.name == "c" and rows.policy is not None:  # as `edgerl export --format c --target` this device writes it
+        form = policy_form(rows.policy, None, "auto", target_of_core(device.cpu.core))
+    layers = _layers(rows, chosen, form)
     sizes = memory_parts(rows, device, chosen.name, int(figures.base_memory_bytes.value), form)
     stored = _stored_bytes(rows, chosen) if form is None else form.flash_bytes
     rate = _given("the rate", rate_hz, device.budgets.rate_hz)
@@ -205,13 +211,14 @@ def profile(
         device_name=device.name,
         runtime=chosen.name,
         is_default_runtime=chosen.name == device.default_runtime,
+        is_available=chosen.available,
         execution="dense" if chosen.name == "onnxruntime" else "connections",
         rate_hz=rate.value,
-        layers=tuple(_layer_report(layer, work) for layer, work in zip(rows.layers, works, strict=True)),
+        layers=layers,
         model_bytes=stored,
         memory=_memory(sizes, device, figures, budget_memory_bytes),
         flash=_flash(stored, device, chosen, figures, budget_flash_bytes),
-        flops=_flops(rows, works, device, chosen, rate, budget_flops),
+        flops=_flops(rows, layers, device, chosen, rate, budget_flops),
         latency=latency,
         notes=tuple(_notes(rows, device, chosen, latency)),
     )
@@ -225,51 +232,46 @@ def profile(
 
 
 def _with_measured_c(report: ProfileReport, model: Path, device: Device) -> ProfileReport:
-    """The same with what was measured of the C that was exported beside the policy for this device's core, if
-    anything.
-    """
+    """The same with what was measured of the C exported beside the policy for this device's core, if anything."""
     folder = (model if model.is_dir() else model.parent) / run_folder.C_FOLDER
     core = CORE_OF_DEVICE.get(device.cpu.core)
     if core is None or not (folder / measured_c.NAME).is_file():
         return report
-    found = measured_c.find_record(folder, policy_identity(model), core)
-    return report if found is None else _with_record(report, found, device)
+    record = measured_c.find_record(folder, policy_identity(model), core)
+    return report if record is None else _with_record(report, record, device)
 
 
-def _with_record(report: ProfileReport, found: measured_c.Record, device: Device) -> ProfileReport:
-    measured = f"measured by the cross compiler for {found.core} at {found.optimisation}"
+def _with_record(report: ProfileReport, record: measured_c.Record, device: Device) -> ProfileReport:
+    measured = f"measured by the cross compiler for {record.core} at {record.optimisation}"
+    runtime = report.memory.parts[0]
+    if record.stack_bytes is not None:
+        stack = f"of which a call was measured to take {record.stack_bytes}"
+        runtime = replace(runtime, source=f"{runtime.source}, {stack}")
+    data = BudgetPart("activations", record.memory_bytes, f"data and bss, {measured}")
     report = replace(
         report,
-        model_bytes=found.text_bytes,
-        memory=with_parts(report.memory, _measured_memory(report, found, measured)),
-        flash=with_parts(report.flash, (BudgetPart("code and constants", found.text_bytes, measured),)),
+        model_bytes=record.text_bytes,
+        memory=with_parts(report.memory, (runtime, BudgetPart("weights", 0), data)),
+        flash=with_parts(report.flash, (BudgetPart("code and constants", record.text_bytes, measured),)),
     )
-    if found.instructions is None:
+    if record.instructions is None:
         return report
-    cycles = "" if found.cycles is None else f", {found.cycles:.0f} modelled cycles"
-    note = f"instructions per call, counted in QEMU: {found.instructions:.0f}{cycles}"
-    if found.cycles is not None and estimated_latency(report).uncertainty is None:
-        latency = found.cycles / device.cpu.clock_mhz.value
+    cycles = "" if record.cycles is None else f", {record.cycles:.0f} modelled cycles"
+    note = f"instructions per call, counted in QEMU: {record.instructions:.0f}{cycles}"
+    if record.cycles is not None and estimated_latency(report).uncertainty is None:
+        latency = record.cycles / device.cpu.clock_mhz.value
         source = f"modelled cycles of the counted instructions at {device.cpu.clock_mhz.value:g} MHz, no wait states"
         report = replace(report, latency=replace(estimated_latency(report), used=latency, source=source))
     return replace(report, notes=(*report.notes, note))
 
 
-def _measured_memory(report: ProfileReport, found: measured_c.Record, measured: str) -> tuple[BudgetPart, ...]:
-    runtime = report.memory.parts[0]
-    if found.stack_bytes is not None:
-        stack = f"of which a call was measured to take {found.stack_bytes}"
-        runtime = replace(runtime, source=f"{runtime.source}, {stack}")
-    return runtime, BudgetPart("weights", 0), BudgetPart("activations", found.memory_bytes, f"data and bss, {measured}")
-
-
 def with_parts(verdict: BudgetVerdict, parts: tuple[BudgetPart, ...]) -> BudgetVerdict:
-    """The same budget's verdict on another use of it."""
+    """The verdict on the same budget with other parts."""
     return replace(verdict, used=sum(part.amount for part in parts), parts=parts)
 
 
 def with_measured_latency(report: ProfileReport, latency_us: Quantity) -> ProfileReport:
-    """The same with a measured latency in place of the estimate."""
+    """The same with a measured latency in place of the estimate; a runtime that was measured there is available."""
     estimate = estimated_latency(report)
     measured = MeasuredLatency(
         used=latency_us.value,
@@ -279,11 +281,13 @@ def with_measured_latency(report: ProfileReport, latency_us: Quantity) -> Profil
         budget_source=estimate.budget_source,
         estimate=estimate,
     )
-    return replace(report, latency=measured, notes=tuple(note for note in report.notes if note != UNDECIDED))
+    return replace(
+        report, is_available=True, latency=measured, notes=tuple(note for note in report.notes if note != UNDECIDED)
+    )
 
 
 def estimated_latency(report: ProfileReport) -> Estimate:
-    """What the model says of the latency, also where it was measured."""
+    """The estimate of the latency, even where it was measured."""
     return report.latency.estimate if isinstance(report.latency, MeasuredLatency) else report.latency
 
 
@@ -294,13 +298,13 @@ def _rows(model: CompactPolicy | ModelRows | str | Path) -> ModelRows:
 
 
 def _check_runtime(rows: ModelRows, device: Device, runtime: Runtime) -> None:
-    """Raise UnsupportedModelError where the runtime cannot run the model: the budgets that it keeps mean nothing."""
+    """Raise UnsupportedModelError where the runtime cannot run the model: its budgets would mean nothing."""
     problem = why_not(rows.name, rows.kind, runtime.name)
     if problem is None:
         return
     able = [other.name for other in device.runtimes if other.name in RUN_BY[rows.kind] and other.figures is not None]
     fix = (
-        f"choose --runtime {' or '.join(able)}"
+        f"choose `runtime` {' or '.join(able)}"
         if able
         else f"{device.id} has none; for a policy of edgerl of that size: --network {rows.architecture}"
     )
@@ -314,51 +318,30 @@ def figures_of(device: Device, runtime: Runtime) -> RuntimeFigures:
     return runtime.figures
 
 
-@dataclass(frozen=True)
-class _Work:
-    """What one execution of a layer takes."""
-
-    multiply_adds: int
-    bytes_read: int
-
-
-def _work(layer: LayerRow, runtime: Runtime) -> _Work:
-    """onnxruntime makes every matrix dense, the others read what is stored."""
-    if runtime.name == "onnxruntime":
-        return _Work(layer.positions, _onnxruntime_bytes(layer))
-    return _Work(layer.stored_weights, layer.stored_bytes)
-
-
-def _c_form(rows: ModelRows, device: Device) -> PolicyForm | None:
-    """The policy as `edgerl export --format c --target` this device writes it; None where its weights are not known."""
-    if rows.policy is None:
-        return None
-    return policy_form(rows.policy, None, "auto", target_of_core(device.cpu.core))
-
-
-def _c_works(form: PolicyForm) -> list[_Work]:
-    pairs = zip(form.layers, form.layer_bytes, strict=True)
-    return [_Work(layer.multiply_adds, n_bytes) for layer, n_bytes in pairs]
-
-
-def _onnxruntime_bytes(layer: LayerRow) -> int:
-    """Bytes that onnxruntime holds: floats for every position, whatever the file stores."""
-    return FLOAT_BYTES * (layer.positions + layer.n_biases)
-
-
-def _layer_report(layer: LayerRow, work: _Work) -> LayerReport:
-    return LayerReport(
-        inputs=layer.n_inputs,
-        outputs=layer.n_outputs,
-        connections=layer.connections,
-        macs=work.multiply_adds,
-        flops=FLOPS_PER_MULTIPLY_ADD * work.multiply_adds,
-        bytes=work.bytes_read,
+def _layers(rows: ModelRows, runtime: Runtime, form: PolicyForm | None) -> tuple[LayerReport, ...]:
+    """What one execution of each layer takes: C has a form of its own, onnxruntime makes every matrix dense floats,
+    the others execute what is stored."""
+    if form is not None:
+        works = [(layer.multiply_adds, n_bytes) for layer, n_bytes in zip(form.layers, form.layer_bytes, strict=True)]
+    elif runtime.name == "onnxruntime":
+        works = [(layer.positions, FLOAT_BYTES * (layer.positions + layer.n_biases)) for layer in rows.layers]
+    else:
+        works = [(layer.stored_weights, layer.stored_bytes) for layer in rows.layers]
+    return tuple(
+        LayerReport(
+            inputs=layer.n_inputs,
+            outputs=layer.n_outputs,
+            connections=layer.connections,
+            macs=multiply_adds,
+            flops=FLOPS_PER_MULTIPLY_ADD * multiply_adds,
+            bytes=n_bytes,
+        )
+        for layer, (multiply_adds, n_bytes) in zip(rows.layers, works, strict=True)
     )
 
 
 def _memory(sizes: BytesByPart, device: Device, figures: RuntimeFigures, given: float | None) -> BudgetVerdict:
-    """Constant weights lie in flash on a microcontroller and in memory elsewhere."""
+    """Constant weights are in flash on a microcontroller and in memory elsewhere."""
     runtime = BudgetPart("runtime", sizes["runtime"], figures.base_memory_bytes.source)
     others = (BudgetPart(name, n_bytes) for name, n_bytes in sizes.items() if name != "runtime")
     budget = _limited("memory", given, device.budgets.memory_bytes, device.memory.usable_bytes)
@@ -368,9 +351,12 @@ def _memory(sizes: BytesByPart, device: Device, figures: RuntimeFigures, given: 
 def _flash(
     stored: int, device: Device, runtime: Runtime, figures: RuntimeFigures, given: float | None
 ) -> BudgetVerdict:
-    """What runs the policy, and the policy in the form that it reads, `stored` bytes."""
+    """What runs the policy, and the policy in the form that it reads, `stored` bytes; C is exported up to a limit."""
     installed = figures.installed_bytes
     budget = _limited("flash", given, device.budgets.flash_bytes, device.memory.flash_bytes)
+    if runtime.name == "c" and stored > MAXIMUM_FLASH_BYTES:
+        exported = Quantity(MAXIMUM_FLASH_BYTES + installed.value, C_LIMIT)
+        budget = min(budget, exported, key=lambda limit: limit.value)
     parts = BudgetPart(runtime.name, int(installed.value), installed.source), BudgetPart("model", stored)
     return _sum_verdict(parts, budget)
 
@@ -391,29 +377,26 @@ def _stored_bytes(rows: ModelRows, runtime: Runtime) -> int:
 
 def _flops(
     rows: ModelRows,
-    works: Sequence[_Work],
+    layers: Sequence[LayerReport],
     device: Device,
     runtime: Runtime,
     rate: Quantity,
     given: float | None,
 ) -> BudgetVerdict:
-    share, precision = device.budgets.flops_share, _arithmetic(rows, runtime)
+    precision: Precision = "fp32"  # which runtimes compute in, but C in that of the weights, where they have one
+    if runtime.name == "c" and len({layer.precision for layer in rows.layers}) == 1:
+        precision = rows.layers[0].precision
+    share = device.budgets.flops_share
     peak = device.cpu.peak_flops(precision)
     default = Quantity(
         share.value * peak / rate.value,
         f"{share.value:g} of one core's peak in {precision}, {peak / 1e9:.3g} GFLOP/s, / {rate.value:g} Hz "
         f"({share.source})",
     )
-    used = FLOPS_PER_MULTIPLY_ADD * sum(work.multiply_adds for work in works)
+    used = sum(layer.flops for layer in layers)
     source = f"exact, {FLOPS_PER_MULTIPLY_ADD} per multiply-add that {runtime.name} executes"
     budget = _given("the FLOP budget", given, default)
     return BudgetVerdict(used, budget.value, "FLOP", source, budget.source)
-
-
-def _arithmetic(rows: ModelRows, runtime: Runtime) -> Precision:
-    """What the runtime computes in: C in the precision of the weights, where all layers have one; else fp32."""
-    precisions = {layer.precision for layer in rows.layers}
-    return precisions.pop() if runtime.name == "c" and len(precisions) == 1 else "fp32"
 
 
 def _latency(rows: ModelRows, device: Device, runtime: Runtime, rate: Quantity, given_us: float | None) -> Estimate:
@@ -460,8 +443,8 @@ def _notes(rows: ModelRows, device: Device, runtime: Runtime, latency: Estimate)
         notes.append(UNDECIDED)
     if runtime.name == "native":
         notes.append(
-            "the engine chooses on the device how it keeps each layer, and passes over inputs that are zero: the "
-            "latency counts on that, the other figures are for the stored form"
+            "the engine chooses each layer's layout on the device, and skips inputs that are zero: the latency counts "
+            "on that, the other figures are for the stored form"
         )
     is_sparse = any(layer.connections < layer.positions for layer in rows.layers)
     if runtime.name == "onnxruntime" and is_sparse:

@@ -1,9 +1,10 @@
-"""A model as profiling sees it: a row for each affine layer, whatever file or description it came from."""
+"""A model as profiling sees it: a row for each affine layer, whether it came from a file or a description."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from edgerl.edge.acting.policy import DENSE_IS_SLOWER_BELOW, LAYOUTS, Layout
 from edgerl.edge.runtimes import ModelKind
 from edgerl.policy.compact import PRECISIONS, CompactPolicy, Precision
 from edgerl.policy.shape import architecture
@@ -36,6 +37,12 @@ class LayerRow:
         """Bytes of the dense matrix in the stored precision, with scales and biases."""
         return dense_bytes(self.n_inputs, self.n_outputs, self.n_biases, self.precision)
 
+    @property
+    def tried_layouts(self) -> tuple[Layout, ...]:
+        """The layouts that the native engine measures and chooses from: dense only where the layer is not sparse."""
+        is_tried_dense = self.connections >= DENSE_IS_SLOWER_BELOW * self.positions
+        return tuple(layout for layout in LAYOUTS if layout != "dense" or is_tried_dense)
+
 
 @dataclass(frozen=True)
 class ModelRows:
@@ -45,7 +52,7 @@ class ModelRows:
     kind: ModelKind
     layers: tuple[LayerRow, ...]
     constant_bytes: int
-    file_bytes: int | None  # None: the model lies in no file
+    file_bytes: int | None  # None: the model is not in a file
     policy: CompactPolicy | None = field(default=None, repr=False, compare=False)  # where all weights are known
 
     @property
@@ -64,9 +71,9 @@ def matrix_row(
     block: int = 1,
     connected_outputs: int | None = None,
 ) -> LayerRow:
-    """A layer known by its matrix, stored as the compact form would: dense or sparse, what is smaller.
+    """A layer known by its matrix, stored as in the compact form: dense or sparse, whichever is smaller.
 
-    `connected_outputs`: where it is not known, every output counts.
+    Where `connected_outputs` is not known, every output counts.
     """
     n_biases = n_outputs if has_bias else 0
     n_blocks, block_rows = -(-connections // block), -(-n_outputs // block)

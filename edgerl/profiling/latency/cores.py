@@ -45,8 +45,8 @@ UNKNOWN = CoreClass("unknown", has_fpu=True, has_int8_pairs=False)
 def class_of_core(text: str) -> CoreClass:
     """The class of the core that `text` names, as in "Cortex-M4F" or "Xtensa LX6"; UNKNOWN where it fits none.
 
-    Case, and what stands between words, do not matter: "Arm Cortex M4" is the first, too. "no FPU" in the text is
-    believed; a RISC-V of which nothing says that it has one, has none, as most microcontrollers.
+    Case and punctuation do not matter: "Arm Cortex M4" is the first, too. "no FPU" in the text is believed; a RISC-V
+    has none unless the text says so, like most microcontrollers.
     """
     plain = plain_words(text)
     without_fpu = _NO_FPU.search(plain) is not None
@@ -56,5 +56,5 @@ def class_of_core(text: str) -> CoreClass:
 
 
 def plain_words(text: str) -> str:
-    """The text in lower case, with one space for whatever stands between letters and digits."""
+    """The text in lower case, with one space for anything between letters and digits."""
     return re.sub(r"[^a-z0-9]+", " ", text.lower()).strip()

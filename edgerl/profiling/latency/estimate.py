@@ -1,4 +1,4 @@
-"""The latency estimate, from a device's figures and a model's layers. Nothing calls it anything but an estimate.
+"""The latency estimate, from a device's figures and a model's layers. It is called an estimate wherever it is shown.
 
 Costs of a class (microcontrollers, latency/model.py), in cycles:
 
@@ -10,17 +10,17 @@ Costs of a device (Linux boards, or a measured profile), in time:
 
 with the bandwidth of the smallest level that holds all weights. onnxruntime multiplies every position. The native
 engine keeps a layer by columns and passes over inputs that are zero (docs/engine.md): behind a ReLU, every second unit
-that has a connection is taken to be zero, and every unit that has none. Of its three layouts the one that costs a layer
-least counts, as the engine chooses by measuring. C executes what is stored, for all inputs.
+that has a connection is taken to be zero, and every unit that has none. Of its three layouts the cheapest counts
+for each layer, as the engine chooses by measuring. C executes what is stored, for all inputs.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgerl.edge.acting.policy import DENSE_IS_SLOWER_BELOW, Layout
+from edgerl.edge.acting.policy import Layout
 from edgerl.policy.activation import HIDDEN
 from edgerl.policy.compact import Precision
 from edgerl.profiling.budgets.device import ClassCosts, Device, Quantity, Runtime, RuntimeCosts
@@ -30,14 +30,14 @@ from edgerl.profiling.latency.model import CycleCosts, Level, latency_model
 from edgerl.units import human_uncertainty
 
 ACTIVE_SHARES = {"relu": 0.5}
-"""Of the outputs of an activation that are not constant: the share that is taken not to be zero."""
+"""Of the outputs of an activation that are not constant: the share that is assumed not to be zero."""
 
 ITEM_BYTES: dict[Layout, float] = {"dense": FLOAT_BYTES, "sparse": FLOAT_BYTES + 2, "block": FLOAT_BYTES + 2 / 4}
 """A weight, and its share of a 16-bit index."""
 
 
 LEVEL_TEXTS: dict[Level, str] = {
-    "device": "of this very device among them",
+    "device": "of this device among them",
     "core": "at most one of this device, some of its core",
     "other": "none of this core",
 }
@@ -135,27 +135,30 @@ def _estimate_by_costs(
 
 
 def active_shares(layers: Sequence[LayerRow]) -> list[float]:
-    """Of each layer's inputs, the share that is taken not to be zero."""
+    """Of each layer's inputs, the share that is assumed not to be zero."""
     hidden = [ACTIVE_SHARES[HIDDEN.name] * layer.connected_outputs / layer.n_outputs for layer in layers[:-1]]
     return [1.0, *hidden]
 
 
 def _way(device: Device, runtime: Runtime, costs: RuntimeCosts, layer: LayerRow, share: float) -> _Way:
-    """How the runtime executes a layer; `share` is that of its inputs that are not zero."""
+    """How the runtime executes a layer; `share` is that of its inputs that are not zero. Of the native engine's layouts
+    the fastest is taken."""
     if runtime.name == "onnxruntime":
         n_bytes = FLOAT_BYTES * (layer.positions + layer.n_biases)
         return _Way(n_bytes, n_bytes, layer.positions * costs.dense_ns_per_multiply_add.value)
     if runtime.name == "c":
-        return _stored_way(costs, layer)
-    ways = _column_ways(costs, layer, share)
+        stored: Layout = "dense" if not layer.is_sparse else "sparse" if layer.block == 1 else "block"
+        per_input, per_multiply_add = _layout_costs(costs)[stored]
+        compute_ns = layer.n_inputs * per_input + layer.stored_weights * per_multiply_add
+        return _Way(layer.stored_bytes, layer.stored_bytes, compute_ns)
+    ways = []
+    counts, layout_costs = layout_multiply_adds(layer), _layout_costs(costs)
+    for layout in layer.tried_layouts:
+        per_input, per_multiply_add = layout_costs[layout]
+        kept_bytes = counts[layout] * ITEM_BYTES[layout]
+        compute_ns = share * (layer.n_inputs * per_input + counts[layout] * per_multiply_add)
+        ways.append(_Way(kept_bytes, share * kept_bytes, compute_ns))
     return min(ways, key=lambda way: _seconds(way, _level(device, way.kept_bytes)[1]))
-
-
-def _stored_way(costs: RuntimeCosts, layer: LayerRow) -> _Way:
-    layout: Layout = "dense" if not layer.is_sparse else "sparse" if layer.block == 1 else "block"
-    per_input, per_multiply_add = _layout_costs(costs)[layout]
-    compute_ns = layer.n_inputs * per_input + layer.stored_weights * per_multiply_add
-    return _Way(layer.stored_bytes, layer.stored_bytes, compute_ns)
 
 
 def _layout_costs(costs: RuntimeCosts) -> dict[Layout, tuple[float, float]]:
@@ -168,28 +171,17 @@ def _layout_costs(costs: RuntimeCosts) -> dict[Layout, tuple[float, float]]:
     }
 
 
-def _column_ways(costs: RuntimeCosts, layer: LayerRow, share: float) -> Iterable[_Way]:
-    """The native engine's layouts, a dense one only where the engine tries it."""
-    counts = layout_multiply_adds(layer)
-    for layout, (per_input, per_multiply_add) in _layout_costs(costs).items():
-        if layout == "dense" and layer.connections < DENSE_IS_SLOWER_BELOW * layer.positions:
-            continue
-        kept_bytes = counts[layout] * ITEM_BYTES[layout]
-        compute_ns = share * (layer.n_inputs * per_input + counts[layout] * per_multiply_add)
-        yield _Way(kept_bytes, share * kept_bytes, compute_ns)
-
-
 def layout_multiply_adds(layer: LayerRow) -> dict[Layout, float]:
-    """Multiply-adds of a layer in each of the native engine's layouts, were no input zero."""
-    return {"dense": layer.positions, "sparse": layer.connections, "block": 4 * _blocks_of_four(layer)}
+    """Multiply-adds of a layer in each of the native engine's layouts, if no input is zero.
 
-
-def _blocks_of_four(layer: LayerRow) -> float:
-    """Blocks of four outputs × one input that hold a connection; expected, where connections are single."""
-    positions = layer.n_inputs * math.ceil(layer.n_outputs / 4)
+    Of single connections, the blocks of four outputs × one input that hold one are as many as expected at random.
+    """
     if layer.block == 4 and layer.is_sparse:
-        return layer.stored_weights / 4
-    return positions * (1 - (1 - layer.connections / layer.positions) ** 4)
+        in_blocks: float = layer.stored_weights
+    else:
+        n_blocks = layer.n_inputs * math.ceil(layer.n_outputs / 4)
+        in_blocks = 4 * n_blocks * (1 - (1 - layer.connections / layer.positions) ** 4)
+    return {"dense": layer.positions, "sparse": layer.connections, "block": in_blocks}
 
 
 def _seconds(way: _Way, bandwidth: float) -> float:

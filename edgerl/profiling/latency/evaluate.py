@@ -25,7 +25,7 @@ LINUX_RUNTIMES: dict[RuntimeClass, RuntimeName] = {
     "tuned-kernels": "native",
     "generated-c": "c",
 }
-"""What stands for a class on a board with Linux, whose costs are by runtime."""
+"""The runtime that represents a class on a board with Linux, whose costs are by runtime."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Prediction:
 
     @property
     def is_inside(self) -> bool | None:
-        """Whether the published latency lies in the interval."""
+        """Whether the published latency is in the interval."""
         return None if self.interval is None else self.interval[0] <= self.point.latency_us <= self.interval[1]
 
     def as_dict(self) -> dict[str, Any]:
@@ -88,8 +88,11 @@ def predict(point: Point) -> Prediction:
 
     Raises FileFormatError where there is neither a profile, nor a cpu and a clock.
     """
-    device = _profile(point.device_id)
-    if device is None:
+    if point.device_id.endswith(".toml"):  # no file is read for a point
+        return _from_cpu(point)
+    try:
+        device = find_device(point.device_id)
+    except DeviceError:
         return _from_cpu(point)
     if device.kind == "linux":
         return _from_linux(point, device)
@@ -99,26 +102,19 @@ def predict(point: Point) -> Prediction:
 
 def class_errors(predictions: Sequence[Prediction]) -> dict[RuntimeClass, ClassErrors]:
     """How far off each class's predictions are; points in doubt do not count."""
-    found = {}
+    errors_by_class = {}
     for runtime_class in RUNTIME_CLASSES:
         own = [p for p in predictions if p.point.runtime_class == runtime_class and p.point.doubt is None]
         if own:
             errors = [abs(p.error) for p in own]
             inside = [p.is_inside for p in own if p.is_inside is not None]
-            found[runtime_class] = ClassErrors(
+            errors_by_class[runtime_class] = ClassErrors(
                 points=len(own),
                 median_error=median(errors),
                 p90_error=quantiles(errors, n=10, method="inclusive")[-1] if len(errors) > 1 else errors[0],
                 coverage=sum(inside) / len(inside) if inside else None,
             )
-    return found
-
-
-def _profile(device_id: str) -> Device | None:
-    try:
-        return find_device(device_id) if not device_id.endswith(".toml") else None
-    except DeviceError:
-        return None
+    return errors_by_class
 
 
 def _from_cpu(point: Point) -> Prediction:
@@ -127,16 +123,12 @@ def _from_cpu(point: Point) -> Prediction:
             f"{point.device_id[:40]!r} has no profile, and its point names no cpu and mhz; add them, or use an id of: "
             "edgerl devices list"
         )
-    board = _board_with(point.cpu)
+    boards = (device for device in map(find_device, device_ids()) if device.kind == "linux")  # no core is in both kinds
+    named = f"{plain_words(point.cpu)} "
+    board = next((board for board in boards if f"{plain_words(board.cpu.core)} " in named), None)
     if board is not None:
         return replace(_from_linux(point, board), basis="cpu")
     return _by_class(point, point.cpu, point.clock_mhz, point.device_id, "cpu")
-
-
-def _board_with(cpu: str) -> Device | None:
-    """A board with Linux that has this core, for no microcontroller has one."""
-    boards = (device for device in map(find_device, device_ids()) if device.kind == "linux")
-    return next((board for board in boards if f"{plain_words(board.cpu.core)} " in f"{plain_words(cpu)} "), None)
 
 
 def _by_class(point: Point, cpu: str, clock_mhz: float, device_id: str, basis: Basis) -> Prediction:
@@ -148,7 +140,7 @@ def _by_class(point: Point, cpu: str, clock_mhz: float, device_id: str, basis: B
 
 
 def _from_linux(point: Point, device: Device) -> Prediction:
-    """A dense network in the runtime that stands for the class; unvalidated unless the profile was measured."""
+    """A dense network in the runtime that represents the class; unvalidated unless the profile was measured."""
     if point.clock_mhz is not None and not math.isclose(point.clock_mhz, device.cpu.clock_mhz.value):
         device = device.at_clock(Quantity(point.clock_mhz, "the point's"))
     runtime = device.runtime(LINUX_RUNTIMES[point.runtime_class])

@@ -4,7 +4,7 @@
 
 Each of the four is a product of factors: of the runtime class, of the core's class, of the device where several points
 know it, and of the arithmetic. The factors are data, model.json beside this file, made by tools/fit_latency_model.py;
-what none of them knows keeps the mean of its class.
+what none of them knows has the mean of its class.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ RUNTIME_CLASSES: tuple[RuntimeClass, ...] = ("interpreter", "tuned-kernels", "ge
 
 Level = Literal["device", "core", "other"]
 LEVELS: tuple[Level, ...] = ("device", "core", "other")
-"""How well a prediction's subject is known: points of this very device and class; of its core; of neither."""
+"""What is known of a prediction's subject: points of this device and class; of its core; of neither."""
 
 Item = Literal["call", "layer", "output", "multiply-add"]
 ITEMS: tuple[Item, ...] = ("call", "layer", "output", "multiply-add")
@@ -73,7 +73,7 @@ class LatencyModel:
         return CycleCosts(call, layer, output, ratio * multiply_add)
 
     def level(self, runtime_class: RuntimeClass, core: CoreClass, device_id: str | None) -> Level:
-        """How well such a prediction's subject is known."""
+        """What is known of such a prediction's subject."""
         if f"{device_id}: {runtime_class}" in self.known:
             return "device"
         return "core" if f"{core.name}: multiply-adds" in self.factors else "other"
@@ -81,7 +81,7 @@ class LatencyModel:
     def widening(
         self, runtime_class: RuntimeClass, core: CoreClass, precision: Precision, device_id: str | None
     ) -> float | None:
-        """`uncertainty` of a prediction for a dense network; None where no published point is like it."""
+        """`uncertainty` of a prediction for a dense network; None where no published point resembles it."""
         if core.name == UNKNOWN.name or precision == "fp16":
             return None
         return self.uncertainty[runtime_class][self.level(runtime_class, core, device_id)]

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from edgerl.errors import FileFormatError, quoted, reason
 from edgerl.files.atomic import read_bytes
@@ -23,6 +23,8 @@ from edgerl.profiling.latency.model import RUNTIME_CLASSES, RuntimeClass
 MAXIMUM_POINTS = 10_000
 MAXIMUM_LAYERS = 256
 SMALLEST_NUMBER, LARGEST_NUMBER = 1e-6, 1e12
+_Name = TypeVar("_Name", bound=str)
+
 LONGEST_NOTE = 200
 """Characters of a note that are repeated."""
 
@@ -38,7 +40,7 @@ CONTRADICTED = {
 
 @dataclass(frozen=True)
 class Point:
-    """One published latency of a dense network, batch of one. `cpu` and `clock_mhz` are None where it names neither."""
+    """One published latency of a dense network, batch of one. `cpu` and `clock_mhz` may be unknown."""
 
     device_id: str
     runtime_class: RuntimeClass
@@ -85,7 +87,7 @@ def read_points(path: Path) -> list[Point]:
 
 
 def parse_net(text: str) -> tuple[int, ...] | None:
-    """Layer widths of a text such as 13-64-64-4, or None where it is no such text."""
+    """The layer widths in a text such as 13-64-64-4; None where it is not one."""
     parts = text.split("-")
     if not 2 <= len(parts) <= MAXIMUM_LAYERS + 1 or not all(p.isascii() and p.isdigit() and len(p) < 6 for p in parts):
         return None
@@ -97,24 +99,18 @@ def _point(line: str, where: str) -> Point:
     try:
         row = parse_json(line)
     except ValueError as error:
-        raise FileFormatError(f"{where}: no JSON object ({reason(error)}); expected one a line") from error
+        raise FileFormatError(f"{where} is not a JSON object ({reason(error)}); expected one a line") from error
     if not isinstance(row, dict):
         raise FileFormatError(f"{where}: {quoted(row)} is not a JSON object; expected one a line")
     device_id = _text(row, "device_id", where)
-    runtime_class = _text(row, "runtime_class", where)
-    known_class = next((name for name in RUNTIME_CLASSES if name == runtime_class), None)
-    if known_class is None:
-        raise FileFormatError(
-            f"{where}: runtime_class is {quoted(runtime_class)}; expected one of {', '.join(RUNTIME_CLASSES)}"
-        )
     widths = parse_net(_text(row, "net", where))
     if widths is None:
         raise FileFormatError(f"{where}: net is {quoted(row['net'])}; expected layer widths, as in 13-64-64-4")
     return Point(
         device_id=device_id,
-        runtime_class=known_class,
+        runtime_class=_choice(row, "runtime_class", RUNTIME_CLASSES, where),
         widths=widths,
-        precision=_precision(_text(row, "precision", where), where),
+        precision=_choice(row, "precision", tuple(PRECISIONS), where),
         latency_us=_number(row, "latency_us", where),
         cpu=_text(row, "cpu", where) if row.get("cpu") is not None else None,
         clock_mhz=_number(row, "mhz", where) if row.get("mhz") is not None else None,
@@ -129,21 +125,21 @@ def _text(row: dict[str, Any], key: str, where: str) -> str:
     return value
 
 
+def _choice(row: dict[str, Any], key: str, choices: tuple[_Name, ...], where: str) -> _Name:
+    """One of the choices; what follows it, as in "fp32 soft", is a remark: the core decides."""
+    text = _text(row, key, where)
+    for choice in choices:
+        if text.split()[:1] == [choice]:
+            return choice
+    raise FileFormatError(f"{where}: {key} is {quoted(text)}; expected one of {', '.join(choices)}")
+
+
 def _number(row: dict[str, Any], key: str, where: str) -> float:
     value = row.get(key)
     if isinstance(value, bool) or not isinstance(value, int | float) or not SMALLEST_NUMBER <= value <= LARGEST_NUMBER:
         expected = f"a number from {SMALLEST_NUMBER:g} to {LARGEST_NUMBER:g}"
         raise FileFormatError(f"{where}: {key} is {quoted(value)}; expected {expected}")
     return float(value)
-
-
-def _precision(text: str, where: str) -> Precision:
-    """The precision; what follows it, as in "fp32 soft", is a remark: the core decides."""
-    first = text.split()[0] if text.split() else ""
-    for precision in PRECISIONS:
-        if first == precision:
-            return precision
-    raise FileFormatError(f"{where}: precision is {quoted(text)}; expected one of {', '.join(PRECISIONS)}")
 
 
 def _doubt(row: dict[str, Any], device_id: str) -> str | None:

@@ -26,7 +26,7 @@ from edgerl.edge.engine.amalgamation import amalgamate, engine_parts
 from edgerl.edge.runtimes import why_not
 from edgerl.errors import UnsupportedModelError
 from edgerl.files.atomic import read_bytes
-from edgerl.policy.compact import Array, CompactPolicy, Layer
+from edgerl.policy.compact import Array, CompactPolicy
 from edgerl.profiling.measuring.measure import Subject
 from edgerl.profiling.measuring.measurement import benchmark_observations, checked_observations
 
@@ -34,14 +34,14 @@ FOLDER = "edgerl-benchmark"
 """What the tar unpacks to."""
 
 SCRIPT = "run.sh"
-"""The last file of the tar: where it is whole, all are."""
+"""The last file of the tar: where it is complete, all are."""
 
 COMPILERS = {
     "x86_64": ("x86_64-linux-gnu-gcc", "gcc-x86-64-linux-gnu libc6-dev-amd64-cross"),
     "aarch64": ("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu libc6-dev-arm64-cross"),
     "armhf": ("arm-linux-gnueabihf-gcc", "gcc-arm-linux-gnueabihf libc6-dev-armhf-cross"),
 }
-"""Architecture → (its compiler, the Debian packages of it), as run.sh names the programs."""
+"""Architecture, as run.sh names the programs → (its compiler, the compiler's Debian packages)."""
 
 FLAGS = ("-std=c11", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-static", "-s")
 COMPILER_SECONDS = 120
@@ -51,7 +51,7 @@ MAGIC = b"edgerl policy 1\n"
 
 @dataclass(frozen=True)
 class Bundle:
-    """A tar; `programs` are the architectures that it has a program for, `missing` says of the others why not."""
+    """A tar; `programs` are the architectures that it has a program for, `missing` says why not of the others."""
 
     data: bytes
     programs: tuple[str, ...]
@@ -104,8 +104,10 @@ def program_source() -> str:
 
 @lru_cache
 def static_program(compiler: str, packages: str, source: str) -> bytes | str:
-    """The program, or why there is none: `compiler`, else this machine's own where that is the same, links it."""
-    path = shutil.which(compiler) or _own_compiler(compiler)
+    """The program, or why there is none. `compiler` links it, or this machine's own where that is the same."""
+    path = shutil.which(compiler)
+    if path is None and compiler.startswith(f"{platform.machine()}-linux"):
+        path = shutil.which("cc")
     if path is None:
         return f"{compiler} is not installed: apt-get install {packages}"
     with tempfile.TemporaryDirectory(prefix="edgerl-") as folder:
@@ -122,10 +124,6 @@ def static_program(compiler: str, packages: str, source: str) -> bytes | str:
         return program.read_bytes()
 
 
-def _own_compiler(compiler: str) -> str | None:
-    return shutil.which("cc") if compiler.startswith(f"{platform.machine()}-linux") else None
-
-
 def policy_data(policy: CompactPolicy, sha256: str) -> bytes:
     """The policy and its observations as benchmark.c reads them: little-endian, each array padded to four bytes.
 
@@ -137,26 +135,18 @@ def policy_data(policy: CompactPolicy, sha256: str) -> bytes:
     counts = len(policy.layers), normalises, len(observations), checked_observations(policy.n_actions)
     arrays: list[Array] = [np.array(counts, "<u4")]
     for layer in policy.layers:
-        arrays += _layer_arrays(layer)
+        n_blocks = 0 if layer.columns is None else len(layer.columns)
+        header = layer.n_inputs, layer.n_outputs, layer.block if layer.is_sparse else 1, n_blocks, layer.is_sparse
+        arrays += [np.array(header, "<u4"), _floats(float_values(layer))]
+        if layer.columns is not None and layer.row_starts is not None:
+            arrays += [layer.columns.astype("<u2"), layer.row_starts.astype("<u4")]
+        arrays.append(_floats(layer.bias))
     if normalises:
         arrays += [_floats(policy.observation_mean), _floats(policy.observation_scale)]
     arrays += [*map(_floats, policy.action_scaling), _floats(observations)]
-    return MAGIC + sha256.encode() + b"".join(_padded(array.tobytes()) for array in arrays)
-
-
-def _layer_arrays(layer: Layer) -> list[Array]:
-    n_blocks = 0 if layer.columns is None else len(layer.columns)
-    block = layer.block if layer.is_sparse else 1
-    header = np.array((layer.n_inputs, layer.n_outputs, block, n_blocks, layer.is_sparse), "<u4")
-    arrays = [header, _floats(float_values(layer))]
-    if layer.columns is not None and layer.row_starts is not None:
-        arrays += [layer.columns.astype("<u2"), layer.row_starts.astype("<u4")]
-    return [*arrays, _floats(layer.bias)]
+    parts = [array.tobytes() for array in arrays]
+    return MAGIC + sha256.encode() + b"".join(part + bytes(-len(part) % 4) for part in parts)
 
 
 def _floats(array: Any) -> Array:
     return np.ascontiguousarray(array, "<f4")
-
-
-def _padded(data: bytes) -> bytes:
-    return data + bytes(-len(data) % 4)

@@ -1,12 +1,12 @@
-"""A profile of this very machine: what its runtimes take, measured with the engines themselves in half a minute.
+"""A profile of this machine: what its runtimes take, measured with the engines themselves in half a minute.
 
 Random networks are timed as a control loop calls them: `edgerl.edge.Policy` in each of its layouts, `OnnxPolicy`. The
-costs of latency.py that suit the times best, relative to each time, are the profile's. Then networks that this fit has
-not seen are estimated and timed, and how far the estimates are off is the profile's `error_ratio`. Where that misses
-its aim, or a cost comes out at nothing, there is no profile.
+costs of latency/estimate.py are fitted to the times by relative least squares. Then networks that are not part of the
+fit are estimated and timed, and the error of the estimates is the profile's `error_ratio`. Where that is too large, or
+a cost comes out as zero, there is no profile.
 
-The clock is that of this thread's processor time, so what other programs take is not part of it, as long as they leave
-the caches and the memory alone.
+The clock counts this thread's processor time, so other programs do not count, except for what they do to the caches and
+the memory.
 """
 
 from __future__ import annotations
@@ -43,29 +43,29 @@ N_OBSERVATIONS, N_ACTIONS = 17, 6
 
 WIDTHS, DENSITIES = (16, 48, 96, 192, 384, 512), (0.5, 0.2, 0.1, 0.05)
 SHAPES = ((16,), (16,) * 4, (16,) * 8, (256,), (16, 256), (256, 16), (512, 16), (16, 512), (64, 64), (128, 128))
-"""Hidden layers of dense networks, deep or uneven: they tell a call, a layer, an input and a multiply-add apart."""
+"""Hidden layers of dense networks, deep or uneven, to separate the costs of calls, layers, inputs and multiply-adds."""
 
 NARROWEST_SPARSE = 64
-"""In narrower layers what a connection costs is lost in the call."""
+"""In narrower layers the cost of a connection is lost in that of the call."""
 
 CHECKED_WIDTHS, CHECKED_DENSITIES = (24, 64, 144, 288, 448), (1.0, 0.3, 0.15, 0.07)
 
 CALLS = 128
-"""Observations in turn: a processor's branch prediction learns fewer by heart, and a control loop repeats none."""
+"""Different observations: a processor's branch prediction memorises fewer, and a control loop repeats none."""
 
 ROUNDS, REPEATS = 15, 2
-"""Each network is timed in every round, so that a slow moment of the machine hits none alone."""
+"""Each network is timed in every round, so that a slow moment of the machine affects all of them."""
 
 LONGEST_REPEAT_US = 5000
 
 NEAR_SHARE = 0.6
-"""Of a cache's size: weights beyond it may not lie in that cache, beside everything else."""
+"""Of a cache's size: larger weights may not fit into it beside everything else."""
 
 WIDEST = 2048
-"""Units of a layer that is read from far away: 16 MB of weights."""
+"""Units of a layer that no cache holds: 16 MB of weights."""
 
 COVERAGE, SMALLEST_ERROR_RATIO = 0.9, 0.15
-"""`error_ratio` holds nine in ten of the checked networks; what other work on the machine does is no less."""
+"""`error_ratio` covers nine in ten of the checked networks; other work on the machine has at least this effect."""
 
 NATIVE_COSTS = (
     "call_overhead_us",
@@ -80,17 +80,17 @@ ONNXRUNTIME_COSTS = ("call_overhead_us", "layer_overhead_us", "dense_ns_per_mult
 """By their keys in a profile."""
 
 SMALLEST_COST = 1e-6
-"""µs: no processor does anything in a thousandth of a nanosecond."""
+"""µs: nothing takes a thousandth of a nanosecond."""
 
 LARGEST_ERROR_RATIO = 0.5
-"""The aim of the check: docs/devices.md says why."""
+"""The limit of the check; docs/devices.md says why."""
 
 
 def calibrate(write_onnx: WriteOnnx | None, device_id: str, progress: Progress) -> str:
     """The text of a profile of this machine; `write_onnx` is None where onnxruntime is not installed.
 
     Raises ConfigError where this is not Linux, MissingExtraError where the native engine was not built, CheckFailed
-    where the times make no profile.
+    where the times are too disturbed for a profile.
     """
     host = describe_host()
     with _on_one_core(), tempfile.TemporaryDirectory() as folder:
@@ -107,7 +107,7 @@ def calibrate(write_onnx: WriteOnnx | None, device_id: str, progress: Progress) 
         if write_onnx is not None:
             progress("onnxruntime: timing networks")
             figures["onnxruntime"] = _onnx_figures(host, onnx_act)
-        progress("timing networks that the fit has not seen")
+        progress("timing networks that are not part of the fit")
         device = parse_device(profile_text(host, figures, bandwidths).encode(), device_id, device_id)
         figures["native"] |= _checked(device, "native", Policy)
         if write_onnx is not None:
@@ -117,7 +117,7 @@ def calibrate(write_onnx: WriteOnnx | None, device_id: str, progress: Progress) 
 
 @contextmanager
 def _on_one_core() -> Iterator[None]:
-    """Stay on one of the processors that this process may use: a move costs more than an inference."""
+    """Stay on one of the processors that this process may use: a migration costs more than an inference."""
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(allowed)})
     try:
@@ -149,14 +149,14 @@ def _microseconds(acts: Sequence[Act], n_inputs: int) -> list[float]:
     own_observations = [observations[: _n_calls(act, observations[:1])] for act in acts]
     times: list[list[float]] = [[] for _ in acts]
     for _ in range(ROUNDS):
-        for act, own, found in zip(acts, own_observations, times, strict=True):
+        for act, own, durations in zip(acts, own_observations, times, strict=True):
             _ = _one_repeat(act, own)  # into the caches
-            found += [_one_repeat(act, own) for _ in range(REPEATS)]
-    return [median(found) for found in times]
+            durations += [_one_repeat(act, own) for _ in range(REPEATS)]
+    return [median(durations) for durations in times]
 
 
 def _n_calls(act: Act, observation: Array) -> int:
-    """How many calls a repeat may have."""
+    """The number of calls in a repeat."""
     one = min(_one_repeat(act, observation) for _ in range(3))
     return CALLS if one * CALLS <= LONGEST_REPEAT_US else max(1, int(LONGEST_REPEAT_US / one))
 
@@ -181,12 +181,12 @@ def _native_figures(host: Host) -> dict[str, float]:
 
 
 def _room(host: Host) -> float:
-    """Bytes of weights that lie in the second cache."""
+    """Bytes of weights that fit into the second cache."""
     return NEAR_SHARE * host.caches[min(1, len(host.caches) - 1)][1].value
 
 
 def _native_cases() -> Iterator[tuple[CompactPolicy, LayoutChoice]]:
-    """Each layout by itself, so that its costs can be told, and as the engine chooses them, as they will be used."""
+    """Each layout by itself, to separate its costs, and as the engine chooses, as it will be used."""
     for hidden in SHAPES:
         yield random_policy(hidden, 1.0, 1), "dense"
     for width in WIDTHS:
@@ -221,11 +221,11 @@ def _fitted(runtime: str, keys: Sequence[str], items: Vector, times: Vector) -> 
     """The costs whose sums are nearest to `times` (µs), relative to each time. Raises CheckFailed."""
     if not times.all():
         raise _disturbed(f"{runtime}: the clock of processor time stood still")
-    found, *_ = np.linalg.lstsq(items / times[:, None], np.ones(len(times)), rcond=None)
-    for key, cost in zip(keys, found, strict=True):
+    costs, *_ = np.linalg.lstsq(items / times[:, None], np.ones(len(times)), rcond=None)
+    for key, cost in zip(keys, costs, strict=True):
         if cost < SMALLEST_COST:
-            raise _disturbed(f"{runtime}: {key} came out as nothing")
-    return {key: float(cost if key.endswith("_us") else 1e3 * cost) for key, cost in zip(keys, found, strict=True)}
+            raise _disturbed(f"{runtime}: {key} came out as zero")
+    return {key: float(cost if key.endswith("_us") else 1e3 * cost) for key, cost in zip(keys, costs, strict=True)}
 
 
 def _disturbed(what: str) -> CheckFailed:
@@ -238,16 +238,16 @@ def _disturbed(what: str) -> CheckFailed:
 def _bandwidths(host: Host, native: dict[str, float]) -> list[float]:
     """GB/s that the native engine reads from each cache, and from beyond the last.
 
-    A nearer level is never slower, and none slower than what the multiply-adds of smaller networks imply, as far as
-    those lie: in the first two levels.
+    A nearer level is never slower, and the first two are not slower than the multiply-adds of smaller networks imply,
+    whose weights they hold.
     """
     sizes = [cache.value for _, cache in host.caches]
     widths = [min(WIDEST, int(math.sqrt(NEAR_SHARE * size / 4))) for size in sizes]
-    found = [_bandwidth(width, native) for width in (*(width for width in widths if width < WIDEST), WIDEST)]
-    found += [found[-1]] * (len(widths) + 1 - len(found))
+    bandwidths = [_bandwidth(width, native) for width in (*(width for width in widths if width < WIDEST), WIDEST)]
+    bandwidths += [bandwidths[-1]] * (len(widths) + 1 - len(bandwidths))
     implied = ITEM_BYTES["dense"] / native["dense_ns_per_multiply_add"]
-    found[:2] = [max(bandwidth, implied) for bandwidth in found[:2]]
-    return [max(found[place:]) for place in range(len(found))]
+    bandwidths[:2] = [max(bandwidth, implied) for bandwidth in bandwidths[:2]]
+    return [max(bandwidths[place:]) for place in range(len(bandwidths))]
 
 
 def _bandwidth(width: int, native: dict[str, float]) -> float:
@@ -258,12 +258,12 @@ def _bandwidth(width: int, native: dict[str, float]) -> float:
     overhead = sum(count * cost for count, cost in zip((call, layers, inputs), costs, strict=True))
     rest = _microseconds([Policy(policy, "dense")], width)[0] - overhead
     if rest < overhead / 100:
-        raise _disturbed(f"native: {width}×{width} weights came out as read in no time")
+        raise _disturbed(f"native: {width}×{width} weights seem to be read in no time")
     return ITEM_BYTES["dense"] * dense / rest / 1e3
 
 
 def _checked(device: Device, runtime: str, make_act: Callable[[CompactPolicy], Act]) -> dict[str, float]:
-    """The error ratio: how far estimates of networks that no fit has seen are off, by factor minus one.
+    """The error ratio: how far off estimates of networks outside the fit are, as a factor minus one.
 
     Raises CheckFailed.
     """
@@ -285,7 +285,7 @@ def _checked(device: Device, runtime: str, make_act: Callable[[CompactPolicy], A
     error = sorted(errors)[rank - 1]
     if error > LARGEST_ERROR_RATIO:
         raise _disturbed(
-            f"{runtime}: estimates of networks that the fit had not seen are off by up to {error:.0%}, expected "
-            f"{LARGEST_ERROR_RATIO:.0%} at most"
+            f"{runtime}: estimates of networks outside the fit are off by up to {error:.0%}, expected at most "
+            f"{LARGEST_ERROR_RATIO:.0%}"
         )
     return {"error_ratio": max(SMALLEST_ERROR_RATIO, error)}

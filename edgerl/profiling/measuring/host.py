@@ -1,4 +1,4 @@
-"""What Linux says about the machine that this runs on, and a profile's text from it and from measured figures."""
+"""What Linux says about this machine, and a profile's text from it and from measured figures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CPU_INFO, MEMORY_INFO = Path("/proc/cpuinfo"), Path("/proc/meminfo")
 CPU = Path("/sys/devices/system/cpu/cpu0")
 
 ASSUMED_CACHES = ((1, 32 << 10), (2, 512 << 10))
-"""(level, bytes) where the kernel does not tell, as on many Arm boards."""
+"""(level, bytes) where the kernel does not say, as on many Arm boards."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Host:
 
 
 def describe_host() -> Host:
-    """This machine. Raises ConfigError where it is not a Linux."""
+    """This machine. Raises ConfigError where it does not run Linux."""
     if not (CPU_INFO.is_file() and MEMORY_INFO.is_file()):
         raise ConfigError("this machine has no /proc/cpuinfo; calibrate runs on Linux only")
     ram, usable = (_memory_bytes(key) for key in ("MemTotal", "MemAvailable"))
@@ -60,11 +60,11 @@ def _read(path: Path) -> str:
 
 
 def _core() -> str:
-    """The processor's name; Arm kernels tell a part number only."""
+    """The processor's name; Arm kernels only give a part number."""
     text = _read(CPU_INFO)
     for key in ("model name", "Model", "CPU part"):
-        if found := re.search(rf"^{key}\s*:\s*(\S.*)$", text, re.MULTILINE):
-            name = found[1].strip()
+        if match := re.search(rf"^{key}\s*:\s*(\S.*)$", text, re.MULTILINE):
+            name = match[1].strip()
             return name[:80] if name.isprintable() else ascii(name)[:80]
     return "unknown"
 
@@ -73,9 +73,9 @@ def _clock() -> Quantity:
     highest = _read(CPU / "cpufreq/cpuinfo_max_freq")  # kHz
     if highest.isdigit() and int(highest) > 0:
         return Quantity(int(highest) / 1000, "measured: cpuinfo_max_freq of the first core")
-    if found := re.search(r"^cpu MHz\s*:\s*([0-9.]+)$", _read(CPU_INFO), re.MULTILINE):
-        return Quantity(float(found[1]), "measured: cpu MHz in /proc/cpuinfo")
-    return Quantity(1000, "assumed: Linux does not tell; times were measured and do not depend on it")
+    if match := re.search(r"^cpu MHz\s*:\s*([0-9.]+)$", _read(CPU_INFO), re.MULTILINE):
+        return Quantity(float(match[1]), "measured: cpu MHz in /proc/cpuinfo")
+    return Quantity(1000, "assumed: Linux does not say; times were measured and do not depend on it")
 
 
 def _caches() -> tuple[tuple[str, Quantity], ...]:
@@ -86,23 +86,23 @@ def _caches() -> tuple[tuple[str, Quantity], ...]:
         if size and level.isdigit() and _read(folder / "type") in ("Data", "Unified"):
             sizes[int(level)] = int(size[1]) << (10 if size[2] == "K" else 20)
     if not sizes:
-        source = "assumed: Linux does not tell"
+        source = "assumed: Linux does not say"
         return tuple((f"L{level}", Quantity(size, source)) for level, size in ASSUMED_CACHES)
     rising = [(level, size) for level, size in sorted(sizes.items()) if size > sizes.get(level - 1, 0)]
     return tuple((f"L{level}", Quantity(size, "measured: /sys/devices/system/cpu")) for level, size in rising)
 
 
 def _memory_bytes(key: str) -> int:
-    found = re.search(rf"^{key}:\s+([0-9]+) kB$", _read(MEMORY_INFO), re.MULTILINE)
-    if found is None:
+    match = re.search(rf"^{key}:\s+([0-9]+) kB$", _read(MEMORY_INFO), re.MULTILINE)
+    if match is None:
         raise ConfigError(f"/proc/meminfo has no {key}; calibrate needs Linux 3.14 or newer")
-    return 1024 * int(found[1])
+    return 1024 * int(match[1])
 
 
 # ------------------------------------------------------------------------------------------------ as a profile
 
 MEASURED = "measured: edgerl devices calibrate, fitted to random networks of one to eight hidden layers"
-CHECKED = "measured: edgerl devices calibrate, nine in ten of the networks that the fit had not seen; at least 0.15"
+CHECKED = "measured: edgerl devices calibrate, nine in ten of the networks outside the fit; at least 0.15"
 
 BASE = {"native": (37_900_000, 77_000_000), "onnxruntime": (62_800_000, 146_000_000)}
 """(resident, installed) bytes without any model; see the shipped profiles."""
@@ -112,7 +112,7 @@ def profile_text(host: Host, figures: Mapping[str, Mapping[str, float]], bandwid
     """The TOML text of a profile. `figures`: of native and, where installed, onnxruntime, by their keys; `bandwidths`:
     GB/s of each cache, and beyond."""
     lines = [
-        "# Made by edgerl devices calibrate on this very machine. The schema: device_profiles/README.md.",
+        "# Made by edgerl devices calibrate on this machine. The schema: device_profiles/README.md.",
         f"name = {_quoted(f'This machine, {host.core}')}",
         'kind = "linux"',
         "aliases = []",
@@ -140,7 +140,7 @@ def _cpu_lines(host: Host, native: Mapping[str, float]) -> list[str]:
     flop_per_cycle = 4 / (native["dense_ns_per_multiply_add"] * host.clock_mhz.value / 1e3)
     peak = Quantity(
         flop_per_cycle,
-        "derived: twice what native sustains; with one observation it is taken to reach half of the peak",
+        "derived: twice what native sustains; with one observation it is assumed to reach half of the peak",
     )
     return [
         *("", "[cpu]", f"core = {_quoted(host.core)}", f"architecture = {_quoted(host.architecture)}"),
@@ -179,7 +179,7 @@ def _c_lines(native: Mapping[str, float]) -> list[str]:
         _line("call_overhead_us", Quantity(0, "assumed: a function call, below 0.1 µs")),
         *(_line(key, Quantity(value, source)) for key, value in costs.items()),
         _line("base_memory_bytes", Quantity(2_000_000, "assumed: a small C program with its C library")),
-        _line("installed_bytes", Quantity(65_536, "assumed: a small C program, its C library is there")),
+        _line("installed_bytes", Quantity(65_536, "assumed: a small C program; the C library is installed")),
     ]
 
 

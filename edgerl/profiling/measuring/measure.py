@@ -73,7 +73,7 @@ class Subject:
 def find_subject(model: Path) -> Subject:
     """What a policy.safetensors, a run folder or an .onnx file means, with the file beside it that belongs to it.
 
-    Files belong together where they differ in the suffix only and the ONNX file names the policy's SHA-256. Raises
+    Files belong together where only their suffixes differ and the ONNX file names the policy's SHA-256. Raises
     FileFormatError.
     """
     path = model / run_folder.POLICY if model.is_dir() else model
@@ -109,7 +109,7 @@ def policy_identity(model: CompactPolicy | Path) -> str:
 
 
 def measure_here(subject: Subject) -> Result:
-    """Measure with each runtime that is there, some seconds each. Raises MissingExtraError where there is none."""
+    """Measure with each runtime that is installed, some seconds each. Raises MissingExtraError without any."""
     runtimes: dict[RuntimeName, Callable[[Subject, int], LatencyMeasurement]]
     runtimes = {"native": _measure_native, "onnxruntime": _measure_onnxruntime}
     with _pinned() as cpu:
@@ -135,7 +135,7 @@ def _measure_native(subject: Subject, cpu: int) -> LatencyMeasurement:
     if subject.policy is None:
         raise MissingExtraError(
             why_not(subject.name, subject.kind, "native")
-            or "the policy.safetensors that the ONNX file was made from does not lie beside it"
+            or "the policy.safetensors that the ONNX file was made from is not beside it"
         )
     policy = Policy(subject.policy)
     figures = _measure(policy, benchmark_observations(subject.policy), subject.policy.n_actions, cpu)
@@ -144,7 +144,7 @@ def _measure_native(subject: Subject, cpu: int) -> LatencyMeasurement:
 
 def _measure_onnxruntime(subject: Subject, cpu: int) -> LatencyMeasurement:
     if subject.onnx_path is None:
-        raise MissingExtraError("no .onnx file that was made from this policy lies beside it: edgerl export")
+        raise MissingExtraError("there is no .onnx file of this policy beside it; run: edgerl export")
     policy = OnnxPolicy(subject.onnx_path)
     if subject.policy is None:
         observations = standard_observations(policy.n_observations)
@@ -155,7 +155,7 @@ def _measure_onnxruntime(subject: Subject, cpu: int) -> LatencyMeasurement:
 
 
 def _measure(act: Act, observations: Array, n_actions: int, cpu: int) -> dict[str, Any]:
-    """What a LatencyMeasurement says of `act`, but for its name; `cpu` is what this thread is pinned to, or -1."""
+    """A LatencyMeasurement of `act` without its name; `cpu` is what this thread is pinned to, or -1."""
     rows = list(observations)
     evicted = _bytes_to_evict(cpu)
     clock = _clock_cost()
@@ -173,7 +173,7 @@ def _measure(act: Act, observations: Array, n_actions: int, cpu: int) -> dict[st
 
 
 def _warm_up(act: Act, rows: Sequence[Array]) -> int:
-    """Call without measuring, as warms the processor up; how many calls to measure."""
+    """Call without measuring, to warm the processor up; returns how many calls to measure."""
     begin = time.perf_counter_ns()
     calls = elapsed = 0
     while elapsed < WARM_UP_NS or calls < len(rows):
@@ -196,7 +196,7 @@ def _time_calls(act: Act, rows: Sequence[Array], count: int) -> Array:
 
 
 def _time_cold(act: Act, rows: Sequence[Array], n_bytes: int) -> Array:
-    """[COLD_CALLS] ns of calls that each come after `n_bytes` of other data went through the caches."""
+    """[COLD_CALLS] ns of calls, before each of which `n_bytes` of other data went through the caches."""
     other = np.zeros(n_bytes, np.uint8)
     times = np.zeros(COLD_CALLS, np.int64)
     for call in range(COLD_CALLS):
@@ -206,7 +206,7 @@ def _time_cold(act: Act, rows: Sequence[Array], n_bytes: int) -> Array:
 
 
 def _clock_cost() -> int:
-    """What reading the clock takes, ns: the median of many readings right after another."""
+    """What reading the clock takes, ns: the median of many readings in a row."""
     clock = time.perf_counter_ns
     times = []
     for _ in range(CLOCK_READINGS):
@@ -228,9 +228,9 @@ def _no_garbage_collection() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _pinned() -> Iterator[int]:
-    """Stay on one processor, and say which: the fastest, of several the last, since the first serves interrupts.
+    """Stay on one processor and yield its number: the fastest, of several the last, since the first serves interrupts.
 
-    -1 where the system does not let us.
+    -1 where the system does not allow it.
     """
     if not hasattr(os, "sched_setaffinity"):
         yield -1
@@ -276,7 +276,7 @@ def _bytes_to_evict(cpu: int) -> int:
 
 
 def _lines(path: Path) -> list[str]:
-    """Of a file of the system; none where it is not there."""
+    """The lines of a system file; none where it does not exist."""
     try:
         return path.read_text(errors="replace").splitlines()
     except OSError:

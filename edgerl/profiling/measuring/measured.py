@@ -1,25 +1,23 @@
-"""A measurement beside the estimate: in a report, and kept in a device profile of one's own."""
+"""A measurement beside the estimate: in a report, and kept in the user's own device profile."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from edgerl.errors import DeviceError, FileFormatError
 from edgerl.files.atomic import read_bytes, write_atomically
 from edgerl.files.toml import parse_toml
-from edgerl.profiling.budgets.device import Device, Quantity, SavedMeasurement, parse_device
+from edgerl.profiling.budgets.device import Device, Quantity, SavedMeasurement, parse_device, profile_path
 from edgerl.profiling.budgets.report import Estimate, ProfileReport, estimated_latency, profile, with_measured_latency
 from edgerl.profiling.measuring.measure import Subject
 from edgerl.profiling.measuring.measurement import LatencyMeasurement, Machine, Result, largest_difference
 
 MEASURED = "measured"
-"""The key of the profile's list of measurements, which stands at its end."""
+"""The key of the profile's list of measurements, which is at its end."""
 
 SAME_MACHINE = {"x86-64": "x86_64", "amd64": "x86_64", "arm64": "aarch64", "armv8l": "armv7"}
 """Other names of an architecture."""
@@ -27,18 +25,18 @@ SAME_MACHINE = {"x86-64": "x86_64", "amd64": "x86_64", "arm64": "aarch64", "armv
 
 @dataclass(frozen=True)
 class ComparisonRow:
-    """One runtime: what was measured, and what the model had said."""
+    """One runtime: what was measured, and what had been estimated."""
 
     measurement: LatencyMeasurement
-    largest_difference: float | None  # of the actions, in shares of their range; None where no policy is there to tell
+    largest_difference: float | None  # of the actions, in shares of their range; None without a policy to compare with
     estimate: Estimate | None  # None without a device, or where it has no figures for this runtime
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A result beside a device's estimates; `counts` tells whether it was measured on such a device.
+    """A result beside a device's estimates; `counts` says whether it was measured on such a device.
 
-    `mode` is the power mode that the device was in, by whoever asked; None: its default one.
+    `mode` is the power mode that the user says the device was in; None: its default one.
     """
 
     result: Result
@@ -65,7 +63,7 @@ def compare(result: Result, subject: Subject, device: Device | None, mode: str |
     if result.policy_sha256 != subject.policy_sha256:
         raise FileFormatError(
             f"the result is of another policy: its SHA-256 is {result.policy_sha256[:12]}…, that of {subject.name} "
-            f"{subject.policy_sha256[:12]}…; name the model that the bundle was made of"
+            f"{subject.policy_sha256[:12]}…; name the model that the bundle was made from"
         )
     return Comparison(
         result=result,
@@ -98,7 +96,7 @@ def _estimate(subject: Subject, device: Device, runtime: str, mode: str | None) 
     model = next(file for file in (files if runtime == "onnxruntime" else reversed(files)) if file is not None)
     try:
         return estimated_latency(profile(model, device, runtime=runtime, mode=mode))
-    except DeviceError:  # it cannot run there, says the profile
+    except DeviceError:  # by its profile, the device cannot run it
         return None
 
 
@@ -131,31 +129,25 @@ def describe_machine(machine: Machine) -> str:
 def save(comparison: Comparison, architecture: str, device: Device, base: Path | None, goal: Path) -> int:
     """Write the device's profile with these measurements of a policy to `goal`; how many it holds then.
 
-    `architecture` are the policy's layer widths; `base` is the profile's file, None for one that edgerl has. Older
-    measurements of the same policy and runtime are replaced. Raises DeviceError where the result does not count for the
-    device, and OutputError.
+    `architecture` are the policy's layer widths; `base` is the profile's file, None for one that comes with edgerl.
+    Older measurements of the same policy and runtime are replaced. Raises DeviceError where the result does not count
+    for the device, and OutputError.
     """
     machine = comparison.result.machine
     if not comparison.counts:
         raise DeviceError(
             f"what was measured on {machine.architecture} is not a figure of {device.id}, which is "
-            f"{device.cpu.architecture}; name the device that it was"
+            f"{device.cpu.architecture}; name the device that it was measured on"
         )
-    text = _text_of(device, base)
+    text = read_bytes(base or profile_path(device.id)).decode()
     today = date.today().isoformat()
     new = [_saved(row.measurement, comparison, architecture, today) for row in comparison.rows]
     keys = {saved.key for saved in new}
     kept = [saved for saved in device.measured if saved.key not in keys]
-    data = (_without_measured(text, str(base or device.id)) + _sections([*kept, *new])).encode()
-    parse_device(data, goal.stem, str(goal))  # what could not be read back is not written
+    data = (_without_measured(text, str(base or device.id)) + "".join(map(_section, [*kept, *new]))).encode()
+    parse_device(data, goal.stem, str(goal))  # nothing is written that could not be read back
     write_atomically(goal, data)
     return len(kept) + len(new)
-
-
-def _text_of(device: Device, base: Path | None) -> str:
-    if base is not None:
-        return read_bytes(base).decode()
-    return (resources.files("edgerl.device_profiles") / f"{device.id}.toml").read_text("utf-8")
 
 
 def _without_measured(text: str, source: str) -> str:
@@ -184,13 +176,10 @@ def _saved(measurement: LatencyMeasurement, comparison: Comparison, architecture
     )
 
 
-def _sections(measurements: Iterable[SavedMeasurement]) -> str:
+def _section(saved: SavedMeasurement) -> str:
     """As TOML."""
-    return "".join(f"\n[[{MEASURED}]]\n" + "".join(_lines(saved)) for saved in measurements)
-
-
-def _lines(saved: SavedMeasurement) -> Sequence[str]:
-    return [f"{key} = {_value(value)}\n" for key, value in vars(saved).items() if value is not None]
+    lines = (f"{key} = {_value(value)}\n" for key, value in vars(saved).items() if value is not None)
+    return f"\n[[{MEASURED}]]\n" + "".join(lines)
 
 
 def _value(value: str | Quantity) -> str:

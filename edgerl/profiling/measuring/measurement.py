@@ -1,7 +1,7 @@
-"""What was measured where: durations of single calls, the machine, and the actions that prove it was this policy.
+"""What was measured, and where: durations of single calls, the machine, and the actions that prove it was this policy.
 
 A result comes from this process, or as JSON from a board (docs/devices.md, "Measuring"). That JSON is treated as
-hostile: whatever contradicts itself, or could not be printed, is refused.
+hostile: what contradicts itself or cannot be printed is refused.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ MAXIMUM_BYTES = 1 << 24
 """A larger result is refused before it is parsed."""
 
 MEASURED_OBSERVATIONS = 32
-"""As many as a processor's branch prediction does not learn by heart."""
+"""More than a processor's branch prediction memorises."""
 
 CHECKED_OBSERVATIONS = 8
 CHECKED_NUMBERS = 4096
-"""Of the first observations the actions are reported: at most so many of them, and so many numbers (but one action)."""
+"""The first observations' actions are reported: at most this many, of this many numbers, but always one."""
 
 LONGEST_TEXT = 200
 LARGEST_NUMBER = 10**15
@@ -89,7 +89,7 @@ class Result:
     not_measured: Mapping[str, str] = field(default_factory=dict)  # runtime → why not
 
     def measurement(self, runtime: str) -> LatencyMeasurement | None:
-        """That of a runtime, if there is one."""
+        """The measurement of a runtime, if there is one."""
         return next((one for one in self.measurements if one.runtime == runtime), None)
 
     def as_dict(self) -> dict[str, Any]:
@@ -100,7 +100,7 @@ class Result:
 def benchmark_observations(policy: CompactPolicy) -> Array:
     """The observations [count, n] to measure with: the example, if there is one, and normal ones around its mean.
 
-    They follow from the policy alone, so that whoever checks a result knows them.
+    They follow from the policy only, so that whoever checks a result knows them.
     """
     n = policy.n_observations
     numbers = standard_observations(n)
@@ -162,7 +162,7 @@ def largest_difference(measurement: LatencyMeasurement, policy: CompactPolicy) -
     if not difference <= EXAMPLE_TOLERANCE:
         raise CheckFailed(
             f"{measurement.runtime} acts differently there: by {difference:.2g} of the action range, expected at most "
-            f"{EXAMPLE_TOLERANCE:g}; its figures are for nothing"
+            f"{EXAMPLE_TOLERANCE:g}; its figures are worthless"
         )
     return difference
 
@@ -170,14 +170,17 @@ def largest_difference(measurement: LatencyMeasurement, policy: CompactPolicy) -
 def parse_result(data: bytes, source: str) -> Result:
     """The result in a bundle's JSON; `source` names it in messages. Raises FileFormatError unless it is all valid.
 
-    Lines around it are passed over: a board's shell may print some.
+    Lines around it are ignored: a board's shell may print some.
     """
     if len(data) > MAXIMUM_BYTES:
         raise FileFormatError(f"{source} has more than {MAXIMUM_BYTES} bytes; expected the result of a bundle")
     begin = _START.search(data)
     try:
+        if not data.strip():
+            raise ValueError("it is empty")
         if begin is None and not data.lstrip().startswith(b"{"):
-            raise ValueError(f"it begins with {quoted(_first_line(data))}" if data.strip() else "it is empty")
+            first_line = data.lstrip().splitlines()[0].decode(errors="replace")
+            raise ValueError(f"it begins with {quoted(first_line)}")
         text = data[0 if begin is None else begin.start() :].decode().strip()
         document = parse_json(text, may_go_on=True)
         entries = _entry(document, "results", list)
@@ -195,10 +198,6 @@ def parse_result(data: bytes, source: str) -> Result:
 
 _START = re.compile(rb'^\{"format": "edgerl benchmark"', re.MULTILINE)
 """As benchmark/run.sh prints it."""
-
-
-def _first_line(data: bytes) -> str:
-    return data.lstrip().splitlines()[0].decode(errors="replace")
 
 
 def _joined(results: Sequence[Result]) -> Result:
@@ -257,7 +256,7 @@ def _measurement(entry: object) -> LatencyMeasurement:
 
 
 def _check_together(measurement: LatencyMeasurement) -> None:
-    """Every percentile must lie in the bin that holds its rank."""
+    """Every percentile must be in the bin of its rank."""
     ends = [-1, *(end for end, _ in measurement.histogram)]
     totals = list(accumulate(count for _, count in measurement.histogram))
     if totals[-1] != measurement.calls:
@@ -270,7 +269,7 @@ def _check_together(measurement: LatencyMeasurement) -> None:
 
 
 def _rank(count: int, per_mille: int) -> int:
-    """How many of `count` durations are not above the quantile: its place, from 1, among the sorted ones."""
+    """The quantile's place among `count` sorted durations, from 1: how many of them are not above it."""
     return -(-count * per_mille // 1000)
 
 
@@ -292,7 +291,7 @@ def _histogram(entries: list[Any]) -> Bins:
 
 def _actions(entries: list[Any]) -> tuple[tuple[float, ...], ...]:
     if not 1 <= len(entries) <= CHECKED_OBSERVATIONS or not all(isinstance(row, list) and row for row in entries):
-        raise ValueError(f"the actions are no list of 1 to {CHECKED_OBSERVATIONS} lists")
+        raise ValueError(f"the actions are not a list of 1 to {CHECKED_OBSERVATIONS} lists")
     if len({len(row) for row in entries}) != 1:
         raise ValueError("the actions differ in length")
     return tuple(tuple(_finite(number) for number in row) for row in entries)
@@ -306,7 +305,7 @@ def _finite(number: object) -> float:
 
 def _object(entry: object) -> dict[str, Any]:
     if not isinstance(entry, dict):
-        raise ValueError("it is not a JSON object, or one of its parts is none")
+        raise ValueError("it is not a JSON object, or one of its parts is not")
     return entry
 
 

@@ -1,7 +1,7 @@
 """Running a benchmark bundle on a board over ssh: one connection, the tar on its stdin, the result on its stdout.
 
-The system's ssh does it, so the user's own configuration holds for address, port, user and key. Whatever that says, a
-host whose key is not known is refused, nothing is asked, and nothing is forwarded. The command that runs there is a
+It uses the system's ssh, so the user's own configuration applies to address, port, user and key. Whatever that says, a
+host with an unknown key is refused, there are no prompts, and nothing is forwarded. The command that runs there is a
 constant: no text of a file or of a model is part of it. It unpacks into a temporary folder, which it removes when it
 is done, when the copy breaks off, and when a signal ends it.
 """
@@ -36,21 +36,21 @@ OPTIONS = (
 )
 
 SECONDS = 600
-"""After which a board is given up: an old one may take a minute to compile, some seconds to measure."""
+"""The timeout: an old board may take a minute to compile, and some seconds to measure."""
 
 MESSAGE_BYTES = 1 << 16
-"""What is kept of what ssh and the board say on stderr."""
+"""How much of stderr is kept."""
 
 MESSAGE_LENGTH = 200
-"""Of it, what is repeated."""
+"""How much of it is repeated in a message."""
 
 SSH_FAILED = 255
-"""ssh's exit code for what is wrong with the connection; every other one is that of the command."""
+"""ssh's exit code for connection errors; any other is that of the command."""
 
 FULL = "No space left on device"
 
 PREFIX = "edgerl-benchmark: "
-"""How the bundle's script and program begin a line that says what is wrong."""
+"""What an error message of the bundle's script or program begins with."""
 
 UNPACKS = (
     f'umask 077; folder=; problem() {{ echo "{PREFIX}$1" >&2; exit 74; }}; '
@@ -62,7 +62,7 @@ UNPACKS = (
     f"sh {FOLDER}/{SCRIPT} </dev/null"
 )
 REMOTE_COMMAND = f"exec /bin/sh -c '{UNPACKS}'"
-"""On one line and in single quotes, which every login shell reads alike."""
+"""On one line and in single quotes, which all login shells treat the same."""
 
 NEVER_IN_A_NAME = frozenset(" '`\"$\\;&<>|(){}")
 """Of a host or user: a ProxyCommand of the user's own configuration may hand names to a shell (an ssh before 9.6)."""
@@ -71,10 +71,13 @@ SHOWN_NAME = 60
 """Characters of a destination that messages repeat."""
 
 ADVICE = (
-    ("HOST IDENTIFICATION HAS CHANGED", "another machine answers, or it was set up anew: then ssh-keygen -R its name"),
+    ("HOST IDENTIFICATION HAS CHANGED", "another machine answers, or it was reinstalled: then ssh-keygen -R its name"),
     ("host key is known", "connect once by hand, compare its fingerprint and accept it"),
     ("Host key verification failed", "connect once by hand, and compare its fingerprint"),
-    ("Permission denied", "name the right user, and its IdentityFile in --ssh-config FILE; no password is asked for"),
+    (
+        "Permission denied",
+        "name the right user, and its IdentityFile in --ssh-config FILE; there is no password prompt",
+    ),
     ("Could not resolve", "check the name, or give its HostName in --ssh-config FILE"),
     ("Connection refused", "start its ssh server, or name its Port in --ssh-config FILE"),
     ("usage: ssh", "name it as host or user@host, its Port in --ssh-config FILE"),
@@ -93,7 +96,7 @@ def run_bundle(destination: str, bundle: bytes, ssh_config: Path | None = None) 
     `ssh_config` replaces the user's own ssh configuration. Raises RemoteError, and what `ssh_command` raises.
     """
     command = ssh_command(destination, ssh_config)
-    with tempfile.TemporaryFile() as file:  # without a name: nothing is left, whatever happens
+    with tempfile.TemporaryFile() as file:  # without a name: nothing is left behind
         file.write(bundle)
         file.seek(0)
         with subprocess.Popen(
@@ -106,7 +109,7 @@ def run_bundle(destination: str, bundle: bytes, ssh_config: Path | None = None) 
                 process.kill()
                 raise
     if code != 0:
-        said = said if said.strip() else answer[:MESSAGE_BYTES].decode(errors="replace")  # some complain on stdout
+        said = said if said.strip() else answer[:MESSAGE_BYTES].decode(errors="replace")  # some print errors on stdout
         raise RemoteError(f"cannot measure on {destination[:SHOWN_NAME]}: {_explanation(code, said)}")
     return answer
 
@@ -131,7 +134,7 @@ def ssh_command(destination: str, ssh_config: Path | None) -> list[str]:
 
 
 def _read(process: subprocess.Popen[bytes], destination: str) -> tuple[bytes, str]:
-    """All of stdout, and the beginning of stderr. Raises RemoteError where that is too much or takes too long."""
+    """All of stdout, and the beginning of stderr. Raises RemoteError where it is too much or takes too long."""
     assert process.stdout is not None
     assert process.stderr is not None
     read: dict[int, bytearray] = {process.stdout.fileno(): bytearray(), process.stderr.fileno(): bytearray()}
@@ -143,7 +146,7 @@ def _read(process: subprocess.Popen[bytes], destination: str) -> tuple[bytes, st
         while selector.get_map():
             ready = selector.select(max(0, deadline - time.monotonic()))
             if not ready:
-                raise RemoteError(f"{destination[:SHOWN_NAME]} sent no result within {SECONDS} s; is it very busy?")
+                raise RemoteError(f"{destination[:SHOWN_NAME]} sent no result within {SECONDS} s; is it too busy?")
             for key, _ in ready:
                 part = os.read(key.fd, 1 << 16)
                 if not part:
@@ -158,7 +161,7 @@ def _read(process: subprocess.Popen[bytes], destination: str) -> tuple[bytes, st
 
 
 def _explanation(code: int, said: str) -> str:
-    """What ssh, or the bundle's script, said, and what to do; on one line."""
+    """What ssh or the bundle's script printed, and what to do about it, on one line."""
     lines = [line.strip("@ \r") for line in said.splitlines() if line.strip("@ \r")]
     ours = [line.removeprefix(PREFIX) for line in lines if line.startswith(PREFIX)]
     if ours:

@@ -5,8 +5,8 @@ instruction set table") applied to each executed instruction. What the tables le
 
 - no wait states: code, weights and data are read as from memory without any (RAM, or flash behind a cache that hits);
 - a taken branch refills the pipeline in P = 2 cycles (the manual: 1 to 3); a division takes 12 (2 to 12);
-- a load behind a load or store of one register takes 1 cycle instead of 2, where its address does not wait for it;
-- an arithmetic floating-point result that the very next instruction uses costs 1 more;
+- a load right after a load or store of one register takes 1 cycle instead of 2, unless its address depends on it;
+- an arithmetic floating-point result that the next instruction uses costs 1 more;
 - instructions that an IT block skips cost as if they were executed.
 
 **Cortex-M7**: no table is published. LLVM's scheduling model of the core (`llvm-mca -mcpu=cortex-m7`) says what each
@@ -25,7 +25,7 @@ from edgerl.profiling.microcontroller.emulator import Executed, Execution, disas
 from edgerl.profiling.microcontroller.toolchain import require_program, run_program
 
 REFILL = 2
-"""P: cycles that a taken branch costs a Cortex-M4 on top of its own."""
+"""P: cycles that a taken branch costs a Cortex-M4 beyond its own."""
 
 DIVISION = 12
 
@@ -69,7 +69,7 @@ def cortex_m4_cycles(executed: Sequence[Executed], text: Mapping[int, str]) -> f
 
 
 def _m4_cost(text: str) -> int:
-    """Cycles of one instruction alone, without the refill that follows a branch taken."""
+    """Cycles of one instruction by itself, without the refill that follows a taken branch."""
     mnemonic, _, operands = text.partition(" ")
     name = mnemonic.partition(".")[0]
     for pattern, cost in _M4_COSTS:
@@ -78,45 +78,29 @@ def _m4_cost(text: str) -> int:
     return 1
 
 
-def _words(operands: str) -> int:
-    """Words that a list of registers, such as {r4-r7, lr} or {d8}, stands for."""
+def _multiple(operands: str) -> int:
+    """1, and 1 for each word that a list of registers stands for, such as {r4-r7, lr} or {d8}."""
     listed = operands[operands.index("{") + 1 : operands.index("}")]
-    count = 0
+    cycles = 1
     for part in listed.split(","):
         first, _, last = part.strip().partition("-")
         registers = int(last[1:]) - int(first[1:]) + 1 if last else 1
-        count += registers * (2 if first.startswith("d") else 1)
-    return count
+        cycles += registers * (2 if first.startswith("d") else 1)
+    return cycles
 
 
-def _multiple(operands: str) -> int:
-    return 1 + _words(operands)
-
-
-def _float_access(operands: str) -> int:
-    return 3 if operands.startswith("d") else 2
-
-
-def _store(operands: str) -> int:
-    return 2 if re.search(r"\[\w+, [a-z]", operands) else 1
-
-
-def _float_move(operands: str) -> int:
-    return 2 if operands.count(",") >= 2 else 1
-
-
-# The first pattern that a mnemonic begins with counts. N is the words of a list.
+# The first pattern that a mnemonic begins with counts.
 _M4_COSTS: tuple[tuple[str, int | Callable[[str], int]], ...] = (
     (r"v(ldm|stm|push|pop)", _multiple),
-    (r"v(ldr|str)", _float_access),
+    (r"v(ldr|str)", lambda operands: 3 if operands.startswith("d") else 2),
     (r"v(div|sqrt)", 14),
     (r"vf?n?m(la|ls|a|s)(?![rx])", 3),
-    (r"vmov", _float_move),
+    (r"vmov", lambda operands: 2 if operands.count(",") >= 2 else 1),
     (r"v", 1),
     (r"ldm|stm|push|pop", _multiple),
     (r"ldrd|strd", 3),
     (r"ldr", 2),
-    (r"str", _store),
+    (r"str", lambda operands: 2 if re.search(r"\[\w+, [a-z]", operands) else 1),
     (r"ml[as]", 2),
     (r"[su]div", DIVISION),
     (r"tb[bh]", 2),
@@ -127,7 +111,7 @@ _FLOAT_ARITHMETIC = re.compile(r"v(add|sub|n?mul|div|sqrt|cvt|f?n?m(la|ls|a|s)\.
 
 
 def _m4_neighbours(before: str, here: str) -> int:
-    """Cycles more, or less, that an instruction takes right behind another one."""
+    """Cycles more, or fewer, that an instruction takes right after another one."""
     if _ACCESS.match(before) and here.startswith("ldr") and _ACCESS.match(here):
         loaded = before.partition(" ")[2].partition(",")[0] if before.startswith("ldr") else ""
         address = here[here.find("[") :]
@@ -170,7 +154,10 @@ def cortex_m7_cycles(executed: Sequence[Executed], text: Mapping[int, str], fold
     """Cycles of executed instructions by LLVM's scheduling model. Raises MissingExtraError without llvm-mca."""
     llvm_mca = require_program("llvm-mca", "llvm", "modelling the cycles of a Cortex-M7")
     blocks = straight_runs(executed, text)
-    (folder / "blocks.s").write_text(_assembly(blocks))
+    lines = [".syntax unified", ".cpu cortex-m7", ".fpu fpv5-d16", ".thumb"]
+    for index, block in enumerate(blocks):
+        lines += [f"@ LLVM-MCA-BEGIN {index}", *_for_llvm(block.instructions), "@ LLVM-MCA-END"]
+    (folder / "blocks.s").write_text("\n".join([*lines, "target:", ""]))
     options = ["-mtriple=thumbv7em-none-eabihf", "-mcpu=cortex-m7", f"-iterations={ITERATIONS}"]
     views = ["-all-views=false", "-summary-view", "blocks.s"]
     printed = run_program([llvm_mca, *options, *views], folder, "blocks.s")
@@ -178,13 +165,6 @@ def cortex_m7_cycles(executed: Sequence[Executed], text: Mapping[int, str], fold
     if len(cycles) != len(blocks):
         raise UnsupportedModelError(f"llvm-mca answered for {len(cycles)} blocks; expected {len(blocks)}")
     return sum(block.executions * total / ITERATIONS for block, total in zip(blocks, cycles, strict=True))
-
-
-def _assembly(blocks: Sequence[Block]) -> str:
-    lines = [".syntax unified", ".cpu cortex-m7", ".fpu fpv5-d16", ".thumb"]
-    for index, block in enumerate(blocks):
-        lines += [f"@ LLVM-MCA-BEGIN {index}", *_for_llvm(block.instructions), "@ LLVM-MCA-END"]
-    return "\n".join([*lines, "target:", ""])
 
 
 _PAIRS = (("eq", "ne"), ("cs", "cc"), ("mi", "pl"), ("vs", "vc"), ("hi", "ls"), ("ge", "lt"), ("gt", "le"))

@@ -1,8 +1,8 @@
 """Executing a policy's C on an emulated board and counting its instructions.
 
-QEMU translates what a Cortex-M would execute; it knows no pipeline, no caches and no wait states. So it says exactly
-how many instructions a call takes, and nothing about time. A plugin (firmware/count.c, compiled for the occasion)
-counts each instruction between two marks. `-icount shift=0`, where an instruction takes a nanosecond of the board's
+QEMU translates what a Cortex-M would execute, without a pipeline, caches or wait states. So it says exactly how many
+instructions a call takes, and nothing about time. A plugin (firmware/count.c, compiled when needed) counts each
+instruction between two marks. `-icount shift=0`, where an instruction takes a nanosecond of the board's
 time, is the check.
 """
 
@@ -31,12 +31,12 @@ from edgerl.profiling.microcontroller.toolchain import (
 QEMU = "qemu-system-arm"
 
 HARNESS = ("main", "mark_begin", "mark_end", "measured_call")
-"""Functions around the policy's: what they execute does not count."""
+"""Functions around the policy's, whose instructions do not count."""
 
 
 @dataclass(frozen=True)
 class Executed:
-    """An instruction of the program: where, how often it was executed, how often another than the next one followed."""
+    """An instruction: its address, how often it was executed, and how often another than the next one followed."""
 
     address: int
     executions: int
@@ -45,10 +45,10 @@ class Executed:
 
 @dataclass(frozen=True)
 class Execution:
-    """What came of some calls on the emulated board; the harness's own instructions are taken out.
+    """The results of some calls on the emulated board, without the harness's own instructions.
 
-    `instructions` [calls] are each call's; `actions` [calls, n_actions] what the policy answered, to the bit;
-    `stack_bytes` is the deepest that the stack was below the caller, libraries included.
+    `instructions` [calls] are each call's; `actions` [calls, n_actions] what the policy returned, to the bit;
+    `stack_bytes` is the deepest stack below the caller, libraries included.
     """
 
     program: Path
@@ -98,9 +98,7 @@ def build_program(
 
 
 def run_on_board(program: Path, core: Core, more: Sequence[str | Path] = ()) -> str:
-    """What a program prints on the emulated board. Raises UnsupportedModelError where it ends with another code than
-    0.
-    """
+    """What a program prints on the emulated board. Raises UnsupportedModelError where its exit code is not 0."""
     qemu = require_program(QEMU, QEMU, "running a program for microcontrollers here")
     command = [qemu, "-M", core.board, "-nodefaults", "-display", "none", "-monitor", "none", "-serial", "none"]
     semihosting = ["-chardev", "stdio,id=out", "-semihosting-config", "enable=on,target=native,chardev=out"]
@@ -145,7 +143,7 @@ def call_of(entry: str, kind: str = "float") -> str:
 
 
 def kind_of(observations: NDArray[np.floating[Any]]) -> str:
-    """C's type of such numbers."""
+    """The C type of the observations."""
     return "double" if observations.dtype == np.float64 else "float"
 
 
@@ -158,7 +156,7 @@ def _recorded(observations: NDArray[np.floating[Any]], n_actions: int) -> str:
 
 
 def _literal(value: np.floating[Any]) -> str:
-    """As C writes it, to the bit."""
+    """A C literal, exact to the bit."""
     if isinstance(value, np.float64):
         return repr(float(value))
     text = f"{value:.9g}"
@@ -184,9 +182,7 @@ def execute(program: Path, core: Core) -> Execution:
 
 
 def instructions_by_clock(program: Path, core: Core) -> float:
-    """Instructions of a measured call, the harness's few included, by the board's clock: QEMU's own count, as a
-    check.
-    """
+    """Instructions of a measured call, with the harness's few, by the board's clock: QEMU's own count, as a check."""
     ticks = _number(run_on_board(program, core, ["-icount", "shift=0"]), "ticks")
     observations = re.search(r"CALLS = (\d+)", (program.parent / "recorded.h").read_text())
     assert observations is not None
@@ -194,10 +190,10 @@ def instructions_by_clock(program: Path, core: Core) -> float:
 
 
 def _number(printed: str, name: str) -> int:
-    found = re.search(rf"^{name} (\d+)$", printed, re.MULTILINE)
-    if found is None:
+    match = re.search(rf"^{name} (\d+)$", printed, re.MULTILINE)
+    if match is None:
         raise UnsupportedModelError(f"the emulated program did not print its {name}: {printed[:80]!r}")
-    return int(found[1])
+    return int(match[1])
 
 
 def _actions(printed: str) -> NDArray[np.float32]:
@@ -208,7 +204,7 @@ def _actions(printed: str) -> NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class Symbol:
-    """Where a function lies: `begin` and the bytes behind it."""
+    """Where a function is: its address and size in bytes."""
 
     begin: int
     size: int
@@ -222,12 +218,12 @@ def read_symbols(program: Path) -> dict[str, Symbol]:
 
 
 def disassemble(program: Path) -> dict[int, str]:
-    """Instructions of a program by address, as arm-none-eabi-objdump writes them, without its remarks."""
+    """Instructions of a program by address, as arm-none-eabi-objdump writes them, without comments."""
     command: list[str | Path] = ["arm-none-eabi-objdump", "--disassemble", "--no-show-raw-insn", program]
     listing = run_program(command, program.parent, program.name)
-    found: dict[int, str] = {}
+    instructions: dict[int, str] = {}
     for line in listing.splitlines():
         address, colon, text = line.partition(":\t")
         if colon:
-            found[int(address, 16)] = re.split(r"\s+[@;]", text.strip())[0].replace("\t", " ")
-    return found
+            instructions[int(address, 16)] = re.split(r"\s+[@;]", text.strip())[0].replace("\t", " ")
+    return instructions

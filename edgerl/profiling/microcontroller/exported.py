@@ -24,7 +24,7 @@ CALLS = 32
 """Observations that the emulated core acts on."""
 
 LARGEST_DIFFERENCE: dict[Precision, float] = {"fp32": 1e-4, "fp16": 1e-4, "int8": 1e-2}
-"""Of actions, in their range, to the policy with the same weights in float64; int8 rounds each layer's inputs, too."""
+"""Of actions from those in float64 with the same weights, in shares of their range; int8 also rounds layers' inputs."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ class MeasuredExport:
 
 
 def core_to_measure(target: str, device: TargetDevice | None, measure: bool | None) -> str | None:
-    """The core that an export is measured for, or None. measure: whether that was asked for; None: where it can be
-    done. Raises ConfigError, MissingExtraError where it was asked for and cannot be done."""
+    """The core that an export is measured for, or None. measure: True requires it, None measures where it is possible.
+    Raises ConfigError, MissingExtraError where it is required and impossible."""
     if measure is False or (measure is None and find_program(COMPILER) is None):
         return None
     core = CORE_OF_TARGET.get(target) if device is None else CORE_OF_DEVICE.get(device.core)
@@ -84,9 +84,9 @@ def core_to_measure(target: str, device: TargetDevice | None, measure: bool | No
 
 
 def measure_export(report: CReport, given: CompactPolicy, sha256: str, core: str) -> MeasuredExport:
-    """Compile and run what was exported of the policy `given`, compare its actions, and leave measured.json beside it.
+    """Compile and run what was exported of the policy `given`, compare its actions, and write measured.json beside it.
 
-    Raises CheckFailed where the emulated core computes something else than the policy with the same weights.
+    Raises CheckFailed where the emulated core's actions differ from the policy's with the same weights.
     """
     policy = in_precision(given, report.dtype)
     sources = [report.path / name for name in report.files if name.endswith(".c")]

@@ -28,8 +28,8 @@ from edgerl.profiling.microcontroller.toolchain import (
 class Counted:
     """Calls on the emulated board.
 
-    `instructions` is a call's mean and `most_instructions` the largest; `stack_bytes` is the deepest that the stack
-    was, libraries included; `cycles` are modelled (None: no model of the core, or `no_cycles` says what it lacks).
+    `instructions` is the mean of the calls and `most_instructions` the largest; `stack_bytes` is the deepest stack,
+    libraries included; `cycles` are modelled (None: no model of the core, or `no_cycles` says what is missing).
     """
 
     calls: int
@@ -47,7 +47,7 @@ class McuMeasurement:
     """A policy's C on one core. `sizes` are of its own objects: what it calls in libraries comes on top.
 
     `stack` is by the compiler, for the functions of these files; None where nothing bounds it. `counted` is None where
-    something that counting needs is absent, and `not_counted` says what.
+    something that counting needs is missing, and `not_counted` says what.
     """
 
     core: str
@@ -103,23 +103,20 @@ def measure_policy(
     with tempfile.TemporaryDirectory(prefix="edgerl-") as name:
         folder = Path(name)
         compiled = compile_sources(sources, find_core(core), optimisation, folder, flags)
+        try:
+            stack = worst_stack(compiled.functions, entry)
+        except UnsupportedModelError:
+            stack = None
         counted, not_counted = _counted(compiled, entry, observations, n_actions, core, folder)
         return McuMeasurement(
             core=core,
             optimisation=optimisation,
             compiler=compiled.compiler,
             sizes=compiled.sizes,
-            stack=_stack(compiled, entry),
+            stack=stack,
             counted=counted,
             not_counted=not_counted,
         )
-
-
-def _stack(compiled: Compiled, entry: str) -> Stack | None:
-    try:
-        return worst_stack(compiled.functions, entry)
-    except UnsupportedModelError:
-        return None
 
 
 def _counted(

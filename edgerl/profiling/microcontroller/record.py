@@ -1,6 +1,6 @@
 """The file `measured.json` beside exported C: what was measured of it, so that `edgerl profile` need not estimate that.
 
-It names the SHA-256 of the policy and of each C file. A reader believes it for these alone, and treats it as hostile.
+It names the SHA-256 of the policy and of each C file, and holds for these only. A reader treats it as hostile.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ CORE_OF_DEVICE = {
     "Cortex-M7": "cortex-m7",
     "Cortex-M33F": "cortex-m33",
 }
-"""A device profile's core, and the one that is measured for it."""
+"""A device profile's core → the core that is measured for it."""
 
 CORE_OF_TARGET = {"cortex-m4": "cortex-m4f", "cortex-m7": "cortex-m7", "rp2040": "cortex-m0plus"}
-"""An export's target, and the core that is measured for it."""
+"""An export's target → the core that is measured for it."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Record:
     optimisation: str
     text_bytes: int
     memory_bytes: int  # data and bss
-    stack_bytes: int | None  # with libraries where it ran, else of the functions alone
+    stack_bytes: int | None  # with libraries where it ran, else only of the functions
     instructions: float | None
     cycles: float | None
 

@@ -15,7 +15,7 @@ COMPILER = "arm-none-eabi-gcc"
 PACKAGE = "gcc-arm-none-eabi libnewlib-arm-none-eabi"
 
 FLAGS = ("-mthumb", "-std=c99", "-ffp-contract=fast", "-ffunction-sections", "-fdata-sections")
-"""For all that is compiled here; -std=c99 alone would switch fused multiply-adds off."""
+"""For all that is compiled here; -std=c99 by itself would switch fused multiply-adds off."""
 
 OPTIMISATIONS = ("-O2", "-O3", "-Os")
 
@@ -27,7 +27,7 @@ LONGEST_WAIT = 300
 class Core:
     """A processor core that programs are compiled for, and QEMU's board that executes them.
 
-    `clock_hz` is the emulated board's. A Cortex-M0+ has no board of its own: its instructions are a part of the
+    `clock_hz` is the emulated board's. A Cortex-M0+ has no board of its own: its instructions are a subset of the
     Cortex-M3's.
     """
 
@@ -69,10 +69,10 @@ def find_program(program: str) -> str | None:
 
 def require_program(program: str, package: str, purpose: str) -> str:
     """Where a program is. Raises MissingExtraError, which names the Debian package that has it."""
-    found = find_program(program)
-    if found is None:
+    path = find_program(program)
+    if path is None:
         raise MissingExtraError(f"{program} is not installed, and {purpose} needs it; on Debian: apt install {package}")
-    return found
+    return path
 
 
 def require_compiler() -> str:
@@ -81,7 +81,7 @@ def require_compiler() -> str:
 
 
 def run_program(command: Sequence[str | Path], folder: Path, what: str) -> str:
-    """The standard output of a program that runs in `folder`. Raises UnsupportedModelError with its first complaint."""
+    """The standard output of a program that runs in `folder`. Raises UnsupportedModelError with its first error."""
     try:
         done = subprocess.run(
             command, cwd=folder, capture_output=True, text=True, errors="replace", timeout=LONGEST_WAIT
@@ -90,7 +90,7 @@ def run_program(command: Sequence[str | Path], folder: Path, what: str) -> str:
         raise UnsupportedModelError(f"{what}: {Path(command[0]).name} took more than {LONGEST_WAIT} s") from None
     if done.returncode:
         complaints = [line for line in done.stderr.splitlines() if "error" in line or "undefined" in line]
-        line = (complaints or done.stderr.splitlines() or ["it said nothing"])[0]
+        line = (complaints or done.stderr.splitlines() or ["it printed nothing"])[0]
         said = reason(ValueError(line), 200)
         raise UnsupportedModelError(f"{what}: {Path(command[0]).name} ended with code {done.returncode}: {said}")
     return done.stdout
@@ -107,7 +107,7 @@ class SectionSizes:
 
 @dataclass(frozen=True)
 class Function:
-    """What the compiler says of one function: its own stack, and whom it calls."""
+    """What the compiler says of one function: its own stack, and what it calls."""
 
     stack_bytes: int
     calls: frozenset[str]
@@ -165,7 +165,7 @@ _EDGE = re.compile(r'edge: \{ sourcename: "([^"]*)" targetname: "([^"]*)"')
 
 def _functions(files: Iterable[Path]) -> dict[str, Function]:
     """Functions by name, from GCC's call graphs; a static function's title has its file before it."""
-    found: dict[str, Function] = {}
+    functions: dict[str, Function] = {}
     for file in files:
         text = file.read_text()
         calls: dict[str, set[str]] = {}
@@ -173,8 +173,8 @@ def _functions(files: Iterable[Path]) -> dict[str, Function]:
             calls.setdefault(caller, set()).add(_name(callee))
         for title, stack, kind in _NODE.findall(text):
             bounded = kind == "static" or "bounded" in kind
-            found[_name(title)] = Function(int(stack), frozenset(calls.get(title, ())), bounded)
-    return found
+            functions[_name(title)] = Function(int(stack), frozenset(calls.get(title, ())), bounded)
+    return functions
 
 
 def _name(title: str) -> str:
@@ -192,10 +192,10 @@ class Stack:
 def worst_stack(functions: Mapping[str, Function], entry: str) -> Stack:
     """The largest sum of stack frames along a chain of calls that begins with `entry`.
 
-    Raises UnsupportedModelError where there is no such sum: a recursion, a stack that grows with an argument, no entry.
+    Raises UnsupportedModelError where there is no such sum: recursion, a stack that grows with an argument, no entry.
     """
     if entry not in functions:
-        raise UnsupportedModelError(f"no function {quoted(entry)} was compiled; expected the one that is called")
+        raise UnsupportedModelError(f"no function {quoted(entry)} was compiled; expected the entry point")
     uncovered: set[str] = set()
     known: dict[str, int] = {}
 

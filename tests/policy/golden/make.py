@@ -1,4 +1,4 @@
-"""Write policy.safetensors with struct, json and hashlib alone, as docs/format.md says: no line of edgerl is used.
+"""Write policy.safetensors with only struct, json and hashlib, as docs/format.md says, without edgerl.
 
 Run as `python tests/policy/golden/make.py`; the test compares the file with what edgerl writes, byte for byte.
 """

@@ -268,7 +268,7 @@ def test_target_pruning_keeps_the_largest_of_the_union() -> None:
     plan = LayerPlan(8, 1, 1, 4, 0)
     support = _bits("11111100")
     weight = np.array([[0.0, 0.3, -0.1, 0.0, 0.2, -0.4, 0, 0]])
-    # Six positions, four planned: the two exact zeros go; the absent zeros at the end are no part of it.
+    # Six positions, four planned: the two exact zeros go; the absent zeros at the end don't count.
     assert np.array_equal(select_target_pruning(weight, support, plan), _bits("10010000"))
 
 

@@ -18,15 +18,12 @@ from edgerl.config import make_config
 from edgerl.edge.continual.replay import Boundary, Replay
 from edgerl.errors import ConfigError, EnvironmentError, Interrupted
 from edgerl.training import checkpoint as checkpoint_file
-from edgerl.training import trainer as loop
+from edgerl.training import trainer
 from edgerl.training.logs import read_metrics
-from tests.training.test_loop import SMALL, _replay_rows, _state, each_engine
+
+from .runs import SMALL, each_engine, replay_rows, state_of, train_small
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-def _train(out: str, env: str = "robots:robot", **options: Any) -> Path:
-    return edgerl.train(env, out=out, **(SMALL | options)).folder
 
 
 def _returns(folder: Path) -> list[tuple[float, float]]:
@@ -41,34 +38,39 @@ def _rows(folder: Path) -> Any:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "GRACE_SECONDS", 0.2)
+    monkeypatch.setattr(trainer, "GRACE_SECONDS", 0.2)
 
 
 # Intervals.
 
 
 def test_the_checkpoint_interval_changes_no_episode() -> None:
-    folders = [_train(f"run{interval}", checkpoint_interval=interval) for interval in (10, 25, 60, 100, 1000)]
+    folders = [train_small(f"run{interval}", checkpoint_interval=interval) for interval in (10, 25, 60, 100, 1000)]
     assert len({str(_returns(folder)) for folder in folders}) == 1
-    assert len({_replay_rows(folder) for folder in folders}) == 1
+    assert len({replay_rows(folder) for folder in folders}) == 1
     episodes = {checkpoint_file.read(folder / "checkpoint.safetensors").counters.episode for folder in folders}
     assert episodes == {-(-400 // 37)}
 
 
 def test_a_limit_cuts_episodes_in_training_and_evaluation_alike() -> None:
-    folder = _train("run", env="robots:robot", max_episode_steps=20, replay_capacity=400)
+    folder = train_small("run", env="robots:robot", max_episode_steps=20, replay_capacity=400)
     boundaries = _rows(folder)[:, -1]
     assert np.flatnonzero(boundaries == Boundary.TRUNCATED).tolist() == list(range(19, 400, 20))
-    longer = _train("longer", env="robots:robot", max_episode_steps=37, replay_capacity=400)
+    longer = train_small("longer", env="robots:robot", max_episode_steps=37, replay_capacity=400)
     assert _returns(folder) != _returns(longer)
-    assert _returns(longer) == _returns(_train("own", replay_capacity=400)), "which is its own length"
+    assert _returns(longer) == _returns(train_small("own", replay_capacity=400)), "which is its own length"
 
 
 def test_a_long_episode_is_saved_in_its_midst(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "LONGEST_WAIT", 50)
+    monkeypatch.setattr(trainer, "LONGEST_WAIT", 50)
     saved: list[int] = []
-    save = loop.Trainer._save_checkpoint
-    monkeypatch.setattr(loop.Trainer, "_save_checkpoint", lambda self: (saved.append(self.step), save(self))[1])
+    write = checkpoint_file.write
+
+    def noted(path: Path, checkpoint: checkpoint_file.Checkpoint) -> None:
+        saved.append(checkpoint.counters.step)
+        write(path, checkpoint)
+
+    monkeypatch.setattr(checkpoint_file, "write", noted)
 
     def quit_at_once(status: Any) -> None:
         if status.step == 300:
@@ -80,7 +82,7 @@ def test_a_long_episode_is_saved_in_its_midst(monkeypatch: pytest.MonkeyPatch) -
     assert saved == [110, 220]  # intervals of 60, and 50 steps of waiting
     notices: list[str] = []
     edgerl.train("robots:endless_robot", resume="run", notice=notices.append)
-    assert any("was saved in the midst of a long episode" in notice for notice in notices)
+    assert any("was saved within a long episode" in notice for notice in notices)
     assert checkpoint_file.read(Path("run/checkpoint.safetensors")).counters.episode == 2
     boundaries = _rows(Path("run"))[:, -1]  # the newest 90
     assert (boundaries[:-1] == Boundary.CONTINUES).all()
@@ -98,24 +100,22 @@ def test_an_environment_of_which_there_is_one_trains_evaluates_and_resumes() -> 
 
     with pytest.raises(Interrupted, match="stopped at step"):
         edgerl.train("robots:lonely_robot", out="run", report=stop, notice=notices.append, **SMALL)
-    assert any("evaluating between training episodes, in the one environment" in notice for notice in notices)
+    assert any("evaluating between training episodes, in the same environment" in notice for notice in notices)
     edgerl.train("robots:lonely_robot", resume="run")
     rows = read_metrics(Path("run"))
     assert [row["step"] for row in rows] == [111, 222, 333, 400], "the ends of the episodes, of 37 steps each"
     assert all(np.isfinite(row["return_mean"]) for row in rows)
-    whole = _train("whole", env="robots:lonely_robot")
-    assert _state(Path("run")) == _state(whole)
+    whole = train_small("whole", env="robots:lonely_robot")
+    assert state_of(Path("run")) == state_of(whole)
 
 
 def test_two_are_asked_for_and_there_is_one() -> None:
     for name, problem in (
         ("lonely_robot", r"lonely_robot\(\) failed \(OSError: .*in use"),
-        ("the_only_robot", "the_only_robot is one and the same object each time that it is made"),
+        ("the_only_robot", "the_only_robot returns the same object each time"),
     ):
-        with pytest.raises(
-            EnvironmentError, match=f"{problem}.*; evaluate in the training's own: `evaluation` between-"
-        ):
-            _train("run", env=f"robots:{name}", evaluation="separate")
+        with pytest.raises(EnvironmentError, match=f"{problem}.*`evaluation` between-episodes"):
+            train_small("run", env=f"robots:{name}", evaluation="separate")
         assert not Path("run").exists()
 
 
@@ -125,8 +125,8 @@ def test_a_factory_with_a_single_object_gives_the_replay_of_separate_ones(name: 
     notices: list[str] = []
     options = SMALL | {"replay_capacity": 400, "engine": engine}
     single = edgerl.train(f"robots:{name}", out="single", notice=notices.append, **options).folder
-    assert any("one and the same object" in notice for notice in notices)
-    separate = _train("separate", **options)
+    assert any("returns the same object each time" in notice for notice in notices)
+    separate = train_small("separate", **options)
     assert _rows(single).tobytes() == _rows(separate).tobytes()
     tensors = [checkpoint_file.read(f / "checkpoint.safetensors").tensors for f in (single, separate)]
     for key in tensors[0]:
@@ -149,11 +149,11 @@ def test_without_evaluation_the_metrics_tell_of_training(engine: str) -> None:
     assert [row["step"] for row in rows] == [100, 200, 300, 400]
     assert all("return_mean" not in row and row["training_return_mean"] < 0 for row in rows)
     with pytest.raises(ConfigError, match="`policy` is best and `evaluation` is none; expected"):
-        _train("best", evaluation="none", policy="best")
+        train_small("best", evaluation="none", policy="best")
 
 
 def test_training_returns_are_those_of_the_episodes_in_the_replay() -> None:
-    folder = _train("run", replay_capacity=400)
+    folder = train_small("run", replay_capacity=400)
     rows, metrics = _rows(folder), read_metrics(folder)
     ends = np.flatnonzero(rows[:, -1] != Boundary.CONTINUES)
     totals = {
@@ -182,7 +182,7 @@ def test_a_stop_cuts_an_episode_that_does_not_end(number: signal.Signals) -> Non
     with pytest.raises(Interrupted, match=r"stopped at step \d+; go on with: edgerl train --resume run") as stopped:
         edgerl.train("robots:slow_endless_robot", out="run", report=stop, notice=notices.append, **options)
     assert stopped.value.exit_code == 128 + number
-    assert any("the episode did not end within 0.2 s: it is cut and recorded as truncated" in n for n in notices)
+    assert any("the episode did not end within 0.2 s: it is recorded as truncated" in n for n in notices)
     step = checkpoint_file.read(Path("run/checkpoint.safetensors")).counters.step
     assert 100 < step < 90_000
     boundaries = _rows(Path("run"))[:, -1]
@@ -191,13 +191,13 @@ def test_a_stop_cuts_an_episode_that_does_not_end(number: signal.Signals) -> Non
 
 
 @pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize("at", [100, 400], ids=["in the midst", "at the end"])
+@pytest.mark.parametrize("at", [100, 400], ids=["within the run", "at the end"])
 @pytest.mark.parametrize("evaluation", ["separate", "between-episodes"])
 def test_a_stop_leaves_an_evaluation_out_and_the_resumed_run_makes_it(
     at: int, evaluation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = _train("whole", env="robots:slow_robot", evaluation=evaluation)
-    play = loop.play
+    whole = train_small("whole", env="robots:slow_robot", evaluation=evaluation)
+    play = trainer.play
 
     def slow(environment: Any, act: Any, seeds: Any, on_fault: Any) -> Any:
         if len(read_metrics(Path("run"))) == at // 100 - 1:
@@ -205,12 +205,12 @@ def test_a_stop_leaves_an_evaluation_out_and_the_resumed_run_makes_it(
             seeds = [*seeds] * 10_000
         return play(environment, act, seeds, on_fault)
 
-    monkeypatch.setattr(loop, "play", slow)
+    monkeypatch.setattr(trainer, "play", slow)
     with pytest.raises(Interrupted, match="stopped at step") as stopped:
-        _train("run", env="robots:slow_robot", evaluation=evaluation)
+        train_small("run", env="robots:slow_robot", evaluation=evaluation)
     assert stopped.value.exit_code == 143
     assert len(read_metrics(Path("run"))) == at // 100 - 1
-    monkeypatch.setattr(loop, "play", play)
+    monkeypatch.setattr(trainer, "play", play)
     edgerl.train("robots:slow_robot", resume="run")
     rows, expected = read_metrics(Path("run")), read_metrics(whole)
     assert [row["step"] for row in rows][: at // 100] == [row["step"] for row in expected][: at // 100]
@@ -224,9 +224,7 @@ def test_a_second_signal_before_the_first_checkpoint_names_nothing_to_resume() -
         os.kill(os.getpid(), signal.SIGINT)
 
     options = SMALL | {"checkpoint_interval": 300}
-    with pytest.raises(
-        Interrupted, match=r"left at step 100; it was before the first checkpoint, so nothing is saved$"
-    ):
+    with pytest.raises(Interrupted, match=r"left at step 100; nothing is saved before the first checkpoint$"):
         edgerl.train("robots:robot", out="run", report=stop_twice, **options)
     assert not Path("run").exists()
 
@@ -240,14 +238,14 @@ def test_a_fault_says_when_and_where_and_what_to_do() -> None:
         r"\(step (\d+) of the run, in episode (\d+)\); to end the episode there and go on: `on_fault` truncate"
     )
     with pytest.raises(EnvironmentError, match=expected) as fault:
-        _train("run", env="robots:glitchy_robot")
+        train_small("run", env="robots:glitchy_robot")
     match = re.search(expected, str(fault.value))
     assert match is not None
     seed, step, episode = map(int, match.groups())
     assert seed % 3 == 0
     assert step == 37 * (episode - 1) + 20
     with pytest.raises(EnvironmentError, match=rf"seed {seed}\).*step {step} of the run"):
-        _train("again", env="robots:glitchy_robot")
+        train_small("again", env="robots:glitchy_robot")
 
 
 @each_engine
@@ -257,7 +255,7 @@ def test_faults_are_outlived_counted_and_resumed_to_the_same_bits(engine: str) -
     whole = edgerl.train("robots:glitchy_robot", out="whole", notice=notices.append, **options)
     assert whole.faults > 0
     assert read_metrics(whole.folder)[-1]["faults"] == whole.faults
-    assert sum("further faults are counted" in notice for notice in notices) == 1
+    assert sum("counts further faults" in notice for notice in notices) == 1
     rows = _rows(whole.folder)
     assert np.isfinite(rows).all()
     assert len(rows) < 400, "what was faulty is not in the replay"
@@ -271,13 +269,13 @@ def test_faults_are_outlived_counted_and_resumed_to_the_same_bits(engine: str) -
     with pytest.raises(Interrupted, match="stopped"):
         edgerl.train("robots:glitchy_robot", out="stopped", report=stop, **options)
     assert edgerl.train("robots:glitchy_robot", resume="stopped").faults == whole.faults
-    assert _state(Path("stopped")) == _state(whole.folder)
-    assert _replay_rows(Path("stopped")) == _replay_rows(whole.folder)
+    assert state_of(Path("stopped")) == state_of(whole.folder)
+    assert replay_rows(Path("stopped")) == replay_rows(whole.folder)
 
 
 def test_a_robot_that_always_fails_is_not_outlived() -> None:
-    with pytest.raises(EnvironmentError, match=r"no motor\); so did the first steps of the 10 episodes before: mend"):
-        _train("run", env="robots:dead_robot", on_fault="truncate")
+    with pytest.raises(EnvironmentError, match=r"no motor\); so did the first steps of the 10 episodes before: fix"):
+        train_small("run", env="robots:dead_robot", on_fault="truncate")
     assert not Path("run").exists()
 
 
@@ -291,7 +289,10 @@ def test_a_short_run_learns_all_the_same_and_says_so() -> None:
     notices: list[str] = []
     options = {k: v for k, v in SMALL.items() if k != "start_steps"}
     folder = edgerl.train("robots:robot", out="run", notice=notices.append, **options).folder
-    assert any(notice == "400 steps are too few for 25000 random ones before learning: 100 now" for notice in notices)
+    assert any(
+        notice == "400 steps are too few for the usual 25000 random ones; this run starts with 100"
+        for notice in notices
+    )
     assert read_metrics(folder)[-1]["updates"] == 300
 
 
@@ -330,7 +331,7 @@ def test_one_checker_for_training_and_running(edgerl: Run, robot: str, problem: 
 def test_answers_that_can_be_understood_are(edgerl: Run) -> None:
     for name in ("loose_robot", "robot"):
         assert edgerl("train", "--env", f"robots:{name}", *SHORT, name)[0] == 0
-    assert _replay_rows(Path("loose_robot")) == _replay_rows(Path("robot"))
+    assert replay_rows(Path("loose_robot")) == replay_rows(Path("robot"))
 
 
 def test_a_close_that_fails_loses_nothing(edgerl: Run, caplog: pytest.LogCaptureFixture) -> None:

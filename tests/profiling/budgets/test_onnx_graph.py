@@ -119,7 +119,7 @@ def test_a_bias_is_counted_where_there_is_one(tmp_path: Path) -> None:
     )
     for name, nodes, initializers, expected in cases:
         path = write(tmp_path / f"{name}.onnx", nodes, initializers)
-        assert profile(path, "jetson-nano").layers[0].bytes == read_model(path).layers[0].stored_bytes == expected
+        assert profile(path, "raspberry-pi-5").layers[0].bytes == read_model(path).layers[0].stored_bytes == expected
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_what_edgerl_exports(tmp_path: Path, precision: str) -> None:
         ([gemm("h"), node("Add", "h", "observation")], GEMM, r"the node Add 'action' combines or branches computed"),
         ([gemm("h"), node("Mul", "h", "h")], GEMM, r"the node Mul 'action' combines or branches"),
         ([node("Gemm", "w", "observation")], GEMM, r"the node Gemm 'action' does not multiply its input by constant"),
-        ([node("Gemm", "observation", "w", transA=1)], GEMM, r"the node Gemm 'action' turns its input"),
+        ([node("Gemm", "observation", "w", transA=1)], GEMM, r"the node Gemm 'action' transposes its input"),
         ([node("MatMul", "observation", "w")], GEMM, r"has weights for 2 inputs and gets 3"),
         ([node("MatMul", "observation", "w")], [constant("w", np.ones((1, 3, 2)))], r"shape \[1, 3, 2\]; expected a m"),
         ([node("MatMul", "observation", "w")], [constant("w", np.ones((3, 2)), np.float64)], r"has float64 weights"),
@@ -245,7 +245,7 @@ def test_what_edgerl_exports(tmp_path: Path, precision: str) -> None:
             [*GEMM, constant("s", [2, 1], np.int64)],
             r"reshapes 2 values to \[2, 1",
         ),
-        ([gemm("h"), node("Flatten", "h", axis=0)], GEMM, r"flattens along another axis than 1"),
+        ([gemm("h"), node("Flatten", "h", axis=0)], GEMM, r"flattens along an axis other than 1"),
         ([node("Relu", "observation")], [], r"holds no affine layer"),
         ([node("Mul", "b", "b", output="c"), gemm()], GEMM, r"the node Mul 'c' works on constants in a way"),
         ([node("Relu", "observation", domain="com.me")], [], r"belongs to the domain 'com.me'"),
@@ -313,7 +313,7 @@ def test_broken_tensors(tmp_path: Path) -> None:
 
 def test_values_that_nobody_makes_or_that_are_made_twice(tmp_path: Path) -> None:
     path = write(tmp_path / "m.onnx", [node("Relu", "nothing")], [], check=False)
-    with pytest.raises(FileFormatError, match="the node Relu 'action' reads 'nothing', never made"):
+    with pytest.raises(FileFormatError, match="the node Relu 'action' reads 'nothing', which nothing makes"):
         read_model(path)
     path = write(tmp_path / "m.onnx", [node("Relu", "observation", output="observation")], [], check=False)
     with pytest.raises(FileFormatError, match="the node Relu 'observation' makes no new value"):

@@ -15,7 +15,7 @@ from edgerl.profiling.latency.model import LEVELS, RUNTIME_CLASSES, RuntimeClass
 from edgerl.profiling.latency.points import Point, read_points
 from tools.fit_latency_model import Residual, fit, leave_one_out, made_model, predict_us, summary, to_json, usable
 
-POINTS = Path(__file__).parents[2] / "benchmarks/published_latencies.jsonl"
+POINTS = Path(__file__).parents[3] / "benchmarks/published_latencies.jsonl"
 
 
 @pytest.fixture(scope="module")

@@ -40,7 +40,7 @@ def test_scaled_actions_never_leave_their_bounds(first: float, second: float) ->
     action = centre + half_range * tanh
     assert (action >= low).all()
     assert (action <= high).all()
-    # And no more is given up than rounding costs: four units in the last place of the larger bound.
+    # And no more is lost than rounding requires: four units in the last place of the larger bound.
     lost = max(abs(float(low[0])), abs(float(high[0]))) * 2.0**-21 + 1e-44
     assert float(centre[0]) - float(half_range[0]) <= float(low[0]) + lost
     assert float(centre[0]) + float(half_range[0]) >= float(high[0]) - lost

@@ -122,11 +122,11 @@ def _with_spaces(observations: Any = Robot.observation_space, actions: Any = Rob
         (Box(-np.inf, 1, (2,)), "unbounded actions"),
         (
             Box(np.zeros(2, np.float32), np.array([1, 0], np.float32)),
-            r"an action that cannot move: action 1 is from 0 to 0; expected low < high \(leave it out of",
+            r"an action that cannot vary: action 1 is from 0 to 0; expected low < high \(leave it out of",
         ),
         (
             Box(np.array([1.0]), np.array([np.nextafter(1.0, 2)]), dtype=np.float64),
-            "an action that cannot move: action 0",
+            "an action that cannot vary: action 0",
         ),
         (Box(0, 255, (2,), np.uint8), r"actions of uint8; expected float32 or float64 \(wrap it in gymnasium"),
         (MultiDiscrete([2, 2]), "MultiDiscrete actions; expected Box"),
@@ -145,13 +145,14 @@ def test_empty_observations_are_refused() -> None:
 
 def test_bounds_in_float64_are_not_left_by_rounding() -> None:
     low, high = np.array([-0.1, -0.3, -1]), np.array([0.1, 0.7, 1])
-    environment = Environment("robot", _with_spaces(actions=Box(low, high, dtype=np.float64)))
+    space = Box(low, high, dtype=np.float64)
+    environment = Environment("robot", _with_spaces(actions=space))
     assert (environment.action_low >= low).all()
     assert (environment.action_high <= high).all()
     np.testing.assert_allclose([environment.action_low, environment.action_high], [low, high], rtol=2e-7)
     for sign in (-1, 1):
         scaled = environment.scale(np.full(3, sign, np.float32)).astype(np.float64)
-        assert environment._environment.action_space.contains(scaled)
+        assert space.contains(scaled)
 
 
 class _Shaped(Robot):
@@ -259,7 +260,7 @@ def test_a_robot_that_breaks_in_the_middle(name: str, problem: str) -> None:
         environment.step(np.zeros(2, np.float32))
     with pytest.raises(EnvironmentFault, match=problem.replace("seed 0", "seed 20220526")):
         resumes_bit_for_bit(environment)
-    resumes_bit_for_bit(environment, outlives_faults=True)
+    resumes_bit_for_bit(environment, survives_faults=True)
 
 
 # Episodes and their seeds.

@@ -16,8 +16,7 @@ from edgerl.profiling.measuring.measure import find_subject, policy_identity
 from edgerl.profiling.measuring.measured import compare, is_same_architecture, save
 from edgerl.profiling.measuring.measurement import Result, benchmark_observations, parse_result
 from tests.policy.policies import random_policy
-
-from .measurements import DIGEST, ROOT, c_result, document
+from tests.profiling.measurements import DIGEST, ROOT, c_result, document
 
 NANO = (ROOT / "device_profiles/jetson-nano.toml").read_text()
 SECTION = f"""
@@ -64,17 +63,21 @@ def test_a_measurement_is_part_of_a_profile() -> None:
         ),
         (DIGEST, "AB" * 32, r"measured\[0\]\.policy_sha256 is 'ABAB.*; expected 64 hexadecimal digits"),
         (DIGEST, "ab", r"policy_sha256 is 'ab'; expected 64 hexadecimal digits"),
-        ("value = 5.0", "value = -5", "latency_us is -5; a negative number is impossible here"),
+        ("value = 5.0", "value = -5", "latency_us is -5; it cannot be negative"),
         (', source = "measured: by hand"', "", r"measured\[0\]\.latency_us has no source"),
         ("latency_p99_us", "latency_p99", r"latency_p99 has no unit; expected the key latency_p99_us"),
         ('model = "5-9-7-3"', 'modell = "5-9-7-3"', "measured.0..model is missing"),
         ('model = "5-9-7-3"', 'model = "5"\nnote = "x"', "'note' is an unknown key"),
-        ('model = "5-9-7-3"', 'model = "5"\nmode = "7W"', "measured names the mode '7W', which the device has not"),
+        (
+            'model = "5-9-7-3"',
+            'model = "5"\nmode = "7W"',
+            "measured names the mode '7W', which the device does not have",
+        ),
         ("[[measured]]", "[measured]", r"measured is .*; expected at least one \[\[measured\]\]"),
         (
             "\n[[measured]]",
             SECTION + "\n[[measured]]",
-            "measured holds two measurements of one policy, runtime and mode; remove one",
+            "measured holds two measurements of the same policy, runtime and mode; remove one",
         ),
     ],
 )

@@ -249,7 +249,7 @@ def _assert_equals_oracle(native: NativeAgent, oracle: Oracle) -> None:
     state = native.state()
     for name, network in _networks(oracle).items():
         for index, (weight, bias) in enumerate(zip(network.weights, network.biases, strict=True)):
-            layer = native._networks[name].layers[index]
+            layer = dict(native.networks)[name].layers[index]
             if layer.is_sparse:
                 assert np.array_equal(_by_weight(layer.mask, layer), weight.mask)
                 assert np.array_equal(_by_weight(layer.target_mask, layer), weight.support)
@@ -560,11 +560,11 @@ def test_actions_of_hostile_observations_are_in_range_or_nan() -> None:
 def test_every_action_seen_by_another_thread_is_one_published_policys(block: int) -> None:
     config = small_config(hidden=(64, 64), batch_size=64, block=block, policy_delay=1, evolution_interval=2)
     observation, replay, updates = np.ones(N, np.float32), filled_replay(), 150
-    alone, native = native_agent(config), native_agent(config)
-    policies = [alone.act(observation).tobytes()]
+    reference, native = native_agent(config), native_agent(config)
+    policies = [reference.act(observation).tobytes()]
     for _ in range(updates):
-        alone.learn(replay)
-        policies.append(alone.act(observation).tobytes())
+        reference.learn(replay)
+        policies.append(reference.act(observation).tobytes())
     assert len(set(policies)) == updates + 1
     seen: list[bytes] = []
     is_done = threading.Event()

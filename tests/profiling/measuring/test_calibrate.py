@@ -91,7 +91,7 @@ def test_a_cost_of_nothing_makes_no_profile(machine: KnownMachine, runtime: str,
     costs[key] *= -0.1
     with pytest.raises(
         CheckFailed,
-        match=rf"^the times of {runtime}: {key} came out as nothing: something disturbed them, and no profile was "
+        match=rf"^the times of {runtime}: {key} came out as zero: something disturbed them, and no profile was "
         r"written; end other programs, and run the same command again$",
     ):
         calibrate(export, "here", lambda _: None)
@@ -113,8 +113,8 @@ def test_a_check_that_keeps_its_aim_is_what_the_profile_says(
 def test_a_check_that_misses_its_aim_makes_no_profile(machine: KnownMachine, slowness: float, error: str) -> None:
     with pytest.raises(
         CheckFailed,
-        match=rf"^the times of native: estimates of networks that the fit had not seen are off by up to {error}, "
-        r"expected 50% at most: something disturbed them, and no profile was written; end other programs, and run the "
+        match=rf"^the times of native: estimates of networks outside the fit are off by up to {error}, "
+        r"expected at most 50%: something disturbed them, and no profile was written; end other programs, and run the "
         r"same command again$",
     ):
         calibrate(export, "here", slower_when_checked(machine, slowness))
@@ -124,7 +124,7 @@ def slower_when_checked(machine: KnownMachine, slowness: float) -> Callable[[str
     """For `progress`: another clock of the processor as soon as the fit is made."""
 
     def progress(line: str) -> None:
-        if line == "timing networks that the fit has not seen":
+        if line == "timing networks that are not part of the fit":
             machine.slowness = slowness
 
     return progress
@@ -185,7 +185,7 @@ def test_a_small_board_tells_little(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     fake_linux(tmp_path, monkeypatch, BOARD)
     host = describe_host()
     assert host.core == "0xd03"
-    assert [cache.source for _, cache in host.caches] == ["assumed: Linux does not tell"] * 2
+    assert [cache.source for _, cache in host.caches] == ["assumed: Linux does not say"] * 2
     assert host.clock_mhz.source.startswith("assumed")
     (tmp_path / "cpu0/cpufreq").mkdir(parents=True)
     (tmp_path / "cpu0/cpufreq/cpuinfo_max_freq").write_text("1400000\n")

@@ -65,7 +65,7 @@ def test_a_note_cannot_steer_the_terminal(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("{", "line 2: no JSON object"),
+        ("{", "line 2 is not a JSON object"),
         ("[1]", "line 2: .*is not a JSON object"),
         ({"device_id": None}, "line 2: device_id is None; expected a text on one line"),
         ({"device_id": "a\nb"}, "device_id is 'a.*; expected a text on one line"),

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 import edgerl
-from edgerl.errors import ConfigError, DeviceError
+from edgerl.errors import ConfigError, DeviceError, UnsupportedModelError
 from edgerl.policy.compact import CompactPolicy, Layer, make_layer
-from edgerl.profiling.budgets.device import find_device
+from edgerl.profiling.budgets.device import Quantity, find_device
 from edgerl.profiling.budgets.model import network_rows
-from edgerl.profiling.budgets.report import profile
+from edgerl.profiling.budgets.report import profile, with_measured_latency
 
 HALF_CHEETAH = ((17, 256, 1911), (256, 256, 32768), (256, 6, 1536))
 
@@ -32,9 +32,9 @@ def policy(*shapes: tuple[int, int, int], block: int = 1) -> CompactPolicy:
     return CompactPolicy(layers, -bound, bound).with_example(np.zeros(shapes[0][0], np.float32))
 
 
-def test_half_cheetah_fits_a_jetson_nano() -> None:
-    report = edgerl.profile(policy(*HALF_CHEETAH), "jetson-nano")
-    assert report.fits
+def test_half_cheetah_keeps_every_budget_of_a_jetson_nano() -> None:
+    report = edgerl.profile(policy(*HALF_CHEETAH), "jetson-nano", runtime="onnxruntime")
+    assert report.exceeded == ()
     assert (report.runtime, report.execution, report.architecture) == ("onnxruntime", "dense", "17-256-256-6")
     assert report.flops.used == 142848
     assert [layer.connections for layer in report.layers] == [1911, 32768, 1536]
@@ -51,6 +51,34 @@ def test_half_cheetah_fits_a_jetson_nano() -> None:
     assert report.memory.budget_source == find_device("jetson-nano").budgets.memory_bytes.source
     assert report.notes[0].startswith("onnxruntime cannot be installed on jetson-nano as it is: the stock image")
     assert report.notes[1].startswith("what can run there: an Ubuntu 22.04 container")
+
+
+def test_a_runtime_that_the_board_cannot_install_does_not_fit() -> None:
+    network = network_rows("17-64-64-6")
+    for runtime in ("onnxruntime", "native"):
+        report = profile(network, "jetson-nano", runtime=runtime)
+        assert report.exceeded == ()
+        assert (report.is_available, report.fits, report.as_dict()["fits"]) == (False, False, False)
+    assert profile(network, "jetson-nano", runtime="c").fits
+
+
+def test_a_runtime_that_was_measured_there_is_available() -> None:
+    report = profile(network_rows("17-64-64-6"), "jetson-nano", runtime="onnxruntime")
+    assert with_measured_latency(report, Quantity(50, "measured")).fits
+
+
+def test_a_policy_too_large_for_c_does_not_fit(tmp_path: Path) -> None:
+    """C of up to 16 MiB is exported: weights; a bias, two bounds and an example of each output, one of each input."""
+    n, m = 61677, 67
+    assert 4 * (n * m + 4 * m + n) == 1 << 24
+    largest, larger = policy((n, m, n * m)), policy((n + 1, m, (n + 1) * m))
+    assert "flash" not in profile(largest, "raspberry-pi-5", runtime="c").exceeded
+    for model in (larger, network_rows("4096-1024-1")):
+        report = profile(model, "raspberry-pi-5", runtime="c", budget_flash_bytes=1 << 30)
+        assert "flash" in report.exceeded
+        assert "--format c writes at most 16777216 bytes" in report.flash.budget_source
+    with pytest.raises(UnsupportedModelError, match=f"{larger.architecture} would be .*; expected at most 16777216"):
+        edgerl.export_policy(larger, "c", tmp_path / "c")
 
 
 def test_a_microcontroller_keeps_weights_in_flash_and_executes_connections() -> None:
@@ -169,7 +197,7 @@ def test_a_runtime_can_be_chosen() -> None:
     native = profile(model, "raspberry-pi-5", runtime="native")
     assert native.flops.used == 72430
     assert not native.is_default_runtime
-    assert any("chooses on the device how it keeps each layer" in note for note in native.notes)
+    assert any("chooses each layer's layout on the device" in note for note in native.notes)
     with pytest.raises(DeviceError, match=r"onnxruntime cannot run on esp32: it needs Linux.*; use C code"):
         profile(model, "esp32", runtime="onnxruntime")
 
@@ -178,7 +206,7 @@ def test_the_exported_file_is_profiled_like_the_policy(tmp_path: Path) -> None:
     model = policy(*HALF_CHEETAH)
     path = tmp_path / "policy.onnx"
     edgerl.export_policy(model, "onnx", path)
-    from_file, from_policy = profile(path, "jetson-nano"), profile(model, "jetson-nano")
+    from_file, from_policy = (profile(each, "jetson-nano", runtime="onnxruntime") for each in (path, model))
     assert from_file.layers == from_policy.layers
     assert from_file.latency.used == from_policy.latency.used
     assert from_file.flash.used == 146_000_000 + path.stat().st_size
@@ -192,8 +220,8 @@ def test_int8_in_onnxruntime_costs_what_fp32_costs_and_only_the_file_is_smaller(
     scale = np.ones(256, np.float32)
     layers = (make_layer(weight, np.zeros(256, np.float32), 1, scale),)
     bound = np.ones(256, np.float32)
-    report = profile(CompactPolicy(layers, -bound, bound), "jetson-nano")
-    fp32 = profile(policy((256, 256, 65536)), "jetson-nano")
+    int8 = CompactPolicy(layers, -bound, bound)
+    report, fp32 = (profile(each, "jetson-nano", runtime="onnxruntime") for each in (int8, policy((256, 256, 65536))))
     assert report.layers == fp32.layers
     assert report.layers[0].bytes == 4 * (65536 + 256)
     assert report.latency.used == fp32.latency.used

@@ -163,7 +163,7 @@ def test_arguments_make_the_environment_everywhere(name: str, edgerl: Run) -> No
     assert fit(folder, "stm32f405", env=name, max_loss=0.5, episodes=2).selection.reference.measurement.returns.mean > (
         3 * returns[0].mean
     ), "of short episodes, which have returns close to 0"
-    # A file may not choose code: it is named, and the file's arguments go with it, told in a line.
+    # A file may not choose code: it is named, and the file's arguments go with it, which a line says.
     code, out, err = edgerl("run", "run", "--env", name, "--seconds", 0.3)
     assert (code, "edgerl" in err) == (0, False)
     assert f"{name} with length=12, as run/policy.safetensors was trained" in err

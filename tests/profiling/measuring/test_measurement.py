@@ -24,8 +24,7 @@ from edgerl.profiling.measuring.measurement import (
     summary,
 )
 from tests.policy.policies import random_policy
-
-from .measurements import DIGEST, c_result, document
+from tests.profiling.measurements import DIGEST, c_result, document
 
 
 @pytest.mark.parametrize(
@@ -141,8 +140,8 @@ def without(entry: dict[str, Any], name: str) -> dict[str, Any]:
         (measured(histogram=[[10000, 10]]), "bins do not rise"),
         (measured(histogram=[[10239, 10, 1]]), "pair of whole numbers"),
         (measured(histogram=[[10239, -10]]), "pair of whole numbers"),
-        (measured(actions=[]), "the actions are no list of 1 to 8 lists"),
-        (measured(actions=[[1.0]] * 9), "the actions are no list of 1 to 8 lists"),
+        (measured(actions=[]), "the actions are not a list of 1 to 8 lists"),
+        (measured(actions=[[1.0]] * 9), "the actions are not a list of 1 to 8 lists"),
         (measured(actions=[[1.0], [1.0, 2.0]]), "the actions differ in length"),
         (measured(actions=[[None]]), "a number of an action is None"),
         (measured(actions=[[10**400]]), "a number of an action is 1000"),
@@ -221,7 +220,7 @@ def test_wrong_actions_are_found() -> None:
 
 
 def test_the_documented_example_is_a_result() -> None:
-    text = (Path(__file__).parents[2] / "docs/devices.md").read_text()
+    text = (Path(__file__).parents[3] / "docs/devices.md").read_text()
     example = text.split("```json\n")[1].split("```")[0]
     result = parse_result(example.encode(), "docs/devices.md")
     assert result.measurement("c") is not None

@@ -32,7 +32,7 @@ def _trained(updates: int = 43, **options: Any) -> NativeAgent:
     agent, replay = native_agent(small_config(**options)), filled_replay()
     for _ in range(updates):
         agent.learn(replay)
-    layer = agent._networks["critic_1"].layers[1]
+    layer = dict(agent.networks)["critic_1"].layers[1]
     assert not layer.is_sparse or not np.array_equal(layer.mask, layer.target_mask)
     return agent
 
@@ -196,7 +196,7 @@ def test_a_state_of_more_updates_than_can_be_made_is_refused() -> None:
         native_agent(small_config()).load_state(state)
 
 
-# What is written into an arena is checked when it is taken up, and nothing runs where it is refused.
+# What is written into an arena is checked when it is opened, and nothing runs if it is refused.
 
 Attack = Callable[[LearnerArena], object]
 
@@ -520,7 +520,7 @@ def test_an_arena_in_the_middle_of_an_update_is_not_taken_up() -> None:
 @settings(max_examples=60)
 @given(seed=st.integers(0, 1 << 32), block=st.sampled_from([1, 4]))
 def test_damaged_bytes_are_refused_or_harmless(seed: int, block: int) -> None:
-    """Whatever is taken up can learn and act; the C tests do this under sanitizers."""
+    """Whatever is opened can learn and act; the C tests do this under sanitizers."""
     generator, replay = np.random.default_rng(seed), filled_replay()
     agent = _trained(block=block)
     for _ in range(int(generator.integers(1, 4))):
@@ -559,7 +559,7 @@ def _configs(draw: st.DrawFn) -> Config:
 @settings(max_examples=40)
 @given(config=_configs())
 def test_counts_stay_and_what_grows_starts_at_zero(config: Config) -> None:
-    """A twin is taken up anew after each update: what is kept beside the state always equals what the state says."""
+    """A twin is opened after each update: what is kept beside the state always equals what follows from the state."""
     replay = filled_replay()
     agent, twin = native_agent(config), native_agent(config)
     layers = [layer for _, network in agent.networks for layer in network.layers if layer.is_sparse]

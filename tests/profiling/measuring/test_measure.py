@@ -92,16 +92,14 @@ def test_a_runtime_that_cannot_be_measured_is_named_with_the_reason(path: Path) 
     path.with_suffix(".onnx").unlink()
     result = measure_here(find_subject(path))
     assert [measurement.runtime for measurement in result.measurements] == ["native"]
-    assert result.not_measured == {
-        "onnxruntime": "no .onnx file that was made from this policy lies beside it: edgerl export"
-    }
+    assert result.not_measured == {"onnxruntime": "there is no .onnx file of this policy beside it; run: edgerl export"}
 
 
 def test_an_onnx_file_alone_is_measured_with_onnxruntime(path: Path, tmp_path: Path) -> None:
     alone = shutil.copy(path.with_suffix(".onnx"), tmp_path / "alone.onnx")
     result = measure_here(find_subject(Path(alone)))
     assert [measurement.runtime for measurement in result.measurements] == ["onnxruntime"]
-    assert "does not lie beside it" in result.not_measured["native"]
+    assert "is not beside it" in result.not_measured["native"]
 
 
 def test_nothing_to_measure_with_is_one_line(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,7 +109,7 @@ def test_nothing_to_measure_with_is_one_line(path: Path, monkeypatch: pytest.Mon
         raise MissingExtraError("the native engine is missing")
 
     monkeypatch.setattr(measure, "Policy", missing)
-    with pytest.raises(MissingExtraError, match=r"the native engine is missing; no \.onnx file"):
+    with pytest.raises(MissingExtraError, match=r"the native engine is missing; there is no \.onnx file"):
         measure_here(find_subject(path))
 
 

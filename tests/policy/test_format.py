@@ -258,10 +258,10 @@ HOSTILE = {
     "outputs too many": (_describe(1, outputs=65537), f"layer 1 {TOO_MANY}"),
     "outputs huge": (_describe(1, outputs=10**4000), f"layer 1 {TOO_MANY}"),
     "positions": (_describe(0, inputs=65536, outputs=257), "layer 0 is 257 × 65536, expected at most 16777216"),
-    "no layers": (_metadata(layers=[]), "its layers are no list of 1 to 64"),
-    "65 layers": (_metadata(layers=[{}] * 65), "its layers are no list of 1 to 64"),
-    "layers object": (_metadata(layers={"0": {}}), "its layers are no list of 1 to 64"),
-    "layers none": (_metadata(layers=None), "its layers are no list of 1 to 64"),
+    "no layers": (_metadata(layers=[]), "its layers are not a list of 1 to 64"),
+    "65 layers": (_metadata(layers=[{}] * 65), "its layers are not a list of 1 to 64"),
+    "layers object": (_metadata(layers={"0": {}}), "its layers are not a list of 1 to 64"),
+    "layers none": (_metadata(layers=None), "its layers are not a list of 1 to 64"),
     "layer list": (_metadata(layers=[[]]), f"layer 0 {NOT_DESCRIBED}"),
     "layer key missing": (_without("block"), f"layer 0 {NOT_DESCRIBED}"),
     "layer key surplus": (_describe(0, activation="relu"), f"layer 0 {NOT_DESCRIBED}"),
@@ -285,7 +285,7 @@ def test_layers_that_do_not_fit_together() -> None:
 
 
 def test_a_metadata_key_that_is_missing() -> None:
-    for key, problem in (("layers", "its layers are no list"), ("about", "'about' is not a JSON object")):
+    for key, problem in (("layers", "its layers are not a list"), ("about", "'about' is not a JSON object")):
         metadata, tensors = _valid()
         del metadata[key]
         _refused(metadata, tensors, problem)
