@@ -161,7 +161,12 @@ class TD3Config:
         0.1, "Standard deviation of the exploration noise.", "[0, 10]", "actions in [−1, 1]", "TD3"
     )
     initial_temperature: float = _number(
-        1.0, "Temperature (α) at the beginning, which SAC adapts.", "(0, 1000]", "reward per nat", "SAC; DroQ: 0.1", **NEW
+        1.0,
+        "Temperature (α) at the beginning, which SAC adapts.",
+        "(0, 1000]",
+        "reward per nat",
+        "SAC; DroQ: 0.1",
+        **NEW,
     )
     target_entropy: float | None = _number(
         None, "Entropy of the policy that SAC aims at.", "[-1000, 1000]", "nats", "SAC", shown="−1 per action", **NEW
@@ -430,7 +435,7 @@ def validated(config: Config) -> Config:
             raise ConfigError(f"`{name}` has {len(widths)} layers; expected 1 to 8")
     if network.critic_norm == "layer" and min(network.widths[1]) < 2:
         raise ConfigError(
-            "`critic_norm` is layer and a layer of the critics has one unit, whose norm is always 0; expected two or more"
+            "`critic_norm` is layer, and a layer of the critics has one unit, whose norm is always 0; expected two"
         )
     _check_lambdas(network)
     if network.method == "td3":

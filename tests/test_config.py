@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from edgerl.algorithms.evolution import drop_fraction_at, drops_at_least_one
 from edgerl.algorithms.agent import n_step_at
+from edgerl.algorithms.evolution import drop_fraction_at, drops_at_least_one
 from edgerl.algorithms.topology import plan_networks
 from edgerl.config import (
     OPTIONS,

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F  # noqa: N812 — PyTorch's own convention
 from torch import Tensor
 
 from edgerl.algorithms.evolution import drop_fraction_at, drops_at_least_one, last_update
@@ -107,9 +108,7 @@ class Agent(ABC):
         return action
 
     @abstractmethod
-    def explore(
-        self, observation: npt.NDArray[np.float32], noise: npt.NDArray[np.float64]
-    ) -> npt.NDArray[np.float32]:
+    def explore(self, observation: npt.NDArray[np.float32], noise: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
         """The action [m] in [−1, 1] that is tried in training; noise: standard normal numbers [m]."""
 
     def actor_layers(self) -> list[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
@@ -147,8 +146,12 @@ class Agent(ABC):
     def _tensor(self, array: npt.NDArray[Any]) -> Tensor:
         return torch.from_numpy(array).to(self.device, self.dtype)
 
-    def _step_critics(self, loss: Tensor) -> None:
-        """Adam on both critics, and their evolution where it is due."""
+    def _step_critics(self, observations: Tensor, actions: Tensor, target: Tensor) -> None:
+        """Adam on the mean square errors of both critics, and their evolution where it is due."""
+        x = torch.cat([observations, actions], dim=1)
+        loss = sum(
+            (F.mse_loss(critic.online(x).squeeze(1), target) for critic in self.critics), torch.zeros_like(target[0])
+        )
         self.critic_optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         is_due = self._evolution_is_due(self.updates % self.config.evolution.evolution_interval == 0)

@@ -1,7 +1,7 @@
 """The native engine as the trainer's agent: truly sparse DS-TD3, whose time and memory follow the connections.
 
-It is the algorithms of `td3.py` and `sac.py`, drawn from the same generator, and its state has the same names and the same layout;
-tests hold the two together.
+It runs the algorithms of `td3.py` and `sac.py`, drawn from the same generator, and its state has the same names and the
+same layout; tests hold the two together.
 """
 
 from __future__ import annotations
@@ -169,7 +169,9 @@ class NativeLayer:
         """Views of everything that there is one of per output, biases and the parameters of a norm: (name, array)."""
         a = self._arrays
         of_norm = (a.norm, a.norm_first_moment, a.norm_second_moment, a.norm_target)
-        parameters = {"bias": (a.bias, a.bias_first_moment, a.bias_second_moment, a.bias_target)}
+        parameters: dict[str, tuple[Array | None, ...]] = {
+            "bias": (a.bias, a.bias_first_moment, a.bias_second_moment, a.bias_target)
+        }
         if a.norm is not None:
             parameters |= {
                 name: tuple(None if part is None else part[row] for part in of_norm)

@@ -86,15 +86,21 @@ class SparseNetwork:
         self.plans, self.network, self.device = tuple(plans), network, device
         self._draws = draws
         self.online = MLP(plans, norm).to(device)
-        self.target = MLP(plans, norm).to(device).requires_grad_(False) if has_target else None
+        self._target = MLP(plans, norm).to(device).requires_grad_(False) if has_target else None
         self.sparse_layers = [index for index, plan in enumerate(plans) if not plan.is_dense]
         self.masks: dict[int, Mask] = {i: draw_mask(plans[i], draws, network, i) for i in self.sparse_layers}
         self.target_masks = {i: mask.copy() for i, mask in self.masks.items()} if has_target else {}
         self.ever_active = {i: mask.copy() for i, mask in self.masks.items()}
         self._initialise_weights()
         self._update_gradient_masks()
-        if self.target is not None:
-            self.target.load_state_dict(self.online.state_dict())
+        if self._target is not None:
+            self._target.load_state_dict(self.online.state_dict())
+
+    @property
+    def target(self) -> MLP:
+        """The network that follows, of those that have one."""
+        assert self._target is not None
+        return self._target
 
     def _initialise_weights(self) -> None:
         """PyTorch's own initialisation of the dense layer, uniform in ±1/√n_in, masked."""
@@ -162,7 +168,6 @@ class SparseNetwork:
     @torch.no_grad()
     def soft_update(self, fraction: float) -> None:
         """The moving average of Algorithm 1, then TargetSparsityMaintenance: no target has more than its online net."""
-        assert self.target is not None
         torch._foreach_lerp_(list(self.target.parameters()), list(self.online.parameters()), fraction)
         for index in self.sparse_layers:
             self._prune_target(index, self.target.weights[index].data)
@@ -177,7 +182,7 @@ class SparseNetwork:
     def _parts(self, optimiser: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor, Tensor | None]]:
         """Every tensor of the state: (name, tensor, where it has values; None: everywhere)."""
         for index, plan in enumerate(self.plans):
-            targets = {} if self.target is None else self.target.parameters_of(index)
+            targets = {} if self._target is None else self._target.parameters_of(index)
             for name, parameter in self.online.parameters_of(index).items():
                 masks = (self.masks, self.target_masks) if name == "weight" else ({}, {})
                 mask, support = (self._weight_mask(m[index], plan) if index in m else None for m in masks)
@@ -212,7 +217,7 @@ class SparseNetwork:
             bits = np.unpackbits(take(arrays, name, np.dtype(np.uint8), (-(-size // 8),)), count=size)
             masks[index] = bits.astype(bool).reshape(masks[index].shape)
         planned = [plan.connections for plan in self.plans]
-        if self.connections() != planned or (self.target is not None and self.target_connections() != planned):
+        if self.connections() != planned or (self._target is not None and self.target_connections() != planned):
             raise ValueError(f"connections are {self.connections()}, expected {planned}")
         for name, tensor, where in self._parts(optimiser):
             shape = tuple(tensor.shape) if where is None else (int(where.count_nonzero()),)
@@ -228,7 +233,7 @@ class SparseNetwork:
 
     def target_connections(self) -> list[int]:
         """Connections of each layer of the target network; 0 where there is none."""
-        if self.target is None:
+        if self._target is None:
             return [0] * len(self.plans)
         return [self._count(self.target_masks.get(i), plan) for i, plan in enumerate(self.plans)]
 

@@ -1,7 +1,7 @@
 """SAC with an automatic temperature in PyTorch, its networks sparse as DS-TD3's are: the readable reference.
 
-Source: Haarnoja et al.: Soft Actor-Critic Algorithms and Applications (2018), Algorithm 1; the topology is that of Sokar
-et al. (IJCAI 2022). What they leave open is settled in docs/algorithm.md.
+Source: Haarnoja et al.: Soft Actor-Critic Algorithms and Applications (2018), Algorithm 1; the topology is that of
+Sokar et al. (IJCAI 2022). What they leave open is settled in docs/algorithm.md.
 """
 
 from __future__ import annotations
@@ -40,9 +40,7 @@ class SAC(Agent):
         self.target_entropy = config.td3.target_entropy_of(n_actions)
 
     @torch.no_grad()
-    def explore(
-        self, observation: npt.NDArray[np.float32], noise: npt.NDArray[np.float64]
-    ) -> npt.NDArray[np.float32]:
+    def explore(self, observation: npt.NDArray[np.float32], noise: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
         """An action drawn from the policy."""
         action, _ = self._sample(self._tensor(observation[None]), self._tensor(noise[None]))
         result: npt.NDArray[np.float32] = action[0].cpu().numpy().astype(np.float32)
@@ -65,8 +63,7 @@ class SAC(Agent):
         self.updates += 1
         observations, actions = self._tensor(batch.observations), self._tensor(batch.actions)
         target = self._target(batch, next_noise)
-        x = torch.cat([observations, actions], dim=1)
-        self._step_critics(sum(F.mse_loss(critic.online(x).squeeze(1), target) for critic in self.critics))
+        self._step_critics(observations, actions, target)
         if self.updates % td3.policy_delay == 0:
             actions, log_density = self._sample(observations, noise)
             self._step_actor(self._actor_loss(observations, actions, log_density))
@@ -86,7 +83,9 @@ class SAC(Agent):
         next_actions, log_density = self._sample(next_observations, noise)
         x = torch.cat([next_observations, next_actions], dim=1)
         value = torch.minimum(self.critics[0].target(x), self.critics[1].target(x)).squeeze(1)
-        return self._tensor(batch.returns).addcmul(self._tensor(batch.discounts), value - self.temperature * log_density)
+        return self._tensor(batch.returns).addcmul(
+            self._tensor(batch.discounts), value - self.temperature * log_density
+        )
 
     def _actor_loss(self, observations: Tensor, actions: Tensor, log_density: Tensor) -> Tensor:
         """The mean of α log π(a | s) − min Q(s, a)."""
@@ -104,7 +103,7 @@ class SAC(Agent):
         moments = self.temperature_optimiser.state[self.log_temperature]
         numbers = [self.log_temperature.detach(), moments.get("exp_avg", 0.0), moments.get("exp_avg_sq", 0.0)]
         return super().state() | {"agent.temperature": np.array([float(number) for number in numbers])}
-    
+
     def load_state(self, arrays: Arrays) -> None:
         """Undo `state`. Raises ValueError where the arrays are not those of this configuration."""
         numbers = take(arrays := dict(arrays), "agent.temperature", np.dtype(np.float64), (3,))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F  # noqa: N812 — PyTorch's own convention
 from torch import Tensor
 
 from edgerl.algorithms.agent import Agent
@@ -22,9 +21,7 @@ class TD3(Agent):
 
     actor_has_target = True
 
-    def explore(
-        self, observation: npt.NDArray[np.float32], noise: npt.NDArray[np.float64]
-    ) -> npt.NDArray[np.float32]:
+    def explore(self, observation: npt.NDArray[np.float32], noise: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
         """Line 7: the policy's action with noise."""
         action = self.act(observation) + self.config.td3.exploration_noise * noise
         return np.clip(action, -1, 1).astype(np.float32)
@@ -41,8 +38,7 @@ class TD3(Agent):
         self.updates += 1
         observations, actions = self._tensor(batch.observations), self._tensor(batch.actions)
         target = self._target(batch, smoothing)
-        x = torch.cat([observations, actions], dim=1)
-        self._step_critics(sum(F.mse_loss(critic.online(x).squeeze(1), target) for critic in self.critics))
+        self._step_critics(observations, actions, target)
         if self.updates % td3.policy_delay == 0:
             self._step_actor(self._actor_loss(observations))
             for _, network in self.networks:
@@ -60,4 +56,5 @@ class TD3(Agent):
     def _actor_loss(self, observations: Tensor) -> Tensor:
         """The deterministic policy gradient through Q1."""
         actions = torch.tanh(self.actor.online(observations))
-        return -self.critics[0].online(torch.cat([observations, actions], dim=1)).mean()
+        value: Tensor = self.critics[0].online(torch.cat([observations, actions], dim=1))
+        return -value.mean()

@@ -57,8 +57,8 @@ WIDE_CHUNK, PANEL_CHUNK, BLOCK_CHUNK, PANEL = 8, 4, 2, 128
 """Of edgerl/edge/engine: numbers that are taken at once (kernels.c), and the width beyond which lines are cut."""
 
 CODE_BYTES, NORM_CODE_BYTES = {1: 36_000, 4: 33_000, 5: 39_000}, 2_500
-"""Machine code by the blocks that a learner's layers have (bits), and what norms add, rounded up: arm-none-eabi-gcc 12.2 -O2 for a
-Cortex-M7 (docs/c-learner.md); other processors and compilers differ."""
+"""Machine code by the blocks that a learner's layers have (bits), and what norms add, rounded up:
+arm-none-eabi-gcc 12.2 -O2 for a Cortex-M7 (docs/c-learner.md); other processors and compilers differ."""
 
 
 FEWER = "take fewer transitions (`replay`), rows of half the size (`replay_dtype` fp16), a smaller batch (`batch`)"

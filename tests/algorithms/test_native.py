@@ -151,7 +151,10 @@ def test_wide_layers_and_large_batches_in_double_equal_pytorch(options: dict[str
 def _assert_parity(options: dict[str, Any], updates: int) -> None:
     own = {name: value for name, value in options.items() if name not in ("n", "m", "count")}
     config, n, m = small_config(**own), options.get("n", N), options.get("m", M)
-    native, reference = native_agent(config, n, m, double=True), ALGORITHMS[config.algorithm](config, n, m, dtype=torch.float64)
+    native, reference = (
+        native_agent(config, n, m, double=True),
+        ALGORITHMS[config.algorithm](config, n, m, dtype=torch.float64),
+    )
     replay, normalizer = filled_replay(n, m, options.get("count", 700)), _normalizer(n) if config.normalize else None
     first = state = native.state()
     _assert_same_states(first, reference.state(), "at the beginning")
@@ -170,7 +173,8 @@ def _assert_parity(options: dict[str, Any], updates: int) -> None:
     sparse = {network for name in _masks(first) if evolving[network := name.split(".")[0]]}
     expected = sparse if config.evolution.drop_fraction > 0 else set()
     with_targets = {name.split(".")[0] for name in first if name.endswith(".target_mask")}
-    assert changed == expected and own_supports == expected & with_targets, "or neither evolution nor the supports of targets were tested"
+    assert own_supports == expected & with_targets
+    assert changed == expected, "or neither evolution nor the supports of targets were tested"
     observation = np.random.default_rng(1).normal(size=n).astype(np.float32)
     np.testing.assert_allclose(native.act(observation), reference.act(observation), rtol=0, atol=1e-6)
 

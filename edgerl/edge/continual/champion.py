@@ -76,7 +76,7 @@ class Champion:
                 n_outputs=layer.n_outputs,
                 block=layer.block,
                 n_blocks=len(layer.columns),
-                layout=LAYOUTS.index(champion_layout(layer.block, is_dense=layer.in_target is None)),
+                layout=LAYOUTS.index(champion_layout(layer.block, is_dense=layer.is_dense)),
                 values=pointer(weights[index]),
                 columns=pointer(layer.columns, ctypes.c_uint16),
                 row_starts=pointer(layer.starts, ctypes.c_uint32),

@@ -55,8 +55,8 @@ def rows_of(starts: Array) -> Array:
 class LayerArrays:
     """The arrays of one layer, views of the arena; N blocks in R rows of blocks.
 
-    Layers that are dense have no `in_target` and no `extra_…`: their targets have every position too. Where a network has
-    no target, nothing of one is there.
+    Layers that are dense have no `in_target` and no `extra_…`: their targets have every position too. Where a network
+    has no target, nothing of one is there.
     """
 
     n_inputs: int
@@ -188,10 +188,12 @@ class LearnerArena:
             "extra_starts": ((rows + 1,), np.uint32),
             "extra_columns": ((blocks,), np.uint16),
         }
-        shapes |= {name: ((blocks, plan.block), self._dtype) for name in _OF_CONNECTIONS}
-        shapes |= {name: ((rows * plan.block,), self._dtype) for name in _OF_UNITS}
-        shapes |= {name: ((2, rows * plan.block), self._dtype) for name in _OF_NORMS}
-        arrays = {name: view(name, *shape) if getattr(offsets, name) else None for name, shape in shapes.items()}
+        shapes |= dict.fromkeys(_OF_CONNECTIONS, ((blocks, plan.block), self._dtype))
+        shapes |= dict.fromkeys(_OF_UNITS, ((rows * plan.block,), self._dtype))
+        shapes |= dict.fromkeys(_OF_NORMS, ((2, rows * plan.block), self._dtype))
+        arrays: dict[str, Any] = {
+            name: view(name, *shape) if getattr(offsets, name) else None for name, shape in shapes.items()
+        }
         return LayerArrays(plan.n_inputs, plan.n_outputs, plan.block, **arrays)
 
     def act(self, observation: Array) -> Array:
@@ -204,7 +206,7 @@ class LearnerArena:
         return self._action.copy()
 
     def sample(self, observation: Array, noise: Array) -> Array:
-        """An action [m] in [−1, 1], float32, drawn from the actor's distribution; noise: standard normal numbers [m]."""
+        """An action [m] in [−1, 1], float32, drawn from the actor's distribution; noise [m]: standard normal."""
         self._observation[...] = observation
         normals = np.ascontiguousarray(noise, np.float32)
         where, action = self._addresses

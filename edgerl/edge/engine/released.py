@@ -68,7 +68,7 @@ def current(n_bytes: int, read: ReadState) -> tuple[int, ReadState]:
         return n_bytes, read
     beginning = np.zeros(ctypes.sizeof(_Header2), np.uint8)
     read(beginning, 0)
-    old = _Header2.from_buffer(beginning)
+    old = _Header2.from_buffer(beginning.data)
     return (n_bytes, read) if old.version != 2 else _from_version_2(old, n_bytes - _NETWORKS_OF_2, read)
 
 
@@ -94,7 +94,10 @@ def _from_version_2(old: ctypes.Structure, networks: int, read: ReadState) -> tu
 
 
 def _config_of(old: ctypes.Structure) -> LearnerConfig:
-    same = {name for name, *_ in LearnerConfig._fields_} & {name for name, *_ in _Config2._fields_} - {"actor", "critic"}
+    same = {name for name, *_ in LearnerConfig._fields_} & {name for name, *_ in _Config2._fields_} - {
+        "actor",
+        "critic",
+    }
     config = LearnerConfig(first_moment_decay=0.9, **{name: getattr(old, name) for name in same})
     for name in ("actor", "critic"):
         plan = NetworkPlan(learning_rate=old.learning_rate, n_layers=old.n_layers, evolves=1, layers=getattr(old, name))
