@@ -15,6 +15,7 @@ _PUBLIC = {
     "cost": ("edgerl.commands.cost", "cost"),
     "run": ("edgerl.commands.run", "run"),
     "info": ("edgerl.commands.info", "info"),
+    "learn": ("edgerl.commands.learn", "learn"),
     "play": ("edgerl.commands.play", "play"),
     "sweep": ("edgerl.commands.sweep", "sweep"),
     "plan_sweep": ("edgerl.commands.sweep", "plan_sweep"),

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from edgerl.cli.support.learning import find_learner, print_learning
 from edgerl.cli.support.measuring import NOTHING_DONE, Done, Measuring
 from edgerl.cli.support.output import Force, Json, note, print_document, print_json
-from edgerl.cli.support.profile_formats import excess, junit, markdown, print_page, print_summary
+from edgerl.cli.support.profile_formats import excess, junit, markdown, print_learning, print_page, print_summary
 from edgerl.cli.support.streams import keep_results_apart
-from edgerl.commands.models import find_model
+from edgerl.commands.models import find_learner, find_model
 from edgerl.errors import CheckFailed, ConfigError, quoted
 
 if TYPE_CHECKING:
@@ -130,7 +129,7 @@ def command(
         _refuse_beside_learn(
             {**dict.fromkeys(measuring.chosen, True), "--network": network, "--density": density, "--block": block}
         )
-        learner = find_learner(model)
+        learner = find_learner(model, note)
         _print_learners([profile_learner(learner, each, **options) for each in devices], "json" if as_json else form)
         return
     found = _model(model, network, density, block)

@@ -68,6 +68,20 @@ def test_run(edgerl: Run, run: Path) -> None:
     assert steps == report.statistics.cycles
 
 
+def test_learn(edgerl: Run, run: Path) -> None:
+    library.export_policy(run, "learner", "learner.safetensors")
+    options = ("learner.safetensors", "--rate", "0", "--state", "state", "--json")
+    result = library.learn("learner.safetensors", rate=0, hours=0.0001, state="state")
+    code, out, _ = edgerl("learn", *options, "--hours", "0.0002")
+    start, *_, end = map(json.loads, out.splitlines())
+    assert (code, start["is_new"], end["reason"]) == (0, False, result.reason)
+    assert {"event": "stopped", **_plain(result.as_dict())}.keys() == end.keys()
+    same = ("memory", "connections", "value_bound", "is_learning")
+    assert [_plain(result.as_dict())[name] for name in same] == [end[name] for name in same]
+    for name in ("steps", "updates", "seconds", "snapshots"):
+        assert 0 < result.status[name] < end[name]  # type: ignore[literal-required]
+
+
 def test_report(edgerl: Run, run: Path) -> None:
     made = library.write_report([run], "a.html")
     shown = _printed(edgerl, "report", run, "-o", "b.html", "--json")

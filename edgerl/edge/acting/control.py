@@ -114,7 +114,7 @@ class ControlLoop:
         Raises ConfigError.
         """
         if not 1e-6 <= rate_hz <= 1e6:
-            raise ConfigError(f"the rate is {rate_hz:g} Hz; expected 1e-6 to 1e6")
+            raise ConfigError(f"the rate is {rate_hz:g} Hz; expected a number in [1e-6, 1e6]")
         self._fallback = np.array(fallback_action, np.float32)
         if self._fallback.ndim != 1 or not np.isfinite(self._fallback).all():
             raise ConfigError(

@@ -81,11 +81,8 @@ class Robot:
         )
 
     def close(self) -> None:
-        """Release what the robot holds, where it has a `close`."""
-        try:
-            getattr(self._environment, "close", lambda: None)()
-        except (Exception, SystemExit) as error:
-            raise EnvironmentError(f"{self.name} failed to close ({problem(error)})") from error
+        """Release what the robot holds. Raises EnvironmentError where that fails."""
+        close(self.name, self._environment)
 
     def _stated_shape(self, space: str, size: int) -> tuple[int, ...]:
         shape = getattr(getattr(self._environment, space, None), "shape", None)
@@ -147,6 +144,14 @@ class Robot:
 
     def _error(self, found: str, where: str, expected: str) -> EnvironmentError:
         return EnvironmentError(f"{self.name} returned {found} {where} {self.moment}; expected {expected}")
+
+
+def close(name: str, environment: Any) -> None:
+    """Call the `close` of an environment that has one. Raises EnvironmentError where that fails."""
+    try:
+        getattr(environment, "close", lambda: None)()
+    except (Exception, SystemExit) as error:
+        raise EnvironmentError(f"{name} failed to close ({problem(error)})") from error
 
 
 def load_factory(name: str, **options: Any) -> Any:

@@ -6,8 +6,9 @@ import copy
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
+from edgerl.edge.continual.status import HistoryStatus
 from edgerl.edge.continual.transitions import Transitions
 from edgerl.edge.continual.trials import TrialRule, Trials, Verdict
 from edgerl.errors import OutputError, quoted
@@ -112,8 +113,8 @@ class History:
                 "trials": trials.state(),
             }
 
-    def status(self, transitions: Transitions) -> dict[str, Any]:
-        """Counters and trials, as JSON."""
+    def status(self, transitions: Transitions) -> HistoryStatus:
+        """Counters and trials."""
         with self._lock:
             counters = {**vars(self.counters), "saturations": transitions.saturations}
-            return {**counters, "trials": self.trials.status()}
+            return cast("HistoryStatus", {**counters, "trials": self.trials.status()})

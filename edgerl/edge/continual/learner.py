@@ -25,7 +25,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +36,7 @@ from edgerl.edge.continual.history import Counters
 from edgerl.edge.continual.loading import Choices, Parts, begin, go_on
 from edgerl.edge.continual.origin import read_origin
 from edgerl.edge.continual.replay import Boundary
+from edgerl.edge.continual.status import LearnerStatus
 from edgerl.edge.continual.store import Snapshots
 from edgerl.edge.continual.transitions import KeepPolicy, Storage
 from edgerl.edge.continual.trials import TrialRule, Trials
@@ -343,8 +343,8 @@ class Learner:
         networks = zip(NETWORKS, (config.actor, config.critic, config.critic), strict=True)
         return {name: sum(plan.connections for plan in plans[: config.n_layers]) for name, plans in networks}
 
-    def status(self) -> dict[str, Any]:
-        """Everything that can be said about the learner at this moment, as JSON."""
+    def status(self) -> LearnerStatus:
+        """The learner at this moment, as plain data."""
         values, transitions, replay = self.challenger.values, self.experience.transitions, self._origin.replay
         return {
             "updates": values.progress.updates,

@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -34,7 +34,8 @@ from edgerl.edge.acting.unpaced import UnpacedLoop
 from edgerl.edge.continual.companions import Companions
 from edgerl.edge.continual.learner import Learner
 from edgerl.edge.continual.memory import resident_memory
-from edgerl.errors import ConfigError, OutputError
+from edgerl.edge.continual.status import LearnerStatus, SessionStatus
+from edgerl.errors import ConfigError, OutputError, quoted
 from edgerl.policy.compact import Array
 
 Updates = Literal["idle", "thread"]
@@ -58,7 +59,7 @@ REST_SECONDS = 0.1
 REPORT_SECONDS = 2.0
 """How long a run waits, at its end, for a report that is being handed out."""
 
-Report = Callable[[dict[str, Any]], object]
+Report = Callable[[SessionStatus], object]
 
 
 @dataclass(frozen=True)
@@ -73,14 +74,14 @@ class Schedule:
 
     def __post_init__(self) -> None:
         if self.rate_hz and not 1e-6 <= self.rate_hz <= 1e6:
-            raise ConfigError(f"the rate is {self.rate_hz:g} Hz; expected 1e-6 to 1e6, or 0 for no pace")
+            raise ConfigError(f"the rate is {self.rate_hz:g} Hz; expected a number in [1e-6, 1e6], or 0 for no pace")
         if self.updates not in UPDATES:
-            raise ConfigError(f"updates are to happen in {str(self.updates)[:40]!r}; expected {' or '.join(UPDATES)}")
+            raise ConfigError(f"`updates` is {quoted(self.updates)}; expected {' or '.join(UPDATES)}")
         for what in ("sync", "snapshot", "status"):
             seconds = getattr(self, f"{what}_seconds")
             if not 0 < seconds <= LONGEST_INTERVAL:
                 raise ConfigError(
-                    f"the {what} interval is {seconds:g} s; expected above 0, at most {LONGEST_INTERVAL:g}"
+                    f"the {what} interval is {seconds:g} s; expected a number in (0, {LONGEST_INTERVAL:g}]"
                 )
 
 
@@ -132,7 +133,7 @@ class Session:
         *,
         report: Report | None = None,
         at_rest: Callable[[], object] = lambda: None,
-    ) -> dict[str, Any]:
+    ) -> SessionStatus:
         """Drive for `seconds`, or until `stop()`; the status at the end, with the updates per second of the whole run.
 
         A snapshot is taken at the end, also where an exception ends it. report: called with `status()` now and then, in
@@ -201,12 +202,12 @@ class Session:
         while not ending.wait(self._schedule.status_seconds):
             report(self.status())
 
-    def _mark(self, status: dict[str, Any]) -> tuple[int, int]:
+    def _mark(self, status: LearnerStatus) -> tuple[int, int]:
         """(ns, updates) of this moment."""
         return self._clock(), int(status["updates"])
 
-    def status(self) -> dict[str, Any]:
-        """The learner's status, and the session's, as JSON; `updates_per_second` is since the status before."""
+    def status(self) -> SessionStatus:
+        """The learner's status and the session's, as plain data; `updates_per_second` is since the status before."""
         status = self._learner.status()
         (before, updates_before), self._marked = self._marked, self._mark(status)
         now, updates = self._marked
