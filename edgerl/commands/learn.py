@@ -117,7 +117,7 @@ def learn(
     snapshot_minutes: what a restart may lose of the learning. trial_every: in one window out of this many the learning
     policy drives. window_seconds: the longest window; it ends with its episode. updates_per_step: updates that a step
     allows. updates: in the idle time of a period, or in a thread. explore: act with the noise of training. drift:
-    changes of the robot, each KIND[/INDEX][:STRENGTH][@STEP]. seed: of the first episode; each next one adds 1.
+    changes of the robot, each `KIND[/INDEX][:STRENGTH][@STEP]`. seed: of the first episode; each next one adds 1.
     status_seconds: from one report to the next.
 
     started: called once, before the first step. report: called now and then, in another thread. stopped: called once

@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomllib
 
 import edgerl as library
+from edgerl.errors import ConfigError, OutputError
 from edgerl.studies.sweep import SweepStatus
 from edgerl.studies.table import as_dict
+from tests.profiling.machine import SERVER, KnownMachine, fake_linux
 
+POINTS = Path(__file__).parents[2] / "benchmarks/published_latencies.jsonl"
 Run = Callable[..., tuple[int, str, str]]
 SMALL = {"hidden": (16, 16), "steps": 200, "start_steps": 100, "evaluation_interval": 100, "evaluation_episodes": 1}
 
@@ -76,10 +80,43 @@ def test_learn(edgerl: Run, run: Path) -> None:
     start, *_, end = map(json.loads, out.splitlines())
     assert (code, start["is_new"], end["reason"]) == (0, False, result.reason)
     assert {"event": "stopped", **_plain(result.as_dict())}.keys() == end.keys()
-    same = ("memory", "connections", "value_bound", "is_learning")
+    same = ("memory", "connections", "is_learning")
     assert [_plain(result.as_dict())[name] for name in same] == [end[name] for name in same]
     for name in ("steps", "updates", "seconds", "snapshots"):
         assert 0 < result.status[name] < end[name]  # type: ignore[literal-required]
+
+
+def test_devices(edgerl: Run) -> None:
+    listed = _printed(edgerl, "devices", "list", "--json")
+    assert _plain([profile.as_dict() for profile in library.list_devices()]) == listed["devices"]
+    shown = library.show_device("nano")
+    assert _plain({**shown.as_dict(), "path": shown.path}) == _printed(edgerl, "devices", "show", "nano", "--json")
+    copy = Path("my-board.toml")
+    copy.write_bytes(shown.path.read_bytes())
+    code, out, _ = edgerl("devices", "validate", copy)
+    assert (code, out) == (0, f"my-board.toml: valid, {library.validate_device(copy).device.name}\n")
+    assert library.validate_device(copy).quantities == shown.quantities
+    assert vars(shown.quantities["memory.ram_bytes"]) == tomllib.loads(copy.read_text())["memory"]["ram_bytes"]
+    evaluated = _printed(edgerl, "devices", "evaluate", POINTS, "--json")
+    assert _plain(library.evaluate_devices(POINTS).as_dict()) == evaluated
+
+
+def test_calibrate(edgerl: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("linux").mkdir()
+    fake_linux(Path("linux"), monkeypatch, SERVER)
+    KnownMachine().install(monkeypatch)
+    notices: list[str] = []
+    made = library.calibrate_device("here.toml", notice=notices.append)
+    assert (made.path, made.device.id) == (Path("here.toml"), "here")
+    assert any("timing networks" in line for line in notices)
+    with pytest.raises(OutputError, match=r"here\.toml exists already; pass `force` to replace it"):
+        library.calibrate_device("here.toml")
+    code, out, _ = edgerl("devices", "calibrate", "-o", "here.toml", "--force")
+    assert (code, out.splitlines()[0]) == (0, f"here.toml: {made.device.name}")
+    again = library.show_device("here.toml")
+    assert again.quantities.keys() == made.quantities.keys()
+    with pytest.raises(ConfigError, match=r"^`output` is 'here\.json'; expected a name that ends in \.toml"):
+        library.calibrate_device("here.json")
 
 
 def test_report(edgerl: Run, run: Path) -> None:

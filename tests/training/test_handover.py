@@ -367,7 +367,7 @@ def test_a_reservoir_and_returns_of_several_rewards(run: Run) -> None:
 def test_a_file_that_is_there_stays_unless_forced(run: Run) -> None:
     GOAL.write_bytes(b"mine")
     with pytest.raises(
-        OutputError, match=r"^learner\.safetensors exists already; pass --force to replace it, or another"
+        OutputError, match=r"^learner\.safetensors exists already; pass `force` to replace it, or write"
     ):
         hand_over(run("ds-td3"), GOAL)
     assert GOAL.read_bytes() == b"mine"

@@ -83,7 +83,7 @@ class Measuring:
         from edgerl.files.atomic import refuse_existing
 
         if self.bundle is not None:
-            refuse_existing(self.bundle, force=self.force, option="--bundle")
+            refuse_existing(self.bundle, force=self.force)
         if self.save is None:
             return
         if device is None or self.chosen in ([], ["--bundle"]):
@@ -91,7 +91,7 @@ class Measuring:
         if self.save.suffix != ".toml":
             raise OutputError(f"--save is {self.save}; expected a name that ends in .toml, as of a device profile")
         if not _is_same_file(self.save, device):
-            refuse_existing(self.save, force=self.force, option="--save")
+            refuse_existing(self.save, force=self.force)
 
     def run(self, path: Path, device: Device | None, mode: str | None) -> Done:
         """Do what the options say, for the model in `path`; the device is in that mode."""
