@@ -16,7 +16,6 @@ from edgerl.commands.models import find_learner, find_model
 from edgerl.errors import CheckFailed, ConfigError, quoted
 
 if TYPE_CHECKING:
-    from edgerl.profiling.budgets.learning import LearningReport
     from edgerl.profiling.budgets.report import ProfileReport
     from edgerl.profiling.budgets.rows import ModelRows
 
@@ -92,14 +91,9 @@ def command(
 
     Example: edgerl profile --device stm32f405 --rate 200 --budget-memory 64KiB
     """
-    from edgerl.profiling.budgets.device import find_device
-    from edgerl.profiling.budgets.learning import profile_learner
-    from edgerl.profiling.budgets.report import profile
     from edgerl.units import parse_bytes, parse_count, parse_seconds
 
-    if form not in FORMATS or (as_json and form != "text"):
-        expected = "--json alone" if as_json and form in FORMATS else f"one of {', '.join(FORMATS)}"
-        raise ConfigError(f"--format is {quoted(form)}; expected {expected}")
+    form = _form(form, as_json)
     keep_results_apart(form != "text")
     names = device or []
     measuring = Measuring(measure, ssh, ssh_config, import_result, bundle, save, force)
@@ -107,7 +101,7 @@ def command(
         "--runtime": runtime,
         "--mode": mode,
         "--rate": rate,
-        "--format": None if form == "text" else form,
+        "--format": form if form in ("markdown", "junit") else None,
         "--budget-memory": budget_memory,
         "--budget-flash": budget_flash,
         "--budget-flops": budget_flops,
@@ -115,7 +109,6 @@ def command(
         "--learn": True if learn else None,
     }
     measuring.check(names, of_a_device, network)
-    devices = [find_device(name) for name in names]
     options: dict[str, Any] = {
         "runtime": runtime,
         "mode": mode,
@@ -126,22 +119,39 @@ def command(
         "rate_hz": rate,
     }
     if learn:
-        _refuse_beside_learn(
-            {**dict.fromkeys(measuring.chosen, True), "--network": network, "--density": density, "--block": block}
-        )
-        learner = find_learner(model, note)
-        _print_learners([profile_learner(learner, each, **options) for each in devices], "json" if as_json else form)
+        of_a_policy = {"--network": network, "--density": density, "--block": block}
+        _refuse_beside_learn({**dict.fromkeys(measuring.chosen, True), **of_a_policy})
+        _profile_learner(model, names, options, form)
+    else:
+        _profile(_model(model, network, density, block), names, options, measuring, form)
+
+
+def _form(form: str, as_json: bool) -> str:
+    """What is printed: text, markdown, junit or json."""
+    if form not in FORMATS or (as_json and form != "text"):
+        expected = "only --json" if as_json and form in FORMATS else f"one of {', '.join(FORMATS)}"
+        raise ConfigError(f"--format is {quoted(form)}; expected {expected}")
+    return "json" if as_json else form
+
+
+def _profile(
+    model: Path | ModelRows, names: Sequence[str], options: Mapping[str, Any], measuring: Measuring, form: str
+) -> None:
+    """Estimate and measure, print both, and keep the measurement."""
+    from edgerl.profiling.budgets.device import find_device
+    from edgerl.profiling.budgets.report import profile
+
+    if not names:
+        assert isinstance(model, Path)
+        measuring.run(model, None, None).print_alone(model, as_json=form == "json")
         return
-    found = _model(model, network, density, block)
-    if not devices and isinstance(found, Path):
-        measuring.run(found, None, None).print_alone(found, as_json=as_json)
-        return
-    reports = [profile(found, each, **options) for each in devices]
-    done = measuring.run(found, devices[0], mode) if isinstance(found, Path) else NOTHING_DONE
+    devices = [find_device(name) for name in names]
+    reports = [profile(model, each, **options) for each in devices]
+    done = measuring.run(model, devices[0], options["mode"]) if isinstance(model, Path) else NOTHING_DONE
     reports = [done.applied_to(report) for report in reports]
-    _print(reports, done, "json" if as_json else form)
-    if save is not None:
-        done.save(reports[0].architecture, devices[0], names[0], save)
+    _print(reports, done, form)
+    if measuring.save is not None:
+        done.save(reports[0].architecture, devices[0], names[0], measuring.save)
     _fail_where_something_exceeds(reports)
 
 
@@ -163,9 +173,8 @@ def _model(model: Path | None, network: str | None, density: float | None, block
     if network is None:
         if density is not None or block is not None:
             raise ConfigError("--density and --block describe a --network; name one, as in --network 13-64-64-4")
-        return find_model(
-            model, note, prefers_first=True
-        )  # an export says less of the weights, and is found beside them
+        # The policy, even where its export is newer: an export says less of the weights, and is found beside them.
+        return find_model(model, note, prefers_first=True)
     if model is not None:
         raise ConfigError(f"both {model} and --network {network[:40]} are given; choose one")
     return network_rows(network, 1.0 if density is None else density, 1 if block is None else block)
@@ -185,8 +194,12 @@ def _print(reports: Sequence[ProfileReport], done: Done, form: str) -> None:
         _print_table(reports, form)
 
 
-def _print_learners(learners: Sequence[LearningReport], form: str) -> None:
-    """Reports of what learns, with the learner's memory in the place of the policy's."""
+def _profile_learner(model: Path | None, names: Sequence[str], options: Mapping[str, Any], form: str) -> None:
+    """Reports of a learner, with its memory in place of the policy's."""
+    from edgerl.profiling.budgets.learning import profile_learner
+
+    path = find_learner(model, note)
+    learners = [profile_learner(path, name, **options) for name in names]
     reports = [learner.acting for learner in learners]
     if form == "json":
         _print_json([{**each.acting.as_dict(), "learning": each.as_dict()} for each in learners])

@@ -185,7 +185,7 @@ def test_rate_and_runtime(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
         (("--device", "esp32", "--network", "3-4-1", "--block", "3"), "the block is 3; expected 1 or 4"),
         (("runs/one", "--device", "esp32", "--network", "3-4-1"), "both runs/one and --network 3-4-1 are given"),
         (("--device", "esp32", "--format", "html"), "--format is 'html'; expected one of text, markdown, junit"),
-        (("--device", "esp32", "--format", "junit", "--json"), "--format is 'junit'; expected --json alone"),
+        (("--device", "esp32", "--format", "junit", "--json"), "--format is 'junit'; expected only --json"),
         (("--device", "esp32", "--device", "esp33"), "there is no device 'esp33'; did you mean esp32?"),
     ],
 )

@@ -13,6 +13,7 @@ import tomllib
 
 import edgerl as library
 from edgerl.errors import ConfigError, OutputError
+from edgerl.profiling.measuring import measure as measuring
 from edgerl.studies.sweep import SweepStatus
 from edgerl.studies.table import as_dict
 from tests.profiling.machine import SERVER, KnownMachine, fake_linux
@@ -153,3 +154,33 @@ def test_prune_and_profile(edgerl: Run, run: Path) -> None:
     assert _plain((result.file_bytes, asdict(result.difference))) == [shown["file_bytes"], shown["action_difference"]]
     profiled = _printed(edgerl, "profile", "a.safetensors", "--device", "raspberry-pi-5", "--json")
     assert _plain(library.profile("a.safetensors", "raspberry-pi-5").as_dict()) == profiled
+
+
+def test_profile_learner(edgerl: Run, run: Path) -> None:
+    library.export_policy(run, "learner", "learner.safetensors")
+    shown = _printed(edgerl, "profile", "learner.safetensors", "--learn", "--device", "raspberry-pi-5", "--json")
+    report = library.profile_learner(Path("learner.safetensors"), "raspberry-pi-5")
+    assert _plain({**report.acting.as_dict(), "learning": report.as_dict()}) == shown
+
+
+def test_measure_and_write_benchmark(edgerl: Run, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("WARM_UP_NS", 10**7), ("MEASURED_NS", 3 * 10**7), ("MOST_EVICTED", 8 << 20)):
+        monkeypatch.setattr(measuring, name, value)
+    notices: list[str] = []
+    measured = library.measure(run, notice=notices.append).as_dict()
+    assert notices == [f"using {run / 'policy.safetensors'}", "measuring here, some seconds"]
+    shown = _printed(edgerl, "profile", run, "--measure", "--json")
+    del shown["model"]
+    assert measured.keys() == shown.keys()
+    for name in ("policy_sha256", "machine", "not_measured", "counts_for"):
+        assert _plain(measured[name]) == shown[name]
+    for ours, theirs in zip(measured["measurements"], shown["measurements"], strict=True):
+        assert (ours["runtime"], ours["largest_difference"]) == (theirs["runtime"], theirs["largest_difference"])
+    written = library.write_benchmark("a.tar", run)
+    shown = _printed(edgerl, "profile", run, "--bundle", "b.tar", "--json")["bundle"]
+    assert _plain(written.as_dict()) == {**shown, "file": "a.tar"}
+    assert Path("a.tar").stat().st_size == written.bytes
+    with pytest.raises(ConfigError, match=r"^`ssh` and `result` were both given"):
+        library.measure(run, ssh="root@board", result="result.json")
+    with pytest.raises(ConfigError, match=r"^`ssh_config` is for `ssh`"):
+        library.measure(run, ssh_config="config")
