@@ -14,7 +14,7 @@ from edgerl.units import UNCERTAINTY, human_bytes, human_estimate, human_uncerta
 
 if TYPE_CHECKING:
     from edgerl.profiling.budgets.device import Runtime
-    from edgerl.profiling.latency.evaluate import ClassErrors, Prediction
+    from edgerl.profiling.latency.evaluate import Prediction
 
 INDENT = 4 * " "
 
@@ -141,7 +141,16 @@ def evaluate(
     print(f"the model was fitted to {evaluation.fitted_points} published points; of those it knows, errors flatter it")
     print_table(
         ("class", "points", "median error", "90 % below", "inside the interval"),
-        [(name, *_error_row(errors)) for name, errors in evaluation.classes.items()],
+        [
+            (
+                name,
+                f"{errors.points}",
+                f"{errors.median_error:.1%}",
+                f"{errors.p90_error:.1%}",
+                "unvalidated" if errors.coverage is None else f"{errors.coverage:.0%}",
+            )
+            for name, errors in evaluation.classes.items()
+        ],
     )
     for prediction in evaluation.predictions:
         if prediction.point.doubt is not None:
@@ -160,11 +169,6 @@ def _predicted_row(prediction: Prediction) -> tuple[str, ...]:
         f"≈ {human_estimate(prediction.predicted_us * 1e-6)} ({human_uncertainty(prediction.uncertainty)})",
         f"{prediction.error:+.0%}",
     )
-
-
-def _error_row(errors: ClassErrors) -> tuple[str, ...]:
-    coverage = "unvalidated" if errors.coverage is None else f"{errors.coverage:.0%}"
-    return f"{errors.points}", f"{errors.median_error:.1%}", f"{errors.p90_error:.1%}", coverage
 
 
 def _availability(runtime: Runtime) -> str:

@@ -16,7 +16,6 @@ from edgerl.run_folder import short
 from edgerl.units import human_bytes
 
 if TYPE_CHECKING:
-    from edgerl.compression.candidates import Candidate
     from edgerl.compression.choose import Trial
     from edgerl.compression.fit import FitResult
     from edgerl.compression.returns import Measurement
@@ -107,23 +106,19 @@ def _print(result: FitResult) -> None:
     print_uncertainty([trial.candidate.report for trial in front])
     print(f"latencies are estimates; the return must reach {wanted:.1f} by the low end of its interval")
     if selection.chosen is not None and selection.confirmed is not None:
-        _print_chosen(selection.chosen.candidate)
-        confirmed = selection.confirmed
+        candidate, confirmed = selection.chosen.candidate, selection.confirmed
+        shapes = (
+            f"{layer.n_inputs} × {layer.n_outputs} with {layer.connections} connections "
+            f"({layer.connections / (layer.n_inputs * layer.n_outputs):.0%})"
+            for layer in candidate.policy.layers
+        )
+        print(f"chosen: layers {', '.join(shapes)}")
+        print(candidate.difference.describe())
+        uses = (use_of_budget(name, verdict) for name, verdict in candidate.report.verdicts.items())
+        print(f"budgets: {', '.join(uses)}")
         print(f"in {result.episodes} other episodes: return {_interval(confirmed.returns)}, {_loss(confirmed)} lost")
         print(f"policy {short(result.policy_path)}")
     print(f"picture {short(result.picture_path)}")
-
-
-def _print_chosen(candidate: Candidate) -> None:
-    shapes = (
-        f"{layer.n_inputs} × {layer.n_outputs} with {layer.connections} connections "
-        f"({layer.connections / (layer.n_inputs * layer.n_outputs):.0%})"
-        for layer in candidate.policy.layers
-    )
-    print(f"chosen: layers {', '.join(shapes)}")
-    print(candidate.difference.describe())
-    uses = (use_of_budget(name, verdict) for name, verdict in candidate.report.verdicts.items())
-    print(f"budgets: {', '.join(uses)}")
 
 
 def _row(trial: Trial, result: FitResult) -> tuple[str, ...]:

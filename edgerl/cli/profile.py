@@ -120,7 +120,9 @@ def command(
     }
     if learn:
         of_a_policy = {"--network": network, "--density": density, "--block": block}
-        _refuse_beside_learn({**dict.fromkeys(measuring.chosen, True), **of_a_policy})
+        given = [*measuring.chosen, *(name for name, value in of_a_policy.items() if value is not None)]
+        if given:
+            raise ConfigError(f"{given[0]} is about a policy; --learn is about a learner.safetensors; choose one")
         _profile_learner(model, names, options, form)
     else:
         _profile(_model(model, network, density, block), names, options, measuring, form)
@@ -158,12 +160,6 @@ def _profile(
 def _fail_where_something_exceeds(reports: Sequence[ProfileReport]) -> None:
     if not all(report.fits for report in reports):
         raise CheckFailed(excess(reports))
-
-
-def _refuse_beside_learn(options: Mapping[str, object]) -> None:
-    for name, value in options.items():
-        if value is not None:
-            raise ConfigError(f"{name} is about a policy; --learn is about a learner.safetensors; choose one")
 
 
 def _model(model: Path | None, network: str | None, density: float | None, block: int | None) -> Path | ModelRows:

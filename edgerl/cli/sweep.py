@@ -93,7 +93,12 @@ def command(
     options |= {"seeds": parse_seeds(seeds), "notice": note}
     if dry_run:
         plan = plan_sweep(study, **options)
-        (_print_plan_as_json if as_json else _print_plan)(plan)
+        if not as_json:
+            _print_plan(plan)
+            return
+        for each in plan.runs:
+            print_document(json.dumps({"event": "planned", **each.as_dict()}))
+        print_document(json.dumps({"event": "total", **plan.as_dict()}))
         return
     display = _JsonLines() if as_json else _Screen()
     with display:
@@ -127,21 +132,6 @@ def parse_seeds(text: str | None) -> list[int] | None:
             f"--seeds is {text[:80]!r}; expected at most {MAXIMUM_RUNS} whole numbers, as in 0,1,2 or 0-2"
         ) from error
     return seeds
-
-
-def _print_plan_as_json(plan: SweepPlan) -> None:
-    for each in plan.runs:
-        print_document(json.dumps({"event": "planned", **each.as_dict()}))
-    summary = {
-        "study": plan.study.name,
-        "folder": str(short(plan.folder)),
-        "runs": len(plan.runs),
-        "finished": plan.finished,
-        "cores": plan.cores,
-        "expected_seconds": plan.seconds,
-        "expected_core_seconds": plan.core_seconds,
-    }
-    print_document(json.dumps({"event": "total", **summary}))
 
 
 def _print_plan(plan: SweepPlan) -> None:

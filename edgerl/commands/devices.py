@@ -15,7 +15,6 @@ from edgerl.profiling.budgets.device import (
     Device,
     Quantity,
     Runtime,
-    SavedMeasurement,
     device_ids,
     find_device,
     load_device,
@@ -41,6 +40,7 @@ class DeviceProfile:
         device = self.device
         unit = "cycles_per_multiply_add" if device.cpu.peaks_are_cycles else "flop_per_cycle"
         peaks = {f"{precision}_{unit}": quantity for precision, quantity in device.cpu.peaks.items()}
+        measured = {("measured", each.policy_sha256[:8], each.runtime, each.mode): each for each in device.measured}
         tables = {
             "cpu": _numbers(device.cpu) | peaks,
             **{f"modes.{mode.name}": _numbers(mode) for mode in device.modes},
@@ -48,7 +48,7 @@ class DeviceProfile:
             **{f"caches.{cache.level}": _numbers(cache) for cache in device.caches},
             **{f"runtimes.{runtime.name}": runtime_quantities(runtime) for runtime in device.runtimes},
             "budgets": _numbers(device.budgets),
-            **{_saved_name(saved): _numbers(saved) for saved in device.measured},
+            **{".".join(filter(None, key)): _numbers(saved) for key, saved in measured.items()},
         }
         return {f"{name}.{key}": quantity for name, table in tables.items() for key, quantity in table.items()}
 
@@ -138,11 +138,6 @@ def runtime_quantities(runtime: Runtime) -> dict[str, Quantity]:
 
 def _numbers(table: object) -> dict[str, Quantity]:
     return {key: value for key, value in vars(table).items() if isinstance(value, Quantity)}
-
-
-def _saved_name(saved: SavedMeasurement) -> str:
-    mode = "" if saved.mode is None else f".{saved.mode}"
-    return f"measured.{saved.policy_sha256[:8]}.{saved.runtime}{mode}"
 
 
 def _onnx_writer(notice: Notice) -> calibrate.WriteOnnx | None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from edgerl.commands.models import Notice, no_notice
 from edgerl.errors import ConfigError, quoted, require
 from edgerl.files.paths import anchored
+from edgerl.run_folder import short
 from edgerl.signals import stop_requests
 from edgerl.studies.grid import PlannedRun, on_this_machine, plan_runs
 from edgerl.studies.local import LocalPool, available_cores
@@ -73,6 +74,18 @@ class SweepPlan:
     def seconds(self) -> float | None:
         """What is left, on all cores; None for a cluster."""
         return None if self.cores is None else makespan([each.seconds for each in self.runs], self.cores)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON; without the runs, which have their own."""
+        return {
+            "study": self.study.name,
+            "folder": str(short(self.folder)),
+            "runs": len(self.runs),
+            "finished": self.finished,
+            "cores": self.cores,
+            "expected_seconds": self.seconds,
+            "expected_core_seconds": self.core_seconds,
+        }
 
 
 def plan_sweep(

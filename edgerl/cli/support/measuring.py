@@ -84,8 +84,10 @@ class Measuring:
             raise ConfigError("--save keeps a measurement in a profile; add --measure, --ssh or --import, and --device")
         if self.save.suffix != ".toml":
             raise OutputError(f"--save is {self.save}; expected a name that ends in .toml, as of a device profile")
-        if not _is_same_file(self.save, device):
-            refuse_existing(self.save, force=self.force)
+        extends = (
+            device.endswith(".toml") and self.save.exists() and Path(device).exists() and self.save.samefile(device)
+        )
+        refuse_existing(self.save, force=self.force or extends)
 
     def run(self, path: Path, device: Device | None, mode: str | None) -> Done:
         """Do what the options say, for the model in `path`; the device is in that mode."""
@@ -153,10 +155,6 @@ class Done:
 
 
 NOTHING_DONE = Done(None, None)
-
-
-def _is_same_file(path: Path, device: str) -> bool:
-    return device.endswith(".toml") and path.exists() and Path(device).exists() and path.samefile(device)
 
 
 def _print_bundle(bundle: BenchmarkReport) -> None:

@@ -10,6 +10,7 @@ import typer
 
 from edgerl.cli.support.flags import with_flags
 from edgerl.config import OPTIONS, PRESETS, RunOption
+from edgerl.errors import ConfigError, quoted
 
 PANELS = {
     None: "Run",
@@ -84,15 +85,10 @@ def _parsed(given: Mapping[str, Any]) -> dict[str, Any]:
     if "env_args" in options:
         options["env_args"] = parse(options["env_args"])
     if "hidden" in options:
-        options["hidden"] = _parse_widths(options["hidden"])
+        try:
+            options["hidden"] = tuple(map(int, options["hidden"].split(",")))
+        except ValueError as error:
+            raise ConfigError(
+                f"`hidden` is {quoted(options['hidden'])}; expected whole numbers with commas, as in 256,256"
+            ) from error
     return {"preset": given["preset"], "config": given["config"], **options}
-
-
-def _parse_widths(text: str) -> tuple[int, ...]:
-    """'256,256' → (256, 256). Raises ConfigError."""
-    from edgerl.errors import ConfigError
-
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise ConfigError(f"`hidden` is {text!r}; expected whole numbers with commas, as in 256,256") from error
