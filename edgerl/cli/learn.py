@@ -1,4 +1,4 @@
-"""`edgerl learn`: a policy that acts at a fixed rate and goes on learning, for as long as the device runs."""
+"""`edgerl learn`: a policy that acts at a fixed rate and keeps learning, for as long as the device runs."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def command(
         ),
     ] = False,
 ) -> None:
-    """Act and go on learning, within a fixed memory; kept through restarts and power cuts.
+    """Act and keep learning, within a fixed memory, through restarts and power cuts.
 
     A robot is one Python file: --env module:factory names a function that makes an object with gymnasium's reset and
     step. The learning policy drives in trials, one window in five, until it has proved itself (docs/continual.md).

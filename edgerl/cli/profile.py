@@ -87,7 +87,7 @@ def command(
     """Compare a model's memory, flash, FLOPs and latency with a device's budgets; exit 1 if it exceeds one.
 
     The latency is an estimate until it is measured: here, over ssh, or on the board by hand. A measurement is printed
-    beside the estimate and takes its place in the verdict; without --device it is printed alone.
+    beside the estimate and takes its place in the verdict; without --device only the measurement is printed.
 
     Example: edgerl profile --device stm32f405 --rate 200 --budget-memory 64KiB
     """
@@ -145,7 +145,7 @@ def _profile(
 
     if not names:
         assert isinstance(model, Path)
-        measuring.run(model, None, None).print_alone(model, as_json=form == "json")
+        measuring.run(model, None, None).print_without_report(model, as_json=form == "json")
         return
     devices = [find_device(name) for name in names]
     reports = [profile(model, each, **options) for each in devices]

@@ -1,4 +1,4 @@
-"""`edgerl.learn`: a policy that acts at a fixed rate and goes on learning, for as long as the device runs.
+"""`edgerl.learn`: a policy that acts at a fixed rate and keeps learning, for as long as the device runs.
 
 Needs the base install only, as the board has it: an environment of gymnasium, or a drift, loads gymnasium.
 """
@@ -106,7 +106,7 @@ def learn(
     stopped: Callable[[LearnResult], object] = lambda _: None,
     notice: Notice = no_notice,
 ) -> LearnResult:
-    """Act and go on learning, within a fixed memory; the same call continues after a restart or a power cut.
+    """Act and keep learning, within a fixed memory; the same call continues after a restart or a power cut.
 
     bundle: a learner.safetensors or a run folder; not needed once there is a state (default: the one in the current
     folder, or that of the newest run that has one). env: a gymnasium id, or `module:factory` (default: the bundle's).

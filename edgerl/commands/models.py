@@ -22,7 +22,7 @@ Notice = Callable[[str], None]
 
 
 def no_notice(_line: str) -> None:
-    """Nobody reads it."""
+    """Ignore it."""
 
 
 def find_run(run: str | Path | None, notice: Notice) -> Path:
@@ -49,8 +49,8 @@ def find_model(
     """The model file that `model` (a file or a run folder) names; without one, that of `runs/latest`, which `notice`
     says.
 
-    `names` are the file names, in a run folder, that the calling command can read. Of several that are there the newest
-    is meant, what was made last: or the first of `names` where the command `prefers_first`. `fix` says how to get one.
+    `names` are the file names, in a run folder, that the calling command can read. Of several the newest is
+    meant, or the first of `names` where the command `prefers_first`. `fix` says how to get one.
     """
     if model is not None and not Path(model).is_dir():
         if not Path(model).exists():

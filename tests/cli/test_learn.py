@@ -232,7 +232,7 @@ def test_choices_reach_the_learner(edgerl: Run) -> None:
     assert last["updates"] <= 0.5 * last["steps"]
     code, _, err = edgerl("learn", "learner.safetensors", *SHORT, "--memory", "128KiB")
     assert code == 2
-    assert "the state folder's memory is 65536, not 131072; leave it out, or begin in another folder" in err
+    assert "the state folder's memory is 65536, not 131072; leave it out, or start in another folder" in err
 
 
 def test_numbers_that_are_not_finite_are_counted_and_stop_nothing(edgerl: Run) -> None:
@@ -494,13 +494,13 @@ def test_news_are_told_once() -> None:
         (["--replay-policy", "pond"], "the replay policy is 'pond'; expected ring or reservoir"),
         (["--replay-storage", "tape"], "the storage is 'tape'; expected ram or mapped"),
         (["--updates", "never"], "--updates is 'never'; expected idle or thread"),
-        (["--trial-every", "0"], "the trials' every is 0; expected an integer from 1 to 50"),
+        (["--trial-every", "0"], "the trials' every is 0; expected an integer in [1, 50]"),
         (
             ["--window-seconds", "0.05"],
             "--window-seconds is 0.05; expected a number in [0.08, 86400]: a window has at least 8 steps",
         ),
         (["--window-seconds", "inf"], "--window-seconds is inf; expected a number in [0.08, "),
-        (["--updates-per-step", "0"], "updates_per_step is 0; expected above 0"),
+        (["--updates-per-step", "0"], "--updates-per-step is 0; expected a number in (0, 1000]"),
         (["--sync-seconds", "0"], "the sync interval is 0 s; expected a number in (0, "),
         (["--snapshot-minutes", "-1"], "the snapshot interval is -60 s; expected a number in (0, "),
         (["--status-seconds", "0"], "the status interval is 0 s; expected a number in (0, "),

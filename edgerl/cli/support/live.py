@@ -1,5 +1,5 @@
 """What `edgerl learn` prints while it runs: a live block on a terminal, or JSON lines; through outlets, so that a robot
-waits for nobody who reads."""
+never waits for a reader."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class JsonLines:
-    """One JSON object a line on stdout, whole or absent. The reader may leave; learning goes on."""
+    """One JSON object a line on stdout, whole or absent. The reader may leave; learning continues."""
 
     def __init__(self) -> None:
         self._out = outlet_of(results())

@@ -52,7 +52,7 @@ class Measuring:
         return [name for name, is_given in given.items() if is_given]
 
     def check(self, devices: Sequence[str], of_a_device: Mapping[str, object], network: str | None) -> None:
-        """Raise ConfigError or OutputError where the options do not go together, before anything is done.
+        """Raise ConfigError or OutputError where the options exclude each other, before anything is done.
 
         `of_a_device` are the options that mean nothing without one; `network` is one that does not exist yet.
         """
@@ -104,20 +104,20 @@ class Measuring:
             result=self.result,
             device=device,
             mode=mode,
-            notice=note if sys.stderr.isatty() else no_notice,  # for whoever waits at a terminal
+            notice=note if sys.stderr.isatty() else no_notice,  # for a person who waits
         )
         return Done(None, comparison)
 
 
 @dataclass(frozen=True)
 class Done:
-    """What came of it: a bundle, a measurement, or neither."""
+    """What was made: a bundle, a measurement, or neither."""
 
     bundle: BenchmarkReport | None
     comparison: Comparison | None
 
     def as_dict(self) -> dict[str, Any]:
-        """What a report's JSON has more than without."""
+        """What is added to the JSON of a report."""
         more: dict[str, Any] = {} if self.bundle is None else {"bundle": self.bundle.as_dict()}
         return more if self.comparison is None else {**more, "measured": self.comparison.as_dict()}
 
@@ -134,10 +134,10 @@ class Done:
         if self.comparison is not None:
             _print_comparison(self.comparison)
             if runtime is not None:
-                _print_what_the_verdict_is_on(self.comparison, runtime)
+                _print_basis(self.comparison, runtime)
 
-    def print_alone(self, path: Path, *, as_json: bool) -> None:
-        """Without a report."""
+    def print_without_report(self, path: Path, *, as_json: bool) -> None:
+        """Where there is no report."""
         if not as_json:
             self.print()
         elif self.comparison is not None:
@@ -146,7 +146,7 @@ class Done:
             print_json({"model": path.name, **self.as_dict()})
 
     def save(self, architecture: str, device: Device, name: str, goal: Path) -> None:
-        """Keep the measurement in a profile of one's own; `name` is what --device was given."""
+        """Save the measurement in a profile of the user's own; `name` is what --device was given."""
         from edgerl.profiling.measuring.measured import save
 
         assert self.comparison is not None
@@ -185,8 +185,8 @@ def _print_comparison(comparison: Comparison) -> None:
         print(f"{runtime}: not measured: {reason}")
 
 
-def _print_what_the_verdict_is_on(comparison: Comparison, runtime: str) -> None:
-    """Where it is not on the measurement."""
+def _print_basis(comparison: Comparison, runtime: str) -> None:
+    """What the verdict is based on, where that is not the measurement."""
     if not comparison.counts:
         architecture = comparison.result.machine.architecture
         print(f"note: {architecture} is not the architecture of {comparison.device}: the verdict is on the estimate")

@@ -21,7 +21,7 @@ PANELS = {
 }
 
 FLAGS = {"environment": "--env", "env_args": "--env-arg"}
-"""Of the options that the command line calls otherwise."""
+"""Of the options that have another name on the command line."""
 
 
 def flag(name: str) -> str:
@@ -32,7 +32,7 @@ def flag(name: str) -> str:
 def takes_options_of_a_run(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command `--preset`, `--config` and a flag for each option of a run.
 
-    It is called with `preset` and `config`, and with the options that were given alone, as Python takes them.
+    It is called with `preset` and `config`, and with only the options that were given, as Python takes them.
     """
     made = {"preset": _PRESET, "config": _CONFIG} | {option.name: _annotation(option) for option in OPTIONS.values()}
     return with_flags(command, made, _parsed)

@@ -1,8 +1,8 @@
 """Whether a policy's actions are the ones that an environment takes, and what to do where they are not.
 
 Actions of edgerl's own policies are in their environment's units, within its bounds. Those of another program's are
-often in [−1, 1] whatever the environment, or without bounds, to be clipped: which of the two nobody can tell from the
-numbers. So bounds are compared, and where they differ, whoever runs the policy must say:
+often in [−1, 1] whatever the environment, or without bounds, to be clipped: the numbers do not tell which of the two.
+So bounds are compared, and where they differ, the caller must say:
 
     scale    the policy's range, [−1, 1] where its file tells none, is stretched to the environment's bounds
     clip     the numbers are the environment's own; what is beyond its bounds is cut to them

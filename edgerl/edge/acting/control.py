@@ -7,7 +7,7 @@ Ticks lie at start + k / rate, computed from k each time, so errors do not add u
 The action is due at the next tick. What is sent, and when:
 
 - The policy answers in time: its action, at once.
-- The observation is not finite, or no numbers at all: the fallback at once; the policy is not asked.
+- The observation is not finite, or not numbers: the fallback at once; the policy is not called.
 - The policy raises, or answers with something not finite or of another length: the fallback at once.
 - The policy answers late: its action is discarded, for it answers an observation that is more than a period old; the
   fallback is sent as soon as the policy returns. Until then nothing is sent: one thread cannot interrupt itself, and
@@ -22,7 +22,7 @@ The action is due at the next tick. What is sent, and when:
   `signal.signal(signal.SIGTERM, lambda *_: loop.stop())`, and send what the machine needs to rest after `run`.
 
 `idle`, where there is one, is called after each cycle that leaves time, with the nanoseconds until the next tick or the
-run's end: a learner can use them. Nothing interrupts it: when it overruns, the next cycle begins late, which its
+run's end: a learner can use them. Nothing interrupts it: when it overruns, the next cycle starts late, which its
 jitter shows, and ticks that pass wholly are skipped; `stop()` counts once it has returned.
 
 One loop in a process at a time: the garbage collector, which a loop holds still, is the whole process's.
@@ -53,7 +53,7 @@ FINAL_WAIT_NS = 200_000
 FINAL_WAIT_SHARE = 20
 """A sleep ends this long before its tick, but at most a twentieth of a period; the rest is waited out awake.
 
-Linux wakes a sleeper late: at 100 Hz, a cycle began 152 µs after its tick in the median when sleeping all the way,
+Linux wakes a sleeper late: at 100 Hz, a cycle started 152 µs after its tick in the median when sleeping all the way,
 3 µs with this wait (docs/onnx.md). It takes at most 5 % of a core, 2 % at 100 Hz, which a board with one core can
 spare. Python has no clock_nanosleep that could wake at an absolute time.
 """
@@ -85,7 +85,7 @@ class ControlStatistics:
     seconds: float
     cycles: int
     latency: Spread  # observation in hand → answer of the policy in hand
-    jitter: Spread  # tick → its cycle begins
+    jitter: Spread  # tick → start of its cycle
     missed_deadlines: int  # cycles whose action was not there by the next tick, whatever was sent
     skipped_ticks: int  # ticks that passed wholly while an earlier cycle ran
     fallbacks: Mapping[Cause, int]
@@ -145,9 +145,9 @@ class ControlLoop:
         self._jitter = Histogram()
 
     def run(self, seconds: float | None = None) -> ControlStatistics:
-        """Run for `seconds`, or until `stop()`; a run begins its statistics anew. Raises ConfigError."""
+        """Run for `seconds`, or until `stop()`; each run starts its statistics over. Raises ConfigError."""
         if seconds is not None and not 0 < seconds <= 1e9:
-            raise ConfigError(f"the loop is to run for {seconds:g} s; expected above 0 and at most 1e9")
+            raise ConfigError(f"`seconds` is {seconds:g}; expected a number in (0, 1e9]")
         n_ticks = math.inf if seconds is None else max(1, math.ceil(round(seconds * self._rate_hz, 6)))
         with _quiet_garbage_collector():
             self._reset(self._clock())
@@ -198,7 +198,7 @@ class ControlLoop:
             following = max(tick + 1, due)
             self._skipped_ticks += int(min(following, n_ticks)) - tick - 1
             tick = following
-        # The last action is given its period, as far as the time asked for goes.
+        # The last action gets its period, as far as `seconds` allows.
         self._wait_until(min(self._time_of(tick), end))
 
     def _time_of(self, tick: int) -> int:
@@ -297,5 +297,5 @@ def _quiet_garbage_collector() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
-        if not was_frozen:  # what the application froze itself cannot be told apart any more: all of it stays frozen
+        if not was_frozen:  # it cannot be told apart from what the application froze: all stays frozen
             gc.unfreeze()

@@ -39,7 +39,7 @@ SESSION_OPTIONS = {
 }
 
 FATAL = 4
-"""onnxruntime's highest severity. What matters arrives as an exception; a second copy on stderr helps nobody."""
+"""onnxruntime's highest severity. What matters arrives as an exception; a second copy on stderr does not help."""
 
 
 Tensor = tuple[str, tuple[int, int], type[np.floating[Any]]]
@@ -147,7 +147,7 @@ def parse_metadata(properties: Mapping[str, str], n_observations: int, n_actions
         if not np.all(low < high):
             raise ValueError("an action bound's low is not below its high")
         if not isinstance(metadata["about"], dict) or not isinstance(metadata["policy_sha256"], str):
-            raise ValueError("about is not an object, or policy_sha256 no string")
+            raise ValueError("about is not an object, or policy_sha256 not a string")
     except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise FileFormatError(f"{source} has metadata that edgerl did not write ({_reason(error)})") from error
     return dict(metadata)

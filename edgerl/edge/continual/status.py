@@ -6,7 +6,7 @@ from typing import Any, TypedDict
 
 
 class HistoryStatus(TypedDict):
-    """Counts since the learner began, earlier sessions included."""
+    """Counts since the learner started, earlier sessions included."""
 
     steps: int
     refused_transitions: int  # with a number that is not finite

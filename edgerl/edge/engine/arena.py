@@ -70,7 +70,7 @@ class LayerArrays:
     in_target: Array | None  # uint32 words, one bit per block
     extra_starts: Array | None  # uint32 [R + 1]: blocks that only the target has
     extra_columns: Array | None  # uint16 [N], of which the first extra_starts[R] are in use
-    extra_target: Array | None  # [N, block], likewise
+    extra_target: Array | None  # [N, block], of those blocks
 
     def block_rows(self) -> Array:
         """The row of each block, int64 [N]."""
@@ -126,7 +126,7 @@ class LearnerArena:
 
     def load_state(self, read: ReadState) -> None:
         """Take up another state of the same networks; this configuration stays. Raises ConfigError where it is refused:
-        after that there is no learner here any more."""
+        after that the arena holds no learner."""
         read(self.memory[: self.bytes.state], 0)
         self._call("edgerl_learner_open", self._address, len(self.memory), self.config)
 

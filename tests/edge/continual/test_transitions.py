@@ -835,7 +835,7 @@ def _is_refused(operation: Callable[[], None]) -> bool:
     try:
         operation()
     except OutputError as error:
-        return str(error).endswith("; learning goes on in RAM")
+        return str(error).endswith("; learning continues in RAM")
     return False
 
 
@@ -899,7 +899,9 @@ def test_a_file_that_failed_once_shows_nothing_any_more(failing: str) -> None:
     for step in steps(9):
         _append(memory, step)
     disk.fail(len(disk.operations), errno.EIO)
-    with pytest.raises(OutputError, match=rf"^cannot {failing} transitions\.log: Input/output error; learning goes on"):
+    with pytest.raises(
+        OutputError, match=rf"^cannot {failing} transitions\.log: Input/output error; learning continues"
+    ):
         memory.sync() if failing == "sync" else _append(memory, steps(10)[9])
     rows = _rows(memory)
     with LOG.open("r+b") as file:
@@ -949,7 +951,9 @@ def test_a_failure_while_another_thread_syncs_is_not_forgotten() -> None:
 
     def fail() -> None:
         disk.fail(len(disk.operations), errno.EIO)
-        with pytest.raises(OutputError, match=r"^cannot write transitions\.log: Input/output error; learning goes on"):
+        with pytest.raises(
+            OutputError, match=r"^cannot write transitions\.log: Input/output error; learning continues"
+        ):
             _append(memory, steps(4)[3])
 
     hooks.append(fail)
@@ -967,7 +971,7 @@ def test_what_was_made_up_for_is_not_written_again() -> None:
     memory = _memory(disk=disk)
     disk.fail(len(disk.operations), errno.EIO)
     with pytest.raises(
-        OutputError, match=r"^cannot write transitions\.log: Input/output error; learning goes on in RAM"
+        OutputError, match=r"^cannot write transitions\.log: Input/output error; learning continues in RAM"
     ):
         _append(memory, steps(1)[0])
     begun = len(disk.operations)
@@ -1045,7 +1049,7 @@ def test_starting_up_takes_no_memory_beside_the_records(damage: bool) -> None:
 
 def test_memories_that_cannot_be() -> None:
     for capacity in (0, -1, 1 << 32):
-        with pytest.raises(ConfigError, match=rf"^the replay's capacity is {capacity}; expected 1 to 4294967295 trans"):
+        with pytest.raises(ConfigError, match=rf"^the replay's capacity is {capacity}; expected an integer in "):
             _memory(capacity)
     with pytest.raises(ConfigError, match=r"^a mapped replay needs a file; name a state folder, or keep it in RAM$"):
         _memory(storage="mapped", path=None)
