@@ -101,7 +101,7 @@ def calibrate(
 ) -> None:
     """Make a profile of this machine: its runtimes timed with random networks, in half a minute.
 
-    What it measured is checked; where other programs disturbed it, nothing is written, with exit code 1.
+    The result is checked; if other programs disturbed the measurement, nothing is written and the exit code is 1.
 
     Example: edgerl devices calibrate -o my-board.toml
     """

@@ -26,10 +26,11 @@ def command(
     device: Annotated[str, typer.Option("--device", metavar="ID|FILE.toml", help="As `edgerl devices list` names it.")],
     run: Annotated[Path | None, typer.Argument(help="Run folder.", show_default="runs/latest")] = None,
     max_loss: Annotated[
-        str | None, typer.Option(metavar="SHARE", help="Of the return, that may be lost, as in 3%.", show_default="3%")
+        str | None,
+        typer.Option(metavar="SHARE", help="Share of the return that may be lost, as in 3%.", show_default="3%"),
     ] = None,
     min_return: Annotated[
-        float | None, typer.Option(metavar="RETURN", help="What the return must reach; instead of --max-loss.")
+        float | None, typer.Option(metavar="RETURN", help="Least return; instead of --max-loss.")
     ] = None,
     episodes: Annotated[int, typer.Option(min=2, help="Episodes per measured policy, and again for the chosen.")] = 20,
     env: OwnEnv = None,
@@ -42,7 +43,7 @@ def command(
 ) -> None:
     """Write the smallest policy that meets every budget of a device and keeps the return; exit 1 if there is none.
 
-    Connections and hidden units are removed, what stays is fitted to recorded observations, and weights are stored as
+    Connections and hidden units are removed, the rest is fitted to recorded observations, and weights are stored as
     fp32, fp16 or int8. A return is kept when the low end of its 95 % interval says so, twice, in different episodes.
     A picture of return against latency and bytes is written beside the policy.
 

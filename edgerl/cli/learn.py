@@ -45,8 +45,8 @@ def command(
         typer.Option(help="Transitions kept: ring (the newest) or reservoir (a sample).", show_default="the bundle's"),
     ] = None,
     replay_storage: Annotated[str, typer.Option(help="Transitions in ram, or in a mapped file.")] = "ram",
-    sync_seconds: Annotated[float, typer.Option(help="What a power cut may lose of the transitions.")] = 10.0,
-    snapshot_minutes: Annotated[float, typer.Option(help="What a restart may lose of the learning.")] = 10.0,
+    sync_seconds: Annotated[float, typer.Option(help="Seconds of transitions that a power cut may lose.")] = 10.0,
+    snapshot_minutes: Annotated[float, typer.Option(help="Minutes of learning that a restart may lose.")] = 10.0,
     trial_every: Annotated[int, typer.Option(help="In one window out of this many the learning policy drives.")] = 5,
     window_seconds: Annotated[float, typer.Option(help="Longest window; it ends with its episode.")] = 10.0,
     updates_per_step: Annotated[float, typer.Option(help="Updates that a step allows.")] = 1.0,
@@ -57,7 +57,7 @@ def command(
         typer.Option(help="A change of the robot, KIND[/INDEX][:STRENGTH][@STEP]; repeatable.", show_default=False),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first episode; each next one adds 1.")] = 0,
-    status_seconds: Annotated[float, typer.Option(help="From one status to the next.")] = 10.0,
+    status_seconds: Annotated[float, typer.Option(help="Seconds from one status to the next.")] = 10.0,
     json: Annotated[
         bool,
         typer.Option(

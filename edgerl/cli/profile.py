@@ -36,49 +36,54 @@ def command(
         str | None, typer.Option("--network", metavar="WIDTHS", help="A network that does not exist yet: 13-64-64-4.")
     ] = None,
     density: Annotated[
-        float | None, typer.Option("--density", help="Of the network's hidden layers.", show_default="1")
+        float | None, typer.Option("--density", help="Density of its hidden layers.", show_default="1")
     ] = None,
     block: Annotated[
-        int | None, typer.Option("--block", help="Of the network's connections: 1 or 4.", show_default="1")
+        int | None, typer.Option("--block", help="Block of its connections: 1 or 4.", show_default="1")
     ] = None,
     runtime: Annotated[
-        str | None, typer.Option("--runtime", help="onnxruntime, native or c; else the device's default.")
+        str | None, typer.Option("--runtime", help="onnxruntime, native or c.", show_default="the device's")
     ] = None,
     mode: Annotated[str | None, typer.Option("--mode", help="A power mode of the device, such as 5W.")] = None,
     budget_memory: Annotated[
-        str | None, typer.Option("--budget-memory", metavar="BYTES", help="As in 64KiB; else the device's.")
+        str | None, typer.Option("--budget-memory", metavar="BYTES", help="As in 64KiB.", show_default="the device's")
     ] = None,
     budget_flash: Annotated[
-        str | None, typer.Option("--budget-flash", metavar="BYTES", help="As in 1MiB; else the device's.")
+        str | None, typer.Option("--budget-flash", metavar="BYTES", help="As in 1MiB.", show_default="the device's")
     ] = None,
     budget_flops: Annotated[
-        str | None, typer.Option("--budget-flops", metavar="FLOPS", help="Per inference, as in 1e6; else the device's.")
+        str | None,
+        typer.Option("--budget-flops", metavar="FLOPS", help="Per inference, as in 1e6.", show_default="the device's"),
     ] = None,
     budget_latency: Annotated[
-        str | None, typer.Option("--budget-latency", metavar="TIME", help="As in 500us; else the device's.")
+        str | None, typer.Option("--budget-latency", metavar="TIME", help="As in 500us.", show_default="the device's")
     ] = None,
-    rate: Annotated[float | None, typer.Option("--rate", metavar="HZ", help="Control rate; else the device's.")] = None,
+    rate: Annotated[
+        float | None, typer.Option("--rate", metavar="HZ", help="Control rate.", show_default="the device's")
+    ] = None,
     learn: Annotated[
-        bool, typer.Option("--learn", help="Of a learner.safetensors: networks and replay, and the updates that fit.")
+        bool,
+        typer.Option("--learn", help="Profile a learner.safetensors: memory of networks and replay, updates that fit."),
     ] = False,
     measure: Annotated[
         bool, typer.Option("--measure", help="Measure the latency on this machine: native and onnxruntime.")
     ] = False,
     ssh: Annotated[
-        str | None, typer.Option("--ssh", metavar="USER@HOST", help="Measure it on a board that has nothing installed.")
+        str | None, typer.Option("--ssh", metavar="USER@HOST", help="Measure it on a board where nothing is installed.")
     ] = None,
     ssh_config: Annotated[
-        Path | None, typer.Option("--ssh-config", metavar="FILE", help="Its port, key and known hosts, as `ssh -F`.")
+        Path | None,
+        typer.Option("--ssh-config", metavar="FILE", help="The board's port, key and known hosts, as for `ssh -F`."),
     ] = None,
     bundle: Annotated[
         Path | None,
-        typer.Option("--bundle", metavar="FILE.tar", help="Write what measures it, for boards without ssh."),
+        typer.Option("--bundle", metavar="FILE.tar", help="Write a benchmark to run on a board without ssh."),
     ] = None,
     import_result: Annotated[
-        Path | None, typer.Option("--import", metavar="FILE.json", help="Read what the bundle measured there.")
+        Path | None, typer.Option("--import", metavar="FILE.json", help="Read the result of such a benchmark.")
     ] = None,
     save: Annotated[
-        Path | None, typer.Option("--save", metavar="FILE.toml", help="Keep the measurement in a profile of your own.")
+        Path | None, typer.Option("--save", metavar="FILE.toml", help="Save the measurement in a profile of your own.")
     ] = None,
     form: Annotated[str, typer.Option("--format", metavar="FORMAT", help="text, markdown or junit.")] = "text",
     force: Force = False,
@@ -86,8 +91,8 @@ def command(
 ) -> None:
     """Compare a model's memory, flash, FLOPs and latency with a device's budgets; exit 1 if it exceeds one.
 
-    The latency is an estimate until it is measured: here, over ssh, or on the board by hand. A measurement is printed
-    beside the estimate and takes its place in the verdict; without --device only the measurement is printed.
+    The latency is an estimate unless it is measured: here, over ssh, or on the board by hand. A measurement is printed
+    beside the estimate and decides the verdict; without --device only the measurement is printed.
 
     Example: edgerl profile --device stm32f405 --rate 200 --budget-memory 64KiB
     """

@@ -70,10 +70,10 @@ def command(
     steps: Annotated[int | None, typer.Option(help="Environment steps of every run, instead of the study's.")] = None,
     env: Annotated[list[str] | None, typer.Option(help="One of the study's environments; may be repeated.")] = None,
     seeds: Annotated[
-        str | None, typer.Option(metavar="N,N,…", help="As 0,1,2 or 0-2.", show_default="the study's")
+        str | None, typer.Option(metavar="N,N,…", help="Seeds, as in 0,1,2 or 0-2.", show_default="the study's")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the grid, its FLOPs and the hours expected, after a short timing.")
+        bool, typer.Option("--dry-run", help="Print the grid, its FLOPs and the expected hours, after a short timing.")
     ] = False,
     as_json: Annotated[
         bool,

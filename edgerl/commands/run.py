@@ -70,7 +70,7 @@ class _Simulation:
         self._observation = self.environment.reset(self.seed)
 
     def observe(self) -> npt.NDArray[np.float32]:
-        """The present observation [n]; of the type that the policy needs."""
+        """The present observation [n], in the type that the policy needs."""
         return self._observation
 
     def act(self, action: npt.NDArray[np.float32]) -> None:

@@ -81,7 +81,7 @@ class AdaptedPolicy:
 
 
 def adapted(policy: Playable, task: Task, mode: ActionMode | None, name: str = "the policy") -> Playable:
-    """The policy as the task takes it: itself where bounds agree; `name` is for messages.
+    """The policy with the task's actions: itself where bounds agree; `name` is for messages.
 
     Raises ConfigError for an unknown mode, UnsupportedModelError for another number of observations or actions, and
     where the bounds differ and no mode is given.
@@ -105,7 +105,7 @@ def adapted(policy: Playable, task: Task, mode: ActionMode | None, name: str = "
 
 
 def has_bounds_of(policy: Playable, task: Task) -> bool:
-    """Whether the policy tells that its bounds are the task's, but for a rounding."""
+    """Whether the policy states the task's bounds, but for a rounding."""
     own, wanted = _bounds(policy), (task.action_low, task.action_high)
     return own is not None and all(are_same_bounds(*pair) for pair in zip(wanted, own, strict=True))
 

@@ -59,7 +59,7 @@ spare. Python has no clock_nanosleep that could wake at an absolute time.
 """
 
 LONGEST_SLEEP_NS = 100_000_000
-"""After so long a sleep a loop looks whether it was stopped."""
+"""The longest sleep before a loop checks whether it was stopped."""
 
 COLLECT_EVERY = 256
 """Cycles between garbage collections, each right after an action was sent. All older objects are frozen, so that one
@@ -84,9 +84,9 @@ class ControlStatistics:
     rate_hz: float
     seconds: float
     cycles: int
-    latency: Spread  # observation in hand → answer of the policy in hand
+    latency: Spread  # observation read → action computed
     jitter: Spread  # tick → start of its cycle
-    missed_deadlines: int  # cycles whose action was not there by the next tick, whatever was sent
+    missed_deadlines: int  # cycles whose action was late for the next tick, whatever was sent
     skipped_ticks: int  # ticks that passed wholly while an earlier cycle ran
     fallbacks: Mapping[Cause, int]
     last_error: str  # of the policy; empty where it never raised
@@ -167,7 +167,7 @@ class ControlLoop:
         self._stopping = True
 
     def statistics(self) -> ControlStatistics:
-        """Of the present or the last run; cheap enough (some 50 µs) for a callback to ask every second."""
+        """Of the present or the last run; cheap enough (some 50 µs) for a callback to call every second."""
         end = self._clock() if self._end is None else self._end
         return ControlStatistics(
             rate_hz=self._rate_hz,
@@ -190,7 +190,7 @@ class ControlLoop:
             self._cycle(tick)
             if self._cycles % COLLECT_EVERY == 0:
                 gc.collect()
-                gc.freeze()  # what callbacks keep, a log say, is not looked at again and again
+                gc.freeze()  # what callbacks keep, such as a log, is not traversed again and again
             idle_until = min(self._time_of(tick + 1), end)
             if self._idle is not None and not self._stopping and (left := int(idle_until - self._clock())) > 0:
                 self._idle(left)
@@ -287,7 +287,7 @@ class Histogram:
 
 @contextlib.contextmanager
 def _quiet_garbage_collector() -> Iterator[None]:
-    """Collect, freeze what is left and switch automatic collection off; leave all as it was found."""
+    """Collect, freeze what is left and switch automatic collection off; restore all of it at the end."""
     was_enabled, was_frozen = gc.isenabled(), gc.get_freeze_count() > 0
     gc.collect()
     gc.freeze()

@@ -95,7 +95,7 @@ class OnnxPolicy:
         return acted
 
     def _reproduce_example(self, source: Path) -> None:
-        """Run the example pair, or zeros: a model that cannot run at all is found here, not in the control loop."""
+        """Run the example pair, or zeros: a model that cannot run fails here, not in the control loop."""
         example = self.metadata.get("example")
         observation = np.zeros(self.n_observations, self.observation_dtype)
         if example:
@@ -319,7 +319,7 @@ def made_from(data: bytes) -> str | None:
                 if texts.get(_KEY) == METADATA_KEY.encode():
                     ours.append(texts[_VALUE])
         return str(parse_json(ours[0])["policy_sha256"]) if len(ours) == 1 else None
-    except (ValueError, KeyError, IndexError, TypeError):  # nothing that edgerl wrote
+    except (ValueError, KeyError, IndexError, TypeError):  # not written by edgerl
         return None
 
 

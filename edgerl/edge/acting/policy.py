@@ -36,8 +36,8 @@ DENSE_IS_SLOWER_BELOW = 1 / 64
 """A density; no dense copy is made to measure what is sparser, however small a file it came from."""
 
 MEASURED_OBSERVATIONS = 32
-"""As many as a processor's branch prediction does not learn by heart: a loop over an input's few connections is costly
-where its end is not foreseen."""
+"""More than a processor's branch prediction can memorise: a loop over an input's few connections is costly where its
+end is mispredicted."""
 
 REPEATS = 7
 REPEAT_NS = 5_000_000

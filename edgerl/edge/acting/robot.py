@@ -93,7 +93,7 @@ class Robot:
         return tuple(shape)
 
     def _ask(self, call: Callable[[], Any]) -> Any:
-        """What the robot answers; its own errors become one line, and so does its leaving by sys.exit."""
+        """What the robot answers; its own errors, sys.exit among them, become one line."""
         try:
             return call()
         except (Exception, SystemExit) as error:
@@ -136,7 +136,7 @@ class Robot:
         """Flat numbers, of the type that they came in."""
         try:
             array = np.asarray(value).reshape(-1)
-        except Exception as error:  # a ragged list, or whatever an object of the robot's own raises
+        except Exception as error:  # a ragged list, or an object that raises anything
             raise self._error(_kind(value), f"as {what}", "numbers") from error
         if array.dtype.kind not in "biuf":
             raise self._error(_kind(value), f"as {what}", "numbers")
@@ -205,7 +205,7 @@ def is_factory(name: str) -> bool:
 
 _VERSION = re.compile(r"-v[0-9]+$")
 _ID = re.compile(r"([\w-]+/)?[\w.-]+-v[0-9]+|[\w-]+/[\w.-]+")
-"""What no function can be called: with a version, or with a namespace."""
+"""Names that no function can have: with a version, or with a namespace."""
 
 
 def problem(error: BaseException) -> str:

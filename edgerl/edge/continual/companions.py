@@ -17,7 +17,7 @@ LOWER_PRIORITY = 10
 
 
 class Companions:
-    """Threads of a lower priority, for one run of the thread that makes them; what one of them raises ends it."""
+    """Threads of a lower priority, for one run of the thread that starts them; an exception in one of them ends it."""
 
     def __init__(self, stop: Callable[[], object]) -> None:
         """stop: ends the run; called from the thread that failed."""
@@ -25,7 +25,7 @@ class Companions:
         self._failure: BaseException | None = None
 
     def raise_failure(self) -> None:
-        """What the first that failed has raised, if any did."""
+        """Raise what the first that failed raised, if any did."""
         if self._failure is not None:
             raise self._failure
 

@@ -70,7 +70,7 @@ def _read_header(header: bytes) -> tuple[int, int, int, int]:
 
 
 class Replay:
-    """The last `capacity` transitions. Not thread-safe; one process at a time holds a file."""
+    """The last `capacity` transitions. Not thread-safe; one process at a time has the file."""
 
     def __init__(
         self, path: Path | None, n_observations: int, n_actions: int, capacity: int, *, slack: int = 0, count: int = 0
@@ -104,7 +104,7 @@ class Replay:
         self._file_bytes = HEADER_BYTES + self._room * self._width * 4
 
     def _keep_recorded_slack(self, path: Path) -> None:
-        """Have the slack of a whole file that has more, as some of 0.1.0 do: where a row lies follows from it."""
+        """Use the slack of a complete file that has more, as some of 0.1.0 do: it decides where a row lies."""
         if not path.is_file():
             return
         try:
@@ -228,7 +228,7 @@ class Replay:
         self._map.flush()
 
     def close(self) -> None:
-        """Unmap the memory and let go of its file."""
+        """Unmap the memory and close its file."""
         del self._rows
         self._rows_address = 0  # which the engine refuses
         with contextlib.suppress(BufferError):  # a row is in use, as when Ctrl-C came while one was written
@@ -263,7 +263,9 @@ class Replay:
         header = (MAGIC + json.dumps(described).encode()).ljust(HEADER_BYTES, b"\0")
         found = os.fstat(self._file.fileno()).st_size
         begins_with = self._file.read(HEADER_BYTES)
-        if self.count == 0 and found <= size and header.startswith(begins_with):  # new, or killed in its making
+        if (
+            self.count == 0 and found <= size and header.startswith(begins_with)
+        ):  # new, or its process was killed while making it
             self._file.seek(0)
             self._file.write(header)
             self._file.flush()

@@ -741,9 +741,7 @@ def test_memory_that_does_not_do_is_refused() -> None:
         rf"{smallest}, for 8 transitions of {plan.record} bytes$",
     ):
         _load(memory=smallest - 1)
-    with pytest.raises(
-        ConfigError, match=rf"^the memory is 99 bytes, and the networks alone take {plan.arena}; give more"
-    ):
+    with pytest.raises(ConfigError, match=rf"^the memory is 99 bytes; expected more than the {plan.arena} that"):
         _load(memory=99)
     for bad in (0, -1, 32e6, True, "32MiB", (1 << 40) + 1, np.int64(1 << 20)):
         with pytest.raises(
@@ -1298,7 +1296,7 @@ def test_what_a_learner_began_with_stays() -> None:
         ),
         (
             {"keep": "ring"},
-            r"^the state folder's replay policy is reservoir, not ring; leave it out, or begin in another",
+            r"^the state folder's replay policy is reservoir, not ring; leave it out, or start in another",
         ),
     ):
         with pytest.raises(ConfigError, match=problem):
@@ -1817,7 +1815,7 @@ def test_networks_that_need_more_than_they_may_take_are_refused_before_they_take
     write_bundle(config=config, memory=1 << 22)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(
-        ConfigError, match=r"^the memory is 4194304 bytes, and the networks alone take \d{8,}; give more$"
+        ConfigError, match=r"^the memory is 4194304 bytes; expected more than the \d{8,} that the networks need$"
     ):
         _load()
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 32 << 10

@@ -606,7 +606,7 @@ ZEROS = [0.0] * 8
         (changed(takeovers="3"), "the trials' takeovers is '3'"),
         (changed(divergences=None), "the trials' divergences is None"),
         (changed(trials_cut=-3), "the trials' trials_cut is -3"),
-        (changed(share=1.5), r"the trials' share is 1\.5; expected a number from 0 to 1"),
+        (changed(share=1.5), r"the trials' share is 1\.5; expected a number in "),
         (changed(share=math.nan), "the trials' share is nan"),
         (changed(share=1), "the trials' share is 1;"),
         (changed(champion={}), "the trials' champion is not a list of at most 44 windows"),
@@ -680,5 +680,5 @@ def test_an_impossible_rule_is_refused(options: dict[str, Any], problem: str) ->
 
 @pytest.mark.parametrize("seed", [-1, 1 << 64, 1.0, None])
 def test_an_impossible_seed_is_refused(seed: Any) -> None:
-    with pytest.raises(ConfigError, match=r"^the trials' seed is .*; expected 0 to 18446744073709551615"):
+    with pytest.raises(ConfigError, match=r"^the trials' seed is .*; expected an integer in "):
         Trials(EIGHT, seed)
