@@ -120,7 +120,7 @@ def test_a_robot_is_made_with_the_arguments_that_the_bundle_was_trained_with(edg
     about = {"environment": "aged:make", "env_args": {"age": 7}}
     write_bundle(config=learner_config(n=4, m=2), about=about)
     arguments = ("learn", "learner.safetensors", *SHORT[:-1], "aged:make")
-    for start in ("a new one", "one that has begun"):
+    for start in ("a new one", "a resumed one"):
         code, out, err = edgerl(*arguments)
         assert (code, "made 7" in out + err) == (0, True), start
         assert "aged:make with age=7, as learner.safetensors was trained" in err, start
@@ -177,7 +177,7 @@ def test_the_same_command_continues_and_the_hours_are_those_of_all_starts(edgerl
     assert f"{reached['0.0002']['steps']} steps" in out
 
 
-def test_a_state_that_has_begun_needs_no_bundle(edgerl: Run, bundle: Path) -> None:
+def test_a_state_needs_no_bundle(edgerl: Run, bundle: Path) -> None:
     assert edgerl("learn", "learner.safetensors", *SHORT)[0] == 0
     bundle.unlink()
     for arguments in ((), ("learner.safetensors",)):
@@ -459,13 +459,13 @@ def test_lines_go_on_once_a_full_disk_has_room_again(spawn: Spawn) -> None:
     wait_for(lambda: lines() > complete + 5)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=300) == 143
-    told = events(Path("log").read_text())
-    assert told[-1]["event"] == "stopped"
-    steps = [line["steps"] for line in told if line["event"] == "status"]
+    lines_written = events(Path("log").read_text())
+    assert lines_written[-1]["event"] == "stopped"
+    steps = [line["steps"] for line in lines_written if line["event"] == "status"]
     assert steps == sorted(steps)
 
 
-def test_news_are_told_once() -> None:
+def test_news_is_reported_once() -> None:
     def status(takeovers: int = 0, divergences: int = 0, error: str = "") -> dict[str, Any]:
         return {
             "trials": {"takeovers": takeovers, "divergences": divergences},
@@ -524,7 +524,7 @@ def test_bad_input_is_one_line(edgerl: Run, arguments: list[str], message: str) 
     assert (code, out) == (2, "")
     assert err.startswith(f"edgerl: {message}")
     assert err.count("\n") == 1
-    assert not Path("state").exists(), "nothing is left of a learner that never began"
+    assert not Path("state").exists(), "nothing is left of a learner that never started"
 
 
 @pytest.mark.parametrize("arguments", [["x.onnx"], ["learner.safetensors", "--memory", "9KiB"], ["wide.safetensors"]])

@@ -60,7 +60,7 @@ def test_the_newest_model_against_a_device(monkeypatch: pytest.MonkeyPatch, caps
 def test_a_run_means_its_policy_however_new_an_export_is(
     folder: Path, arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The weights are known, as they are not of an ONNX file; and one that stands alone is taken."""
+    """The weights are known, unlike those of an ONNX file; an ONNX file without a policy is accepted."""
     path = folder / "runs/one/policy.onnx"
     export_policy(folder / "runs/one", "onnx", path)
     os.utime(path, (1 << 33, 1 << 33))

@@ -1,4 +1,4 @@
-"""`edgerl run`, as a user types it, in an environment that needs no more than numpy."""
+"""`edgerl run`, as a user types it, in an environment that needs only numpy."""
 
 from __future__ import annotations
 

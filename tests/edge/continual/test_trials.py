@@ -215,7 +215,7 @@ def play(
 
 
 def played(challenger: float, blocks: int, repeats: int) -> tuple[float, list[int]]:
-    """(takeovers per verdict, after how many trials) of a challenger that is so many deviations better."""
+    """(takeovers per verdict, after how many trials) of a challenger that is better by this many deviations."""
     results = [play(Trials(EIGHT, s), 0.0, challenger, blocks, np.random.default_rng(s)) for s in range(repeats)]
     takeovers = [trial for _, trial in results if trial is not None]
     return len(takeovers) / sum(verdicts for verdicts, _ in results), takeovers
