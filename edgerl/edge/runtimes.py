@@ -44,7 +44,7 @@ def why_not(name: str, kind: ModelKind, runtime: RuntimeName) -> str | None:
     """Why a runtime cannot run the model called `name`; None where it can."""
     if runtime in RUN_BY[kind]:
         return None
-    return f"{runtime} cannot run {name}: it {KINDS[kind]}, only {' or '.join(RUN_BY[kind])} can run such a file"
+    return f"{runtime} cannot run {name}: it {KINDS[kind]}, and only {' or '.join(RUN_BY[kind])} can run such a file"
 
 
 def refuse_onnx(path: Path, runtime: RuntimeName, expected: str) -> None:
@@ -53,5 +53,5 @@ def refuse_onnx(path: Path, runtime: RuntimeName, expected: str) -> None:
     if what_is(path) != ONNX:
         return
     kind = onnx_kind(read_bytes(path), path)
-    problem = why_not(str(path), kind, runtime) or f"{path} is an ONNX model, which edgerl can only run"
+    problem = why_not(str(path), kind, runtime) or f"{path} is an ONNX model, which edgerl only runs"
     raise UnsupportedModelError(f"{problem}; expected {expected}")

@@ -599,9 +599,11 @@ def test_a_robot_that_leaves_the_process_is_a_fault_of_the_robot(edgerl: Run) ->
     assert Path("at-rest").exists()
 
 
-def test_a_file_of_another_program_does_not_learn(edgerl: Run) -> None:
-    write_actor(Path("ppo.onnx"))
-    code, out, err = edgerl("learn", "ppo.onnx", *SHORT)
+@pytest.mark.parametrize("name", ["ppo.onnx", "ppo.safetensors"])
+def test_a_file_of_another_program_does_not_learn(edgerl: Run, name: str) -> None:
+    """Whatever its name says."""
+    write_actor(Path(name))
+    code, out, err = edgerl("learn", name, *SHORT)
     assert (code, out) == (2, "")
-    assert "native cannot run ppo.onnx: it was not written by edgerl" in err
+    assert f"native cannot run {name}: it was not written by edgerl" in err
     assert "expected a learner.safetensors: edgerl export --format learner" in err
