@@ -92,7 +92,7 @@ def adapted(policy: Playable, task: Task, mode: ActionMode | None, name: str = "
     if has != needs:
         raise UnsupportedModelError(
             f"{name} maps {has[0]} observations to {has[1]} actions; {task.name} has {needs[0]} and {needs[1]}; name "
-            "its own: --env"
+            "its own with `env`"
         )
     if has_bounds_of(policy, task):
         return policy

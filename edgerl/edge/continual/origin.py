@@ -44,8 +44,8 @@ def refuse_for_c(path: Path, origin: Origin) -> None:
     """Raise UnsupportedModelError or ConfigError where the learner of the file `path` cannot run in C."""
     if origin.constants.observation_offset is not None:
         raise UnsupportedModelError(
-            f"{path} has an observation offset, which a learner in C does not support; export its policy with --format "
-            "c, which does, or make the observation relative to a fixed point and train again"
+            f"{path} has an observation offset, which a learner in C does not support; export its policy, "
+            "edgerl export --format c, or make the observation relative to a fixed point and train again"
         )
     if origin.replay.keep != "ring":
         raise ConfigError(f"the replay of {path} is a {origin.replay.keep}; in C it is a ring; export one with a ring")
