@@ -344,9 +344,9 @@ def test_it_runs_in_a_control_loop() -> None:
 @pytest.mark.parametrize(
     ("layout", "message"),
     [
-        ("dnese", "the layout is 'dnese'; expected auto, dense, sparse, block, or one per layer"),
+        ("dnese", "the layout is 'dnese'; expected auto, dense, sparse, block, or one for each layer"),
         (["dense", "auto", "dense"], "the layout is 'auto'; expected auto, dense"),
-        (["dense"], "there are 1 layouts for 3 layers; expected one per layer"),
+        (["dense"], "there are 1 layouts for 3 layers; expected one for each"),
         ([3, 4, 5], "the layout is 3; expected auto, dense"),
     ],
 )
