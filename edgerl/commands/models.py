@@ -1,4 +1,4 @@
-"""Which model a command means when it is given a run folder, or nothing (docs/quickstart.md)."""
+"""Which model a command means when it is given a run folder, or nothing (docs/commands.md)."""
 
 from __future__ import annotations
 

@@ -96,8 +96,8 @@ def test_a_control_loop_keeps_the_digits_that_a_policy_needs() -> None:
     sent: list[Array] = []
 
     def run(observation: object) -> ControlLoop:
-        loop = ControlLoop(policy, lambda: observation, sent.append, 1000, [0, 0])  # type: ignore[arg-type, return-value]
-        loop.run(0.001)
+        loop = ControlLoop(policy, lambda: observation, sent.append, 10, [0, 0])  # type: ignore[arg-type, return-value]
+        loop.run(0.1)
         return loop
 
     for observation in ([5_800_000.25], np.array([5_800_000.25])):
