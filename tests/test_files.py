@@ -154,7 +154,7 @@ def test_existing_outputs_need_force(tmp_path: Path) -> None:
     refuse_existing(path, force=False)
     path.write_bytes(b"")
     refuse_existing(path, force=True)
-    with pytest.raises(OutputError, match=r"file exists already; pass --force to replace it, or another -o"):
+    with pytest.raises(OutputError, match=r"file exists already; pass `force` to replace it, or write elsewhere"):
         refuse_existing(path, force=False)
     with pytest.raises(OutputError, match=r"cannot write a+: File name too long"):
         refuse_existing(Path("a" * 300), force=False)
@@ -168,7 +168,7 @@ def test_a_file_that_appears_while_another_is_made_is_kept(tmp_path: Path) -> No
         lambda force: write_tensors(path, "x", 1, {}, {"a": np.zeros(1, np.float32)}, force=force),
     ):
         path.write_bytes(b"old")
-        with pytest.raises(OutputError, match=r"file exists now; pass --force to replace it, or choose"):
+        with pytest.raises(OutputError, match=r"file exists now; pass `force` to replace it, or write"):
             write(False)
         assert os.listdir(tmp_path) == ["file"]
         assert path.read_bytes() == b"old"

@@ -83,12 +83,12 @@ def main() -> None:
 
 
 def _answered(stack: contextlib.ExitStack) -> int:
-    """The exit code of the command line, everything about it said."""
+    """The exit code of the command line; its error is printed."""
     try:
         stack.enter_context(at_home())
         with ended_by_signals():
             code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
-        if code == INTERRUPTED:  # the parser turns KeyboardInterrupt into this code, and says nothing
+        if code == INTERRUPTED:  # the parser turns KeyboardInterrupt into this code, silently
             raise KeyboardInterrupt
         sys.stdout.flush()
     except EdgerlError as error:
@@ -101,7 +101,7 @@ def _answered(stack: contextlib.ExitStack) -> int:
     except (SystemExit, BrokenPipeError):  # the first is the parser's answer to the other: `edgerl … | head`
         code = 0
         give_up_results()
-    except OSError as error:  # a name too long, a disk that fails: whatever no command has better words for
+    except OSError as error:  # a name too long, a disk that fails: what no command explains better
         code = 2
         _complain(f"{error.filename or 'input or output'}: {error.strerror}; choose another place, or free this one")
     except Exception as error:
@@ -116,13 +116,13 @@ def _answered(stack: contextlib.ExitStack) -> int:
 
 
 def _left(number: int) -> int:
-    """Say which signal ended the command."""
+    """Print which signal ended the command; its exit code."""
     _complain(WORDS[number])
     return 128 + number
 
 
 def _complain(message: str) -> None:
     line = shortened(" ".join(message.split()))
-    # What a file says must not steer the terminal; and where nobody reads, nothing is said, and nobody waits for long.
+    # The text of a file must not control the terminal; and a reader that has left holds up nothing for long.
     with contextlib.suppress(OSError):
         print(f"edgerl: {line if line.isprintable() else ascii(line)}", file=outlet_of(sys.stderr), flush=True)

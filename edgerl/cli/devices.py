@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,9 +13,8 @@ from edgerl.cli.support.output import Force, Json, note, print_json, print_table
 from edgerl.units import UNCERTAINTY, human_bytes, human_estimate, human_uncertainty
 
 if TYPE_CHECKING:
-    from edgerl.profiling.budgets.device import Device, Quantity, Runtime
-    from edgerl.profiling.latency.evaluate import ClassErrors, Prediction
-    from edgerl.profiling.measuring.calibrate import WriteOnnx
+    from edgerl.profiling.budgets.device import Runtime
+    from edgerl.profiling.latency.evaluate import Prediction
 
 INDENT = 4 * " "
 
@@ -28,16 +27,16 @@ app = typer.Typer(
 
 
 @app.command("list", cls=Command)
-def list_devices(as_json: Json = False) -> None:
+def list_(as_json: Json = False) -> None:
     """List the devices that come with edgerl.
 
     Example: edgerl devices list
     """
-    from edgerl.profiling.budgets.device import device_ids, find_device
+    from edgerl.commands.devices import list_devices
 
-    devices = [find_device(device_id) for device_id in device_ids()]
+    profiles = list_devices()
     if as_json:
-        print_json({"devices": [_described(device) for device in devices]})
+        print_json({"devices": [profile.as_dict() for profile in profiles]})
         return
     rows = [
         (
@@ -47,7 +46,7 @@ def list_devices(as_json: Json = False) -> None:
             human_bytes(device.memory.usable_bytes.value),
             human_bytes(device.memory.flash_bytes.value),
         )
-        for device in devices
+        for device in (profile.device for profile in profiles)
     ]
     print_table(("device", "core", "MHz", "memory", "flash"), rows)
 
@@ -61,24 +60,24 @@ def show(
 
     Example: edgerl devices show jetson-nano
     """
-    from edgerl.profiling.budgets.device import find_device, profile_path
+    from edgerl.commands.devices import show_device
 
-    found = find_device(device)
+    profile = show_device(device)
     if as_json:
-        print_json({**_described(found), "path": str(profile_path(device))})
+        print_json({**profile.as_dict(), "path": str(profile.path)})
         return
+    found, quantities = profile.device, profile.quantities
     print(f"{found.id}: {found.name}")
     print(f"also called {', '.join(found.aliases)}" if found.aliases else "it has no other name")
     print(f"{found.kind}, {found.cpu.core} ({found.cpu.architecture}), default runtime {found.default_runtime}")
-    print(f"profile {profile_path(device)}\n")
-    quantities = _quantities(found)
-    width = max(len(key) for key, _ in quantities)
-    for key, quantity in quantities:
+    print(f"profile {profile.path}\n")
+    width = max(map(len, quantities))
+    for key, quantity in quantities.items():
         print(f"{key:<{width}} {quantity.value:>14}")
         print(textwrap.fill(quantity.source, room(), initial_indent=INDENT, subsequent_indent=INDENT))
     print()
     for runtime in found.runtimes:
-        print(f"{runtime.name}: {_availability(runtime)}{_latency_class(runtime)}")
+        print(f"{runtime.name}: {_availability(runtime)}")
 
 
 @app.command(cls=Command)
@@ -89,10 +88,10 @@ def validate(
 
     Example: edgerl devices validate my-board.toml
     """
-    from edgerl.profiling.budgets.device import load_device
+    from edgerl.commands.devices import validate_device
 
     for path in files:
-        print(f"{path}: valid, {load_device(path).name}")
+        print(f"{path}: valid, {validate_device(path).device.name}")
 
 
 @app.command(cls=Command)
@@ -102,24 +101,16 @@ def calibrate(
 ) -> None:
     """Make a profile of this machine: its runtimes timed with random networks, in half a minute.
 
-    What it measured is checked; where other programs disturbed it, nothing is written, with exit code 1.
+    The result is checked; if other programs disturbed the measurement, nothing is written and the exit code is 1.
 
     Example: edgerl devices calibrate -o my-board.toml
     """
-    from edgerl.errors import ConfigError
-    from edgerl.files.atomic import refuse_existing, write_atomically
-    from edgerl.profiling.budgets.device import parse_device
-    from edgerl.profiling.measuring.calibrate import calibrate as measure
+    from edgerl.commands.devices import calibrate_device, runtime_quantities
 
-    if output.suffix != ".toml":
-        raise ConfigError(f"-o is {str(output)[:60]!r}; expected a name that ends in .toml, as --device takes")
-    refuse_existing(output, force=force)
-    text = measure(_onnx_writer(), output.stem, note)
-    device = parse_device(text.encode(), output.stem, str(output))
-    write_atomically(output, text.encode(), force=force)
+    device = calibrate_device(output, force=force, notice=note).device
     print(f"{output}: {device.name}")
     for runtime in device.runtimes:
-        for key, quantity in _runtime_quantities(runtime):
+        for key, quantity in runtime_quantities(runtime).items():
             if quantity.source.startswith("measured: edgerl"):
                 print(f"{runtime.name:<12} {key:<36} {quantity.value:.4g}")
 
@@ -133,51 +124,37 @@ def evaluate(
 
     Example: edgerl devices evaluate benchmarks/published_latencies.jsonl
     """
-    from dataclasses import asdict
+    from edgerl.commands.devices import evaluate_devices
 
-    from edgerl.profiling.latency.evaluate import class_errors, predict
-    from edgerl.profiling.latency.model import latency_model
-    from edgerl.profiling.latency.points import read_points
-
-    predictions = [predict(point) for point in read_points(points)]
-    classes = class_errors(predictions)
+    evaluation = evaluate_devices(points)
     if as_json:
-        print_json(
-            {
-                "classes": {name: asdict(errors) for name, errors in classes.items()},
-                "points": [prediction.as_dict() for prediction in predictions],
-            }
-        )
+        print_json(evaluation.as_dict())
         return
     print_table(
         ("", "device", "class", "network", "precision", "published", "predicted", "error"),
-        [(f"{number}", *_predicted_row(prediction)) for number, prediction in enumerate(predictions, start=1)],
+        [
+            (f"{number}", *_predicted_row(prediction))
+            for number, prediction in enumerate(evaluation.predictions, start=1)
+        ],
     )
     print(UNCERTAINTY)
-    fitted = latency_model().about["points"]
-    print(f"the model was fitted to {fitted} published points; of those it knows, errors flatter it")
+    print(f"the model was fitted to {evaluation.fitted_points} published points; of those it knows, errors flatter it")
     print_table(
         ("class", "points", "median error", "90 % below", "inside the interval"),
-        [(name, *_error_row(errors)) for name, errors in classes.items()],
+        [
+            (
+                name,
+                f"{errors.points}",
+                f"{errors.median_error:.1%}",
+                f"{errors.p90_error:.1%}",
+                "unvalidated" if errors.coverage is None else f"{errors.coverage:.0%}",
+            )
+            for name, errors in evaluation.classes.items()
+        ],
     )
-    for prediction in predictions:
+    for prediction in evaluation.predictions:
         if prediction.point.doubt is not None:
             print(f"left out: {prediction.point.device_id}, {prediction.point.net}: {prediction.point.doubt}")
-
-
-def _onnx_writer() -> WriteOnnx | None:
-    """What writes an .onnx file, or None, with a line, where onnxruntime or onnx is not installed."""
-    from edgerl.errors import MissingExtraError, require
-
-    try:
-        require("onnxruntime", "export")
-        require("onnx", "export")
-    except MissingExtraError as error:
-        note(f"{error}; the profile says that onnxruntime is not available")
-        return None
-    from edgerl.commands.export import export_policy
-
-    return lambda policy, path: export_policy(policy, "onnx", path, force=True)
 
 
 def _predicted_row(prediction: Prediction) -> tuple[str, ...]:
@@ -194,67 +171,12 @@ def _predicted_row(prediction: Prediction) -> tuple[str, ...]:
     )
 
 
-def _error_row(errors: ClassErrors) -> tuple[str, ...]:
-    coverage = "unvalidated" if errors.coverage is None else f"{errors.coverage:.0%}"
-    return f"{errors.points}", f"{errors.median_error:.1%}", f"{errors.p90_error:.1%}", coverage
-
-
-def _quantities(device: Device) -> list[tuple[str, Quantity]]:
-    """Every number of a profile under its dotted key."""
-    unit = "cycles_per_multiply_add" if device.cpu.peaks_are_cycles else "flop_per_cycle"
-    found = [(f"cpu.{key}", quantity) for key, quantity in _numbers(device.cpu)]
-    found += [(f"cpu.{precision}_{unit}", quantity) for precision, quantity in device.cpu.peaks.items()]
-    groups: dict[str, object] = {f"modes.{mode.name}": mode for mode in device.modes}
-    groups |= {"memory": device.memory, **{f"caches.{cache.level}": cache for cache in device.caches}}
-    found += [(f"{name}.{key}", quantity) for name, group in groups.items() for key, quantity in _numbers(group)]
-    for runtime in device.runtimes:
-        found += [(f"runtimes.{runtime.name}.{key}", quantity) for key, quantity in _runtime_quantities(runtime)]
-    found += [(f"budgets.{key}", quantity) for key, quantity in _numbers(device.budgets)]
-    for saved in device.measured:
-        name = f"measured.{saved.policy_sha256[:8]}.{saved.runtime}"
-        found += [(f"{name}.{key}", quantity) for key, quantity in _numbers(saved)]
-    return found
-
-
-def _runtime_quantities(runtime: Runtime) -> list[tuple[str, Quantity]]:
-    if runtime.figures is None:
-        return []
-    return [*_numbers(runtime.figures.costs), *_numbers(runtime.figures)]
-
-
-def _numbers(group: object) -> list[tuple[str, Quantity]]:
-    from edgerl.profiling.budgets.device import Quantity
-
-    return [(key, value) for key, value in vars(group).items() if isinstance(value, Quantity)]
-
-
-def _described(device: Device) -> dict[str, Any]:
-    return {
-        "id": device.id,
-        "name": device.name,
-        "kind": device.kind,
-        "aliases": list(device.aliases),
-        "same_chip_as": device.same_chip_as,
-        "core": device.cpu.core,
-        "architecture": device.cpu.architecture,
-        "default_runtime": device.default_runtime,
-        "runtimes": {runtime.name: _runtime(runtime) for runtime in device.runtimes},
-        "quantities": {key: vars(quantity) for key, quantity in _quantities(device)},
-    }
-
-
-def _runtime(runtime: Runtime) -> dict[str, Any]:
-    return {"available": runtime.available, "reason": runtime.reason, "instead": runtime.instead}
-
-
-def _latency_class(runtime: Runtime) -> str:
-    """Where the latency comes from, if not from the numbers above."""
+def _availability(runtime: Runtime) -> str:
+    """Whether it runs there; and where the latency comes from, if not from the numbers above."""
     from edgerl.profiling.budgets.device import ClassCosts
 
+    text = "available" if runtime.available else f"not available: {runtime.reason}; instead: {runtime.instead}"
     if runtime.figures is None or not isinstance(runtime.figures.costs, ClassCosts):
-        return ""
-    return f"; latency by the model of the class {runtime.figures.costs.latency_class}, fitted to published points"
-
-
-def _availability(runtime: Runtime) -> str:
-    return "available" if runtime.available else f"not available: {runtime.reason}; instead: {runtime.instead}"
+        return text
+    latency_class = runtime.figures.costs.latency_class
+    return f"{text}; latency by the model of the class {latency_class}, fitted to published points"

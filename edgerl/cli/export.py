@@ -1,4 +1,4 @@
-"""`edgerl export`: a policy in a format that other runtimes read, or a learner that goes on learning on a device."""
+"""`edgerl export`: a policy in a format that other runtimes read, or a learner that keeps learning on a device."""
 
 from __future__ import annotations
 

@@ -16,7 +16,6 @@ from edgerl.run_folder import short
 from edgerl.units import human_bytes
 
 if TYPE_CHECKING:
-    from edgerl.compression.candidates import Candidate
     from edgerl.compression.choose import Trial
     from edgerl.compression.fit import FitResult
     from edgerl.compression.returns import Measurement
@@ -27,10 +26,11 @@ def command(
     device: Annotated[str, typer.Option("--device", metavar="ID|FILE.toml", help="As `edgerl devices list` names it.")],
     run: Annotated[Path | None, typer.Argument(help="Run folder.", show_default="runs/latest")] = None,
     max_loss: Annotated[
-        str | None, typer.Option(metavar="SHARE", help="Of the return, that may be lost, as in 3%.", show_default="3%")
+        str | None,
+        typer.Option(metavar="SHARE", help="Share of the return that may be lost, as in 3%.", show_default="3%"),
     ] = None,
     min_return: Annotated[
-        float | None, typer.Option(metavar="RETURN", help="What the return must reach; instead of --max-loss.")
+        float | None, typer.Option(metavar="RETURN", help="Least return; instead of --max-loss.")
     ] = None,
     episodes: Annotated[int, typer.Option(min=2, help="Episodes per measured policy, and again for the chosen.")] = 20,
     env: OwnEnv = None,
@@ -43,7 +43,7 @@ def command(
 ) -> None:
     """Write the smallest policy that meets every budget of a device and keeps the return; exit 1 if there is none.
 
-    Connections and hidden units are removed, what stays is fitted to recorded observations, and weights are stored as
+    Connections and hidden units are removed, the rest is fitted to recorded observations, and weights are stored as
     fp32, fp16 or int8. A return is kept when the low end of its 95 % interval says so, twice, in different episodes.
     A picture of return against latency and bytes is written beside the policy.
 
@@ -107,23 +107,19 @@ def _print(result: FitResult) -> None:
     print_uncertainty([trial.candidate.report for trial in front])
     print(f"latencies are estimates; the return must reach {wanted:.1f} by the low end of its interval")
     if selection.chosen is not None and selection.confirmed is not None:
-        _print_chosen(selection.chosen.candidate)
-        confirmed = selection.confirmed
+        candidate, confirmed = selection.chosen.candidate, selection.confirmed
+        shapes = (
+            f"{layer.n_inputs} × {layer.n_outputs} with {layer.connections} connections "
+            f"({layer.connections / (layer.n_inputs * layer.n_outputs):.0%})"
+            for layer in candidate.policy.layers
+        )
+        print(f"chosen: layers {', '.join(shapes)}")
+        print(candidate.difference.describe())
+        uses = (use_of_budget(name, verdict) for name, verdict in candidate.report.verdicts.items())
+        print(f"budgets: {', '.join(uses)}")
         print(f"in {result.episodes} other episodes: return {_interval(confirmed.returns)}, {_loss(confirmed)} lost")
         print(f"policy {short(result.policy_path)}")
     print(f"picture {short(result.picture_path)}")
-
-
-def _print_chosen(candidate: Candidate) -> None:
-    shapes = (
-        f"{layer.n_inputs} × {layer.n_outputs} with {layer.connections} connections "
-        f"({layer.connections / (layer.n_inputs * layer.n_outputs):.0%})"
-        for layer in candidate.policy.layers
-    )
-    print(f"chosen: layers {', '.join(shapes)}")
-    print(candidate.difference.describe())
-    uses = (use_of_budget(name, verdict) for name, verdict in candidate.report.verdicts.items())
-    print(f"budgets: {', '.join(uses)}")
 
 
 def _row(trial: Trial, result: FitResult) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ def command(
 ) -> None:
     """Say what a file is: kind, environment, sizes, sparsity, action contract, hash, versions.
 
-    The whole file is checked on the way, and a damaged one is named as such.
+    The whole file is checked, and damage is reported.
 
     Example: edgerl info runs/latest/policy.safetensors
     """

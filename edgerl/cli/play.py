@@ -26,11 +26,11 @@ def command(
         str | None, typer.Option("--env", help="Environment; default: the one the file names.", show_default=False)
     ] = None,
     actions: Actions = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the first episode; each next one adds 1.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first episode; each next one adds 1.")] = 0,
     episodes: Annotated[int, typer.Option(min=1, help="Episodes, one after the other.")] = 1,
-    steps: Annotated[int, typer.Option(min=1, help="After which an episode is cut.")] = 1000,
-    width: Annotated[int, typer.Option(help="Pixels.")] = 640,
-    height: Annotated[int, typer.Option(help="Pixels.")] = 480,
+    steps: Annotated[int, typer.Option(min=1, help="Steps after which an episode is cut.")] = 1000,
+    width: Annotated[int, typer.Option(help="Width in pixels.")] = 640,
+    height: Annotated[int, typer.Option(help="Height in pixels.")] = 480,
     force: Force = False,
     as_json: Json = False,
 ) -> None:

@@ -8,16 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from edgerl.cli.support.learning import find_learner, print_learning
 from edgerl.cli.support.measuring import NOTHING_DONE, Done, Measuring
 from edgerl.cli.support.output import Force, Json, note, print_document, print_json
-from edgerl.cli.support.profile_formats import excess, junit, markdown, print_page, print_summary
+from edgerl.cli.support.profile_formats import excess, junit, markdown, print_learning, print_page, print_summary
 from edgerl.cli.support.streams import keep_results_apart
-from edgerl.commands.models import find_model
+from edgerl.commands.models import find_learner, find_model
 from edgerl.errors import CheckFailed, ConfigError, quoted
 
 if TYPE_CHECKING:
-    from edgerl.profiling.budgets.learning import LearningReport
     from edgerl.profiling.budgets.report import ProfileReport
     from edgerl.profiling.budgets.rows import ModelRows
 
@@ -38,49 +36,54 @@ def command(
         str | None, typer.Option("--network", metavar="WIDTHS", help="A network that does not exist yet: 13-64-64-4.")
     ] = None,
     density: Annotated[
-        float | None, typer.Option("--density", help="Of the network's hidden layers.", show_default="1")
+        float | None, typer.Option("--density", help="Density of its hidden layers.", show_default="1")
     ] = None,
     block: Annotated[
-        int | None, typer.Option("--block", help="Of the network's connections: 1 or 4.", show_default="1")
+        int | None, typer.Option("--block", help="Block of its connections: 1 or 4.", show_default="1")
     ] = None,
     runtime: Annotated[
-        str | None, typer.Option("--runtime", help="onnxruntime, native or c; else the device's default.")
+        str | None, typer.Option("--runtime", help="onnxruntime, native or c.", show_default="the device's")
     ] = None,
     mode: Annotated[str | None, typer.Option("--mode", help="A power mode of the device, such as 5W.")] = None,
     budget_memory: Annotated[
-        str | None, typer.Option("--budget-memory", metavar="BYTES", help="As in 64KiB; else the device's.")
+        str | None, typer.Option("--budget-memory", metavar="BYTES", help="As in 64KiB.", show_default="the device's")
     ] = None,
     budget_flash: Annotated[
-        str | None, typer.Option("--budget-flash", metavar="BYTES", help="As in 1MiB; else the device's.")
+        str | None, typer.Option("--budget-flash", metavar="BYTES", help="As in 1MiB.", show_default="the device's")
     ] = None,
     budget_flops: Annotated[
-        str | None, typer.Option("--budget-flops", metavar="FLOPS", help="Per inference, as in 1e6; else the device's.")
+        str | None,
+        typer.Option("--budget-flops", metavar="FLOPS", help="Per inference, as in 1e6.", show_default="the device's"),
     ] = None,
     budget_latency: Annotated[
-        str | None, typer.Option("--budget-latency", metavar="TIME", help="As in 500us; else the device's.")
+        str | None, typer.Option("--budget-latency", metavar="TIME", help="As in 500us.", show_default="the device's")
     ] = None,
-    rate: Annotated[float | None, typer.Option("--rate", metavar="HZ", help="Control rate; else the device's.")] = None,
+    rate: Annotated[
+        float | None, typer.Option("--rate", metavar="HZ", help="Control rate.", show_default="the device's")
+    ] = None,
     learn: Annotated[
-        bool, typer.Option("--learn", help="Of a learner.safetensors: networks and replay, and the updates that fit.")
+        bool,
+        typer.Option("--learn", help="Profile a learner.safetensors: memory of networks and replay, updates that fit."),
     ] = False,
     measure: Annotated[
         bool, typer.Option("--measure", help="Measure the latency on this machine: native and onnxruntime.")
     ] = False,
     ssh: Annotated[
-        str | None, typer.Option("--ssh", metavar="USER@HOST", help="Measure it on a board that has nothing installed.")
+        str | None, typer.Option("--ssh", metavar="USER@HOST", help="Measure it on a board where nothing is installed.")
     ] = None,
     ssh_config: Annotated[
-        Path | None, typer.Option("--ssh-config", metavar="FILE", help="Its port, key and known hosts, as `ssh -F`.")
+        Path | None,
+        typer.Option("--ssh-config", metavar="FILE", help="The board's port, key and known hosts, as for `ssh -F`."),
     ] = None,
     bundle: Annotated[
         Path | None,
-        typer.Option("--bundle", metavar="FILE.tar", help="Write what measures it, for boards without ssh."),
+        typer.Option("--bundle", metavar="FILE.tar", help="Write a benchmark to run on a board without ssh."),
     ] = None,
     import_result: Annotated[
-        Path | None, typer.Option("--import", metavar="FILE.json", help="Read what the bundle measured there.")
+        Path | None, typer.Option("--import", metavar="FILE.json", help="Read the result of such a benchmark.")
     ] = None,
     save: Annotated[
-        Path | None, typer.Option("--save", metavar="FILE.toml", help="Keep the measurement in a profile of your own.")
+        Path | None, typer.Option("--save", metavar="FILE.toml", help="Save the measurement in a profile of your own.")
     ] = None,
     form: Annotated[str, typer.Option("--format", metavar="FORMAT", help="text, markdown or junit.")] = "text",
     force: Force = False,
@@ -88,19 +91,14 @@ def command(
 ) -> None:
     """Compare a model's memory, flash, FLOPs and latency with a device's budgets; exit 1 if it exceeds one.
 
-    The latency is an estimate until it is measured: here, over ssh, or on the board by hand. A measurement is printed
-    beside the estimate and takes its place in the verdict; without --device it is printed alone.
+    The latency is an estimate unless it is measured: here, over ssh, or on the board by hand. A measurement is printed
+    beside the estimate and decides the verdict; without --device only the measurement is printed.
 
     Example: edgerl profile --device stm32f405 --rate 200 --budget-memory 64KiB
     """
-    from edgerl.profiling.budgets.device import find_device
-    from edgerl.profiling.budgets.learning import profile_learner
-    from edgerl.profiling.budgets.report import profile
     from edgerl.units import parse_bytes, parse_count, parse_seconds
 
-    if form not in FORMATS or (as_json and form != "text"):
-        expected = "--json alone" if as_json and form in FORMATS else f"one of {', '.join(FORMATS)}"
-        raise ConfigError(f"--format is {quoted(form)}; expected {expected}")
+    form = _form(form, as_json)
     keep_results_apart(form != "text")
     names = device or []
     measuring = Measuring(measure, ssh, ssh_config, import_result, bundle, save, force)
@@ -108,7 +106,7 @@ def command(
         "--runtime": runtime,
         "--mode": mode,
         "--rate": rate,
-        "--format": None if form == "text" else form,
+        "--format": form if form in ("markdown", "junit") else None,
         "--budget-memory": budget_memory,
         "--budget-flash": budget_flash,
         "--budget-flops": budget_flops,
@@ -116,7 +114,6 @@ def command(
         "--learn": True if learn else None,
     }
     measuring.check(names, of_a_device, network)
-    devices = [find_device(name) for name in names]
     options: dict[str, Any] = {
         "runtime": runtime,
         "mode": mode,
@@ -127,34 +124,47 @@ def command(
         "rate_hz": rate,
     }
     if learn:
-        _refuse_beside_learn(
-            {**dict.fromkeys(measuring.chosen, True), "--network": network, "--density": density, "--block": block}
-        )
-        learner = find_learner(model)
-        _print_learners([profile_learner(learner, each, **options) for each in devices], "json" if as_json else form)
+        of_a_policy = {"--network": network, "--density": density, "--block": block}
+        given = [*measuring.chosen, *(name for name, value in of_a_policy.items() if value is not None)]
+        if given:
+            raise ConfigError(f"{given[0]} is about a policy; --learn is about a learner.safetensors; choose one")
+        _profile_learner(model, names, options, form)
+    else:
+        _profile(_model(model, network, density, block), names, options, measuring, form)
+
+
+def _form(form: str, as_json: bool) -> str:
+    """What is printed: text, markdown, junit or json."""
+    if form not in FORMATS or (as_json and form != "text"):
+        expected = "only --json" if as_json and form in FORMATS else f"one of {', '.join(FORMATS)}"
+        raise ConfigError(f"--format is {quoted(form)}; expected {expected}")
+    return "json" if as_json else form
+
+
+def _profile(
+    model: Path | ModelRows, names: Sequence[str], options: Mapping[str, Any], measuring: Measuring, form: str
+) -> None:
+    """Estimate and measure, print both, and keep the measurement."""
+    from edgerl.profiling.budgets.device import find_device
+    from edgerl.profiling.budgets.report import profile
+
+    if not names:
+        assert isinstance(model, Path)
+        measuring.run(model, None, None).print_without_report(model, as_json=form == "json")
         return
-    found = _model(model, network, density, block)
-    if not devices and isinstance(found, Path):
-        measuring.run(found, None, None).print_alone(found, as_json=as_json)
-        return
-    reports = [profile(found, each, **options) for each in devices]
-    done = measuring.run(found, devices[0], mode) if isinstance(found, Path) else NOTHING_DONE
+    devices = [find_device(name) for name in names]
+    reports = [profile(model, each, **options) for each in devices]
+    done = measuring.run(model, devices[0], options["mode"]) if isinstance(model, Path) else NOTHING_DONE
     reports = [done.applied_to(report) for report in reports]
-    _print(reports, done, "json" if as_json else form)
-    if save is not None:
-        done.save(reports[0].architecture, devices[0], names[0], save)
+    _print(reports, done, form)
+    if measuring.save is not None:
+        done.save(reports[0].architecture, devices[0], names[0], measuring.save)
     _fail_where_something_exceeds(reports)
 
 
 def _fail_where_something_exceeds(reports: Sequence[ProfileReport]) -> None:
     if not all(report.fits for report in reports):
         raise CheckFailed(excess(reports))
-
-
-def _refuse_beside_learn(options: Mapping[str, object]) -> None:
-    for name, value in options.items():
-        if value is not None:
-            raise ConfigError(f"{name} is about a policy; --learn is about a learner.safetensors; choose one")
 
 
 def _model(model: Path | None, network: str | None, density: float | None, block: int | None) -> Path | ModelRows:
@@ -164,9 +174,8 @@ def _model(model: Path | None, network: str | None, density: float | None, block
     if network is None:
         if density is not None or block is not None:
             raise ConfigError("--density and --block describe a --network; name one, as in --network 13-64-64-4")
-        return find_model(
-            model, note, prefers_first=True
-        )  # an export says less of the weights, and is found beside them
+        # The policy, even where its export is newer: an export says less of the weights, and is found beside them.
+        return find_model(model, note, prefers_first=True)
     if model is not None:
         raise ConfigError(f"both {model} and --network {network[:40]} are given; choose one")
     return network_rows(network, 1.0 if density is None else density, 1 if block is None else block)
@@ -186,8 +195,12 @@ def _print(reports: Sequence[ProfileReport], done: Done, form: str) -> None:
         _print_table(reports, form)
 
 
-def _print_learners(learners: Sequence[LearningReport], form: str) -> None:
-    """Reports of what learns, with the learner's memory in the place of the policy's."""
+def _profile_learner(model: Path | None, names: Sequence[str], options: Mapping[str, Any], form: str) -> None:
+    """Reports of a learner, with its memory in place of the policy's."""
+    from edgerl.profiling.budgets.learning import profile_learner
+
+    path = find_learner(model, note)
+    learners = [profile_learner(path, name, **options) for name in names]
     reports = [learner.acting for learner in learners]
     if form == "json":
         _print_json([{**each.acting.as_dict(), "learning": each.as_dict()} for each in learners])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -43,24 +44,20 @@ def command(
     result = prune(
         find_run(run, note), output, sparsity=sparsity, precision=dtype, episodes=episodes, env=env, force=force
     )
-    if as_json:
-        print_json(_as_json(result))
-    else:
+    if not as_json:
         _print(result)
-
-
-def _as_json(result: PruneResult) -> dict[str, object]:
-    from dataclasses import asdict
-
-    return {
-        "policy": str(short(result.path)),
-        "architecture": result.policy.architecture,
-        "layers": [asdict(layer) for layer in result.layers],
-        "file_bytes": result.file_bytes,
-        "action_difference": asdict(result.difference),
-        "episodes": result.episodes,
-        "returns": None if result.returns is None else [asdict(returns) for returns in result.returns],
-    }
+        return
+    print_json(
+        {
+            "policy": str(short(result.path)),
+            "architecture": result.policy.architecture,
+            "layers": [asdict(layer) for layer in result.layers],
+            "file_bytes": result.file_bytes,
+            "action_difference": asdict(result.difference),
+            "episodes": result.episodes,
+            "returns": None if result.returns is None else [asdict(returns) for returns in result.returns],
+        }
+    )
 
 
 def _print(result: PruneResult) -> None:

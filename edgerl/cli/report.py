@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def named_path(text: str) -> Path:
-    """The path that an argument names; pathlib takes an empty one, as from a variable that is not set, for here."""
+    """The path that an argument names; pathlib reads an empty one, as of an unset variable, as the current folder."""
     if not text:
         raise ConfigError("an argument is empty; expected a path")
     return Path(text)
@@ -40,7 +40,7 @@ def command(
     ] = None,
     watch: Annotated[
         bool,
-        typer.Option("--watch", help="Write it anew whenever a run goes on; the page reloads itself. Ctrl-C ends it."),
+        typer.Option("--watch", help="Rewrite it whenever a run advances; the page reloads itself. Ctrl-C ends it."),
     ] = False,
     force: Force = False,
     as_json: Json = False,

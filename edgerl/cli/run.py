@@ -35,7 +35,7 @@ def command(
     policy.safetensors runs on edgerl's own engine, policy.onnx on onnxruntime. A policy whose actions have other bounds
     than the environment's is refused unless --actions says what they are.
 
-    An environment stands for the robot here: it makes one step per action, however long that step lasts in it. A
+    The environment stands in for the robot: it makes one step per action, however much simulated time that is. A
     missed deadline sends the fallback, zero within the action's bounds.
 
     Example: edgerl run --rate 100 --seconds 5
@@ -53,7 +53,7 @@ def command(
             seed=seed,
             notice=note,
         )
-    except CutShort as cut:  # what was measured until then is the answer
+    except CutShort as cut:  # report what was measured until then
         show(cut.report)
         raise
     show(report)

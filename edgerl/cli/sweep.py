@@ -34,7 +34,7 @@ SHOWN_RUNS = 30
 
 
 class SweepCommand(Command):
-    """`--ray` may stand alone, which the parser's options cannot."""
+    """`--ray` needs no value, which the parser's options do."""
 
     def parse_args(self, context: Any, arguments: list[str]) -> list[str]:
         """Give a `--ray` without an address the one that means this machine."""
@@ -61,7 +61,7 @@ def command(
         str | None,
         typer.Option(
             metavar="[ADDRESS]",
-            help="On the Ray cluster at HOST:PORT; auto: the one of this machine; alone: begins one here.",
+            help="On the Ray cluster at HOST:PORT; auto: the one on this machine; no address: start one here.",
         ),
     ] = None,
     storage: Annotated[
@@ -70,10 +70,10 @@ def command(
     steps: Annotated[int | None, typer.Option(help="Environment steps of every run, instead of the study's.")] = None,
     env: Annotated[list[str] | None, typer.Option(help="One of the study's environments; may be repeated.")] = None,
     seeds: Annotated[
-        str | None, typer.Option(metavar="N,N,…", help="As 0,1,2 or 0-2.", show_default="the study's")
+        str | None, typer.Option(metavar="N,N,…", help="Seeds, as in 0,1,2 or 0-2.", show_default="the study's")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the grid, its FLOPs and the hours expected, after a short timing.")
+        bool, typer.Option("--dry-run", help="Print the grid, its FLOPs and the expected hours, after a short timing.")
     ] = False,
     as_json: Annotated[
         bool,
@@ -82,7 +82,7 @@ def command(
 ) -> None:
     """Run every run of a study: here, one core each, or on a Ray cluster.
 
-    Finished runs are skipped and others go on from their checkpoints, so the same command continues after whatever
+    Finished runs are skipped and others resume from their checkpoints, so the same command continues after whatever
     stopped it: Ctrl-C, a kill, a lost node. A study is a TOML file, see docs/studies.md.
 
     Example: edgerl sweep table1 --steps 300000 --dry-run
@@ -93,7 +93,12 @@ def command(
     options |= {"seeds": parse_seeds(seeds), "notice": note}
     if dry_run:
         plan = plan_sweep(study, **options)
-        (_print_plan_as_json if as_json else _print_plan)(plan)
+        if not as_json:
+            _print_plan(plan)
+            return
+        for each in plan.runs:
+            print_document(json.dumps({"event": "planned", **each.as_dict()}))
+        print_document(json.dumps({"event": "total", **plan.as_dict()}))
         return
     display = _JsonLines() if as_json else _Screen()
     with display:
@@ -129,21 +134,6 @@ def parse_seeds(text: str | None) -> list[int] | None:
     return seeds
 
 
-def _print_plan_as_json(plan: SweepPlan) -> None:
-    for each in plan.runs:
-        print_document(json.dumps({"event": "planned", **each.as_dict()}))
-    summary = {
-        "study": plan.study.name,
-        "folder": str(short(plan.folder)),
-        "runs": len(plan.runs),
-        "finished": plan.finished,
-        "cores": plan.cores,
-        "expected_seconds": plan.seconds,
-        "expected_core_seconds": plan.core_seconds,
-    }
-    print_document(json.dumps({"event": "total", **summary}))
-
-
 def _print_plan(plan: SweepPlan) -> None:
     print_table(
         ("run", "state", "connections", "FLOPs", "expected"),
@@ -168,17 +158,15 @@ def _print_plan(plan: SweepPlan) -> None:
     else:
         cores = f"{plan.cores} core{'' if plan.cores == 1 else 's'}"
         print(f"expected: {human_seconds(plan.seconds)} on {cores} of this machine, {hours}")
-    print(
-        "by a short timing of each kind of run, alone on the machine, with episodes as long as the environment allows"
-    )
+    print("by a short timing of each kind of run, with the machine to itself and the longest episodes possible")
 
 
 class _JsonLines:
-    """An object a line: what begins, every change of a run, the end."""
+    """An object a line: the start, every change of a run, the end."""
 
     def __init__(self) -> None:
         self._before: dict[str, RunStatus] = {}
-        self._folder: Path | None = None  # once it has begun
+        self._folder: Path | None = None  # once it has started
 
     def __enter__(self) -> None:
         pass
@@ -187,7 +175,7 @@ class _JsonLines:
         pass
 
     def started(self, study: Study, runs: Sequence[PlannedRun], folder: Path) -> None:
-        """What begins or goes on."""
+        """What starts or resumes."""
         self._folder = folder
         self._print({"event": "started", "study": study.name, "folder": str(short(folder)), "runs": len(runs)})
 
@@ -212,19 +200,19 @@ class _JsonLines:
         )
 
     def ended(self, error: EdgerlError) -> None:
-        """An end before all are finished; what is refused at once has not begun."""
+        """An end before all are finished; a study that was refused has not started."""
         if self._folder is not None:
             self._print({"event": "ended", "error": str(error)})
 
     def _print(self, line: dict[str, Any]) -> None:
         try:
             print_document(json.dumps(line, allow_nan=False))
-        except OSError:  # who reads may leave; the runs go on
+        except OSError:  # the reader may leave; the runs continue
             give_up_results()
 
 
 class _Screen:
-    """A live table on a terminal; elsewhere nothing but runs that were started again or failed."""
+    """A live table on a terminal; elsewhere only runs that were restarted or failed."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -245,17 +233,17 @@ class _Screen:
             self._live.stop()
 
     def started(self, study: Study, runs: Sequence[PlannedRun], folder: Path) -> None:
-        """What begins or goes on."""
+        """What starts or resumes."""
         if self._live is not None:
             self._live.start()
         self._folder = folder
         if any(may_be_code(*task) for task in study.tasks):
             self._named = "".join(f" --env {name}" for name in study.grid["environment"])
-        self._say(f"{study.title}: {len(runs)} runs in {short(folder)}; Ctrl-C saves all, the same command goes on")
+        self._say(f"{study.title}: {len(runs)} runs in {short(folder)}; Ctrl-C saves all, the same command continues")
 
     def report(self, status: SweepStatus) -> None:
-        """How it stands."""
-        with contextlib.suppress(OSError, SystemExit):  # who reads our stderr may leave; rich answers with SystemExit
+        """The present status."""
+        with contextlib.suppress(OSError, SystemExit):  # the reader of stderr may leave; rich answers with SystemExit
             for run in status.runs:
                 line = f"{run.name}: {run.message}"
                 if run.message and line not in self._said:

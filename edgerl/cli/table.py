@@ -19,12 +19,12 @@ def command(
     steps: Annotated[int | None, typer.Option(help="Environment steps of every run, instead of the study's.")] = None,
     env: Annotated[list[str] | None, typer.Option(help="One of the study's environments; may be repeated.")] = None,
     seeds: Annotated[
-        str | None, typer.Option(metavar="N,N,…", help="As 0,1,2 or 0-2.", show_default="the study's")
+        str | None, typer.Option(metavar="N,N,…", help="Seeds, as in 0,1,2 or 0-2.", show_default="the study's")
     ] = None,
 ) -> None:
     """Print what a study's finished runs returned and cost, with intervals, and the paper's figures beside them.
 
-    The study is taken as it was last swept in its folder; --steps, --env and --seeds narrow it. An environment that is
+    The study is read as it was last swept in its folder; --steps, --env and --seeds narrow it. An environment that is
     code needs the study's file, or --env: a folder may not choose what runs.
 
     Example: edgerl table table1 --format csv

@@ -65,7 +65,7 @@ def command(
 
 
 CLOSED_PIPE = contextlib.suppress(OSError, SystemExit)
-"""Who reads our stderr may leave, as a `tee` that Ctrl-C ends; rich answers with SystemExit. Training goes on."""
+"""The reader of stderr may leave, as a `tee` that Ctrl-C ends; rich answers with SystemExit. Training continues."""
 
 
 class _Progress:

@@ -181,18 +181,14 @@ def _beside_policy(policy: CompactPolicy | Path, chosen: Format) -> _Default:
 
 def _read_policy(policy: CompactPolicy | Path, format: str) -> tuple[CompactPolicy, str]:
     """The policy with the SHA-256 of its file; that of a state folder is the champion, without dead units."""
-    if isinstance(policy, Path):
-        if policy.is_file():
-            return _read_file(policy, format)
+    if isinstance(policy, Path) and not policy.is_file():
         policy = compact(champion_policy(policy))
-    return policy, sha256(policy_file.to_bytes(policy)).hexdigest()
-
-
-def _read_file(path: Path, format: str) -> tuple[CompactPolicy, str]:
+    if isinstance(policy, CompactPolicy):
+        return policy, sha256(policy_file.to_bytes(policy)).hexdigest()
     runtime: RuntimeName = next((name for name in RUNTIMES if name == format), "onnxruntime")
-    refuse_onnx(path, runtime, f"the {POLICY} of a policy that edgerl trained")
-    data = read_bytes(path)
-    return policy_file.from_bytes(data, path), sha256(data).hexdigest()
+    refuse_onnx(policy, runtime, f"the {POLICY} of a policy that edgerl trained")
+    data = read_bytes(policy)
+    return policy_file.from_bytes(data, policy), sha256(data).hexdigest()
 
 
 def _recorded(default: _Default) -> Array | None:

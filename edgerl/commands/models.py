@@ -1,4 +1,4 @@
-"""Which model a command means when it is given a run folder, or nothing (docs/quickstart.md)."""
+"""Which model a command means when it is given a run folder, or nothing (docs/commands.md)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from edgerl.environments.arguments import NOTHING, Arguments, stated
 from edgerl.environments.consent import check_consent
 from edgerl.errors import ConfigError, FileFormatError
 from edgerl.files.kind import is_onnx, what_is
-from edgerl.run_folder import LATEST, ONNX, POLICY, short
+from edgerl.run_folder import CHECKPOINT, LATEST, LEARNER, ONNX, POLICY, RUNS, short
 
 if TYPE_CHECKING:
     from edgerl.edge.acting.onnx_policy import OnnxPolicy
@@ -22,7 +22,7 @@ Notice = Callable[[str], None]
 
 
 def no_notice(_line: str) -> None:
-    """Nobody reads it."""
+    """Ignore it."""
 
 
 def find_run(run: str | Path | None, notice: Notice) -> Path:
@@ -49,8 +49,8 @@ def find_model(
     """The model file that `model` (a file or a run folder) names; without one, that of `runs/latest`, which `notice`
     says.
 
-    `names` are the file names, in a run folder, that the calling command can read. Of several that are there the newest
-    is meant, what was made last: or the first of `names` where the command `prefers_first`. `fix` says how to get one.
+    `names` are the file names, in a run folder, that the calling command can read. Of several the newest is
+    meant, or the first of `names` where the command `prefers_first`. `fix` says how to get one.
     """
     if model is not None and not Path(model).is_dir():
         if not Path(model).exists():
@@ -67,6 +67,32 @@ def find_model(
     meant = found[0] if prefers_first else max(found, key=lambda path: path.stat().st_mtime_ns)
     notice(f"using {short(meant)}")
     return short(meant)
+
+
+def find_learner(bundle: str | Path | None, notice: Notice) -> Path:
+    """The bundle that `bundle` (a file or a run folder) names; without one, that in the current folder, or else that of
+    the newest run that has one, which `notice` says."""
+    from edgerl.edge.runtimes import refuse_onnx
+
+    if bundle is None and (nearest := _nearest_bundle()):
+        notice(f"using {nearest}")
+        return nearest
+    found = find_model(bundle, notice, (LEARNER,), fix="export one: edgerl export --format learner")
+    refuse_onnx(found, "native", f"a {LEARNER}: edgerl export --format learner")
+    return found
+
+
+def _nearest_bundle() -> Path | None:
+    for path in (Path(LEARNER), LATEST.resolve() / LEARNER):
+        if path.is_file():
+            return short(path)
+    return max(RUNS.glob(f"*/{LEARNER}"), key=_trained_at, default=None)
+
+
+def _trained_at(bundle: Path) -> int:
+    """When its run was last trained, as far as that is known."""
+    checkpoint = bundle.with_name(CHECKPOINT)
+    return (checkpoint if checkpoint.exists() else bundle).stat().st_mtime_ns
 
 
 def load_policy(path: Path, notice: Notice) -> Policy | OnnxPolicy:

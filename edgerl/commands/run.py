@@ -18,7 +18,7 @@ from edgerl.environments.make import Environment, make
 
 @dataclass
 class EpisodeSoFar:
-    """What an episode has come to."""
+    """An episode, as far as it went."""
 
     total: float = 0.0  # the undiscounted return
     steps: int = 0
@@ -59,7 +59,7 @@ class CutShort(KeyboardInterrupt):
 
 @dataclass
 class _Simulation:
-    """The environment as a robot: it is observed and acted on, and begins the next episode by itself."""
+    """The environment as a robot: it is observed and acted on, and starts the next episode by itself."""
 
     environment: Environment
     seed: int
@@ -70,11 +70,11 @@ class _Simulation:
         self._observation = self.environment.reset(self.seed)
 
     def observe(self) -> npt.NDArray[np.float32]:
-        """The present observation [n]; of the type that the policy asks for."""
+        """The present observation [n], in the type that the policy needs."""
         return self._observation
 
     def act(self, action: npt.NDArray[np.float32]) -> None:
-        """Make one step, and begin the next episode where this one ends."""
+        """Make one step, and start the next episode where this one ends."""
         self._observation, reward, terminated, truncated = self.environment.step(action)
         self.unfinished.total += reward
         self.unfinished.steps += 1

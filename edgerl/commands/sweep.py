@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from edgerl.commands.models import Notice, no_notice
 from edgerl.errors import ConfigError, quoted, require
 from edgerl.files.paths import anchored
+from edgerl.run_folder import short
 from edgerl.signals import stop_requests
 from edgerl.studies.grid import PlannedRun, on_this_machine, plan_runs
 from edgerl.studies.local import LocalPool, available_cores
@@ -74,6 +75,18 @@ class SweepPlan:
         """What is left, on all cores; None for a cluster."""
         return None if self.cores is None else makespan([each.seconds for each in self.runs], self.cores)
 
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON; without the runs, which have their own."""
+        return {
+            "study": self.study.name,
+            "folder": str(short(self.folder)),
+            "runs": len(self.runs),
+            "finished": self.finished,
+            "cores": self.cores,
+            "expected_seconds": self.seconds,
+            "expected_core_seconds": self.core_seconds,
+        }
+
 
 def plan_sweep(
     study: str | Path,
@@ -87,7 +100,7 @@ def plan_sweep(
     seeds: Sequence[int] | None = None,
     notice: Notice = no_notice,
 ) -> SweepPlan:
-    """The runs of a study with their costs, and the time expected after a short timing of each kind; writes nothing.
+    """The runs of a study with their costs, and the expected time, after a short timing of each kind; writes nothing.
 
     Takes what `sweep` takes, and raises the same.
     """
@@ -121,11 +134,11 @@ def sweep(
 ) -> SweepStatus:
     """Run every run of a study: here, one core each, or on a Ray cluster.
 
-    Finished runs are skipped and others go on from their checkpoints. study: its name or file. out: its folder (default
-    one of its name in `runs`). jobs: runs at the same time (default a run a core). ray: the cluster's HOST:PORT, auto
-    for the one of this machine, local to begin one. storage: the folder that every node sees. steps, env, seeds: narrow
-    the study. started: called once with the study, its runs and its folder. report: called while they run. notice:
-    called with lines that a person should read.
+    Finished runs are skipped and others resume from their checkpoints. study: its name or file. out: its folder
+    (default one of its name in `runs`). jobs: runs at the same time (default a run a core). ray: the cluster's
+    HOST:PORT, auto for the one of this machine, local to start one. storage: the folder that every node sees. steps,
+    env, seeds: narrow the study. started: called once with the study, its runs and its folder. report: called while
+    they run. notice: called with lines that a person should read.
 
     Raises ConfigError, FileFormatError, MissingExtraError, OutputError; CheckFailed where a run failed; Interrupted,
     with everything saved, after SIGINT or SIGTERM.

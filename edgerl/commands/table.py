@@ -22,8 +22,8 @@ def table(
 ) -> Table:
     """Returns and costs of a study's finished runs, with intervals, and the paper's figures beside them.
 
-    study: its name, file or folder; it is taken as it was last swept in its folder `out` (default one of its name in
-    `runs`). steps, env, seeds: these alone.
+    study: its name, file or folder; it is read as it was last swept in its folder `out` (default one of its name in
+    `runs`). steps, env, seeds: only these.
 
     Raises ConfigError, FileFormatError, MissingExtraError.
     """

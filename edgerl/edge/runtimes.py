@@ -9,6 +9,7 @@ from typing import Literal
 from edgerl.edge.acting.onnx_policy import refuse_unsafe
 from edgerl.errors import UnsupportedModelError
 from edgerl.files.atomic import read_bytes
+from edgerl.files.kind import ONNX, what_is
 
 RuntimeName = Literal["onnxruntime", "native", "c"]
 RUNTIMES: tuple[RuntimeName, ...] = ("onnxruntime", "native", "c")
@@ -47,9 +48,9 @@ def why_not(name: str, kind: ModelKind, runtime: RuntimeName) -> str | None:
 
 
 def refuse_onnx(path: Path, runtime: RuntimeName, expected: str) -> None:
-    """Raise UnsupportedModelError for an .onnx file where a command takes a file of edgerl's own, to run on `runtime`;
+    """Raise UnsupportedModelError for an ONNX model where a command takes a file of edgerl's own, to run on `runtime`;
     `expected` says which, and how to get it."""
-    if path.suffix != ".onnx":
+    if what_is(path) != ONNX:
         return
     kind = onnx_kind(read_bytes(path), path)
     problem = why_not(str(path), kind, runtime) or f"{path} is an ONNX model, which edgerl only runs"

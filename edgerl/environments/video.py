@@ -102,7 +102,7 @@ def play(
             raise ConfigError(f"`{what}` is {number}; expected a number in [{least}, {most}]")
     for module in ("PIL", *(["imageio_ffmpeg"] if suffix == ".mp4" else [])):
         require(module, "report")
-    refuse_existing(path, force=force, option="--video")
+    refuse_existing(path, force=force)
     refuse_unwritable(path)
     if suffix == ".mp4":
         refuse_without_encoder()

@@ -29,19 +29,16 @@ MAXIMUM_JSON_BYTES = 1 << 24
 """Of a document that edgerl writes: text of this size is an object some ten times larger."""
 
 
-def refuse_existing(path: Path, *, force: bool, option: str = "-o") -> None:
-    """Raise OutputError where an explicit output path exists and may not be replaced, or is not a regular file.
-
-    `option` is the one that named it.
-    """
+def refuse_existing(path: Path, *, force: bool) -> None:
+    """Raise OutputError where an explicit output path exists and may not be replaced, or is not a regular file."""
     try:
         exists, is_file = path.exists(), path.is_file()
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror}") from error
     if exists and not is_file:
-        raise OutputError(f"{path} is not a regular file; choose another {option}")
+        raise OutputError(f"{path} is not a regular file; write elsewhere")
     if exists and not force:
-        raise OutputError(f"{path} exists already; pass --force to replace it, or another {option}")
+        raise OutputError(f"{path} exists already; pass `force` to replace it, or write elsewhere")
 
 
 def write_atomically(
@@ -81,7 +78,7 @@ def write_parts(
             raise
         disk.sync_folder(path.parent)
     except FileExistsError as error:
-        raise OutputError(f"{path} exists now; pass --force to replace it, or choose another name") from error
+        raise OutputError(f"{path} exists now; pass `force` to replace it, or write elsewhere") from error
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror}") from error
 

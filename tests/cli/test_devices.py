@@ -171,7 +171,7 @@ def test_calibrate_on_this_very_machine(
     ("arguments", "message"),
     [
         (("evaluate", "missing.jsonl"), "missing.jsonl is not there; expected a file"),
-        (("calibrate", "-o", "board.json"), "-o is 'board.json'; expected a name that ends in .toml"),
+        (("calibrate", "-o", "board.json"), "--output is 'board.json'; expected a name that ends in .toml"),
         (("calibrate",), "Missing option '--output'"),
         (("show", "stm32f4055"), "there is no device 'stm32f4055'; did you mean stm32f405?"),
         (("validate", "missing.toml"), "missing.toml is not there; expected a file"),

@@ -63,7 +63,7 @@ def test_json_has_the_facts(edgerl: Run, policy: Path) -> None:
 def test_an_explicit_output_that_exists_needs_force(edgerl: Run, policy: Path) -> None:
     Path("a.onnx").write_text("precious")
     code, _, err = edgerl("export", str(policy), "-o", "a.onnx")
-    assert (code, err) == (2, "edgerl: a.onnx exists already; pass --force to replace it, or another -o\n")
+    assert (code, err) == (2, "edgerl: a.onnx exists already; pass --force to replace it, or write elsewhere\n")
     assert Path("a.onnx").read_text() == "precious"
     assert edgerl("export", str(policy), "-o", "a.onnx", "--force")[0] == 0
 

@@ -52,7 +52,10 @@ def test_a_bundle_becomes_json_and_files_in_a_new_folder(edgerl: Run) -> None:
     assert report["action_difference"] is None  # the bundle was exported so
     assert "#define ARM_BATCH 4u" in Path("firmware/src/arm.h").read_text()
     code, _, err = edgerl(*EXPORT, path, "-o", "firmware/src", "--prefix", "arm")
-    assert (code, err) == (2, "edgerl: firmware/src/arm.h exists already; pass --force to replace it, or another -o\n")
+    assert (code, err) == (
+        2,
+        "edgerl: firmware/src/arm.h exists already; pass --force to replace it, or write elsewhere\n",
+    )
 
 
 def test_over_budget_is_exit_code_1_and_nothing_is_written(edgerl: Run) -> None:

@@ -137,7 +137,7 @@ def test_an_output_elsewhere(edgerl: Run, run: Path) -> None:
     Path("small.safetensors").unlink()
     code, _, err = edgerl("fit", run, *OWN, *options)
     assert code == 2
-    assert "small.png exists already; pass --force to replace it, or another -o" in err
+    assert "small.png exists already; pass --force to replace it, or write elsewhere" in err
     assert edgerl("fit", run, *OWN, *options, "--force")[0] == 0
 
 
@@ -150,7 +150,7 @@ def test_an_output_elsewhere(edgerl: Run, run: Path) -> None:
         (["--device", "esp32", "--max-loss", "3%", "--min-return", "0"], "expected one of them"),
         (["--device", "esp32", "--episodes", "1"], "Invalid value for '--episodes'"),
         (["--device", "esp32", "nowhere"], "nowhere is not there; expected a run folder"),
-        (["--device", "esp32", "-o", "there"], "there exists already; pass --force to replace it, or another -o"),
+        (["--device", "esp32", "-o", "there"], "there exists already; pass --force to replace it, or write elsewhere"),
         (["--device", "esp32", "-o", "no/folder/p"], "cannot write no/folder/p: no/folder is not a folder"),
         (["--device", "esp32", "-o", "new.png"], "new.png is also the picture's name; choose another -o"),
         ([], "Missing option '--device'"),

@@ -106,7 +106,7 @@ def lines_of(process: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
 def test_a_robot_in_one_file_is_acted_on_and_learnt_from(edgerl: Run) -> None:
     code, out, err = edgerl("learn", "learner.safetensors", *SHORT)
     assert code == 0
-    assert err.splitlines()[0] == "plain:Plain as fast as possible; state folder state: begun"
+    assert err.splitlines()[0] == "plain:Plain as fast as possible; state folder state: new"
     assert err.splitlines()[1].startswith("memory 128.0 KiB: networks ")
     assert [line.split()[0] for line in out.splitlines()] == ["time", "return", "learning", "acting", "memory", "kept"]
     assert " 0 errors; champion of snapshot " in out
@@ -120,7 +120,7 @@ def test_a_robot_is_made_with_the_arguments_that_the_bundle_was_trained_with(edg
     about = {"environment": "aged:make", "env_args": {"age": 7}}
     write_bundle(config=learner_config(n=4, m=2), about=about)
     arguments = ("learn", "learner.safetensors", *SHORT[:-1], "aged:make")
-    for start in ("a new one", "one that has begun"):
+    for start in ("a new one", "a resumed one"):
         code, out, err = edgerl(*arguments)
         assert (code, "made 7" in out + err) == (0, True), start
         assert "aged:make with age=7, as learner.safetensors was trained" in err, start
@@ -173,18 +173,18 @@ def test_the_same_command_continues_and_the_hours_are_those_of_all_starts(edgerl
     code, out, err = edgerl(*command, "--hours", "0.0002")
     assert code == 0
     assert "ignoring learner.safetensors: resuming from here" in err
-    assert err.endswith("the hours asked for are complete in here; ask for more with --hours\n")
+    assert err.endswith("here has run for the hours requested; request more to go on\n")
     assert f"{reached['0.0002']['steps']} steps" in out
 
 
-def test_a_state_that_has_begun_needs_no_bundle(edgerl: Run, bundle: Path) -> None:
+def test_a_state_needs_no_bundle(edgerl: Run, bundle: Path) -> None:
     assert edgerl("learn", "learner.safetensors", *SHORT)[0] == 0
     bundle.unlink()
     for arguments in ((), ("learner.safetensors",)):
         assert edgerl("learn", *arguments, *SHORT, "--state", "state", "--hours", "0.0002")[0] == 0
     code, _, err = edgerl("learn", *SHORT, "--hours", "0.0003")
     assert code == 0
-    assert err.startswith("using state\nplain:Plain as fast as possible; state folder state: goes on after ")
+    assert err.startswith("using state\nplain:Plain as fast as possible; state folder state: resumed after ")
     code, _, err = edgerl("learn", *SHORT, "--state", "another")
     assert code == 2
     assert "there is no runs/latest here; train one first: edgerl train" in err
@@ -198,7 +198,7 @@ def test_the_nearest_bundle_is_the_default(edgerl: Run, bundle: Path) -> None:
     Path("runs/latest").symlink_to("third")
     code, _, err = edgerl("learn", *SHORT)
     assert (code, err.splitlines()[0]) == (0, "using learner.safetensors")
-    assert "state folder state: begun" in err
+    assert "state folder state: new" in err
     Path("state").rename("elsewhere")
     content = bundle.read_bytes()
     bundle.unlink()
@@ -232,7 +232,7 @@ def test_choices_reach_the_learner(edgerl: Run) -> None:
     assert last["updates"] <= 0.5 * last["steps"]
     code, _, err = edgerl("learn", "learner.safetensors", *SHORT, "--memory", "128KiB")
     assert code == 2
-    assert "the state folder's memory is 65536, not 131072; leave it out, or begin in another folder" in err
+    assert "the state folder's memory is 65536, not 131072; leave it out, or start in another folder" in err
 
 
 def test_numbers_that_are_not_finite_are_counted_and_stop_nothing(edgerl: Run) -> None:
@@ -459,13 +459,13 @@ def test_lines_go_on_once_a_full_disk_has_room_again(spawn: Spawn) -> None:
     wait_for(lambda: lines() > complete + 5)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=300) == 143
-    told = events(Path("log").read_text())
-    assert told[-1]["event"] == "stopped"
-    steps = [line["steps"] for line in told if line["event"] == "status"]
+    lines_written = events(Path("log").read_text())
+    assert lines_written[-1]["event"] == "stopped"
+    steps = [line["steps"] for line in lines_written if line["event"] == "status"]
     assert steps == sorted(steps)
 
 
-def test_news_are_told_once() -> None:
+def test_news_is_reported_once() -> None:
     def status(takeovers: int = 0, divergences: int = 0, error: str = "") -> dict[str, Any]:
         return {
             "trials": {"takeovers": takeovers, "divergences": divergences},
@@ -473,12 +473,12 @@ def test_news_are_told_once() -> None:
             "last_error": error,
         }
 
-    assert list(_news({}, status(1, 1, "old"))) == []
+    assert list(_news(None, status(1, 1, "old"))) == []
     assert list(_news(status(), status())) == []
     assert list(_news(status(), status(takeovers=1))) == [
         "the learning policy is the champion now, as it is in snapshot 4"
     ]
-    assert list(_news(status(), status(divergences=1))) == ["learning diverged, and began anew from the champion"]
+    assert list(_news(status(), status(divergences=1))) == ["learning diverged, and restarted from the champion"]
     assert list(_news(status(), status(error="cannot sync"))) == ["cannot sync"]
     assert list(_news(status(error="cannot sync"), status(error="cannot sync"))) == []
 
@@ -486,21 +486,24 @@ def test_news_are_told_once() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--hours", "0"], "--hours is 0; expected above 0, at most 200000"),
-        (["--hours", "nan"], "--hours is nan; expected above 0"),
-        (["--rate", "-3"], "the rate is -3 Hz; expected 1e-6 to 1e6"),
+        (["--hours", "0"], "--hours is 0; expected a number in (0, 200000]"),
+        (["--hours", "nan"], "--hours is nan; expected a number in (0, "),
+        (["--rate", "-3"], "the rate is -3 Hz; expected a number in [1e-6, 1e6]"),
         (["--memory", "lots"], "--memory is 'lots'; expected a number of bytes, such as 64KiB"),
         (["--memory", "1KiB"], "the memory is 1024 bytes"),
-        (["--replay-policy", "pond"], "--replay-policy is 'pond'; expected ring or reservoir"),
-        (["--replay-storage", "tape"], "--replay-storage is 'tape'; expected ram or mapped"),
+        (["--replay-policy", "pond"], "the replay policy is 'pond'; expected ring or reservoir"),
+        (["--replay-storage", "tape"], "the storage is 'tape'; expected ram or mapped"),
         (["--updates", "never"], "--updates is 'never'; expected idle or thread"),
-        (["--trial-every", "0"], "the trials' every is 0; expected an integer from 1 to 50"),
-        (["--window-seconds", "0.05"], "--window-seconds is 0.05; expected 0.08, which is 8 steps, to 86400"),
-        (["--window-seconds", "inf"], "--window-seconds is inf; expected 0.08"),
-        (["--updates-per-step", "0"], "updates_per_step is 0; expected above 0"),
-        (["--sync-seconds", "0"], "the sync interval is 0 s; expected above 0"),
-        (["--snapshot-minutes", "-1"], "the snapshot interval is -60 s; expected above 0"),
-        (["--status-seconds", "0"], "the status interval is 0 s; expected above 0"),
+        (["--trial-every", "0"], "the trials' every is 0; expected an integer in [1, 50]"),
+        (
+            ["--window-seconds", "0.05"],
+            "--window-seconds is 0.05; expected a number in [0.08, 86400]: a window has at least 8 steps",
+        ),
+        (["--window-seconds", "inf"], "--window-seconds is inf; expected a number in [0.08, "),
+        (["--updates-per-step", "0"], "--updates-per-step is 0; expected a number in (0, 1000]"),
+        (["--sync-seconds", "0"], "the sync interval is 0 s; expected a number in (0, "),
+        (["--snapshot-minutes", "-1"], "the snapshot interval is -60 s; expected a number in (0, "),
+        (["--status-seconds", "0"], "the status interval is 0 s; expected a number in (0, "),
         (["--seed", "-1"], "Invalid value for '--seed'"),
         (["--env", "plain:Plane"], "environment 'plain:Plane': plain has no function 'Plane'"),
         (["--env", "plain"], "environment 'plain' is unknown"),
@@ -521,7 +524,7 @@ def test_bad_input_is_one_line(edgerl: Run, arguments: list[str], message: str) 
     assert (code, out) == (2, "")
     assert err.startswith(f"edgerl: {message}")
     assert err.count("\n") == 1
-    assert not Path("state").exists(), "nothing is left of a learner that never began"
+    assert not Path("state").exists(), "nothing is left of a learner that never started"
 
 
 @pytest.mark.parametrize("arguments", [["x.onnx"], ["learner.safetensors", "--memory", "9KiB"], ["wide.safetensors"]])
@@ -596,9 +599,11 @@ def test_a_robot_that_leaves_the_process_is_a_fault_of_the_robot(edgerl: Run) ->
     assert Path("at-rest").exists()
 
 
-def test_a_file_of_another_program_does_not_learn(edgerl: Run) -> None:
-    write_actor(Path("ppo.onnx"))
-    code, out, err = edgerl("learn", "ppo.onnx", *SHORT)
+@pytest.mark.parametrize("name", ["ppo.onnx", "ppo.safetensors"])
+def test_a_file_of_another_program_does_not_learn(edgerl: Run, name: str) -> None:
+    """Whatever its name says."""
+    write_actor(Path(name))
+    code, out, err = edgerl("learn", name, *SHORT)
     assert (code, out) == (2, "")
-    assert "native cannot run ppo.onnx: it was not written by edgerl" in err
+    assert f"native cannot run {name}: it was not written by edgerl" in err
     assert "expected a learner.safetensors: edgerl export --format learner" in err

@@ -62,7 +62,7 @@ def test_a_video_shows_the_episode_at_its_speed(edgerl: Run, policy: Path, name:
     assert (np.abs(frames[0].astype(int) - frames[-1]) > 30).mean() > 0.02, "something moves"
     assert [path.name for path in Path().iterdir()] == [name]
     code, _, err = edgerl("play", policy, "--video", name, *TINY)
-    assert (code, f"{name} exists already; pass --force to replace it, or another --video" in err) == (2, True)
+    assert (code, f"{name} exists already; pass --force to replace it, or write elsewhere" in err) == (2, True)
 
 
 def _frames(path: Path, rate: int = 20) -> np.ndarray:

@@ -59,7 +59,7 @@ def test_the_newest_model_against_a_device(monkeypatch: pytest.MonkeyPatch, caps
 def test_a_run_means_its_policy_however_new_an_export_is(
     folder: Path, arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The weights are known, as they are not of an ONNX file; and one that stands alone is taken."""
+    """The weights are known, unlike those of an ONNX file; an ONNX file without a policy is accepted."""
     path = folder / "runs/one/policy.onnx"
     export_policy(folder / "runs/one", "onnx", path)
     os.utime(path, (1 << 33, 1 << 33))
@@ -184,7 +184,7 @@ def test_rate_and_runtime(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
         (("--device", "esp32", "--network", "3-4-1", "--block", "3"), "the block is 3; expected 1 or 4"),
         (("runs/one", "--device", "esp32", "--network", "3-4-1"), "both runs/one and --network 3-4-1 are given"),
         (("--device", "esp32", "--format", "html"), "--format is 'html'; expected one of text, markdown, junit"),
-        (("--device", "esp32", "--format", "junit", "--json"), "--format is 'junit'; expected --json alone"),
+        (("--device", "esp32", "--format", "junit", "--json"), "--format is 'junit'; expected only --json"),
         (("--device", "esp32", "--device", "esp33"), "there is no device 'esp33'; did you mean esp32?"),
     ],
 )

@@ -229,7 +229,7 @@ def test_a_profile_is_updated_in_place_and_another_file_only_by_force(edgerl: Ru
     code, _, err = edgerl(*arguments, "jetson-nano")
     assert (code, err) == (
         2,
-        "edgerl: my-nano.toml exists already; pass --force to replace it, or another --save\n",
+        "edgerl: my-nano.toml exists already; pass --force to replace it, or write elsewhere\n",
     )
     assert edgerl(*arguments, "jetson-nano", "--force")[0] == 0
     other = random_policy(4, (5, 16, 16, 3))
@@ -304,7 +304,7 @@ def test_a_bundle_is_written_once(edgerl: Run) -> None:
     assert err.count("without a program") == 3 - len(programs)
     assert edgerl("profile", "policy.safetensors", "--bundle", "out.tar")[::2] == (
         2,
-        "edgerl: out.tar exists already; pass --force to replace it, or another --bundle\n",
+        "edgerl: out.tar exists already; pass --force to replace it, or write elsewhere\n",
     )
     code, out, _ = edgerl("profile", "policy.safetensors", "--bundle", "out.tar", "--force", "--json")
     assert code == 0

@@ -86,7 +86,7 @@ def test_pruning_twice_starts_from_the_run_each_time(edgerl: Run, run: Path) -> 
         (["--sparsity", "1"], "sparsity is 1; expected more than"),
         (["--dtype", "fp8"], "--dtype is 'fp8'; expected fp32, fp16, int8"),
         (["nowhere"], "nowhere is not there; expected a run folder"),
-        (["-o", "there"], "there exists already; pass --force to replace it, or another -o"),
+        (["-o", "there"], "there exists already; pass --force to replace it, or write elsewhere"),
         (["-o", "no/folder/policy.safetensors"], "cannot write no/folder/policy.safetensors"),
         (["--episodes", "-1"], "Invalid value for '--episodes'"),
     ],

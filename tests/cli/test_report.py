@@ -41,7 +41,7 @@ def test_an_output_elsewhere_and_json(edgerl: Run, run: Path) -> None:
     assert json.loads(out)["bytes"] == Path("page.html").stat().st_size
     assert (json.loads(out)["runs"], json.loads(out)["models"]) == (1, 1)
     code, _, err = edgerl("report", run, "-o", "page.html")
-    assert (code, "page.html exists already; pass --force to replace it, or another -o" in err) == (2, True)
+    assert (code, "page.html exists already; pass --force to replace it, or write elsewhere" in err) == (2, True)
     assert edgerl("report", run, "-o", "page.html", "--force")[0] == 0
 
 

@@ -1,4 +1,4 @@
-"""What arrives on stdout and stderr: every command in any encoding, and results for programs alone, whoever prints."""
+"""What arrives on stdout and stderr: every command in any encoding, and results for programs apart from the rest."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ CORTEX_M7 = ("-mcpu=cortex-m7", "-mthumb", "-mfpu=fpv5-d16", "-mfloat-abi=hard")
 
 SANITIZED = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g")
 CHECKS_AS_CALLS = ("--param", "asan-instrumentation-with-call-threshold=0")
-"""The checks of memory as calls: kernels in so many instances compile in a third of the time."""
+"""The checks of memory as calls: with that many instances, kernels compile in a third of the time."""
 
 
 class Target(NamedTuple):

@@ -470,7 +470,7 @@ def test_a_reservoir_is_refused(tmp_path: Path) -> None:
 def test_files_that_exist_need_force(tmp_path: Path) -> None:
     learner = make_c_learner(write_bundle(tmp_path / "learner.safetensors", learner_config(N, M)))
     (tmp_path / "edgerl_learner.c").write_text("precious")
-    with pytest.raises(OutputError, match=r"edgerl_learner.c exists already; pass --force"):
+    with pytest.raises(OutputError, match=r"edgerl_learner.c exists already; pass `force`"):
         write_c_learner(learner, tmp_path)
     assert not (tmp_path / "edgerl_learner.h").exists()
     write_c_learner(learner, tmp_path, force=True)

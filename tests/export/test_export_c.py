@@ -504,7 +504,7 @@ def test_what_c_cannot_hold_is_refused() -> None:
 
 def test_files_that_exist_need_force(tmp_path: Path) -> None:
     export_policy(random_policy(1), "c", tmp_path / "c")
-    with pytest.raises(OutputError, match="exists already; pass --force"):
+    with pytest.raises(OutputError, match="exists already; pass `force`"):
         export_policy(random_policy(2), "c", tmp_path / "c")
     export_policy(random_policy(2), "c", tmp_path / "c", force=True)
     (tmp_path / "file").touch()

@@ -334,7 +334,7 @@ def test_an_unknown_format_is_refused(make_policy: Any, path: Path) -> None:
 
 def test_an_existing_output_needs_force(make_policy: Any, path: Path) -> None:
     path.write_text("precious")
-    with pytest.raises(OutputError, match=r"exists already; pass --force"):
+    with pytest.raises(OutputError, match=r"exists already; pass `force`"):
         export_policy(make_policy().policy, "onnx", path)
     assert path.read_text() == "precious"
     export_policy(make_policy().policy, "onnx", path, force=True)

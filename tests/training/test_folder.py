@@ -144,7 +144,7 @@ def _temporaries(folder: Path) -> Iterator[Path]:
 
 
 def test_tensorboard_shows_the_run_alone_that_the_notice_names() -> None:
-    """By its own reader. In `runs` the link is one more, as docs/quickstart.md says."""
+    """By its own reader. In `runs` the link is one more, as docs/commands.md says."""
     from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
     from tensorboard.util.tensor_util import make_ndarray
 

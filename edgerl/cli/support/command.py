@@ -39,7 +39,7 @@ class Command(TyperCommand):
 
 
 def in_flags(message: str, parameters: Iterable[Any]) -> str:
-    """The message with the flag of each parameter; a name that is none of this command's loses its backticks alone."""
+    """The message with the flag of each parameter; a name that is not an option only loses its backticks."""
     options = [parameter for parameter in parameters if parameter.param_type_name == "option"]
     flags: dict[str, str] = {flag.lstrip("-").replace("-", "_"): flag for option in options for flag in option.opts}
     flags |= {option.name: option.opts[0] for option in options}

@@ -35,11 +35,13 @@ def _annotation(options: Mapping[str, Option]) -> Any:
     option = next(iter(options.values()))
     choices = dict.fromkeys(choice for each in options.values() for choice in each.choices)
     flag = option.name.replace("_", "-")
+    defaults = {name: each.shown_default for name, each in options.items()}
+    shown = _by_format(defaults) if len(set(defaults.values())) > 1 else option.shown_default
     made = typer.Option(
         f"--{flag}/--no-{flag}" if option.kind is bool and option.default is None else f"--{flag}",
         metavar="NAME" if "other" in option.metadata else "BYTES" if _is_bytes(option) else "|".join(choices) or None,
         help=_by_format({name: each.metadata["help"].rstrip(".") for name, each in options.items()}) + ".",
-        show_default=option.default is not False and _shown_default(options),
+        show_default=option.default is not False and shown,
         rich_help_panel=f"Options of {' and '.join(options)}",
     )
     kind = option.kind if option.kind in (int, bool) and not _is_bytes(option) else str
@@ -48,11 +50,6 @@ def _annotation(options: Mapping[str, Option]) -> Any:
 
 def _is_bytes(option: Option) -> bool:
     return option.metadata.get("unit") == "bytes"
-
-
-def _shown_default(options: Mapping[str, Option]) -> str:
-    defaults = {name: each.shown_default for name, each in options.items()}
-    return _by_format(defaults) if len(set(defaults.values())) > 1 else next(iter(defaults.values()))
 
 
 def _by_format(texts: Mapping[str, str]) -> str:

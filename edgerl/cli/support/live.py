@@ -1,112 +1,100 @@
 """What `edgerl learn` prints while it runs: a live block on a terminal, or JSON lines; through outlets, so that a robot
-waits for nobody who reads."""
+never waits for a reader."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TextIO
 
 from edgerl.cli.support.outlet import outlet_of
 from edgerl.cli.support.streams import results
 from edgerl.files.paths import shortened
-from edgerl.run_folder import short
 from edgerl.units import human_bytes, human_seconds
 
 if TYPE_CHECKING:
     from rich.live import Live
     from rich.table import Table
 
-    from edgerl.edge.continual.learner import Learner
-
-Status = dict[str, Any]
-"""As `Session.status` makes it."""
+    from edgerl.commands.learn import LearnResult, LearnStart
+    from edgerl.edge.continual.status import SessionStatus
 
 
 class JsonLines:
-    """One JSON object a line on stdout, whole or absent. Who reads it may leave; learning goes on."""
+    """One JSON object a line on stdout, whole or absent. The reader may leave; learning continues."""
 
     def __init__(self) -> None:
         self._out = outlet_of(results())
 
-    def __enter__(self) -> None:
-        pass
+    def __enter__(self) -> JsonLines:
+        return self
 
     def __exit__(self, *_: object) -> None:
         pass
 
-    def started(self, learner: Learner, env: str, folder: Path, rate: float) -> None:
-        """What begins or goes on."""
-        self._print(
-            "started",
-            {
-                "environment": env,
-                "state": str(short(folder)),
-                "rate_hz": rate,
-                "is_new": learner.is_new,
-                "rejected": learner.rejected,
-                "memory": learner.memory.as_dict(),
-                "about": learner.about,
-            },
-        )
+    def started(self, start: LearnStart) -> None:
+        """What starts or resumes."""
+        self._print("started", start.as_dict())
 
-    def report(self, status: Status) -> None:
-        """How it stands."""
+    def report(self, status: SessionStatus) -> None:
+        """The present status."""
         self._print("status", status)
 
-    def stopped(self, status: Status, reason: str) -> None:
-        """How it stood at the end; reason: complete, SIGINT, SIGTERM, or an error's text."""
-        self._print("stopped", {"reason": reason, **status})
+    def stopped(self, result: LearnResult) -> None:
+        """The last status."""
+        self._print("stopped", result.as_dict())
 
-    def _print(self, event: str, fields: Status) -> None:
+    def _print(self, event: str, fields: Mapping[str, Any]) -> None:
         print(json.dumps({"event": event, **fields}, allow_nan=False), file=self._out, flush=True)
 
 
 class Screen:
-    """A live block on a terminal; elsewhere the news alone, such as a new champion. The last status on stdout."""
+    """A live block on a terminal; elsewhere only news, such as a new champion. The last status goes to stdout."""
 
     def __init__(self) -> None:
         self._out, self._error = outlet_of(sys.stdout), outlet_of(sys.stderr)
         self._live = _live(self._error) if self._error.isatty() else None
         self._say: Callable[[str], object] = self._note if self._live is None else self._live.console.print
-        self._before: Status = {}
+        self._before: SessionStatus | None = None
 
     def _note(self, text: str) -> None:
         print(shortened(text), file=self._error, flush=True)
 
-    def __enter__(self) -> None:
-        if self._live is not None:
-            self._live.start()
+    def __enter__(self) -> Screen:
+        return self
 
     def __exit__(self, *_: object) -> None:
         if self._live is not None:
             self._live.stop()
 
-    def started(self, learner: Learner, env: str, folder: Path, rate: float) -> None:
-        """What begins or goes on."""
-        for line in learner.rejected:
+    def started(self, start: LearnStart) -> None:
+        """What starts or resumes."""
+        for line in start.rejected:
             self._note(f"passed over: {line}")
-        counters, memory = learner.counters, learner.memory
-        goes_on = f"goes on after {human_seconds(counters.seconds)} and {counters.steps} steps"
-        self._note(f"{env} {_pace(rate)}; state folder {folder}: {'begun' if learner.is_new else goes_on}")
+        resumed = f"resumed after {human_seconds(start.seconds)} and {start.steps} steps"
+        how = "new" if start.is_new else resumed
+        self._note(f"{start.environment} {_pace(start.rate_hz)}; state folder {start.state}: {how}")
+        memory = start.memory
         self._note(
             f"memory {human_bytes(memory.total)}: networks {human_bytes(memory.arena)}, champion "
             f"{human_bytes(memory.champion)}, replay {human_bytes(memory.replay)} for {memory.capacity} transitions"
         )
 
-    def report(self, status: Status) -> None:
-        """How it stands."""
+    def report(self, status: SessionStatus) -> None:
+        """The present status, and what is new."""
         for line in _news(self._before, status):
             self._say(line)
         if self._live is not None:
+            self._live.start()  # does nothing where it has started
             self._live.update(_block(status), refresh=True)
         self._before = status
 
-    def stopped(self, status: Status, _: str) -> None:
-        """How it stood at the end; what ended it, the command's last line says."""
-        for name, text in _described(status):
+    def stopped(self, result: LearnResult) -> None:
+        """The last status; the command's last line says what ended it."""
+        if self._live is not None:
+            self._live.stop()
+        for name, text in _described(result.status):
             print(f"{name:<8}  {text}", file=self._out)
         self._out.flush()
 
@@ -119,19 +107,19 @@ def _live(file: TextIO) -> Live:
     return Live(console=console, auto_refresh=False)
 
 
-def _news(before: Status, status: Status) -> Iterator[str]:
+def _news(before: SessionStatus | None, status: SessionStatus) -> Iterator[str]:
     """What a person should hear of, once."""
-    if not before:
+    if before is None:
         return
     if status["trials"]["takeovers"] > before["trials"]["takeovers"]:
         yield f"the learning policy is the champion now, as it is in snapshot {status['champion']}"
     if status["trials"]["divergences"] > before["trials"]["divergences"]:
-        yield "learning diverged, and began anew from the champion"
+        yield "learning diverged, and restarted from the champion"
     if status["last_error"] not in ("", before["last_error"]):
         yield status["last_error"]
 
 
-def _block(status: Status) -> Table:
+def _block(status: SessionStatus) -> Table:
     from rich.table import Table
 
     table = Table.grid(padding=(0, 2))
@@ -140,7 +128,7 @@ def _block(status: Status) -> Table:
     return table
 
 
-def _described(status: Status) -> Iterator[tuple[str, str]]:
+def _described(status: SessionStatus) -> Iterator[tuple[str, str]]:
     """A status for people: (what, how it stands)."""
     yield "time", f"{human_seconds(status['seconds'])} in all, {status['steps']} steps, {status['episodes']} episodes"
     yield "return", _returns(status["last_episode"], status["trials"])
@@ -160,7 +148,7 @@ def _windows(whose: str, scores: dict[str, Any]) -> str:
     return f"{whose} none yet" if scores["mean"] is None else f"{whose} {scores['mean']:.1f} of {len(scores['scores'])}"
 
 
-def _learning(status: Status) -> str:
+def _learning(status: SessionStatus) -> str:
     connections = "+".join(str(count) for count in status["connections"].values())
     return (
         f"{status['updates']} updates, {status['updates_per_second']:.0f}/s; {connections} connections, "
@@ -178,16 +166,16 @@ def _pace(rate: float) -> str:
     return f"at {rate:g} Hz" if rate else "as fast as possible"
 
 
-def _memory(status: Status) -> str:
+def _memory(status: SessionStatus) -> str:
     replay, planned = status["replay"], human_bytes(status["memory"]["total"])
     text = f"{planned} as planned, {replay['size']} of {replay['capacity']} transitions"
-    if status["resident_bytes"] is None:
+    resident, peak = status["resident_bytes"], status["peak_resident_bytes"]
+    if resident is None or peak is None:
         return text
-    resident, peak = (human_bytes(status[name]) for name in ("resident_bytes", "peak_resident_bytes"))
-    return f"{text}; the process {resident}, at most {peak}"
+    return f"{text}; the process {human_bytes(resident)}, at most {human_bytes(peak)}"
 
 
-def _kept(status: Status) -> str:
+def _kept(status: SessionStatus) -> str:
     disk = status["disk"]
     return (
         f"{status['snapshots']} snapshots, {human_bytes(disk['bytes_written'])} written, {disk['errors']} errors; "

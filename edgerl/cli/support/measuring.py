@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgerl.cli.support.output import note, print_json, print_table
 from edgerl.cli.support.profile_formats import human_latency
-from edgerl.errors import ConfigError, MissingExtraError, OutputError
+from edgerl.commands.models import no_notice
+from edgerl.errors import ConfigError, OutputError
 from edgerl.units import human_bytes
 
 if TYPE_CHECKING:
+    from edgerl.commands.measure import BenchmarkReport
     from edgerl.profiling.budgets.device import Device
     from edgerl.profiling.budgets.report import ProfileReport
-    from edgerl.profiling.measuring.measure import Subject
     from edgerl.profiling.measuring.measured import Comparison, ComparisonRow
-    from edgerl.profiling.measuring.measurement import Bins, Result
+    from edgerl.profiling.measuring.measurement import Bins
 
 BAR = 40
 """Characters of the histogram's longest bar."""
@@ -52,10 +52,12 @@ class Measuring:
         return [name for name, is_given in given.items() if is_given]
 
     def check(self, devices: Sequence[str], of_a_device: Mapping[str, object], network: str | None) -> None:
-        """Raise ConfigError or OutputError where the options do not go together, before anything is done.
+        """Raise ConfigError or OutputError where the options exclude each other, before anything is done.
 
         `of_a_device` are the options that mean nothing without one; `network` is one that does not exist yet.
         """
+        from edgerl.commands.measure import check_board
+
         if len(self.chosen) > 1:
             raise ConfigError(f"{' and '.join(self.chosen)} exclude each other; choose one")
         if not devices and not self.chosen:
@@ -68,48 +70,55 @@ class Measuring:
             raise ConfigError(f"{self.chosen[0]} is about one device; name one --device instead of {len(devices)}")
         if self.chosen and network is not None:
             raise ConfigError(f"{self.chosen[0]} needs a policy in a file; name one instead of --network")
-        self._check_ssh()
+        check_board(self.ssh, self.ssh_config)
         self._check_outputs(devices[0] if devices else None)
-
-    def _check_ssh(self) -> None:
-        from edgerl.profiling.measuring.ssh import ssh_command
-
-        if self.ssh is not None:
-            ssh_command(self.ssh, self.ssh_config)
-        elif self.ssh_config is not None:
-            raise ConfigError("--ssh-config is for --ssh; name the board: --ssh user@host")
 
     def _check_outputs(self, device: str | None) -> None:
         from edgerl.files.atomic import refuse_existing
 
         if self.bundle is not None:
-            refuse_existing(self.bundle, force=self.force, option="--bundle")
+            refuse_existing(self.bundle, force=self.force)
         if self.save is None:
             return
         if device is None or self.chosen in ([], ["--bundle"]):
             raise ConfigError("--save keeps a measurement in a profile; add --measure, --ssh or --import, and --device")
         if self.save.suffix != ".toml":
             raise OutputError(f"--save is {self.save}; expected a name that ends in .toml, as of a device profile")
-        if not _is_same_file(self.save, device):
-            refuse_existing(self.save, force=self.force, option="--save")
+        extends = (
+            device.endswith(".toml") and self.save.exists() and Path(device).exists() and self.save.samefile(device)
+        )
+        refuse_existing(self.save, force=self.force or extends)
 
     def run(self, path: Path, device: Device | None, mode: str | None) -> Done:
         """Do what the options say, for the model in `path`; the device is in that mode."""
+        from edgerl.commands.measure import measure, write_benchmark
+
         if self.bundle is not None:
-            return Done(_write_bundle(path, self.bundle, self.force), None)
-        return Done(None, _compare(self, path, device, mode) if self.chosen else None)
+            return Done(write_benchmark(self.bundle, path, force=self.force), None)
+        if not self.chosen:
+            return NOTHING_DONE
+        comparison = measure(
+            path,
+            ssh=self.ssh,
+            ssh_config=self.ssh_config,
+            result=self.result,
+            device=device,
+            mode=mode,
+            notice=note if sys.stderr.isatty() else no_notice,  # for a person who waits
+        )
+        return Done(None, comparison)
 
 
 @dataclass(frozen=True)
 class Done:
-    """What came of it: a bundle, a measurement, or neither."""
+    """What was made: a bundle, a measurement, or neither."""
 
-    bundle: dict[str, Any] | None
+    bundle: BenchmarkReport | None
     comparison: Comparison | None
 
     def as_dict(self) -> dict[str, Any]:
-        """What a report's JSON has more than without."""
-        more: dict[str, Any] = {} if self.bundle is None else {"bundle": self.bundle}
+        """What is added to the JSON of a report."""
+        more: dict[str, Any] = {} if self.bundle is None else {"bundle": self.bundle.as_dict()}
         return more if self.comparison is None else {**more, "measured": self.comparison.as_dict()}
 
     def applied_to(self, report: ProfileReport) -> ProfileReport:
@@ -125,10 +134,10 @@ class Done:
         if self.comparison is not None:
             _print_comparison(self.comparison)
             if runtime is not None:
-                _print_what_the_verdict_is_on(self.comparison, runtime)
+                _print_basis(self.comparison, runtime)
 
-    def print_alone(self, path: Path, *, as_json: bool) -> None:
-        """Without a report."""
+    def print_without_report(self, path: Path, *, as_json: bool) -> None:
+        """Where there is no report."""
         if not as_json:
             self.print()
         elif self.comparison is not None:
@@ -137,7 +146,7 @@ class Done:
             print_json({"model": path.name, **self.as_dict()})
 
     def save(self, architecture: str, device: Device, name: str, goal: Path) -> None:
-        """Keep the measurement in a profile of one's own; `name` is what --device was given."""
+        """Save the measurement in a profile of the user's own; `name` is what --device was given."""
         from edgerl.profiling.measuring.measured import save
 
         assert self.comparison is not None
@@ -148,85 +157,14 @@ class Done:
 NOTHING_DONE = Done(None, None)
 
 
-def _is_same_file(path: Path, device: str) -> bool:
-    return device.endswith(".toml") and path.exists() and Path(device).exists() and path.samefile(device)
-
-
-def _write_bundle(path: Path, goal: Path, force: bool) -> dict[str, Any]:
-    """Write the benchmark bundle of a model to `goal`; what it holds."""
-    from edgerl.files.atomic import write_atomically
-    from edgerl.profiling.measuring.bundle import make_bundle
-
-    with _subject(path) as subject:
-        bundle = make_bundle(subject)
-    write_atomically(goal, bundle.data, force=force)
-    return {
-        "file": str(goal),
-        "bytes": len(bundle.data),
-        "programs": list(bundle.programs),
-        "missing": dict(bundle.missing),
-    }
-
-
-def _print_bundle(written: dict[str, Any]) -> None:
+def _print_bundle(bundle: BenchmarkReport) -> None:
     """What was written, and what to do with it."""
-    programs = ", ".join(written["programs"]) or "no architecture: the board needs a C compiler"
-    print(f"{written['file']}: {human_bytes(written['bytes'])}, with programs for {programs}")
-    for reason in written["missing"].values():
+    programs = ", ".join(bundle.programs) or "no architecture: the board needs a C compiler"
+    print(f"{bundle.path}: {human_bytes(bundle.bytes)}, with programs for {programs}")
+    for reason in bundle.missing.values():
         note(f"without a program: {reason}")
-    print(f"on the board: tar -xf {Path(written['file']).name} && sh edgerl-benchmark/run.sh > result.json")
+    print(f"on the board: tar -xf {bundle.path.name} && sh edgerl-benchmark/run.sh > result.json")
     print("and here: edgerl profile --import result.json --device …")
-
-
-def _compare(measuring: Measuring, path: Path, device: Device | None, mode: str | None) -> Comparison:
-    """Measure, or read what was measured, and hold it beside the device's estimates."""
-    from edgerl.profiling.measuring import measured
-
-    with _subject(path, complete=measuring.result is None) as subject:
-        return measured.compare(_result(measuring, subject), subject, device, mode)
-
-
-def _result(measuring: Measuring, subject: Subject) -> Result:
-    from edgerl.files.atomic import read_bytes
-    from edgerl.profiling.measuring.bundle import make_bundle
-    from edgerl.profiling.measuring.measure import measure_here
-    from edgerl.profiling.measuring.measurement import parse_result
-    from edgerl.profiling.measuring.ssh import run_bundle
-
-    if measuring.ssh is not None:
-        _tell(f"measuring on {measuring.ssh}: copying, some seconds there, longer where the program must be built")
-        answer = run_bundle(measuring.ssh, make_bundle(subject).data, measuring.ssh_config)
-        return parse_result(answer, f"what {measuring.ssh} sent")
-    if measuring.result is not None:
-        return parse_result(read_bytes(measuring.result), str(measuring.result))
-    _tell("measuring here, some seconds")
-    return measure_here(subject)
-
-
-def _tell(what: str) -> None:
-    """For whoever waits at a terminal."""
-    if sys.stderr.isatty():
-        note(what)
-
-
-@contextlib.contextmanager
-def _subject(path: Path, *, complete: bool = True) -> Iterator[Subject]:
-    """What a model file means; complete: with an ONNX file, exported for now where none lies beside the policy."""
-    import tempfile
-
-    from edgerl.commands.export import export_policy
-    from edgerl.profiling.measuring.measure import find_subject
-
-    subject = find_subject(path)
-    if not complete or subject.onnx_path is not None or subject.policy_path is None:
-        yield subject
-        return
-    with tempfile.TemporaryDirectory(prefix="edgerl-") as folder:
-        exported = Path(folder) / "policy.onnx"
-        with contextlib.suppress(MissingExtraError):  # then onnxruntime is not measured, and the result says why
-            export_policy(subject.policy_path, "onnx", exported)
-            subject = replace(subject, onnx_path=exported)
-        yield subject
 
 
 def _print_comparison(comparison: Comparison) -> None:
@@ -247,8 +185,8 @@ def _print_comparison(comparison: Comparison) -> None:
         print(f"{runtime}: not measured: {reason}")
 
 
-def _print_what_the_verdict_is_on(comparison: Comparison, runtime: str) -> None:
-    """Where it is not on the measurement."""
+def _print_basis(comparison: Comparison, runtime: str) -> None:
+    """What the verdict is based on, where that is not the measurement."""
     if not comparison.counts:
         architecture = comparison.result.machine.architecture
         print(f"note: {architecture} is not the architecture of {comparison.device}: the verdict is on the estimate")

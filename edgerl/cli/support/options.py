@@ -10,6 +10,7 @@ import typer
 
 from edgerl.cli.support.flags import with_flags
 from edgerl.config import OPTIONS, PRESETS, RunOption
+from edgerl.errors import ConfigError, quoted
 
 PANELS = {
     None: "Run",
@@ -20,7 +21,7 @@ PANELS = {
 }
 
 FLAGS = {"environment": "--env", "env_args": "--env-arg"}
-"""Of the options that the command line calls otherwise."""
+"""Of the options that have another name on the command line."""
 
 
 def flag(name: str) -> str:
@@ -31,7 +32,7 @@ def flag(name: str) -> str:
 def takes_options_of_a_run(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command `--preset`, `--config` and a flag for each option of a run.
 
-    It is called with `preset` and `config`, and with the options that were given alone, as Python takes them.
+    It is called with `preset` and `config`, and with only the options that were given, as Python takes them.
     """
     made = {"preset": _PRESET, "config": _CONFIG} | {option.name: _annotation(option) for option in OPTIONS.values()}
     return with_flags(command, made, _parsed)
@@ -84,15 +85,10 @@ def _parsed(given: Mapping[str, Any]) -> dict[str, Any]:
     if "env_args" in options:
         options["env_args"] = parse(options["env_args"])
     if "hidden" in options:
-        options["hidden"] = _parse_widths(options["hidden"])
+        try:
+            options["hidden"] = tuple(map(int, options["hidden"].split(",")))
+        except ValueError as error:
+            raise ConfigError(
+                f"`hidden` is {quoted(options['hidden'])}; expected whole numbers with commas, as in 256,256"
+            ) from error
     return {"preset": given["preset"], "config": given["config"], **options}
-
-
-def _parse_widths(text: str) -> tuple[int, ...]:
-    """'256,256' → (256, 256). Raises ConfigError."""
-    from edgerl.errors import ConfigError
-
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise ConfigError(f"`hidden` is {text!r}; expected whole numbers with commas, as in 256,256") from error

@@ -1,4 +1,4 @@
-"""Text for whoever reads it, if anybody does: a stream that is full, slow or gone holds up nothing for long."""
+"""Text for a reader that may be slow or gone: a stream that is full holds up nothing for long."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ PIECE_BYTES = select.PIPE_BUF
 class Outlet(io.TextIOBase):
     """A stream's descriptor, past its buffer: each flush writes all since the last one, or nothing of it.
 
-    What finds no room in time is dropped, and so is what meets an error; the next flush tries anew, for a disk that was
-    full may have room again. Where a pipe took a part, the next flush completes it first. Nothing is ever raised.
+    What finds no room in time is dropped, and so is what meets an error; the next flush tries again, since a disk that
+    was full may have room again. Where a pipe took a part, the next flush completes it first. Nothing is ever raised.
     """
 
     def __init__(self, stream: TextIO) -> None:

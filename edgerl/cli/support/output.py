@@ -18,7 +18,7 @@ WIDTH = 80
 """Columns of a table in a file or a pipe, where COLUMNS says nothing else."""
 
 NARROWEST = 15
-"""Of a table's first column, which folds; a terminal that has not even that room breaks the lines itself."""
+"""Of a table's first column, which folds; a narrower terminal breaks the lines itself."""
 
 Json = Annotated[bool, typer.Option("--json", callback=keep_results_apart, help="Print one JSON object, for programs.")]
 OwnEnv = Annotated[
@@ -29,7 +29,7 @@ Actions = Annotated[
     str | None,
     typer.Option(
         metavar="scale|clip",
-        help="Of a policy with other bounds than the environment's: stretch its range to them, or cut what is beyond.",
+        help="Where the policy's bounds differ from the environment's: scale its actions, or clip what is beyond.",
         show_default=False,
     ),
 ]
@@ -42,7 +42,7 @@ def print_json(report: dict[str, Any]) -> None:
 
 
 def print_document(text: str) -> None:
-    """A result that programs read, on stdout; on its way when this returns."""
+    """A result for programs, on stdout, flushed."""
     print(text, file=results(), flush=True)
 
 
@@ -52,7 +52,7 @@ def note(text: str) -> None:
 
 
 def room() -> int:
-    """Columns of the terminal, or what COLUMNS says; WIDTH where there is neither."""
+    """Columns of the terminal, or the value of COLUMNS; WIDTH where there is neither."""
     return shutil.get_terminal_size((WIDTH, 0)).columns
 
 
@@ -60,7 +60,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title:
     """A plain table: the first column to the left, the others to the right.
 
     Where there is too little room, columns move together and their names fold; then the first column folds, at spaces
-    and hyphens; columns that still find no place follow in a further table, which repeats the first. Numbers never
+    and hyphens; columns that still do not fit follow in another table, which repeats the first. Numbers never
     fold.
     """
     cells = [tuple(map(shown, row)) for row in (columns, *rows)]

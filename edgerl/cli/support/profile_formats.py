@@ -9,6 +9,7 @@ from edgerl.cli.support.output import print_table
 from edgerl.units import UNCERTAINTY, human_bytes, human_estimate, human_seconds, human_uncertainty
 
 if TYPE_CHECKING:
+    from edgerl.profiling.budgets.learning import LearningReport
     from edgerl.profiling.budgets.report import BudgetPart, BudgetVerdict, Estimate, ProfileReport, Unit
 
 LABELS = {"memory": "memory", "flash": "flash", "flops": "FLOPs per inference", "latency": "latency"}
@@ -34,6 +35,21 @@ def print_page(report: ProfileReport) -> None:
     print_uncertainty([report])
     for note in report.notes:
         print(f"note: {note}")
+
+
+def print_learning(report: LearningReport) -> None:
+    """Where the learner's memory goes, and what fits beside the control rate."""
+    memory, replay = report.memory, report.replay
+    update, idle = human_seconds(report.update_us * 1e-6), human_seconds(report.idle_us * 1e-6)
+    print(
+        f"learner: networks {human_bytes(memory.arena)}, champion {human_bytes(memory.champion)}, replay {replay.keep} "
+        f"of {memory.capacity} transitions, {memory.record} bytes each in {replay.precision}"
+    )
+    print(
+        f"learning: ≈ {report.updates_per_second:.3g} updates/s fit beside {report.acting.rate_hz:g} Hz (estimate, "
+        f"unvalidated): one takes ≈ {update}, and {idle} of each period are idle"
+    )
+    print(f"an update: {report.source}")
 
 
 def print_summary(reports: Sequence[ProfileReport]) -> None:

@@ -10,7 +10,7 @@ import sys
 from typing import TextIO
 
 READABLE = "edgerl.readable"
-"""How a stream of ours spells what its encoding lacks: the name of an error handler, as `errors=` takes it."""
+"""How our streams spell what their encoding lacks: the name of an error handler, for `errors=`."""
 
 SPELLINGS = {
     "×": "x",
@@ -40,9 +40,9 @@ _results: TextIO | None = None
 
 
 def make_streams_safe() -> None:
-    """Let stdout and stderr take any text in any encoding, and be there, on nothing, where who started us closed them.
+    """Let stdout and stderr take any text in any encoding, and open them on nothing where they were closed.
 
-    Without this a letter of a device's name ends a command, and the first file that it opens becomes its stdout.
+    Without this a letter in a device's name ends a command, and the first file that it opens becomes its stdout.
     """
     global _results
     _results = None
@@ -58,7 +58,7 @@ def make_streams_safe() -> None:
 
 
 def keep_results_apart(is_wanted: bool = True) -> bool:
-    """Keep stdout for `results` alone to the process's end: what an environment prints, in Python or in C, goes to
+    """Keep stdout for `results` only, until the process ends: what an environment prints, in Python or in C, goes to
     stderr, at exit too. The callback of options such as --json."""
     global _results
     if is_wanted and _results is None:
@@ -69,9 +69,9 @@ def keep_results_apart(is_wanted: bool = True) -> bool:
 
 
 def _own_stdout() -> TextIO:
-    """Stdout behind a descriptor that nobody else knows; a terminal's own encoding, for files and pipes UTF-8."""
+    """Stdout behind a descriptor of its own; in a terminal's encoding, for files and pipes UTF-8."""
     stdout = sys.stdout
-    with contextlib.suppress(OSError):  # where stdout is not a file, whoever put it there reads it
+    with contextlib.suppress(OSError):  # where stdout is not a file, the program that replaced it reads it
         if stdout.fileno() == 1:
             stdout.flush()
             encoding = stdout.encoding if stdout.isatty() else "utf-8"
@@ -85,7 +85,7 @@ def results() -> TextIO:
 
 
 def give_up_results() -> None:
-    """Send what is still to be written nowhere: who reads has left, and it would fail again at exit."""
+    """Discard what is still to be written: the reader has left, and it would fail again at exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in {results(), sys.stdout}:
         with contextlib.suppress(OSError):

@@ -1,8 +1,8 @@
 """Whether a policy's actions are the ones that an environment takes, and what to do where they are not.
 
 Actions of edgerl's own policies are in their environment's units, within its bounds. Those of another program's are
-often in [−1, 1] whatever the environment, or without bounds, to be clipped: which of the two nobody can tell from the
-numbers. So bounds are compared, and where they differ, whoever runs the policy must say:
+often in [−1, 1] whatever the environment, or without bounds, to be clipped: the numbers do not tell which of the two.
+So bounds are compared, and where they differ, the caller must say:
 
     scale    the policy's range, [−1, 1] where its file tells none, is stretched to the environment's bounds
     clip     the numbers are the environment's own; what is beyond its bounds is cut to them
@@ -81,7 +81,7 @@ class AdaptedPolicy:
 
 
 def adapted(policy: Playable, task: Task, mode: ActionMode | None, name: str = "the policy") -> Playable:
-    """The policy as the task takes it: itself where bounds agree; `name` is for messages.
+    """The policy with the task's actions: itself where bounds agree; `name` is for messages.
 
     Raises ConfigError for an unknown mode, UnsupportedModelError for another number of observations or actions, and
     where the bounds differ and no mode is given.
@@ -92,7 +92,7 @@ def adapted(policy: Playable, task: Task, mode: ActionMode | None, name: str = "
     if has != needs:
         raise UnsupportedModelError(
             f"{name} maps {has[0]} observations to {has[1]} actions; {task.name} has {needs[0]} and {needs[1]}; name "
-            "its own: --env"
+            "its own with `env`"
         )
     if has_bounds_of(policy, task):
         return policy
@@ -105,7 +105,7 @@ def adapted(policy: Playable, task: Task, mode: ActionMode | None, name: str = "
 
 
 def has_bounds_of(policy: Playable, task: Task) -> bool:
-    """Whether the policy tells that its bounds are the task's, but for a rounding."""
+    """Whether the policy states the task's bounds, but for a rounding."""
     own, wanted = _bounds(policy), (task.action_low, task.action_high)
     return own is not None and all(are_same_bounds(*pair) for pair in zip(wanted, own, strict=True))
 

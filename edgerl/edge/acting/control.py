@@ -7,7 +7,7 @@ Ticks lie at start + k / rate, computed from k each time, so errors do not add u
 The action is due at the next tick. What is sent, and when:
 
 - The policy answers in time: its action, at once.
-- The observation is not finite, or no numbers at all: the fallback at once; the policy is not asked.
+- The observation is not finite, or not numbers: the fallback at once; the policy is not called.
 - The policy raises, or answers with something not finite or of another length: the fallback at once.
 - The policy answers late: its action is discarded, for it answers an observation that is more than a period old; the
   fallback is sent as soon as the policy returns. Until then nothing is sent: one thread cannot interrupt itself, and
@@ -22,7 +22,7 @@ The action is due at the next tick. What is sent, and when:
   `signal.signal(signal.SIGTERM, lambda *_: loop.stop())`, and send what the machine needs to rest after `run`.
 
 `idle`, where there is one, is called after each cycle that leaves time, with the nanoseconds until the next tick or the
-run's end: a learner can use them. Nothing interrupts it: when it overruns, the next cycle begins late, which its
+run's end: a learner can use them. Nothing interrupts it: when it overruns, the next cycle starts late, which its
 jitter shows, and ticks that pass wholly are skipped; `stop()` counts once it has returned.
 
 One loop in a process at a time: the garbage collector, which a loop holds still, is the whole process's.
@@ -53,13 +53,13 @@ FINAL_WAIT_NS = 200_000
 FINAL_WAIT_SHARE = 20
 """A sleep ends this long before its tick, but at most a twentieth of a period; the rest is waited out awake.
 
-Linux wakes a sleeper late: at 100 Hz, a cycle began 152 µs after its tick in the median when sleeping all the way,
+Linux wakes a sleeper late: at 100 Hz, a cycle started 152 µs after its tick in the median when sleeping all the way,
 3 µs with this wait (docs/onnx.md). It takes at most 5 % of a core, 2 % at 100 Hz, which a board with one core can
 spare. Python has no clock_nanosleep that could wake at an absolute time.
 """
 
 LONGEST_SLEEP_NS = 100_000_000
-"""After so long a sleep a loop looks whether it was stopped."""
+"""The longest sleep before a loop checks whether it was stopped."""
 
 COLLECT_EVERY = 256
 """Cycles between garbage collections, each right after an action was sent. All older objects are frozen, so that one
@@ -84,9 +84,9 @@ class ControlStatistics:
     rate_hz: float
     seconds: float
     cycles: int
-    latency: Spread  # observation in hand → answer of the policy in hand
-    jitter: Spread  # tick → its cycle begins
-    missed_deadlines: int  # cycles whose action was not there by the next tick, whatever was sent
+    latency: Spread  # observation read → action computed
+    jitter: Spread  # tick → start of its cycle
+    missed_deadlines: int  # cycles whose action was late for the next tick, whatever was sent
     skipped_ticks: int  # ticks that passed wholly while an earlier cycle ran
     fallbacks: Mapping[Cause, int]
     last_error: str  # of the policy; empty where it never raised
@@ -114,7 +114,7 @@ class ControlLoop:
         Raises ConfigError.
         """
         if not 1e-6 <= rate_hz <= 1e6:
-            raise ConfigError(f"the rate is {rate_hz:g} Hz; expected 1e-6 to 1e6")
+            raise ConfigError(f"the rate is {rate_hz:g} Hz; expected a number in [1e-6, 1e6]")
         self._fallback = np.array(fallback_action, np.float32)
         if self._fallback.ndim != 1 or not np.isfinite(self._fallback).all():
             raise ConfigError(
@@ -145,9 +145,9 @@ class ControlLoop:
         self._jitter = Histogram()
 
     def run(self, seconds: float | None = None) -> ControlStatistics:
-        """Run for `seconds`, or until `stop()`; a run begins its statistics anew. Raises ConfigError."""
+        """Run for `seconds`, or until `stop()`; each run starts its statistics over. Raises ConfigError."""
         if seconds is not None and not 0 < seconds <= 1e9:
-            raise ConfigError(f"the loop is to run for {seconds:g} s; expected above 0 and at most 1e9")
+            raise ConfigError(f"`seconds` is {seconds:g}; expected a number in (0, 1e9]")
         n_ticks = math.inf if seconds is None else max(1, math.ceil(round(seconds * self._rate_hz, 6)))
         with _quiet_garbage_collector():
             self._reset(self._clock())
@@ -167,7 +167,7 @@ class ControlLoop:
         self._stopping = True
 
     def statistics(self) -> ControlStatistics:
-        """Of the present or the last run; cheap enough (some 50 µs) for a callback to ask every second."""
+        """Of the present or the last run; cheap enough (some 50 µs) for a callback to call every second."""
         end = self._clock() if self._end is None else self._end
         return ControlStatistics(
             rate_hz=self._rate_hz,
@@ -190,7 +190,7 @@ class ControlLoop:
             self._cycle(tick)
             if self._cycles % COLLECT_EVERY == 0:
                 gc.collect()
-                gc.freeze()  # what callbacks keep, a log say, is not looked at again and again
+                gc.freeze()  # what callbacks keep, such as a log, is not traversed again and again
             idle_until = min(self._time_of(tick + 1), end)
             if self._idle is not None and not self._stopping and (left := int(idle_until - self._clock())) > 0:
                 self._idle(left)
@@ -198,7 +198,7 @@ class ControlLoop:
             following = max(tick + 1, due)
             self._skipped_ticks += int(min(following, n_ticks)) - tick - 1
             tick = following
-        # The last action is given its period, as far as the time asked for goes.
+        # The last action gets its period, as far as `seconds` allows.
         self._wait_until(min(self._time_of(tick), end))
 
     def _time_of(self, tick: int) -> int:
@@ -287,7 +287,7 @@ class Histogram:
 
 @contextlib.contextmanager
 def _quiet_garbage_collector() -> Iterator[None]:
-    """Collect, freeze what is left and switch automatic collection off; leave all as it was found."""
+    """Collect, freeze what is left and switch automatic collection off; restore all of it at the end."""
     was_enabled, was_frozen = gc.isenabled(), gc.get_freeze_count() > 0
     gc.collect()
     gc.freeze()
@@ -297,5 +297,5 @@ def _quiet_garbage_collector() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
-        if not was_frozen:  # what the application froze itself cannot be told apart any more: all of it stays frozen
+        if not was_frozen:  # it cannot be told apart from what the application froze: all stays frozen
             gc.unfreeze()

@@ -39,7 +39,7 @@ SESSION_OPTIONS = {
 }
 
 FATAL = 4
-"""onnxruntime's highest severity. What matters arrives as an exception; a second copy on stderr helps nobody."""
+"""onnxruntime's highest severity. What matters arrives as an exception; a second copy on stderr does not help."""
 
 
 Tensor = tuple[str, tuple[int, int], type[np.floating[Any]]]
@@ -95,7 +95,7 @@ class OnnxPolicy:
         return acted
 
     def _reproduce_example(self, source: Path) -> None:
-        """Run the example pair, or zeros: a model that cannot run at all is found here, not in the control loop."""
+        """Run the example pair, or zeros: a model that cannot run fails here, not in the control loop."""
         example = self.metadata.get("example")
         observation = np.zeros(self.n_observations, self.observation_dtype)
         if example:
@@ -147,7 +147,7 @@ def parse_metadata(properties: Mapping[str, str], n_observations: int, n_actions
         if not np.all(low < high):
             raise ValueError("an action bound's low is not below its high")
         if not isinstance(metadata["about"], dict) or not isinstance(metadata["policy_sha256"], str):
-            raise ValueError("about is not an object, or policy_sha256 no string")
+            raise ValueError("about is not an object, or policy_sha256 not a string")
     except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise FileFormatError(f"{source} has metadata that edgerl did not write ({_reason(error)})") from error
     return dict(metadata)
@@ -319,7 +319,7 @@ def made_from(data: bytes) -> str | None:
                 if texts.get(_KEY) == METADATA_KEY.encode():
                     ours.append(texts[_VALUE])
         return str(parse_json(ours[0])["policy_sha256"]) if len(ours) == 1 else None
-    except (ValueError, KeyError, IndexError, TypeError):  # nothing that edgerl wrote
+    except (ValueError, KeyError, IndexError, TypeError):  # not written by edgerl
         return None
 
 

@@ -36,8 +36,8 @@ DENSE_IS_SLOWER_BELOW = 1 / 64
 """A density; no dense copy is made to measure what is sparser, however small a file it came from."""
 
 MEASURED_OBSERVATIONS = 32
-"""As many as a processor's branch prediction does not learn by heart: a loop over an input's few connections is costly
-where its end is not foreseen."""
+"""More than a processor's branch prediction can memorise: a loop over an input's few connections is costly where its
+end is mispredicted."""
 
 REPEATS = 7
 REPEAT_NS = 5_000_000
@@ -128,9 +128,11 @@ def _layouts(loaded: Library, policy: CompactPolicy, layout: LayoutChoice, isa: 
     names: list[Any] = [layout] * len(policy.layers) if isinstance(layout, str) else list(layout)
     for name in names:
         if name not in LAYOUTS:
-            raise ConfigError(f"the layout is {quoted(name)}; expected auto, {', '.join(LAYOUTS)}, or one per layer")
+            raise ConfigError(
+                f"the layout is {quoted(name)}; expected auto, {', '.join(LAYOUTS)}, or one for each layer"
+            )
     if len(names) != len(policy.layers):
-        raise ConfigError(f"there are {len(names)} layouts for {len(policy.layers)} layers; expected one per layer")
+        raise ConfigError(f"there are {len(names)} layouts for {len(policy.layers)} layers; expected one for each")
     return tuple(names)
 
 
@@ -167,7 +169,7 @@ LayerRun = Callable[[Array], Array]
 
 
 def _layer_run(loaded: Library, layer: Layer, layout: Layout, isa: int) -> LayerRun:
-    """A function that runs one layer alone."""
+    """A function that runs a single layer."""
     bound = np.ones(layer.n_outputs, np.float32)
     arena = _build(loaded, CompactPolicy((layer,), -bound, bound), (layout,), isa)
     function = loaded.quick("edgerl_policy_run_layer")

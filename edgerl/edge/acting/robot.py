@@ -2,8 +2,8 @@
 
 The wrapped object has the `reset` and the `step` of a gymnasium.Env and need not be one, so that the Python file that
 was trained with serves on the robot too. This is the one place that checks what such an object answers, in training
-and playing as well. A faulty answer is an error here; a number that is not finite is none: it is passed on, for a
-sensor drops out now and then, and who learns counts and refuses what it cannot use.
+and playing as well. A faulty answer is an error here. A number that is not finite is passed on: a sensor drops out now
+and then, and the learner counts and refuses what it cannot use.
 """
 
 from __future__ import annotations
@@ -81,11 +81,8 @@ class Robot:
         )
 
     def close(self) -> None:
-        """Release what the robot holds, where it has a `close`."""
-        try:
-            getattr(self._environment, "close", lambda: None)()
-        except (Exception, SystemExit) as error:
-            raise EnvironmentError(f"{self.name} failed to close ({problem(error)})") from error
+        """Release what the robot holds. Raises EnvironmentError where that fails."""
+        close(self.name, self._environment)
 
     def _stated_shape(self, space: str, size: int) -> tuple[int, ...]:
         shape = getattr(getattr(self._environment, space, None), "shape", None)
@@ -96,7 +93,7 @@ class Robot:
         return tuple(shape)
 
     def _ask(self, call: Callable[[], Any]) -> Any:
-        """What the robot answers; its own errors become one line, and so does its leaving by sys.exit."""
+        """What the robot answers; its own errors, sys.exit among them, become one line."""
         try:
             return call()
         except (Exception, SystemExit) as error:
@@ -139,7 +136,7 @@ class Robot:
         """Flat numbers, of the type that they came in."""
         try:
             array = np.asarray(value).reshape(-1)
-        except Exception as error:  # a ragged list, or whatever an object of the robot's own raises
+        except Exception as error:  # a ragged list, or an object that raises anything
             raise self._error(_kind(value), f"as {what}", "numbers") from error
         if array.dtype.kind not in "biuf":
             raise self._error(_kind(value), f"as {what}", "numbers")
@@ -149,10 +146,18 @@ class Robot:
         return EnvironmentError(f"{self.name} returned {found} {where} {self.moment}; expected {expected}")
 
 
+def close(name: str, environment: Any) -> None:
+    """Call the `close` of an environment that has one. Raises EnvironmentError where that fails."""
+    try:
+        getattr(environment, "close", lambda: None)()
+    except (Exception, SystemExit) as error:
+        raise EnvironmentError(f"{name} failed to close ({problem(error)})") from error
+
+
 def load_factory(name: str, **options: Any) -> Any:
     """What `module:factory` makes; the module is looked for in the current folder too.
 
-    options: arguments for the factory. Raises EnvironmentError, also where it has no parameter of such a name.
+    options: arguments for the factory. Raises EnvironmentError, also where it has no such parameter.
     """
     module, _, factory = name.partition(":")
     if not all(part.isidentifier() for part in (*module.split("."), factory)):
@@ -184,7 +189,7 @@ def load_module(name: str) -> ModuleType:
 
 
 def is_factory(name: str) -> bool:
-    """Whether what follows the colon of `module:name` is a function, and no id that gymnasium knows once the module was
+    """Whether what follows the colon of `module:name` is a function, not an id that gymnasium knows once the module was
     imported, as in `my_package:MyEnv-v0`: an id may lack its version, and then looks like a function's name.
 
     Raises EnvironmentError where the module cannot be imported.
@@ -194,13 +199,13 @@ def is_factory(name: str) -> bool:
         return False
     if not all(part.isidentifier() for part in (*module.split("."), thing)) or hasattr(load_module(name), thing):
         return True
-    gymnasium = sys.modules.get("gymnasium")  # which whoever registers an id has imported
+    gymnasium = sys.modules.get("gymnasium")  # imported by any module that registers an id
     return gymnasium is None or all(_VERSION.sub("", known) != thing for known in gymnasium.registry)
 
 
 _VERSION = re.compile(r"-v[0-9]+$")
 _ID = re.compile(r"([\w-]+/)?[\w.-]+-v[0-9]+|[\w-]+/[\w.-]+")
-"""What no function can be called: with a version, or with a namespace."""
+"""Names that no function can have: with a version, or with a namespace."""
 
 
 def problem(error: BaseException) -> str:
@@ -218,13 +223,13 @@ def _takes(function: Callable[..., Any], name: str) -> bool:
 
 
 def _success(info: Any) -> bool | None:
-    """What `info` says of the task, in the words of gymnasium-robotics or of Meta-World: True, False, 1 or 0; None
+    """Whether the task succeeded, by the `info` of gymnasium-robotics or of Meta-World: True, False, 1 or 0; None
     where it says anything else, or nothing."""
     if not isinstance(info, Mapping):
         return None
     said = info.get("is_success", info.get("success"))
-    is_told = isinstance(said, bool | int | float | np.bool_ | np.number) and said in (0, 1)
-    return bool(said) if is_told else None
+    is_flag = isinstance(said, bool | int | float | np.bool_ | np.number) and said in (0, 1)
+    return bool(said) if is_flag else None
 
 
 def _is_with_info(answer: Any) -> bool:

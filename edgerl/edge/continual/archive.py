@@ -1,4 +1,4 @@
-"""Where a learner comes from and where it is kept: its bundle, and the snapshots in its state folder."""
+"""Where a learner comes from and where it is saved: its bundle, and the snapshots in its state folder."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Archive:
         return None if self.store is None else self.store.folder / LOG
 
     def newest(self) -> tuple[int, TensorReader] | None:
-        """The snapshot to go on from, to be closed by the caller. One whose champion is lost gets the bundle's policy
+        """The snapshot to resume from, to be closed by the caller. One whose champion is lost gets the bundle's policy
         as its champion."""
         if self.store is None:
             return None
@@ -63,7 +63,7 @@ class Archive:
             try:
                 own = read_constants(reader, origin.arena.config.n_observations, origin.arena.config.n_actions)
                 if not own.equals(origin.constants):
-                    raise ValueError("its constants are others")
+                    raise ValueError("its constants differ")
                 origin.arena.load_state(state_of(reader)[1])
             except (ConfigError, ValueError) as error:
                 raise FileFormatError(f"{bundle} is not the bundle of {source} ({error}); name that one") from error
@@ -90,15 +90,15 @@ class Archive:
         return self.open_bundle()[1]
 
     def set_log_aside(self, error: ForeignLogError) -> None:
-        """Rename the file that was found in place of the log. Raises the error itself where it may be anybody's: no
-        learner had the folder before."""
+        """Rename the file that was found in place of the log. Raises the error itself where no learner had the
+        folder before: the file may be anybody's."""
         if self.store is None or self.log is None or not (error.is_log or self.store.next_number > 1):
             raise error
         self.store.set_aside(self.log)
-        self.rejected.append(f"{self.log} is {error.found}; another one is begun")
+        self.rejected.append(f"{self.log} is {error.found}; a new one was started")
 
     def remove_log(self) -> None:
-        """Make room for another one. Raises OutputError."""
+        """Make room for a new one. Raises OutputError."""
         if self.log is None:
             return
         try:
@@ -114,7 +114,7 @@ class Archive:
         champion = number if takes_over or not self.champion else self.champion
         store.write({"champion": champion, **metadata}, origin.tensors, origin.version)
         self.champion = champion
-        self.bytes_written += len(origin.arena.state) * (2 if champion == number else 1)  # a champion is there twice
+        self.bytes_written += len(origin.arena.state) * (2 if champion == number else 1)  # a champion has two files
         return number
 
     def need_store(self) -> Store:
@@ -124,11 +124,11 @@ class Archive:
         return self.store
 
     def close(self) -> None:
-        """Let go of the state folder."""
+        """Release the state folder."""
         if self.store is not None:
             self.store.close()
 
     def withdraw(self) -> None:
-        """The same; where this process began in it, leave it as it was found."""
+        """The same; a folder in which this process started is left as it was found."""
         if self.store is not None:
             self.store.withdraw()

@@ -100,12 +100,12 @@ def read_constants(reader: TensorReader, n_observations: int, n_actions: int) ->
         if name.startswith("action") or name.replace("_", ".") in reader.shapes
     }
     if reader.metadata["version"] != version_of(reader.shapes):
-        raise ValueError(f"{_OFFSET} is in version {VERSION_WITH_OFFSET} alone, and always there")
+        raise ValueError(f"{_OFFSET} belongs to version {VERSION_WITH_OFFSET}, and only to that")
     constants = Constants(**found)
     if constants.observation_offset is not None and not is_offset(constants.observation_offset):
         raise ValueError(f"{_OFFSET} holds a number that is not whole or beyond ±{LARGEST_OFFSET:g}")
     low, high = constants.action_low, constants.action_high
-    if not (low < high).all() or not (action_scaling(low, high)[1] > 0).all():  # of other bounds it is never asked
+    if not (low < high).all() or not (action_scaling(low, high)[1] > 0).all():  # other bounds are refused before
         raise ValueError("an action bound's low is not below its high")
     for first, second in pairwise(_NAMES[2:]):
         if first.partition("_")[0] == second.partition("_")[0] and (first in found) != (second in found):
@@ -134,7 +134,7 @@ class ReplayPlan:
     precision: Precision
     keep: KeepPolicy
     memory_bytes: int | None = None  # of the whole learner, where `capacity` is to follow from it
-    capacity: int | None = None  # transitions; of a learner that has begun
+    capacity: int | None = None  # transitions; of a learner that has started
 
     def as_json(self) -> dict[str, Any]:
         """As metadata of a file."""

@@ -23,13 +23,13 @@ LONGEST_HORIZON = 1e4
 
 
 class Challenger:
-    """The actor in the engine's arena, which begins anew from the champion where learning leads nowhere.
+    """The actor in the engine's arena, which restarts from the champion where learning diverged.
 
-    It may act while an update is under way; all else is for whoever holds the updates' lock.
+    It may act while an update is under way; all else needs the updates' lock.
 
     Attributes: `arena`; `acting`, a lock that is held while it acts, never for long; `is_sound`, whether the arena
-    holds a learner that may act; until it does again, the champion drives; `is_learning`, until the champion to go back
-    to could not be read; `values`, what its critics say.
+    holds a learner that may act; until it does again, the champion drives; `is_learning`, until the champion to restart
+    from could not be read; `values`, what its critics say.
     """
 
     def __init__(
@@ -57,14 +57,14 @@ class Challenger:
         return None
 
     def judge_update(self) -> None:
-        """After an update: begin anew where its values show that learning has diverged, or it could not act."""
+        """After an update: restart where its values show that learning diverged, or where it could not act."""
         self.values.judge(self._history.counters.largest_reward)
         if self.values.have_diverged or not self.is_sound:
             self.restart()
 
     def judge_numbers(self) -> None:
-        """Before anything is kept: begin anew unless all numbers are finite. The engine sees to it, but for numbers
-        that no training leads to."""
+        """Before anything is saved: restart unless all numbers are finite. The engine ensures that, except for
+        numbers that no training leads to."""
         layers = (layer for network in self.arena.layers for layer in network)
         arrays = (array for layer in layers for array in vars(layer).values() if isinstance(array, np.ndarray))
         numbers = (array for array in arrays if array.dtype == np.float32 and array.size)
@@ -73,8 +73,8 @@ class Challenger:
             self.restart()
 
     def restart(self) -> None:
-        """Go back to where the champion was made. Where that cannot be read, learning stops, and the champion drives
-        on."""
+        """Load the state in which the champion was made. Where that cannot be read, learning stops, and the champion
+        drives."""
         with self.acting:
             self.is_sound = False
         self._history.restart_challenger()
@@ -85,7 +85,7 @@ class Challenger:
             self.is_learning = False
             self._history.last_error = f"learning has stopped: {error}"
             return
-        self.values.begin_anew()
+        self.values.reset()
         self.is_sound = True
 
 
@@ -101,8 +101,8 @@ class Values:
         self.strikes, self.progress = 0, arena.progress
         self.critic_loss = self.value = 0.0
 
-    def begin_anew(self) -> None:
-        """With a state of which nothing is known."""
+    def reset(self) -> None:
+        """Forget what was counted: the state was replaced."""
         self.strikes, self.progress = 0, self._arena.progress
 
     @property

@@ -1,4 +1,4 @@
-"""The champion: a copy of the actor that drives while the learner's own one is still on trial."""
+"""The champion: a copy of the actor that drives while the learning policy is still on trial."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edgerl.policy.compact import Array, action_scaling
 
 
 class Champion:
-    """observation [n] → action [m] in the robot's own units, by the actor as it was when `take` was last called.
+    """observation [n] → action [m] in the robot's own units, by the actor as it was at the last `copy_actor`.
 
     There are two copies, so that one can be made while the other drives; `n_bytes` is of both. Threads may share it.
     """
@@ -35,7 +35,7 @@ class Champion:
         self._kept = tuple(None if part is None else part.copy() for part in (*normalisation, centre, half_range))
         layers = learner.layers[0]
         self._config = self._make_config(layers, [layer.weight for layer in layers])
-        n_bytes, full = ctypes.c_size_t(), [_ones(layer) for layer in layers]  # a weight that is 0 would take no room
+        n_bytes, full = ctypes.c_size_t(), [_ones(layer) for layer in layers]  # weights of 0 would take no room
         loaded.call("the champion", "edgerl_policy_bytes", self._make_config(layers, full), n_bytes)
         self._arenas = [new_arena(n_bytes.value) for _ in range(2)]
         self.n_bytes = sum(len(arena) for arena in self._arenas)
@@ -43,12 +43,12 @@ class Champion:
         self._observation = np.zeros(learner.config.n_observations, np.float32)
         self._action = np.zeros(learner.config.n_actions, np.float32)
         self._addresses = tuple(ctypes.c_void_p(array.ctypes.data) for array in (self._observation, self._action))
-        self._acting = Lock()  # held for one action; buffers of each thread's own would be memory that grows
+        self._acting = Lock()  # held for one action; buffers for each thread would be memory that grows
         self._driving = 0
-        self.take()
+        self.copy_actor()
 
-    def take(self) -> None:
-        """Be the learner's actor as it is now, between two updates."""
+    def copy_actor(self) -> None:
+        """Copy the learner's actor as it is now, between two updates."""
         spare = self._arenas[1 - self._driving]
         self._loaded.call("the champion", "edgerl_policy_init", self._config, spare.ctypes.data, len(spare))
         with self._acting:
@@ -95,7 +95,7 @@ class Champion:
 
 
 def _ones(layer: LayerArrays) -> Array:
-    """Weights of which as many are not 0 as can be."""
+    """Weights of 1 at every connection; 0 where a block reaches beyond the outputs."""
     outputs = layer.block * layer.block_rows()[:, None] + np.arange(layer.block)
     ones: Array = (outputs < layer.n_outputs).astype(layer.weight.dtype)
     return ones

@@ -17,7 +17,7 @@ LOWER_PRIORITY = 10
 
 
 class Companions:
-    """Threads of a lower priority, for one run of the thread that makes them; what one of them raises ends it."""
+    """Threads of a lower priority, for one run of the thread that starts them; an exception in one of them ends it."""
 
     def __init__(self, stop: Callable[[], object]) -> None:
         """stop: ends the run; called from the thread that failed."""
@@ -25,7 +25,7 @@ class Companions:
         self._failure: BaseException | None = None
 
     def raise_failure(self) -> None:
-        """What the first that failed has raised, if any did."""
+        """Raise what the first that failed raised, if any did."""
         if self._failure is not None:
             raise self._failure
 
@@ -38,12 +38,12 @@ class Companions:
         patience: float | None = None,
         wake: Callable[[], object] = lambda: None,
     ) -> Iterator[None]:
-        """Let `work` go on in a thread; it returns once the event that it is given is set, or is left behind after
+        """Run `work` in a thread; it returns once the event that it is given is set, or is abandoned after
         `patience` seconds. wake: called after the event is set, where `work` may be waiting for something else."""
         ending, is_left = threading.Event(), threading.Event()
 
         def run() -> None:
-            _step_back()
+            _lower_priority()
             try:
                 work(ending)
             except BaseException as error:
@@ -52,7 +52,7 @@ class Companions:
                     self._stop()
 
         thread = threading.Thread(target=run, name=f"edgerl-{name}", daemon=True)
-        _expect_room_for_a_thread()
+        _check_room_for_a_thread()
         thread.start()
         try:
             yield
@@ -63,16 +63,16 @@ class Companions:
             is_left.set()
 
 
-def _expect_room_for_a_thread() -> None:
-    """Raise MemoryError where there is none: Python would wait for ever for a thread that could not begin."""
+def _check_room_for_a_thread() -> None:
+    """Raise MemoryError where there is none: Python would wait forever for a thread that could not start."""
     try:
         mmap.mmap(-1, THREAD_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
     except OSError as error:
-        raise MemoryError(f"no room for the {THREAD_BYTES} bytes of another thread") from error
+        raise MemoryError(f"there is no memory for another thread ({THREAD_BYTES} bytes)") from error
 
 
-def _step_back() -> None:
-    """Let this thread run where the one that drives does not."""
+def _lower_priority() -> None:
+    """Give this thread a lower priority than the one that drives."""
     if sys.platform == "linux":  # where each thread has a niceness of its own
         own = threading.get_native_id()
         with contextlib.suppress(OSError):

@@ -22,7 +22,7 @@ SEED_CHUNK = 64
 class Experience:
     """The transitions of a robot, which its learner samples from.
 
-    Attributes: `transitions`; `observed`, how many were added since this process began.
+    Attributes: `transitions`; `observed`, how many were added since this process started.
     """
 
     def __init__(
@@ -36,8 +36,8 @@ class Experience:
         log: Path | None = None,
         disk: Disk = DISK,
     ) -> None:
-        """Take up the log, or make it where there is none; without a path, in RAM alone. Raises FileFormatError for
-        constants that do not do, and what `Transitions` raises."""
+        """Open the log, or create it; without a path, in RAM only. Raises FileFormatError for unsuitable
+        constants, and what `Transitions` raises."""
         self._constants = constants
         shape = constants.record_format(config.n_observations, plan.precision)
         self._decoding = shape.decoding(constants.observation_mean, constants.observation_scale)
@@ -62,8 +62,8 @@ class Experience:
         """The transitions as the engine reads them, at this moment; hold their lock while it draws its batch."""
         return self.transitions.structure(*self._decoding)
 
-    def go_on_from(self, number: int, saturations: int) -> int:
-        """After a snapshot that knew of so many transitions and numbers that saturated; how many the log has more."""
+    def resume_from(self, number: int, saturations: int) -> int:
+        """Resume after a snapshot with these counts of transitions and saturated numbers; how many more the log has."""
         newer = max(self.transitions.number - number, 0)
         self.transitions.number = max(self.transitions.number, number)
         self.transitions.saturations = saturations

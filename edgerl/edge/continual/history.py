@@ -6,8 +6,9 @@ import copy
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
+from edgerl.edge.continual.status import HistoryStatus
 from edgerl.edge.continual.transitions import Transitions
 from edgerl.edge.continual.trials import TrialRule, Trials, Verdict
 from edgerl.errors import OutputError, quoted
@@ -19,11 +20,11 @@ class Counters:
 
     steps: int = 0  # transitions that were observed, refused ones too; those since the last snapshot are in the log
     refused_transitions: int = 0  # with a number that is not finite
-    refused_observations: int = 0  # that `act` was given, likewise
+    refused_observations: int = 0  # of `act`, likewise
     saturations: int = 0  # numbers that did not fit into fp16
     episodes: int = 0
     snapshots: int = 0
-    seconds: float = 0.0  # of operation; for whoever runs a learner
+    seconds: float = 0.0  # of operation, counted by the session
     largest_reward: float = 0.0  # in magnitude
 
 
@@ -31,7 +32,7 @@ def read_counters(metadata: object) -> Counters:
     """The counters in a snapshot's metadata, which is not trusted. Raises ValueError."""
     known = Counters()
     if not isinstance(metadata, dict) or set(metadata) != set(vars(known)):
-        raise ValueError("its counters are not those of this version of edgerl")
+        raise ValueError("its counters are of another version of edgerl")
     for name, value in metadata.items():
         kinds = (int, float) if isinstance(getattr(known, name), float) else (int,)
         if type(value) not in kinds or not 0 <= value <= 2**128:
@@ -43,7 +44,7 @@ class History:
     """Counters and trials, which one thread adds to while others read them and decide.
 
     Attributes: `counters`; `trials`; `takeover_is_due`, whether the challenger has earned to be the champion; of this
-    process alone `disk_errors`, how often the disk refused, and `last_error`, what went wrong last.
+    process only `disk_errors`, how often the disk refused, and `last_error`, what went wrong last.
     """
 
     def __init__(self, counters: Counters, trials: Trials) -> None:
@@ -54,7 +55,7 @@ class History:
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any], rule: TrialRule, seed: int) -> History:
-        """As a snapshot has it, which is not trusted; under another rule than its own, the trials begin anew. Raises
+        """As a snapshot has it, which is not trusted; under another rule than its own, the trials start over. Raises
         ValueError, KeyError, TypeError."""
         counters, state = read_counters(metadata["counters"]), metadata["trials"]
         is_other_rule = isinstance(state, dict) and state.get("rule") != vars(rule)
@@ -62,7 +63,7 @@ class History:
 
     def step(self, reward: float | None, episode_over: bool, *, challenger_is_sound: bool) -> None:
         """Count a transition; reward: None where it was refused. A challenger that drives and is not sound loses its
-        trial, whoever drove instead."""
+        trial, even where the champion drove instead."""
         with self._lock:
             self.counters.steps += 1
             self.counters.episodes += episode_over
@@ -78,7 +79,7 @@ class History:
                 self.trials.forget_challenger()
 
     def expect_rewards(self, magnitude: float) -> None:
-        """Rewards so large have been, or will be."""
+        """Rewards of this magnitude were seen, or will be."""
         self.counters.largest_reward = max(self.counters.largest_reward, magnitude)
 
     def take_over(self) -> None:
@@ -88,7 +89,7 @@ class History:
             self.takeover_is_due = False
 
     def restart_challenger(self) -> None:
-        """The challenger diverged and begins anew."""
+        """The challenger diverged and restarts."""
         with self._lock:
             self.trials.restart_challenger()
             self.takeover_is_due = False
@@ -99,8 +100,8 @@ class History:
         self.last_error = str(error)
 
     def metadata(self, transitions: Transitions, *, takes_over: bool) -> dict[str, Any]:
-        """What a snapshot says of it, that snapshot counted. Where the challenger takes over with it, who starts up
-        from there finds the new champion, of which nothing is known."""
+        """What a snapshot stores, itself counted. Where the challenger takes over with it, a restart finds the new
+        champion, of which nothing is known."""
         with self._lock:
             trials = copy.copy(self.trials)
             if takes_over:
@@ -112,8 +113,8 @@ class History:
                 "trials": trials.state(),
             }
 
-    def status(self, transitions: Transitions) -> dict[str, Any]:
-        """Counters and trials, as JSON."""
+    def status(self, transitions: Transitions) -> HistoryStatus:
+        """Counters and trials."""
         with self._lock:
             counters = {**vars(self.counters), "saturations": transitions.saturations}
-            return {**counters, "trials": self.trials.status()}
+            return cast("HistoryStatus", {**counters, "trials": self.trials.status()})

@@ -1,4 +1,4 @@
-"""Learner: a policy that acts at a fixed rate and goes on learning, in memory and time that never grow.
+"""Learner: a policy that acts at a fixed rate and keeps learning, in memory and time that never grow.
 
     learner = Learner.load("learner.safetensors", state="state")
     action = learner.act(observation)                      # the champion's, or the learning policy's on trial
@@ -6,7 +6,7 @@
     learner.update(budget_us=2000)                         # in the idle time of a period, or from another thread
     learner.sync(), learner.snapshot()                     # now and then, from any thread
 
-What is promised (docs/continual.md has the reasons and the figures):
+Guarantees (docs/continual.md has the reasons and the figures):
 
 - All memory is taken at the start: `learner.memory` says how much, to the byte.
 - `act` never waits, and answers with finite numbers inside the action's bounds whatever it is given.
@@ -25,7 +25,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,9 +33,10 @@ from edgerl.edge.continual.archive import Archive
 from edgerl.edge.continual.bundle import actor_policy
 from edgerl.edge.continual.challenger import Challenger
 from edgerl.edge.continual.history import Counters
-from edgerl.edge.continual.loading import Choices, Parts, begin, go_on
+from edgerl.edge.continual.loading import Choices, Parts, from_bundle, from_snapshot
 from edgerl.edge.continual.origin import read_origin
 from edgerl.edge.continual.replay import Boundary
+from edgerl.edge.continual.status import LearnerStatus
 from edgerl.edge.continual.store import Snapshots
 from edgerl.edge.continual.transitions import KeepPolicy, Storage
 from edgerl.edge.continual.trials import TrialRule, Trials
@@ -49,13 +49,13 @@ from edgerl.policy.compact import Array, CompactPolicy, observation_dtype
 
 
 class Learner:
-    """Acts, remembers, learns, and keeps what it learnt; the module says what is promised.
+    """Acts, remembers, learns, and saves what it learnt; the module states the guarantees.
 
     Attributes: `n_observations`, `n_actions`; `action_low`, `action_high`, float32 [m]; `memory`, a MemoryPlan;
     `about`, what the bundle says about itself; `counters`; `trials`; `rejected`, lines about files that start-up
-    refused; `is_new`, whether it began from the bundle; `observation_dtype`, what observations must be given in:
-    float32, or float64 where the learner has an offset; `has_keeper`, whether somebody else takes the snapshot
-    where a takeover is due, or else `update` does.
+    refused; `is_new`, whether it started from the bundle; `observation_dtype`, what observations must be given in:
+    float32, or float64 where the learner has an offset; `has_keeper`, whether another thread takes the snapshot
+    where a takeover is due; otherwise `update` does.
 
     Its parts: `champion` and `challenger`, the two policies; `experience`, what it remembers; `updates` of the
     challenger; `history`; `archive`, its files.
@@ -90,16 +90,16 @@ class Learner:
         updates_per_step: float = 1.0,
         disk: Disk = DISK,
     ) -> Learner:
-        """The learner in a bundle, or in a state folder where one has begun.
+        """The learner in a bundle, or in a state folder that holds one.
 
-        path: a bundle, or the state folder itself. state: the folder in which what is learnt survives; without one
-        nothing does. memory: bytes of the whole learner, from which the replay's capacity follows (default: what the
-        bundle says). keep: ring or reservoir (default: likewise). storage: the replay in RAM, or in a mapped file.
+        path: a bundle, or the state folder itself. state: the folder that keeps what is learnt; without one nothing
+        is kept. memory: bytes of the whole learner, from which the replay's capacity follows (default: what the
+        bundle says). keep: ring or reservoir (default: the bundle's). storage: the replay in RAM, or in a mapped file.
         rule: how the learning policy is tried (default: one window in five). updates_per_step: updates that one
         transition allows.
 
-        Raises FileFormatError, ConfigError, OutputError, MissingExtraError; where nothing had begun in the folder, it
-        is then as it was.
+        Raises FileFormatError, ConfigError, OutputError, MissingExtraError; a state folder that held no learner is then
+        as it was.
         """
         path = Path(path)
         bundle, folder = (None, path) if path.is_dir() else (path, None if state is None else Path(state))
@@ -108,7 +108,11 @@ class Learner:
             archive = Archive(bundle, folder, disk)
             files.callback(archive.withdraw)
             found = archive.newest()
-            learner = cls(begin(archive, choices, files) if found is None else go_on(archive, *found, choices, files))
+            learner = cls(
+                from_bundle(archive, choices, files)
+                if found is None
+                else from_snapshot(archive, *found, choices, files)
+            )
             if learner.is_new and folder is not None:
                 learner.snapshot()
             files.pop_all()
@@ -116,7 +120,7 @@ class Learner:
 
     @property
     def counters(self) -> Counters:
-        """What happened since the learner began."""
+        """What happened since the learner started."""
         return self.history.counters
 
     @property
@@ -168,12 +172,12 @@ class Learner:
             return np.clip(action, self.action_low, self.action_high)
 
     def _drive(self, observation: Array) -> Array:
-        """The action of whoever drives; the champion's where the challenger has none, and is not asked again."""
+        """The action of the policy that drives; the champion's where the challenger has none, until it restarts."""
         challenger_drives = self.trials.challenger_drives
         if challenger_drives and (answer := self.challenger.act(observation)) is not None:
             return answer
         action = self.champion(observation)
-        if challenger_drives and np.isfinite(action).all():  # or else it is the observation that nobody can answer
+        if challenger_drives and np.isfinite(action).all():  # otherwise no policy could answer this observation
             self.challenger.is_sound = False
         return action
 
@@ -186,8 +190,8 @@ class Learner:
         terminated: bool = False,
         truncated: bool = False,
     ) -> bool:
-        """Remember what an action led to; whether the transition was taken. One that holds a number that is not finite
-        is not: it is counted, and the next one does not follow the last.
+        """Remember what an action led to; whether the transition was taken. One with a number that is not finite is
+        refused and counted, and the next one does not follow the last.
 
         observation, next_observation: [n]; action: [m], in the robot's own units. Raises ValueError for other lengths.
         """
@@ -221,24 +225,24 @@ class Learner:
     def update(self, budget_us: float | None = None, *, work: int | None = None) -> int:
         """Learn; how many updates were completed.
 
-        budget_us: as many slices as fit into so many microseconds; what is not complete is continued by the next call.
-        work: one slice of about so many multiply-adds, the same bits on every run. Neither: one whole update.
+        budget_us: as many slices as fit into this time; the next call continues an update that is not complete.
+        work: one slice of about this many multiply-adds, the same bits on every run. Neither: one whole update.
 
         Nothing happens before there is a batch of transitions, beyond `updates_per_step`, and while another thread
         updates or takes a snapshot. Raises ConfigError for both, or for less than nothing.
         """
         if budget_us is not None and work is not None:
-            raise ConfigError("a budget and a work were both given; expected one of them")
-        for what, given in (("budget", budget_us), ("work", work)):
+            raise ConfigError("`budget_us` and `work` were both given; expected one of them")
+        for name, given in (("budget_us", budget_us), ("work", work)):
             if given is not None and not 0 <= given < math.inf:
-                raise ConfigError(f"the {what} is {given}; expected 0 or more")
+                raise ConfigError(f"`{name}` is {given}; expected a finite number, 0 or more")
         if not self.updates.lock.acquire(blocking=False):
             return 0
         try:
             works = [WHOLE_UPDATE if work is None else min(work, WHOLE_UPDATE)]
             completed = 0
             for slice_work in works if budget_us is None else self._pace.slices(budget_us):
-                if not (self.challenger.is_learning and self.updates.may_go_on):
+                if not (self.challenger.is_learning and self.updates.may_continue):
                     break
                 if self.updates.slice(slice_work):
                     completed += 1
@@ -260,7 +264,7 @@ class Learner:
             self._take_over()
 
     def _take_over(self) -> None:
-        self.champion.take()
+        self.champion.copy_actor()
         self.history.take_over()
 
     def policy(self) -> CompactPolicy:
@@ -273,12 +277,12 @@ class Learner:
             return actor_policy(self._origin.arena.layers[0], self._origin.constants, self.about)
 
     def _complete_update(self) -> None:
-        """The one that is under way. Raises OutputError where there is no learning policy any more."""
+        """The one that is under way. Raises OutputError where learning has stopped."""
         if self.updates.complete():
             self.challenger.judge_update()
         self.challenger.judge_numbers()
         if not self.challenger.is_sound:
-            raise OutputError(f"there is nothing to keep: {self.history.last_error}")
+            raise OutputError(f"there is nothing to save: {self.history.last_error}")
 
     # --------------------------------------------------------------------------------------------------- keeping
 
@@ -324,13 +328,13 @@ class Learner:
             raise
 
     def close(self) -> None:
-        """Let go of the state folder, without a snapshot. Nothing but `act` works any more."""
+        """Release the state folder, without a snapshot. After that only `act` works."""
         with self.updates.lock, contextlib.ExitStack() as files:
             files.callback(self.archive.close)
             self.experience.transitions.close()
 
     def withdraw(self) -> None:
-        """Close, and where this process began in the state folder, leave it as it was found."""
+        """Close; a state folder in which this process started is left as it was found."""
         with self.updates.lock, contextlib.ExitStack() as files:
             files.callback(self.archive.withdraw)
             self.experience.transitions.close()
@@ -338,13 +342,13 @@ class Learner:
     # ---------------------------------------------------------------------------------------------------- status
 
     def connections(self) -> dict[str, int]:
-        """Weights of each network that exist; their number never changes."""
+        """How many weights of each network exist; that never changes."""
         config = self._origin.arena.config
         networks = zip(NETWORKS, (config.actor, config.critic, config.critic), strict=True)
         return {name: sum(plan.connections for plan in network.plans) for name, network in networks}
 
-    def status(self) -> dict[str, Any]:
-        """Everything that can be said about the learner at this moment, as JSON."""
+    def status(self) -> LearnerStatus:
+        """The learner at this moment, as plain data."""
         values, transitions, replay = self.challenger.values, self.experience.transitions, self._origin.replay
         return {
             "updates": values.progress.updates,
@@ -377,14 +381,14 @@ class Learner:
 
 def champion_policy(folder: str | Path) -> CompactPolicy:
     """The policy that drives, of the newest valid snapshot in a state folder, for export; no unit removed. Another
-    process may go on learning there.
+    process may be learning there.
 
     Raises FileFormatError where there is none, OutputError where the folder cannot be read, MissingExtraError.
     """
     snapshots = Snapshots(Path(folder))
     try:
         return _newest_champion(snapshots)
-    except FileFormatError:  # whoever has the folder may have replaced it in this very moment
+    except FileFormatError:  # the process that learns there may just have replaced it
         return _newest_champion(snapshots)
 
 

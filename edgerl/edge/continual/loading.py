@@ -1,4 +1,4 @@
-"""How a learner begins, from its bundle, and how it goes on, from the newest snapshot in its state folder."""
+"""How a learner starts from its bundle, and resumes from the newest snapshot in its state folder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from edgerl.files.tensors import TensorReader
 
 @dataclass(frozen=True)
 class Choices:
-    """What is chosen where a learner is loaded; raises ConfigError for what nobody can choose."""
+    """What is chosen where a learner is loaded; raises ConfigError for a value out of range."""
 
     memory: int | None  # bytes of the whole learner; None here and below: what the bundle says
     keep: KeepPolicy | None
@@ -32,7 +32,7 @@ class Choices:
 
     def __post_init__(self) -> None:
         if not 0 < self.updates_per_step <= 1000:
-            raise ConfigError(f"updates_per_step is {self.updates_per_step:g}; expected above 0, at most 1000")
+            raise ConfigError(f"`updates_per_step` is {self.updates_per_step:g}; expected a number in (0, 1000]")
         if self.memory is not None:
             check_memory(self.memory)
         for what, value, known in (
@@ -43,21 +43,21 @@ class Choices:
                 raise ConfigError(f"the {what} is {quoted(value)}; expected {' or '.join(filter(None, known))}")
 
     def for_new(self, plan: ReplayPlan) -> ReplayPlan:
-        """The plan of a learner that begins, by the bundle's own."""
+        """The plan of a new learner, from the bundle's own."""
         plan = replace(plan, keep=self.keep or plan.keep)
         if self.memory is not None:
             return replace(plan, memory_bytes=self.memory, capacity=None)  # which follows
         return plan if plan.capacity is not None else replace(plan, memory_bytes=memory_of(plan))
 
     def refuse_change(self, plan: ReplayPlan) -> None:
-        """What a learner began with stays. Raises ConfigError."""
+        """A learner keeps what it started with. Raises ConfigError."""
         for name, own, chosen in (
             ("memory", plan.memory_bytes, self.memory),
             ("replay policy", plan.keep, self.keep),
         ):
             if chosen is not None and chosen != own:
                 raise ConfigError(
-                    f"the state folder's {name} is {own}, not {chosen}; leave it out, or begin in another folder"
+                    f"the state folder's {name} is {own}, not {chosen}; leave it out, or start in another folder"
                 )
 
 
@@ -75,8 +75,8 @@ class Parts:
     is_new: bool
 
 
-def begin(archive: Archive, choices: Choices, files: contextlib.ExitStack) -> Parts:
-    """From the bundle. `files` closes what was opened. Raises FileFormatError, ConfigError, OutputError."""
+def from_bundle(archive: Archive, choices: Choices, files: contextlib.ExitStack) -> Parts:
+    """A new learner. `files` closes what was opened. Raises FileFormatError, ConfigError, OutputError."""
     bundle, reader = archive.open_bundle()
     with reader:
         origin = read_origin(reader, bundle, choices.memory)
@@ -87,7 +87,7 @@ def begin(archive: Archive, choices: Choices, files: contextlib.ExitStack) -> Pa
         experience = _open_experience(origin, memory, archive, choices, files)
         n_seed = math.prod(reader.shapes["seed"][1][:1]) if "seed" in reader.shapes else 0
         if archive.log is not None and experience.transitions.size and experience.transitions.number <= n_seed:
-            experience.transitions.close()  # no snapshot knows it: somebody was killed while planting the seed
+            experience.transitions.close()  # no snapshot counts it: a process was killed while it added the seed
             archive.remove_log()
             experience = _open_experience(origin, memory, archive, choices, files)
         history = History(Counters(), Trials(choices.rule, int(origin.arena.config.seed)))
@@ -98,8 +98,10 @@ def begin(archive: Archive, choices: Choices, files: contextlib.ExitStack) -> Pa
     return Parts(choices, origin, champion, memory, experience, history, archive, is_new=True)
 
 
-def go_on(archive: Archive, number: int, reader: TensorReader, choices: Choices, files: contextlib.ExitStack) -> Parts:
-    """From snapshot `number`, likewise; the reader is closed."""
+def from_snapshot(
+    archive: Archive, number: int, reader: TensorReader, choices: Choices, files: contextlib.ExitStack
+) -> Parts:
+    """The learner of snapshot `number`; its reader is closed."""
     store = archive.need_store()
     with reader:
         origin = read_origin(reader, store.path(number))
@@ -117,8 +119,8 @@ def go_on(archive: Archive, number: int, reader: TensorReader, choices: Choices,
         raise FileFormatError(f"a snapshot is not valid: {error}; name the bundle") from error
     counters = history.counters
     if known > counters.refused_transitions and not experience.transitions.size:
-        archive.rejected.append(f"{archive.log} has none of the {known} transitions that there were")
-    counters.steps += experience.go_on_from(known, counters.saturations)
+        archive.rejected.append(f"{archive.log} lost all of its {known} transitions")
+    counters.steps += experience.resume_from(known, counters.saturations)
     history.expect_rewards(experience.transitions.largest_reward())
     store.mend(number)
     return Parts(choices, origin, champion, memory, experience, history, archive, is_new=False)
@@ -129,7 +131,7 @@ def _refuse_reservoir_of_windows(origin: Origin) -> None:
     if origin.replay.keep == "reservoir" and n_step > 1:
         raise ConfigError(
             f"the replay is a reservoir, and returns have {n_step} rewards; expected 1, since a reservoir does not "
-            "keep transitions that follow each other (take a ring, or train with --n-step 1)"
+            "keep transitions that follow each other (use a ring, or train with `n_step` 1)"
         )
 
 
@@ -140,7 +142,7 @@ def _champion_of(origin: Origin) -> Champion:
 
 
 def _read_champion(archive: Archive, origin: Origin, number: int, reader: TensorReader) -> Champion:
-    """The champion of snapshot `number`, whose state is in the arena, and is again."""
+    """The champion of snapshot `number`; the arena holds that snapshot's state before and after."""
     archive.champion = int(reader.metadata["champion"])
     if archive.champion == number:
         return _champion_of(origin)

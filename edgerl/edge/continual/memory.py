@@ -62,9 +62,9 @@ def memory_of(plan: ReplayPlan) -> int:
 
 
 def check_memory(memory: object) -> None:
-    """Raise ConfigError unless a learner can be told to take so many bytes."""
+    """Raise ConfigError unless it is a number of bytes that a learner can be given."""
     if type(memory) is not int or not 1 <= memory <= MAXIMUM_MEMORY:
-        raise ConfigError(f"the memory is {quoted(memory)}; expected bytes, an integer from 1 to {MAXIMUM_MEMORY}")
+        raise ConfigError(f"the memory is {quoted(memory)}; expected bytes, an integer in [1, {MAXIMUM_MEMORY}]")
 
 
 def resident_memory() -> tuple[int | None, int | None]:

@@ -42,18 +42,18 @@ class Origin:
 
 
 def refuse_for_c(path: Path, origin: Origin) -> None:
-    """Raise UnsupportedModelError or ConfigError where a learner can be none in C, that of the file `path`."""
+    """Raise UnsupportedModelError or ConfigError where the learner of the file `path` cannot run in C."""
     if origin.constants.observation_offset is not None:
         raise UnsupportedModelError(
-            f"{path} has an observation offset, which a learner in C does not support; export its policy with --format "
-            "c, which does, or make the observation relative to a fixed point and train again"
+            f"{path} has an observation offset, which a learner in C does not support; export its policy, "
+            "edgerl export --format c, or make the observation relative to a fixed point and train again"
         )
     if origin.replay.keep != "ring":
-        raise ConfigError(f"the replay of {path} is a {origin.replay.keep}; in C it is a ring: export the learner so")
+        raise ConfigError(f"the replay of {path} is a {origin.replay.keep}; in C it is a ring; export one with a ring")
 
 
 class _TooLittleMemoryError(ConfigError):
-    """Which is not the file's fault."""
+    """Not a fault of the file."""
 
 
 def read_origin(reader: TensorReader, source: Path, memory: int | None = None) -> Origin:
@@ -81,7 +81,8 @@ def read_origin(reader: TensorReader, source: Path, memory: int | None = None) -
 
 
 def _adapt_to_this_machine(memory: int) -> Callable[[LearnerConfig], None]:
-    """Changes a configuration; raises where its networks alone take more than `memory`, before they have it."""
+    """What sets a configuration's instruction set. It raises where the networks need more than `memory`, before they
+    take it."""
 
     def adapt(config: LearnerConfig) -> None:
         loaded, needed = library(), BytesOf()
@@ -90,7 +91,7 @@ def _adapt_to_this_machine(memory: int) -> Callable[[LearnerConfig], None]:
         loaded.call("the learner's state", "edgerl_learner_bytes", config, needed)
         if needed.total > memory:
             raise _TooLittleMemoryError(
-                f"the memory is {memory} bytes, and the networks alone take {needed.total}; give more"
+                f"the memory is {memory} bytes; expected more than the {needed.total} that the networks need"
             )
 
     return adapt

@@ -38,7 +38,7 @@ class Boundary(IntEnum):
     CONTINUES = 0
     TERMINATED = 1  # the task ended: nothing to bootstrap from
     TRUNCATED = 2  # the episode was cut: bootstrap from the next observation
-    GAP = 3  # a transition is missing, as after a restart: bootstrap likewise
+    GAP = 3  # a transition is missing, as after a restart: bootstrap too
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def _read_header(header: bytes) -> tuple[int, int, int, int]:
 
 
 class Replay:
-    """The last `capacity` transitions. Not thread-safe; one process at a time holds a file."""
+    """The last `capacity` transitions. Not thread-safe; one process at a time has the file."""
 
     def __init__(
         self, path: Path | None, n_observations: int, n_actions: int, capacity: int, *, slack: int = 0, count: int = 0
@@ -104,7 +104,7 @@ class Replay:
         self._file_bytes = HEADER_BYTES + self._room * self._width * 4
 
     def _keep_recorded_slack(self, path: Path) -> None:
-        """Have the slack of a whole file that has more, as some of 0.1.0 do: where a row lies follows from it."""
+        """Use the slack of a complete file that has more, as some of 0.1.0 do: it decides where a row lies."""
         if not path.is_file():
             return
         try:
@@ -159,12 +159,12 @@ class Replay:
         self.count += 1
 
     def cut(self) -> bool:
-        """End the newest transition's episode there, where it was to go on: nothing will follow it. Whether it was."""
+        """End the newest transition's episode where it would continue: nothing will follow it. Whether it would."""
         newest = self._rows[(self.count - 1) % self._room]
-        goes_on = self.count > 0 and newest[-1] == Boundary.CONTINUES
-        if goes_on:
+        continues = self.count > 0 and newest[-1] == Boundary.CONTINUES
+        if continues:
             newest[-1] = Boundary.TRUNCATED
-        return bool(goes_on)
+        return bool(continues)
 
     def largest(self) -> tuple[float, float]:
         """The largest |number| of the observations, and of the rewards, in the newest 10 000 rows; 0 without any."""
@@ -178,7 +178,7 @@ class Replay:
         return self._rows[self._slots(indices)][:, : self.n_observations].copy()
 
     def rows(self, indices: npt.NDArray[np.int64]) -> Array:
-        """Whole rows [len(indices), 2 n + m + 2] of transitions numbered likewise; a copy."""
+        """Whole rows [len(indices), 2 n + m + 2] of the transitions with these numbers; a copy."""
         rows: Array = self._rows[self._slots(indices)]
         return rows
 
@@ -198,14 +198,14 @@ class Replay:
         discounts = np.full(len(rows), discount, np.float32)
         next_observations = rows[:, n + m : 2 * n + m]
         for step in range(1, n_step):
-            goes_on = (boundary == Boundary.CONTINUES) & (indices + step < self.size)
-            if not goes_on.any():
+            continues = (boundary == Boundary.CONTINUES) & (indices + step < self.size)
+            if not continues.any():
                 break
             later = self._rows[self._slots(np.minimum(indices + step, self.size - 1))]
-            returns += np.where(goes_on, discounts * later[:, -2], np.float32(0))
-            boundary = np.where(goes_on, later[:, -1], np.where(boundary == 0, Boundary.GAP, boundary))
-            discounts = np.where(goes_on, discounts * np.float32(discount), discounts)
-            next_observations = np.where(goes_on[:, None], later[:, n + m : 2 * n + m], next_observations)
+            returns += np.where(continues, discounts * later[:, -2], np.float32(0))
+            boundary = np.where(continues, later[:, -1], np.where(boundary == 0, Boundary.GAP, boundary))
+            discounts = np.where(continues, discounts * np.float32(discount), discounts)
+            next_observations = np.where(continues[:, None], later[:, n + m : 2 * n + m], next_observations)
         discounts = np.where(boundary == Boundary.TERMINATED, np.float32(0), discounts)
         return Batch(rows[:, :n], rows[:, n : n + m], returns, next_observations, discounts)
 
@@ -228,7 +228,7 @@ class Replay:
         self._map.flush()
 
     def close(self) -> None:
-        """Unmap the memory and let go of its file."""
+        """Unmap the memory and close its file."""
         del self._rows
         self._rows_address = 0  # which the engine refuses
         with contextlib.suppress(BufferError):  # a row is in use, as when Ctrl-C came while one was written
@@ -263,7 +263,9 @@ class Replay:
         header = (MAGIC + json.dumps(described).encode()).ljust(HEADER_BYTES, b"\0")
         found = os.fstat(self._file.fileno()).st_size
         begins_with = self._file.read(HEADER_BYTES)
-        if self.count == 0 and found <= size and header.startswith(begins_with):  # new, or killed in its making
+        if (
+            self.count == 0 and found <= size and header.startswith(begins_with)
+        ):  # new, or its process was killed while making it
             self._file.seek(0)
             self._file.write(header)
             self._file.flush()

@@ -1,4 +1,4 @@
-"""Session: a learner drives a robot at a fixed rate, learns in the time that is left, and keeps what it learnt.
+"""Session: a learner drives a robot at a fixed rate, learns in the time that is left, and saves what it learnt.
 
     learner = Learner.load("learner.safetensors", state="state")
     robot = Robot("arm", Arm(), learner.n_observations, learner.n_actions)
@@ -9,9 +9,9 @@ Threads:
 - The caller's drives the robot: observation ▸ act ▸ step ▸ observe, by ControlLoop's rules, and between two periods it
   learns, with `updates="idle"`.
 - With `updates="thread"` another one learns: for a robot whose `step` waits, and where there is a core to spare.
-- A keeper calls `sync` and `snapshot` when they are due. A disk that refuses is counted, and no reason to stop.
-- A reporter makes and hands out status reports, so that a terminal that nobody reads holds up nothing. At the end it
-  is waited for, but not for long.
+- A keeper calls `sync` and `snapshot` when they are due. A disk that refuses is counted; it does not stop the session.
+- A reporter makes and hands out status reports, so that a terminal that nobody reads holds up nothing. At the end
+  the session waits for it, but not for long.
 
 All but the first have a lower priority than the first, where the system knows one for threads (Linux).
 """
@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -34,7 +34,8 @@ from edgerl.edge.acting.unpaced import UnpacedLoop
 from edgerl.edge.continual.companions import Companions
 from edgerl.edge.continual.learner import Learner
 from edgerl.edge.continual.memory import resident_memory
-from edgerl.errors import ConfigError, OutputError
+from edgerl.edge.continual.status import LearnerStatus, SessionStatus
+from edgerl.errors import ConfigError, OutputError, quoted
 from edgerl.policy.compact import Array
 
 Updates = Literal["idle", "thread"]
@@ -47,40 +48,40 @@ MARGIN_US = 300
 """Of an idle time, what learning leaves unused: the loop itself waits out the last 200 µs awake."""
 
 LEAST_BUDGET_US = 50
-"""A shorter idle time is none."""
+"""A shorter idle time is not used."""
 
 LOOK_SECONDS = 0.5
-"""How often the keeper looks whether a takeover is due."""
+"""How often the keeper checks whether a takeover is due."""
 
 REST_SECONDS = 0.1
-"""How long a learning thread sleeps, at most, before it looks for new transitions."""
+"""How long a learning thread sleeps, at most, before it checks for new transitions."""
 
 REPORT_SECONDS = 2.0
 """How long a run waits, at its end, for a report that is being handed out."""
 
-Report = Callable[[dict[str, Any]], object]
+Report = Callable[[SessionStatus], object]
 
 
 @dataclass(frozen=True)
 class Schedule:
     """When things happen; raises ConfigError for a field out of its range."""
 
-    rate_hz: float = 100.0  # 1e-6 to 1e6; 0: no pace at all, a step, the updates that it allows, the next step
+    rate_hz: float = 100.0  # in [1e-6, 1e6]; 0: no pace, a step and the updates that it allows, then the next step
     updates: Updates = "idle"  # in the idle time of a period, or in a thread of their own
-    sync_seconds: float = 10.0  # from one sync to the next, above 0; likewise the two below
+    sync_seconds: float = 10.0  # from one sync to the next; above 0, as the two below
     snapshot_seconds: float = 600.0
     status_seconds: float = 10.0
 
     def __post_init__(self) -> None:
         if self.rate_hz and not 1e-6 <= self.rate_hz <= 1e6:
-            raise ConfigError(f"the rate is {self.rate_hz:g} Hz; expected 1e-6 to 1e6, or 0 for no pace")
+            raise ConfigError(f"the rate is {self.rate_hz:g} Hz; expected a number in [1e-6, 1e6], or 0 for no pace")
         if self.updates not in UPDATES:
-            raise ConfigError(f"updates are to happen in {str(self.updates)[:40]!r}; expected {' or '.join(UPDATES)}")
+            raise ConfigError(f"`updates` is {quoted(self.updates)}; expected {' or '.join(UPDATES)}")
         for what in ("sync", "snapshot", "status"):
             seconds = getattr(self, f"{what}_seconds")
             if not 0 < seconds <= LONGEST_INTERVAL:
                 raise ConfigError(
-                    f"the {what} interval is {seconds:g} s; expected above 0, at most {LONGEST_INTERVAL:g}"
+                    f"the {what} interval is {seconds:g} s; expected a number in (0, {LONGEST_INTERVAL:g}]"
                 )
 
 
@@ -102,7 +103,7 @@ class Session:
         earlier sessions counted. clock (ns, monotonic) and sleep (s) are there for tests."""
         self._learner, self._schedule, self._clock = learner, schedule, clock
         self._episodes = Episodes(learner, robot, seed)
-        self._arrived = threading.Event()  # a transition, of which a learning thread has not heard
+        self._arrived = threading.Event()  # a transition that the learning thread has not seen
         self._loop = self._make_loop(LearnerPolicy(learner, explore), sleep)
         self._start, self._seconds_before = clock(), learner.counters.seconds
         self._connections = learner.connections()
@@ -132,15 +133,15 @@ class Session:
         *,
         report: Report | None = None,
         at_rest: Callable[[], object] = lambda: None,
-    ) -> dict[str, Any]:
+    ) -> SessionStatus:
         """Drive for `seconds`, or until `stop()`; the status at the end, with the updates per second of the whole run.
 
         A snapshot is taken at the end, also where an exception ends it. report: called with `status()` now and then, in
-        a thread of its own. at_rest: called as soon as nothing drives the robot any more, before anything else is done.
+        a thread of its own. at_rest: called as soon as nothing drives the robot any more, before anything is saved.
 
         Raises ConfigError, EnvironmentError, and OutputError where the last snapshot fails.
         """
-        began, companions = self._mark(self._learner.status()), Companions(self.stop)
+        start, companions = self._mark(self._learner.status()), Companions(self.stop)
         with contextlib.ExitStack() as stack:
             if report is not None:
                 report_to = partial(self._report_to, report)
@@ -155,7 +156,7 @@ class Session:
             with _finally(at_rest):
                 self._drive(seconds)
         companions.raise_failure()
-        self._marked = began
+        self._marked = start
         return self.status()
 
     def stop(self) -> None:
@@ -201,12 +202,12 @@ class Session:
         while not ending.wait(self._schedule.status_seconds):
             report(self.status())
 
-    def _mark(self, status: dict[str, Any]) -> tuple[int, int]:
+    def _mark(self, status: LearnerStatus) -> tuple[int, int]:
         """(ns, updates) of this moment."""
         return self._clock(), int(status["updates"])
 
-    def status(self) -> dict[str, Any]:
-        """The learner's status, and the session's, as JSON; `updates_per_second` is since the status before."""
+    def status(self) -> SessionStatus:
+        """The learner's status and the session's, as plain data; `updates_per_second` is since the status before."""
         status = self._learner.status()
         (before, updates_before), self._marked = self._marked, self._mark(status)
         now, updates = self._marked
@@ -237,7 +238,7 @@ class LearnerPolicy:
 
 
 class Episodes:
-    """A robot, step by step and episode after episode, and what a learner is told of it.
+    """A robot, step by step and episode after episode, and what its learner observes.
 
     Attributes: `last`, return and steps of the last episode that ended.
     """
@@ -253,7 +254,7 @@ class Episodes:
 
     def begin(self) -> None:
         """The next episode."""
-        self._observation = self._nowhere  # where `reset` fails, what is sent next leads from nowhere
+        self._observation = self._nowhere  # where `reset` fails, the next action has no observation
         self._return, self._steps = 0.0, 0
         self._observation = self._robot.reset(self._seed + self._learner.counters.episodes)
 
@@ -262,7 +263,7 @@ class Episodes:
         return self._observation
 
     def step(self, action: Array) -> bool:
-        """Send what is to be sent, the policy's action or a fallback, and learn from what came of it; whether it ended
+        """Send an action, the policy's or the fallback, and let the learner observe what came of it; whether it ended
         the episode."""
         before = self._observation
         self._observation, reward, terminated, truncated = self._robot.step(action)
@@ -284,18 +285,18 @@ class Keeper:
         self._sync_at, self._snapshot_at = clock() + schedule.sync_seconds, clock() + schedule.snapshot_seconds
 
     def keep(self, ending: threading.Event) -> None:
-        """Look again and again, until `ending` is set."""
+        """Check again and again, until `ending` is set."""
         while not ending.wait(min(max(self._sync_at - self._clock(), 0), LOOK_SECONDS)):
             self.look()
 
     def look(self) -> None:
-        """Do what is due now. Where the disk refuses, it is due again after as long as ever."""
+        """Do what is due now. Where the disk refuses, it is due again after the usual time."""
         now = self._clock()
         is_taking_over = self._learner.takeover_is_due and now >= self._takeover_from
         if is_taking_over or now >= self._snapshot_at:
             with contextlib.suppress(OutputError):
                 self._learner.snapshot()
-            # A takeover is no reason for one snapshot after the other: each wears the flash.
+            # A takeover must not cause one snapshot after the other: each wears the flash.
             self._takeover_from = self._sync_at = self._clock() + self._schedule.sync_seconds
             self._snapshot_at = self._clock() + self._schedule.snapshot_seconds
         elif now >= self._sync_at:

@@ -70,7 +70,7 @@ class Snapshots:
 
     @property
     def rejected(self) -> list[str]:
-        """Why `newest` passed over what it passed over, a line for each file."""
+        """Why `newest` passed over files, a line for each."""
         return [str(error) for error in self._passed_over.values()]
 
     @property
@@ -174,7 +174,7 @@ class Snapshots:
         try:
             self._champion_of(champion)
         except FileFormatError as error:
-            raise FileFormatError(f"{self.path(number)} is of no use without its champion: {error}") from error
+            raise FileFormatError(f"{self.path(number)} is useless without its champion: {error}") from error
 
     def _champion_of(self, number: int) -> int:
         """The champion that a snapshot names. Raises FileFormatError where that snapshot is not there or not valid."""
@@ -184,11 +184,11 @@ class Snapshots:
 
 
 class Store(Snapshots):
-    """The snapshots of one learner, to be written as well. One process at a time has the folder, and one thread of
+    """The snapshots of one learner, for writing too. One process at a time has the folder, and one thread of
     it."""
 
     def __init__(self, folder: Path, disk: Disk = DISK) -> None:
-        """Make the folder where it is not there, and take hold of it.
+        """Create the folder where it does not exist, and lock it.
 
         Raises OutputError where another process has it, or it cannot be written to; then nothing of it is left.
         """
@@ -200,10 +200,10 @@ class Store(Snapshots):
         try:
             self._make_folder()
             self._found = set(os.listdir(folder))
-            self._lock = self._take_lock()
+            self._lock = self._acquire_lock()
             for path in folder.glob(TEMPORARIES):
                 self._remove(path)
-            self._disk.sync_folder(folder)  # whoever renamed the newest snapshot may have been killed before
+            self._disk.sync_folder(folder)  # a process that renamed the newest snapshot may have been killed before
         except BaseException as error:
             self.withdraw()
             if isinstance(error, OSError):
@@ -212,13 +212,13 @@ class Store(Snapshots):
             raise
 
     def close(self) -> None:
-        """Let another process have the folder."""
+        """Unlock the folder."""
         if self._lock >= 0:
             os.close(self._lock)
         self._lock = -1
 
     def withdraw(self) -> None:
-        """Close, and where no snapshot was found in the folder, leave it as it was found."""
+        """Close; a folder in which no snapshot was found is left as it was."""
         try:
             if self._lock >= 0 and not any(map(_NAME.fullmatch, self._found)):
                 for name in set(os.listdir(self.folder)) - self._found:
@@ -246,8 +246,8 @@ class Store(Snapshots):
         metadata: `champion` and whatever else belongs to a snapshot. The newest two that are valid are kept, and
         their champions, each in two files; until there are two, everything. What `newest` passed over is set aside.
 
-        Raises OutputError where it cannot be written or its champion is not valid, ValueError where `champion` is no
-        number of a snapshot and like `write_tensors`; all older snapshots are then as they were.
+        Raises OutputError where it cannot be written or its champion is not valid, ValueError where `champion` is not
+        the number of a snapshot and like `write_tensors`; all older snapshots are then as they were.
         """
         number = self.next_number
         champion = _champion_in(metadata, number)
@@ -286,7 +286,7 @@ class Store(Snapshots):
         write_tensors(self.path(champion), KIND, version, {**metadata, "champion": champion}, tensors, disk=self._disk)
 
     def set_aside(self, path: Path) -> None:
-        """Rename a file of the folder, so that it is in nobody's way and not lost. Raises OutputError."""
+        """Rename a file of the folder, so that it is out of the way and not lost. Raises OutputError."""
         found = sorted((int(match[1]), match[0]) for match in map(_REJECTED.fullmatch, self._names()) if match)
         number = found[-1][0] + 1 if found else 1
         goal = self.folder / f"rejected-{number:08d}-{path.name}"
@@ -300,7 +300,7 @@ class Store(Snapshots):
     def _make_folder(self) -> None:
         folders = [path := self.folder.absolute(), *path.parents]
         missing = list(itertools.takewhile(lambda folder: not folder.exists(), folders))
-        with contextlib.suppress(OSError):  # whoever made the first that exists may have been killed before this
+        with contextlib.suppress(OSError):  # a process that made the first that exists may have been killed before this
             self._disk.sync_folder(folders[len(missing)].parent)
         for folder in reversed(missing):
             with contextlib.suppress(FileExistsError):
@@ -308,7 +308,7 @@ class Store(Snapshots):
                 self._made.append(folder)
             self._disk.sync_folder(folder.parent)
 
-    def _take_lock(self) -> int:
+    def _acquire_lock(self) -> int:
         """The descriptor of the file that is locked, which is the one that others find."""
         path = self.folder / LOCK
         while True:
@@ -323,11 +323,11 @@ class Store(Snapshots):
             except BaseException:
                 os.close(descriptor)
                 raise
-            os.close(descriptor)  # whoever had it has withdrawn, and removed it
+            os.close(descriptor)  # the process that had it has withdrawn and removed it
 
     def _remove(self, path: Path) -> None:
-        with contextlib.suppress(OSError):  # it is in nobody's way, and there will be another occasion
-            if _is_regular(path):  # whatever else has the name is not ours
+        with contextlib.suppress(OSError):  # it does no harm, and the next write tries again
+            if _is_regular(path):  # anything else with this name is not ours
                 self._disk.remove(path)
 
     def _set_aside_passed_over(self) -> None:
@@ -338,7 +338,7 @@ class Store(Snapshots):
     def _remove_old(self) -> None:
         numbers = self._numbers()
         newest = list(itertools.islice(filter(self._is_usable, numbers), KEPT))
-        if len(newest) < KEPT:  # others may be valid after all, as where a disk is out of reach for a moment
+        if len(newest) < KEPT:  # others may be valid after all, where a disk was out of reach for a moment
             return
         champions = set(map(self._champion_of, newest))
         for number in numbers:
@@ -356,7 +356,7 @@ class Store(Snapshots):
         return True
 
     def _make_twice(self, number: int) -> None:
-        """Have both files of a champion."""
+        """Make sure that both files of a champion exist."""
         missing = [path for path in self._files(number) if not os.path.lexists(path)]
         with contextlib.suppress(FileFormatError):
             for path in missing:
@@ -384,7 +384,7 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 
 def _champion_in(metadata: Mapping[str, Any], number: int) -> int:
-    """The champion in the metadata of snapshot `number`; ValueError where it is none."""
+    """The champion in the metadata of snapshot `number`; ValueError where there is none."""
     champion = metadata.get("champion")
     if type(champion) is not int or not 1 <= champion <= number:
         raise ValueError(f"names {quoted(champion)} as its champion; expected the number of a snapshot up to {number}")

@@ -53,7 +53,7 @@ CHUNK = 64
 MAXIMUM_CAPACITY = (1 << 32) - 1
 
 LARGEST_NUMBER = 1 << 52
-"""Of a record that is taken for one; none that is written comes near."""
+"""Of a record that is accepted; none that is written comes near."""
 
 
 @dataclass(frozen=True)
@@ -179,18 +179,18 @@ class Transitions:
         path: Path | None = None,
         disk: Disk = DISK,
     ) -> None:
-        """Take up the log at `path`, or make it where there is none; without a path, in RAM alone.
+        """Open the log at `path`, or create it; without a path, in RAM only.
 
         seed: of a reservoir's draws. Raises ConfigError, OutputError where the disk refuses, and ForeignLogError.
         """
         if not 1 <= capacity <= MAXIMUM_CAPACITY:
-            raise ConfigError(f"the replay's capacity is {capacity}; expected 1 to {MAXIMUM_CAPACITY} transitions")
+            raise ConfigError(f"the replay's capacity is {capacity}; expected an integer in [1, {MAXIMUM_CAPACITY}]")
         if path is None and storage == "mapped":
             raise ConfigError("a mapped replay needs a file; name a state folder, or keep it in RAM")
         self.shape, self.capacity, self.storage = shape, capacity, storage
         self._keep, self._disk = keep, disk
         self.lock = threading.Lock()
-        self._syncing = threading.Lock()  # of two, one would not know what the other has lost
+        self._syncing = threading.Lock()  # one at a time: each must know what was lost
         self.size = self.number = self.saturations = self.damaged = self.bytes_written = 0
         self._appended = 0  # slots used so far, one after the other, laps of the ring counted
         self._draws = Draws(seed)
@@ -200,7 +200,7 @@ class Transitions:
         self._last: int | None = None  # the slot of the newest transition, while the next may follow it
         self._has_lost = False  # the disk failed: everything is written again at the next sync
         self._header = self._make_header()
-        self._identity = zlib.crc32(self._header)  # seeds every checksum: a record of another log is none of ours
+        self._identity = zlib.crc32(self._header)  # seeds every checksum: a record of another log does not match
         self._path, self._descriptor = path, None if path is None else self._open(path)
         self._map: mmap.mmap | None = None
         self._shows_file = storage == "mapped"  # what is written to the file is in the memory
@@ -208,7 +208,7 @@ class Transitions:
             self._make_room(storage)
             if self._descriptor is not None:
                 self._recover()
-                self.sync()  # or a gap could be lost that what comes after it is not
+                self.sync()  # or a gap could be lost while later records are not
         except BaseException:
             self.close()
             raise
@@ -218,8 +218,8 @@ class Transitions:
         installed = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         if needed > installed:  # the system would promise it, and end the process when it is used
             raise ConfigError(
-                f"{self.capacity} transitions need {needed} bytes of memory, and this machine has {installed}; take a "
-                "smaller --memory"
+                f"{self.capacity} transitions need {needed} bytes of memory, and this machine has {installed}; give it "
+                "less `memory`"
             )
         if self._descriptor is None or storage == "ram":
             self.records: Array = np.zeros(self.capacity, self._record)
@@ -246,7 +246,7 @@ class Transitions:
         self, observation: Array, action: Array, reward: float, next_observation: Array, boundary: Boundary
     ) -> None:
         """Add a transition of finite numbers; action in [−1, 1]. Raises OutputError where the disk refuses: then it is
-        in RAM alone, until the next `sync`."""
+        only in RAM, until the next `sync`."""
         one = self._one[0]
         self.saturations += self.shape.store(one, observation, action, next_observation)
         one["reward"], one["boundary"] = reward, boundary
@@ -272,7 +272,7 @@ class Transitions:
             self._write(self._bytes, slot * self._record.itemsize)
 
     def _slot_of_next(self) -> int | None:
-        """Where the next transition goes; None where the reservoir does not take it."""
+        """Where the next transition goes; None where the reservoir leaves it out."""
         if self._keep == "ring" or self.size < self.capacity:
             return self._appended % self.capacity
         high, low = self._draws.stream(Purpose.RESERVOIR, self.number, 2).tolist()
@@ -280,9 +280,9 @@ class Transitions:
         return drawn if drawn < self.capacity else None
 
     def skip(self) -> None:
-        """A transition is missing here: the next one does not follow the last one, and has another number. (Not in a
-        reservoir, which has no order, and is a fair sample only of what is counted and was there.)"""
-        self.number += self._keep == "ring"  # which alone tells, where the disk refuses the rest
+        """Count a transition that is missing: the next one does not follow the last one. (Not in a reservoir, which
+        has no order, and is a fair sample only of transitions that it was offered.)"""
+        self.number += self._keep == "ring"  # where the disk refuses the rest, only the number shows the gap
         self.break_off()
 
     def break_off(self) -> None:
@@ -297,7 +297,7 @@ class Transitions:
         self._write(memoryview(np.float32(boundary).tobytes()), (slot + 1) * self._record.itemsize - 4)
 
     def _checksum(self, record: memoryview) -> int:
-        """CRC-32 of a record without its checksum; a gap counts as going on, so that it can be marked later."""
+        """CRC-32 of a record without its checksum; a gap counts as continuing, so that it can be marked later."""
         boundary = bytes(record[-4:])
         if boundary == _GAP:
             boundary = _CONTINUES
@@ -346,7 +346,7 @@ class Transitions:
             except OSError as error:
                 with self.lock:
                     self._leave_file()
-                raise OutputError(f"cannot sync {self._path}: {error.strerror}; learning goes on in RAM") from error
+                raise OutputError(f"cannot sync {self._path}: {error.strerror}; learning continues in RAM") from error
 
     def _leave_file(self) -> None:
         """The disk failed: whatever the file shows from now on, the memory has what was put into it."""
@@ -357,8 +357,8 @@ class Transitions:
                 records[...] = records.copy()  # a page that is written to is this process's own
 
     def _write(self, data: memoryview, offset: int) -> None:
-        """Put bytes into the records, in memory and on the disk. Where it refuses, they are in memory, which is the
-        file's no more."""
+        """Put bytes into the records, in memory and on the disk. Where it refuses, they are in memory, which then
+        no longer shows the file."""
         if not self._shows_file:
             self._put_bytes(data, offset)
         if self._descriptor is None:
@@ -368,7 +368,7 @@ class Transitions:
         except OSError as error:
             self._leave_file()
             self._put_bytes(data, offset)  # also where the disk took a part of them
-            raise OutputError(f"cannot write {self._path}: {error.strerror}; learning goes on in RAM") from error
+            raise OutputError(f"cannot write {self._path}: {error.strerror}; learning continues in RAM") from error
         self.bytes_written += len(data)
 
     def _put_bytes(self, data: memoryview, offset: int) -> None:
@@ -377,27 +377,27 @@ class Transitions:
     def _write_all(self) -> None:
         assert self._descriptor is not None
         for first in range(0, self.size, CHUNK):
-            with self.lock:  # for each chunk anew: whoever appends need not wait for all
+            with self.lock:  # chunk by chunk, so that appending need not wait for all
                 records = np.ascontiguousarray(self.records[first : min(first + CHUNK, self.size)])
                 data = _bytes_of(records)
                 self._disk.write(self._descriptor, data, HEADER_BYTES + first * self._record.itemsize)
                 self.bytes_written += len(data)
 
     def close(self) -> None:
-        """Let go of the file; what was appended stays in it."""
+        """Close the file; what was appended stays in it."""
         with self._syncing, self.lock:
             self.records = np.zeros(0, self._record)
             self.size = 0
             if self._map is not None:
-                with contextlib.suppress(BufferError):  # an error on its way still looks at it
+                with contextlib.suppress(BufferError):  # the traceback of an error may still refer to it
                     self._map.close()
             if self._descriptor is not None:
-                with contextlib.suppress(OSError):  # it is given back all the same
+                with contextlib.suppress(OSError):  # it is closed all the same
                     self._disk.close(self._descriptor)
             self._map = self._descriptor = None
 
     def _make_header(self) -> bytes:
-        """What the file begins with; it follows from what the memory is."""
+        """The first page of the file, which describes the memory."""
         shape = self.shape
         constants = b"" if shape.mean is None or shape.scale is None else shape.mean.tobytes() + shape.scale.tobytes()
         described = {
@@ -417,18 +417,18 @@ class Transitions:
         except OSError as error:
             raise OutputError(f"cannot open {path}: {error.strerror}") from error
         try:
-            self._take_file(descriptor, path)
+            self._claim_file(descriptor, path)
         except BaseException as error:
             with contextlib.suppress(OSError):
                 self._disk.close(descriptor)
             if isinstance(error, OSError):
-                problem = f"cannot write {path}: {error.strerror}; free some space, or take a smaller --memory"
+                problem = f"cannot write {path}: {error.strerror}; free some space, or give less `memory`"
                 raise OutputError(problem) from error
             raise
         return descriptor
 
-    def _take_file(self, descriptor: int, path: Path) -> None:
-        """Have the header and the room that the log needs, in a file that is this one's."""
+    def _claim_file(self, descriptor: int, path: Path) -> None:
+        """Write the header and reserve the room, in a file that is this log or empty."""
         found = bytearray(HEADER_BYTES)
         length = self._disk.read(descriptor, found, 0)
         if not self._header.startswith(found[:length]) and not self._is_ours(descriptor, blank=not any(found)):
@@ -437,10 +437,10 @@ class Transitions:
         if found != self._header:
             self.damaged += any(found)
             self._disk.write(descriptor, self._header, 0)
-        self._disk.sync_folder(path.parent)  # whoever made the file may have been killed before this
+        self._disk.sync_folder(path.parent)  # a process that made the file may have been killed before this
 
     def _is_ours(self, descriptor: int, *, blank: bool) -> bool:
-        """Whether a file without our header has a record that is, or nothing at all; blank: so far."""
+        """Whether a file without our header has a record of ours, or is blank; blank: whether its header is."""
         records: Array = np.zeros(CHUNK, self._record)
         for first in range(0, self.capacity, CHUNK):
             data = _bytes_of(records[: min(CHUNK, self.capacity - first)])
@@ -455,7 +455,7 @@ class Transitions:
     # ---------------------------------------------------------------------------------------------- start-up
 
     def _recover(self) -> None:
-        """Find what the log holds. What is not whole is replaced by a neighbour, so that nobody samples it."""
+        """Find what the log holds. A damaged record is replaced by its neighbour, so that it is never sampled."""
         newest = number = last = -1
         first_whole, first_broken = self.capacity, self.capacity
         for first, records in self._chunks(0, self.capacity):
@@ -466,7 +466,7 @@ class Transitions:
             if len(whole):
                 first_whole, last = min(first_whole, int(whole[0])), int(whole[-1])
                 numbers = records["number"][whole - first].astype(np.int64)
-                if numbers.max() >= number:  # of equal ones the last: the others were put in place of damaged ones
+                if numbers.max() >= number:  # of equal ones the last: the others replace damaged ones
                     number = int(numbers.max())
                     newest = int(whole[np.flatnonzero(numbers == number)[-1]])
         if last < 0:
@@ -501,7 +501,7 @@ class Transitions:
                 self._write(self._bytes, slot * self._record.itemsize)
 
     def _mark_gaps(self) -> None:
-        """Transitions whose successor is not the next one in the memory go on nowhere, as the newest one does."""
+        """End the episode of each transition whose successor is not the next one in the memory, as of the newest."""
         for first, records in self._chunks(0, self.size):
             following = (np.arange(first, first + len(records)) + 1) % self.size
             follows = self.records["number"][following] == records["number"] + np.uint64(1)

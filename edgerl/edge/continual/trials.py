@@ -1,4 +1,4 @@
-"""Trials: when a policy that is still learning may drive, and when it has earned to drive for good.
+"""Trials: when a policy that is still learning may drive, and when it has earned the right to drive.
 
 The proven policy, the champion, drives; the learning one, the challenger, drives in short trials and is watched.
 
@@ -9,21 +9,21 @@ them: the halves of an episode are not worth the same, and trials may keep meeti
 
 **Takeover.** At the end of a trial the challenger's last `recent` scores are compared with the champion's scores of the
 same period: of all its windows from the first of the block on in which the oldest of those trials took place. What the
-champion once scored in better days does not count. Both need `least` scores. Both lists are drawn anew 2000 times, with
+champion once scored in better days does not count. Both need `least` scores. Both lists are resampled 2000 times, with
 replacement, and the share of draws is taken in which the challenger's mean is at least the champion's. From a share of
 `confidence` on, the verdict is TAKE_OVER: at 0.9, "not worse at 90 %", by a one-sided bootstrap. The draws follow from
-the seed and the window's number alone, so that a restart decides the same. Until `took_over()`, the champion drives and
+the seed and the window's number only, so that a restart decides the same. Until `took_over()`, the champion drives and
 nothing else is decided.
 
 Of few scores the bootstrap is too sure. Of a challenger that is exactly as good, 16 % of the verdicts on 3 normally
 distributed scores are TAKE_OVER, and 14 % of those on 5 (where an exponential tail leads down 25 % and 21 %); of one
-that is worse by a standard deviation of the scores, 1 % and 0.1 %. And a challenger is asked at each trial: one that
-stays as good takes over some day.
+that is worse by a standard deviation of the scores, 1 % and 0.1 %. And a challenger is compared at each trial: one that
+stays as good takes over eventually.
 
 **Cut.** At each eighth of `window_steps`, but not at the window's end, the sum of a trial's rewards so far is compared
 with the lowest such sum among the champion's last recent × (every − 1) windows, of which there must be 3; a window that
 had ended by then counts with its score. Below that the verdict is TRIAL_CUT: the champion drives what is left of the
-window, which counts for nobody. The trial's score is what it had, plus what that lowest window (the oldest of equals)
+window, which counts for neither. The trial's score is what it had, plus what that lowest window (the oldest of equals)
 still earned from there on, but never more than that window's score. It stands, whatever becomes of the window.
 A policy that is exactly as good loses 4 % of its trials this way where whole episodes differ, 15 % where every reward
 is a draw of its own; one that is worse by two standard deviations of a score, 55 % and 66 %.
@@ -74,7 +74,7 @@ class TrialRule:
     """How a challenger is tried; raises ConfigError for a field out of its range."""
 
     every: int = 5  # windows per trial, 1 to 50; 1: the challenger always drives and nothing is compared
-    window_steps: int = 1000  # steps, 8 to 1e9; a window ends at its episode's end or after so many
+    window_steps: int = 1000  # steps, in [8, 1e9]; a window ends with its episode, or after this many
     recent: int = 5  # trials that are compared, 1 to 20
     least: int = 3  # scores of either policy that a verdict needs, 1 to recent
     confidence: float = 0.9  # share of resamples, 0.5 to 1
@@ -88,9 +88,9 @@ class TrialRule:
         ):
             value = getattr(self, name)
             if type(value) is not int or not low <= value <= high:
-                raise ConfigError(f"the trials' {name} is {quoted(value)}; expected an integer from {low} to {high}")
+                raise ConfigError(f"the trials' {name} is {quoted(value)}; expected an integer in [{low}, {high}]")
         if type(self.confidence) not in (int, float) or not 0.5 <= self.confidence <= 1:
-            raise ConfigError(f"the trials' confidence is {quoted(self.confidence)}; expected a number from 0.5 to 1")
+            raise ConfigError(f"the trials' confidence is {quoted(self.confidence)}; expected a number in [0.5, 1]")
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class Trials:
     def __init__(self, rule: TrialRule, seed: int) -> None:
         """`seed`: 0 to 2**64 − 1, of the bootstrap. Raises ConfigError."""
         if type(seed) is not int or not 0 <= seed < 1 << 64:
-            raise ConfigError(f"the trials' seed is {quoted(seed)}; expected 0 to 18446744073709551615")
+            raise ConfigError(f"the trials' seed is {quoted(seed)}; expected an integer in [0, 18446744073709551615]")
         self.rule = rule
         self._seed = seed
         self._champion: list[Window] = []  # oldest first, as below
@@ -141,7 +141,7 @@ class Trials:
         return self._cut_where_behind() if ends_part and self._on_trial else None
 
     def took_over(self) -> None:
-        """The challenger is the champion now: nothing is known of either, and a new window begins."""
+        """The challenger is the champion now: nothing is known of either, and a new window starts."""
         self._takeovers += 1
         self._champion, self._challenger = [], []
         self._forget_verdict()
@@ -152,7 +152,7 @@ class Trials:
         self._begin_window(self._number + (self._steps > 0))
 
     def restart_challenger(self) -> None:
-        """The challenger diverged and began anew."""
+        """The challenger diverged and restarted."""
         self._divergences += 1
         self.forget_challenger()
 
@@ -167,7 +167,7 @@ class Trials:
         """Everything but the present window, as JSON: what `from_state` takes up at the beginning of the next one.
 
         A window that has no step yet is the next one. A takeover that is due is not in it: where it was not done before
-        the restart, the next trial decides anew.
+        the restart, the next trial decides again.
         """
         restarted = copy.copy(self)
         restarted.abandon()
@@ -198,14 +198,14 @@ class Trials:
         trials._challenger = trials._read_windows(state, "challenger")
         trials._share = share = state["share"]
         if share is not None and not (isinstance(share, float) and 0 <= share <= 1):
-            raise ValueError(f"the trials' share is {quoted(share)}; expected a number from 0 to 1, or none")
+            raise ValueError(f"the trials' share is {quoted(share)}; expected a number in [0, 1], or none")
         trials._trials_cut = _count(state, "trials_cut")
         trials._takeovers = _count(state, "takeovers")
         trials._divergences = _count(state, "divergences")
         return trials
 
     def status(self) -> dict[str, Any]:
-        """What a person wants to see; means are None where there is no score, and so is the share."""
+        """A summary for people; means and the share are None where there is no score."""
         return {
             "rule": dict(vars(self.rule)),
             "windows": self._number,  # ended or dropped
@@ -338,7 +338,7 @@ def _read_window(entry: object, whose: str, largest: float) -> Window:
 def _count(state: dict[str, Any], name: str) -> int:
     value: object = state[name]
     if not _is_count(value):
-        raise ValueError(f"the trials' {name} is {quoted(value)}; expected an integer from 0 to {LARGEST_COUNT}")
+        raise ValueError(f"the trials' {name} is {quoted(value)}; expected an integer in [0, {LARGEST_COUNT}]")
     return value
 
 

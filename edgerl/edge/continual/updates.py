@@ -11,10 +11,10 @@ from edgerl.edge.continual.experience import Experience
 from edgerl.edge.engine.arena import WHOLE_UPDATE, LearnerArena
 
 SLICE_US = 50
-"""About how long one slice of an update takes, or more on slow machines: after each, the time is looked at."""
+"""About how long one slice of an update takes, or more on slow machines: after each, the clock is read."""
 
 OVERHEAD = 5
-"""A slice takes so many times as long as the shortest one, which is hardly more than the call itself: 2 µs on a
+"""A slice takes this many times as long as the shortest one, which is hardly more than the call itself: 2 µs on a
 desktop, a hundred on the smallest boards."""
 
 LEAST_SLICE_WORK, LARGEST_SLICE_WORK = 256.0, 1e12
@@ -39,7 +39,7 @@ class Pace:
             taken_us = (time.perf_counter_ns() - begin) / 1000
             self._longest_us = max(taken_us, self._longest_us * 0.9999)
             self._least_us = min(taken_us, self._least_us)
-            aim = max(SLICE_US, OVERHEAD * self._least_us)  # where a call alone takes long, slices are longer
+            aim = max(SLICE_US, OVERHEAD * self._least_us)  # where the call itself takes long, slices are longer
             if taken_us < aim / 2:
                 self._work = min(self._work * 1.5, LARGEST_SLICE_WORK)
             elif taken_us > aim:
@@ -49,30 +49,30 @@ class Pace:
 class Updates:
     """One update after the other, each in slices.
 
-    Attributes: `lock`, which whoever changes the networks holds.
+    Attributes: `lock`, held while the networks are changed.
     """
 
     def __init__(self, arena: LearnerArena, experience: Experience, per_step: float) -> None:
         """per_step: updates that one transition allows."""
         self._arena, self._experience, self._per_step = arena, experience, per_step
-        self._begun = 0  # since this process began, as are the transitions that allow them
+        self._started = 0  # by this process, as are the transitions that allow them
         self._is_under_way = False
         self.lock = threading.RLock()
 
     @property
-    def may_go_on(self) -> bool:
-        """Whether an update is under way, or may begin: there is a batch, and transitions allow it."""
+    def may_continue(self) -> bool:
+        """Whether an update is under way, or may start: there is a batch, and transitions allow it."""
         if self._is_under_way:
             return True
-        has_credit = self._begun + 1 <= self._experience.observed * self._per_step
+        has_credit = self._started + 1 <= self._experience.observed * self._per_step
         return has_credit and self._experience.transitions.size >= self._arena.config.batch
 
     def slice(self, work: int) -> bool:
         """About `work` multiply-adds; whether they completed an update."""
         if not self._is_under_way:
-            with self._experience.transitions.lock:  # here the batch is drawn and copied, and nowhere else
+            with self._experience.transitions.lock:  # the batch is drawn and copied only here
                 self._arena.step(self._experience.structure(), 1)
-            self._begun += 1
+            self._started += 1
             self._is_under_way = True
         self._is_under_way = not self._arena.step(None, work)
         return not self._is_under_way

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from importlib import resources
 
 TEMPLATE = ".inc"
-"""What a part is named that is made for being included more than once."""
+"""Suffix of the parts that are included more than once."""
 
 
 def engine_parts() -> dict[str, str]:

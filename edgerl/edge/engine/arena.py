@@ -75,7 +75,7 @@ class LayerArrays:
     in_target: Array | None  # uint32 words, one bit per block
     extra_starts: Array | None  # uint32 [R + 1]: blocks that only the target has
     extra_columns: Array | None  # uint16 [N], of which the first extra_starts[R] are in use
-    extra_target: Array | None  # [N, block], likewise
+    extra_target: Array | None  # [N, block], of those blocks
     norm: Array | None  # [2, n_outputs, rounded up to blocks]: scales and shifts; None, like the three below, without
     norm_first_moment: Array | None
     norm_second_moment: Array | None
@@ -139,14 +139,14 @@ class LearnerArena:
         return arena
 
     def load_state(self, read: ReadState) -> None:
-        """Take up another state of the same networks; this configuration stays. Raises ConfigError where it is refused:
-        after that there is no learner here any more."""
+        """Load another state of the same networks; the configuration stays. Raises ConfigError where it is refused:
+        after that the arena holds no learner."""
         read(self.memory[: self.bytes.state], 0)
         self._call("edgerl_learner_open", self._address, len(self.memory), self.config)
 
     @property
     def state(self) -> Array:
-        """uint8: the bytes to keep, a view; whole only between two updates."""
+        """uint8: the bytes to save, a view; complete only between two updates."""
         return self.memory[: self.bytes.state]
 
     def _make_room(self, loaded: Library, config: LearnerConfig, dtype: np.dtype[Any]) -> None:
@@ -230,9 +230,9 @@ class LearnerArena:
         self._call("edgerl_learner_set_progress", self._address, progress)
 
     def reopen(self) -> None:
-        """Check everything that was written into the arrays, and take it up. Raises ConfigError where it is refused."""
+        """Check everything that was written into the arrays, and use it. Raises ConfigError where it is refused."""
         self._call("edgerl_learner_open", self._address, len(self.memory), None)
 
     def reconfigure(self) -> None:
-        """Take up what was changed in `config`. Raises ConfigError where it is refused, or is of other networks."""
+        """Apply what was changed in `config`. Raises ConfigError where it is refused, or is of other networks."""
         self._call("edgerl_learner_open", self._address, len(self.memory), self.config)

@@ -250,7 +250,7 @@ class Library:
         self._releasing.edgerl_isa_best.restype = c_int32
         self._releasing.edgerl_layout_number.restype = c_uint32
         if self._releasing.edgerl_layout_number() != layout_number():
-            raise OSError(f"{path} has other structures than this version")
+            raise OSError(f"{path} was built for another version")
         self._releasing.edgerl_lanes.argtypes = (c_int32,)
         self._releasing.edgerl_lanes.restype = c_uint32
 
@@ -283,15 +283,15 @@ class Library:
 
     def isa(self, name: str | None = None) -> int:
         """The number of an instruction set: `name`, else what EDGERL_ISA names, else the best. Raises ConfigError."""
-        asked = os.environ.get(ISA_VARIABLE) if name is None else name
+        chosen = os.environ.get(ISA_VARIABLE) if name is None else name
         source = f"{ISA_VARIABLE} is" if name is None else "the instruction set is"
-        if not asked:
+        if not chosen:
             return ISAS.index(self.best_isa)
-        if asked not in ISAS:
-            raise ConfigError(f"{source} {quoted(asked)}; expected {', '.join(ISAS)}{nearest(asked, ISAS)}")
-        if ISAS.index(asked) > ISAS.index(self.best_isa):
-            raise ConfigError(f"{source} {asked}, which this processor lacks; choose {self.best_isa} or less")
-        return ISAS.index(asked)
+        if chosen not in ISAS:
+            raise ConfigError(f"{source} {quoted(chosen)}; expected {', '.join(ISAS)}{nearest(chosen, ISAS)}")
+        if ISAS.index(chosen) > ISAS.index(self.best_isa):
+            raise ConfigError(f"{source} {chosen}, which this processor lacks; choose {self.best_isa} or less")
+        return ISAS.index(chosen)
 
 
 @lru_cache(maxsize=1)
@@ -309,12 +309,12 @@ def library() -> Library:
 
 
 def new_arena(n_bytes: int) -> Arena:
-    """[n_bytes] zeros, aligned as the engine needs it. Raises ConfigError where this machine has no such memory."""
+    """[n_bytes] zeros, aligned as the engine needs it. Raises ConfigError where this machine has too little memory."""
     installed = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if n_bytes > installed:  # the system would promise it, and end the process when it is used
         raise ConfigError(
             f"the engine needs {n_bytes} bytes of memory for these networks and this batch, and this machine has "
-            f"{installed}; take smaller ones"
+            f"{installed}; choose smaller ones"
         )
     memory = np.zeros(n_bytes + ALIGNMENT, np.uint8)
     offset = -memory.ctypes.data % ALIGNMENT

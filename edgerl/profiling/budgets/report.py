@@ -306,7 +306,7 @@ def _check_runtime(rows: ModelRows, device: Device, runtime: Runtime) -> None:
     fix = (
         f"choose `runtime` {' or '.join(able)}"
         if able
-        else f"{device.id} has none; for a policy of edgerl of that size: --network {rows.architecture}"
+        else f"{device.id} has none; for a policy of edgerl of that size: `network` {rows.architecture}"
     )
     raise UnsupportedModelError(f"{problem}; {fix}")
 

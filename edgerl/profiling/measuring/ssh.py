@@ -76,13 +76,13 @@ ADVICE = (
     ("Host key verification failed", "connect once by hand, and compare its fingerprint"),
     (
         "Permission denied",
-        "name the right user, and its IdentityFile in --ssh-config FILE; there is no password prompt",
+        "name the right user, and its IdentityFile in the file `ssh_config`; there is no password prompt",
     ),
-    ("Could not resolve", "check the name, or give its HostName in --ssh-config FILE"),
-    ("Connection refused", "start its ssh server, or name its Port in --ssh-config FILE"),
-    ("usage: ssh", "name it as host or user@host, its Port in --ssh-config FILE"),
+    ("Could not resolve", "check the name, or give its HostName in the file `ssh_config`"),
+    ("Connection refused", "start its ssh server, or name its Port in the file `ssh_config`"),
+    ("usage: ssh", "name it as host or user@host, its Port in the file `ssh_config`"),
     ("invalid characters", "name it as host or user@host"),
-    ("bad configuration option", "correct the ssh configuration, or name another one: --ssh-config FILE"),
+    ("bad configuration option", "correct the ssh configuration, or name another one as `ssh_config`"),
     ("timed out", "switch it on, or check its address"),
     ("No route to host", "switch it on, or check its address"),
     ("Network is unreachable", "check the network"),
@@ -125,9 +125,9 @@ def ssh_command(destination: str, ssh_config: Path | None) -> list[str]:
         or not destination.isprintable()
         or NEVER_IN_A_NAME & set(destination)
     ):
-        raise ConfigError(f"--ssh is {destination[:40]!r}; expected host or user@host")
+        raise ConfigError(f"`ssh` is {destination[:40]!r}; expected host or user@host")
     if ssh_config is not None and not ssh_config.is_file():
-        raise ConfigError(f"--ssh-config is {ssh_config}, which is not a file; name an ssh configuration")
+        raise ConfigError(f"`ssh_config` is {ssh_config}, which is not a file; name an ssh configuration")
     options = [part for option in OPTIONS for part in ("-o", option)]
     chosen = [] if ssh_config is None else ["-F", str(ssh_config.absolute())]
     return [ssh, *chosen, *options, "--", destination, REMOTE_COMMAND]

@@ -310,13 +310,13 @@ def test_cycles_of_references_do_not_pile_up(robot: Robot) -> None:
 
 @pytest.mark.parametrize("rate", [0, -1, math.nan, math.inf, 1e7])
 def test_an_impossible_rate_is_refused(robot: Robot, rate: float) -> None:
-    with pytest.raises(ConfigError, match=r"the rate is .* Hz; expected 1e-6 to 1e6"):
+    with pytest.raises(ConfigError, match=r"the rate is .* Hz; expected a number in "):
         robot.loop(rate)
 
 
 @pytest.mark.parametrize("seconds", [0, -1, math.nan, math.inf])
 def test_an_impossible_duration_is_refused(robot: Robot, seconds: float) -> None:
-    with pytest.raises(ConfigError, match=r"the loop is to run for .* s; expected above 0"):
+    with pytest.raises(ConfigError, match=r"^`seconds` is .*; expected a number in "):
         robot.loop().run(seconds)
 
 

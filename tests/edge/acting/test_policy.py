@@ -96,8 +96,8 @@ def test_a_control_loop_keeps_the_digits_that_a_policy_needs() -> None:
     sent: list[Array] = []
 
     def run(observation: object) -> ControlLoop:
-        loop = ControlLoop(policy, lambda: observation, sent.append, 1000, [0, 0])  # type: ignore[arg-type, return-value]
-        loop.run(0.001)
+        loop = ControlLoop(policy, lambda: observation, sent.append, 10, [0, 0])  # type: ignore[arg-type, return-value]
+        loop.run(0.1)
         return loop
 
     for observation in ([5_800_000.25], np.array([5_800_000.25])):
@@ -344,9 +344,9 @@ def test_it_runs_in_a_control_loop() -> None:
 @pytest.mark.parametrize(
     ("layout", "message"),
     [
-        ("dnese", "the layout is 'dnese'; expected auto, dense, sparse, block, or one per layer"),
+        ("dnese", "the layout is 'dnese'; expected auto, dense, sparse, block, or one for each layer"),
         (["dense", "auto", "dense"], "the layout is 'auto'; expected auto, dense"),
-        (["dense"], "there are 1 layouts for 3 layers; expected one per layer"),
+        (["dense"], "there are 1 layouts for 3 layers; expected one for each"),
         ([3, 4, 5], "the layout is 3; expected auto, dense"),
     ],
 )

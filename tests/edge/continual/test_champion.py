@@ -26,7 +26,7 @@ def test_weights_that_are_zero_when_it_is_made_may_become_others(block: int) -> 
     for layer, weight in zip(arena.layers[0], kept, strict=True):
         layer.weight[:] = weight
     assert champion(x).tobytes() == before.tobytes()
-    champion.take()
+    champion.copy_actor()
     assert champion(x).tobytes() == full(x).tobytes() != before.tobytes()
     centre, half_range = (LOW + HIGH) / 2, (HIGH - LOW) / 2
     np.testing.assert_allclose(champion(x), centre + half_range * arena.act(x), atol=1e-6)

@@ -200,7 +200,7 @@ def test_whoever_drives_acts_like_a_policy_of_the_same_actor(normalise: bool, bl
     """The champion like the actor of the beginning, whatever was learnt since; the other like the present one."""
     write_bundle(config=learner_config(widths=(17, 14), block=block), normalise=normalise)
     with _learner(rule=TrialRule(every=50)) as champion, _learner(rule=ALWAYS) as challenger:
-        begun = Policy(champion.policy())
+        initial = Policy(champion.policy())
         for learner in (champion, challenger):
             _fill(learner)
             assert sum(learner.update() for _ in range(30)) == 30
@@ -208,9 +208,9 @@ def test_whoever_drives_acts_like_a_policy_of_the_same_actor(normalise: bool, bl
         differences = []
         for step in steps(60, seed=5):
             x = step.observation
-            assert np.abs(champion.act(x, explore=False) - begun(x)).max() < 3e-6
+            assert np.abs(champion.act(x, explore=False) - initial(x)).max() < 3e-6
             assert np.abs(challenger.act(x, explore=False) - now(x)).max() < 3e-6
-            differences.append(np.abs(now(x) - begun(x)).max())
+            differences.append(np.abs(now(x) - initial(x)).max())
         assert max(differences) > 1e-3, "it has learnt"
 
 
@@ -324,8 +324,8 @@ def test_with_an_offset_lost_digits_are_refused() -> None:
         (np.full(N, np.nan), 2, r"observation\.offset holds a value that is not finite"),
         (np.zeros(N, np.float32), 2, r"observation\.offset is float32\[3\], expected float64\[3\]"),
         (np.zeros(N + 1), 2, r"observation\.offset is float64\[4\], expected float64\[3\]"),
-        (np.zeros(N), 1, r"observation\.offset is in version 2 alone, and always there"),
-        (None, 2, r"observation\.offset is in version 2 alone, and always there"),
+        (np.zeros(N), 1, r"observation\.offset belongs to version 2, and only to that"),
+        (None, 2, r"observation\.offset belongs to version 2, and only to that"),
     ],
 )
 def test_a_bundle_with_a_bad_offset_is_refused(offset: Any, version: int, problem: str) -> None:
@@ -402,8 +402,8 @@ def test_an_update_of_five_periods_is_completed_in_several(monkeypatch: pytest.M
 
 @pytest.mark.parametrize(("call_us", "speed"), [(2, 2000), (40, 100), (400, 10)])
 def test_slices_are_long_enough_for_the_machine(call_us: float, speed: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a call alone takes longer than a slice should, most of the time is still spent on learning; and no slice is
-    longer than it need be."""
+    """Where the call itself takes longer than a slice should, most of the time is still spent on learning; and no slice
+    is longer than it need be."""
     now, slices = 0.0, []
 
     def run(work: int) -> None:
@@ -432,12 +432,12 @@ def test_a_clock_that_stands_still_makes_no_slice_grow_beyond_all_bounds(monkeyp
 def test_a_budget_or_a_work_but_no_less_than_nothing() -> None:
     with _learner() as learner:
         _fill(learner)
-        with pytest.raises(ConfigError, match=r"^a budget and a work were both given; expected one of them$"):
+        with pytest.raises(ConfigError, match=r"^`budget_us` and `work` were both given; expected one of them$"):
             learner.update(1, work=1)
         for bad in (-1, np.nan, np.inf):
-            with pytest.raises(ConfigError, match=rf"^the budget is {bad}; expected 0 or more$"):
+            with pytest.raises(ConfigError, match=rf"^`budget_us` is {bad}; expected a finite number, 0 or more$"):
                 learner.update(bad)
-        with pytest.raises(ConfigError, match=r"^the work is -1; expected 0 or more$"):
+        with pytest.raises(ConfigError, match=r"^`work` is -1; expected a finite number, 0 or more$"):
             learner.update(work=-1)
         assert learner.update(0) == learner.update(work=0) == 0
         assert learner.update(work=1 << 70) == 1
@@ -514,7 +514,7 @@ def test_learning_that_diverges_begins_anew_from_the_champion() -> None:
     """Values that no reward explains: after 50 strikes all that learns is what it was when the champion was made."""
     with _learner(STATE, updates_per_step=1000, rule=ALWAYS) as learner:
         _fill(learner)
-        begun = _bytes(learner)
+        initial = _bytes(learner)
         for _ in range(10):
             learner.update()
         assert learner.status()["value_bound"] == pytest.approx(2 * 2 / (1 - 0.9)), "rewards are at most 2"
@@ -525,10 +525,10 @@ def test_learning_that_diverges_begins_anew_from_the_champion() -> None:
         for strike in range(1, STRIKES):
             learner.update()
             assert (learner.trials.status()["divergences"], learner.challenger.values.strikes) == (0, strike)
-        assert _bytes(learner) != begun
+        assert _bytes(learner) != initial
         learner.update()
         assert (learner.trials.status()["divergences"], learner.challenger.values.strikes) == (1, 0)
-        assert _bytes(learner) == begun != acted
+        assert _bytes(learner) == initial != acted
         assert learner.status()["updates"] == 0
         for _ in range(5):
             assert learner.update() == 1
@@ -613,7 +613,7 @@ def test_everything_at_once() -> None:
 
         def diverge() -> None:
             with learner.updates.lock:
-                learner.updates.complete()  # the learner itself restarts between two updates alone
+                learner.updates.complete()  # the learner itself restarts only between two updates
                 learner.challenger.restart()
             time.sleep(0.01)
 
@@ -687,17 +687,17 @@ def test_nobody_acts_in_an_arena_that_is_being_replaced(monkeypatch: pytest.Monk
 
 
 def test_a_learner_is_closed_after_the_update_that_is_under_way() -> None:
-    learner, begun, done = _load(), threading.Event(), threading.Event()
+    learner, started, done = _load(), threading.Event(), threading.Event()
     _fill(learner)
 
     def update() -> None:
         with learner.updates.lock:
-            begun.set()
+            started.set()
             done.wait(9)
 
     updating, closing_ = threading.Thread(target=update), threading.Thread(target=learner.close)
     updating.start()
-    begun.wait(9)
+    started.wait(9)
     closing_.start()
     closing_.join(0.1)
     assert closing_.is_alive()
@@ -741,17 +741,15 @@ def test_memory_that_does_not_do_is_refused() -> None:
         rf"{smallest}, for 8 transitions of {plan.record} bytes$",
     ):
         _load(memory=smallest - 1)
-    with pytest.raises(
-        ConfigError, match=rf"^the memory is 99 bytes, and the networks alone take {plan.arena}; give more"
-    ):
+    with pytest.raises(ConfigError, match=rf"^the memory is 99 bytes; expected more than the {plan.arena} that"):
         _load(memory=99)
     for bad in (0, -1, 32e6, True, "32MiB", (1 << 40) + 1, np.int64(1 << 20)):
         with pytest.raises(
-            ConfigError, match=r"^the memory is .*; expected bytes, an integer from 1 to 1099511627776$"
+            ConfigError, match=r"^the memory is .*; expected bytes, an integer in \[1, 1099511627776\]$"
         ):
             _load(memory=bad)
     with pytest.raises(
-        ConfigError, match=r"^\d+ transitions need \d+ bytes of memory, and this machine has \d+; take a"
+        ConfigError, match=r"^\d+ transitions need \d+ bytes of memory, and this machine has \d+; give it less"
     ):
         _load(memory=1 << 40)
 
@@ -775,8 +773,8 @@ def test_choices_that_do_not_exist_are_refused() -> None:
     for options, problem in (
         ({"keep": "newest"}, r"^the replay policy is 'newest'; expected ring or reservoir$"),
         ({"storage": "disk"}, r"^the storage is 'disk'; expected ram or mapped$"),
-        ({"updates_per_step": 0}, r"^updates_per_step is 0; expected above 0, at most 1000$"),
-        ({"updates_per_step": np.nan}, r"^updates_per_step is nan; expected above 0, at most 1000$"),
+        ({"updates_per_step": 0}, r"^`updates_per_step` is 0; expected a number in \(0, 1000\]$"),
+        ({"updates_per_step": np.nan}, r"^`updates_per_step` is nan; expected a number in \(0, 1000\]$"),
         ({"storage": "mapped"}, r"^a mapped replay needs a file; name a state folder, or keep it in RAM$"),
     ):
         with pytest.raises(ConfigError, match=problem):
@@ -812,11 +810,11 @@ def _drive(learner: Learner, count: int, reward_of: Callable[[bool], float], *, 
 
 def test_a_better_learning_policy_becomes_the_champion() -> None:
     with _learner(STATE, rule=QUICK_TRIALS) as learner:
-        begun, x = Policy(learner.policy()), steps(1, 9)[0].observation
+        initial, x = Policy(learner.policy()), steps(1, 9)[0].observation
         assert _drive(learner, 8, float) == [False] * 4 + [True] * 4
-        assert np.abs(learner.act(x, explore=False) - begun(x)).max() < 3e-6
+        assert np.abs(learner.act(x, explore=False) - initial(x)).max() < 3e-6
         assert _drive(learner, 8, float, update=False) == [False] * 4 + [True] * 4
-        assert np.abs(learner.act(x, explore=False) - begun(x)).max() < 3e-6
+        assert np.abs(learner.act(x, explore=False) - initial(x)).max() < 3e-6
         assert learner.takeover_is_due
         assert learner.status()["champion"] == 1
         assert learner.update() == 1, "which completes the update, and takes over"
@@ -827,7 +825,7 @@ def test_a_better_learning_policy_becomes_the_champion() -> None:
         now = Policy(learner.policy())
         assert not learner.trials.challenger_drives
         assert np.abs(learner.act(x, explore=False) - now(x)).max() < 3e-6
-        assert np.abs(now(x) - begun(x)).max() > 1e-4
+        assert np.abs(now(x) - initial(x)).max() > 1e-4
         for step in steps(7):
             _observe(learner, step._replace(boundary=Boundary.CONTINUES))
             assert learner.update() == 1
@@ -843,13 +841,13 @@ def test_a_better_learning_policy_becomes_the_champion() -> None:
 
 def test_a_worse_one_never_does() -> None:
     with _learner(STATE, rule=QUICK_TRIALS) as learner:
-        begun, x = Policy(learner.policy()), steps(1, 9)[0].observation
+        initial, x = Policy(learner.policy()), steps(1, 9)[0].observation
         _drive(learner, 200, lambda is_challenger: -float(is_challenger))
         status = learner.status()
         assert (status["champion"], status["trials"]["takeovers"], status["snapshots"]) == (1, 0, 1)
         assert status["trials"]["share"] < 0.1
         if not learner.trials.challenger_drives:
-            assert np.abs(learner.act(x, explore=False) - begun(x)).max() < 3e-6
+            assert np.abs(learner.act(x, explore=False) - initial(x)).max() < 3e-6
 
 
 def test_a_takeover_waits_for_its_keeper() -> None:
@@ -880,7 +878,7 @@ def test_a_takeover_without_a_state_folder() -> None:
 
 def test_nobody_takes_over_with_numbers_that_are_not_finite() -> None:
     with _learner(rule=QUICK_TRIALS) as learner:
-        begun, x = Policy(learner.policy()), steps(1, 9)[0].observation
+        initial, x = Policy(learner.policy()), steps(1, 9)[0].observation
         _drive(learner, 16, float, update=False)
         assert learner.takeover_is_due
         for network in learner.challenger.arena.layers:
@@ -889,7 +887,7 @@ def test_nobody_takes_over_with_numbers_that_are_not_finite() -> None:
             learner.update()
         assert not learner.takeover_is_due
         assert learner.status()["trials"]["takeovers"] == 0
-        assert np.abs(learner.act(x, explore=False) - begun(x)).max() < 3e-6
+        assert np.abs(learner.act(x, explore=False) - initial(x)).max() < 3e-6
         _assert_finite(learner)
 
 
@@ -906,14 +904,14 @@ def test_a_takeover_that_becomes_due_while_a_snapshot_is_written_waits_for_the_n
     with _learner(STATE, rule=QUICK_TRIALS, disk=Slow()) as learner:
         learner.has_keeper = True
         x = steps(1, 9)[0].observation
-        begun = learner.act(x, explore=False)
+        initial = learner.act(x, explore=False)
         _drive(learner, 12, float)
         hooks.append(lambda: _drive(learner, 4, float, update=False) and None)
         assert learner.snapshot() == 2
         assert learner.takeover_is_due
         assert learner.status()["champion"] == 1
         assert learner.status()["trials"]["takeovers"] == 0
-        assert np.array_equal(learner.act(x, explore=False), begun)
+        assert np.array_equal(learner.act(x, explore=False), initial)
         assert learner.snapshot() == 3
         assert not learner.takeover_is_due
         assert (learner.status()["champion"], learner.status()["trials"]["takeovers"]) == (3, 1)
@@ -923,7 +921,7 @@ def test_a_takeover_on_a_disk_that_fails_stays_due_until_it_is_kept() -> None:
     disk = FaultyDisk()
     with _learner(STATE, rule=QUICK_TRIALS, disk=disk) as learner:
         x = steps(1, 9)[0].observation
-        begun = learner.act(x, explore=False)
+        initial = learner.act(x, explore=False)
         _drive(learner, 16, float, update=False)
         disk.fail(len(disk.operations), errno.ENOSPC, lasting=True)
         assert learner.update() == 1
@@ -931,7 +929,7 @@ def test_a_takeover_on_a_disk_that_fails_stays_due_until_it_is_kept() -> None:
         assert learner.status()["champion"] == 1
         assert learner.status()["disk"]["errors"] == 1
         assert "No space left" in learner.status()["last_error"]
-        assert np.array_equal(learner.act(x, explore=False), begun)
+        assert np.array_equal(learner.act(x, explore=False), initial)
         disk.fail(-1, 0)
         assert learner.update() == 1
         assert learner.status()["champion"] == 2
@@ -956,17 +954,17 @@ def test_divergence_after_a_takeover_goes_back_to_the_new_champion() -> None:
 def test_what_is_not_finite_is_never_kept(name: str) -> None:
     """However it came about: the snapshot holds the champion's state, from which learning goes on."""
     with _learner(STATE) as learner:
-        begun = _bytes(learner)
+        initial = _bytes(learner)
         _fill(learner)
         for _ in range(9):
             learner.update()
         getattr(learner.challenger.arena.layers[2][1], name).reshape(-1)[3] = np.inf
         learner.snapshot()
-        assert _bytes(learner) == begun
+        assert _bytes(learner) == initial
         assert learner.status()["trials"]["divergences"] == 1
         assert learner.update() == 1
     with _learner(STATE) as learner:
-        assert _bytes(learner) == begun
+        assert _bytes(learner) == initial
         assert learner.rejected == []
 
 
@@ -979,7 +977,7 @@ def test_a_bundle_whose_numbers_overflow_is_kept_as_it_was() -> None:
     arena.layers[0][0].weight[:] = 1e25
     _rewrite(BUNDLE, "learner", {"state": arena.state})
     with _learner(STATE) as learner:
-        begun = _bytes(learner)
+        initial = _bytes(learner)
         for number, step in enumerate(steps(80)):
             _observe(learner, step)
             assert learner.update() == (number >= 7)
@@ -987,7 +985,7 @@ def test_a_bundle_whose_numbers_overflow_is_kept_as_it_was() -> None:
                 learner.snapshot()
     with _learner(STATE) as learner:
         _assert_finite(learner)
-        assert _weights(learner) in begun
+        assert _weights(learner) in initial
         assert learner.status()["trials"]["divergences"] > 0
 
 
@@ -995,9 +993,9 @@ def test_a_bundle_whose_numbers_overflow_is_kept_as_it_was() -> None:
 @pytest.mark.parametrize("state", [STATE, None])
 def test_a_learning_policy_whose_answer_is_no_number_drives_no_further(state: Path | None, every: int) -> None:
     """Its weights are finite, and their sums are not: the champion drives on, the trial is over at once, and learning
-    begins anew from the champion with the next update."""
+    restarts from the champion with the next update."""
     with _learner(state, rule=TrialRule(every=every, window_steps=8, recent=3, least=3)) as learner:
-        begun, champion, x = _bytes(learner), Policy(learner.policy()), np.array([1, -2, 3], np.float32)
+        initial, champion, x = _bytes(learner), Policy(learner.policy()), np.array([1, -2, 3], np.float32)
         _fill(learner, 8)
         overflowing = LearnerArena(library(), learner_config())
         for layer in overflowing.layers[0]:
@@ -1016,7 +1014,7 @@ def test_a_learning_policy_whose_answer_is_no_number_drives_no_further(state: Pa
         assert status["trials"]["challenger"]["scores"] == []
         learner.update()
         assert learner.status()["trials"]["divergences"] == 1
-        assert _bytes(learner) == begun
+        assert _bytes(learner) == initial
         while not learner.trials.challenger_drives:
             assert learner.observe(x, champion(x), 5.0, x)
         assert np.abs(learner.act(x, explore=False) - champion(x)).max() < 3e-6
@@ -1026,7 +1024,7 @@ def test_a_learning_policy_whose_answer_is_no_number_drives_no_further(state: Pa
 
 def test_a_snapshot_begins_anew_from_the_champion_where_the_learning_policy_has_no_answer() -> None:
     with _learner(STATE, rule=ALWAYS) as learner:
-        begun = _bytes(learner)
+        initial = _bytes(learner)
         _fill(learner)
         while learner.update():
             pass
@@ -1034,13 +1032,13 @@ def test_a_snapshot_begins_anew_from_the_champion_where_the_learning_policy_has_
             patch.setattr(learner.challenger.arena, "act", lambda _: np.full(2, np.nan, np.float32))
             learner.act(np.ones(3))
         learner.snapshot()
-        assert _bytes(learner) == begun
+        assert _bytes(learner) == initial
         assert learner.status()["trials"]["divergences"] == 1
 
 
 def test_where_the_champion_cannot_be_read_it_drives_on_and_nothing_is_overwritten() -> None:
     with _learner(STATE, rule=ALWAYS) as learner:
-        begun, x = Policy(learner.policy()), steps(1, 9)[0].observation
+        initial, x = Policy(learner.policy()), steps(1, 9)[0].observation
         _fill(learner)
         for _ in range(9):
             learner.update()
@@ -1055,12 +1053,12 @@ def test_where_the_champion_cannot_be_read_it_drives_on_and_nothing_is_overwritt
         assert status["updates"] == 9
         assert learner.update() == 0
         for step in steps(30):
-            assert np.abs(learner.act(x, explore=False) - begun(x)).max() < 3e-6
+            assert np.abs(learner.act(x, explore=False) - initial(x)).max() < 3e-6
             assert _observe(learner, step._replace(reward=5.0))
         files = sorted(os.listdir(STATE))
         for action in (learner.snapshot, learner.policy):
             with pytest.raises(
-                OutputError, match=r"^there is nothing to keep: learning has stopped: state/snapshot-00000001"
+                OutputError, match=r"^there is nothing to save: learning has stopped: state/snapshot-00000001"
             ):
                 action()
         learner.sync()
@@ -1214,7 +1212,7 @@ def test_a_restart_without_anything_new_changes_nothing() -> None:
             assert not learner.is_new
         assert (STATE / LOG).read_bytes() == log
     with closing(Learner.load(STATE)) as learner:
-        assert _bytes(learner) == state, "the folder alone will do"
+        assert _bytes(learner) == state, "the folder is enough"
 
 
 def test_saturations_and_other_counts_survive() -> None:
@@ -1294,11 +1292,11 @@ def test_what_a_learner_began_with_stays() -> None:
     for options, problem in (
         (
             {"memory": 99_000},
-            r"^the state folder's memory is 100000, not 99000; leave it out, or begin in another folder$",
+            r"^the state folder's memory is 100000, not 99000; leave it out, or start in another folder$",
         ),
         (
             {"keep": "ring"},
-            r"^the state folder's replay policy is reservoir, not ring; leave it out, or begin in another",
+            r"^the state folder's replay policy is reservoir, not ring; leave it out, or start in another",
         ),
     ):
         with pytest.raises(ConfigError, match=problem):
@@ -1395,7 +1393,7 @@ def test_one_bit_of_the_champions_file_loses_nothing() -> None:
 
 def test_where_the_champion_is_lost_the_bundles_policy_drives_and_what_was_learnt_goes_on() -> None:
     with _learner() as learner:
-        bundles, begun = learner.act(np.ones(N), explore=False).tobytes(), _bytes(learner)
+        bundles, initial = learner.act(np.ones(N), explore=False).tobytes(), _bytes(learner)
     state, action = _grown(STATE)
     assert action != bundles
     for kind in ("snapshot", "champion"):
@@ -1418,7 +1416,7 @@ def test_where_the_champion_is_lost_the_bundles_policy_drives_and_what_was_learn
             assert _bytes(learner) == state
             assert learner.act(np.ones(N), explore=False).tobytes() == bundles
             learner.challenger.restart()
-            assert _bytes(learner) == begun
+            assert _bytes(learner) == initial
     assert len(list(STATE.glob("rejected-*"))) == 2
 
 
@@ -1444,7 +1442,7 @@ def test_a_log_that_is_lost_is_said() -> None:
     state, _ = _grown(STATE)
     (STATE / LOG).unlink()
     with _learner(STATE, rule=QUICK_TRIALS) as learner:
-        assert learner.rejected == ["state/transitions.log has none of the 33 transitions that there were"]
+        assert learner.rejected == ["state/transitions.log lost all of its 33 transitions"]
         assert _bytes(learner) == state
         assert (learner.status()["replay"]["size"], learner.status()["replay"]["seen"]) == (0, 33)
         _fill(learner, 9)
@@ -1460,14 +1458,14 @@ def test_a_log_that_is_lost_is_said() -> None:
 
 @pytest.mark.parametrize("content", [b"To do: buy milk.\n", b"edgerl transitions 1\n{}".ljust(5000, b"\0")])
 def test_a_log_that_is_not_this_learners_is_not_overwritten(content: bytes) -> None:
-    """Where a learner has begun it is set aside, and a file that is not a log at all is refused before that."""
+    """Where the folder holds a learner it is set aside, and a file that is not a log at all is refused before that."""
     state, _ = _grown(STATE)
     (STATE / LOG).write_bytes(content)
     found = "the log of another learner" if content.startswith(b"edgerl") else "not a log of a learner"
     with _learner(STATE, rule=QUICK_TRIALS) as learner:
         assert learner.rejected == [
-            f"state/transitions.log is {found}; another one is begun",
-            "state/transitions.log has none of the 33 transitions that there were",
+            f"state/transitions.log is {found}; a new one was started",
+            "state/transitions.log lost all of its 33 transitions",
         ]
         assert _bytes(learner) == state
     assert (STATE / "rejected-00000001-transitions.log").read_bytes() == content
@@ -1484,12 +1482,12 @@ def test_a_log_that_is_not_this_learners_is_not_overwritten(content: bytes) -> N
     assert (fresh / LOG).read_bytes() == content
 
 
-@pytest.mark.parametrize("begun", [False, True])
-def test_a_log_that_is_a_link_is_refused_and_what_it_leads_to_is_not_touched(begun: bool) -> None:
+@pytest.mark.parametrize("has_learner", [False, True])
+def test_a_log_that_is_a_link_is_refused_and_what_it_leads_to_is_not_touched(has_learner: bool) -> None:
     target = Path("precious")
     target.write_bytes(b"precious")
     STATE.mkdir()
-    if begun:
+    if has_learner:
         _grown(STATE)
         (STATE / LOG).rename("log")
     (STATE / LOG).symlink_to(target.absolute())
@@ -1703,7 +1701,7 @@ def test_a_disk_that_fails_stops_neither_acting_nor_learning(lasting: bool, code
 
 
 HOSTILE_METADATA: dict[str, tuple[dict[str, Any], str]] = {
-    "counters": ({"counters": {}}, "its counters are not those of this version"),
+    "counters": ({"counters": {}}, "its counters are of another version of edgerl"),
     "a count": ({"counters": "steps=-1"}, "its steps is -1, expected a count"),
     "a count that is none": ({"counters": "steps=true"}, "its steps is True, expected a count"),
     "number": ({"number": -1}, "its number of transitions is -1, expected a count"),
@@ -1752,7 +1750,7 @@ HOSTILE_TENSORS: dict[str, tuple[dict[str, Any], str]] = {
     "infinite bounds": ({"action.high": HIGH + np.float32(np.inf)}, "action.high holds a value that is not finite"),
     "long bounds": ({"action.high": np.ones(M + 1, np.float32)}, "action.high is float32[3], expected float32[2]"),
     "halves": ({"action.low": LOW.astype(np.float16)}, "action.low is float16[2], expected float32[2]"),
-    "mean alone": (
+    "only a mean": (
         {"observation.mean": np.zeros(N, np.float32)},
         "observation_mean and observation_scale are not both",
     ),
@@ -1817,7 +1815,7 @@ def test_networks_that_need_more_than_they_may_take_are_refused_before_they_take
     write_bundle(config=config, memory=1 << 22)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(
-        ConfigError, match=r"^the memory is 4194304 bytes, and the networks alone take \d{8,}; give more$"
+        ConfigError, match=r"^the memory is 4194304 bytes; expected more than the \d{8,} that the networks need$"
     ):
         _load()
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 32 << 10

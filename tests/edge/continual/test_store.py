@@ -173,7 +173,7 @@ def test_a_champion_that_is_not_there_is_not_written_against() -> None:
         _write(store, 1)
         _write(store, 2)
         _write(store, 3)
-        problem = r"^cannot write: \S+04\S+ is of no use without its champion: \S+01\.safetensors is not there; exp"
+        problem = r"^cannot write: \S+04\S+ is useless without its champion: \S+01\.safetensors is not there; exp"
         with pytest.raises(OutputError, match=problem):
             _write(store, 1)
         for metadata in ({}, {"champion": 5}, {"champion": True}, {"champion": 0}, {"champion": "1"}):
@@ -182,7 +182,7 @@ def test_a_champion_that_is_not_there_is_not_written_against() -> None:
         assert _found() == [2, 3]
         _path(3).unlink()
         _copy(3).unlink()
-        with pytest.raises(OutputError, match=r"is of no use without its champion: \S+03\.safetensors is not there"):
+        with pytest.raises(OutputError, match=r"is useless without its champion: \S+03\.safetensors is not there"):
             _write(store, 3)
 
 
@@ -391,7 +391,7 @@ def test_a_snapshot_without_its_champion_is_passed_over() -> None:
     _copy(3).unlink()
     with _store() as store:
         assert store.newest() is None
-        assert [line.partition(" is of no use without its champion: ")[2] for line in store.rejected] == [
+        assert [line.partition(" is useless without its champion: ")[2] for line in store.rejected] == [
             f"{_path(3)} is not there; expected a file"
         ] * 2
         number, reader = store.newest_orphan() or (0, None)

@@ -215,5 +215,5 @@ def test_a_learner_that_cannot_be_c_never_fits_a_microcontroller(
 
 
 def test_too_little_memory_says_how_much() -> None:
-    with pytest.raises(ConfigError, match=r"the memory is 1000 bytes, and the networks alone take \d+; give more"):
+    with pytest.raises(ConfigError, match=r"the memory is 1000 bytes; expected more than the \d+ that"):
         profile_learner(write_bundle(memory=1000), "raspberry-pi-5")

@@ -91,7 +91,7 @@ def test_a_closed_port(board: Board, bundle: bytes) -> None:
     port = free_port()
     assert failure(bundle, board.ssh_config(port=port)) == (
         f"connect to host 127.0.0.1 port {port}: Connection refused; start its ssh server, or name its Port in "
-        "--ssh-config FILE"
+        "the file `ssh_config`"
     )
 
 
@@ -219,7 +219,7 @@ def test_what_is_no_host_is_refused(destination: str) -> None:
 @pytest.mark.parametrize(
     ("destination", "message"),
     [
-        ("ssh://board:99999", "usage: ssh .*; name it as host or user@host, its Port in --ssh-config FILE$"),
+        ("ssh://board:99999", "usage: ssh .*; name it as host or user@host, its Port in the file `ssh_config`$"),
         ("a@-oProxyCommand=x", "invalid characters; name it as host or user@host$"),
         ("h" * 5000, "^cannot measure on h{60}: Could not resolve hostname h{1,180}: .*; check the name"),
     ],
@@ -236,7 +236,7 @@ def test_a_configuration_that_ssh_does_not_understand(tmp_path: Path) -> None:
 
 
 def test_a_configuration_that_is_not_there() -> None:
-    with pytest.raises(ConfigError, match="--ssh-config is none, which is not a file"):
+    with pytest.raises(ConfigError, match="`ssh_config` is none, which is not a file"):
         run_bundle("board", b"", Path("none"))
 
 
