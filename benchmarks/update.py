@@ -42,8 +42,8 @@ from sizes import BATCH, HIDDEN, N_ACTIONS, N_OBSERVATIONS, Seconds, density_opt
 from stable_baselines3 import TD3
 from stable_baselines3.common.logger import configure
 
+from edgerl.algorithms import td3
 from edgerl.algorithms.native import NativeAgent
-from edgerl.algorithms.td3 import TD3 as TorchTD3
 from edgerl.config import make_config
 from edgerl.edge.continual.replay import Boundary, Replay
 from edgerl.environments.make import make
@@ -109,7 +109,7 @@ def ours(replay: Replay, engine: str, method: str, block: int = 1, density: floa
     """One of edgerl's engines."""
     options = {} if method == "td3" else density_options(density)
     config = make_config(engine=engine, method=method, block=block, batch_size=BATCH, **options)
-    kind = NativeAgent if engine == "native" else TorchTD3
+    kind = NativeAgent if engine == "native" else td3.TD3
     agent = kind(config, N_OBSERVATIONS, N_ACTIONS)
 
     def run(updates: int) -> None:

@@ -149,9 +149,8 @@ class Agent(ABC):
     def _step_critics(self, observations: Tensor, actions: Tensor, target: Tensor) -> None:
         """Adam on the mean square errors of both critics, and their evolution where it is due."""
         x = torch.cat([observations, actions], dim=1)
-        loss = sum(
-            (F.mse_loss(critic.online(x).squeeze(1), target) for critic in self.critics), torch.zeros_like(target[0])
-        )
+        first, second = (F.mse_loss(critic.online(x).squeeze(1), target) for critic in self.critics)
+        loss = first + second
         self.critic_optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         is_due = self._evolution_is_due(self.updates % self.config.evolution.evolution_interval == 0)

@@ -66,22 +66,26 @@ def actor_pictures(run: Run) -> tuple[LayerPicture, ...]:
             f"{run.folder} holds a configuration and a checkpoint that do not fit: {error}"
         ) from error
     shapes = [(layer.n_outputs, layer.n_inputs) for layer in policy.layers]
-    if shapes != [(plan.n_outputs, plan.n_inputs) for plan in plans]:
+    *hidden, output = [(plan.n_outputs, plan.n_inputs) for plan in plans]
+    if shapes != [*hidden, (policy.n_actions, output[1])]:
         raise FileFormatError(f"{run.folder} holds a checkpoint whose policy has other layers than its configuration")
     return tuple(_layer_picture(run, index, plan) for index, plan in enumerate(plans))
 
 
 def _layer_picture(run: Run, index: int, plan: LayerPlan) -> LayerPicture:
-    dense = np.ones((plan.n_outputs, plan.n_inputs), bool)
-    if plan.is_dense:
-        return LayerPicture(dense, dense, plan.connections)
+    """Of the outputs that the policy has: an actor may give deviations, too."""
     assert run.checkpoint is not None
+    layer = run.checkpoint.policy.layers[index]
+    if plan.is_dense:
+        dense = np.ones((layer.n_outputs, plan.n_inputs), bool)
+        return LayerPicture(dense, dense, dense.size)
     stored, ever = (_stored_mask(run, f"actor.{index}.{part}", plan) for part in ("mask", "ever_active"))
-    kept = stored if shown_network(run).is_last else None
-    after = run.checkpoint.policy.layers[index].matrix() != 0 if kept is None else kept
     before = expand(draw_mask(plan, Draws(run.config.seed), Network.ACTOR, index), plan)
     is_start = ever is not None and not (before & ~ever).any()
-    return LayerPicture(before if is_start else None, after, plan.connections)
+    kept = stored[: layer.n_outputs] if stored is not None and shown_network(run).is_last else None
+    after = layer.matrix() != 0 if kept is None else kept
+    connections = plan.connections if layer.n_outputs == plan.n_outputs else int(after.sum())
+    return LayerPicture(before[: layer.n_outputs] if is_start else None, after, connections)
 
 
 def _stored_mask(run: Run, name: str, plan: LayerPlan) -> Mask | None:

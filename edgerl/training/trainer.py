@@ -29,7 +29,7 @@ from edgerl.files.paths import anchored
 from edgerl.policy import format as policy_file
 from edgerl.policy.compact import CompactPolicy, make_layer
 from edgerl.policy.pruning import compact
-from edgerl.policy.shape import architecture
+from edgerl.policy.shape import LayerShape, architecture
 from edgerl.signals import StopRequests, Terminated
 from edgerl.training import checkpoint as checkpoint_file
 from edgerl.training.checkpoint import NORMALIZER, Checkpoint, Counters, Returns
@@ -379,6 +379,9 @@ class Trainer:
         """The actor as it is: masked weights at their connections, with dead units."""
         layers = [make_layer(weight, bias, self.config.network.block) for weight, bias in self.agent.actor_layers()]
         shapes = [plan.shape for name, network in self.agent.networks if name == "actor" for plan in network.plans]
+        if layers[-1].n_outputs < shapes[-1].n_outputs:  # the actor gives deviations, too, which no policy has
+            output = layers[-1].matrix()
+            shapes[-1] = LayerShape(shapes[-1].n_inputs, len(output), int(np.count_nonzero(output)))
         about: dict[str, Any] = {
             "edgerl": __version__,
             "environment": self.config.environment,

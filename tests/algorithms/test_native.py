@@ -290,7 +290,7 @@ SIZES: dict[str, dict[str, Any]] = {
 NORMALISED: dict[str, dict[str, Any]] = {
     "255-257, batch 256": {"hidden": (255, 257), "batch_size": 256},
     "6-3, batch 100, block 4": {"hidden": (6, 3), "batch_size": 100, "block": 4, "sparsity": 0.2},
-    "33-2, batch 1": {"hidden": (33, 2), "batch_size": 1},
+    "33-3, batch 1": {"hidden": (33, 3), "batch_size": 1},
 }
 
 

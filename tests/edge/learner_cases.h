@@ -22,13 +22,14 @@ typedef struct learner_case {
     uint32_t evolution_interval, policy_delay, n_step, growth, drop_schedule;
     uint32_t transitions;  /* in the replay memory */
     uint32_t dense_output; /* 0: as sparse as the others */
-    uint32_t parts;        /* bits: NORM, ADAMW, SCALED, DEEPER */
+    uint32_t parts;        /* bits: NORM, ADAMW, SCALED, DEEPER, SAC */
 } learner_case;
 
 #define NORM 1u   /* of the critics */
 #define ADAMW 2u
 #define SCALED 4u /* connections are dropped by scaled magnitude */
 #define DEEPER 8u /* the critics have one layer more, and wider ones */
+#define SAC 16u   /* else TD3 */
 
 static uint32_t share_of(uint32_t positions, uint32_t percent) { return (positions * percent + 50) / 100; }
 
@@ -61,6 +62,9 @@ static edgerl_learner_config config_of(const learner_case *c, int32_t isa, uint3
         .soft_update = 0.05,
         .weight_decay = 0.0002,
         .first_moment_decay = 0.9,
+        .algorithm = c->parts & SAC ? EDGERL_SAC : EDGERL_TD3,
+        .target_entropy = -(double)c->m,
+        .initial_log_temperature = -1,
         .optimiser = c->parts & ADAMW ? EDGERL_ADAMW : EDGERL_ADAM,
         .drop_criterion = c->parts & SCALED ? EDGERL_DROP_SCALED_MAGNITUDE : EDGERL_DROP_MAGNITUDE,
         .target_noise = 0.2,
@@ -74,7 +78,7 @@ static edgerl_learner_config config_of(const learner_case *c, int32_t isa, uint3
     edgerl_layer_plan *actor = config.actor.layers, *critic = config.critic.layers;
     actor[0] = plan_of(c->n, c->widths[0], c->block, c->percent);
     actor[1] = plan_of(c->widths[0], c->widths[1], c->block, c->percent);
-    actor[2] = plan_of(c->widths[1], c->m, c->block, output);
+    actor[2] = plan_of(c->widths[1], c->parts & SAC ? 2 * c->m : c->m, c->block, output);
     const uint32_t more = c->parts & DEEPER ? 3 : 0;
     critic[0] = plan_of(c->n + c->m, c->widths[0] + more, c->block, c->percent);
     critic[1] = plan_of(c->widths[0] + more, c->widths[1], c->block, c->percent);

@@ -92,6 +92,8 @@ static const learner_case CASES[] = {
     {"norms in blocks with a narrow row", 5, 3, {17, 13}, 4, 50, 7, 5, 2, 1, GRADIENT, CONSTANT, 40, 1, NORM | ADAMW},
     {"a batch in chunks, with norms", 3, 1, {7, 6}, 1, 60, 150, 6, 2, 1, RANDOM, COSINE, 40, 1, NORM | SCALED},
     {"scaled magnitudes, deeper critics", 5, 3, {9, 14}, 4, 50, 7, 4, 3, 1, RANDOM, CONSTANT, 40, 0, SCALED | DEEPER},
+    {"SAC", 5, 3, {17, 12}, 1, 50, 7, 5, 1, 1, RANDOM, CONSTANT, 40, 1, SAC},
+    {"SAC in blocks with a narrow row", 5, 3, {17, 13}, 4, 50, 7, 4, 3, 3, GRADIENT, COSINE, 40, 0, SAC | NORM | SCALED},
     {"everything", 6, 2, {9, 14}, 1, 40, 7, 4, 3, 3, GRADIENT, COSINE, 40, 1, NORM | ADAMW | SCALED | DEEPER},
 };
 #define N_CASES (sizeof CASES / sizeof CASES[0])
@@ -323,9 +325,9 @@ static uint64_t first_difference(const unsigned char *a, const unsigned char *b,
 }
 
 /* Whether a topology may have changed between two steps of an update: its workspace is left as it comes. */
-static int is_topological(uint32_t from, uint32_t to) {
+static int is_topological(const step_of_update *steps, uint32_t from, uint32_t to) {
     for (uint32_t i = from; i <= to; i++) {
-        if (UPDATE[i].operations[0] == SELECT_DROP || UPDATE[i].operations[0] == SOFT_UPDATE) {
+        if (steps[i].operations[0] == SELECT_DROP || steps[i].operations[0] == SOFT_UPDATE) {
             return 1;
         }
     }
@@ -342,6 +344,7 @@ static void check_kernels(const learner_case *c, int32_t isa, uint32_t lanes, ui
     open_subject(&other, &config);
     const learner *l = (const void *)naive.arena;
     learner *k = (void *)other.arena;
+    const step_of_update *steps = update_of(&config).steps;
     while (l->progress.updates < updates) {
         int32_t complete;
         const uint32_t from = l->place.step;
@@ -352,10 +355,10 @@ static void check_kernels(const learner_case *c, int32_t isa, uint32_t lanes, ui
         (void)edgerl_learner_update(other.arena, &replay, slice, &complete);
         CHECK(memcmp(&l->place, &k->place, sizeof l->place) == 0, "%s: the update goes another way", c->name);
         const uint64_t first = round_up(sizeof(learner), EDGERL_ALIGNMENT);
-        const uint64_t last = is_topological(from, l->place.step) ? l->workspace : l->bytes.total;
+        const uint64_t last = is_topological(steps, from, l->place.step) ? l->workspace : l->bytes.total;
         const uint64_t found = first_difference(naive.arena, other.arena, first, last);
         CHECK(found == last, "%s, isa %d, lanes %u, update %u, step %u (operation %d) to %u: byte %u of %u", c->name,
-              isa, lanes, (uint32_t)l->progress.updates, from, UPDATE[from].operations[0], l->place.step,
+              isa, lanes, (uint32_t)l->progress.updates, from, steps[from].operations[0], l->place.step,
               (uint32_t)found, (uint32_t)last);
         if (failures > 10) {
             break;
@@ -439,7 +442,12 @@ static void check_configurations(void) {
     REFUSED(drop_criterion, 2, EDGERL_BAD_ARGUMENT);
     REFUSED(optimiser, -1, EDGERL_BAD_ARGUMENT);
     REFUSED(optimiser, 2, EDGERL_BAD_ARGUMENT);
-    REFUSED(reserved, 1, EDGERL_BAD_ARGUMENT);
+    REFUSED(algorithm, -1, EDGERL_BAD_ARGUMENT);
+    REFUSED(algorithm, 2, EDGERL_BAD_ARGUMENT);
+    REFUSED(algorithm, EDGERL_SAC, EDGERL_BAD_SHAPE); /* whose actor gives twice as many numbers */
+    REFUSED(initial_log_temperature, not_a_number, EDGERL_BAD_ARGUMENT);
+    REFUSED(initial_log_temperature, 101, EDGERL_BAD_ARGUMENT);
+    REFUSED(target_entropy, 2e6, EDGERL_BAD_ARGUMENT);
     REFUSED(first_moment_decay, 1, EDGERL_BAD_ARGUMENT);
     REFUSED(first_moment_decay, -0.1, EDGERL_BAD_ARGUMENT);
     REFUSED(actor.norm, EDGERL_NORM_LAYER, EDGERL_BAD_ARGUMENT);
@@ -1002,8 +1010,9 @@ static const learner_case FUZZ_CASES[] = {
     {"blocks", 2, 1, {6, 3}, 4, 60, 2, 3, 2, 1, RANDOM, COSINE, 9, 1, 0},
     {"gradient growth", 2, 1, {3, 5}, 4, 60, 2, 3, 1, 1, GRADIENT, CONSTANT, 9, 0, 0},
     {"norms", 2, 1, {5, 3}, 4, 60, 2, 3, 2, 1, RANDOM, CONSTANT, 9, 1, NORM | DEEPER},
+    {"SAC", 2, 1, {5, 3}, 1, 60, 2, 3, 2, 1, RANDOM, CONSTANT, 9, 1, SAC},
 };
-#define N_FUZZ_CASES 4u
+#define N_FUZZ_CASES 5u
 #define FUZZ_ROOM (1u << 14) /* bytes that an arena has more than it needs: some larger configurations fit */
 
 typedef struct image {

@@ -16,6 +16,7 @@ static const learner_case CASES[] = {
     {"block 1", 5, 3, {16, 12}, 1, 50, 8, 25, 2, 3, EDGERL_GROWTH_RANDOM, EDGERL_DROP_CONSTANT, 64, 1, 0},
     {"block 4", 5, 3, {16, 14}, 4, 50, 8, 25, 2, 1, EDGERL_GROWTH_GRADIENT, EDGERL_DROP_COSINE, 64, 1, 0},
     {"norms", 5, 3, {16, 12}, 1, 50, 8, 25, 2, 3, EDGERL_GROWTH_RANDOM, EDGERL_DROP_CONSTANT, 64, 1, NORM | ADAMW | SCALED | DEEPER},
+    {"SAC", 5, 3, {16, 12}, 4, 50, 8, 25, 2, 1, EDGERL_GROWTH_RANDOM, EDGERL_DROP_CONSTANT, 64, 1, SAC},
 };
 #define N_CASES (sizeof CASES / sizeof CASES[0])
 
@@ -53,9 +54,11 @@ static void take_layer(uint32_t network, uint32_t index, const edgerl_layer_plan
     take_words((const void *)(arena + a.starts), n_rows + 1);
     take_indices((const void *)(arena + a.columns), blocks);
     take_numbers((const void *)(arena + a.weight), blocks * p->block);
-    take_numbers((const void *)(arena + a.target), blocks * p->block);
     take_numbers((const void *)(arena + a.bias), p->n_outputs);
-    take_numbers((const void *)(arena + a.bias_target), p->n_outputs);
+    if (a.target != 0) {
+        take_numbers((const void *)(arena + a.target), blocks * p->block);
+        take_numbers((const void *)(arena + a.bias_target), p->n_outputs);
+    }
     if (a.norm != 0) {
         take_numbers((const void *)(arena + a.norm), 2 * n_rows * p->block);
         take_numbers((const void *)(arena + a.norm_target), 2 * n_rows * p->block);
