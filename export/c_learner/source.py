@@ -50,7 +50,7 @@ WORD = 4
 COUNTER_BYTES = 8 + 6 * 4
 """Of the integers at the end of learner.c's memory."""
 
-SAVE_HEADER, CHECKSUM = 112, 4
+SAVE_HEADER, CHECKSUM = 136, 4
 """Bytes of a save beside networks and rows."""
 
 WIDE_CHUNK, PANEL_CHUNK, BLOCK_CHUNK, PANEL = 8, 4, 2, 128
@@ -330,6 +330,7 @@ def _configuration(device: _Device) -> str:
         "#define ENGINE_INTERNAL static",
         "#define ENGINE_BASELINE_ONLY",
         f"#define ENGINE_BLOCKS {_blocks(device)}u",
+        f"#define ENGINE_ALGORITHMS {1 << config.algorithm}u",
         f"#define ENGINE_NORMS {int(_has_norm(device))}",
     ]
     if config.lanes == 1:  # what a vector is elsewhere, the device's compiler decides

@@ -74,6 +74,12 @@ static void put_transition(learner *l, const edgerl_replay *r, uint32_t column, 
     ((float *)bytes_at(l, l->discounts))[column] = end.boundary == TERMINATED ? 0 : discount;
 }
 
+/* A program whose learner runs another algorithm has no code for what follows. */
+#define ONLY_WITH_SAC                       \
+    if ((EDGERL_ALGORITHMS & 2u) == 0) {    \
+        return;                             \
+    }
+
 /* Standard normal numbers, one for each action of the batch. */
 static void draw_noise(const pass *p, purpose of) {
     learner *l = p->l;
@@ -104,7 +110,10 @@ static void sample(const pass *p) {
     draw_noise(p, PURPOSE_TARGET_NOISE);
 }
 
-static void policy_noise(const pass *p) { draw_noise(p, PURPOSE_POLICY); }
+static void policy_noise(const pass *p) {
+    ONLY_WITH_SAC
+    draw_noise(p, PURPOSE_POLICY);
+}
 
 /* --------------------------------------------------------------------------------------- the elementwise operations */
 
@@ -229,10 +238,8 @@ static real log_slope(real u) {
 /* Actions drawn from the actor's distribution, into the rows behind the observations of `batch`, and the logarithms of their
  * densities: a = tanh(u), u = μ + σ ε. */
 static void sample_actions(const pass *p, uint64_t batch) {
+    ONLY_WITH_SAC
     learner *l = p->l;
-    if (!is_stochastic(&l->config)) {
-        return;
-    }
     const uint32_t m = l->config.n_actions;
     const real *mean = result_of(l, EDGERL_ACTOR), *log_deviation = mean + m * (size_t)l->stride, *noise = reals_at(l, l->noise);
     const real half_log_2_pi = (real)0.91893853320467274178;
@@ -256,11 +263,13 @@ static void policy_sample(const pass *p) { sample_actions(p, p->l->now); }
 
 /* The value of the first critic, kept until the second one has said its own. */
 static void keep_value(const pass *p) {
+    ONLY_WITH_SAC
     copy(reals_at(p->l, p->l->target_value), result_of(p->l, EDGERL_CRITIC_1), p->l->width * sizeof(real));
 }
 
 /* The gradient of -min(Q1, Q2), of which this critic has its samples; at the second one the loss. */
 static void least_value_loss(const pass *p) {
+    ONLY_WITH_SAC
     learner *l = p->l;
     const int is_second = p->network == EDGERL_CRITIC_2;
     const real share = 1 / (real)l->config.batch, *q = result_of(l, p->network);
@@ -270,7 +279,7 @@ static void least_value_loss(const pass *p) {
         gradient[b] = is_mine && b < l->config.batch ? -share : 0;
         if (is_second) {
             sum += b < l->config.batch ? entropy_cost(l, b) - (is_mine ? q[b] : other[b]) : 0;
-            other[b] = is_mine; /* from here on whose the sample is */
+            other[b] = is_mine ? 1 : 0; /* from here on whose the sample is */
         }
     }
     zero_padding(l, gradient, 1);
@@ -279,11 +288,12 @@ static void least_value_loss(const pass *p) {
         return;
     }
     l->progress.actor_loss_sum += (double)(sum * share);
-    l->progress.actor_losses += is_second;
+    l->progress.actor_losses += is_second ? 1 : 0;
 }
 
 /* The second critic's gradient by the actions waits for the first one's, where the next actions were. */
 static void keep_action_gradient(const pass *p) {
+    ONLY_WITH_SAC
     const learner *l = p->l;
     const uint32_t n = l->config.n_observations;
     copy(row_at(l, l->next, n), row_at(l, l->action_gradient, n), (size_t)l->config.n_actions * l->stride * sizeof(real));
@@ -291,10 +301,8 @@ static void keep_action_gradient(const pass *p) {
 
 /* The gradient of α log π(a | s) - min(Q1, Q2) by means and logarithms of deviations. */
 static void distribution_gradient(const pass *p) {
+    ONLY_WITH_SAC
     const learner *l = p->l;
-    if (!is_stochastic(&l->config)) {
-        return;
-    }
     const uint32_t n = l->config.n_observations, m = l->config.n_actions;
     const real *log_deviation = result_of(l, EDGERL_ACTOR) + m * (size_t)l->stride, *noise = reals_at(l, l->noise);
     const real cost = temperature(l) / (real)l->config.batch;
@@ -328,6 +336,7 @@ static double power(double x, uint64_t n) {
 
 /* One step of Adam on log α, down the gradient of -log α (log π + target entropy). */
 static void step_temperature(const pass *p) {
+    ONLY_WITH_SAC
     learner *l = p->l;
     const edgerl_learner_config *c = &l->config;
     edgerl_learner_progress *to = &l->progress;
@@ -382,6 +391,7 @@ static void forward(const pass *p) {
 }
 
 static void next_forward(const pass *p) {
+    ONLY_WITH_SAC
     const forward_task task = forward_task_of(p, 0, p->l->next);
     p->kernels->forward(&task, layer_of(p)->block);
 }
