@@ -500,6 +500,7 @@ def _check_dense(network: NetworkConfig) -> None:
         (network.block != 1, "blocks"),
         (network.distribution != "er", "distribution of connections"),
         (network.output_layer != "dense", "sparse output layer"),
+        (network.actor_topology is not None or network.critic_topology is not None, "topology"),
     ):
         if is_set:
             raise ConfigError(f"`method` td3 is dense and has no {what}; use `method` ds-td3 or static-td3")

@@ -28,6 +28,7 @@ EVOLUTION_KEYS = frozenset(known.name for known in dataclasses.fields(EvolutionC
 
 SPARSE_KEYS = frozenset(
     ("sparsity", "actor_sparsity", "critic_sparsity", "lambda1", "lambda2", "block", "distribution", "output_layer")
+    + ("actor_topology", "critic_topology")
 )
 """Options of a sparse network."""
 
@@ -127,7 +128,8 @@ def _plan(study: Study, combination: Mapping[str, Value], sizes_of: Callable[[Co
         dense_counterpart = dense(actor), dense(critic)
         if method == TINY_DENSE:
             hidden = tiny_dense(sizes, config.network.hidden, connections(actor) + 2 * connections(critic))
-            tiny = {k: v for k, v in options.items() if k not in SPARSE_KEYS} | {"method": "td3", "hidden": hidden}
+            own = SPARSE_KEYS | {"critic_hidden"}  # all three networks get the same hidden layers
+            tiny = {k: v for k, v in options.items() if k not in own} | {"method": "td3", "hidden": hidden}
             config = _config(study, tiny)
             actor, critic = _shapes(config, sizes)
     except ConfigError as error:

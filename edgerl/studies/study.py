@@ -154,7 +154,7 @@ def _values(values: object, place: str) -> tuple[Value, ...]:
         raise ConfigError(f"{place} is {quoted(values)}; expected a list, or the key in [run]")
     if not values:
         raise ConfigError(f"{place} is an empty list, which makes no run; expected at least one value")
-    if place.endswith(".hidden") and not all(isinstance(value, list) for value in values):
+    if place.endswith("hidden") and not all(isinstance(value, list) for value in values):
         raise ConfigError(f"{place} is {quoted(values)}; expected a list of lists, such as [[256, 256], [64, 64]]")
     checked_values = tuple(_value(value, place) for value in values)
     if len({(type(value), value) for value in checked_values}) < len(values):

@@ -84,11 +84,13 @@ def _parsed(given: Mapping[str, Any]) -> dict[str, Any]:
     options = {name: given[name] for name in OPTIONS if given[name] not in (None, [])}
     if "env_args" in options:
         options["env_args"] = parse(options["env_args"])
-    if "hidden" in options:
-        try:
-            options["hidden"] = tuple(map(int, options["hidden"].split(",")))
-        except ValueError as error:
-            raise ConfigError(
-                f"`hidden` is {quoted(options['hidden'])}; expected whole numbers with commas, as in 256,256"
-            ) from error
+    for name in (name for name in options if OPTIONS[name].kind is tuple):
+        options[name] = _numbers(name, options[name])
     return {"preset": given["preset"], "config": given["config"], **options}
+
+
+def _numbers(name: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(map(int, text.split(",")))
+    except ValueError as error:
+        raise ConfigError(f"`{name}` is {quoted(text)}; expected whole numbers with commas, as in 256,256") from error
