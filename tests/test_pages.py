@@ -202,7 +202,7 @@ def test_the_walk_through_of_learning(edgerl: Run, processes: Processes) -> None
     kill = "timeout --signal=KILL 60 "
     instead = {kill: lambda line: _kill_while_it_learns(processes, shlex.split(line.removeprefix(kill)))}
     printed = Follower(edgerl, changes, instead=instead).follow("continual.md#Walk-through")
-    assert "HalfCheetah-v5 as fast as possible; state folder state: goes on after " in printed
+    assert "HalfCheetah-v5 as fast as possible; state folder state: resumed after " in printed
     assert "state folder\n" in printed
     assert "state/policy.onnx: " in printed
     assert "fits" in printed
