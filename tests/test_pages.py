@@ -171,7 +171,7 @@ def test_a_robot_is_trained_for_and_learns(edgerl: Run, reader: Reader) -> None:
     }
     said = Follower(edgerl, small).follow("continual.md#Robot files", reader)
     if reader == "shell":
-        assert "arm:Arm at 50 Hz; state folder runs/arm-simulation-ds-td3-seed0/state: begun" in said
+        assert "arm:Arm at 50 Hz; state folder runs/arm-simulation-ds-td3-seed0/state: new" in said
         assert "missed deadlines" in said
     assert next(Path("runs/latest/state").glob("snapshot-*.safetensors"))
 
@@ -187,7 +187,7 @@ def _kill_while_it_learns(processes: Processes, command: Sequence[str]) -> str:
         time.sleep(0.05)
     process.kill()
     _, err = process.communicate()
-    assert b"state folder state: begun" in err
+    assert b"state folder state: new" in err
     return str(err)
 
 
@@ -202,7 +202,7 @@ def test_the_walk_through_of_learning(edgerl: Run, processes: Processes) -> None
     kill = "timeout --signal=KILL 60 "
     instead = {kill: lambda line: _kill_while_it_learns(processes, shlex.split(line.removeprefix(kill)))}
     printed = Follower(edgerl, changes, instead=instead).follow("continual.md#Walk-through")
-    assert "HalfCheetah-v5 as fast as possible; state folder state: goes on after " in printed
+    assert "HalfCheetah-v5 as fast as possible; state folder state: resumed after " in printed
     assert "state folder\n" in printed
     assert "state/policy.onnx: " in printed
     assert "fits" in printed
@@ -425,7 +425,7 @@ ELSEWHERE = {
     ("c.md", "c"): "tests/test_pages.py::test_the_firmware_of_the_pages_compiles",
     ("c-learner.md", "c"): "tests/export/test_c_learner.py::test_two_slots_survive_power_cuts",
     ("continual.md", "ini"): "tests/test_pages.py::test_the_service_uses_options_that_exist",
-    ("devices.md", "json"): "tests/profiling/test_measurement.py::test_the_documented_example_is_a_result",
+    ("devices.md", "json"): "tests/profiling/measuring/test_measurement.py::test_the_documented_example_is_a_result",
 }
 """Blocks that a page's reader neither types nor runs, and the test that does something with them."""
 

@@ -137,7 +137,10 @@ def test_versions_tell_when_they_changed(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(records, "versions", lambda: {"edgerl": "9"})
     edgerl.train("robots:robot", resume=folder)
     sessions = records.read_versions(folder / "versions.json")
-    assert [(session["from_step"], session["versions"]["edgerl"]) for session in sessions] == [(0, "0.1.0"), (400, "9")]
+    assert [(session["from_step"], session["versions"]["edgerl"]) for session in sessions] == [
+        (0, edgerl.__version__),
+        (400, "9"),
+    ]
 
 
 def test_the_paper_s_run_is_recorded_in_at_most_201_rows() -> None:
