@@ -44,7 +44,8 @@ class Curve:
     steps: npt.NDArray[np.int64]  # increasing
     returns: npt.NDArray[np.float64]  # mean of an evaluation; NaN where there was none
     success_rates: npt.NDArray[np.float64]  # NaN where the environment does not report success
-    seconds: npt.NDArray[np.float64]  # of training so far
+    seconds: npt.NDArray[np.float64]  # since the run began, while it ran
+    cpu_minutes: npt.NDArray[np.float64]  # of the processor, without evaluations; NaN in runs of 0.1.0
     start_steps: int  # random ones, before learning began
 
     @property
@@ -148,8 +149,11 @@ def _parsed(text: str, start_steps: int, rows: int | None) -> Curve:
         raise ValueError("a row has no step or no time")
     if (np.diff(steps) <= 0).any() or (steps >= 1 << 53).any():
         raise ValueError("its steps do not increase")
-    rates = column("success_rate") if "success_rate" in header else np.full(len(kept), math.nan)  # absent in 0.1.0
-    return Curve(steps.astype(np.int64), returns, rates, seconds, start_steps)
+    rates, cpu_seconds = (  # absent in 0.1.0
+        column(name) if name in header else np.full(len(kept), math.nan)
+        for name in ("success_rate", "training_cpu_seconds")
+    )
+    return Curve(steps.astype(np.int64), returns, rates, seconds, cpu_seconds / 60, start_steps)
 
 
 def _number(text: str) -> float:

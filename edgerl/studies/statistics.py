@@ -72,6 +72,14 @@ def steps_to_reach(curve: Curve, goal: float) -> int | None:
     return int(steps[FINAL_EVALUATIONS - 1 :][reached[0]]) if len(reached) else None
 
 
+def return_after(curve: Curve, spent: Array, mark: float) -> float | None:
+    """The last evaluation since learning began for which at most `mark` was spent; None where the run spent less in
+    all, or had learnt nothing by then. spent: at each row of the curve, steps or minutes, increasing."""
+    by_then = np.flatnonzero(curve.since_learning & (spent <= mark))
+    is_over = len(spent) > 0 and spent[-1] >= mark
+    return float(curve.returns[by_then[-1]]) if is_over and len(by_then) else None
+
+
 def interquartile_mean(strata: Sequence[Array]) -> Interval:
     """The mean of the middle half of all runs; strata: per environment, the comparable scores of its runs [runs].
 

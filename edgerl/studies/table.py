@@ -22,10 +22,14 @@ from edgerl.studies.statistics import (
     interquartile_mean,
     learning_curve_area,
     probability_of_improvement,
+    return_after,
     steps_to_reach,
 )
 from edgerl.studies.study import Study
 from edgerl.training.returns import FINAL_EVALUATIONS
+
+STEP_MARKS, MINUTE_MARKS = (30_000, 100_000, 300_000, 1_000_000), (1, 3, 10, 30, 100)
+"""After which the returns of runs are compared, as the field does."""
 
 DENSE = "td3"
 """The method that others are compared with."""
@@ -54,6 +58,9 @@ class Row:
     paper_return: Figure | None  # after a million steps
     interquartile_mean: Interval | None
     learning_curve_area: Figure | None
+    cpu_minutes: Figure | None  # of the processor, without evaluations
+    returns_after_steps: dict[int, Interval]  # interquartile means of single evaluations, where all runs came so far
+    returns_after_cpu_minutes: dict[int, Interval]
     better_than_dense: Interval | None  # probability
     steps_to_dense: float | None  # median over the runs; None where at least half never reached it
     reached_dense: int | None  # runs; None where one has fewer than ten evaluations since learning began
@@ -177,6 +184,11 @@ def _row(group: _Group, dense: _Group | None) -> Row:
         paper_return=None if returns is None else Figure(*returns),
         interquartile_mean=interquartile_mean([finals]) if len(finals) else None,
         learning_curve_area=_figure(_known(learning_curve_area(curve, steps) for curve in group.curves)),
+        cpu_minutes=_figure(np.array([curve.cpu_minutes[-1] for curve in group.curves if is_timed(curve)])),
+        returns_after_steps=_returns_after(STEP_MARKS, [(curve, curve.steps) for curve in group.curves]),
+        returns_after_cpu_minutes=_returns_after(
+            MINUTE_MARKS, [(curve, curve.cpu_minutes) for curve in group.curves if is_timed(curve)]
+        ),
         better_than_dense=probability_of_improvement([(finals, dense.finals)]) if dense and is_compared else None,
         steps_to_dense=_median_steps(reached),
         reached_dense=None if reached is None else sum(step is not None for step in reached),
@@ -186,6 +198,17 @@ def _row(group: _Group, dense: _Group | None) -> Row:
         relative_flops=run.flops_paper / run.flops_paper_dense,
         paper_relative_flops=None if costs is None else costs[1],
     )
+
+
+def is_timed(curve: Curve) -> bool:
+    """Whether the run recorded its processor time from its start to its end."""
+    return len(curve.cpu_minutes) > 0 and not np.isnan(curve.cpu_minutes).any()
+
+
+def _returns_after(marks: Sequence[int], curves: Sequence[tuple[Curve, npt.NDArray[Any]]]) -> dict[int, Interval]:
+    """The interquartile mean of the returns at each mark that every one of the runs reached."""
+    found = {mark: _known(return_after(curve, spent, mark) for curve, spent in curves) for mark in marks}
+    return {mark: interquartile_mean([returns]) for mark, returns in found.items() if 0 < len(returns) == len(curves)}
 
 
 def _is_papers(run: PlannedRun) -> bool:

@@ -7,12 +7,13 @@ import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any, Literal, get_args
 
 from edgerl.errors import ConfigError
 from edgerl.studies.grid import shown
 from edgerl.studies.statistics import Interval
-from edgerl.studies.table import Figure, Row, Table
+from edgerl.studies.table import MINUTE_MARKS, STEP_MARKS, Figure, Row, Table
 from edgerl.training.returns import mean_of
 
 Format = Literal["markdown", "csv", "json"]
@@ -43,9 +44,13 @@ _COMPOUND = {
     "success_rate": Figure,
     "paper_return": Figure,
     "learning_curve_area": Figure,
+    "cpu_minutes": Figure,
     "interquartile_mean": Interval,
     "better_than_dense": Interval,
 }
+
+
+_AT_MARKS = ("returns_after_steps", "returns_after_cpu_minutes")
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
@@ -53,6 +58,8 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
     for key, value in row.items():
         if key == "settings":
             flat |= {name: shown(setting) for name, setting in value.items()}
+        elif key in _AT_MARKS:
+            flat |= {f"{key}_{mark}_{part}": at[part] for mark, at in value.items() for part in _PARTS[Interval]}
         elif key in _COMPOUND:
             flat |= {f"{key}_{part}": None if value is None else value[part] for part in _PARTS[_COMPOUND[key]]}
         else:
@@ -70,18 +77,26 @@ def to_markdown(table: Table) -> str:
         _grid(_RETURN_COLUMNS, table.rows),
         _grid(_COST_COLUMNS, table.rows),
     ]
+    if any(row.returns_after_steps or row.returns_after_cpu_minutes for row in table.rows):
+        parts.insert(2, _grid(_MARK_COLUMNS, table.rows))
     if any(overall.relative_return or overall.better_than_dense for overall in table.overall):
         parts.append(_grid(_OVERALL_COLUMNS, table.overall))
     parts.append(
         f"Return: {evaluations} since learning began, ± standard deviation over runs. Paper: after 1 000 000 steps, "
         "5 runs, gym v3. IQM: interquartile mean. LCA: sum of the evaluations / steps. Better: probability that a run "
         "returns more than one of TD3. In brackets: 95 % stratified bootstrap intervals. Steps to TD3's return: median "
-        "of when the mean of 10 evaluations reaches TD3's final return, and how many did. FLOPs: as the paper counts."
+        "of when the mean of 10 evaluations reaches TD3's final return, and how many did. FLOPs: as the paper counts. "
+        "After steps and CPU minutes (of the processor, without evaluations): IQM of the last single evaluation."
     )
     return "\n\n".join(parts) + "\n"
 
 
 Column = tuple[str, Callable[[Any], str]]
+
+
+def _at_mark(key: str, mark: int, row: Row) -> str:
+    return _bracketed(getattr(row, key).get(mark))
+
 
 _RETURN_COLUMNS: tuple[Column, ...] = (
     ("environment", lambda row: row.environment),
@@ -94,6 +109,16 @@ _RETURN_COLUMNS: tuple[Column, ...] = (
     ("LCA", lambda row: _plus_minus(row.learning_curve_area, ".3f")),
     ("better than TD3", lambda row: _bracketed(row.better_than_dense, ".2f")),
     ("steps to TD3's return", lambda row: _steps(row)),
+)
+_MARK_COLUMNS: tuple[Column, ...] = (
+    ("environment", lambda row: row.environment),
+    ("method", lambda row: row.label),
+    *(
+        (f"after {mark:,} steps".replace(",", " "), partial(_at_mark, "returns_after_steps", mark))
+        for mark in STEP_MARKS
+    ),
+    *((f"{mark} CPU min", partial(_at_mark, "returns_after_cpu_minutes", mark)) for mark in MINUTE_MARKS),
+    ("CPU min in all", lambda row: _plus_minus(row.cpu_minutes)),
 )
 _COST_COLUMNS: tuple[Column, ...] = (
     ("environment", lambda row: row.environment),

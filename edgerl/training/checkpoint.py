@@ -35,6 +35,7 @@ class Counters:
     replay_count: int = 0  # transitions ever appended, all of them synced before the checkpoint was written
     metrics_rows: int = 0
     elapsed_seconds: float = 0.0
+    training_cpu_seconds: float = 0.0
     faults: int = 0  # steps that failed in the environment
 
     @classmethod

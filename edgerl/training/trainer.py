@@ -109,6 +109,7 @@ class Trainer:
         self._noticed: set[str] = set()
         self._started, self._first_step = time.monotonic(), self.step
         self._elapsed_before = self.counters.elapsed_seconds
+        self._cpu_before = self.counters.training_cpu_seconds - time.process_time()
         with contextlib.ExitStack() as files:
             # With room for all the rows that can follow a checkpoint, none of its own is overwritten.
             self.replay = Replay(
@@ -346,10 +347,13 @@ class Trainer:
 
     def _evaluate(self) -> None:
         """Add a row of metrics; none where a stop cannot wait for it: then it is due when the run is resumed."""
+        started = time.process_time()
         try:
             episodes = self._play()
         except _Stopped:
             return
+        finally:
+            self._cpu_before -= time.process_time() - started
         if len(episodes.returns):
             last, best = float(episodes.returns.mean()), self.returns.best
             self.returns = replace(self.returns, last=last, best=last if best is None else max(last, best))
@@ -426,10 +430,14 @@ class Trainer:
         for name, network in self.agent.networks:
             row |= {f"target_connections.{name}.{layer}": n for layer, n in enumerate(network.target_connections())}
         row |= {f"share_ever_active.{name}": network.share_ever_active() for name, network in self.agent.networks}
-        return row | {"elapsed_seconds": self._elapsed()}
+        return row | {"elapsed_seconds": self._elapsed(), "training_cpu_seconds": self._training_cpu()}
 
     def _elapsed(self) -> float:
         return self._elapsed_before + time.monotonic() - self._started
+
+    def _training_cpu(self) -> float:
+        """Processor seconds of this run in all of its processes, but for evaluations."""
+        return self._cpu_before + time.process_time()
 
     def _save_checkpoint(self) -> None:
         if self.agent.abandoned_updates:
@@ -450,6 +458,7 @@ class Trainer:
             replay_count=self.replay.count,
             metrics_rows=self.log.rows,
             elapsed_seconds=self._elapsed(),
+            training_cpu_seconds=self._training_cpu(),
             faults=self.faults,
         )
         checkpoint = Checkpoint(self.config, self.counters, policy, self.returns, tensors)

@@ -19,15 +19,18 @@ def write_run(
     *,
     step: int | None = None,
     success_rates: Sequence[float] = (),
+    cpu_seconds: Sequence[float] = (),
 ) -> None:
     """A run's folder: config, metrics with one row each `evaluation_interval` steps (None: nothing was evaluated),
-    checkpoint at `step` (default: its end). success_rates: a column of its own, as earlier versions have it not."""
+    checkpoint at `step` (default: its end). success_rates, cpu_seconds: columns that earlier versions do not have."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(to_json(run.config))
     interval = run.config.schedule.evaluation_interval
-    columns = ["step", "return_mean", "elapsed_seconds", *(["success_rate"] if success_rates else [])]
+    more = {"success_rate": success_rates, "training_cpu_seconds": cpu_seconds}
+    columns = ["step", "return_mean", "elapsed_seconds", *(name for name, values in more.items() if values)]
     rows = [
-        [interval * (i + 1), "" if value is None else repr(value), 0.5 * (i + 1), *success_rates[i : i + 1]]
+        [interval * (i + 1), "" if value is None else repr(value), 0.5 * (i + 1)]
+        + [values[i] for values in more.values() if values]
         for i, value in enumerate(returns)
     ]
     (folder / "metrics.csv").write_text("".join(",".join(map(str, line)) + "\n" for line in (columns, *rows)))

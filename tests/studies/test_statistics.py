@@ -25,7 +25,7 @@ from edgerl.studies.statistics import (
 def _curve(*returns: float, start_steps: int = 1, success_rates: Sequence[float] = ()) -> Curve:
     steps = 5000 * np.arange(1, len(returns) + 1)
     rates = np.array(success_rates) if success_rates else np.full(len(returns), np.nan)
-    return Curve(steps, np.array(returns, np.float64), rates, steps / 1000, start_steps)
+    return Curve(steps, np.array(returns, np.float64), rates, steps / 1000, steps / 60_000, start_steps)
 
 
 def test_the_final_return_is_the_mean_of_the_last_ten_evaluations_since_learning_began() -> None:

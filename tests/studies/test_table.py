@@ -92,6 +92,24 @@ def test_a_table_says_what_its_returns_are_the_mean_of() -> None:
     assert [line["evaluations"] for line in csv.DictReader(io.StringIO(format_table(table, "csv")))] == ["4", "4"]
 
 
+def test_returns_after_steps_and_after_minutes_of_the_processor() -> None:
+    """Rows every 5000 steps, and every 50 s of the processor (100 with the second seed)."""
+    study, runs = _study(method=["td3"], seed=[0, 1])
+    for seed, run in enumerate(runs.values()):
+        values = [float(1000 * seed + row) for row in range(1, 13)]
+        write_run(Path("own") / run.name, run, values, cpu_seconds=[50.0 * (1 + seed) * row for row in range(1, 13)])
+    (row,) = _table(study, runs).rows
+    assert {mark: at.value for mark, at in row.returns_after_steps.items()} == {30_000: (6 + 1006) / 2}
+    # After 3 minutes rows 3 and 1, after 10 rows 12 and 6; after 1 the second has none, and none took 30.
+    after = {mark: at.value for mark, at in row.returns_after_cpu_minutes.items()}
+    assert after == {3: (3 + 1001) / 2, 10: (12 + 1006) / 2}
+    assert row.cpu_minutes == Figure(15, 50**0.5)
+    table = _table(study, runs)
+    assert "| after 30 000 steps | 3 CPU min | 10 CPU min | CPU min in all |" in format_table(table, "markdown")
+    (line,) = csv.DictReader(io.StringIO(format_table(table, "csv")))
+    assert (line["returns_after_cpu_minutes_10_value"], line["returns_after_steps_30000_low"]) == ("509.0", "6.0")
+
+
 def test_a_table_of_runs_without_evaluations() -> None:
     """As `edgerl train --evaluation none` leaves them: rows without a return, in a study beside others."""
     study, runs = _study(method=["td3", "ds-td3"], seed=[0, 1])

@@ -34,7 +34,7 @@ SMALL: dict[str, Any] = {
 }
 ENGINES = ("native", "torch")
 each_engine = pytest.mark.parametrize("engine", ENGINES)
-TIMES = {"elapsed_seconds"}
+TIMES = {"elapsed_seconds", "training_cpu_seconds"}
 PATHS = (Path(__file__).parents[2], Path(__file__).parents[1])
 """Where a child process finds edgerl and the robots."""
 

@@ -21,6 +21,7 @@ from edgerl.report import sources
 from edgerl.training import checkpoint as checkpoint_file
 from edgerl.training import records
 from edgerl.training.logs import read_metrics
+from tests.training.runs import TIMES
 
 SMALL: dict[str, Any] = {
     "hidden": (16, 16),
@@ -46,8 +47,8 @@ def _state(folder: Path) -> tuple[Any, ...]:
     times."""
     checkpoint = checkpoint_file.read(folder / "checkpoint.safetensors")
     tensors = {name: array.tobytes() for name, array in checkpoint.tensors.items()}
-    counters = {k: v for k, v in vars(checkpoint.counters).items() if k != "elapsed_seconds"}
-    rows = [{k: v for k, v in row.items() if k != "elapsed_seconds"} for row in read_metrics(folder)]
+    counters = {k: v for k, v in vars(checkpoint.counters).items() if k not in TIMES}
+    rows = [{k: v for k, v in row.items() if k not in TIMES} for row in read_metrics(folder)]
     files = [(folder / name).read_bytes() for name in ("config.json", "policy.safetensors", "topology.csv")]
     replay = Replay.open_recorded(folder / "replay.bin", checkpoint.counters.replay_count)
     transitions = replay.rows(np.arange(replay.size)).tobytes()
