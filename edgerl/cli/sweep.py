@@ -52,7 +52,9 @@ def with_address(arguments: Sequence[str]) -> list[str]:
 
 
 def command(
-    study: Annotated[str, typer.Argument(metavar="STUDY", help="table1, schedule, sparsity, quick, or a .toml file.")],
+    study: Annotated[
+        str, typer.Argument(metavar="STUDY", help="table1, schedule, sparsity, recipe, quick, or a .toml file.")
+    ],
     out: Annotated[Path | None, typer.Option(help="The study's folder.", show_default="runs/<study>")] = None,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Runs at the same time, a core each.", show_default="cores")

@@ -18,7 +18,7 @@ from edgerl.environments.make import make_for_run
 from edgerl.errors import ConfigError, bare, nearest, quoted
 from edgerl.policy.shape import NetworkShape, connections, dense
 from edgerl.profiling.budgets.costs import TrainingCost, training_cost
-from edgerl.studies.study import Study, Value
+from edgerl.studies.study import VARIANT, Study, Value
 
 TINY_DENSE = "tiny-dense"
 """A dense TD3 with as many connections as the sparse networks of the same options."""
@@ -123,12 +123,13 @@ _FIRST = ("seed", "environment", "env_args")
 
 
 def _plan(study: Study, combination: Mapping[str, Value], sizes_of: Callable[[Config], Sizes]) -> PlannedRun:
-    method = combination["method"]
+    options_of_grid = {key: value for key, value in combination.items() if key != VARIANT}
+    given = {**study.fixed, **options_of_grid, **study.variants.get(str(combination.get(VARIANT)), {})}
+    method = given["method"]
     if method not in METHODS:
         known = f"{', '.join(METHODS)}{nearest(str(method), METHODS)}"
         raise ConfigError(f"study {study.name}: method is {quoted(method)}; expected {known}")
     ignored = _IGNORED.get(method, frozenset())
-    given = {**study.fixed, **combination}
     options: dict[str, Any] = {k: v for k, v in given.items() if k not in ignored}
     sparse_method = "ds-td3" if method == TINY_DENSE else method
     try:

@@ -10,8 +10,12 @@
     method = ["td3", "ds-td3"]
     seed = [0, 1, 2]
 
+    [variants.plain]           # with each of these sets of options, which come before those under [run]
+    [variants.layer-norm]
+    critic_norm = "layer"
+
 A key is an option of a run (edgerl.config), or `preset` under [run]. The package's own study files are named without
-their suffix: table1, schedule, sparsity, quick.
+their suffix: table1, schedule, sparsity, quick, recipe.
 """
 
 from __future__ import annotations
@@ -19,8 +23,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +60,7 @@ class Study:
     preset: str
     grid: Mapping[str, tuple[Value, ...]]  # key → its values, each once; always with environment, method and seed
     fixed: Mapping[str, Value]
+    variants: Mapping[str, Mapping[str, Value]] = field(default_factory=dict)  # of `fixed`; then the grid has VARIANT
 
     @property
     def varying(self) -> tuple[str, ...]:
@@ -73,6 +78,9 @@ class Study:
         """The size of the grid, including combinations that are the same run."""
         return math.prod(map(len, self.grid.values()))
 
+
+VARIANT = "variant"
+"""The key of a grid with the names of the variants."""
 
 DEFAULTS: Mapping[str, tuple[Value, ...]] = {
     "environment": ("HalfCheetah-v5",),
@@ -115,7 +123,7 @@ def parse_study(document: Mapping[str, Any], name: str, source: str) -> Study:
     """A study from parsed TOML or JSON, which is not trusted. Raises ConfigError that names `source`."""
     if re.fullmatch(r"[\w.+-]+", name) is None:
         raise ConfigError(f"{source}: {quoted(name)} cannot name a folder; use letters, digits, '-', '_', '.' and '+'")
-    _check_keys(document, ["title", "grid", "run"], source, "")
+    _check_keys(document, ["title", "grid", "run", "variants"], source, "")
     title, grid, run = document.get("title", name), document.get("grid", {}), document.get("run", {})
     if not isinstance(title, str) or not title.isprintable() or len(title) > _MAXIMUM_TITLE:
         raise ConfigError(f"{source}: title is {quoted(title)}; expected at most {_MAXIMUM_TITLE} printable characters")
@@ -133,7 +141,31 @@ def parse_study(document: Mapping[str, Any], name: str, source: str) -> Study:
     fixed = {key: _value(value, f"{source}: run.{key}") for key, value in run.items() if key != "preset"}
     lists = {key: _values(values, f"{source}: grid.{key}") for key, values in grid.items()}
     defaults = {key: (fixed.pop(key),) if key in fixed else values for key, values in DEFAULTS.items()}
-    return _check_size(Study(name, title, run.get("preset", "paper"), {**defaults, **lists}, fixed), source)
+    variants = _variants(document.get("variants", {}), {key for key in lists if len(lists[key]) > 1}, source)
+    if variants:
+        lists[VARIANT] = tuple(variants)
+    return _check_size(Study(name, title, run.get("preset", "paper"), {**defaults, **lists}, fixed, variants), source)
+
+
+def _variants(tables: object, varying: Set[str], source: str) -> dict[str, dict[str, Value]]:
+    if not isinstance(tables, dict):
+        raise ConfigError(f"{source}: variants is {quoted(tables)}; expected tables, [variants.NAME]")
+    for name, table in tables.items():
+        if re.fullmatch(r"[\w.+-]+", name) is None:
+            raise ConfigError(
+                f"{source}: a variant is called {quoted(name)}; use letters, digits, '-', '_', '.' and '+'"
+            )
+        if not isinstance(table, dict):
+            raise ConfigError(f"{source}: variants.{name} is {quoted(table)}; expected a table, [variants.{name}]")
+        _check_keys(table, [*OPTIONS], source, f"variants.{name}.")
+        if shared := sorted(varying & table.keys()):
+            raise ConfigError(
+                f"{source}: {shared[0]} is in [grid] and in [variants.{name}]; expected it in one of them"
+            )
+    return {
+        name: {key: _value(value, f"{source}: variants.{name}.{key}") for key, value in table.items()}
+        for name, table in tables.items()
+    }
 
 
 def _check_size(study: Study, source: str) -> Study:
@@ -233,7 +265,8 @@ def to_record(study: Study) -> str:
         "study": study.name,
         "title": study.title,
         "run": {"preset": study.preset, **study.fixed},
-        "grid": {key: list(values) for key, values in study.grid.items()},
+        "grid": {key: list(values) for key, values in study.grid.items() if key != VARIANT},
+        "variants": {name: dict(options) for name, options in study.variants.items()},
     }
     return json.dumps(document, indent=2) + "\n"
 

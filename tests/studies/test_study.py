@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from edgerl.errors import ConfigError, EdgerlError
+from edgerl.studies.grid import plan_runs
 from edgerl.studies.study import (
     find_swept,
     load_study,
@@ -26,7 +27,7 @@ def _load(text: str) -> Any:
 
 
 def test_the_package_brings_the_papers_four_questions_and_a_quick_one() -> None:
-    assert packaged_studies() == ["quick", "schedule", "sparsity", "table1"]
+    assert packaged_studies() == ["quick", "recipe", "schedule", "sparsity", "table1"]
     table1, schedule, sparsity = (load_study(name) for name in ("table1", "schedule", "sparsity"))
     assert table1.grid["environment"] == ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5", "Ant-v5", "Humanoid-v5")
     assert table1.grid["method"] == ("td3", "static-td3", "ds-td3")
@@ -53,9 +54,39 @@ def test_what_a_file_leaves_out_has_defaults_and_the_rest_varies() -> None:
     assert study.varying == ("sparsity",)
 
 
+def test_the_variants_of_the_recipe_are_one_factor_or_some_together_at_a_tenth_of_the_connections() -> None:
+    study = load_study("recipe")
+    plain, *others = (dict(study.variants[str(name)]) for name in study.grid["variant"])
+    assert plain == {}
+    assert all(options for options in others)
+    assert study.fixed["sparsity"] == 0.9
+
+
+def test_variants_are_sets_of_options_that_come_before_those_of_the_run(tmp_path: Path) -> None:
+    study = _load(
+        "[run]\nn_step = 2\nsteps = 60000\n[grid]\nseed = [0, 1]\n[variants.plain]\n[variants.far]\nn_step = 5\n"
+        '[variants.dense]\nmethod = "td3"\n'
+    )
+    runs = {(run.settings["variant"], run.config.seed): run for run in plan_runs(study)}
+    assert [runs[name, 1].config.td3.n_step for name in ("plain", "far", "dense")] == [2, 5, 2]
+    assert [runs[name, 0].method for name in ("plain", "far", "dense")] == ["ds-td3", "ds-td3", "td3"]
+    assert runs["far", 0].label == "ds-td3, variant far"
+    (tmp_path / "study.json").write_text(to_record(study))
+    assert read_record(tmp_path) == study
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        (
+            "[variants.a]\nblock = 4\n[grid]\nblock = [1, 4]\n",
+            r"block is in \[grid\] and in \[variants.a\]; expected it",
+        ),
+        ('variants = "a"\n[grid]\nblock = [1]\n', r"variants is 'a'; expected tables, \[variants.NAME\]"),
+        ("[variants]\na = 3\n[grid]\nblock = [1]\n", r"variants.a is 3; expected a table, \[variants.a\]"),
+        ('[variants."a/b"]\n[grid]\nblock = [1]\n', r"a variant is called 'a/b'; use letters, digits"),
+        ("[variants.a]\nblok = 4\n[grid]\nseed = [1]\n", r"key 'variants.a.blok' is unknown; did you mean"),
+        ('[grid]\nvariant = ["a"]\n', r"key 'grid.variant' is unknown"),
         ("", r"^own\.toml is empty: \[grid\] names no run; expected a line such as environment = "),
         ("[grid]\n", r"is empty: \[grid\] names no run"),
         ("[grid]\nseed = []\n", r"grid\.seed is an empty list, which makes no run"),

@@ -80,7 +80,7 @@ def _holder(folder: Path) -> int | None:
 def _rows(folder: Path) -> list[list[str]]:
     """The metrics without the times."""
     with (folder / "metrics.csv").open() as file:
-        return [row[:-1] for row in csv.reader(file)]
+        return [row[:-2] for row in csv.reader(file)]
 
 
 def _wait(condition: Callable[[], object], seconds: float = 300) -> Any:
