@@ -90,12 +90,13 @@ static void normalise_naive(const norm_task *t) {
             const real difference = t->x[unit * (size_t)t->stride + b] - mean;
             squares += difference * difference;
         }
-        t->deviation[b] = 1 / square_root(squares / (real)t->n_units + NORM_EPSILON);
+        const real deviation = 1 / square_root(squares / (real)t->n_units + NORM_EPSILON);
         for (uint32_t unit = 0; unit < t->n_units; unit++) {
             const size_t at = unit * (size_t)t->stride + b;
-            t->x[at] = (t->x[at] - mean) * t->deviation[b];
-            t->y[at] = activate(t->after, t->x[at] * t->scale[unit] + t->shift[unit]);
+            t->y[at] = activate(t->after, (t->x[at] - mean) * deviation * t->scale[unit] + t->shift[unit]);
         }
+        t->mean[b] = mean;
+        t->deviation[b] = deviation;
     }
 }
 
@@ -104,9 +105,8 @@ static void norm_sums_naive(const norm_task *t) {
         real sum = 0, product = 0;
         for (uint32_t unit = 0; unit < t->n_units; unit++) {
             const size_t at = unit * (size_t)t->stride + b;
-            t->dy[at] = activation_gradient(t->after, t->y[at], t->dy[at]);
             sum += t->dy[at] * t->scale[unit];
-            product += t->dy[at] * t->scale[unit] * t->x[at];
+            product += t->dy[at] * t->scale[unit] * (t->x[at] - t->mean[b]) * t->deviation[b];
         }
         t->sums[b] = sum / (real)t->n_units;
         t->sums[t->stride + b] = product / (real)t->n_units;
@@ -118,9 +118,11 @@ static void norm_gradient_naive(const norm_task *t) {
         real by_scale = 0, by_shift = 0;
         for (uint32_t b = 0; b < t->width; b++) {
             const size_t at = unit * (size_t)t->stride + b;
-            by_scale += t->dy[at] * t->x[at];
+            const real normalised = (t->x[at] - t->mean[b]) * t->deviation[b];
+            const real rest = t->sums[b] + normalised * t->sums[t->stride + b];
+            by_scale += t->dy[at] * normalised;
             by_shift += t->dy[at];
-            t->dy[at] = (t->dy[at] * t->scale[unit] - t->sums[b] - t->x[at] * t->sums[t->stride + b]) * t->deviation[b];
+            t->dy[at] = (t->dy[at] * t->scale[unit] - rest) * t->deviation[b];
         }
         t->scale_gradient[unit] = by_scale;
         t->shift_gradient[unit] = by_shift;

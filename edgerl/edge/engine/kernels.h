@@ -60,13 +60,13 @@ typedef struct weight_task {
 } weight_task;
 
 /* LayerNorm and the activation behind it: y = activation(scale x̂ + shift), where x̂ = (x - mean) / deviation over the units of a
- * sample, and back. Rows are `stride` apart. */
+ * sample, and the way back from there to x. Rows are `stride` apart. */
 typedef struct norm_task {
     const real *scale, *shift; /* [n_units] */
-    real *x;                   /* [n_units][stride]: a layer's sums, which become x̂ */
-    real *y;                   /* [n_units][stride] */
-    real *dy;                  /* [n_units][stride]: becomes the gradient by the activation's input, then by the sums */
-    real *deviation;           /* [stride]: its reciprocal */
+    const real *x;             /* [n_units][stride]: a layer's sums */
+    real *y;                   /* [n_units][stride]; may be x */
+    real *dy;                  /* [n_units][stride]: by the activation's input; becomes the gradient by x */
+    real *mean, *deviation;    /* [stride]: the latter's reciprocal */
     real *sums;                /* [2][stride]: over the units, the means of scale · dy and of scale · dy · x̂ */
     real *scale_gradient, *shift_gradient; /* [n_units] */
     uint32_t n_units, width, stride;
@@ -90,7 +90,7 @@ typedef struct kernel_table {
     void (*weight_gradient)(const weight_task *, uint32_t block);
     void (*row_sums)(const real *rows, uint32_t n_rows, uint32_t stride, uint32_t width, real *sums);
     void (*normalise)(const norm_task *);     /* forward */
-    void (*norm_sums)(const norm_task *);     /* backward: through the activation; sums over the units */
+    void (*norm_sums)(const norm_task *);     /* backward: sums over the units */
     void (*norm_gradient)(const norm_task *); /* backward: by scale, shift and the layer's sums */
     void (*adam)(const adam_task *);
     void (*follow)(real *target, const real *online, size_t count, real fraction);

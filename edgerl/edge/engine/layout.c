@@ -182,8 +182,8 @@ static void lay_out_scratch(learner *l, uint64_t *end) {
         l->hidden[1][i] = set_aside(end, critic * columns, sizeof(real));
         l->gradient[i] = set_aside(end, larger(actor, critic) * columns, sizeof(real));
         if (has_norm(&l->layers[EDGERL_CRITIC_1][i])) {
-            l->normalised[i] = set_aside(end, critic * columns, sizeof(real));
-            l->deviation[i] = set_aside(end, columns, sizeof(real));
+            l->sums[i] = set_aside(end, critic * columns, sizeof(real));
+            l->mean[i] = set_aside(end, 2 * columns, sizeof(real));
         }
     }
     l->action_gradient = set_aside(end, inputs * columns, sizeof(real));

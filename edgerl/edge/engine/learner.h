@@ -53,8 +53,8 @@ typedef struct learner {
     /* Scratch of an update. */
     uint64_t now, next;                        /* observation and action, [n + m][batch]; and those that follow */
     uint64_t hidden[2][EDGERL_LEARNER_LAYERS]; /* outputs of the actor's layers; of a critic's */
-    uint64_t normalised[EDGERL_LEARNER_LAYERS]; /* of a critic's layers that have a norm: what it makes of their sums */
-    uint64_t deviation[EDGERL_LEARNER_LAYERS];  /* [batch]: 1 / the standard deviation that it found */
+    uint64_t sums[EDGERL_LEARNER_LAYERS];      /* of a critic's layers that have a norm: what it is given */
+    uint64_t mean[EDGERL_LEARNER_LAYERS];      /* [2][batch]: the means that it found, and 1 / standard deviations */
     uint64_t norm_sums;                         /* [2][batch]: of its gradient */
     uint64_t gradient[EDGERL_LEARNER_LAYERS];  /* of the loss, by each layer's output */
     uint64_t action_gradient;                  /* of Q1, by [observation and action] */

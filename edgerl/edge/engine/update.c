@@ -245,15 +245,17 @@ static void sample_actions(const pass *p, uint64_t batch) {
     const real half_log_2_pi = (real)0.91893853320467274178;
     real *log_density = reals_at(l, l->log_density);
     for (uint32_t b = 0; b < l->width; b++) {
-        real sum = 0;
-        for (uint32_t a = 0; a < m; a++) {
-            const size_t at = a * (size_t)l->stride + b;
-            const real e = b < l->config.batch ? noise[(size_t)b * m + a] : 0, log_size = clipped_log_deviation(log_deviation[at]);
-            const real u = mean[at] + exponential(log_size) * e;
-            row_at(l, batch, l->config.n_observations)[at] = tanh_real(u);
-            sum -= e * e / 2 + log_size + half_log_2_pi + log_slope(u);
+        log_density[b] = -half_log_2_pi * (real)m;
+    }
+    for (uint32_t a = 0; a < m; a++) {
+        const size_t row = a * (size_t)l->stride;
+        real *action = row_at(l, batch, l->config.n_observations + a);
+        for (uint32_t b = 0; b < l->width; b++) { /* without a branch: this becomes vector code */
+            const real e = noise[(size_t)(b < l->config.batch ? b : 0) * m + a];
+            const real log_size = clipped_log_deviation(log_deviation[row + b]), u = mean[row + b] + exponential(log_size) * e;
+            action[b] = tanh_real(u);
+            log_density[b] -= e * e / 2 + log_size + log_slope(u);
         }
-        log_density[b] = sum;
     }
 }
 
@@ -376,7 +378,7 @@ static forward_task forward_task_of(const pass *p, int is_target, uint64_t batch
         .extra_values = has_extra ? reals_at(l, layer->arrays.extra_target) : NULL,
         .bias = reals_at(l, is_target ? layer->arrays.bias_target : layer->arrays.bias),
         .x = input_of(l, p->network, p->index, batch),
-        .y = has_norm(layer) ? reals_at(l, l->normalised[p->index]) : output_of(l, p->network, p->index),
+        .y = has_norm(layer) && !is_target ? reals_at(l, l->sums[p->index]) : output_of(l, p->network, p->index),
         .width = l->width,
         .stride = l->stride,
         .first_row = p->first,
@@ -402,16 +404,18 @@ static void target_forward(const pass *p) {
 }
 
 /* What a layer's norm does, to vectors of the batch that are `lanes` wide, or (lanes 1) to units. */
-static norm_task norm_task_of(const pass *p, uint64_t parameters, uint32_t lanes) {
+static norm_task norm_task_of(const pass *p, int is_target, uint32_t lanes) {
     const learner *l = p->l;
     const sparse_layer *layer = layer_of(p);
+    const real *parameters = reals_at(l, is_target ? layer->arrays.norm_target : layer->arrays.norm);
     return (norm_task){
-        .scale = reals_at(l, parameters),
-        .shift = reals_at(l, parameters) + units_of(layer),
-        .x = reals_at(l, l->normalised[p->index]),
+        .scale = parameters,
+        .shift = parameters + units_of(layer),
+        .x = is_target ? output_of(l, p->network, p->index) : reals_at(l, l->sums[p->index]),
         .y = output_of(l, p->network, p->index),
         .dy = reals_at(l, l->gradient[p->index]),
-        .deviation = reals_at(l, l->deviation[p->index]),
+        .mean = reals_at(l, l->mean[p->index]),
+        .deviation = reals_at(l, l->mean[p->index]) + l->stride,
         .sums = reals_at(l, l->norm_sums),
         .scale_gradient = reals_at(l, l->norm_gradient),
         .shift_gradient = reals_at(l, l->norm_gradient) + units_of(layer),
@@ -424,27 +428,27 @@ static norm_task norm_task_of(const pass *p, uint64_t parameters, uint32_t lanes
     };
 }
 
-static void normalise_by(const pass *p, uint64_t parameters) {
-    const norm_task task = norm_task_of(p, parameters, p->l->config.lanes);
+static void normalise_by(const pass *p, int is_target) {
+    const norm_task task = norm_task_of(p, is_target, p->l->config.lanes);
     p->kernels->normalise(&task);
     if (task.last == p->l->width) {
         zero_padding(p->l, task.y, layer_of(p)->n_outputs);
     }
 }
 
-static void normalise(const pass *p) { normalise_by(p, layer_of(p)->arrays.norm); }
+static void normalise(const pass *p) { normalise_by(p, 0); }
 
-static void target_normalise(const pass *p) { normalise_by(p, layer_of(p)->arrays.norm_target); }
+static void target_normalise(const pass *p) { normalise_by(p, 1); }
 
-/* The gradient by the output becomes that by the activation's input; its sums over the units of each sample. */
+/* The sums of the gradient over the units of each sample. */
 static void norm_sums(const pass *p) {
-    const norm_task task = norm_task_of(p, layer_of(p)->arrays.norm, p->l->config.lanes);
+    const norm_task task = norm_task_of(p, 0, p->l->config.lanes);
     p->kernels->norm_sums(&task);
 }
 
 /* The gradient by the layer's sums, and by scales and shifts. */
 static void norm_gradient(const pass *p) {
-    const norm_task task = norm_task_of(p, layer_of(p)->arrays.norm, 1);
+    const norm_task task = norm_task_of(p, 0, 1);
     p->kernels->norm_gradient(&task);
     for (size_t unit = task.last; task.last == task.n_units && unit < units_of(layer_of(p)); unit++) {
         task.scale_gradient[unit] = task.shift_gradient[unit] = 0;
@@ -479,7 +483,7 @@ static input_task input_task_of(const pass *p) {
         .first_column = from,
         .first = by_columns && p->first < from ? from : p->first,
         .last = p->last,
-        .before = is_first || has_norm(layer - 1) ? LINEAR : activation_behind(l, p->network, p->index - 1),
+        .before = is_first ? LINEAR : activation_behind(l, p->network, p->index - 1),
     };
 }
 
