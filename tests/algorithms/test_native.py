@@ -418,7 +418,7 @@ def test_the_same_seed_gives_the_same_bits(options: dict[str, Any], isa: Isa, mo
 
 def _arena(config: Config, isa: Isa, lanes: int) -> LearnerArena:
     plans = plan_networks(config, N, M)
-    return LearnerArena(library(), learner_config(config, plans, ISAS.index(isa), lanes))
+    return LearnerArena(library(), learner_config(config, plans, M, ISAS.index(isa), lanes))
 
 
 def test_wider_vectors_than_the_machines_own_change_the_size_and_not_the_result() -> None:

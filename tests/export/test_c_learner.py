@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
 import struct
 import subprocess
@@ -166,7 +167,7 @@ def read_save(path: Path, row_bytes: int) -> Save:
     progress = Progress.from_buffer_copy(data, HEADER.size)
     rows_at = len(data) - 4 - n_rows * row_bytes
     rows = np.frombuffer(data, np.uint8, n_rows * row_bytes, rows_at).reshape(n_rows, row_bytes)
-    return Save(remembered, rows, saves, progress, data[HEADER.size + 64 : rows_at])
+    return Save(remembered, rows, saves, progress, data[HEADER.size + ctypes.sizeof(Progress) : rows_at])
 
 
 def origin_in(folder: Path) -> Origin:

@@ -13,7 +13,7 @@ from edgerl.edge.continual import bundle
 from edgerl.edge.continual.origin import Origin, read_origin
 from edgerl.errors import FileFormatError
 from edgerl.files.tensors import TensorReader, write_tensors
-from tests.training.engines import filled_replay
+from tests.algorithms.engines import filled_replay
 
 GOLDEN = Path(__file__).parent / "golden"
 LEARNER = GOLDEN / "learner-0.1.0.safetensors"
