@@ -45,7 +45,7 @@ class _Config2(ctypes.Structure):
 class _Progress2(ctypes.Structure):
     """edgerl_learner_progress of version 2: what it has is today's beginning."""
 
-    _fields_ = Progress._fields_[:8]
+    _fields_ = Progress._fields_[:9]
 
 
 def _header(config: type[ctypes.Structure], progress: type[ctypes.Structure]) -> type[ctypes.Structure]:
