@@ -1,0 +1,80 @@
+"""What a part adds to an update of the native engine: a norm, SAC, a drop criterion; against the update without it.
+
+    OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/parts.py [--batch 100] [--repeats 12]
+
+HalfCheetah's size (17 observations, 6 actions, 256-256), random transitions. All contenders take turns, 200 updates at
+a time; median of the repeats, in processor time, and the ratio to DS-TD3 of the same density and block. SAC updates its
+actor at every second update here, as TD3 does; its own default is every update.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from typing import Any
+
+import numpy as np
+from sizes import BATCH, N_ACTIONS, N_OBSERVATIONS, density_options
+
+from edgerl.algorithms.native import NativeAgent
+from edgerl.config import make_config
+from edgerl.edge.continual.replay import Boundary, Replay
+
+UPDATES, WARM_UP = 200, 300
+SAC: dict[str, Any] = {"algorithm": "sac", "policy_delay": 2, "learning_rate": 1e-3, "weight_decay": 2e-4}
+PARTS: dict[str, dict[str, Any]] = {
+    "DS-TD3": {},
+    "LayerNorm": {"critic_norm": "layer"},
+    "scaled magnitude": {"drop": "scaled-magnitude"},
+    "SAC": SAC,
+    "SAC, LayerNorm": SAC | {"critic_norm": "layer"},
+}
+
+
+def random_replay() -> Replay:
+    """20 000 random transitions."""
+    generator, replay = np.random.default_rng(0), Replay(None, N_OBSERVATIONS, N_ACTIONS, 20_000)
+    for _ in range(20_000):
+        observation, following = generator.normal(size=(2, N_OBSERVATIONS)).astype(np.float32)
+        action = generator.uniform(-1, 1, N_ACTIONS).astype(np.float32)
+        replay.append(observation, action, float(generator.normal()), following, Boundary.CONTINUES)
+    return replay
+
+
+def time_parts(density: float, block: int, batch: int, repeats: int) -> dict[str, float]:
+    """Microseconds of an update with each part."""
+    common = {"environment": "none", "start_steps": 1, "block": block, "batch_size": batch, **density_options(density)}
+    replay = random_replay()
+    agents = {
+        name: NativeAgent(make_config(**common | options), N_OBSERVATIONS, N_ACTIONS) for name, options in PARTS.items()
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in agents}
+    for agent in agents.values():
+        for _ in range(WARM_UP):
+            agent.learn(replay)
+    for _ in range(repeats):
+        for name, agent in agents.items():
+            started = time.process_time()
+            for _ in range(UPDATES):
+                agent.learn(replay)
+            seconds[name].append(time.process_time() - started)
+    return {name: statistics.median(taken) / UPDATES * 1e6 for name, taken in seconds.items()}
+
+
+def main() -> None:
+    """Print a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, default=BATCH)
+    parser.add_argument("--repeats", type=int, default=12)
+    arguments = parser.parse_args()
+    print(f"| density, block | {' | '.join(PARTS)} |\n|---|{'---|' * len(PARTS)}")
+    for density in (0.5, 0.1):
+        for block in (1, 4):
+            found = time_parts(density, block, arguments.batch, arguments.repeats)
+            cells = (f"{taken:.0f} µs, {taken / found['DS-TD3']:.2f} ×" for taken in found.values())
+            print(f"| {density:g}, {block} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
