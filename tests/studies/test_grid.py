@@ -157,10 +157,11 @@ def test_the_engine_auto_is_what_this_machine_has_and_is_said_once(monkeypatch: 
 
 def test_the_studies_page_counts_runs_rightly() -> None:
     page = (Path(__file__).parents[2] / "docs/studies.md").read_text()
-    (example,) = re.findall(r"```toml\n(.*?)```", page, flags=re.DOTALL)
-    Path("growth.toml").write_text(example)
-    assert len(plan_runs(load_study("growth.toml"))) == 27
+    growth, factors = re.findall(r"```toml\n(.*?)```", page, flags=re.DOTALL)
+    Path("growth.toml").write_text(growth)
+    Path("factors.toml").write_text(factors)
+    assert (len(plan_runs(load_study("growth.toml"))), len(plan_runs(load_study("factors.toml")))) == (27, 9)
     assert "= 27 runs" in page
     counts = re.findall(r"^\| `(\w+)` \|.*\| (\d+) \|$", page, flags=re.MULTILINE)
     assert {name: len(plan_runs(load_study(name))) for name, _ in counts} == {n: int(count) for n, count in counts}
-    assert [name for name, _ in counts] == ["table1", "schedule", "sparsity", "quick"]
+    assert [name for name, _ in counts] == ["table1", "schedule", "sparsity", "recipe", "quick"]
