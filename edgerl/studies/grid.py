@@ -83,12 +83,21 @@ class PlannedRun:
     @property
     def label(self) -> str:
         """Method and settings: ds-td3, sparsity 0.9."""
-        return ", ".join([self.method, *(f"{key} {shown(value)}" for key, value in self.settings.items())])
+        return label(self.method, self.settings)
 
 
 def shown(value: Value) -> str:
     """A value in a name or a table: 0.25, gradient, 256x256."""
     return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def label(method: str, settings: Mapping[str, Value]) -> str:
+    """Method and settings, a variant by its name: ds-td3, sparsity 0.9, layer-norm."""
+    return ", ".join([method, *(f"{_prefix(key, ' ')}{shown(value)}" for key, value in settings.items())])
+
+
+def _prefix(key: str, separator: str) -> str:
+    return "" if key == VARIANT else f"{key}{separator}"
 
 
 def plan_runs(study: Study) -> list[PlannedRun]:
@@ -166,7 +175,9 @@ def _config(study: Study, options: Mapping[str, Any]) -> Config:
 
 
 def _name(task: str, method: str, settings: Mapping[str, Value], seed: int) -> str:
-    return "-".join([task, method, *(f"{key}{shown(value)}" for key, value in settings.items()), f"seed{seed}"])
+    return "-".join(
+        [task, method, *(f"{_prefix(key, '')}{shown(value)}" for key, value in settings.items()), f"seed{seed}"]
+    )
 
 
 def _sizes(config: Config, known: dict[str, Sizes]) -> Sizes:

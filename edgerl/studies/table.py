@@ -13,7 +13,7 @@ import numpy.typing as npt
 from edgerl.config import make_config
 from edgerl.errors import FileFormatError
 from edgerl.studies import paper
-from edgerl.studies.grid import PlannedRun, shown
+from edgerl.studies.grid import PlannedRun, label
 from edgerl.studies.runs import Curve, inspect, read_curve
 from edgerl.studies.statistics import (
     Interval,
@@ -73,7 +73,7 @@ class Row:
     @property
     def label(self) -> str:
         """Method and settings: ds-td3, sparsity 0.9."""
-        return _label(self.method, self.settings)
+        return label(self.method, self.settings)
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Overall:
     @property
     def label(self) -> str:
         """Method and settings: ds-td3, sparsity 0.9."""
-        return _label(self.method, self.settings)
+        return label(self.method, self.settings)
 
 
 @dataclass(frozen=True)
@@ -262,10 +262,6 @@ def _overall(groups: Sequence[_Group]) -> tuple[Overall, ...]:
             )
         )
     return tuple(rows)
-
-
-def _label(method: str, settings: dict[str, Any]) -> str:
-    return ", ".join([method, *(f"{key} {shown(value)}" for key, value in settings.items())])
 
 
 def as_dict(table: Table) -> dict[str, Any]:
