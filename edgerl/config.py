@@ -134,8 +134,14 @@ class EvolutionConfig:
         "Over the run, the share dropped stays constant, or falls to 0 as a cosine (RigL).",
         "paper: constant",
     )
-    drop_schedule_steps: int | None = _number(
-        None, "Steps at which the cosine reaches 0.", "[1, 1000000000000]", "steps", shown="steps", **NEW
+    evolution_steps: int | None = _number(
+        None,
+        "Steps after which the topology stays as it is; there a cosine reaches 0.",
+        "[1, 1000000000000]",
+        "steps",
+        "RigL",
+        shown="steps",
+        **NEW,
     )
 
 
@@ -444,7 +450,7 @@ def validated(config: Config) -> Config:
         raise ConfigError(
             "`engine` is native, which runs on the CPU, and `device` is cuda; use `device` cpu or `engine` torch"
         )
-    _check_drop_schedule(config)
+    _check_evolution_steps(config)
     if config.evaluation == "none" and config.policy == "best":
         raise ConfigError("`policy` is best and `evaluation` is none; expected evaluations, or `policy` last")
     if config.schedule.replay_capacity <= config.td3.n_step:
@@ -467,16 +473,12 @@ def _beyond_lambdas(network: NetworkConfig) -> list[str]:
     return given
 
 
-def _check_drop_schedule(config: Config) -> None:
-    schedule, end = config.schedule, config.evolution.drop_schedule_steps
-    if end is None:
-        return
-    if config.evolution.drop_schedule == "constant":
-        raise ConfigError(f"`drop_schedule_steps` is {end} and `drop_schedule` is constant; use `drop_schedule` cosine")
-    if not schedule.start_steps < end <= schedule.steps:
+def _check_evolution_steps(config: Config) -> None:
+    schedule, end = config.schedule, config.evolution.evolution_steps
+    if end is not None and not schedule.start_steps < end <= schedule.steps:
         raise ConfigError(
-            f"`steps` is {schedule.steps}, and the cosine schedule ends at step {end}; expected at least {end} steps, "
-            f"and an end after the first {schedule.start_steps}, which are random"
+            f"`steps` is {schedule.steps}, and the topology's evolution ends at step {end} (`evolution_steps`); "
+            f"expected at least {end} steps, and an end after the first {schedule.start_steps}, which are random"
         )
 
 
@@ -519,8 +521,8 @@ def extended(config: Config, steps: int) -> Config:
     """
     evolution, schedule = config.evolution, replace(config.schedule, steps=steps)
     if evolution.drop_schedule == "cosine" and any(config.network.evolving):
-        end = evolution.drop_schedule_steps or config.schedule.steps
-        evolution = replace(evolution, drop_schedule_steps=None if end == steps else end)
+        end = evolution.evolution_steps or config.schedule.steps
+        evolution = replace(evolution, evolution_steps=None if end == steps else end)
     longer = validated(replace(config, evolution=evolution, schedule=schedule))
     if steps <= schedule.start_steps:
         raise _nothing_learnt(longer)

@@ -108,8 +108,8 @@ def _resumed(folder: Path, env: str | None, steps: int | None, notice: Notice) -
     done = checkpoint_file.read(path).counters.step if path.exists() else 0
     if steps <= done:
         raise ConfigError(f"`steps` is {steps}; expected more than the {done} that {name} has already")
-    end = longer.evolution.drop_schedule_steps
-    keeps = "" if end is None else f"; the cosine schedule still ends at step {end}, after which the topology is fixed"
+    end = longer.evolution.evolution_steps
+    keeps = "" if end is None else f"; the evolution of the topology still ends at step {end}"
     notice(f"{name} goes on from step {done} to {steps} (before: {recorded.schedule.steps}){keeps}")
     return recorded, longer
 

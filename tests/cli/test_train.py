@@ -147,7 +147,7 @@ OTHER_VALUES: dict[str, Any] = {
     "evolution_interval": 7,
     "growth": "gradient",
     "drop_schedule": "cosine",
-    "drop_schedule_steps": 110,
+    "evolution_steps": 110,
     "discount": 0.9,
     "soft_update": 0.1,
     "learning_rate": 0.01,

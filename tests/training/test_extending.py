@@ -137,17 +137,17 @@ def test_a_cosine_schedule_keeps_its_end(engine: str) -> None:
     before = _state(short)[1]
     edgerl.train("robots:robot", resume=short, steps=444, notice=notices.append)
     assert (
-        "run goes on from step 222 to 444 (before: 222); the cosine schedule still ends at step 222, after"
+        "run goes on from step 222 to 444 (before: 222); the evolution of the topology still ends at step 222"
         in (notices[0])
     )
     config = json.loads((short / "config.json").read_text())
-    assert (config["schedule"]["steps"], config["evolution"]["drop_schedule_steps"]) == (444, 222)
+    assert (config["schedule"]["steps"], config["evolution"]["evolution_steps"]) == (444, 222)
     assert _masks(short) == masks, "the fraction dropped was 0 at the end, and stays there"
     assert _state(short)[1]["actor.0.weight"] != before["actor.0.weight"]
     longer = _train("whole", engine=engine, drop_schedule="cosine", drop_fraction=0.5, steps=444)
     assert _masks(longer) != masks
-    with pytest.raises(ConfigError, match="`steps` is 666, and the cosine schedule ends at step 700"):
-        make_config(steps=666, start_steps=10, drop_schedule="cosine", drop_schedule_steps=700)
+    with pytest.raises(ConfigError, match="`steps` is 666, and the topology's evolution ends at step 700"):
+        make_config(steps=666, start_steps=10, drop_schedule="cosine", evolution_steps=700)
 
 
 class Killed(Exception):  # noqa: N818
@@ -218,9 +218,7 @@ def test_a_cosine_run_cannot_end_before_its_schedule() -> None:
 
     with pytest.raises(edgerl.errors.Interrupted, match="stopped at step 111"):
         edgerl.train("robots:robot", out="run", report=stop, **(SMALL | {"drop_schedule": "cosine"}))
-    with pytest.raises(
-        ConfigError, match="`steps` is 150, and the cosine schedule ends at step 222; expected at least"
-    ):
+    with pytest.raises(ConfigError, match="`steps` is 150, and the topology's evolution ends at step 222"):
         edgerl.train("robots:robot", resume="run", steps=150)
     assert edgerl.train("robots:robot", resume="run", steps=222).steps == 222
     whole = _train("whole", drop_schedule="cosine")
@@ -233,20 +231,20 @@ def test_an_extension_changes_steps_alone_or_the_end_of_a_schedule() -> None:
     assert last_update(extended(constant, 300_000)) == 299_000
     cosine = make_config(steps=100_000, start_steps=1000, drop_schedule="cosine")
     longer = extended(cosine, 300_000)
-    assert (longer.schedule.steps, longer.evolution.drop_schedule_steps) == (300_000, 100_000)
+    assert (longer.schedule.steps, longer.evolution.evolution_steps) == (300_000, 100_000)
     assert last_update(longer) == last_update(cosine) == 99_000
     assert drop_fraction_at(longer.evolution, 99_000, last_update(longer)) == 0
-    assert extended(longer, 900_000).evolution.drop_schedule_steps == 100_000
+    assert extended(longer, 900_000).evolution.evolution_steps == 100_000
     assert extended(longer, 100_000) == cosine
     dense = make_config(steps=100_000, start_steps=1000, drop_schedule="cosine", method="td3")
-    assert extended(dense, 300_000).evolution.drop_schedule_steps is None, "it has no topology"
+    assert extended(dense, 300_000).evolution.evolution_steps is None, "it has no topology"
     for config in (constant, cosine, longer, dense):
         assert is_continued_by(config, config)
         assert is_continued_by(config, extended(config, 900_000))
         assert not is_continued_by(config, make_config(steps=100_000, start_steps=1000, seed=1))
     assert not is_continued_by(cosine, make_config(steps=300_000, start_steps=1000, drop_schedule="cosine"))
-    with pytest.raises(ConfigError, match="`drop_schedule_steps` is 5000 and `drop_schedule` is constant; use"):
-        make_config(drop_schedule_steps=5000)
+    early = make_config(steps=100_000, start_steps=1000, evolution_steps=60_000)
+    assert last_update(early) == last_update(extended(early, 900_000)) == 59_000
 
 
 def test_the_record_of_topologies_is_that_of_the_longer_run(monkeypatch: pytest.MonkeyPatch) -> None:
