@@ -205,6 +205,7 @@ def cost_of_run(config: Config, actor: NetworkShape, critic: NetworkShape) -> Tr
         evolution_interval=config.evolution.evolution_interval if any(network.evolving) else None,
         growth=config.evolution.growth,
         updates_per_step=config.td3.updates_per_step,
+        algorithm=config.algorithm,
         evolving=network.evolving,
         critic_norm_units=sum(network.widths[1]) if network.critic_norm == "layer" else 0,
     )

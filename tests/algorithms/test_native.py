@@ -118,6 +118,7 @@ PARITY: dict[str, dict[str, Any]] = {
     "static actor": {"actor_topology": "static"},
     "static critics": {"critic_topology": "static", "block": 4},
     "dynamic critics of a static method": {"method": "static-td3", "critic_topology": "dynamic"},
+    "an early end of the evolution": {"evolution_steps": 61},
     "scaled magnitude": {"drop": "scaled-magnitude"},
     "scaled magnitude, block 4": {"drop": "scaled-magnitude", "block": 4, "growth": "gradient"},
     "scaled magnitude, too small": SMALL | {"drop": "scaled-magnitude"},

@@ -42,6 +42,11 @@ NORM_FORWARD_FLOPS, NORM_BACKWARD_FLOPS = 8, 14
 by scale and shift 3, two means over the units 4, by the sum 6."""
 
 
+ACTOR_PASSES = {"td3": (1, 1), "sac": (3, 2)}
+"""Passes through a critic, forward and back, in an update of the actor: Q1; of SAC both, and Q1 forward once more,
+since both share the memory of their activations."""
+
+
 @dataclass(frozen=True)
 class TrainingCost:
     """The FLOPs of one training run, as the paper counts them and as they are executed."""
@@ -69,8 +74,9 @@ def training_cost(
     updates_per_step: float = 1.0,
     evolving: tuple[bool, bool] = (True, True),
     critic_norm_units: int = 0,
+    algorithm: str = "td3",
 ) -> TrainingCost:
-    """The cost of `steps` environment steps of TD3 with two critics of the shape `critic`.
+    """The cost of `steps` environment steps of an algorithm with two critics of the shape `critic`.
 
     The first `start_steps` act at random and train nothing. `evolution_interval` is the number of updates between two
     evolution steps; None where the topology is fixed, and then targets need no pruning either.
@@ -82,16 +88,21 @@ def training_cost(
     updates = math.floor(acting_steps * updates_per_step)
     delayed_updates = updates // policy_delay
     evolutions = 0 if evolution_interval is None else max(0, updates - 1) // evolution_interval  # none at the last one
-    multiply_adds = updates * _critic_update(actor, critic) + delayed_updates * _actor_update(actor, critic)
-    weights = connections(actor) + 2 * connections(critic)
+    passes, is_sac = ACTOR_PASSES[algorithm], algorithm == "sac"
+    multiply_adds = updates * _critic_update(actor, critic) + delayed_updates * _actor_update(actor, critic, passes)
+    # SAC's targets follow at every update, and its actor has none.
+    soft_updates, with_targets = (updates, (False, True)) if is_sac else (delayed_updates, (True, True))
+    following = _in_networks(connections, actor, critic, with_targets)
+    pruned = (evolving[0] and with_targets[0], evolving[1])
+    pruning = 0 if evolution_interval is None else _in_networks(connections, actor, critic, pruned)
     changing = 0 if evolution_interval is None else _in_networks(connections, actor, critic, evolving)
     absent = _in_networks(lambda shape: connections(dense(shape)) - connections(shape), actor, critic, evolving)
     full = (
         FLOPS_PER_MULTIPLY_ADD * batch_size * multiply_adds
         + ADAM_FLOPS * (updates * 2 * connections(critic) + delayed_updates * connections(actor))
-        + delayed_updates * (SOFT_UPDATE_FLOPS * weights + TARGET_PRUNING_FLOPS * changing)
+        + soft_updates * (SOFT_UPDATE_FLOPS * following + TARGET_PRUNING_FLOPS * pruning)
         + evolutions * (EVOLUTION_FLOPS * changing + GROWTH_RULES[growth].flops(batch_size) * absent)
-        + batch_size * critic_norm_units * _norm_flops(updates, delayed_updates)
+        + batch_size * critic_norm_units * _norm_flops(updates, delayed_updates, passes)
         + acting_steps * inference_flops(actor)  # acting: one forward pass per step that is not random
     )
     paper_updates = math.floor(steps * updates_per_step)
@@ -111,14 +122,14 @@ def _in_networks(
     return evolving[0] * count(actor) + 2 * evolving[1] * count(critic)
 
 
-def _norm_flops(updates: int, delayed_updates: int) -> int:
-    """Per unit of a critic and sample: two targets, two critics forward and backward; Q1 for the actor likewise."""
-    both = NORM_FORWARD_FLOPS + NORM_BACKWARD_FLOPS
-    return updates * 2 * (NORM_FORWARD_FLOPS + both) + delayed_updates * both
+def _norm_flops(updates: int, delayed_updates: int, passes: tuple[int, int]) -> int:
+    """Per unit of a critic and sample: two targets, two critics forward and backward; those for the actor."""
+    for_actor = passes[0] * NORM_FORWARD_FLOPS + passes[1] * NORM_BACKWARD_FLOPS
+    return updates * 2 * (2 * NORM_FORWARD_FLOPS + NORM_BACKWARD_FLOPS) + delayed_updates * for_actor
 
 
 def _critic_update(actor: NetworkShape, critic: NetworkShape) -> int:
-    """Multiply-adds per sample: target actor, two target critics; two critics forward and backward."""
+    """Multiply-adds per sample: an actor for the next actions, two target critics; two critics forward and backward."""
     targets = connections(actor) + 2 * connections(critic)
     forward = 2 * connections(critic)
     weight_gradients = 2 * connections(critic)
@@ -126,7 +137,7 @@ def _critic_update(actor: NetworkShape, critic: NetworkShape) -> int:
     return targets + forward + weight_gradients + input_gradients
 
 
-def _actor_update(actor: NetworkShape, critic: NetworkShape) -> int:
-    """Multiply-adds per sample: the actor, Q1 forward and back to its action inputs, the actor backward."""
-    q1 = connections(critic) + connections(critic)  # forward, and input gradients through every layer
-    return connections(actor) + q1 + connections(actor) + connections(actor[1:])
+def _actor_update(actor: NetworkShape, critic: NetworkShape, passes: tuple[int, int]) -> int:
+    """Multiply-adds per sample: the actor, critics forward and back to their action inputs, the actor backward."""
+    critics = sum(passes) * connections(critic)  # back: input gradients through every layer
+    return connections(actor) + critics + connections(actor) + connections(actor[1:])

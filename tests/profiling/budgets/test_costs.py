@@ -48,6 +48,25 @@ def test_full_count_by_hand() -> None:
     assert cost.training_flops_full == passes + adam + targets + evolution + acting
 
 
+def test_the_count_of_sac_with_norms_by_hand() -> None:
+    actor = (LayerShape(2, 4, 6), LayerShape(4, 2, 6))  # 12 connections, 6 behind the first layer
+    critic = (LayerShape(3, 4, 8), LayerShape(4, 1, 4))  # 12 connections, 4 behind the first layer; a norm of 4 units
+    cost = training_cost(
+        actor, critic, batch_size=10, steps=4, start_steps=2, policy_delay=2, evolution_interval=3,
+        updates_per_step=2.5, evolving=(True, False), critic_norm_units=4, algorithm="sac",
+    )  # fmt: skip
+    assert cost.updates == 5
+    critic_update = 12 + 24 + 24 + 24 + 8  # next actions, target critics; critics forward, weight and input gradients
+    actor_update = 12 + 3 * 12 + 2 * 12 + 12 + 6  # actor, critics forward and back, actor's weight and input gradients
+    passes = 2 * 10 * (5 * critic_update + 2 * actor_update)
+    norms = 10 * 4 * (5 * 2 * (2 * 8 + 14) + 2 * (3 * 8 + 2 * 14))
+    adam = 15 * (5 * 24 + 2 * 12)
+    targets = 5 * 3 * 24  # of the critics, at every update; nothing is pruned, since they do not evolve
+    evolution = 1 * 4 * 12
+    acting = 2 * 2 * 12
+    assert cost.training_flops_full == passes + norms + adam + targets + evolution + acting
+
+
 def test_a_fixed_topology_neither_evolves_nor_prunes_targets() -> None:
     layer = (LayerShape(2, 2, 3),)
     settings = {
