@@ -90,8 +90,10 @@ class NetworkConfig:
     critic_norm: Norm = _option(
         "none", "What stands before the critics' activations: layer (LayerNorm), or nothing.", "DroQ: layer", **NEW
     )
-    actor_topology: Topology | None = _option(None, "Of the actor.", shown="the method's", **NEW)
-    critic_topology: Topology | None = _option(None, "Of the critics.", shown="the method's", **NEW)
+    actor_topology: Topology | None = _option(
+        None, "Topology of the actor: static, or dynamic.", shown="the method's", **NEW
+    )
+    critic_topology: Topology | None = _option(None, "Topology of the critics.", shown="the method's", **NEW)
 
     @property
     def sparsities(self) -> tuple[float | None, float | None]:
@@ -158,13 +160,13 @@ class TD3Config:
     batch_size: int = _number(100, "Transitions in a batch.", "[1, 65536]", "transitions", "paper")
     policy_delay: int = _number(2, "Critic updates per actor update (d).", "[1, 1000]", "critic updates", "TD3")
     target_noise: float = _number(
-        0.2, "Standard deviation of the noise on target actions.", "[0, 10]", "actions in [−1, 1]", "TD3"
+        0.2, "Standard deviation of the noise on TD3's target actions.", "[0, 10]", "actions in [−1, 1]", "TD3"
     )
     target_noise_clip: float = _number(
-        0.5, "Bound of the noise on target actions.", "[0, 10]", "actions in [−1, 1]", "TD3"
+        0.5, "Bound of the noise on TD3's target actions.", "[0, 10]", "actions in [−1, 1]", "TD3"
     )
     exploration_noise: float = _number(
-        0.1, "Standard deviation of the exploration noise.", "[0, 10]", "actions in [−1, 1]", "TD3"
+        0.1, "Standard deviation of TD3's exploration noise.", "[0, 10]", "actions in [−1, 1]", "TD3"
     )
     initial_temperature: float = _number(
         1.0,
@@ -271,6 +273,11 @@ class Config:
     def __post_init__(self) -> None:
         object.__setattr__(self, "env_args", checked(self.env_args))
 
+    @property
+    def method_name(self) -> str:
+        """Topology and algorithm in a word, such as ds-td3, static-sac or sac."""
+        return self.network.method.replace("td3", self.algorithm)
+
     def actor_outputs(self, n_actions: int) -> int:
         """What the actor's last layer gives: actions, or the means and deviations of their distribution."""
         return 2 * n_actions if self.algorithm == "sac" else n_actions
@@ -318,13 +325,12 @@ class RunOption(Option):
 
     @property
     def shown_default(self) -> str:
-        """In words, with those of other presets."""
-        presets = [
-            f", {name} {getattr(schedule, self.name)}"
-            for name, schedule in PRESETS.items()
-            if self.section == "schedule" and getattr(schedule, self.name) != self.default
-        ]
-        return super().shown_default + "".join(presets)
+        """In words, with those of other presets and algorithms."""
+        others = {
+            name: getattr(schedule, self.name) for name, schedule in PRESETS.items() if self.section == "schedule"
+        }
+        others |= {name: values[self.name] for name, values in ALGORITHM_DEFAULTS.items() if self.name in values}
+        return super().shown_default + "".join(f", {name} {v}" for name, v in others.items() if v != self.default)
 
     def of(self, config: Config) -> Any:
         """Its value in a configuration."""

@@ -34,7 +34,7 @@ def cost(
     flops = cost_of_run(run, actor, critic)
     return {
         "environment": run.environment,
-        "method": run.network.method,
+        "method": run.method_name,
         "layers": {
             name: [asdict(layer) for layer in network] for name, network in (("actor", actor), ("critic", critic))
         },

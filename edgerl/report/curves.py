@@ -19,7 +19,7 @@ from edgerl.training.returns import final_evaluations, mean_known
 
 Array = npt.NDArray[np.float64]
 
-NOT_A_SETTING = {"environment", "seed", "device", "threads", "network.method"}
+NOT_A_SETTING = {"environment", "seed", "device", "threads", "network.method", "algorithm"}
 """Fields that do not make another group: the first and the last name it already."""
 
 NORMAL_QUANTILE = 1.96
@@ -81,7 +81,7 @@ def learning_curves(runs: Sequence[Run]) -> list[Curve]:
 def group_labels(runs: Sequence[Run]) -> list[str]:
     """Each run's method, and the settings that differ among the runs of its task and method."""
     settings = [readable(run.config) for run in runs]
-    kinds = [(run.config.task, run.config.network.method) for run in runs]
+    kinds = [(run.config.task, run.config.method_name) for run in runs]
     labels = []
     for own, kind in zip(settings, kinds, strict=True):
         others = [other for other, its_kind in zip(settings, kinds, strict=True) if its_kind == kind]

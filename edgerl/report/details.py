@@ -204,12 +204,12 @@ def _named(policy: CompactPolicy, names: Sequence[str] | None) -> Sequence[str]:
 
 
 def _key_figures(run: Run, devices: Sequence[Json]) -> str:
-    figures, network = _return_figures(run), run.config.network
+    figures = _return_figures(run)
     if run.policy is not None and run.checkpoint is not None:
         figures.append(_rows_figure(policy_rows(run.policy)))
         figures.append(("file", human_bytes(run.policy_bytes), "policy.safetensors"))
     figures += _device_figure(devices)
-    about = f"{network.method} on {run.config.task}, seed {run.config.seed}, {run.config.engine} engine"
+    about = f"{run.config.method_name} on {run.config.task}, seed {run.config.seed}, {run.config.engine} engine"
     return _figures(escape(run.name), about, figures)
 
 

@@ -27,7 +27,7 @@ def new_folder(out: Path | None, config: Config) -> Iterator[Path]:
     Raises OutputError where `out` exists, or no folder can be made.
     """
     if out is None:
-        stem = f"{slug(config.environment, config.env_args)}-{config.network.method}-seed{config.seed}"
+        stem = f"{slug(config.environment, config.env_args)}-{config.method_name}-seed{config.seed}"
         names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
         folder, made = _make_first(run_folder.RUNS / name for name in names)
     else:

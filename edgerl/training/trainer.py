@@ -389,7 +389,7 @@ class Trainer:
         about: dict[str, Any] = {
             "edgerl": __version__,
             "environment": self.config.environment,
-            "method": self.config.network.method,
+            "method": self.config.method_name,
             "seed": self.config.seed,
             "step": self.step,
             "sparsity": 1 - sum(s.connections for s in shapes) / sum(s.positions for s in shapes),

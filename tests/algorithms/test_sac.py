@@ -62,6 +62,12 @@ def test_the_aim_is_minus_one_nat_per_action_unless_stated() -> None:
     assert _agent(target_entropy=0.0).target_entropy == 0
 
 
+def test_runs_and_policies_are_named_by_topology_and_algorithm() -> None:
+    names = [make_config(algorithm="sac", method=method).method_name for method in ("td3", "static-td3", "ds-td3")]
+    assert names == ["sac", "static-sac", "ds-sac"]
+    assert make_config(method="static-td3").method_name == "static-td3"
+
+
 def test_defaults_are_those_of_its_authors_and_options_win() -> None:
     td3 = make_config(algorithm="sac").td3
     assert (td3.learning_rate, td3.batch_size, td3.policy_delay, td3.weight_decay) == (3e-4, 256, 1, 0)
