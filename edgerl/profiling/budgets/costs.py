@@ -16,6 +16,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from edgerl.config import Algorithm
 from edgerl.edge.engine.growth import GROWTH_RULES
 from edgerl.policy.shape import NetworkShape, connections, dense
 
@@ -69,8 +70,9 @@ def training_cost(
     updates_per_step: float = 1.0,
     evolving: tuple[bool, bool] = (True, True),
     critic_norm_units: int = 0,
+    algorithm: Algorithm = "td3",
 ) -> TrainingCost:
-    """The cost of `steps` environment steps of TD3 with two critics of the shape `critic`.
+    """The cost of `steps` environment steps of an algorithm with two critics of the shape `critic`.
 
     The first `start_steps` act at random and train nothing. `evolution_interval` is the number of updates between two
     evolution steps; None where the topology is fixed, and then targets need no pruning either.
@@ -81,17 +83,23 @@ def training_cost(
     acting_steps = max(0, steps - start_steps)
     updates = math.floor(acting_steps * updates_per_step)
     delayed_updates = updates // policy_delay
+    # SAC's actor has no target and learns from both critics, whose targets follow at every update.
+    is_sac = algorithm == "sac"
+    target_updates, has_target = (updates if is_sac else delayed_updates), (not is_sac, True)
+    teachers = 2 if is_sac else 1
     evolutions = 0 if evolution_interval is None else max(0, updates - 1) // evolution_interval  # none at the last one
-    multiply_adds = updates * _critic_update(actor, critic) + delayed_updates * _actor_update(actor, critic)
-    weights = connections(actor) + 2 * connections(critic)
-    changing = 0 if evolution_interval is None else _in_networks(connections, actor, critic, evolving)
+    multiply_adds = updates * _critic_update(actor, critic) + delayed_updates * _actor_update(actor, critic, teachers)
+    followed = _in_networks(connections, actor, critic, has_target)
+    changing = _in_networks(connections, actor, critic, evolving)
+    prunes = evolution_interval is not None
+    pruned = prunes * _in_networks(connections, actor, critic, (evolving[0] and has_target[0], evolving[1]))
     absent = _in_networks(lambda shape: connections(dense(shape)) - connections(shape), actor, critic, evolving)
     full = (
         FLOPS_PER_MULTIPLY_ADD * batch_size * multiply_adds
         + ADAM_FLOPS * (updates * 2 * connections(critic) + delayed_updates * connections(actor))
-        + delayed_updates * (SOFT_UPDATE_FLOPS * weights + TARGET_PRUNING_FLOPS * changing)
+        + target_updates * (SOFT_UPDATE_FLOPS * followed + TARGET_PRUNING_FLOPS * pruned)
         + evolutions * (EVOLUTION_FLOPS * changing + GROWTH_RULES[growth].flops(batch_size) * absent)
-        + batch_size * critic_norm_units * _norm_flops(updates, delayed_updates)
+        + batch_size * critic_norm_units * _norm_flops(updates, delayed_updates * teachers)
         + acting_steps * inference_flops(actor)  # acting: one forward pass per step that is not random
     )
     paper_updates = math.floor(steps * updates_per_step)
@@ -105,16 +113,17 @@ def training_cost(
 
 
 def _in_networks(
-    count: Callable[[NetworkShape], int], actor: NetworkShape, critic: NetworkShape, evolving: tuple[bool, bool]
+    count: Callable[[NetworkShape], int], actor: NetworkShape, critic: NetworkShape, chosen: tuple[bool, bool]
 ) -> int:
-    """The sum over those of the three networks that evolve."""
-    return evolving[0] * count(actor) + 2 * evolving[1] * count(critic)
+    """The sum over the actor and both critics, as far as they are chosen."""
+    return chosen[0] * count(actor) + 2 * chosen[1] * count(critic)
 
 
-def _norm_flops(updates: int, delayed_updates: int) -> int:
-    """Per unit of a critic and sample: two targets, two critics forward and backward; Q1 for the actor likewise."""
+def _norm_flops(updates: int, lessons: int) -> int:
+    """Per unit of a critic and sample: two targets, two critics forward and backward; one likewise for each lesson that
+    it gives the actor."""
     both = NORM_FORWARD_FLOPS + NORM_BACKWARD_FLOPS
-    return updates * 2 * (NORM_FORWARD_FLOPS + both) + delayed_updates * both
+    return updates * 2 * (NORM_FORWARD_FLOPS + both) + lessons * both
 
 
 def _critic_update(actor: NetworkShape, critic: NetworkShape) -> int:
@@ -126,7 +135,8 @@ def _critic_update(actor: NetworkShape, critic: NetworkShape) -> int:
     return targets + forward + weight_gradients + input_gradients
 
 
-def _actor_update(actor: NetworkShape, critic: NetworkShape) -> int:
-    """Multiply-adds per sample: the actor, Q1 forward and back to its action inputs, the actor backward."""
-    q1 = connections(critic) + connections(critic)  # forward, and input gradients through every layer
-    return connections(actor) + q1 + connections(actor) + connections(actor[1:])
+def _actor_update(actor: NetworkShape, critic: NetworkShape, teachers: int) -> int:
+    """Multiply-adds per sample: the actor, the critics that it learns from (`teachers`) forward and back to their
+    inputs, the actor backward."""
+    taught = teachers * 2 * connections(critic)  # forward, and input gradients through every layer
+    return connections(actor) + taught + connections(actor) + connections(actor[1:])

@@ -48,6 +48,21 @@ def test_full_count_by_hand() -> None:
     assert cost.training_flops_full == passes + adam + targets + evolution + acting
 
 
+def test_sacs_full_count_by_hand() -> None:
+    actor = (LayerShape(2, 4, 6), LayerShape(4, 2, 5))  # 11 connections, 5 behind the first layer
+    critic = (LayerShape(3, 4, 8), LayerShape(4, 1, 4))  # 12 connections, 4 behind the first layer
+    settings = {"batch_size": 10, "steps": 7, "start_steps": 2, "policy_delay": 2, "critic_norm_units": 4}
+    cost = training_cost(actor, critic, **settings, evolution_interval=2, algorithm="sac")
+    critic_update = 11 + 24 + 24 + 24 + 8  # actor and target critics, critics forward, weight and input gradients
+    actor_update = 11 + 24 + 24 + 11 + 5  # actor and critics forward, back through both, weight and input gradients
+    passes = 2 * 10 * (5 * critic_update + 2 * actor_update)  # 5 updates, 2 of them the actor's
+    adam = 15 * (5 * 24 + 2 * 11)
+    targets = 5 * (3 + 4) * 24  # the critics' only, at every update
+    evolution = 2 * 4 * (11 + 24)
+    norms = 10 * 4 * (5 * 2 * (8 + 8 + 14) + 2 * 2 * (8 + 14))
+    assert cost.training_flops_full == passes + adam + targets + evolution + norms + 5 * 2 * 11
+
+
 def test_a_fixed_topology_neither_evolves_nor_prunes_targets() -> None:
     layer = (LayerShape(2, 2, 3),)
     settings = {
