@@ -389,6 +389,7 @@ class Trainer:
         about: dict[str, Any] = {
             "edgerl": __version__,
             "environment": self.config.environment,
+            "algorithm": self.config.algorithm,
             "method": self.config.network.method,
             "seed": self.config.seed,
             "step": self.step,
