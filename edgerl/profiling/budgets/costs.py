@@ -16,7 +16,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from edgerl.config import Algorithm
 from edgerl.edge.engine.growth import GROWTH_RULES
 from edgerl.policy.shape import NetworkShape, connections, dense
 
@@ -70,7 +69,7 @@ def training_cost(
     updates_per_step: float = 1.0,
     evolving: tuple[bool, bool] = (True, True),
     critic_norm_units: int = 0,
-    algorithm: Algorithm = "td3",
+    algorithm: str = "td3",
 ) -> TrainingCost:
     """The cost of `steps` environment steps of an algorithm with two critics of the shape `critic`.
 
