@@ -459,6 +459,12 @@ def validated(config: Config) -> Config:
     _check_evolution_steps(config)
     if config.evaluation == "none" and config.policy == "best":
         raise ConfigError("`policy` is best and `evaluation` is none; expected evaluations, or `policy` last")
+    learning_steps = config.schedule.steps - config.schedule.start_steps
+    if learning_steps > 0 and config.td3.updates_after(learning_steps) == 0:
+        raise ConfigError(
+            f"`updates_per_step` is {config.td3.updates_per_step}, which makes no update in the {learning_steps} steps "
+            "after `start_steps`; expected more of either"
+        )
     if config.schedule.replay_capacity <= config.td3.n_step:
         raise ConfigError(f"`replay_capacity` is {config.schedule.replay_capacity}; expected more than `n_step`")
     return config

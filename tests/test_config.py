@@ -163,6 +163,10 @@ def test_quick_is_at_most_thirty_thousand_steps_of_the_same_algorithm() -> None:
         ({"output_layer": "sparse", "lambda1": 7.0, "lambda2": 64.0}, "^output_layer and lambda1, lambda2 were"),
         ({"lambda1": 7.0}, "only one of lambda1 and lambda2 was given"),
         ({"replay_capacity": 3, "n_step": 3}, "replay_capacity is 3; expected more than n_step"),
+        (
+            {"steps": 1000, "start_steps": 100, "updates_per_step": 0.001},
+            r"updates_per_step is 0\.001, which makes no update in the 900 steps after start_steps; expected more",
+        ),
         ({"sede": 3}, r"option 'sede' is unknown; did you mean seed\?"),
     ],
 )

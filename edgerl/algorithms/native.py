@@ -464,7 +464,10 @@ class NativeAgent:
             "critic_loss": progress.critic_loss_sum / max(progress.critic_losses, 1),
             "actor_loss": progress.actor_loss_sum / max(progress.actor_losses, 1),
         }
-        return found | ({"temperature": math.exp(progress.log_temperature)} if self.config.algorithm == "sac" else {})
+        if self.config.algorithm == "sac":
+            with np.errstate(over="ignore"):  # of a run that diverged: infinity, as in PyTorch
+                found["temperature"] = float(np.exp(progress.log_temperature))
+        return found
 
     def reset_metrics(self) -> None:
         """Begin the means again."""

@@ -37,7 +37,8 @@ def _print(report: dict[str, Any]) -> None:
     print_table(("layer", "inputs × outputs", "connections", "density"), layers)
     dense, sparse = report["training_flops_paper_dense"], report["training_flops_paper"]
     print(f"connections, actor and both critics: {report['connections']} of {report['connections_dense']}")
-    print(f"training FLOPs as the paper counts: {sparse:.3g}, {sparse / dense:.2f}× of dense TD3's {dense:.3g}")
+    counterpart = f"dense {report['algorithm'].upper()}'s {dense:.3g}"
+    print(f"training FLOPs as the paper counts: {sparse:.3g}, {sparse / dense:.2f}× of {counterpart}")
     print(f"training FLOPs with targets, acting, optimiser and topology: {report['training_flops_full']:.3g}")
     print(f"inference FLOPs: {report['inference_flops']} of {report['inference_flops_dense']}")
     size = report["bytes"]

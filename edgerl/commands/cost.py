@@ -14,7 +14,7 @@ from edgerl.edge.engine.random import Draws, Network
 from edgerl.environments.make import make
 from edgerl.policy.compact import CompactPolicy, make_layer
 from edgerl.policy.format import to_bytes
-from edgerl.policy.shape import connections, dense
+from edgerl.policy.shape import LayerShape, connections, dense
 from edgerl.profiling.budgets.costs import inference_flops
 from edgerl.studies.grid import cost_of_run
 
@@ -28,12 +28,15 @@ def cost(
     """
     run = make_config(**stated_options(env, preset=preset, config=config, **options))
     environment = make(run.environment, arguments=run.env_args)
-    plans = plan_networks(run, environment.n_observations, environment.n_actions)
+    n_actions = environment.n_actions
+    plans = plan_networks(run, environment.n_observations, n_actions)
     environment.close()
     actor, critic = (tuple(layer.shape for layer in network) for network in plans)
-    flops = cost_of_run(run, actor, critic)
+    flops, policy = cost_of_run(run, actor, critic), _policy(plans[0], n_actions)
+    policy_shape = tuple(LayerShape(layer.n_inputs, layer.n_outputs, layer.connections) for layer in policy.layers)
     return {
         "environment": run.environment,
+        "algorithm": run.algorithm,
         "method": run.method_name,
         "layers": {
             name: [asdict(layer) for layer in network] for name, network in (("actor", actor), ("critic", critic))
@@ -43,19 +46,22 @@ def cost(
         "training_flops_paper_dense": cost_of_run(run, dense(actor), dense(critic)).training_flops_paper,
         "training_flops_paper": flops.training_flops_paper,
         "training_flops_full": flops.training_flops_full,
-        "inference_flops_dense": inference_flops(dense(actor)),
-        "inference_flops": inference_flops(actor),
-        "bytes": _file_bytes(plans[0]),
+        "inference_flops_dense": inference_flops(dense(policy_shape)),
+        "inference_flops": inference_flops(policy_shape),
+        "bytes": len(to_bytes(policy.with_example(np.zeros(actor[0].n_inputs)))),
     }
 
 
-def _file_bytes(actor: tuple[LayerPlan, ...]) -> int:
-    """The actor's compact fp32 file while no unit is dead: built, not computed, so that it is what a run will write."""
+def _policy(actor: tuple[LayerPlan, ...], n_actions: int) -> CompactPolicy:
+    """The actor's compact policy while no unit is dead: built, not computed, so that it is what a run will write.
+
+    Of a last layer that gives deviations, too, it has the rows of the actions.
+    """
     masks = [expand(draw_mask(plan, Draws(0), Network.ACTOR, i), plan) for i, plan in enumerate(actor)]
-    layers = [
-        make_layer(mask.astype(np.float32), np.zeros(plan.n_outputs), plan.block)
+    masks[-1] = masks[-1][:n_actions]
+    layers = tuple(
+        make_layer(mask.astype(np.float32), np.zeros(len(mask)), plan.block)
         for mask, plan in zip(masks, actor, strict=True)
-    ]
-    ones = np.ones(actor[-1].n_outputs, np.float32)
-    policy = CompactPolicy(tuple(layers), action_low=-ones, action_high=ones)
-    return len(to_bytes(policy.with_example(np.zeros(actor[0].n_inputs))))
+    )
+    ones = np.ones(n_actions, np.float32)
+    return CompactPolicy(layers, action_low=-ones, action_high=ones)

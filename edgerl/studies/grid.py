@@ -148,7 +148,8 @@ def _plan(study: Study, combination: Mapping[str, Value], sizes_of: Callable[[Co
         actor, critic = _shapes(config, sizes)
         dense_counterpart = dense(actor), dense(critic)
         if method == TINY_DENSE:
-            hidden = tiny_dense(sizes, config.network.hidden, connections(actor) + 2 * connections(critic))
+            sparse, outputs = connections(actor) + 2 * connections(critic), config.actor_outputs(sizes.n_actions)
+            hidden = tiny_dense(sizes, outputs, config.network.hidden, sparse)
             own = SPARSE_KEYS | {"critic_hidden"}  # all three networks get the same hidden layers
             tiny = {k: v for k, v in options.items() if k not in own} | {"method": "td3", "hidden": hidden}
             config = _config(study, tiny)
@@ -208,10 +209,11 @@ def cost_of_run(config: Config, actor: NetworkShape, critic: NetworkShape) -> Tr
         algorithm=config.algorithm,
         evolving=network.evolving,
         critic_norm_units=sum(network.widths[1]) if network.critic_norm == "layer" else 0,
+        algorithm=config.algorithm,
     )
 
 
-def tiny_dense(sizes: Sizes, hidden: Sequence[int], n_connections: int) -> tuple[int, ...]:
+def tiny_dense(sizes: Sizes, actor_outputs: int, hidden: Sequence[int], n_connections: int) -> tuple[int, ...]:
     """The hidden layers of the dense actor and critics that together come closest to `n_connections`.
 
     The layers keep the proportions of `hidden`: with width k of the first, the others are round(k · hidden_i /
@@ -223,7 +225,7 @@ def tiny_dense(sizes: Sizes, hidden: Sequence[int], n_connections: int) -> tuple
 
     def distance(first: int) -> int:
         widths = scaled(first)
-        actor = (sizes.n_observations, *widths, sizes.n_actions)
+        actor = (sizes.n_observations, *widths, actor_outputs)
         critic = (sizes.n_observations + sizes.n_actions, *widths, 1)
         return abs(sum(n * m for n, m in pairwise(actor)) + 2 * sum(n * m for n, m in pairwise(critic)) - n_connections)
 

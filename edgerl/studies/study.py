@@ -89,6 +89,9 @@ DEFAULTS: Mapping[str, tuple[Value, ...]] = {
 }
 """The keys of every study, with their default values."""
 
+_TASK_AND_SEED = ("environment", "env_args", "seed")
+"""What no variant has: `Study.tasks` names every environment that a study makes, and the grid every seed."""
+
 
 def packaged_studies() -> list[str]:
     """The names of the package's study files."""
@@ -157,7 +160,7 @@ def _variants(tables: object, varying: Set[str], source: str) -> dict[str, dict[
             )
         if not isinstance(table, dict):
             raise ConfigError(f"{source}: variants.{name} is {quoted(table)}; expected a table, [variants.{name}]")
-        _check_keys(table, [*OPTIONS], source, f"variants.{name}.")
+        _check_keys(table, [key for key in OPTIONS if key not in _TASK_AND_SEED], source, f"variants.{name}.")
         if shared := sorted(varying & table.keys()):
             raise ConfigError(
                 f"{source}: {shared[0]} is in [grid] and in [variants.{name}]; expected it in one of them"
@@ -222,10 +225,11 @@ def narrowed(
 
     Raises ConfigError.
     """
-    grid, fixed = dict(study.grid), dict(study.fixed)
+    grid, fixed, variants = dict(study.grid), dict(study.fixed), study.variants
     if steps is not None:
         grid.pop("steps", None)
         fixed["steps"] = steps
+        variants = {name: {k: v for k, v in own.items() if k != "steps"} for name, own in variants.items()}
     for name in environments or ():
         if name not in grid["environment"]:
             own = [str(value) for value in grid["environment"]]
@@ -237,7 +241,8 @@ def narrowed(
         grid["environment"] = tuple(dict.fromkeys(environments))
     if seeds:
         grid["seed"] = tuple(dict.fromkeys(seeds))
-    return _check_size(replace(study, grid=grid, fixed=fixed), f"study {study.name}, with these seeds,")
+    narrow = replace(study, grid=grid, fixed=fixed, variants=variants)
+    return _check_size(narrow, f"study {study.name}, with these seeds,")
 
 
 def with_earlier(study: Study, folder: Path) -> Study:

@@ -389,6 +389,7 @@ class Trainer:
         about: dict[str, Any] = {
             "edgerl": __version__,
             "environment": self.config.environment,
+            "algorithm": self.config.algorithm,
             "method": self.config.method_name,
             "seed": self.config.seed,
             "step": self.step,

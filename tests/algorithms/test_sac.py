@@ -128,6 +128,12 @@ def test_a_temperature_that_is_not_finite_is_refused() -> None:
             agent.load_state(agent.state() | {"agent.temperature": np.array(spoiled, np.float64)})
 
 
+def test_the_metric_of_a_temperature_beyond_a_floats_range_is_infinite() -> None:
+    for agent in (native_agent(small_config(algorithm="sac", batch_size=9)), _agent()):
+        agent.load_state(agent.state() | {"agent.temperature": np.array([800, 0, 0], np.float64)})
+        assert agent.metrics["temperature"] == np.inf
+
+
 def test_a_learner_on_a_device_does_not_run_it(tmp_path: Path) -> None:
     config = learner_config(algorithm=1)
     config.actor.layers[2] = plan(6, 2 * config.n_actions, 1, 100)

@@ -45,15 +45,22 @@ def test_the_path_works_in_an_empty_folder_and_all_again(edgerl: Run, monkeypatc
 
 
 @pytest.mark.parametrize("engine", ["native", "torch"])
-def test_a_run_of_either_engine_is_pruned_exported_and_profiled(edgerl: Run, engine: str) -> None:
+@pytest.mark.parametrize(
+    ("algorithm", "connections"),
+    [("td3", [56, 88, 32]), ("sac", [48, 80, 32])],  # of 352 and 384 weights, half; SAC's last layer has 64 of these
+)
+def test_a_run_of_either_engine_is_pruned_exported_and_profiled(
+    edgerl: Run, engine: str, algorithm: str, connections: list[int]
+) -> None:
     code, _, _ = edgerl(
         *("train", "--env", "robots:robot", "--preset", "quick", "--hidden", "16,16", "--steps", 120),
         *("--checkpoint-interval", 60, "--engine", engine, "--block", 4, "--out", "one"),
+        *("--algorithm", algorithm),
     )
     assert code == 0
     assert json.loads(Path("one/config.json").read_text())["engine"] == engine
     about = policy_file.load(Path("one/policy.safetensors")).metadata
-    assert about["trained_connections"] == [56, 88, 32]  # of 352 weights, half
+    assert (about["algorithm"], about["trained_connections"]) == (algorithm, connections)
     assert edgerl("prune", "one", "--env", "robots:robot")[0] == 0
     assert edgerl("export", "one", "--format", "onnx")[0] == 0
     policy, exported = policy_file.load(Path("one/policy.safetensors")), OnnxPolicy(Path("one/policy.onnx"))

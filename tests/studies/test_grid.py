@@ -109,11 +109,22 @@ def test_tiny_dense_is_dense_and_has_about_as_many_connections() -> None:
     assert tiny.flops_paper_dense == sparse.flops_paper_dense
 
 
+def test_tiny_dense_of_sac_counts_its_deviations() -> None:
+    grid = {"method": ["tiny-dense", "ds-td3"], "environment": ["HalfCheetah-v5"], "algorithm": ["sac"]}
+    study = parse_study({"grid": grid, "run": {"hidden": [64, 64], "sparsity": 0.5}}, "own", "own.toml")
+    tiny, sparse = plan_runs(study)
+    # 3 w² + w (17 + 12 + 2 · (23 + 1)); a width more or less comes no closer
+    width, _ = tiny.config.network.hidden
+    counts = {w: 3 * w**2 + 77 * w for w in range(1, 65)}
+    assert tiny.connections == counts[width]
+    assert abs(tiny.connections - sparse.connections) == min(abs(n - sparse.connections) for n in counts.values())
+
+
 @pytest.mark.parametrize("hidden", [(256, 256), (400, 300), (64,), (128, 64, 32)])
 @pytest.mark.parametrize("share", [0.05, 0.3, 0.77, 1.0])
 def test_no_width_comes_closer_than_tiny_denses(hidden: tuple[int, ...], share: float) -> None:
     wanted = round(share * _dense_connections(11, 3, hidden))
-    found = tiny_dense(Sizes("any", 11, 3, None), hidden, wanted)
+    found = tiny_dense(Sizes("any", 11, 3, None), 3, hidden, wanted)
     candidates = [
         tuple(max(1, int(first * width / hidden[0] + 0.5)) for width in hidden) for first in range(1, hidden[0] + 1)
     ]

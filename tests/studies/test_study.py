@@ -86,6 +86,18 @@ def test_variants_are_sets_of_options_that_come_before_those_of_the_run(tmp_path
         ('variants = "a"\n[grid]\nblock = [1]\n', r"variants is 'a'; expected tables, \[variants.NAME\]"),
         ("[variants]\na = 3\n[grid]\nblock = [1]\n", r"variants.a is 3; expected a table, \[variants.a\]"),
         ('[variants."a/b"]\n[grid]\nblock = [1]\n', r"a variant is called 'a/b'; use letters, digits"),
+        (
+            '[variants.a]\nenvironment = "module:factory"\n[grid]\nseed = [1]\n',
+            r"key 'variants.a.environment' is unknown; it belongs under \[run\]$",
+        ),
+        (
+            "[variants.a]\nenv_args = {length = 3}\n[grid]\nseed = [1]\n",
+            r"key 'variants.a.env_args' is unknown; it belongs under \[run\]$",
+        ),
+        (
+            "[variants.a]\nseed = 1\n[grid]\nblock = [1]\n",
+            r"key 'variants.a.seed' is unknown; it belongs under \[run\]$",
+        ),
         ("[variants.a]\nblok = 4\n[grid]\nseed = [1]\n", r"key 'variants.a.blok' is unknown; did you mean"),
         ('[grid]\nvariant = ["a"]\n', r"key 'grid.variant' is unknown"),
         ("", r"^own\.toml is empty: \[grid\] names no run; expected a line such as environment = "),
@@ -161,6 +173,14 @@ def test_narrowing_takes_other_steps_and_seeds_and_some_of_the_environments() ->
         ConfigError, match=r"environment 'Hoper-v5' is not in the study table1.*; did you mean Hopper-v5"
     ):
         narrowed(table1, environments=["Hoper-v5"])
+
+
+def test_steps_that_a_study_is_narrowed_to_are_every_variants() -> None:
+    study = _load("[grid]\nseed = [0]\n[variants.short]\nsteps = 60000\nn_step = 2\n[variants.plain]\n")
+    narrow = narrowed(study, steps=90_000)
+    assert [run.config.schedule.steps for run in plan_runs(narrow)] == [90_000, 90_000]
+    assert narrow.variants == {"short": {"n_step": 2}, "plain": {}}
+    assert narrowed(study).variants == study.variants
 
 
 def test_the_record_in_a_studys_folder_is_the_study(tmp_path: Path) -> None:

@@ -244,11 +244,14 @@ def test_a_run_of_another_engine_is_tabulated_where_the_study_names_none() -> No
 
 
 def test_the_papers_figures_stand_beside_the_papers_setting_alone() -> None:
-    for text, has in (("seed = [0]", True), ("sparsity = [0.8]", False), ("hidden = [[16, 16]]", False)):
+    sac = 'algorithm = ["sac"]\nlearning_rate = [1e-3]\nbatch_size = [100]\npolicy_delay = [2]\nweight_decay = [2e-4]'
+    for at, (text, has) in enumerate(
+        (("seed = [0]", True), ("sparsity = [0.8]", False), ("hidden = [[16, 16]]", False), (sac, False))
+    ):
         study = parse_study({"grid": tomllib.loads(text)}, "own", "own.toml")
         runs = plan_runs(study)
-        write_run(Path(text) / runs[0].name, runs[0], [1.0])
-        (row,) = make_table(study, runs, Path(text)).rows
+        write_run(Path(str(at)) / runs[0].name, runs[0], [1.0])
+        (row,) = make_table(study, runs, Path(str(at))).rows
         assert (row.paper_return is not None, row.paper_connections is not None) == (has, has)
     schedule = narrowed(load_study("schedule"), seeds=[0])
     runs = plan_runs(schedule)

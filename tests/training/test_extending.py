@@ -71,6 +71,7 @@ def _masks(folder: Path) -> dict[str, bytes]:
         {"block": 4, "growth": "gradient"},
         {"policy": "best"},
         {"method": "td3"},
+        {"algorithm": "sac", "updates_per_step": 0.7, "critic_norm": "layer"},
         {"evaluation": "between-episodes"},
         {"evaluation": "none"},
     ],

@@ -116,10 +116,10 @@ def training_cost(
 
 
 def _in_networks(
-    count: Callable[[NetworkShape], int], actor: NetworkShape, critic: NetworkShape, evolving: tuple[bool, bool]
+    count: Callable[[NetworkShape], int], actor: NetworkShape, critic: NetworkShape, chosen: tuple[bool, bool]
 ) -> int:
-    """The sum over those of the three networks that evolve."""
-    return evolving[0] * count(actor) + 2 * evolving[1] * count(critic)
+    """The sum over the actor and both critics, as far as they are chosen."""
+    return chosen[0] * count(actor) + 2 * chosen[1] * count(critic)
 
 
 def _norm_flops(updates: int, delayed_updates: int, passes: tuple[int, int]) -> int:
