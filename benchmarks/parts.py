@@ -14,12 +14,10 @@ import statistics
 import time
 from typing import Any
 
-import numpy as np
-from sizes import BATCH, N_ACTIONS, N_OBSERVATIONS, density_options
+from sizes import BATCH, N_ACTIONS, N_OBSERVATIONS, density_options, random_replay
 
 from edgerl.algorithms.native import NativeAgent
 from edgerl.config import make_config
-from edgerl.edge.continual.replay import Boundary, Replay
 
 UPDATES, WARM_UP = 200, 300
 SAC: dict[str, Any] = {"algorithm": "sac", "policy_delay": 2, "learning_rate": 1e-3, "weight_decay": 2e-4}
@@ -32,20 +30,10 @@ PARTS: dict[str, dict[str, Any]] = {
 }
 
 
-def random_replay() -> Replay:
-    """20 000 random transitions."""
-    generator, replay = np.random.default_rng(0), Replay(None, N_OBSERVATIONS, N_ACTIONS, 20_000)
-    for _ in range(20_000):
-        observation, following = generator.normal(size=(2, N_OBSERVATIONS)).astype(np.float32)
-        action = generator.uniform(-1, 1, N_ACTIONS).astype(np.float32)
-        replay.append(observation, action, float(generator.normal()), following, Boundary.CONTINUES)
-    return replay
-
-
 def time_parts(density: float, block: int, batch: int, repeats: int) -> dict[str, float]:
     """Microseconds of an update with each part."""
     common = {"environment": "none", "start_steps": 1, "block": block, "batch_size": batch, **density_options(density)}
-    replay = random_replay()
+    replay = random_replay(20_000)
     agents = {
         name: NativeAgent(make_config(**common | options), N_OBSERVATIONS, N_ACTIONS) for name, options in PARTS.items()
     }

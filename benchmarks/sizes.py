@@ -1,10 +1,14 @@
-"""What the benchmarks share: HalfCheetah's size, the density of its hidden layers, and the measurement of time."""
+"""What the benchmarks share: HalfCheetah's size, the density of its hidden layers, transitions, and time."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+
+from edgerl.edge.continual.replay import Boundary, Replay
 
 N_OBSERVATIONS, N_ACTIONS, HIDDEN = 17, 6, 256
 BATCH = 100
@@ -22,6 +26,16 @@ def density_options(density: float) -> dict[str, Any]:
         "actor_sparsity": sparsity(N_OBSERVATIONS, N_ACTIONS),
         "critic_sparsity": sparsity(N_OBSERVATIONS + N_ACTIONS, 1),
     }
+
+
+def random_replay(count: int) -> Replay:
+    """Random transitions of one endless episode."""
+    generator, replay = np.random.default_rng(0), Replay(None, N_OBSERVATIONS, N_ACTIONS, count)
+    for _ in range(count):
+        observation, following = generator.normal(size=(2, N_OBSERVATIONS))
+        action, reward = generator.uniform(-1, 1, N_ACTIONS), generator.normal()
+        replay.append(observation, action, reward, following, Boundary.CONTINUES)
+    return replay
 
 
 @dataclass(frozen=True)

@@ -38,14 +38,14 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from sizes import BATCH, HIDDEN, N_ACTIONS, N_OBSERVATIONS, Seconds, density_options
+from sizes import BATCH, HIDDEN, N_ACTIONS, N_OBSERVATIONS, Seconds, density_options, random_replay
 from stable_baselines3 import TD3
 from stable_baselines3.common.logger import configure
 
 from edgerl.algorithms import td3
 from edgerl.algorithms.native import NativeAgent
 from edgerl.config import make_config
-from edgerl.edge.continual.replay import Boundary, Replay
+from edgerl.edge.continual.replay import Replay
 from edgerl.environments.make import make
 
 REPEATS, LEAST_REPEATS = 9, 7
@@ -77,16 +77,6 @@ class Contender:
     def microseconds(self) -> float:
         """Of an update, median of the repeats."""
         return statistics.median(repeat.processor for repeat in self.seconds) / self.updates * 1e6
-
-
-def random_replay() -> Replay:
-    """10 000 random transitions."""
-    generator, replay = np.random.default_rng(0), Replay(None, N_OBSERVATIONS, N_ACTIONS, 10_000)
-    for _ in range(10_000):
-        observation, following = generator.normal(size=(2, N_OBSERVATIONS))
-        action, reward = generator.uniform(-1, 1, N_ACTIONS), generator.normal()
-        replay.append(observation, action, reward, following, Boundary.CONTINUES)
-    return replay
 
 
 def stable_baselines3() -> Contender:
@@ -239,7 +229,7 @@ def main() -> None:
         parser.error("this process may use several cores; expected one: taskset -c 0 python benchmarks/update.py")
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    replay = random_replay()
+    replay = random_replay(10_000)
     updates = measure_updates(replay, arguments.repeats) if "updates" in arguments.parts else []
     with tempfile.TemporaryDirectory() as folder:
         timed = kernels.measure(Path(folder), replay, arguments.repeats) if "kernels" in arguments.parts else []

@@ -27,19 +27,18 @@ EVOLUTION_KEYS = frozenset(known.name for known in dataclasses.fields(EvolutionC
 """Options of an evolving topology."""
 
 SPARSE_KEYS = frozenset(
-    (
-        *(
-            "sparsity",
-            "actor_sparsity",
-            "critic_sparsity",
-            "lambda1",
-            "lambda2",
-            "block",
-            "distribution",
-            "output_layer",
-        ),
-        *("actor_topology", "critic_topology"),
-    )
+    {
+        "sparsity",
+        "actor_sparsity",
+        "critic_sparsity",
+        "lambda1",
+        "lambda2",
+        "block",
+        "distribution",
+        "output_layer",
+        "actor_topology",
+        "critic_topology",
+    }
 )
 """Options of a sparse network."""
 
