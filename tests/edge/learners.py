@@ -85,7 +85,9 @@ def learner_config(
         "target_noise": 0.2, "target_noise_clip": 0.5, "drop_fraction": 0.3,
     }  # fmt: skip
     config = LearnerConfig(n_observations=n, n_actions=m, **defaults | fields)
-    for network, first, last in ((config.actor, n, m), (config.critic, n + m, 1)):
+    if config.is_stochastic:
+        config.target_entropy = -m
+    for network, first, last in ((config.actor, n, 2 * m if config.is_stochastic else m), (config.critic, n + m, 1)):
         network.learning_rate, network.n_layers, network.evolves = learning_rate, len(widths) + 1, 1
         inputs = [first, *widths]
         for index, outputs in enumerate((*widths, last)):

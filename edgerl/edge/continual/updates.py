@@ -67,6 +67,11 @@ class Updates:
         has_credit = self._started + 1 <= self._experience.observed * self._per_step
         return has_credit and self._experience.transitions.size >= self._arena.config.batch
 
+    @property
+    def deferred(self) -> int:
+        """Updates that transitions allow and that have not begun: there was no time yet, or no batch."""
+        return int(self._experience.observed * self._per_step) - self._started
+
     def slice(self, work: int) -> bool:
         """About `work` multiply-adds; whether they completed an update."""
         if not self._is_under_way:

@@ -68,6 +68,8 @@ EDGERL_API int32_t edgerl_isa_best(void);
  *
  *     normalised = (observation - mean) * scale          (where they are given)
  *     action     = centre + half_range * tanh(W_L relu(... relu(W_1 normalised + b_1) ...) + b_L)
+ *
+ * A stochastic policy's last layer gives the n_actions means of tanh's argument, as above, then the logarithms of its deviations.
  */
 
 /* How a layer's weights lie in the arena. Each is by input, and skips the inputs that are zero, as ReLU leaves half. */
@@ -95,6 +97,7 @@ typedef struct edgerl_layer {
 typedef struct edgerl_policy_config {
     uint32_t n_layers;
     int32_t isa; /* an edgerl_isa: the best one to use; a processor that lacks it uses the best it has */
+    uint32_t is_stochastic; /* 1: the last layer has 2 n_actions outputs; 0: n_actions */
     const edgerl_layer *layers;
     const float *mean;       /* [n_observations], or null */
     const float *scale;      /* [n_observations], or null; both or neither */
@@ -112,7 +115,11 @@ EDGERL_API int32_t edgerl_policy_init(const edgerl_policy_config *config, void *
  * of the observation is NaN or infinite, or becomes infinite by normalisation. */
 EDGERL_API int32_t edgerl_policy_act(void *arena, const float *observation, float *action);
 
-/* The same with an observation and an action that lie in the arena, for callers to whom each argument costs time: the
+/* The same with an action drawn from a stochastic policy's distribution; noise [n_actions]: standard normal numbers. Of any
+ * other policy EDGERL_BAD_ARGUMENT. */
+EDGERL_API int32_t edgerl_policy_sample(void *arena, const float *observation, const float *noise, float *action);
+
+/* edgerl_policy_act with an observation and an action that lie in the arena, for callers to whom each argument costs time: the
  * byte offsets, from the arena's start, of [n_observations] floats to write and of [n_actions] floats to read. */
 EDGERL_API int32_t edgerl_policy_windows(const void *arena, size_t *observation, size_t *action);
 EDGERL_API int32_t edgerl_policy_act_in_place(void *arena);

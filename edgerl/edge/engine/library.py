@@ -33,6 +33,9 @@ ISAS: tuple[Isa, ...] = get_args(Isa)
 
 ISA_VARIABLE = "EDGERL_ISA"
 
+SAC = 1
+"""EDGERL_SAC."""
+
 MAXIMUM_LAYERS = 9
 """Affine layers of a learner's network."""
 
@@ -59,6 +62,7 @@ class PolicyConfig(ctypes.Structure):
     _fields_ = (
         ("n_layers", c_uint32),
         ("isa", c_int32),
+        ("is_stochastic", c_uint32),
         ("layers", POINTER(LayerConfig)),
         ("mean", POINTER(c_float)),
         ("scale", POINTER(c_float)),
@@ -133,6 +137,11 @@ class LearnerConfig(ctypes.Structure):
         ("critic", NetworkPlan),
     )
 
+    @property
+    def is_stochastic(self) -> bool:
+        """Whether the actor gives a distribution of actions, as SAC's does."""
+        return bool(self.algorithm == SAC)
+
 
 class ReplayStructure(ctypes.Structure):
     """edgerl_replay."""
@@ -206,6 +215,7 @@ FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "edgerl_policy_bytes": (POINTER(PolicyConfig), POINTER(c_size_t)),
     "edgerl_policy_init": (POINTER(PolicyConfig), c_void_p, c_size_t),
     "edgerl_policy_act": (c_void_p, c_void_p, c_void_p),
+    "edgerl_policy_sample": (c_void_p, c_void_p, c_void_p, c_void_p),
     "edgerl_policy_windows": (c_void_p, POINTER(c_size_t), POINTER(c_size_t)),
     "edgerl_policy_act_in_place": (c_void_p,),
     "edgerl_policy_run_layer": (c_void_p, c_uint32, c_void_p, c_void_p, c_uint32),

@@ -214,7 +214,7 @@ static void *build_layer(const edgerl_layer *layer, int32_t layout, int32_t isa)
     for (uint32_t i = 0; i < own.n_outputs; i++) {
         ones[i] = 1;
     }
-    const edgerl_policy_config config = {1, isa, &own, NULL, NULL, ones, ones};
+    const edgerl_policy_config config = {1, isa, 0, &own, NULL, NULL, ones, ones};
     size_t bytes = 0;
     void *arena = build(&config, &bytes);
     free(ones);
