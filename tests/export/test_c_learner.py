@@ -29,7 +29,7 @@ from edgerl.export.c_learner.text import comment_line, float_literal
 from edgerl.files.tensors import TensorReader
 from edgerl.policy.compact import action_scaling
 from tests.edge.compiled import CHECKS_AS_CALLS, CORTEX_M7, HERE, SANITIZED, WARNINGS, compile_c, run
-from tests.edge.learners import Step, learner_config, steps, write_bundle
+from tests.edge.learners import TD3, Step, learner_config, steps, write_bundle
 
 Array = npt.NDArray[Any]
 
@@ -40,9 +40,6 @@ FIRST, COUNT, UPDATES, FURTHER, ACTED = 64, 120, 200, 50, 20
 TOLERANCE = 1e-6
 """Of weights and biases after 200 updates: another order of additions, and fused multiply-adds or none. They differed
 by 9e-8 (GCC 12; AVX-512 against scalar code of an x86-64 and of an emulated Cortex-M7)."""
-
-TD3 = 0
-"""EDGERL_TD3."""
 
 FIRMWARE = Path(__file__).with_name("learner_firmware.c")
 QEMU = (
