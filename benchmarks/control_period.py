@@ -1,4 +1,4 @@
-"""Updates that fit into half a core beside a control loop, by number of connections: measured here, estimated for a device.
+"""Updates within half a core beside a control loop, by number of connections: measured here, estimated for a device.
 
     OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/control_period.py [--rate 20] [--device raspberry-pi-5] [--batch N]
 
@@ -48,10 +48,10 @@ def main() -> None:
     for density in (0.5, 0.2, 0.1, 0.05):
         for block in (1, 4):
             agents = make_agents(LEARNERS, density, block, **common)
-            cells = [
-                f"{budget_us / taken:.1f} ({taken:.0f} µs) / ≈ {budget_us / update_us(device, agents[name].arena.config):.1f}"
-                for name, taken in time_updates(agents, arguments.repeats).items()
-            ]
+            cells = []
+            for name, taken_us in time_updates(agents, arguments.repeats).items():
+                estimate_us = update_us(device, agents[name].arena.config)
+                cells.append(f"{budget_us / taken_us:.1f} ({taken_us:.0f} µs) / ≈ {budget_us / estimate_us:.1f}")
             counts = ", ".join(str(connections(agents[name])) for name in ("TD3", "SAC"))
             print(f"| {density:g}, {block} | {counts} | {' | '.join(cells)} |", flush=True)
 

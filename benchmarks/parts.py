@@ -31,7 +31,9 @@ PARTS: dict[str, dict[str, Any]] = {
 }
 
 
-def make_agents(parts: Mapping[str, dict[str, Any]], density: float, block: int, **common: Any) -> dict[str, NativeAgent]:
+def make_agents(
+    parts: Mapping[str, dict[str, Any]], density: float, block: int, **common: Any
+) -> dict[str, NativeAgent]:
     """An agent with each part."""
     made = {}
     for name, options in parts.items():

@@ -53,8 +53,8 @@ class Challenger:
         self.values = Values(arena)
 
     def act(self, observation: Array, noise: Array | None = None) -> Array | None:
-        """The action [m] for a finite observation [n], in the robot's own units; None where it has no answer. noise [m],
-        standard normal: one drawn from the distribution of a stochastic actor."""
+        """The action [m] for a finite observation [n], in the robot's own units; None where it has no answer. noise:
+        standard normal numbers [m], for one drawn from the distribution of a stochastic actor."""
         centre, half_range = self._constants.scaling
         normalised = self._constants.normalised(observation)
         with self.acting:

@@ -16,8 +16,8 @@ from edgerl.policy.compact import Array, action_scaling
 
 
 class Champion:
-    """observation [n] → action [m] in the robot's own units, by the actor as it was at the last `copy_actor`; with noise
-    [m], standard normal numbers, one drawn from the distribution of a stochastic actor.
+    """observation [n] → action [m] in the robot's own units, by the actor as it was at the last `copy_actor`. With
+    standard normal numbers [m] as noise, one drawn from the distribution of a stochastic actor.
 
     There are two copies, so that one can be made while the other drives; `n_bytes` is of both. Threads may share it.
     """

@@ -18,6 +18,7 @@ from edgerl.edge.engine.released import current
 from edgerl.errors import ConfigError, FileFormatError, UnsupportedModelError, quoted
 from edgerl.files.tensors import TensorReader, Tensors
 
+
 @dataclass(frozen=True)
 class Origin:
     """What a file says about a learner, checked."""

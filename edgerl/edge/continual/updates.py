@@ -69,8 +69,9 @@ class Updates:
     @property
     def deferred(self) -> int:
         """Updates that transitions allow, and for which there was no time yet."""
-        has_batch = self._experience.transitions.size >= self._arena.config.batch
-        return has_batch * (int(self._experience.observed * self._per_step) - self._started)
+        if self._experience.transitions.size < self._arena.config.batch:
+            return 0
+        return int(self._experience.observed * self._per_step) - self._started
 
     def slice(self, work: int) -> bool:
         """About `work` multiply-adds; whether they completed an update."""
