@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=20.0, help="control periods per second")
     parser.add_argument("--device", default="raspberry-pi-5", help="what the estimate is for")
     parser.add_argument("--batch", type=int, help="transitions per update (default: the algorithm's)")
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--repeats", type=int, default=9)
     arguments = parser.parse_args()
     device, budget_us = find_device(arguments.device), CORE_SHARE * 1e6 / arguments.rate
     print(f"Updates in {budget_us / 1000:g} ms: here (time of one) / {device.id}, an unvalidated estimate\n")

@@ -62,9 +62,7 @@ class Updates:
     @property
     def may_continue(self) -> bool:
         """Whether an update is under way, or may start: there is a batch, and transitions allow it."""
-        if self._is_under_way:
-            return True
-        return self.deferred > 0
+        return self._is_under_way or self.deferred > 0
 
     @property
     def deferred(self) -> int:
