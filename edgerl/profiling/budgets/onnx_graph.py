@@ -46,8 +46,8 @@ _PRECISIONS: dict[str, Precision] = {"float32": "fp32", "float16": "fp16", "int8
 
 
 @dataclass(frozen=True)
-class _Constant:
-    """A constant of the graph; sparse ones keep only their values."""
+class Constant:
+    """A constant of a graph; sparse ones keep only their values."""
 
     shape: tuple[int, ...]
     values: npt.NDArray[Any]
@@ -56,14 +56,17 @@ class _Constant:
 
     @property
     def size(self) -> int:
+        """Numbers, zeros included."""
         return math.prod(self.shape)
 
     @property
     def is_dense(self) -> bool:
+        """Whether `values` has all of them, in their shape."""
         return self.values.shape == self.shape
 
     @property
     def connections(self) -> int:
+        """Numbers that are not zero."""
         return int(np.count_nonzero(self.values != self.zero))
 
 
@@ -71,7 +74,7 @@ class _Constant:
 class _Affine:
     """A layer whose bias may follow."""
 
-    weight: _Constant
+    weight: Constant
     n_inputs: int
     n_outputs: int
     has_bias: bool
@@ -80,7 +83,7 @@ class _Affine:
 class _Chain:
     """Walks the nodes in order and keeps track of the one computed value, without its content."""
 
-    def __init__(self, source: Path, constants: dict[str, _Constant], value: str, width: int | None) -> None:
+    def __init__(self, source: Path, constants: dict[str, Constant], value: str, width: int | None) -> None:
         self.source = source
         self.constants = constants
         self.value = value
@@ -116,7 +119,7 @@ class _Chain:
     def fold(self, node: NodeProto, inputs: list[str]) -> None:
         """A node whose inputs are all constants makes a constant."""
         if node.op_type == "Constant":
-            self.constants[node.output[0]] = self.constant_node(node)
+            self.constants[node.output[0]] = constant_of(node, self.source)
             return
         if node.op_type not in ON_CONSTANTS or not inputs:
             raise self.refuse(node, "works on constants in a way that is not understood")
@@ -127,22 +130,7 @@ class _Chain:
             constant = self.dequantized(node, constant, inputs)
         self.constants[node.output[0]] = constant
 
-    def constant_node(self, node: NodeProto) -> _Constant:
-        if len(node.attribute) == 1:
-            attribute = node.attribute[0]
-            if attribute.name == "value":
-                return read_tensor(attribute.t, self.source)
-            if attribute.name == "sparse_value":
-                return read_sparse(attribute.sparse_tensor, self.source)
-            if attribute.name in ("value_float", "value_int"):
-                value = attribute.f if attribute.name == "value_float" else attribute.i
-                return _plain(np.asarray(value, np.float32 if attribute.name == "value_float" else np.int64))
-            if attribute.name in ("value_floats", "value_ints"):
-                values = attribute.floats if attribute.name == "value_floats" else attribute.ints
-                return _plain(np.asarray(values, np.float32 if attribute.name == "value_floats" else np.int64))
-        raise self.refuse(node, "holds no number")
-
-    def transposed(self, node: NodeProto, constant: _Constant) -> _Constant:
+    def transposed(self, node: NodeProto, constant: Constant) -> Constant:
         permutation = next((list(a.ints) for a in node.attribute if a.name == "perm"), [1, 0])
         if len(constant.shape) != 2 or sorted(permutation) != [0, 1]:
             raise self.refuse(node, "transposes a constant that is not a matrix")
@@ -152,7 +140,7 @@ class _Chain:
         zero = constant.zero.T if isinstance(constant.zero, np.ndarray) else constant.zero
         return replace(constant, shape=constant.shape[::-1], values=values, zero=zero)
 
-    def dequantized(self, node: NodeProto, constant: _Constant, inputs: list[str]) -> _Constant:
+    def dequantized(self, node: NodeProto, constant: Constant, inputs: list[str]) -> Constant:
         """The stored integers stay as they are, with the one that means zero."""
         if not constant.is_dense or constant.precision not in ("int8", "uint8", "int32"):
             raise self.refuse(node, f"unpacks {constant.precision}; expected int8 or uint8 in a dense constant")
@@ -221,7 +209,7 @@ class _Chain:
     def is_bias(self, inputs: list[str]) -> bool:
         return all(self.is_row(self.constants[name]) for name in inputs if name in self.constants)
 
-    def is_row(self, constant: _Constant) -> bool:
+    def is_row(self, constant: Constant) -> bool:
         """Whether it holds one number for every feature, or one for all."""
         return constant.size == 1 or (constant.shape[-1] == constant.size and self.width in (None, constant.size))
 
@@ -249,13 +237,9 @@ def read_onnx(path: Path) -> ModelRows:
     broken; MissingExtraError without onnx.
     """
     data = read_bytes(path)
-    if len(data) > MAXIMUM_BYTES:
-        raise UnsupportedModelError(f"{path} has {len(data)} bytes; expected at most {MAXIMUM_BYTES}")
-    graph = _parse(data, path).graph
-    if not 1 <= len(graph.node) <= MAXIMUM_NODES:
-        raise UnsupportedModelError(f"{path} has {len(graph.node)} nodes; expected 1 to {MAXIMUM_NODES}")
-    constants = _initializers(graph, path)
-    value, width = _input(graph, constants, path)
+    graph = parse(data, path).graph
+    constants = initializers(graph, path)
+    value, width = only_input(graph, constants, path)
     chain = _Chain(path, constants, value, width)
     for node in graph.node:
         chain.step(node)
@@ -282,8 +266,8 @@ def output_bounds(path: Path, n_outputs: int) -> Bounds | None:
     """(low, high), [n_outputs] each, of an ONNX file's output, where its last operators bound it: a Tanh, a Clip or the
     like, and after it scaling by constants. None where they do not, or onnx is not installed."""
     try:
-        graph = _parse(read_bytes(path), path).graph
-        chain = _Chain(path, _initializers(graph, path), "", None)
+        graph = parse(read_bytes(path), path).graph
+        chain = _Chain(path, initializers(graph, path), "", None)
         for node in graph.node:
             if node.op_type == "Constant":
                 chain.fold(node, [])
@@ -296,7 +280,7 @@ def output_bounds(path: Path, n_outputs: int) -> Bounds | None:
     return (bounds[0], bounds[1]) if is_range else None
 
 
-def _bounds(graph: GraphProto, constants: dict[str, _Constant]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+def _bounds(graph: GraphProto, constants: dict[str, Constant]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """Raises StopIteration, KeyError or ValueError where the last operators do not bound the output."""
     made_by = {output: node for node in graph.node for output in node.output}
     value, after = graph.output[0].name, []
@@ -314,7 +298,7 @@ def _bounds(graph: GraphProto, constants: dict[str, _Constant]) -> tuple[npt.NDA
     return low, high
 
 
-def _own_range(node: NodeProto, constants: dict[str, _Constant]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+def _own_range(node: NodeProto, constants: dict[str, Constant]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """The range of a node, for any input; of a Clip it is in its inputs, before opset 11 in its attributes."""
     if node.op_type in UNIT_RANGES:
         low, high = np.array(UNIT_RANGES[node.op_type], np.float64)[:, None]
@@ -325,7 +309,7 @@ def _own_range(node: NodeProto, constants: dict[str, _Constant]) -> tuple[npt.ND
     return _flat(constants[node.input[1]]), _flat(constants[node.input[2]])
 
 
-def _flat(constant: _Constant) -> npt.NDArray[np.float64]:
+def _flat(constant: Constant) -> npt.NDArray[np.float64]:
     if not constant.is_dense:
         raise ValueError("a sparse constant")
     return constant.values.astype(np.float64).reshape(-1)
@@ -345,7 +329,24 @@ def describe(node: NodeProto) -> str:
     return f"the node {operation[:40]} {name[:40]!r}"
 
 
-def read_tensor(tensor: TensorProto, source: Path) -> _Constant:
+def constant_of(node: NodeProto, source: Path) -> Constant:
+    """What a Constant node holds. Raises UnsupportedModelError, and what `read_tensor` raises."""
+    if len(node.attribute) == 1:
+        attribute = node.attribute[0]
+        if attribute.name == "value":
+            return read_tensor(attribute.t, source)
+        if attribute.name == "sparse_value":
+            return read_sparse(attribute.sparse_tensor, source)
+        if attribute.name in ("value_float", "value_int"):
+            value = attribute.f if attribute.name == "value_float" else attribute.i
+            return _plain(np.asarray(value, np.float32 if attribute.name == "value_float" else np.int64))
+        if attribute.name in ("value_floats", "value_ints"):
+            values = attribute.floats if attribute.name == "value_floats" else attribute.ints
+            return _plain(np.asarray(values, np.float32 if attribute.name == "value_floats" else np.int64))
+    raise UnsupportedModelError(f"{source} cannot be read: {describe(node)} holds no number")
+
+
+def read_tensor(tensor: TensorProto, source: Path) -> Constant:
     """A dense constant, checked before anything is allocated for it."""
     from onnx import TensorProto as Types
     from onnx import numpy_helper
@@ -364,10 +365,10 @@ def read_tensor(tensor: TensorProto, source: Path) -> _Constant:
         raise FileFormatError(f"{source} is not valid: {name!r} is {values.dtype} of the shape {list(values.shape)}")
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise FileFormatError(f"{source} is not valid: {name!r} holds a number that is not finite")
-    return _Constant(shape, values, str(values.dtype))
+    return Constant(shape, values, str(values.dtype))
 
 
-def read_sparse(sparse: SparseTensorProto, source: Path) -> _Constant:
+def read_sparse(sparse: SparseTensorProto, source: Path) -> Constant:
     """A sparse constant: its values, and never the matrix."""
     shape = _shape(sparse.dims, sparse.values.name[:40], source)
     values = read_tensor(sparse.values, source)
@@ -376,11 +377,17 @@ def read_sparse(sparse: SparseTensorProto, source: Path) -> _Constant:
         raise FileFormatError(f"{source} is not valid: {sparse.values.name[:40]!r} has other indices than values")
     if values.size > math.prod(shape):
         raise FileFormatError(f"{source} is not valid: {sparse.values.name[:40]!r} holds more values than positions")
-    return _Constant(shape, values.values, values.precision)
+    return Constant(shape, values.values, values.precision)
 
 
-def _parse(data: bytes, path: Path) -> ModelProto:
+def parse(data: bytes, path: Path) -> ModelProto:
+    """The model in the bytes of a file, of bounded size.
+
+    Raises FileFormatError, UnsupportedModelError, MissingExtraError.
+    """
     onnx = require("onnx", "export")
+    if len(data) > MAXIMUM_BYTES:
+        raise UnsupportedModelError(f"{path} has {len(data)} bytes; expected at most {MAXIMUM_BYTES}")
     try:
         model: ModelProto = onnx.load_model_from_string(data)
     except Exception as error:  # protobuf's decoder has several
@@ -397,16 +404,19 @@ def _parse(data: bytes, path: Path) -> ModelProto:
                 f"{path} has {name} {has}, too new for onnx {onnx.__version__}, which knows up to {known}; update onnx "
                 "and see that the device's onnxruntime knows it, or export the model with an older one"
             )
+    if not 1 <= len(model.graph.node) <= MAXIMUM_NODES:
+        raise UnsupportedModelError(f"{path} has {len(model.graph.node)} nodes; expected 1 to {MAXIMUM_NODES}")
     return model
 
 
-def _initializers(graph: GraphProto, path: Path) -> dict[str, _Constant]:
+def initializers(graph: GraphProto, path: Path) -> dict[str, Constant]:
+    """The constants that the file holds, by name. Raises what `read_tensor` raises."""
     dense = {tensor.name: read_tensor(tensor, path) for tensor in graph.initializer}
     sparse = {tensor.values.name: read_sparse(tensor, path) for tensor in graph.sparse_initializer}
     return dense | sparse
 
 
-def _input(graph: GraphProto, constants: dict[str, _Constant], path: Path) -> tuple[str, int | None]:
+def only_input(graph: GraphProto, constants: dict[str, Constant], path: Path) -> tuple[str, int | None]:
     """(name, features of one sample where the graph says so) of the one input."""
     inputs = [value for value in graph.input if value.name not in constants]
     if len(inputs) != 1:
@@ -435,8 +445,8 @@ def _shape(dims: Iterable[int], name: str, source: Path) -> tuple[int, ...]:
     return shape
 
 
-def _plain(values: npt.NDArray[Any]) -> _Constant:
-    return _Constant(values.shape, values, str(values.dtype))
+def _plain(values: npt.NDArray[Any]) -> Constant:
+    return Constant(values.shape, values, str(values.dtype))
 
 
 def _integer(node: NodeProto, name: str, default: int) -> int:
