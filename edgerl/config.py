@@ -148,8 +148,8 @@ class EvolutionConfig:
 
 
 @dataclass(frozen=True)
-class TD3Config:
-    """TD3 itself."""
+class LearningConfig:
+    """How actor and critics learn, whatever the algorithm, and what one of the algorithms alone has."""
 
     discount: float = _number(0.99, "Discount (γ).", "[0, 1]", "per step", "TD3")
     soft_update: float = _number(
@@ -267,7 +267,7 @@ class Config:
     )
     network: NetworkConfig = field(default_factory=NetworkConfig)
     evolution: EvolutionConfig = field(default_factory=EvolutionConfig)
-    td3: TD3Config = field(default_factory=TD3Config)
+    learning: LearningConfig = field(default_factory=LearningConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
 
     def __post_init__(self) -> None:
@@ -314,14 +314,19 @@ ALGORITHM_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 }
 """What an algorithm has by default instead of the fields' own defaults: as its authors chose it."""
 
-_SECTIONS = {"network": NetworkConfig, "evolution": EvolutionConfig, "td3": TD3Config, "schedule": ScheduleConfig}
+_SECTIONS = {
+    "network": NetworkConfig,
+    "evolution": EvolutionConfig,
+    "learning": LearningConfig,
+    "schedule": ScheduleConfig,
+}
 
 
 @dataclass(frozen=True)
 class RunOption(Option):
     """One option of a run, for whoever lists them all."""
 
-    section: str | None  # network, evolution, td3, schedule; None for one of the run as a whole
+    section: str | None  # network, evolution, learning, schedule; None for one of the run as a whole
 
     @property
     def shown_default(self) -> str:
@@ -460,12 +465,12 @@ def validated(config: Config) -> Config:
     if config.evaluation == "none" and config.policy == "best":
         raise ConfigError("`policy` is best and `evaluation` is none; expected evaluations, or `policy` last")
     learning_steps = config.schedule.steps - config.schedule.start_steps
-    if learning_steps > 0 and config.td3.updates_after(learning_steps) == 0:
+    if learning_steps > 0 and config.learning.updates_after(learning_steps) == 0:
         raise ConfigError(
-            f"`updates_per_step` is {config.td3.updates_per_step}, which makes no update in the {learning_steps} steps "
-            "after `start_steps`; expected more of either"
+            f"`updates_per_step` is {config.learning.updates_per_step}, which makes no update in the {learning_steps} "
+            "steps after `start_steps`; expected more of either"
         )
-    if config.schedule.replay_capacity <= config.td3.n_step:
+    if config.schedule.replay_capacity <= config.learning.n_step:
         raise ConfigError(f"`replay_capacity` is {config.schedule.replay_capacity}; expected more than `n_step`")
     return config
 
@@ -603,6 +608,7 @@ def from_toml(path: Path) -> dict[str, Any]:
 def from_json(data: Mapping[str, Any], source: str) -> Config:
     """A configuration from parsed JSON, which is not trusted. Raises ConfigError that names `source`."""
     try:
+        data = _renamed(data)
         sections = {name: _section(kind, data[name], name) for name, kind in _SECTIONS.items()}
         config: Config = _section(Config, {**data, **sections}, "config")
         config = validated(config)
@@ -614,6 +620,13 @@ def from_json(data: Mapping[str, Any], source: str) -> Config:
     except ConfigError as error:
         raise ConfigError(f"{source}: {bare(error)}") from error
     return config
+
+
+def _renamed(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Under the names of this version: 0.1.0 wrote `td3` for learning."""
+    if "td3" in data and "learning" not in data:
+        data = {"learning" if name == "td3" else name: value for name, value in data.items()}
+    return data
 
 
 def _section(kind: type[Any], data: Any, name: str) -> Any:

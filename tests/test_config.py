@@ -16,9 +16,9 @@ from edgerl.config import (
     OPTIONS,
     Config,
     EvolutionConfig,
+    LearningConfig,
     NetworkConfig,
     ScheduleConfig,
-    TD3Config,
     from_json,
     make_config,
     to_json,
@@ -31,10 +31,15 @@ def test_the_default_is_the_papers_halfcheetah() -> None:
     assert config.environment == "HalfCheetah-v5"
     assert config.network == NetworkConfig((256, 256), "ds-td3", 1, None, 7.0, 64.0)
     assert (config.evolution.drop_fraction, config.evolution.evolution_interval) == (0.05, 1000)
-    td3 = config.td3
-    assert (td3.discount, td3.soft_update, td3.learning_rate, td3.weight_decay) == (0.99, 0.005, 1e-3, 2e-4)
-    assert (td3.batch_size, td3.policy_delay) == (100, 2)
-    assert (td3.target_noise, td3.target_noise_clip, td3.exploration_noise) == (0.2, 0.5, 0.1)
+    learning = config.learning
+    assert (learning.discount, learning.soft_update, learning.learning_rate, learning.weight_decay) == (
+        0.99,
+        0.005,
+        1e-3,
+        2e-4,
+    )
+    assert (learning.batch_size, learning.policy_delay) == (100, 2)
+    assert (learning.target_noise, learning.target_noise_clip, learning.exploration_noise) == (0.2, 0.5, 0.1)
     schedule = config.schedule
     assert (schedule.steps, schedule.start_steps, schedule.replay_capacity) == (1_000_000, 25_000, 1_000_000)
     assert (schedule.evaluation_interval, schedule.evaluation_episodes) == (5000, 10)
@@ -104,14 +109,14 @@ def test_a_small_layer_drops_one_as_long_as_half_of_the_drop_fraction_is_left() 
 
 
 def test_n_step_returns_begin_after_their_delay() -> None:
-    assert [n_step_at(TD3Config(n_step=3, n_step_delay=2), update) for update in (1, 2, 3, 4)] == [1, 1, 3, 3]
-    assert n_step_at(TD3Config(n_step=3), 1) == 3
+    assert [n_step_at(LearningConfig(n_step=3, n_step_delay=2), update) for update in (1, 2, 3, 4)] == [1, 1, 3, 3]
+    assert n_step_at(LearningConfig(n_step=3), 1) == 3
 
 
 def test_quick_is_at_most_thirty_thousand_steps_of_the_same_algorithm() -> None:
     quick, paper = make_config("quick"), make_config()
     assert quick.schedule.steps <= 30_000
-    assert (quick.network, quick.evolution, quick.td3) == (paper.network, paper.evolution, paper.td3)
+    assert (quick.network, quick.evolution, quick.learning) == (paper.network, paper.evolution, paper.learning)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +192,7 @@ def test_an_unknown_preset_is_refused() -> None:
 
 
 def test_every_number_has_a_unit_a_range_and_a_source() -> None:
-    for section in (Config, NetworkConfig, EvolutionConfig, TD3Config, ScheduleConfig):
+    for section in (Config, NetworkConfig, EvolutionConfig, LearningConfig, ScheduleConfig):
         for known in dataclasses.fields(section):
             if "int" in str(known.type) or "float" in str(known.type):
                 assert known.metadata.keys() - {"since", "shown"} == {"help", "unit", "range", "source"}, known.name
@@ -205,12 +210,12 @@ def test_a_configuration_goes_through_json_unchanged() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda data: data.pop("td3"), "here: td3 is missing"),
+        (lambda data: data.pop("learning"), "here: learning is missing"),
         (
             lambda data: data.update(extra=1),
             r"here: config was written by another version of edgerl: unknown or missing key .*extra",
         ),
-        (lambda data: data["td3"].update(discount=2.0), r"here: discount is 2\.0; expected a number in \[0, 1\]"),
+        (lambda data: data["learning"].update(discount=2.0), r"here: discount is 2\.0; expected a number in \[0, 1\]"),
         (lambda data: data["schedule"].update(steps="many"), "here: steps is many; expected a whole number"),
         (lambda data: data.update(schedule=[]), "here: schedule was written by another version"),
         (
@@ -241,7 +246,7 @@ def test_a_network_that_no_file_could_hold_is_refused_at_the_start() -> None:
 
 
 def test_every_field_is_an_option_under_a_name_of_its_own() -> None:
-    sections = (Config, NetworkConfig, EvolutionConfig, TD3Config, ScheduleConfig)
+    sections = (Config, NetworkConfig, EvolutionConfig, LearningConfig, ScheduleConfig)
     assert len(OPTIONS) == sum(len(dataclasses.fields(section)) for section in sections) - 4
 
 

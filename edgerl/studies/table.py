@@ -215,7 +215,7 @@ def _is_papers(run: PlannedRun) -> bool:
     """Whether the run is the paper's except for its length: task, networks, evolution, and TD3's options."""
     config = run.config
     papers = make_config(environment=config.environment, method=config.network.method)
-    parts = ("algorithm", "network", "evolution", "td3", "normalize", "env_args")
+    parts = ("algorithm", "network", "evolution", "learning", "normalize", "env_args")
     return all(getattr(config, part) == getattr(papers, part) for part in parts)
 
 

@@ -228,8 +228,8 @@ class Trainer:
     @property
     def _updates_due(self) -> int:
         """Critic updates that follow this step."""
-        td3, learning = self.config.td3, self.step - self.config.schedule.start_steps
-        return td3.updates_after(learning) - td3.updates_after(learning - 1) if learning > 0 else 0
+        learning, steps = self.config.learning, self.step - self.config.schedule.start_steps
+        return learning.updates_after(steps) - learning.updates_after(steps - 1) if steps > 0 else 0
 
     def _step(self, action: Vector) -> tuple[Vector, float, Boundary]:
         """(next observation, reward, boundary) after `action` in [−1, 1]. Raises EnvironmentError."""

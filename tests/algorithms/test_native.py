@@ -238,11 +238,11 @@ def test_sixty_updates_in_double_equal_the_oracle(options: dict[str, Any]) -> No
 
 def _update(oracle: Oracle) -> None:
     """One update on what the engine draws out of `filled_replay`; nothing of either engine is used."""
-    td3, draws, update = oracle.config.td3, Draws(oracle.config.seed), oracle.updates + 1
-    starts = below(draws.words(Purpose.REPLAY, update, td3.batch_size), 300)
-    count = td3.batch_size * M
+    learning, draws, update = oracle.config.learning, Draws(oracle.config.seed), oracle.updates + 1
+    starts = below(draws.words(Purpose.REPLAY, update, learning.batch_size), 300)
+    count = learning.batch_size * M
     noise = normal(draws.words(Purpose.TARGET_NOISE, update, count + count % 2))[:count].reshape(-1, M)
-    noise = np.clip(td3.target_noise * noise, -td3.target_noise_clip, td3.target_noise_clip)
+    noise = np.clip(learning.target_noise * noise, -learning.target_noise_clip, learning.target_noise_clip)
     oracle.update(oracle.batch(transitions(700)[-300:], starts.tolist()), noise)
 
 
@@ -383,7 +383,7 @@ def test_adam_and_the_moving_average_are_their_formulas_at_any_step(
 ) -> None:
     config = small_config(method="static-td3", block=block, policy_delay=1, hidden=(33, 30))
     native, replay = _on(isa, config, monkeypatch), filled_replay()
-    rate, share = config.td3.learning_rate, config.td3.soft_update
+    rate, share = config.learning.learning_rate, config.learning.soft_update
     for updates in (0, 1, 2, 9, 999, 123_456, 1_000_000_000):
         progress = native.arena.progress
         progress.updates = updates

@@ -69,10 +69,15 @@ def test_runs_and_policies_are_named_by_topology_and_algorithm() -> None:
 
 
 def test_defaults_are_those_of_its_authors_and_options_win() -> None:
-    td3 = make_config(algorithm="sac").td3
-    assert (td3.learning_rate, td3.batch_size, td3.policy_delay, td3.weight_decay) == (3e-4, 256, 1, 0)
-    assert make_config(algorithm="sac", batch_size=100).td3.batch_size == 100
-    assert make_config().td3.batch_size == 100
+    learning = make_config(algorithm="sac").learning
+    assert (learning.learning_rate, learning.batch_size, learning.policy_delay, learning.weight_decay) == (
+        3e-4,
+        256,
+        1,
+        0,
+    )
+    assert make_config(algorithm="sac", batch_size=100).learning.batch_size == 100
+    assert make_config().learning.batch_size == 100
 
 
 @pytest.mark.parametrize("isa", HERE)

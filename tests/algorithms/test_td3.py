@@ -119,7 +119,7 @@ def test_sixty_updates_on_n_step_returns_equal_the_oracle(delay: int) -> None:
         replay.append(t.observation, t.action, t.reward, t.following, t.boundary)
     for update in range(1, 61):
         starts, noise = generator.integers(0, 50, 16), agent.target_noise()
-        agent.update(replay.sample(starts, 0.5, n_step_at(agent.config.td3, update)))
+        agent.update(replay.sample(starts, 0.5, n_step_at(agent.config.learning, update)))
         oracle.update(oracle.batch(transitions[-50:], starts.tolist()), noise)
     _assert_equal(agent, oracle)
 

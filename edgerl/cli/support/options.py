@@ -16,7 +16,7 @@ PANELS = {
     None: "Run",
     "network": "Networks and sparsity",
     "evolution": "Evolution of the topology",
-    "td3": "Learning",
+    "learning": "Learning",
     "schedule": "Schedule",
 }
 
