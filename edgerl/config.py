@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from edgerl.environments.arguments import NOTHING, Arguments, checked, task
 from edgerl.errors import ConfigError, bare, nearest, quoted
@@ -21,7 +21,8 @@ from edgerl.files.toml import read_toml
 from edgerl.options import Option, option, options_of
 
 Algorithm = Literal["td3", "sac"]
-Method = Literal["td3", "static-td3", "ds-td3"]
+Topology = Literal["dense", "static", "dynamic"]
+SparseTopology = Literal["static", "dynamic"]
 Distribution = Literal["er", "uniform"]
 OutputLayer = Literal["dense", "sparse"]
 Growth = Literal["random", "gradient"]
@@ -29,12 +30,19 @@ DropCriterion = Literal["magnitude", "scaled-magnitude"]
 DropSchedule = Literal["constant", "cosine"]
 Norm = Literal["none", "layer"]
 Optimiser = Literal["adam", "adamw"]
-Topology = Literal["static", "dynamic"]
 PolicyChoice = Literal["last", "best"]
 Device = Literal["cpu", "cuda"]
 Engine = Literal["auto", "native", "torch"]
 Evaluation = Literal["auto", "separate", "between-episodes", "none"]
 OnFault = Literal["stop", "truncate"]
+
+METHOD_PREFIXES: Mapping[str, str] = {"dense": "", "static": "static-", "dynamic": "ds-"}
+METHODS: Mapping[str, Mapping[str, str]] = {
+    prefix + algorithm: {"algorithm": algorithm, "topology": topology}
+    for algorithm in get_args(Algorithm)
+    for topology, prefix in METHOD_PREFIXES.items()
+}
+"""What a method says in a word: td3, static-td3, ds-td3, sac, …"""
 
 NEW = {"since": "0.2.0"}
 """Of a field that runs of 0.1.0 do not have: where it is missing, it has its default."""
@@ -57,7 +65,9 @@ class NetworkConfig:
     hidden: tuple[int, ...] = _number(
         (256, 256), "Units of the hidden layers.", "[1, 65535]", "units per layer", "paper"
     )
-    method: Method = _option("ds-td3", "Dense, sparse with a static topology, or with one that evolves.", "paper")
+    topology: Topology = _option(
+        "dynamic", "Of actor and critics: dense; or sparse and static, or dynamic, which evolves.", "paper"
+    )
     block: int = _number(
         1, "Unit of topology, in outputs: 1 (the paper's) or 4 (faster).", "[1, 4]", "outputs", "paper: 1"
     )
@@ -90,10 +100,10 @@ class NetworkConfig:
     critic_norm: Norm = _option(
         "none", "What stands before the critics' activations: layer (LayerNorm), or nothing.", "DroQ: layer", **NEW
     )
-    actor_topology: Topology | None = _option(
-        None, "Topology of the actor: static, or dynamic.", shown="the method's", **NEW
+    actor_topology: SparseTopology | None = _option(
+        None, "Topology of the actor: static, or dynamic.", shown="topology", **NEW
     )
-    critic_topology: Topology | None = _option(None, "Topology of the critics.", shown="the method's", **NEW)
+    critic_topology: SparseTopology | None = _option(None, "Topology of the critics.", shown="topology", **NEW)
 
     @property
     def sparsities(self) -> tuple[float | None, float | None]:
@@ -109,8 +119,7 @@ class NetworkConfig:
     @property
     def evolving(self) -> tuple[bool, bool]:
         """Whether the topology of the actor, and that of each critic, evolves."""
-        of_method: Topology = "dynamic" if self.method == "ds-td3" else "static"
-        actor, critic = (own or of_method for own in (self.actor_topology, self.critic_topology))
+        actor, critic = (own or self.topology for own in (self.actor_topology, self.critic_topology))
         return actor == "dynamic", critic == "dynamic"
 
 
@@ -276,7 +285,7 @@ class Config:
     @property
     def method_name(self) -> str:
         """Topology and algorithm in a word, such as ds-td3, static-sac or sac."""
-        return self.network.method.replace("td3", self.algorithm)
+        return METHOD_PREFIXES[self.network.topology] + self.algorithm
 
     def actor_outputs(self, n_actions: int) -> int:
         """What the actor's last layer gives: actions, or the means and deviations of their distribution."""
@@ -355,33 +364,49 @@ OPTIONS: Mapping[str, RunOption] = {
 
 
 def make_config(preset: str | None = None, **options: Any) -> Config:
-    """A configuration from a preset (default paper) and OPTIONS by name; None leaves the preset's value.
+    """A configuration from a preset (default paper), OPTIONS by name, and a method of METHODS; None leaves the preset's
+    value.
 
     Raises ConfigError for an unknown option, a value out of range, or options that contradict each other.
     """
     preset = preset or "paper"
     if preset not in PRESETS:
         raise ConfigError(f"`preset` is {quoted(preset)}; expected {' or '.join(PRESETS)}")
-    config = Config(schedule=PRESETS[preset])
-    for name, value in ALGORITHM_DEFAULTS.get(options.get("algorithm") or "td3", {}).items():
+    config, stated = Config(schedule=PRESETS[preset]), spelled_out(options)
+    for name, value in {**ALGORITHM_DEFAULTS.get(stated.get("algorithm", "td3"), {}), **stated}.items():
         config = _with_option(config, name, value)
-    for name, value in options.items():
-        if value is not None:
-            config = _with_option(config, name, value)
     _check_ranges(config)
-    return validated(_with_densities(_with_warm_up(config, options.get("start_steps"))))
+    return validated(_with_densities(_with_warm_up(config, stated.get("start_steps"))))
+
+
+def spelled_out(options: Mapping[str, Any], methods: Mapping[str, Mapping[str, str]] = METHODS) -> dict[str, Any]:
+    """The options that are not None, with what `method` says in place of it. Raises ConfigError where it is none of
+    `methods`, or contradicts an option beside it."""
+    stated = {name: value for name, value in options.items() if value is not None}
+    if "method" not in stated:
+        return stated
+    method = stated.pop("method")
+    if not isinstance(method, str) or method not in methods:
+        known = f"{', '.join(methods)}{nearest(quoted(method), methods)}"
+        raise ConfigError(f"`method` is {quoted(method)}; expected {known}")
+    for name, meant in methods[method].items():
+        if stated.setdefault(name, meant) != meant:
+            raise ConfigError(
+                f"`method` is {method}, whose `{name}` is {meant}, and `{name}` is {quoted(stated[name])}; leave out "
+                "one of them"
+            )
+    return stated
 
 
 def stated_options(
     env: str | None = None, *, preset: str | None = None, config: str | Path | None = None, **options: Any
 ) -> dict[str, Any]:
-    """The preset and options of a call, and those of the file `config` that the call does not state itself.
+    """The preset and options of a call, and what the file `config` states and the call does not, spelled out.
 
     Raises ConfigError, FileFormatError.
     """
-    given = {"preset": preset, "environment": env, **options}
     filed = {} if config is None else from_toml(Path(config))
-    return filed | {name: value for name, value in given.items() if value is not None}
+    return filed | spelled_out({"preset": preset, "environment": env, **options})
 
 
 def _with_warm_up(config: Config, asked_for: int | None) -> Config:
@@ -414,7 +439,7 @@ def with_episode_limit(config: Config, own: int | None) -> Config:
 
 def _with_option(config: Config, name: str, value: Any) -> Config:
     if name not in OPTIONS:
-        raise ConfigError(f"option {name!r} is unknown{nearest(name, OPTIONS)}")
+        raise ConfigError(f"option {name!r} is unknown{nearest(name, [*OPTIONS, 'method'])}")
     value = tuple(value) if isinstance(value, list) else value
     section = OPTIONS[name].section
     changed = {name: value} if section is None else {section: replace(getattr(config, section), **{name: value})}
@@ -428,7 +453,7 @@ def _with_densities(config: Config) -> Config:
     leaves the λ out too: what it does not say itself is half dense.
     """
     network = config.network
-    if network.method == "td3" or None not in network.sparsities:
+    if network.topology == "dense" or None not in network.sparsities:
         return config
     lambdas = PAPER_LAMBDAS.get(config.environment.removesuffix("-v5"))
     if lambdas is None or set(network.widths) != {(256, 256)} or _beyond_lambdas(network):
@@ -455,7 +480,7 @@ def validated(config: Config) -> Config:
             "`critic_norm` is layer, and a layer of the critics has one unit, whose norm is always 0; expected two"
         )
     _check_lambdas(network)
-    if network.method == "td3":
+    if network.topology == "dense":
         _check_dense(network)
     if config.engine == "native" and config.device == "cuda":
         raise ConfigError(
@@ -513,16 +538,15 @@ def _check_lambdas(network: NetworkConfig) -> None:
 
 
 def _check_dense(network: NetworkConfig) -> None:
-    if _given_sparsities(network) or (network.lambda1, network.lambda2) != (None, None):
-        raise ConfigError("`method` td3 is dense and takes no sparsity; use `method` ds-td3 or static-td3")
     for is_set, what in (
+        (_given_sparsities(network) or (network.lambda1, network.lambda2) != (None, None), "sparsity"),
         (network.block != 1, "blocks"),
         (network.distribution != "er", "distribution of connections"),
         (network.output_layer != "dense", "sparse output layer"),
-        (network.actor_topology is not None or network.critic_topology is not None, "topology"),
+        (network.actor_topology or network.critic_topology, "static or dynamic network"),
     ):
         if is_set:
-            raise ConfigError(f"`method` td3 is dense and has no {what}; use `method` ds-td3 or static-td3")
+            raise ConfigError(f"`topology` is dense, which has no {what}; use `topology` dynamic or static")
 
 
 def _check_ranges(config: Config) -> None:
@@ -587,21 +611,22 @@ def _toml_value(value: Any) -> str:
 
 
 def from_toml(path: Path) -> dict[str, Any]:
-    """What a configuration file states, each in its range: options by name, and `preset`, where it is there.
+    """What a configuration file states, spelled out and in range: options by name, and `preset`, where it is there.
 
     Raises FileFormatError, ConfigError; nothing in the file is trusted.
     """
-    stated = read_toml(path)
-    for name, value in stated.items():
-        if name == "preset":
-            continue
-        if name not in OPTIONS:
-            raise ConfigError(f"{path}: option {quoted(name, 80)} is unknown{nearest(name, OPTIONS)}")
-        try:
+    document = read_toml(path)
+    try:
+        stated = spelled_out(document)
+        for name, value in stated.items():
+            if name == "preset":
+                continue
+            if name not in OPTIONS:
+                raise ConfigError(f"option {quoted(name, 80)} is unknown{nearest(name, [*OPTIONS, 'method'])}")
             stated[name] = checked(value) if name == "env_args" else tuple(value) if isinstance(value, list) else value
             OPTIONS[name].check(stated[name])
-        except ConfigError as error:
-            raise ConfigError(f"{path}: {bare(error)}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {bare(error)}") from error
     return stated
 
 
@@ -613,7 +638,7 @@ def from_json(data: Mapping[str, Any], source: str) -> Config:
         config: Config = _section(Config, {**data, **sections}, "config")
         config = validated(config)
         network = config.network
-        if network.method != "td3" and network.lambda1 is None and None in network.sparsities:
+        if network.topology != "dense" and network.lambda1 is None and None in network.sparsities:
             raise ConfigError("neither lambda1 and lambda2 nor a sparsity of both networks is there")
     except KeyError as error:
         raise ConfigError(f"{source}: {error.args[0]} is missing") from error
@@ -623,9 +648,17 @@ def from_json(data: Mapping[str, Any], source: str) -> Config:
 
 
 def _renamed(data: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Under the names of this version: 0.1.0 wrote `td3` for learning."""
+    """Under this version's names: 0.1.0 wrote `td3` for learning, and for a topology the method of TD3 that has it.
+
+    Raises ConfigError where that is none.
+    """
     if "td3" in data and "learning" not in data:
         data = {"learning" if name == "td3" else name: value for name, value in data.items()}
+    network = data.get("network")
+    if isinstance(network, Mapping) and "method" in network and "topology" not in network:
+        topology = spelled_out({"method": network["method"]})["topology"]
+        data = {**data, "network": {name: value for name, value in network.items() if name != "method"}}
+        data["network"]["topology"] = topology
     return data
 
 

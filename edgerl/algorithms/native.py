@@ -387,11 +387,9 @@ class NativeAgent:
 
     def _note_topology(self) -> None:
         """Remember the topologies that an evolution step of the critics, or the actor's after it, left."""
-        interval = self.arena.config.evolution_interval
+        interval, delay = self.arena.config.evolution_interval, self.config.learning.policy_delay
         critics_evolved = interval > 0 and self.updates % interval == 0
-        actor_evolved = (
-            self._actor_evolves or critics_evolved
-        ) and self.updates % self.config.learning.policy_delay == 0
+        actor_evolved = (self._actor_evolves or critics_evolved) and self.updates % delay == 0
         if critics_evolved or actor_evolved:
             for network in self._networks.values():
                 network.note_topology()

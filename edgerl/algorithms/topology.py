@@ -270,7 +270,7 @@ def plan_networks(
     critic = (n_observations + n_actions, *critic_hidden, 1)
     for widths in (actor, critic):
         _check_size(widths)
-    if config.method == "td3":
+    if config.topology == "dense":
         return plan_dense(actor), plan_dense(critic)
     if config.lambda1 is not None and config.lambda2 is not None:
         lambdas = (config.lambda1, config.lambda2)

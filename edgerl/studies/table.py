@@ -165,7 +165,7 @@ def _dense_of(group: _Group, groups: Sequence[_Group]) -> _Group | None:
 def _row(group: _Group, dense: _Group | None) -> Row:
     run, finals = group.run, group.finals
     is_compared = dense is not None and dense is not group and len(finals) > 0
-    of_paper = (run.config.environment.removesuffix("-v5"), run.method) if _is_papers(run) else ("", "")
+    of_paper = (run.config.environment.removesuffix("-v5"), run.config.method_name) if _is_papers(run) else ("", "")
     returns, costs = paper.RETURNS.get(of_paper), paper.COSTS.get(of_paper)
     steps = run.config.schedule.steps
     evaluations = min((len(curve.final) for curve in group.curves), default=0)
@@ -214,7 +214,7 @@ def _returns_after(marks: Sequence[int], curves: Sequence[tuple[Curve, npt.NDArr
 def _is_papers(run: PlannedRun) -> bool:
     """Whether the run is the paper's except for its length: task, networks, evolution, and TD3's options."""
     config = run.config
-    papers = make_config(environment=config.environment, method=config.network.method)
+    papers = make_config(environment=config.environment, topology=config.network.topology)
     parts = ("algorithm", "network", "evolution", "learning", "normalize", "env_args")
     return all(getattr(config, part) == getattr(papers, part) for part in parts)
 

@@ -226,7 +226,7 @@ class Oracle:
         inputs = np.concatenate([following, next_action], axis=1)
         value = np.minimum(*(critic.target(inputs)[:, 0] for critic in self.critics))
         target = np.asarray(batch.returns, np.float64) + np.asarray(batch.discounts, np.float64) * value
-        dynamic = self.config.network.method == "ds-td3"
+        dynamic = self.config.network.topology == "dynamic"
         for critic in self.critics:
             q, saved = critic.online(np.concatenate([state, action], axis=1))
             gradient = 2 * (q - target[:, None]) / len(q)

@@ -63,9 +63,10 @@ def test_the_aim_is_minus_one_nat_per_action_unless_stated() -> None:
 
 
 def test_runs_and_policies_are_named_by_topology_and_algorithm() -> None:
-    names = [make_config(algorithm="sac", method=method).method_name for method in ("td3", "static-td3", "ds-td3")]
+    topologies = ("dense", "static", "dynamic")
+    names = [make_config(algorithm="sac", topology=topology).method_name for topology in topologies]
     assert names == ["sac", "static-sac", "ds-sac"]
-    assert make_config(method="static-td3").method_name == "static-td3"
+    assert make_config(topology="static").method_name == "static-td3"
 
 
 def test_defaults_are_those_of_its_authors_and_options_win() -> None:

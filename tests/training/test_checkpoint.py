@@ -117,6 +117,17 @@ def _without(*keys: str) -> Change:
     return change
 
 
+def _old_method(method: Any) -> Change:
+    """As 0.1.0 wrote a topology."""
+
+    def change(metadata: Metadata, _: Tensors) -> None:
+        network = metadata["config"]["network"]
+        del network["topology"]
+        network["method"] = method
+
+    return change
+
+
 def _policy(content: Any) -> Change:
     def change(_: Metadata, tensors: Tensors) -> None:
         tensors["policy"] = content(tensors["policy"])
@@ -147,8 +158,11 @@ HOSTILE = {
     "hidden none": (_set("config", "hidden", None, inner="network"), "not iterable|hidden is None"),
     "hidden nested": (_set("config", "hidden", [[3]], inner="network"), r"hidden is \[3\]"),
     "hidden empty": (_set("config", "hidden", [], inner="network"), "hidden has 0 layers"),
-    "method": (_set("config", "method", "dqn", inner="network"), "method is 'dqn'; expected td3, static-td3, ds-td3"),
-    "method list": (_set("config", "method", ["td3"], inner="network"), "method is .*; expected td3"),
+    "topology": (_set("config", "topology", "dqn", inner="network"), "topology is 'dqn'; expected dense, static, dyn"),
+    "topology list": (_set("config", "topology", ["dense"], inner="network"), "topology is .*; expected dense"),
+    "method of 0.1.0": (_old_method("dqn"), "method is 'dqn'; expected td3, static-td3, ds-td3"),
+    "method of 0.1.0 list": (_old_method(["td3"]), r"method is \['td3'\]; expected td3"),
+    "method of 0.1.0 none": (_old_method(None), "topology is missing"),
     "normalize number": (_set("config", "normalize", 1), "normalize is 1; expected bool"),
     "environment none": (_set("config", "environment", None), "environment is None; expected str"),
     "discount text": (_set("config", "discount", "0.9", inner="learning"), "discount is 0.9; expected a number in"),
