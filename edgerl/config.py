@@ -49,7 +49,7 @@ NEW = {"since": "0.2.0"}
 
 
 def _option(default: Any, text: str, source: str = "edgerl", **more: str) -> Any:
-    """A field that is an option; more: as edgerl.options has it, and `since`."""
+    """A field that is an option; more: as edgerl.options has it, `since`, and `algorithms`, where not all have it."""
     return option(default, text, source=source, **more)
 
 
@@ -169,13 +169,28 @@ class LearningConfig:
     batch_size: int = _number(100, "Transitions in a batch.", "[1, 65536]", "transitions", "paper")
     policy_delay: int = _number(2, "Critic updates per actor update (d).", "[1, 1000]", "critic updates", "TD3")
     target_noise: float = _number(
-        0.2, "Standard deviation of the noise on TD3's target actions.", "[0, 10]", "actions in [−1, 1]", "TD3"
+        0.2,
+        "Standard deviation of the noise on TD3's target actions.",
+        "[0, 10]",
+        "actions in [−1, 1]",
+        "TD3",
+        algorithms="td3",
     )
     target_noise_clip: float = _number(
-        0.5, "Bound of the noise on TD3's target actions.", "[0, 10]", "actions in [−1, 1]", "TD3"
+        0.5,
+        "Bound of the noise on TD3's target actions.",
+        "[0, 10]",
+        "actions in [−1, 1]",
+        "TD3",
+        algorithms="td3",
     )
     exploration_noise: float = _number(
-        0.1, "Standard deviation of TD3's exploration noise.", "[0, 10]", "actions in [−1, 1]", "TD3"
+        0.1,
+        "Standard deviation of TD3's exploration noise.",
+        "[0, 10]",
+        "actions in [−1, 1]",
+        "TD3",
+        algorithms="td3",
     )
     initial_temperature: float = _number(
         1.0,
@@ -183,10 +198,18 @@ class LearningConfig:
         "(0, 1000]",
         "reward per nat",
         "SAC; DroQ: 0.1",
+        algorithms="sac",
         **NEW,
     )
     target_entropy: float | None = _number(
-        None, "Entropy of the policy that SAC aims at.", "[-1000, 1000]", "nats", "SAC", shown="−1 per action", **NEW
+        None,
+        "Entropy of the policy that SAC aims at.",
+        "[-1000, 1000]",
+        "nats",
+        "SAC",
+        shown="−1 per action",
+        algorithms="sac",
+        **NEW,
     )
     n_step: int = _number(1, "n for n-step returns.", "[1, 64]", "steps", "TD3: 1")
     n_step_delay: int = _number(
@@ -363,6 +386,12 @@ OPTIONS: Mapping[str, RunOption] = {
 """Every option of a run by its name, in which no two sections agree."""
 
 
+def unused_by(algorithm: str) -> set[str]:
+    """The options that mean nothing to an algorithm."""
+    own = {name: known.metadata.get("algorithms") for name, known in OPTIONS.items()}
+    return {name for name, algorithms in own.items() if algorithms and algorithm not in algorithms.split(", ")}
+
+
 def make_config(preset: str | None = None, **options: Any) -> Config:
     """A configuration from a preset (default paper), OPTIONS by name, and a method of METHODS; None leaves the preset's
     value.
@@ -376,6 +405,7 @@ def make_config(preset: str | None = None, **options: Any) -> Config:
     for name, value in {**ALGORITHM_DEFAULTS.get(stated.get("algorithm", "td3"), {}), **stated}.items():
         config = _with_option(config, name, value)
     _check_ranges(config)
+    _check_use(config, stated)
     return validated(_with_densities(_with_warm_up(config, stated.get("start_steps"))))
 
 
@@ -535,6 +565,17 @@ def _check_lambdas(network: NetworkConfig) -> None:
         )
     if None in (network.lambda1, network.lambda2):
         raise ConfigError("only one of `lambda1` and `lambda2` was given; expected both")
+
+
+def _check_use(config: Config, stated: Mapping[str, Any]) -> None:
+    """Nothing is stated in vain, except defaults: a configuration file states every option."""
+    for name in sorted(unused_by(config.algorithm) & stated.keys()):
+        known = OPTIONS[name]
+        if stated[name] != known.default:
+            raise ConfigError(
+                f"`{name}` is {quoted(stated[name])}, which means nothing to `algorithm` {config.algorithm}; leave it "
+                f"out, or use `algorithm` {known.metadata['algorithms']}"
+            )
 
 
 def _check_dense(network: NetworkConfig) -> None:

@@ -24,6 +24,7 @@ from edgerl.config import (
     make_config,
     stated_options,
     to_json,
+    to_toml,
 )
 from edgerl.errors import ConfigError, bare
 
@@ -187,6 +188,15 @@ def test_quick_is_at_most_thirty_thousand_steps_of_the_same_algorithm() -> None:
             {"steps": 1000, "start_steps": 100, "updates_per_step": 0.001},
             r"updates_per_step is 0\.001, which makes no update in the 900 steps after start_steps; expected more",
         ),
+        (
+            {"algorithm": "sac", "exploration_noise": 0.2},
+            r"^exploration_noise is 0\.2, which means nothing to algorithm sac; leave it out, or use algorithm td3$",
+        ),
+        (
+            {"target_entropy": -1.0},
+            r"^target_entropy is -1\.0, which means nothing to algorithm td3; leave it out, or use algorithm sac$",
+        ),
+        ({"method": "static-sac", "target_noise": 0.3}, r"^target_noise is 0\.3, which means nothing to algorithm sac"),
         ({"sede": 3}, r"option 'sede' is unknown; did you mean seed\?"),
     ],
 )
@@ -210,7 +220,12 @@ def test_every_number_has_a_unit_a_range_and_a_source() -> None:
     for section in (Config, NetworkConfig, EvolutionConfig, LearningConfig, ScheduleConfig):
         for known in dataclasses.fields(section):
             if "int" in str(known.type) or "float" in str(known.type):
-                assert known.metadata.keys() - {"since", "shown"} == {"help", "unit", "range", "source"}, known.name
+                assert known.metadata.keys() - {"since", "shown", "algorithms"} == {
+                    "help",
+                    "unit",
+                    "range",
+                    "source",
+                }, known.name
 
 
 def test_a_configuration_goes_through_json_unchanged() -> None:
@@ -306,6 +321,15 @@ def test_a_configuration_under_the_names_of_0_1_0_is_read() -> None:
             old["network"]["method"] = method
             old["td3"] = old.pop("learning")
             assert from_json(old, "here") == config
+
+
+@pytest.mark.parametrize("algorithm", ["td3", "sac"])
+def test_a_file_that_states_every_option_is_read(algorithm: str) -> None:
+    config = make_config(algorithm=algorithm)
+    Path("all.toml").write_text(to_toml(config))
+    stated = stated_options(config="all.toml")
+    assert {"exploration_noise", "initial_temperature"} <= stated.keys()
+    assert make_config(**stated) == config
 
 
 def test_plans_follow_the_topology() -> None:

@@ -12,7 +12,16 @@ from typing import Any
 
 from edgerl.algorithms.engine import Notice, with_engine
 from edgerl.algorithms.topology import plan_networks
-from edgerl.config import METHODS, Config, EvolutionConfig, make_config, spelled_out, with_episode_limit
+from edgerl.config import (
+    METHODS,
+    OPTIONS,
+    Config,
+    EvolutionConfig,
+    make_config,
+    spelled_out,
+    unused_by,
+    with_episode_limit,
+)
 from edgerl.environments.arguments import slug
 from edgerl.environments.make import make_for_run
 from edgerl.errors import ConfigError, bare
@@ -130,8 +139,11 @@ def _plan(study: Study, combination: Mapping[str, Value], sizes_of: Callable[[Co
     method = str(variant.get("method", outer["method"]))
     try:
         given = spelled_out(outer, _METHODS) | spelled_out(variant, _METHODS)
+        unused = unused_by(given.get("algorithm", "td3")) - variant.keys()  # whose options are meant to be together
+        for key in unused & given.keys():  # ignored options are checked, too
+            OPTIONS[key].check(given.pop(key))
         sparse = {**given, "topology": "dynamic"}
-        _config(study, sparse)  # ignored options are checked, too
+        _config(study, sparse)
         ignored = _ignored(method, given)
         options = {k: v for k, v in (sparse if method == TINY_DENSE else given).items() if k not in ignored}
         config = _config(study, options)
@@ -148,7 +160,7 @@ def _plan(study: Study, combination: Mapping[str, Value], sizes_of: Callable[[Co
     except ConfigError as error:
         raise ConfigError(f"study {study.name}: {bare(error)}") from error
     config = with_episode_limit(dataclasses.replace(config, environment=sizes.name), sizes.episode_limit)
-    settings = {key: combination[key] for key in study.varying if key not in ignored}
+    settings = {key: combination[key] for key in study.varying if key not in ignored | unused}
     cost = cost_of_run(config, actor, critic)
     return PlannedRun(
         name=_name(slug(sizes.name, config.env_args), method, settings, config.seed),

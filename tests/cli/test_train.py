@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from edgerl.cli.train import _returned, described
-from edgerl.config import OPTIONS
+from edgerl.config import OPTIONS, unused_by
 from edgerl.training.folder import read_config
 from edgerl.training.logs import read_metrics
 from edgerl.training.train import train
@@ -184,12 +184,15 @@ def as_words(options: dict[str, Any]) -> list[str]:
     return words
 
 
-def test_every_option_reaches_the_run_from_a_flag_and_from_a_file(edgerl: Run) -> None:
+@pytest.mark.parametrize("algorithm", ["td3", "sac"])
+def test_every_option_reaches_the_run_from_a_flag_and_from_a_file(edgerl: Run, algorithm: str) -> None:
     assert set(OTHER_VALUES) == set(OPTIONS) - {"lambda1", "lambda2"}
-    code, _, err = edgerl("train", *as_words(OTHER_VALUES), "--out", "here")
+    values = {name: value for name, value in OTHER_VALUES.items() if name not in unused_by(algorithm)}
+    values["algorithm"] = algorithm
+    code, _, err = edgerl("train", *as_words(values), "--out", "here")
     assert (code, err.count("edgerl: ")) == (0, 0), err
     found = read_config(Path("here"))
-    assert {name: OPTIONS[name].of(found) for name in OTHER_VALUES} == OTHER_VALUES
+    assert {name: OPTIONS[name].of(found) for name in values} == values
     code, text, _ = edgerl("info", "here", "--config")
     assert code == 0
     Path("run.toml").write_text(text)

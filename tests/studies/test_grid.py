@@ -107,6 +107,26 @@ def test_the_evolution_of_one_network_is_no_ignored_option() -> None:
     assert {run.config.evolution.drop_fraction for run in runs.values()} == {0.1, 0.2}
 
 
+def test_an_option_of_one_algorithm_is_not_given_to_the_other() -> None:
+    runs = _runs(algorithm=["td3", "sac"], exploration_noise=[0.2, 0.3], initial_temperature=[0.5])
+    assert {
+        name.removeprefix("robots-robot-"): run.config.learning.exploration_noise for name, run in runs.items()
+    } == {
+        "ds-td3-exploration_noise0.2-seed0": 0.2,
+        "ds-td3-exploration_noise0.3-seed0": 0.3,
+        "ds-sac-seed0": 0.1,
+    }
+    assert {run.config.learning.initial_temperature for run in runs.values()} == {1.0, 0.5}
+    with pytest.raises(ConfigError, match=r"^study own: exploration_noise is 99; expected a number in \[0, 10\]"):
+        _runs(algorithm=["sac"], exploration_noise=[99])
+    variants = {"noisy": {"algorithm": "sac", "exploration_noise": 0.2}}
+    study = parse_study({"grid": {"environment": ["robots:robot"]}, "variants": variants}, "own", "own.toml")
+    with pytest.raises(
+        ConfigError, match=r"^study own: exploration_noise is 0\.2, which means nothing to algorithm sac"
+    ):
+        plan_runs(study)
+
+
 def test_a_key_with_one_value_reaches_the_run_and_not_its_name() -> None:
     runs = _runs(sparsity=[0.4])
     assert list(runs) == ["robots-robot-ds-td3-seed0"]
