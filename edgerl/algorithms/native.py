@@ -16,7 +16,7 @@ import numpy.typing as npt
 from edgerl.algorithms.evolution import last_update
 from edgerl.algorithms.normalizer import Normalizer
 from edgerl.algorithms.state import Arrays, take
-from edgerl.algorithms.topology import LayerPlan, Mask, input_degrees, plan_networks
+from edgerl.algorithms.topology import LayerPlan, Mask, input_degrees, output_degrees, plan_networks
 from edgerl.config import Algorithm, Config, DropCriterion, DropSchedule, Norm, Optimiser
 from edgerl.edge.continual.replay import Replay
 from edgerl.edge.engine.arena import NETWORKS, LayerArrays, LearnerArena, rows_of
@@ -290,6 +290,11 @@ class NativeNetwork:
         """How many units of the first layer each input is connected with, [inputs]."""
         plan = self.plans[0]
         return np.full(plan.n_inputs, plan.n_outputs) if plan.is_dense else input_degrees(self.layers[0].mask, plan)
+
+    def output_degrees(self) -> Array:
+        """How many units of the layer before each output is connected with, [outputs]."""
+        plan = self.plans[-1]
+        return np.full(plan.n_outputs, plan.n_inputs) if plan.is_dense else output_degrees(self.layers[-1].mask, plan)
 
     def connections(self) -> list[int]:
         """Connections of each layer."""

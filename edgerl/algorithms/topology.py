@@ -246,6 +246,12 @@ def input_degrees(mask: Mask, plan: LayerPlan) -> Array:
     return degrees
 
 
+def output_degrees(mask: Mask, plan: LayerPlan) -> Array:
+    """How many inputs each output is connected with, [outputs]."""
+    degrees: Array = np.count_nonzero(expand(mask, plan), axis=1)
+    return degrees
+
+
 def block_magnitude(weight: Array, block: int) -> Array:
     """Mean |w| of each block [block rows, inputs] of a weight matrix [outputs, inputs]."""
     if block == 1:

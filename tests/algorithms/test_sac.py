@@ -105,6 +105,31 @@ def test_a_policy_has_the_actions_alone() -> None:
         assert (weight.shape[0], bias.shape) == (M, (M,))
 
 
+@pytest.mark.parametrize("block", [1, 4])
+def test_degrees_of_outputs_count_connections_that_are_still_zero(block: int) -> None:
+    config = small_config(algorithm="sac", batch_size=9, block=block, output_layer="sparse", drop_fraction=0.9)
+    reference, native, replay = SAC(config, N, M, dtype=torch.float64), native_agent(config), filled_replay()
+    for _ in range(20):
+        reference.learn(replay)
+        native.learn(replay)
+    for agent in (reference, native):
+        packed = agent.state()["actor.2.mask"]
+        rows = -(-2 * M // block)
+        blocks = np.unpackbits(packed, count=rows * 13).reshape(rows, 13)
+        expected = [int(blocks[output // block].sum()) for output in range(2 * M)]
+        actor = next(network for name, network in agent.networks if name == "actor")
+        assert actor.output_degrees().tolist() == expected
+        assert sum(expected) == actor.connections()[-1]
+        weight, _ = agent.actor_layers()[-1]
+        assert np.count_nonzero(weight) < sum(expected[:M]), "what grew is still zero"
+
+
+def test_degrees_of_dense_outputs_are_all_inputs() -> None:
+    for agent in (_agent(), native_agent(small_config(algorithm="sac", batch_size=9))):
+        actor = next(network for name, network in agent.networks if name == "actor")
+        assert actor.output_degrees().tolist() == [13] * 2 * M
+
+
 @pytest.mark.parametrize("options", [{}, {"block": 4, "critic_norm": "layer"}], ids=["block 1", "block 4, norms"])
 def test_a_state_goes_on_to_the_same_bits_and_between_the_engines(options: dict[str, Any]) -> None:
     config = small_config(algorithm="sac", batch_size=9, policy_delay=2, **options)
