@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from edgerl import __version__
+from edgerl.environments.make import make
 from edgerl.errors import CheckFailed, FileFormatError, UnsupportedModelError
 from edgerl.files.atomic import read_bytes, refuse_existing
 from edgerl.files.kind import ONNX, OURS, kind_of
@@ -104,9 +106,21 @@ def import_policy(
     }
     policy = replace(original.policy, metadata=about | ({} if env is None else {"environment": env}))
     policy = policy.with_example(sampled_observations(policy)[0])
+    if env is not None:
+        _check_environment(policy, env)
     difference = _compared(policy, original, source) if check else None
     policy_format.save(policy, goal, force=force)
     return ImportReport(goal, source, original.kind, policy, difference, original.notes)
+
+
+def _check_environment(policy: CompactPolicy, env: str) -> None:
+    """Raises UnsupportedModelError where it has other observations or actions, EnvironmentError, MissingExtraError."""
+    with closing(make(env)) as environment:
+        has, needs = (policy.n_observations, policy.n_actions), (environment.n_observations, environment.n_actions)
+        if has != needs:
+            raise UnsupportedModelError(
+                f"the policy maps {has[0]} observations to {has[1]} actions; {env} has {needs[0]} and {needs[1]}"
+            )
 
 
 def read(data: bytes, path: Path, stated: Stated) -> Original:

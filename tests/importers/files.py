@@ -8,8 +8,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import torch
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
 
 
@@ -67,3 +71,43 @@ def actions(module: nn.Module, observations: Any) -> Any:
     """What PyTorch computes."""
     with torch.no_grad():
         return module(torch.from_numpy(np.asarray(observations, np.float32))).numpy()
+
+
+class Task(gymnasium.Env[Any, Any]):
+    """Random observations; actions within `bounds`."""
+
+    def __init__(self, n_observations: int = 5, bounds: tuple[Any, Any] = ([-2, -0.5], [2, 1.5])) -> None:
+        self.observation_space = spaces.Box(-np.inf, np.inf, (n_observations,), np.float32)
+        self.action_space = spaces.Box(*(np.array(bound, np.float32) for bound in bounds))
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed, options=options)
+        return self._observed(), {}
+
+    def step(self, _action: Any) -> Any:
+        return self._observed(), 0.0, False, False, {}
+
+    def _observed(self) -> Any:
+        return self.np_random.normal(1, 4, self.observation_space.shape).astype(np.float32)
+
+
+def saved_model(
+    algorithm: Any, folder: Path, task: Task | None = None, **options: Any
+) -> tuple[BaseAlgorithm, VecNormalize]:
+    """model.zip with random weights and vecnormalize.pkl after some steps, as stable-baselines3 saves them."""
+    environment = VecNormalize(DummyVecEnv([lambda: task or Task()]), clip_obs=2.0)
+    environment.seed(0)
+    environment.reset()
+    model = algorithm("MlpPolicy", environment, seed=0, device="cpu", **options)
+    for _ in range(20):
+        environment.step(np.array([environment.action_space.sample()]))
+    model.save(folder / "model.zip")
+    environment.save(str(folder / "vecnormalize.pkl"))
+    return model, environment
+
+
+def saved_checkpoint(path: Path) -> None:
+    """As rsl_rl 5 writes it: 48 observations, 12 actions."""
+    actor, _ = nn.Sequential(nn.Linear(48, 32), nn.ELU(), nn.Linear(32, 12)), torch.manual_seed(0)
+    state = {f"mlp.{name}": value for name, value in actor.state_dict().items()}
+    torch.save({"actor_state_dict": state | {"distribution.std_param": torch.ones(12)}, "iter": 1500}, path)

@@ -10,42 +10,22 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
-from gymnasium import spaces
 from stable_baselines3 import A2C, DDPG, PPO, SAC, TD3
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
 from edgerl import import_policy, load
 from edgerl.errors import EdgerlError, FileFormatError, UnsupportedModelError
 from edgerl.importers import normalizers
 
+from .files import Task, saved_model
+
 Run = Callable[..., tuple[int, str, str]]
 
 OBSERVATIONS = np.random.default_rng(0).normal(1, 4, (100, 5)).astype(np.float32)
-
-
-class Task(gymnasium.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
-    """Random observations; actions of unequal bounds."""
-
-    def __init__(self, action_space: spaces.Space[Any] | None = None) -> None:
-        self.observation_space = spaces.Box(-np.inf, np.inf, (5,), np.float32)
-        bounds = np.array([-2, -0.5], np.float32), np.array([2, 1.5], np.float32)
-        self.action_space = spaces.Box(*bounds) if action_space is None else action_space
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
-        super().reset(seed=seed, options=options)
-        return self._observed(), {}
-
-    def step(self, _action: Any) -> Any:
-        return self._observed(), 0.0, False, False, {}
-
-    def _observed(self) -> Any:
-        return self.np_random.normal(1, 4, 5).astype(np.float32)
 
 
 MODELS: Mapping[str, tuple[Any, dict[str, Any]]] = {
@@ -59,18 +39,9 @@ MODELS: Mapping[str, tuple[Any, dict[str, Any]]] = {
 }
 
 
-def _saved(name: str, folder: Path, action_space: spaces.Space[Any] | None = None) -> tuple[Any, VecNormalize]:
-    """A model with random weights, and its normaliser after some steps, both saved."""
+def _saved(name: str, folder: Path) -> tuple[Any, VecNormalize]:
     algorithm, options = MODELS[name]
-    environment = VecNormalize(DummyVecEnv([lambda: Task(action_space)]), clip_obs=2.0)
-    environment.seed(0)
-    environment.reset()
-    model = algorithm("MlpPolicy", environment, seed=0, device="cpu", **options)
-    for _ in range(20):
-        environment.step(np.array([environment.action_space.sample()]))
-    model.save(folder / "model.zip")
-    environment.save(str(folder / "vecnormalize.pkl"))
-    return model, environment
+    return saved_model(algorithm, folder, **options)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -114,7 +85,7 @@ def test_statistics_in_an_npz_are_taken_too(tmp_path: Path) -> None:
 def test_the_command(edgerl: Run, tmp_path: Path) -> None:
     _saved("TD3", tmp_path)
     arguments = ["import", str(tmp_path / "model.zip"), "-o", str(tmp_path / "policy.safetensors")]
-    code, out, err = edgerl(*arguments, "--env", "Task-v0")
+    code, out, err = edgerl(*arguments, "--env", "tests.importers.files:Task")
     assert (code, "if the policy was trained with VecNormalize" in err) == (0, True)
     assert "stable-baselines3 TD3 or DDPG, 5-16-16-2, silu, actions from -2 to 2 by tanh" in out
     assert "largest difference to the original over 1001 sampled observations" in out
