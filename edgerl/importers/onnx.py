@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgerl.errors import FileFormatError, UnsupportedModelError, quoted, reason, require
+from edgerl.importers import onnx_file
 from edgerl.importers.options import Stated
 from edgerl.importers.signal import Signal, Unfit
 from edgerl.policy.activation import LEAKY_SLOPE
 from edgerl.policy.compact import MAXIMUM_POSITIONS, Array, LayerNorm
-from edgerl.profiling.budgets import onnx_graph
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -125,13 +125,13 @@ def read(data: bytes, path: Path, stated: Stated) -> Model:
     Raises FileFormatError where the file is broken, UnsupportedModelError, naming the node, where a policy cannot hold
     it, and MissingExtraError without onnx.
     """
-    model = onnx_graph.parse(data, path)
+    model = onnx_file.parse(data, path)
     if stated.external_data:
         take_external_data(model, path)
         data = model.SerializeToString()
     graph = model.graph
-    constants = onnx_graph.initializers(graph, path)
-    name, width = onnx_graph.only_input(graph, constants, path)
+    constants = onnx_file.initializers(graph, path)
+    name, width = onnx_file.only_input(graph, constants, path)
     if width is None:
         raise UnsupportedModelError(f"{path} does not say how many numbers its observation has; export it with a size")
     output = _output([output.name for output in graph.output], path)
@@ -171,7 +171,7 @@ def _external(said: Mapping[str, str], path: Path) -> bytes:
     try:
         offset = int(said.get("offset", 0))
         length = int(said.get("length", beside.stat().st_size - offset))
-        if not 0 <= offset <= offset + length <= min(beside.stat().st_size, onnx_graph.MAXIMUM_BYTES):
+        if not 0 <= offset <= offset + length <= min(beside.stat().st_size, onnx_file.MAXIMUM_BYTES):
             raise ValueError(f"{length} bytes from {offset} on")
         with beside.open("rb") as file:
             file.seek(offset)
@@ -203,7 +203,7 @@ def _needed(nodes: Sequence[NodeProto], output: str) -> list[NodeProto]:
     return needed[::-1]
 
 
-def _dense(constant: onnx_graph.Constant, path: Path) -> Array:
+def _dense(constant: onnx_file.Constant, path: Path) -> Array:
     if not constant.is_dense:
         raise UnsupportedModelError(f"{path} has a sparse constant; expected dense ones")
     return constant.values
@@ -220,13 +220,13 @@ class _Reader:
         missing = next((name for name in node.input if name and name not in self._values), None)
         if missing is not None or not node.output:
             raise FileFormatError(
-                f"{self._path} is not valid: {onnx_graph.describe(node)} reads {quoted(missing)}, which nothing makes"
+                f"{self._path} is not valid: {onnx_file.describe(node)} reads {quoted(missing)}, which nothing makes"
             )
         try:
             made = self._made(node)
         except Unfit as error:
             raise UnsupportedModelError(
-                f"{self._path} cannot become a policy: {onnx_graph.describe(node)} {error}"
+                f"{self._path} cannot become a policy: {onnx_file.describe(node)} {error}"
             ) from error
         self._values |= zip(node.output, made, strict=False)
 
@@ -236,7 +236,7 @@ class _Reader:
         inputs = [self._values[name] if name else None for name in node.input]
         attributes = {attribute.name: attribute for attribute in node.attribute}
         if node.op_type == "Constant":
-            return [onnx_graph.constant_of(node, self._path).values]
+            return [onnx_file.constant_of(node, self._path).values]
         if all(value is None or isinstance(value, np.ndarray) for value in inputs):
             return _folded(node, [value for value in inputs if isinstance(value, np.ndarray)])
         if node.op_type == "Split":

@@ -4,14 +4,11 @@ A perceptron here is a chain: one input, one output, and between them nodes that
 constants. Affine layers are Gemm, or MatMul and Add; activations and scaling by constants work element by element.
 Anything else in the graph is refused by name, since a wrong cost would be worse than none.
 
-The file is treated as hostile: sizes are bounded, nothing outside the file is read, and no dense matrix is made from a
-sparse one.
+The file is treated as hostile (edgerl/importers/onnx_file.py).
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,18 +17,23 @@ import numpy as np
 import numpy.typing as npt
 
 from edgerl.edge.runtimes import onnx_kind
-from edgerl.errors import EdgerlError, FileFormatError, UnsupportedModelError, reason, require
+from edgerl.errors import EdgerlError, FileFormatError, UnsupportedModelError
 from edgerl.files.atomic import read_bytes
+from edgerl.importers.onnx_file import (
+    Constant,
+    constant_of,
+    describe,
+    initializers,
+    integer,
+    only_input,
+    parse,
+)
 from edgerl.policy.compact import MAXIMUM_UNITS, Precision
 from edgerl.profiling.budgets.rows import LayerRow, ModelRows, matrix_row
 
 if TYPE_CHECKING:
-    from onnx import GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto
+    from onnx import GraphProto, NodeProto
 
-MAXIMUM_BYTES = 1 << 26
-"""Larger files are not policies for small computers."""
-
-MAXIMUM_NODES = 4096
 MAXIMUM_LAYERS = 256
 
 PASSING = frozenset(("Identity", "Dropout"))
@@ -43,31 +45,6 @@ RESHAPING = frozenset(("Flatten", "Reshape", "Squeeze", "Unsqueeze"))
 ON_CONSTANTS = frozenset(("Cast", "DequantizeLinear", "Identity", "Transpose"))
 
 _PRECISIONS: dict[str, Precision] = {"float32": "fp32", "float16": "fp16", "int8": "int8", "uint8": "int8"}
-
-
-@dataclass(frozen=True)
-class Constant:
-    """A constant of a graph; sparse ones keep only their values."""
-
-    shape: tuple[int, ...]
-    values: npt.NDArray[Any]
-    precision: str  # numpy's name of the type that the file stores
-    zero: npt.NDArray[Any] | int = 0  # int8: the stored value that means zero
-
-    @property
-    def size(self) -> int:
-        """Numbers, zeros included."""
-        return math.prod(self.shape)
-
-    @property
-    def is_dense(self) -> bool:
-        """Whether `values` has all of them, in their shape."""
-        return self.values.shape == self.shape
-
-    @property
-    def connections(self) -> int:
-        """Numbers that are not zero."""
-        return int(np.count_nonzero(self.values != self.zero))
 
 
 @dataclass
@@ -146,7 +123,7 @@ class _Chain:
             raise self.refuse(node, f"unpacks {constant.precision}; expected int8 or uint8 in a dense constant")
         if len(inputs) < 3:
             return constant
-        zero, axis = self.constants[inputs[2]], _integer(node, "axis", 1)
+        zero, axis = self.constants[inputs[2]], integer(node, "axis", 1)
         if zero.is_dense and zero.size == 1:
             return replace(constant, zero=zero.values.reshape(()))
         if not zero.is_dense or zero.values.ndim != 1 or not -len(constant.shape) <= axis < len(constant.shape):
@@ -182,9 +159,9 @@ class _Chain:
         self.value = node.output[0]
 
     def gemm(self, node: NodeProto, inputs: list[str]) -> None:
-        if _integer(node, "transA", 0):
+        if integer(node, "transA", 0):
             raise self.refuse(node, "transposes its input")
-        self.affine(node, inputs, transposed=bool(_integer(node, "transB", 0)))
+        self.affine(node, inputs, transposed=bool(integer(node, "transB", 0)))
         if len(inputs) > 2:
             if not self.is_bias(inputs[2:]):
                 raise self.refuse(node, f"has biases of the shape {list(self.constants[inputs[2]].shape)}")
@@ -221,7 +198,7 @@ class _Chain:
 
     def reshape(self, node: NodeProto, inputs: list[str]) -> None:
         """Allowed if a sample stays one row."""
-        if node.op_type == "Flatten" and _integer(node, "axis", 1) != 1:
+        if node.op_type == "Flatten" and integer(node, "axis", 1) != 1:
             raise self.refuse(node, "flattens along an axis other than 1")
         if node.op_type != "Reshape":
             return
@@ -319,135 +296,3 @@ def _row(layer: _Affine) -> LayerRow:
     weight = layer.weight
     precision = _PRECISIONS[weight.precision]
     return matrix_row(layer.n_inputs, layer.n_outputs, weight.connections, precision, has_bias=layer.has_bias)
-
-
-def describe(node: NodeProto) -> str:
-    """A node's name for messages."""
-    name = node.name or (node.output[0] if len(node.output) else "")
-    operation = str(node.op_type)  # protobuf leaves bytes where the file has invalid text
-    operation = operation if operation.isidentifier() else repr(operation)
-    return f"the node {operation[:40]} {name[:40]!r}"
-
-
-def constant_of(node: NodeProto, source: Path) -> Constant:
-    """What a Constant node holds. Raises UnsupportedModelError, and what `read_tensor` raises."""
-    if len(node.attribute) == 1:
-        attribute = node.attribute[0]
-        if attribute.name == "value":
-            return read_tensor(attribute.t, source)
-        if attribute.name == "sparse_value":
-            return read_sparse(attribute.sparse_tensor, source)
-        if attribute.name in ("value_float", "value_int"):
-            value = attribute.f if attribute.name == "value_float" else attribute.i
-            return _plain(np.asarray(value, np.float32 if attribute.name == "value_float" else np.int64))
-        if attribute.name in ("value_floats", "value_ints"):
-            values = attribute.floats if attribute.name == "value_floats" else attribute.ints
-            return _plain(np.asarray(values, np.float32 if attribute.name == "value_floats" else np.int64))
-    raise UnsupportedModelError(f"{source} cannot be read: {describe(node)} holds no number")
-
-
-def read_tensor(tensor: TensorProto, source: Path) -> Constant:
-    """A dense constant, checked before anything is allocated for it."""
-    from onnx import TensorProto as Types
-    from onnx import numpy_helper
-
-    name = tensor.name[:40]
-    if tensor.data_location == Types.EXTERNAL or len(tensor.external_data):
-        raise UnsupportedModelError(
-            f"{source} keeps {name!r} in another file, which is refused; save the model with its weights inside"
-        )
-    shape = _shape(tensor.dims, name, source)
-    try:
-        values = numpy_helper.to_array(tensor)
-    except Exception as error:  # whatever a malformed tensor makes the library raise
-        raise FileFormatError(f"{source} is not valid: cannot read {name!r} ({reason(error)})") from error
-    if values.shape != shape or values.dtype.kind not in "fiub":
-        raise FileFormatError(f"{source} is not valid: {name!r} is {values.dtype} of the shape {list(values.shape)}")
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise FileFormatError(f"{source} is not valid: {name!r} holds a number that is not finite")
-    return Constant(shape, values, str(values.dtype))
-
-
-def read_sparse(sparse: SparseTensorProto, source: Path) -> Constant:
-    """A sparse constant: its values, and never the matrix."""
-    shape = _shape(sparse.dims, sparse.values.name[:40], source)
-    values = read_tensor(sparse.values, source)
-    indices = read_tensor(sparse.indices, source)
-    if len(values.shape) != 1 or indices.shape not in ((values.size,), (values.size, len(shape))):
-        raise FileFormatError(f"{source} is not valid: {sparse.values.name[:40]!r} has other indices than values")
-    if values.size > math.prod(shape):
-        raise FileFormatError(f"{source} is not valid: {sparse.values.name[:40]!r} holds more values than positions")
-    return Constant(shape, values.values, values.precision)
-
-
-def parse(data: bytes, path: Path) -> ModelProto:
-    """The model in the bytes of a file, of bounded size.
-
-    Raises FileFormatError, UnsupportedModelError, MissingExtraError.
-    """
-    onnx = require("onnx", "export")
-    if len(data) > MAXIMUM_BYTES:
-        raise UnsupportedModelError(f"{path} has {len(data)} bytes; expected at most {MAXIMUM_BYTES}")
-    try:
-        model: ModelProto = onnx.load_model_from_string(data)
-    except Exception as error:  # protobuf's decoder has several
-        raise FileFormatError(f"{path} is not an ONNX file, or is truncated ({reason(error)})") from error
-    if not model.HasField("graph"):
-        raise FileFormatError(f"{path} is not an ONNX file, or is truncated (it holds no graph)")
-    opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
-    for name, has, known in (
-        ("IR version", model.ir_version, onnx.IR_VERSION),
-        ("opset", opset, onnx.defs.onnx_opset_version()),
-    ):
-        if has > known:
-            raise UnsupportedModelError(
-                f"{path} has {name} {has}, too new for onnx {onnx.__version__}, which knows up to {known}; update onnx "
-                "and see that the device's onnxruntime knows it, or export the model with an older one"
-            )
-    if not 1 <= len(model.graph.node) <= MAXIMUM_NODES:
-        raise UnsupportedModelError(f"{path} has {len(model.graph.node)} nodes; expected 1 to {MAXIMUM_NODES}")
-    return model
-
-
-def initializers(graph: GraphProto, path: Path) -> dict[str, Constant]:
-    """The constants that the file holds, by name. Raises what `read_tensor` raises."""
-    dense = {tensor.name: read_tensor(tensor, path) for tensor in graph.initializer}
-    sparse = {tensor.values.name: read_sparse(tensor, path) for tensor in graph.sparse_initializer}
-    return dense | sparse
-
-
-def only_input(graph: GraphProto, constants: dict[str, Constant], path: Path) -> tuple[str, int | None]:
-    """(name, features of one sample where the graph says so) of the one input."""
-    inputs = [value for value in graph.input if value.name not in constants]
-    if len(inputs) != 1:
-        raise UnsupportedModelError(f"{path} has {len(inputs)} inputs; expected one, the observation")
-    tensor_type = inputs[0].type.tensor_type
-    if not tensor_type.HasField("shape"):
-        return inputs[0].name, None
-    sizes = [d.dim_value if d.HasField("dim_value") else None for d in tensor_type.shape.dim]
-    batch, features = (sizes[0], sizes[1:]) if len(sizes) > 1 else (1, sizes)
-    if batch not in (None, 1):
-        raise UnsupportedModelError(f"{path} has a fixed batch of {batch}; expected 1, or a free dimension")
-    if None in features:
-        if len(features) > 1:
-            raise UnsupportedModelError(f"{path} has an input of unknown sizes; expected one observation as one row")
-        return inputs[0].name, None
-    width = math.prod(size for size in features if size is not None)
-    if not 1 <= width <= MAXIMUM_UNITS:
-        raise UnsupportedModelError(f"{path} has an input of {width} values; expected 1 to {MAXIMUM_UNITS}")
-    return inputs[0].name, width
-
-
-def _shape(dims: Iterable[int], name: str, source: Path) -> tuple[int, ...]:
-    shape = tuple(dims)
-    if any(n < 0 for n in shape) or len(shape) > 4:
-        raise FileFormatError(f"{source} is not valid: {name!r} has the shape {str(list(shape))[:40]}")
-    return shape
-
-
-def _plain(values: npt.NDArray[Any]) -> Constant:
-    return Constant(values.shape, values, str(values.dtype))
-
-
-def _integer(node: NodeProto, name: str, default: int) -> int:
-    return next((int(attribute.i) for attribute in node.attribute if attribute.name == name), default)
