@@ -78,10 +78,10 @@ def hand_over(
     _check_options(seed, precision, keep, memory)
     refuse_existing(goal, force=force)
     checkpoint = checkpoint_file.read(folder / run_folder.CHECKPOINT)
-    if keep == "reservoir" and checkpoint.config.td3.n_step > 1:
+    if keep == "reservoir" and checkpoint.config.learning.n_step > 1:
         raise ConfigError(
-            f"the run has returns of {checkpoint.config.td3.n_step} rewards; a reservoir needs 1 (use a ring, or train "
-            "with `n_step` 1)"
+            f"the run has returns of {checkpoint.config.learning.n_step} rewards; a reservoir needs 1 (use a ring, or "
+            "train with `n_step` 1)"
         )
     agent, normalizer = _restore(checkpoint, folder, evolve)
     plan = ReplayPlan(precision, keep, memory)
@@ -97,7 +97,7 @@ def hand_over(
         rows = first_transitions(replay, count, shape)
         metadata = {
             "about": {**checkpoint.policy.metadata, "edgerl": __version__},
-            "exploration_noise": checkpoint.config.td3.exploration_noise,
+            "exploration_noise": checkpoint.config.learning.exploration_noise,
             "replay": plan.as_json(),
             "largest_reward": largest_reward(replay),
         }

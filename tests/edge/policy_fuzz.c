@@ -42,7 +42,7 @@ int main(void) {
             LAYERS[i].layout = (int32_t)below(3);
         }
         const edgerl_policy_config config = {
-            N_LAYERS, (int32_t)below(4), 0, LAYERS, MEAN, SCALE, CENTRE, HALF_RANGE,
+            N_LAYERS, (int32_t)below(4), LAYERS, MEAN, SCALE, CENTRE, HALF_RANGE,
         };
         size_t bytes = 0;
         float action[N_ACTIONS];

@@ -21,7 +21,7 @@ static int check(int32_t isa, int32_t layout) {
     for (uint32_t i = 0; i < N_LAYERS; i++) {
         LAYERS[i].layout = layout;
     }
-    const edgerl_policy_config config = {N_LAYERS, isa, 0, LAYERS, MEAN, SCALE, CENTRE, HALF_RANGE};
+    const edgerl_policy_config config = {N_LAYERS, isa, LAYERS, MEAN, SCALE, CENTRE, HALF_RANGE};
     if (edgerl_policy_bytes(&config, &bytes) != EDGERL_OK || bytes > sizeof arena) {
         return 1;
     }

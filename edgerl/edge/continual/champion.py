@@ -11,7 +11,7 @@ import numpy as np
 
 from edgerl.edge.acting.policy import LAYOUTS, Layout
 from edgerl.edge.engine.arena import LayerArrays, LearnerArena
-from edgerl.edge.engine.library import LayerConfig, Library, PolicyConfig, new_arena
+from edgerl.edge.engine.library import GAUSSIAN_HEAD, LayerConfig, Library, PolicyConfig, new_arena
 from edgerl.policy.compact import Array, action_scaling
 
 
@@ -94,7 +94,7 @@ class Champion:
         return PolicyConfig(
             n_layers=len(layers),
             isa=self._learner.config.isa,
-            is_stochastic=self._learner.config.is_stochastic,
+            head=GAUSSIAN_HEAD if self._learner.config.is_stochastic else 0,
             layers=described,
             mean=pointer(mean),
             scale=pointer(scale),

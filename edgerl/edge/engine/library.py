@@ -36,6 +36,9 @@ ISA_VARIABLE = "EDGERL_ISA"
 SAC = 1
 """EDGERL_SAC."""
 
+GAUSSIAN_HEAD = 2
+"""EDGERL_HEAD_GAUSSIAN."""
+
 MAXIMUM_LAYERS = 9
 """Affine layers of a learner's network."""
 
@@ -53,6 +56,10 @@ class LayerConfig(ctypes.Structure):
         ("columns", POINTER(c_uint16)),
         ("row_starts", POINTER(c_uint32)),
         ("bias", POINTER(c_float)),
+        ("norm_scale", POINTER(c_float)),
+        ("norm_shift", POINTER(c_float)),
+        ("norm_epsilon", c_float),
+        ("activation", c_int32),
     )
 
 
@@ -62,12 +69,15 @@ class PolicyConfig(ctypes.Structure):
     _fields_ = (
         ("n_layers", c_uint32),
         ("isa", c_int32),
-        ("is_stochastic", c_uint32),
         ("layers", POINTER(LayerConfig)),
         ("mean", POINTER(c_float)),
         ("scale", POINTER(c_float)),
         ("centre", POINTER(c_float)),
         ("half_range", POINTER(c_float)),
+        ("low", POINTER(c_float)),
+        ("high", POINTER(c_float)),
+        ("head", c_int32),
+        ("clip", c_float),
     )
 
 
