@@ -16,7 +16,7 @@ from edgerl.environments.make import make
 from edgerl.errors import CheckFailed, FileFormatError, UnsupportedModelError
 from edgerl.files.atomic import read_bytes, refuse_existing
 from edgerl.files.kind import ONNX, OURS, kind_of
-from edgerl.importers import cleanrl, onnx, rsl_rl, stable_baselines3, state_dict
+from edgerl.importers import cleanrl, onnx, rsl_rl, stable_baselines3, state_dict, torchscript
 from edgerl.importers.options import Stated
 from edgerl.importers.signal import Signal, Unfit
 from edgerl.policy import format as policy_format
@@ -134,6 +134,9 @@ def read(data: bytes, path: Path, stated: Stated) -> Original:
         return Original(
             name, _policy(network.signal, path), network, () if stated.normalizer else (WITHOUT_STATISTICS,)
         )
+    if kind.startswith(PYTORCH) and torchscript.is_torchscript(data):
+        module = torchscript.read(data, path, stated)
+        return Original("TorchScript", _policy(module.action, path), module)
     if kind.startswith(PYTORCH):
         return _pytorch(state_dict.load(data, path), path, stated)
     if kind in OURS:
