@@ -216,11 +216,8 @@ class Signal:
     def _with_clip(self) -> Signal:
         """The clipped observation, with its bounds as the policy's clip."""
         assert self.bounds is not None
-        ready, (lows, highs), bound = (
-            replace(self, bounds=None)._with_normaliser(),
-            self.bounds,
-            float(self.bounds[1][0]),
-        )
+        lows, highs = self.bounds
+        ready, bound = replace(self, bounds=None)._with_normaliser(), float(highs[0])
         is_plain = ready.normaliser is not None and ready.clip is None and not ready.affine.bias.any()
         if not is_plain or not (0 < bound < np.inf) or np.any(highs != bound) or np.any(lows != -bound):
             raise Unfit("clips the observation otherwise than to [−c, c], all of it, once")
