@@ -56,6 +56,7 @@ class ImportReport:
             "normalises": policy.observation_mean is not None,
             "observation_clip": policy.observation_clip,
             "action_bounds": [policy.action_low.tolist(), policy.action_high.tolist()] if policy.is_bounded else None,
+            "contract": policy.contract.as_dict(),
             "action_difference": None if self.difference is None else asdict(self.difference),
             "notes": list(self.notes),
         }
@@ -128,7 +129,7 @@ def read(data: bytes, path: Path, stated: Stated) -> Original:
     kind = kind_of(data) or "a file of an unknown kind"
     if kind == ONNX:
         model = onnx.read(data, path, stated)
-        return Original("ONNX", _policy(model.action, path), model)
+        return Original("ONNX", replace(_policy(model.action, path), contract=model.contract), model)
     if kind.startswith(STABLE_BASELINES3):
         network, name = stable_baselines3.read(data, path, stated)
         return Original(
