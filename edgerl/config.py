@@ -190,6 +190,9 @@ class TD3Config:
         "adam", "adam, whose weight decay is coupled, or adamw, whose weight decay is not.", "paper: adam", **NEW
     )
     beta1: float = _number(0.9, "Decay of Adam's first moment (β₁).", "[0, 1)", "per update", "CrossQ: 0.5", **NEW)
+    gradient_clip: float | None = _number(
+        None, "L2 norm that the gradient of a network is cut to.", "[0.000001, 1000000]", "L2 norm", shown="none", **NEW
+    )
     actor_learning_rate: float | None = _number(
         None, "Learning rate of the actor.", "(0, 1]", "per update", shown="learning_rate", **NEW
     )

@@ -73,6 +73,7 @@ def learner_config(
         soft_update=td3.soft_update,
         weight_decay=td3.weight_decay,
         first_moment_decay=td3.beta1,
+        gradient_clip=td3.gradient_clip or 0.0,
         target_noise=td3.target_noise,
         target_noise_clip=td3.target_noise_clip,
         drop_fraction=evolution.drop_fraction,

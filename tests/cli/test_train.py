@@ -140,6 +140,7 @@ OTHER_VALUES: dict[str, Any] = {
     "updates_per_step": 1.5,
     "optimiser": "adamw",
     "beta1": 0.5,
+    "gradient_clip": 0.5,
     "actor_learning_rate": 0.02,
     "critic_learning_rate": 0.03,
     "drop": "scaled-magnitude",

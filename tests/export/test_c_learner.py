@@ -59,13 +59,14 @@ class Case(NamedTuple):
     percent: int = 50
     prefix: str = "edgerl_learner"
     norm: int = 0  # an edgerl_norm, of the critics
+    clip: float = 0.0  # the norm of gradients
 
 
 CASES = [
     pytest.param(Case(), id="single-fp32"),
     pytest.param(Case(4, "fp16", normalise=True), id="block-4-fp16"),
     pytest.param(Case(1, "fp16", n_step=3, widths=(10, 16, 12)), id="single-fp16-n-step"),
-    pytest.param(Case(4, norm=1, widths=(18, 12)), id="block-4-norm"),
+    pytest.param(Case(4, norm=1, widths=(18, 12), clip=0.5), id="block-4-norm-clip"),
 ]
 
 
@@ -75,7 +76,7 @@ def exported(case: Case, folder: Path, **options: Any) -> CLearner:
         N, M, case.widths, case.block, case.percent,
         batch=case.batch, evolution_interval=50, n_step=case.n_step, learning_rate=1e-3,
     )  # fmt: skip
-    config.critic.norm = case.norm
+    config.critic.norm, config.gradient_clip = case.norm, case.clip
     path = write_bundle(folder / "learner.safetensors", config, precision=case.precision, normalise=case.normalise)
     learner = make_c_learner(path, **{"capacity": CAPACITY, **options})
     write_c_learner(learner, folder, force=True)
@@ -315,6 +316,8 @@ def test_what_was_left_out_is_not_missing(block: int, batch: int, tmp_path: Path
         Case(4, widths=(13, 16)),
         Case(norm=1),
         Case(4, norm=1),
+        Case(clip=0.5),
+        Case(4, clip=0.5),
     ],
 )
 def test_ram_is_what_was_announced_and_flash_no_more(case: Case, optimised: str, tmp_path: Path) -> None:
