@@ -226,6 +226,22 @@ class ScheduleConfig:
     replay_capacity: int = _number(
         1_000_000, "Transitions in the replay buffer.", "[1, 4294967295]", "transitions", "paper"
     )
+    replay_distance: float | None = _number(
+        None,
+        "Half the mean square difference of the policy's actions from those of the oldest transitions, above which a "
+        "tenth of the replay is dropped.",
+        "[0, 2]",
+        "actions in [−1, 1]",
+        "RLx2: 0.2",
+        shown="nothing is dropped",
+        **NEW,
+    )
+    replay_check_interval: int = _number(
+        10_000, "Steps from one check of that difference to the next.", "[1, 1000000000000]", "steps", "RLx2", **NEW
+    )
+    replay_minimum: int = _number(
+        100_000, "Newest transitions that are never dropped so.", "[1, 4294967295]", "transitions", "RLx2", **NEW
+    )
     evaluation_interval: int = _number(
         5000, "Steps from one evaluation to the next.", "[1, 1000000000000]", "steps", "paper"
     )
@@ -304,6 +320,7 @@ QUICK = ScheduleConfig(
     steps=30_000,
     start_steps=10_000,
     replay_capacity=100_000,
+    replay_minimum=10_000,
     evaluation_interval=5000,
     evaluation_episodes=3,
     checkpoint_interval=5000,
@@ -468,8 +485,14 @@ def validated(config: Config) -> Config:
             f"`updates_per_step` is {config.td3.updates_per_step}, which makes no update in the {learning_steps} steps "
             "after `start_steps`; expected more of either"
         )
-    if config.schedule.replay_capacity <= config.td3.n_step:
-        raise ConfigError(f"`replay_capacity` is {config.schedule.replay_capacity}; expected more than `n_step`")
+    schedule = config.schedule
+    if schedule.replay_capacity <= config.td3.n_step:
+        raise ConfigError(f"`replay_capacity` is {schedule.replay_capacity}; expected more than `n_step`")
+    if schedule.replay_distance is not None and schedule.replay_capacity <= schedule.replay_minimum:
+        raise ConfigError(
+            f"`replay_distance` is {schedule.replay_distance:g}, and nothing could be dropped: `replay_minimum` is "
+            f"{schedule.replay_minimum}, `replay_capacity` {schedule.replay_capacity}; expected more than the minimum"
+        )
     return config
 
 

@@ -90,7 +90,9 @@ def hand_over(
         )
     agent, normalizer = _restore(checkpoint, folder, evolve)
     plan = ReplayPlan(precision, keep, memory)
-    with closing(Replay.open_recorded(folder / run_folder.REPLAY, checkpoint.counters.replay_count)) as replay:
+    counters = checkpoint.counters
+    path_of_replay = folder / run_folder.REPLAY
+    with closing(Replay.open_recorded(path_of_replay, counters.replay_count, counters.replay_dropped)) as replay:
         if (replay.n_observations, replay.n_actions) != _sizes(checkpoint):
             raise FileFormatError(
                 f"{folder} holds a replay of another task than its policy's; they are not from the same run"

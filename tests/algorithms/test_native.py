@@ -191,6 +191,22 @@ def _assert_parity(options: dict[str, Any], updates: int) -> None:
     np.testing.assert_allclose(native.act(observation), reference.act(observation), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("double", [True, False])
+def test_what_a_memory_dropped_is_learnt_from_no_more(double: bool) -> None:
+    """The same bits as from a memory that never had it; on PyTorch too."""
+    config = small_config(n_step=3)
+    dropping, without = filled_replay(count=400), Replay(None, N, M, 300)
+    dropping.drop(180)
+    for t in transitions(400)[-120:]:
+        without.append(t.observation, t.action, t.reward, t.following, t.boundary)
+    for make in (lambda: native_agent(config, double=double), lambda: TD3(config, N, M)):
+        agents = make(), make()
+        for _ in range(30):
+            for agent, replay in zip(agents, (dropping, without), strict=True):
+                agent.learn(replay)
+        assert not differing(agents[0].state(), agents[1].state())
+
+
 def _normalizer(n: int) -> Normalizer:
     normalizer = Normalizer(n)
     for observation in np.random.default_rng(5).normal(1, 2, (20, n)):
