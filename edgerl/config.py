@@ -2,7 +2,7 @@
 command line, study files, configuration files and the tables in docs/ are made from them.
 
 Source `paper` is Sokar et al. (IJCAI 2022) with its released code; `TD3` is Fujimoto et al. (2018); `RigL` is Evci et
-al. (2020); `RLx2` is Tan et al. (2023).
+al. (2020); `RLx2` is Tan et al. (2023); `DSR` is Mostafa and Wang (2019).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Method = Literal["td3", "static-td3", "ds-td3"]
 Distribution = Literal["er", "uniform"]
 OutputLayer = Literal["dense", "sparse"]
 Growth = Literal["random", "gradient"]
-DropCriterion = Literal["magnitude", "scaled-magnitude"]
+DropCriterion = Literal["magnitude", "scaled-magnitude", "global-threshold"]
 DropSchedule = Literal["constant", "cosine"]
 Norm = Literal["none", "layer"]
 Optimiser = Literal["adam", "adamw"]
@@ -126,8 +126,9 @@ class EvolutionConfig:
     )
     drop: DropCriterion = _option(
         "magnitude",
-        "What connections are dropped by: the smallest magnitude, or magnitude scaled by the size of the input.",
-        "paper: magnitude; Wanda: scaled-magnitude",
+        "What connections are dropped by: the smallest magnitude, magnitude scaled by the size of the input, or a "
+        "threshold for a whole network, which lets its connections move between layers (torch engine).",
+        "paper: magnitude; Wanda: scaled-magnitude; DSR: global-threshold",
         **NEW,
     )
     growth: Growth = _option("random", "Where connections grow: random (SET) or gradient (RigL).", "paper: random")
@@ -475,6 +476,11 @@ def validated(config: Config) -> Config:
     if config.engine == "native" and config.device == "cuda":
         raise ConfigError(
             "`engine` is native, which runs on the CPU, and `device` is cuda; use `device` cpu or `engine` torch"
+        )
+    if config.engine == "native" and config.evolution.drop == "global-threshold":
+        raise ConfigError(
+            "`drop` is global-threshold, which moves connections between layers, and `engine` is native, whose layers "
+            "have room for a fixed number; use `engine` torch or auto, or another `drop`"
         )
     _check_evolution_steps(config)
     if config.evaluation == "none" and config.policy == "best":

@@ -52,13 +52,23 @@ class Agent(ABC):
         self.device, self.dtype = torch.device(config.device), dtype
         self.n_actions = n_actions
         actor_plan, critic_plan = plan_networks(config, n_observations, n_actions)
+        by_dsr = config.evolution.drop == "global-threshold"
+        actor_moves, critics_move = (by_dsr and evolves for evolves in config.network.evolving)
         previous_dtype = torch.get_default_dtype()
         torch.set_default_dtype(dtype)
         try:
-            has_target = self.actor_has_target
-            self.actor = SparseNetwork(actor_plan, self.draws, Network.ACTOR, self.device, has_target=has_target)
+            self.actor = SparseNetwork(
+                actor_plan,
+                self.draws,
+                Network.ACTOR,
+                self.device,
+                has_target=self.actor_has_target,
+                reallocates=actor_moves,
+            )
             self.critics = [
-                SparseNetwork(critic_plan, self.draws, network, self.device, config.network.critic_norm)
+                SparseNetwork(
+                    critic_plan, self.draws, network, self.device, config.network.critic_norm, reallocates=critics_move
+                )
                 for network in (Network.CRITIC_1, Network.CRITIC_2)
             ]
         finally:

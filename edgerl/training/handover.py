@@ -83,6 +83,11 @@ def hand_over(
             f"{folder} was trained with `algorithm` {checkpoint.config.algorithm}; a learner on a device runs td3: "
             "export its policy, or train with `algorithm` td3"
         )
+    if checkpoint.config.evolution.drop == "global-threshold":
+        raise ConfigError(
+            f"{folder} was trained with `drop` global-threshold, and the layers of a learner on a device have a fixed "
+            "number of connections: export its policy, or train with another `drop`"
+        )
     if keep == "reservoir" and checkpoint.config.td3.n_step > 1:
         raise ConfigError(
             f"the run has returns of {checkpoint.config.td3.n_step} rewards; a reservoir needs 1 (use a ring, or train "

@@ -389,7 +389,11 @@ class Trainer:
     def _masked_policy(self) -> CompactPolicy:
         """The actor as it is: masked weights at their connections, with dead units."""
         layers = [make_layer(weight, bias, self.config.network.block) for weight, bias in self.agent.actor_layers()]
-        shapes = [plan.shape for name, network in self.agent.networks if name == "actor" for plan in network.plans]
+        actor = next(network for name, network in self.agent.networks if name == "actor")
+        shapes = [
+            LayerShape(plan.n_inputs, plan.n_outputs, connections)
+            for plan, connections in zip(actor.plans, actor.connections(), strict=True)
+        ]
         if layers[-1].n_outputs < shapes[-1].n_outputs:  # the actor gives deviations, too, which no policy has
             output = layers[-1].matrix()
             shapes[-1] = LayerShape(shapes[-1].n_inputs, len(output), int(np.count_nonzero(output)))
