@@ -42,5 +42,5 @@ def drop_oldest(config: Config, step: int, act: Callable[[Array], Array], replay
     spare = replay.size - schedule.replay_minimum
     if schedule.replay_distance is None or not is_due or spare <= 0:
         return
-    if policy_distance(act, replay, config.td3.batch_size) > schedule.replay_distance:
+    if policy_distance(act, replay, config.learning.batch_size) > schedule.replay_distance:
         replay.drop(min(replay.size // SHARE, spare))

@@ -231,8 +231,8 @@ class Trainer:
     @property
     def _updates_due(self) -> int:
         """Critic updates that follow this step."""
-        td3, learning = self.config.td3, self.step - self.config.schedule.start_steps
-        return td3.updates_after(learning) - td3.updates_after(learning - 1) if learning > 0 else 0
+        learning, steps = self.config.learning, self.step - self.config.schedule.start_steps
+        return learning.updates_after(steps) - learning.updates_after(steps - 1) if steps > 0 else 0
 
     def _step(self, action: Vector) -> tuple[Vector, float, Boundary]:
         """(next observation, reward, boundary) after `action` in [−1, 1]. Raises EnvironmentError."""
@@ -394,9 +394,8 @@ class Trainer:
             LayerShape(plan.n_inputs, plan.n_outputs, connections)
             for plan, connections in zip(actor.plans, actor.connections(), strict=True)
         ]
-        if layers[-1].n_outputs < shapes[-1].n_outputs:  # the actor gives deviations, too, which no policy has
-            output = layers[-1].matrix()
-            shapes[-1] = LayerShape(shapes[-1].n_inputs, len(output), int(np.count_nonzero(output)))
+        n_actions = layers[-1].n_outputs  # where the actor gives deviations, too, the policy has none
+        shapes[-1] = LayerShape(shapes[-1].n_inputs, n_actions, int(actor.output_degrees()[:n_actions].sum()))
         about: dict[str, Any] = {
             "edgerl": __version__,
             "environment": self.config.environment,
@@ -440,7 +439,7 @@ class Trainer:
         if self.config.schedule.replay_distance is not None:
             row |= {
                 "replay_size": self.replay.size,
-                "policy_distance": policy_distance(self._act, self.replay, self.config.td3.batch_size),
+                "policy_distance": policy_distance(self._act, self.replay, self.config.learning.batch_size),
             }
         for name, network in self.agent.networks:
             row |= {f"connections.{name}.{layer}": n for layer, n in enumerate(network.connections())}
