@@ -26,7 +26,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "DS-TD3": {},
     "LayerNorm": {"critic_norm": "layer"},
     "scaled magnitude": {"drop": "scaled-magnitude"},
-    "gradient clip": {"gradient_clip": 1.0},
+    "gradient clip": {"gradient_clip": 0.001},
     "SAC": SAC,
     "SAC, LayerNorm": SAC | {"critic_norm": "layer"},
 }
