@@ -78,11 +78,6 @@ def hand_over(
     _check_options(seed, precision, keep, memory)
     refuse_existing(goal, force=force)
     checkpoint = checkpoint_file.read(folder / run_folder.CHECKPOINT)
-    if checkpoint.config.algorithm != "td3":
-        raise ConfigError(
-            f"{folder} was trained with `algorithm` {checkpoint.config.algorithm}; a learner on a device runs td3: "
-            "export its policy, or train with `algorithm` td3"
-        )
     if checkpoint.config.evolution.drop == "global-threshold":
         raise ConfigError(
             f"{folder} was trained with `drop` global-threshold, and the layers of a learner on a device have a fixed "

@@ -18,9 +18,6 @@ from edgerl.edge.engine.released import current
 from edgerl.errors import ConfigError, FileFormatError, UnsupportedModelError, quoted
 from edgerl.files.tensors import TensorReader, Tensors
 
-TD3 = 0
-"""EDGERL_TD3."""
-
 
 @dataclass(frozen=True)
 class Origin:
@@ -73,8 +70,6 @@ def read_origin(reader: TensorReader, source: Path, memory: int | None = None) -
         replay = read_replay_plan(metadata.get("replay"))
         adapt = _adapt_to_this_machine(memory_of(replay) if memory is None else memory)
         arena = LearnerArena.from_state(library(), *state_of(reader), adapt)
-        if arena.config.algorithm != TD3:
-            raise ValueError("its algorithm is not TD3, which is all that a learner on a device runs")
         constants = read_constants(reader, arena.config.n_observations, arena.config.n_actions)
         if replay.precision == "fp16" and constants.storage_mean is None:
             raise ValueError("its replay is fp16, and the constants of its storage are missing")

@@ -85,9 +85,12 @@ static inline const edgerl_network_plan *network_plan(const edgerl_learner_confi
     return network == EDGERL_ACTOR ? &c->actor : &c->critic;
 }
 
+/* Whether a program has code for an algorithm; a constant. */
+static inline int is_built(edgerl_algorithm algorithm) { return (EDGERL_ALGORITHMS >> algorithm & 1u) != 0; }
+
 /* Whether the actor gives a distribution of actions: means, then logarithms of deviations, of tanh's argument. */
 static inline int is_stochastic(const edgerl_learner_config *c) {
-    return (EDGERL_ALGORITHMS & 2u) != 0 && c->algorithm == EDGERL_SAC;
+    return is_built(EDGERL_SAC) && (!is_built(EDGERL_TD3) || c->algorithm == EDGERL_SAC);
 }
 
 /* Whether the gradient of a network is cut to a norm: then all of it must be known before any of its layers learns. */
@@ -96,9 +99,6 @@ static inline int clips_gradients(const edgerl_learner_config *c) { return EDGER
 static inline uint32_t outputs_of_actor(const edgerl_learner_config *c) {
     return c->algorithm == EDGERL_SAC ? 2 * c->n_actions : c->n_actions;
 }
-
-/* Between e^-20 and e^2, as published implementations do. */
-static inline real clipped_log_deviation(real x) { return x < -20 ? -20 : x > 2 ? 2 : x; }
 
 static inline uint32_t layers_of(const learner *l, uint32_t network) { return network_plan(&l->config, network)->n_layers; }
 

@@ -75,9 +75,9 @@ static void put_transition(learner *l, const edgerl_replay *r, uint32_t column, 
 }
 
 /* A program whose learner runs another algorithm has no code for what follows. */
-#define ONLY_WITH_SAC                       \
-    if ((EDGERL_ALGORITHMS & 2u) == 0) {    \
-        return;                             \
+#define ONLY_WITH(algorithm)    \
+    if (!is_built(algorithm)) { \
+        return;                 \
     }
 
 /* Standard normal numbers, one for each action of the batch. */
@@ -111,7 +111,7 @@ static void sample(const pass *p) {
 }
 
 static void policy_noise(const pass *p) {
-    ONLY_WITH_SAC
+    ONLY_WITH(EDGERL_SAC)
     draw_noise(p, PURPOSE_POLICY);
 }
 
@@ -120,6 +120,7 @@ static void policy_noise(const pass *p) {
 static real clip(real x, real bound) { return x < -bound ? -bound : x > bound ? bound : x; }
 
 static void target_action(const pass *p) {
+    ONLY_WITH(EDGERL_TD3)
     learner *l = p->l;
     const uint32_t n = l->config.n_observations, m = l->config.n_actions;
     const real *noise = reals_at(l, l->noise);
@@ -191,6 +192,7 @@ static void critic_loss(const pass *p) {
 }
 
 static void policy_action(const pass *p) {
+    ONLY_WITH(EDGERL_TD3)
     learner *l = p->l;
     const size_t count = (size_t)l->config.n_actions * l->stride;
     real *from = result_of(l, EDGERL_ACTOR);
@@ -199,6 +201,7 @@ static void policy_action(const pass *p) {
 }
 
 static void policy_loss(const pass *p) {
+    ONLY_WITH(EDGERL_TD3)
     learner *l = p->l;
     const real share = 1 / (real)l->config.batch, *q = result_of(l, EDGERL_CRITIC_1);
     real *gradient = result_gradient(l, EDGERL_CRITIC_1), sum = 0;
@@ -216,6 +219,7 @@ static void policy_loss(const pass *p) {
 }
 
 static void policy_gradient(const pass *p) {
+    ONLY_WITH(EDGERL_TD3)
     const learner *l = p->l;
     const uint32_t m = l->config.n_actions;
     const real *action = result_of(l, EDGERL_ACTOR);
@@ -238,7 +242,7 @@ static real log_slope(real u) {
 /* Actions drawn from the actor's distribution, into the rows behind the observations of `batch`, and the logarithms of their
  * densities: a = tanh(u), u = μ + σ ε. */
 static void sample_actions(const pass *p, uint64_t batch) {
-    ONLY_WITH_SAC
+    ONLY_WITH(EDGERL_SAC)
     learner *l = p->l;
     const uint32_t m = l->config.n_actions;
     const real *mean = result_of(l, EDGERL_ACTOR), *log_deviation = mean + m * (size_t)l->stride, *noise = reals_at(l, l->noise);
@@ -265,13 +269,13 @@ static void policy_sample(const pass *p) { sample_actions(p, p->l->now); }
 
 /* The value of the first critic, kept until the second one has said its own. */
 static void keep_value(const pass *p) {
-    ONLY_WITH_SAC
+    ONLY_WITH(EDGERL_SAC)
     copy(reals_at(p->l, p->l->target_value), result_of(p->l, EDGERL_CRITIC_1), p->l->width * sizeof(real));
 }
 
 /* The gradient of -min(Q1, Q2), of which this critic has its samples; at the second one the loss. */
 static void least_value_loss(const pass *p) {
-    ONLY_WITH_SAC
+    ONLY_WITH(EDGERL_SAC)
     learner *l = p->l;
     const int is_second = p->network == EDGERL_CRITIC_2;
     const real share = 1 / (real)l->config.batch, *q = result_of(l, p->network);
@@ -295,7 +299,7 @@ static void least_value_loss(const pass *p) {
 
 /* The second critic's gradient by the actions waits for the first one's, where the next actions were. */
 static void keep_action_gradient(const pass *p) {
-    ONLY_WITH_SAC
+    ONLY_WITH(EDGERL_SAC)
     const learner *l = p->l;
     const uint32_t n = l->config.n_observations;
     copy(row_at(l, l->next, n), row_at(l, l->action_gradient, n), (size_t)l->config.n_actions * l->stride * sizeof(real));
@@ -303,7 +307,7 @@ static void keep_action_gradient(const pass *p) {
 
 /* The gradient of α log π(a | s) - min(Q1, Q2) by means and logarithms of deviations. */
 static void distribution_gradient(const pass *p) {
-    ONLY_WITH_SAC
+    ONLY_WITH(EDGERL_SAC)
     const learner *l = p->l;
     const uint32_t n = l->config.n_observations, m = l->config.n_actions;
     const real *log_deviation = result_of(l, EDGERL_ACTOR) + m * (size_t)l->stride, *noise = reals_at(l, l->noise);
@@ -338,7 +342,7 @@ static double power(double x, uint64_t n) {
 
 /* One step of Adam on log α, down the gradient of -log α (log π + target entropy). */
 static void step_temperature(const pass *p) {
-    ONLY_WITH_SAC
+    ONLY_WITH(EDGERL_SAC)
     learner *l = p->l;
     const edgerl_learner_config *c = &l->config;
     edgerl_learner_progress *to = &l->progress;
@@ -393,7 +397,7 @@ static void forward(const pass *p) {
 }
 
 static void next_forward(const pass *p) {
-    ONLY_WITH_SAC
+    ONLY_WITH(EDGERL_SAC)
     const forward_task task = forward_task_of(p, 0, p->l->next);
     p->kernels->forward(&task, layer_of(p)->block);
 }

@@ -47,7 +47,7 @@ by scale and shift 3, two means over the units 4, by the sum 6."""
 
 ACTOR_PASSES = {"td3": (1, 1), "sac": (3, 2)}
 """Passes through a critic, forward and back, in an update of the actor: Q1; of SAC both, and Q1 forward once more,
-since both share the memory of their activations."""
+since both share the memory of their activations. In the order of the engine's numbers."""
 
 
 @dataclass(frozen=True)
