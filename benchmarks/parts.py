@@ -1,4 +1,5 @@
-"""What a part adds to an update of the native engine: a norm, SAC, a drop criterion; against the update without it.
+"""What a part adds to an update of the native engine, against the update without it: a norm, SAC, a drop criterion, the
+norm of gradients.
 
     OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/parts.py [--batch 100] [--repeats 12]
 
@@ -26,6 +27,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "DS-TD3": {},
     "LayerNorm": {"critic_norm": "layer"},
     "scaled magnitude": {"drop": "scaled-magnitude"},
+    "gradient clip": {"gradient_clip": 0.001},
     "SAC": SAC,
     "SAC, LayerNorm": SAC | {"critic_norm": "layer"},
 }

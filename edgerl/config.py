@@ -2,7 +2,7 @@
 command line, study files, configuration files and the tables in docs/ are made from them.
 
 Source `paper` is Sokar et al. (IJCAI 2022) with its released code; `TD3` is Fujimoto et al. (2018); `RigL` is Evci et
-al. (2020); `RLx2` is Tan et al. (2023).
+al. (2020); `RLx2` is Tan et al. (2023); `DSR` is Mostafa and Wang (2019).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SparseTopology = Literal["static", "dynamic"]
 Distribution = Literal["er", "uniform"]
 OutputLayer = Literal["dense", "sparse"]
 Growth = Literal["random", "gradient"]
-DropCriterion = Literal["magnitude", "scaled-magnitude"]
+DropCriterion = Literal["magnitude", "scaled-magnitude", "global-threshold"]
 DropSchedule = Literal["constant", "cosine"]
 Norm = Literal["none", "layer"]
 Optimiser = Literal["adam", "adamw"]
@@ -135,8 +135,9 @@ class EvolutionConfig:
     )
     drop: DropCriterion = _option(
         "magnitude",
-        "What connections are dropped by: the smallest magnitude, or magnitude scaled by the size of the input.",
-        "paper: magnitude; Wanda: scaled-magnitude",
+        "What connections are dropped by: the smallest magnitude, magnitude scaled by the size of the input, or a "
+        "threshold for a whole network, which lets its connections move between layers (torch engine).",
+        "paper: magnitude; Wanda: scaled-magnitude; DSR: global-threshold",
         **NEW,
     )
     growth: Growth = _option("random", "Where connections grow: random (SET) or gradient (RigL).", "paper: random")
@@ -222,6 +223,9 @@ class LearningConfig:
         "adam", "adam, whose weight decay is coupled, or adamw, whose weight decay is not.", "paper: adam", **NEW
     )
     beta1: float = _number(0.9, "Decay of Adam's first moment (β₁).", "[0, 1)", "per update", "CrossQ: 0.5", **NEW)
+    gradient_clip: float | None = _number(
+        None, "L2 norm that the gradient of a network is cut to.", "[0.000001, 1000000]", "L2 norm", shown="none", **NEW
+    )
     actor_learning_rate: float | None = _number(
         None, "Learning rate of the actor.", "(0, 1]", "per update", shown="learning_rate", **NEW
     )
@@ -254,6 +258,22 @@ class ScheduleConfig:
     )
     replay_capacity: int = _number(
         1_000_000, "Transitions in the replay buffer.", "[1, 4294967295]", "transitions", "paper"
+    )
+    replay_distance: float | None = _number(
+        None,
+        "Half the mean square difference of the policy's actions from those of the oldest transitions, above which a "
+        "tenth of the replay is dropped.",
+        "[0, 2]",
+        "actions in [−1, 1]",
+        "RLx2: 0.2",
+        shown="nothing is dropped",
+        **NEW,
+    )
+    replay_check_interval: int = _number(
+        10_000, "Steps from one check of that difference to the next.", "[1, 1000000000000]", "steps", "RLx2", **NEW
+    )
+    replay_minimum: int = _number(
+        100_000, "Newest transitions that are never dropped so.", "[1, 4294967295]", "transitions", "RLx2", **NEW
     )
     evaluation_interval: int = _number(
         5000, "Steps from one evaluation to the next.", "[1, 1000000000000]", "steps", "paper"
@@ -333,6 +353,7 @@ QUICK = ScheduleConfig(
     steps=30_000,
     start_steps=10_000,
     replay_capacity=100_000,
+    replay_minimum=10_000,
     evaluation_interval=5000,
     evaluation_episodes=3,
     checkpoint_interval=5000,
@@ -516,6 +537,11 @@ def validated(config: Config) -> Config:
         raise ConfigError(
             "`engine` is native, which runs on the CPU, and `device` is cuda; use `device` cpu or `engine` torch"
         )
+    if config.engine == "native" and config.evolution.drop == "global-threshold":
+        raise ConfigError(
+            "`drop` is global-threshold, which moves connections between layers, and `engine` is native, whose layers "
+            "have room for a fixed number; use `engine` torch or auto, or another `drop`"
+        )
     _check_evolution_steps(config)
     if config.evaluation == "none" and config.policy == "best":
         raise ConfigError("`policy` is best and `evaluation` is none; expected evaluations, or `policy` last")
@@ -525,8 +551,14 @@ def validated(config: Config) -> Config:
             f"`updates_per_step` is {config.learning.updates_per_step}, which makes no update in the {learning_steps} "
             "steps after `start_steps`; expected more of either"
         )
-    if config.schedule.replay_capacity <= config.learning.n_step:
-        raise ConfigError(f"`replay_capacity` is {config.schedule.replay_capacity}; expected more than `n_step`")
+    schedule = config.schedule
+    if schedule.replay_capacity <= config.learning.n_step:
+        raise ConfigError(f"`replay_capacity` is {schedule.replay_capacity}; expected more than `n_step`")
+    if schedule.replay_distance is not None and schedule.replay_capacity <= schedule.replay_minimum:
+        raise ConfigError(
+            f"`replay_distance` is {schedule.replay_distance:g}, and nothing could be dropped: `replay_minimum` is "
+            f"{schedule.replay_minimum}, `replay_capacity` {schedule.replay_capacity}; expected more than the minimum"
+        )
     return config
 
 

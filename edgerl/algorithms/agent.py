@@ -52,13 +52,23 @@ class Agent(ABC):
         self.device, self.dtype = torch.device(config.device), dtype
         self.n_actions = n_actions
         actor_plan, critic_plan = plan_networks(config, n_observations, n_actions)
+        by_dsr = config.evolution.drop == "global-threshold"
+        actor_moves, critics_move = (by_dsr and evolves for evolves in config.network.evolving)
         previous_dtype = torch.get_default_dtype()
         torch.set_default_dtype(dtype)
         try:
-            has_target = self.actor_has_target
-            self.actor = SparseNetwork(actor_plan, self.draws, Network.ACTOR, self.device, has_target=has_target)
+            self.actor = SparseNetwork(
+                actor_plan,
+                self.draws,
+                Network.ACTOR,
+                self.device,
+                has_target=self.actor_has_target,
+                reallocates=actor_moves,
+            )
             self.critics = [
-                SparseNetwork(critic_plan, self.draws, network, self.device, config.network.critic_norm)
+                SparseNetwork(
+                    critic_plan, self.draws, network, self.device, config.network.critic_norm, reallocates=critics_move
+                )
                 for network in (Network.CRITIC_1, Network.CRITIC_2)
             ]
         finally:
@@ -157,7 +167,7 @@ class Agent(ABC):
         evolves = is_due and self.config.network.evolving[1]
         gradients = [critic.dense_gradients() if evolves else {} for critic in self.critics]
         for critic in self.critics:
-            critic.mask_gradients()
+            self._prepare_gradient(critic)
         self.critic_optimiser.step()
         if evolves:
             for critic, gradient in zip(self.critics, gradients, strict=True):
@@ -174,13 +184,19 @@ class Agent(ABC):
         is_due = self._evolution_is_due(self.actor_evolution_due)
         evolves = is_due and self.config.network.evolving[0]
         gradients = self.actor.dense_gradients() if evolves else {}
-        self.actor.mask_gradients()
+        self._prepare_gradient(self.actor)
         self.actor_optimiser.step()
         if evolves:
             self._evolve(self.actor, gradients)
         self.actor_evolution_due &= not is_due
         self.losses.actor += loss.detach()
         self.losses.actor_updates += 1
+
+    def _prepare_gradient(self, network: SparseNetwork) -> None:
+        """What the optimiser is to see of it: connections only, and cut to the norm that is allowed, if one is."""
+        network.mask_gradients()
+        if self.config.learning.gradient_clip is not None:
+            torch.nn.utils.clip_grad_norm_(network.online.parameters(), self.config.learning.gradient_clip)
 
     def _evolution_is_due(self, due: bool) -> bool:
         return due and any(self.config.network.evolving) and self.updates < self._last_update

@@ -13,10 +13,14 @@ Notice = Callable[[str], None]
 
 
 def with_engine(config: Config, notice: Notice) -> Config:
-    """The configuration with `auto` resolved: native on the CPU where it was built, else torch, which `notice` says."""
+    """The configuration with `auto` resolved: native on the CPU where it was built and can follow, else torch, which
+    `notice` says."""
     if config.engine != "auto":
         return config
     if config.device == "cuda":
+        return replace(config, engine="torch")
+    if config.evolution.drop == "global-threshold":
+        notice("training with PyTorch, which is slower: `drop` is global-threshold, which the native engine lacks")
         return replace(config, engine="torch")
     try:
         library()

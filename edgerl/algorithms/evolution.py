@@ -1,11 +1,14 @@
 """Which connections an evolution step drops and grows, how many, and what a target prunes. Pure functions on arrays.
 
-Source: Sokar et al. (IJCAI 2022), Algorithm 1; what it leaves open is settled in docs/algorithm.md.
+Source: Sokar et al. (IJCAI 2022), Algorithm 1; of `reallocate` Mostafa and Wang (ICML 2019), Algorithm 1. What they
+leave open is settled in docs/algorithm.md.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +20,12 @@ from edgerl.edge.engine.growth import GROWTH_RULES, Absent
 from edgerl.edge.engine.random import Draws, Network, Purpose
 
 Array = npt.NDArray[Any]
+
+INITIAL_THRESHOLD = 1e-3
+"""The magnitude below which the first step of DSR drops connections."""
+
+TOLERANCE_DIVISOR = 10
+"""DSR keeps its threshold where what is below it misses its aim by a tenth of that at most."""
 
 
 def last_update(config: Config) -> int:
@@ -94,6 +103,82 @@ def select_drop(
     return drop
 
 
+@dataclass(frozen=True)
+class Reallocation:
+    """What a step of DSR does to the sparse layers of a network, in their order."""
+
+    drops: list[Mask]  # of blocks
+    moved: list[int]  # blocks of full width that a layer grows beyond those that it drops; all together 0
+    threshold: float  # of the next step
+
+
+def reallocate(
+    weights: Sequence[Array],
+    masks: Sequence[Mask],
+    plans: Sequence[LayerPlan],
+    fraction: float,
+    threshold: float,
+    *,
+    at_least_one: bool = False,
+) -> Reallocation:
+    """What an evolution step of DSR (dynamic sparse reparameterisation) drops, and in which layers it grows as much.
+
+    weights [outputs, inputs], masks and plans are those of the sparse layers.
+
+    In all layers the blocks are dropped whose mean |w| is below `threshold` or exactly 0, but for the largest of each
+    layer. As many grow, in each layer in proportion to those that survive there; a narrower last block is replaced in
+    its own layer. The next threshold is twice this one where fewer than the fraction ζ of all blocks (`at_least_one`:
+    fewer than one) were below it, and half of it where more were. No more are dropped than there are absent positions
+    to grow into: then the smallest go. Where ζ rounds to nothing, nothing happens.
+    """
+    aim = max(round_half_up(fraction * sum(int(mask.sum()) for mask in masks)), int(at_least_one))
+    if not masks or aim == 0:
+        return Reallocation([np.zeros_like(mask) for mask in masks], [0] * len(masks), threshold)
+    magnitudes = [block_magnitude(weight, plan.block) for weight, plan in zip(weights, plans, strict=True)]
+    drops = [mask & ((size < threshold) | (size == 0)) for size, mask in zip(magnitudes, masks, strict=True)]
+    missed = TOLERANCE_DIVISOR * (aim - sum(int(drop.sum()) for drop in drops))
+    factor = 2.0 if missed > aim else 0.5 if missed < -aim else 1.0
+    for drop, size, mask in zip(drops, magnitudes, masks, strict=True):
+        drop.reshape(-1)[np.argmax(np.where(mask, size, -1))] = False
+    # Blocks that can take each other's place: those of full width of all layers; narrower ones of a layer.
+    full = [(layer, slice(0, plan.full_rows)) for layer, plan in enumerate(plans)]
+    narrow = [[(layer, rows)] for layer, plan in enumerate(plans) for rows, _, _ in plan.classes()[1:]]
+    moved = [0] * len(masks)
+    for pool in (full, *narrow):
+        sizes, dropping, there = ([of[layer][rows] for layer, rows in pool] for of in (magnitudes, drops, masks))
+        room = [int((~mask).sum()) for mask in there]
+        _keep_smallest(sizes, dropping, sum(room))
+        dropped = [int(drop.sum()) for drop in dropping]
+        survivors = [int(mask.sum()) - n for mask, n in zip(there, dropped, strict=True)]
+        grown = shared_out(sum(dropped), survivors, room)
+        for (layer, _), more, fewer in zip(pool, grown, dropped, strict=True):
+            moved[layer] += more - fewer
+    return Reallocation(drops, moved, max(threshold * factor, float(np.finfo(np.float32).tiny)))
+
+
+def _keep_smallest(sizes: Sequence[Array], drops: Sequence[Mask], at_most: int) -> None:
+    """Clear all but the `at_most` smallest of some layers' blocks that are to be dropped."""
+    flat = [np.concatenate([array.reshape(-1) for array in arrays]) for arrays in (sizes, drops)]
+    kept = _smallest(flat[0], flat[1], at_most)
+    for drop, part in zip(drops, np.split(kept, np.cumsum([drop.size for drop in drops])[:-1]), strict=True):
+        drop[...] = part.reshape(drop.shape)
+
+
+def shared_out(number: int, shares: Sequence[int], room: Sequence[int]) -> list[int]:
+    """`number` things, at most the sum of `room`, shared out in proportion to `shares` (0 counts as 1): to each at most
+    what it has room for. What rounding leaves goes to the largest remainders, of equal ones to the first."""
+    counts = [0] * len(room)
+    while (left := number - sum(counts)) > 0:
+        takers = [i for i, most in enumerate(room) if counts[i] < most]
+        total = sum(max(shares[i], 1) for i in takers)
+        exact = {i: divmod(left * max(shares[i], 1), total) for i in takers}
+        rest = left - sum(whole for whole, _ in exact.values())
+        favoured = sorted(takers, key=lambda i: -exact[i][1])[:rest]
+        for i in takers:
+            counts[i] = min(room[i], counts[i] + exact[i][0] + (i in favoured))
+    return counts
+
+
 def select_growth(
     mask: Mask,
     drop: Mask,
@@ -105,15 +190,17 @@ def select_growth(
     update: int,
     network: Network,
     layer: int,
+    moved: int = 0,
 ) -> Mask:
     """As many blocks as were dropped: of those that were absent before the step the ones that the rule scores highest.
 
-    growth: a name of GROWTH_RULES. gradient: of every position, [outputs, inputs]. Ties go by lower position.
+    growth: a name of GROWTH_RULES. gradient: of every position, [outputs, inputs]. moved: so many more of full width,
+    which other layers gave. Ties go by lower position.
     """
     magnitude = block_magnitude(gradient, plan.block)
     grow = np.zeros_like(mask)
-    for rows, _, offset in plan.classes():
-        absent, count = ~mask[rows], int(drop[rows].sum())
+    for (rows, _, offset), more in zip(plan.classes(), (moved, 0), strict=False):
+        absent, count = ~mask[rows], int(drop[rows].sum()) + more
         words = draws.words(Purpose.GROWTH, update, count, network=network, layer=layer + offset)
         rank = np.zeros(absent.shape)
         rank[absent] = -GROWTH_RULES[growth].scores(Absent(magnitude[rows][absent], words))
@@ -121,15 +208,15 @@ def select_growth(
     return grow
 
 
-def select_target_pruning(weight: Array, support: Mask, plan: LayerPlan) -> Mask:
-    """The blocks of a target's support with the smallest mean |w| that it has beyond the planned number of blocks.
+def select_target_pruning(weight: Array, support: Mask, online: Mask, plan: LayerPlan) -> Mask:
+    """The blocks of a target's support with the smallest mean |w| that it has beyond as many as the online network.
 
     Called at every soft update, hence a selection and not a sort.
     """
     magnitude = block_magnitude(weight, plan.block)
     pruned = np.zeros_like(support)
-    for rows, planned, _ in plan.classes():
-        surplus = int(np.count_nonzero(support[rows])) - planned
+    for rows, _, _ in plan.classes():
+        surplus = int(np.count_nonzero(support[rows])) - int(np.count_nonzero(online[rows]))
         pruned[rows] = _smallest(magnitude[rows], support[rows], surplus)
     return pruned
 

@@ -73,6 +73,7 @@ def learner_config(
         soft_update=learning.soft_update,
         weight_decay=learning.weight_decay,
         first_moment_decay=learning.beta1,
+        gradient_clip=learning.gradient_clip or 0.0,
         target_noise=learning.target_noise,
         target_noise_clip=learning.target_noise_clip,
         drop_fraction=evolution.drop_fraction,

@@ -15,7 +15,14 @@ import torch
 import torch.nn.functional as F  # noqa: N812 — PyTorch's own convention
 from torch import Tensor, nn
 
-from edgerl.algorithms.evolution import input_scales, select_drop, select_growth, select_target_pruning
+from edgerl.algorithms.evolution import (
+    INITIAL_THRESHOLD,
+    input_scales,
+    reallocate,
+    select_drop,
+    select_growth,
+    select_target_pruning,
+)
 from edgerl.algorithms.state import Arrays, take
 from edgerl.algorithms.topology import LayerPlan, Mask, draw_mask, expand, input_degrees, output_degrees
 from edgerl.config import EvolutionConfig, Norm
@@ -82,7 +89,9 @@ class SparseNetwork:
         norm: Norm = "none",
         *,
         has_target: bool = True,
+        reallocates: bool = False,
     ) -> None:
+        """reallocates: whether connections move between its layers, by DSR."""
         self.plans, self.network, self.device = tuple(plans), network, device
         self._draws = draws
         self.online = MLP(plans, norm).to(device)
@@ -91,6 +100,7 @@ class SparseNetwork:
         self.masks: dict[int, Mask] = {i: draw_mask(plans[i], draws, network, i) for i in self.sparse_layers}
         self.target_masks = {i: mask.copy() for i, mask in self.masks.items()} if has_target else {}
         self.ever_active = {i: mask.copy() for i, mask in self.masks.items()}
+        self.drop_threshold = INITIAL_THRESHOLD if reallocates else None
         self._initialise_weights()
         self._update_gradient_masks()
         if self._target is not None:
@@ -147,15 +157,20 @@ class SparseNetwork:
         at_least_one: bool,
     ) -> None:
         """TopologyEvolution of Algorithm 1: drop the fraction ζ, and grow as many at weight 0 with zero moments."""
-        for index in self.sparse_layers:
+        drops = self._select_drops(fraction, rules, at_least_one=at_least_one)
+        for index, (drop, moved) in zip(self.sparse_layers, drops, strict=True):
             plan, mask, weight = self.plans[index], self.masks[index], self.online.weights[index]
-            scales = input_scales(self.online.inputs[index].cpu().numpy()) if rules.drop == "scaled-magnitude" else None
-            drop = select_drop(
-                weight.detach().cpu().numpy(), mask, plan, fraction, at_least_one=at_least_one, scales=scales
-            )
-            draws, gradient = self._draws, gradients[index]
             grow = select_growth(
-                mask, drop, plan, rules.growth, draws, gradient, update=update, network=self.network, layer=index
+                mask,
+                drop,
+                plan,
+                rules.growth,
+                self._draws,
+                gradients[index],
+                update=update,
+                network=self.network,
+                layer=index,
+                moved=moved,
             )
             self.masks[index] = (mask & ~drop) | grow
             self.ever_active[index] |= grow
@@ -164,6 +179,22 @@ class SparseNetwork:
             for tensor in (weight.data, moments["exp_avg"], moments["exp_avg_sq"]):
                 tensor.masked_fill_(changed, 0)
         self._update_gradient_masks()
+
+    def _select_drops(self, fraction: float, rules: EvolutionConfig, *, at_least_one: bool) -> list[tuple[Mask, int]]:
+        """What each sparse layer drops, and how many blocks other layers give to it."""
+        layers = self.sparse_layers
+        weights = [self.online.weights[i].detach().cpu().numpy() for i in layers]
+        masks, plans = [self.masks[i] for i in layers], [self.plans[i] for i in layers]
+        if self.drop_threshold is not None:
+            step = reallocate(weights, masks, plans, fraction, self.drop_threshold, at_least_one=at_least_one)
+            self.drop_threshold = step.threshold
+            return list(zip(step.drops, step.moved, strict=True))
+        is_scaled = rules.drop == "scaled-magnitude"
+        scales = [input_scales(self.online.inputs[i].cpu().numpy()) if is_scaled else None for i in layers]
+        return [
+            (select_drop(weight, mask, plan, fraction, at_least_one=at_least_one, scales=scale), 0)
+            for weight, mask, plan, scale in zip(weights, masks, plans, scales, strict=True)
+        ]
 
     @torch.no_grad()
     def soft_update(self, fraction: float) -> None:
@@ -175,7 +206,7 @@ class SparseNetwork:
     def _prune_target(self, index: int, weight: Tensor) -> None:
         plan = self.plans[index]
         support = self.target_masks[index] | self.masks[index]
-        pruned = select_target_pruning(weight.cpu().numpy(), support, plan)
+        pruned = select_target_pruning(weight.cpu().numpy(), support, self.masks[index], plan)
         weight.masked_fill_(self._weight_mask(pruned, plan), 0)
         self.target_masks[index] = support & ~pruned
 
@@ -207,6 +238,8 @@ class SparseNetwork:
         arrays: Arrays = {name: np.packbits(masks[index]) for name, masks, index in self._named_masks()}
         for name, tensor, where in self._parts(optimiser):
             arrays[name] = (tensor if where is None else tensor[where]).cpu().numpy().copy()
+        if self.drop_threshold is not None:
+            arrays["drop_threshold"] = np.array(self.drop_threshold)
         return arrays
 
     def load_state(self, arrays: Arrays, optimiser: torch.optim.Optimizer) -> None:
@@ -216,9 +249,13 @@ class SparseNetwork:
             size = masks[index].size
             bits = np.unpackbits(take(arrays, name, np.dtype(np.uint8), (-(-size // 8),)), count=size)
             masks[index] = bits.astype(bool).reshape(masks[index].shape)
-        planned = [plan.connections for plan in self.plans]
-        if self.connections() != planned or (self._target is not None and self.target_connections() != planned):
-            raise ValueError(f"connections are {self.connections()}, expected {planned}")
+        self._check_connections(self.connections())
+        if self._target is not None:
+            self._check_connections(self.target_connections())
+        if self.drop_threshold is not None:
+            self.drop_threshold = float(take(arrays, "drop_threshold", np.dtype(np.float64), ()))
+            if self.drop_threshold <= 0:
+                raise ValueError(f"drop_threshold is {self.drop_threshold}; expected a magnitude above 0")
         for name, tensor, where in self._parts(optimiser):
             shape = tuple(tensor.shape) if where is None else (int(where.count_nonzero()),)
             values = torch.from_numpy(take(arrays, name, tensor.cpu().numpy().dtype, shape).copy()).to(tensor.device)
@@ -226,6 +263,14 @@ class SparseNetwork:
         if arrays:
             raise ValueError(f"tensor {min(arrays)[:40]!r} does not belong here")
         self._update_gradient_masks()
+
+    def _check_connections(self, found: list[int]) -> None:
+        """Raise ValueError unless they are those that were planned; where they move, all together, and some in each
+        layer."""
+        planned = [plan.connections for plan in self.plans]
+        moves = self.drop_threshold is not None
+        if found != planned and not (moves and sum(found) == sum(planned) and min(found) > 0):
+            raise ValueError(f"connections are {found}, expected {planned}{' in all' if moves else ''}")
 
     def connections(self) -> list[int]:
         """Connections of each layer of the online network."""

@@ -307,7 +307,9 @@ def _check_size(widths: tuple[int, ...]) -> None:
 
 def notice_of_fixed_layers(config: Config, n_observations: int, n_actions: int) -> str | None:
     """The line that a person should read where a run is to evolve, and a sparse layer is too small for it."""
-    if config.evolution.drop_fraction == 0:
+    if (
+        config.evolution.drop_fraction == 0 or config.evolution.drop == "global-threshold"
+    ):  # whose layers share a choice
         return None
     networks = zip(plan_networks(config, n_observations, n_actions), config.network.evolving, strict=True)
     return describe_fixed_layers(*(plans if evolves else () for plans, evolves in networks))

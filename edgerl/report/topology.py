@@ -23,7 +23,7 @@ class LayerPicture:
     """The connections of one layer, bool [outputs, inputs]; before: None where the run's start is not known.
 
     after: of the network that the page shows, which `shown_network` names; where its topology was not kept, its weights
-    that are not 0. connections: the layer's number of them, which never changes; None where it is not known.
+    that are not 0. connections: the layer's number of them; None where it is not known.
     """
 
     before: Mask | None
@@ -84,7 +84,8 @@ def _layer_picture(run: Run, index: int, plan: LayerPlan) -> LayerPicture:
     is_start = ever is not None and not (before & ~ever).any()
     kept = stored[: layer.n_outputs] if stored is not None and shown_network(run).is_last else None
     after = layer.matrix() != 0 if kept is None else kept
-    connections = plan.connections if layer.n_outputs == plan.n_outputs else int(after.sum())
+    moves = run.config.evolution.drop == "global-threshold"
+    connections = plan.connections if layer.n_outputs == plan.n_outputs and not moves else int(after.sum())
     return LayerPicture(before[: layer.n_outputs] if is_start else None, after, connections)
 
 

@@ -222,6 +222,7 @@ def cost_of_run(config: Config, actor: NetworkShape, critic: NetworkShape) -> Tr
         algorithm=config.algorithm,
         evolving=network.evolving,
         critic_norm_units=sum(network.widths[1]) if network.critic_norm == "layer" else 0,
+        clips_gradients=config.learning.gradient_clip is not None,
     )
 
 

@@ -37,6 +37,7 @@ class Counters:
     elapsed_seconds: float = 0.0
     training_cpu_seconds: float = 0.0
     faults: int = 0  # steps that failed in the environment
+    replay_dropped: int = 0  # the first of the transitions, which are in use no more
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Counters:
@@ -47,6 +48,8 @@ class Counters:
             kinds = (int,) if known.type == "int" else (int, float)
             if type(value) not in kinds or not 0 <= value <= LARGEST_COUNTER:
                 raise ValueError(f"{known.name} is {repr(value)[:40]}; expected a number in [0, {LARGEST_COUNTER}]")
+        if counters.replay_dropped > counters.replay_count:
+            raise ValueError(f"replay_dropped is above replay_count, {counters.replay_count}")
         return counters
 
 

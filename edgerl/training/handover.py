@@ -78,6 +78,11 @@ def hand_over(
     _check_options(seed, precision, keep, memory)
     refuse_existing(goal, force=force)
     checkpoint = checkpoint_file.read(folder / run_folder.CHECKPOINT)
+    if checkpoint.config.evolution.drop == "global-threshold":
+        raise ConfigError(
+            f"{folder} was trained with `drop` global-threshold, and the layers of a learner on a device have a fixed "
+            "number of connections: export its policy, or train with another `drop`"
+        )
     if keep == "reservoir" and checkpoint.config.learning.n_step > 1:
         raise ConfigError(
             f"the run has returns of {checkpoint.config.learning.n_step} rewards; a reservoir needs 1 (use a ring, or "
@@ -85,7 +90,9 @@ def hand_over(
         )
     agent, normalizer = _restore(checkpoint, folder, evolve)
     plan = ReplayPlan(precision, keep, memory)
-    with closing(Replay.open_recorded(folder / run_folder.REPLAY, checkpoint.counters.replay_count)) as replay:
+    counters = checkpoint.counters
+    path_of_replay = folder / run_folder.REPLAY
+    with closing(Replay.open_recorded(path_of_replay, counters.replay_count, counters.replay_dropped)) as replay:
         if (replay.n_observations, replay.n_actions) != _sizes(checkpoint):
             raise FileFormatError(
                 f"{folder} holds a replay of another task than its policy's; they are not from the same run"

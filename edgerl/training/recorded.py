@@ -31,7 +31,10 @@ CHUNK = 10_000
 def recorded_observations(folder: Path, checkpoint: Checkpoint, count: int) -> Array:
     """Up to `count` observations [≤ count, n] of the run's replay memory, evenly spread from oldest to newest; less the
     offset, where the policy has one. Raises FileFormatError."""
-    with closing(Replay.open_recorded(folder / run_folder.REPLAY, checkpoint.counters.replay_count)) as replay:
+    counters = checkpoint.counters
+    with closing(
+        Replay.open_recorded(folder / run_folder.REPLAY, counters.replay_count, counters.replay_dropped)
+    ) as replay:
         if replay.n_observations != checkpoint.policy.n_observations:
             raise FileFormatError(
                 f"{folder} holds a replay of {replay.n_observations} observations and a policy of "

@@ -32,6 +32,7 @@ from edgerl.policy.pruning import compact
 from edgerl.policy.shape import LayerShape, architecture
 from edgerl.signals import StopRequests, Terminated
 from edgerl.training import checkpoint as checkpoint_file
+from edgerl.training.capacity import drop_oldest, policy_distance
 from edgerl.training.checkpoint import NORMALIZER, Checkpoint, Counters, Returns
 from edgerl.training.digits import DigitWatch, offset_for
 from edgerl.training.evaluation import NO_EPISODES, Episodes, evaluation_seeds, play
@@ -119,6 +120,7 @@ class Trainer:
                 schedule.replay_capacity,
                 slack=schedule.checkpoint_interval + min(environment.episode_limit or LONGEST_WAIT, LONGEST_WAIT),
                 count=self.counters.replay_count,
+                dropped=self.counters.replay_dropped,
             )
             files.callback(self.replay.close)
             sweep(folder)  # no other process uses it: we hold the replay's lock
@@ -213,6 +215,7 @@ class Trainer:
                 self.replay.append(observation, action, reward, next_observation, boundary)
                 self._observe(next_observation)
                 observation, total = next_observation, total + reward
+            drop_oldest(self.config, self.step, self._act, self.replay)
             if self.replay.size:
                 for _ in range(self._updates_due):
                     self.agent.learn(self.replay, self.normalizer)
@@ -320,6 +323,10 @@ class Trainer:
     def _normalized(self, observations: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return observations if self.normalizer is None else self.normalizer(observations)
 
+    def _act(self, observation: Vector) -> Vector:
+        """The policy's action, in [−1, 1]."""
+        return self.agent.act(self._normalized(observation))
+
     def _action(self, observation: Vector) -> Vector:
         """Line 7 of Algorithm 1, in [−1, 1]: the policy with exploration noise; uniform before learning begins."""
         draws, n_actions = self.agent.draws, self.environment.n_actions
@@ -373,7 +380,7 @@ class Trainer:
         def act(observation: Vector) -> Vector:
             if self._must_stop:
                 raise _Stopped
-            return environment.scale(self.agent.act(self._normalized(observation)))
+            return environment.scale(self._act(observation))
 
         episodes = play(environment, act, self.evaluation_seeds, self._count)
         self._notice_cuts(environment)
@@ -383,7 +390,10 @@ class Trainer:
         """The actor as it is: masked weights at their connections, with dead units."""
         layers = [make_layer(weight, bias, self.config.network.block) for weight, bias in self.agent.actor_layers()]
         actor = next(network for name, network in self.agent.networks if name == "actor")
-        shapes = [plan.shape for plan in actor.plans]
+        shapes = [
+            LayerShape(plan.n_inputs, plan.n_outputs, connections)
+            for plan, connections in zip(actor.plans, actor.connections(), strict=True)
+        ]
         n_actions = layers[-1].n_outputs  # where the actor gives deviations, too, the policy has none
         shapes[-1] = LayerShape(shapes[-1].n_inputs, n_actions, int(actor.output_degrees()[:n_actions].sum()))
         about: dict[str, Any] = {
@@ -426,6 +436,11 @@ class Trainer:
             "faults": self.faults,
             **self.agent.metrics,
         }
+        if self.config.schedule.replay_distance is not None:
+            row |= {
+                "replay_size": self.replay.size,
+                "policy_distance": policy_distance(self._act, self.replay, self.config.learning.batch_size),
+            }
         for name, network in self.agent.networks:
             row |= {f"connections.{name}.{layer}": n for layer, n in enumerate(network.connections())}
         for name, network in self.agent.networks:
@@ -457,6 +472,7 @@ class Trainer:
             step=self.step,
             episode=self.episode,
             replay_count=self.replay.count,
+            replay_dropped=self.replay.dropped,
             metrics_rows=self.log.rows,
             elapsed_seconds=self._elapsed(),
             training_cpu_seconds=self._training_cpu(),

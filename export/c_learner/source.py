@@ -56,9 +56,10 @@ SAVE_HEADER, CHECKSUM = 136, 4
 WIDE_CHUNK, PANEL_CHUNK, BLOCK_CHUNK, PANEL = 8, 4, 2, 128
 """Of edgerl/edge/engine: numbers that are taken at once (kernels.c), and the width beyond which lines are cut."""
 
-CODE_BYTES, NORM_CODE_BYTES, SAC_CODE_BYTES = {1: 36_000, 4: 33_000, 5: 39_000}, 2_500, 5_500
-"""Machine code of TD3 by the blocks that a learner's layers have (bits), and what norms and SAC add, rounded up:
-arm-none-eabi-gcc 12.2 -O2 for a Cortex-M7 (docs/c-learner.md); other processors and compilers differ."""
+CODE_BYTES = {1: 36_000, 4: 33_000, 5: 39_000}
+NORM_CODE_BYTES, SAC_CODE_BYTES, CLIPPING_CODE_BYTES = 2_500, 5_500, 1_200
+"""Machine code of TD3 by the blocks that a learner's layers have (bits), and what norms, SAC and cut gradients add,
+rounded up: arm-none-eabi-gcc 12.2 -O2 for a Cortex-M7 (docs/c-learner.md); other processors and compilers differ."""
 
 
 FEWER = "take fewer transitions (`replay`), rows of half the size (`replay_dtype` fp16), a smaller batch (`batch`)"
@@ -226,6 +227,7 @@ def _sizes(device: _Device, capacity: int) -> Sizes:
     networks = int(device.arena.bytes.state) - _networks_at(device)
     save = SAVE_HEADER + networks + replay + CHECKSUM
     code = CODE_BYTES[_blocks(device)] + NORM_CODE_BYTES * _has_norm(device)
+    code += CLIPPING_CODE_BYTES * (device.config.gradient_clip > 0)
     code += SAC_CODE_BYTES * device.config.is_stochastic
     return Sizes(arena, replay, ram - arena - replay, capacity, device.row, 0, code, save)
 
@@ -343,6 +345,7 @@ def _configuration(device: _Device) -> str:
         f"#define ENGINE_BLOCKS {_blocks(device)}u",
         f"#define ENGINE_ALGORITHMS {1 << config.algorithm}u",
         f"#define ENGINE_NORMS {int(_has_norm(device))}",
+        f"#define ENGINE_CLIPPING {int(device.config.gradient_clip > 0)}",
     ]
     if config.lanes == 1:  # what a vector is elsewhere, the device's compiler decides
         widths = [int(plan.n_inputs) for plan in (*config.actor.plans, *config.critic.plans)]

@@ -56,6 +56,7 @@ EVERYTHING_NEW: dict[str, Any] = {
     "critic_learning_rate": 3e-4,
     "actor_topology": "static",
     "drop": "scaled-magnitude",
+    "gradient_clip": 0.5,
     "n_step": 3,
 }
 
@@ -115,6 +116,15 @@ PARITY: dict[str, dict[str, Any]] = {
     "deeper actor": {"hidden": (12, 9, 7), "critic_hidden": (6,), "critic_sparsity": 0.3},
     "decoupled decay": {"optimiser": "adamw", "weight_decay": 0.05},
     "first moment": {"beta1": 0.5, "actor_learning_rate": 3e-4, "critic_learning_rate": 2e-3},
+    "clipped gradients": {"gradient_clip": 0.05},
+    "clipped gradients, block 4, norms": {
+        "gradient_clip": 0.3,
+        "block": 4,
+        "critic_norm": "layer",
+        "growth": "gradient",
+    },
+    "clipped gradients, deeper critics": {"gradient_clip": 1.0, "hidden": (9,), "critic_hidden": (12, 9, 7)},
+    "no gradient above the clip": {"gradient_clip": 1e6},
     "static actor": {"actor_topology": "static"},
     "static critics": {"critic_topology": "static", "block": 4},
     "dynamic critics of a static topology": {"topology": "static", "critic_topology": "dynamic"},
@@ -127,6 +137,7 @@ PARITY: dict[str, dict[str, Any]] = {
     "sac, dense": SMALL_SAC | {"topology": "dense", "initial_temperature": 0.1},
     "sac, block 4": SMALL_SAC | {"block": 4, "growth": "gradient", "target_entropy": -1.5},
     "sac, static actor": SMALL_SAC | {"actor_topology": "static", "policy_delay": 3},
+    "sac, clipped gradients": SMALL_SAC | {"gradient_clip": 0.1, "topology": "dense"},
     "sac, sparse output, everything new": SMALL_SAC
     | {"output_layer": "sparse", "critic_norm": "layer", "drop": "scaled-magnitude", "optimiser": "adamw", "n_step": 3},
     "sac, one of everything": SMALL_SAC | {"hidden": (1,), "batch_size": 1, "n": 1, "m": 1, "sparsity": 0.0},
@@ -178,6 +189,22 @@ def _assert_parity(options: dict[str, Any], updates: int) -> None:
     assert changed == expected, "or neither evolution nor the supports of targets were tested"
     observation = np.random.default_rng(1).normal(size=n).astype(np.float32)
     np.testing.assert_allclose(native.act(observation), reference.act(observation), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("double", [True, False])
+def test_what_a_memory_dropped_is_learnt_from_no_more(double: bool) -> None:
+    """The same bits as from a memory that never had it; on PyTorch too."""
+    config = small_config(n_step=3)
+    dropping, without = filled_replay(count=400), Replay(None, N, M, 300)
+    dropping.drop(180)
+    for t in transitions(400)[-120:]:
+        without.append(t.observation, t.action, t.reward, t.following, t.boundary)
+    for make in (lambda: native_agent(config, double=double), lambda: TD3(config, N, M)):
+        agents = make(), make()
+        for _ in range(30):
+            for agent, replay in zip(agents, (dropping, without), strict=True):
+                agent.learn(replay)
+        assert not differing(agents[0].state(), agents[1].state())
 
 
 def _normalizer(n: int) -> Normalizer:
@@ -417,6 +444,40 @@ def test_the_same_seed_gives_the_same_bits(options: dict[str, Any], isa: Isa, mo
     assert first != other
 
 
+@pytest.mark.parametrize("isa", HERE)
+@pytest.mark.parametrize("options", [{"critic_norm": "layer"}, {"block": 4, "hidden": (33, 30)}], ids=str)
+def test_the_gradient_of_a_network_is_cut_to_the_norm_that_is_allowed(
+    options: dict[str, Any], isa: Isa, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Adam's first moments are a tenth of the first gradients, whose sum of squares is counted here."""
+    clip, replay, gradients = 0.5, filled_replay(), []
+    for allowed in (None, clip):
+        agent = _on(isa, _only_gradients(gradient_clip=allowed, **options), monkeypatch)
+        agent.learn(replay)
+        gradients.append(_first_moments(agent.state()))
+    whole, cut = gradients
+    norms = [{name: float(10 * np.linalg.norm(x)) for name, x in found.items()} for found in gradients]
+    assert max(norms[0].values()) > clip
+    assert min(norms[0].values()) < clip, "one network is to keep its gradient"
+    for name, norm in norms[0].items():
+        assert norms[1][name] == pytest.approx(min(norm, clip), rel=1e-5)
+        np.testing.assert_allclose(cut[name], whole[name] * min(1, clip / norm), rtol=1e-4, atol=1e-9)
+
+
+def _first_moments(state: Arrays) -> Arrays:
+    """Of each network, all in one vector of float64."""
+    return {
+        network: np.concatenate(
+            [
+                array.reshape(-1).astype(np.float64)
+                for name, array in state.items()
+                if name.startswith(f"{network}.") and name.endswith("first_moment")
+            ]
+        )
+        for network in NETWORKS
+    }
+
+
 def _arena(config: Config, isa: Isa, lanes: int) -> LearnerArena:
     plans = plan_networks(config, N, M)
     return LearnerArena(library(), learner_config(config, plans, M, ISAS.index(isa), lanes))
@@ -446,6 +507,7 @@ SLICED: dict[str, dict[str, Any]] = {
     "block 1, gradient": {"hidden": (33, 20), "growth": "gradient", "n_step": 3},
     "block 4, gradient": {"hidden": (30, 33), "growth": "gradient", "block": 4, "output_layer": "sparse"},
     "dense": {"hidden": (16,), "topology": "dense", "policy_delay": 1},
+    "clipped gradients": {"hidden": (33, 20), "gradient_clip": 0.2, "critic_norm": "layer", "growth": "gradient"},
 }
 
 

@@ -266,16 +266,16 @@ def test_gradient_growth_takes_the_largest_absent_gradients() -> None:
 
 def test_target_pruning_keeps_the_largest_of_the_union() -> None:
     plan = LayerPlan(8, 1, 1, 4, 0)
-    support = _bits("11111100")
+    support, online = _bits("11111100"), _bits("11110000")
     weight = np.array([[0.0, 0.3, -0.1, 0.0, 0.2, -0.4, 0, 0]])
-    # Six positions, four planned: the two exact zeros go; the absent zeros at the end don't count.
-    assert np.array_equal(select_target_pruning(weight, support, plan), _bits("10010000"))
+    # Six positions, four online: the two exact zeros go; the absent zeros at the end don't count.
+    assert np.array_equal(select_target_pruning(weight, support, online, plan), _bits("10010000"))
 
 
-def test_target_pruning_breaks_ties_by_lower_position_and_never_prunes_below_the_plan() -> None:
-    plan = LayerPlan(4, 1, 1, 3, 0)
-    assert np.array_equal(select_target_pruning(np.zeros((1, 4)), _bits("1111"), plan), _bits("1000"))
-    assert not select_target_pruning(np.zeros((1, 4)), _bits("1110"), plan).any()
+def test_target_pruning_breaks_ties_by_lower_position_and_leaves_as_many_as_online() -> None:
+    plan, weight, online = LayerPlan(4, 1, 1, 3, 0), np.zeros((1, 4)), _bits("1110")
+    assert np.array_equal(select_target_pruning(weight, _bits("1111"), online, plan), _bits("1000"))
+    assert not select_target_pruning(weight, _bits("1110"), online, plan).any()
 
 
 @given(

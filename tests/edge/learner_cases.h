@@ -22,7 +22,7 @@ typedef struct learner_case {
     uint32_t evolution_interval, policy_delay, n_step, growth, drop_schedule;
     uint32_t transitions;  /* in the replay memory */
     uint32_t dense_output; /* 0: as sparse as the others */
-    uint32_t parts;        /* bits: NORM, ADAMW, SCALED, DEEPER, SAC */
+    uint32_t parts;        /* bits: NORM, ADAMW, SCALED, DEEPER, SAC, CLIPPED */
 } learner_case;
 
 #define NORM 1u   /* of the critics */
@@ -30,6 +30,7 @@ typedef struct learner_case {
 #define SCALED 4u /* connections are dropped by scaled magnitude */
 #define DEEPER 8u /* the critics have one layer more, and wider ones */
 #define SAC 16u   /* else TD3 */
+#define CLIPPED 32u /* gradients are cut */
 
 static uint32_t share_of(uint32_t positions, uint32_t percent) { return (positions * percent + 50) / 100; }
 
@@ -62,6 +63,7 @@ static edgerl_learner_config config_of(const learner_case *c, int32_t isa, uint3
         .soft_update = 0.05,
         .weight_decay = 0.0002,
         .first_moment_decay = 0.9,
+        .gradient_clip = c->parts & CLIPPED ? 0.1 : 0,
         .algorithm = c->parts & SAC ? EDGERL_SAC : EDGERL_TD3,
         .target_entropy = -(double)c->m,
         .initial_log_temperature = -1,

@@ -92,9 +92,10 @@ static const learner_case CASES[] = {
     {"norms in blocks with a narrow row", 5, 3, {17, 13}, 4, 50, 7, 5, 2, 1, GRADIENT, CONSTANT, 40, 1, NORM | ADAMW},
     {"a batch in chunks, with norms", 3, 1, {7, 6}, 1, 60, 150, 6, 2, 1, RANDOM, COSINE, 40, 1, NORM | SCALED},
     {"scaled magnitudes, deeper critics", 5, 3, {9, 14}, 4, 50, 7, 4, 3, 1, RANDOM, CONSTANT, 40, 0, SCALED | DEEPER},
+    {"clipped gradients", 5, 3, {9, 14}, 4, 50, 7, 4, 3, 1, GRADIENT, CONSTANT, 40, 0, CLIPPED | DEEPER},
     {"SAC", 5, 3, {17, 12}, 1, 50, 7, 5, 1, 1, RANDOM, CONSTANT, 40, 1, SAC},
     {"SAC in blocks with a narrow row", 5, 3, {17, 13}, 4, 50, 7, 4, 3, 3, GRADIENT, COSINE, 40, 0, SAC | NORM | SCALED},
-    {"everything", 6, 2, {9, 14}, 1, 40, 7, 4, 3, 3, GRADIENT, COSINE, 40, 1, NORM | ADAMW | SCALED | DEEPER},
+    {"everything", 6, 2, {9, 14}, 1, 40, 7, 4, 3, 3, GRADIENT, COSINE, 40, 1, NORM | ADAMW | SCALED | DEEPER | CLIPPED},
 };
 #define N_CASES (sizeof CASES / sizeof CASES[0])
 
@@ -442,6 +443,9 @@ static void check_configurations(void) {
     REFUSED(drop_criterion, 2, EDGERL_BAD_ARGUMENT);
     REFUSED(optimiser, -1, EDGERL_BAD_ARGUMENT);
     REFUSED(optimiser, 2, EDGERL_BAD_ARGUMENT);
+    REFUSED(gradient_clip, -1, EDGERL_BAD_ARGUMENT);
+    REFUSED(gradient_clip, not_a_number, EDGERL_BAD_ARGUMENT);
+    REFUSED(gradient_clip, 1e39, EDGERL_BAD_ARGUMENT);
     REFUSED(algorithm, -1, EDGERL_BAD_ARGUMENT);
     REFUSED(algorithm, 2, EDGERL_BAD_ARGUMENT);
     REFUSED(algorithm, EDGERL_SAC, EDGERL_BAD_SHAPE); /* whose actor gives twice as many numbers */

@@ -60,6 +60,7 @@ class Case(NamedTuple):
     percent: int = 50
     prefix: str = "edgerl_learner"
     norm: int = 0  # an edgerl_norm, of the critics
+    clip: float = 0.0  # the norm of gradients
     algorithm: int = TD3
 
 
@@ -67,7 +68,7 @@ CASES = [
     pytest.param(Case(), id="single-fp32"),
     pytest.param(Case(4, "fp16", normalise=True), id="block-4-fp16"),
     pytest.param(Case(1, "fp16", n_step=3, widths=(10, 16, 12)), id="single-fp16-n-step"),
-    pytest.param(Case(4, norm=1, widths=(18, 12)), id="block-4-norm"),
+    pytest.param(Case(4, norm=1, widths=(18, 12), clip=0.5), id="block-4-norm-clip"),
     pytest.param(Case(1, normalise=True, algorithm=SAC), id="sac-single"),
     pytest.param(Case(4, "fp16", norm=1, widths=(18, 12), algorithm=SAC), id="sac-block-4-norm"),
 ]
@@ -78,7 +79,7 @@ def config_of(case: Case) -> LearnerConfig:
         N, M, case.widths, case.block, case.percent,
         batch=case.batch, evolution_interval=50, n_step=case.n_step, learning_rate=1e-3, algorithm=case.algorithm,
     )  # fmt: skip
-    config.critic.norm = case.norm
+    config.critic.norm, config.gradient_clip = case.norm, case.clip
     return config
 
 
@@ -344,6 +345,8 @@ def test_what_was_left_out_is_not_missing(block: int, batch: int, tmp_path: Path
         Case(4, widths=(13, 16)),
         Case(norm=1),
         Case(4, norm=1),
+        Case(clip=0.5),
+        Case(4, clip=0.5),
         Case(1, "fp16", normalise=True, n_step=3, algorithm=SAC),
         Case(4, "fp16", normalise=True, n_step=3, norm=1, algorithm=SAC),
     ],

@@ -173,6 +173,10 @@ HOSTILE = {
     "counter true": (_set("counters", "replay_count", True), f"replay_count is True; {RANGE}"),
     "counter none": (_set("counters", "metrics_rows", None), f"metrics_rows is None; {RANGE}"),
     "counter text": (_set("counters", "step", "1\n2"), rf"step is '1\\n2'; {RANGE}"),
+    "more dropped than there were": (
+        _set("counters", "replay_dropped", 20_000),
+        "replay_dropped is above replay_count, 19999",
+    ),
     "counter huge": (_set("counters", "replay_count", 1 << 62), f"replay_count is 4611686018427387904; {RANGE}"),
     "counter enormous": (_set("counters", "elapsed_seconds", 10**400), f"elapsed_seconds is 1000+; {RANGE}"),
     "seconds true": (_set("counters", "elapsed_seconds", True), f"elapsed_seconds is True; {RANGE}"),

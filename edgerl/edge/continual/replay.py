@@ -73,16 +73,25 @@ class Replay:
     """The last `capacity` transitions. Not thread-safe; one process at a time has the file."""
 
     def __init__(
-        self, path: Path | None, n_observations: int, n_actions: int, capacity: int, *, slack: int = 0, count: int = 0
+        self,
+        path: Path | None,
+        n_observations: int,
+        n_actions: int,
+        capacity: int,
+        *,
+        slack: int = 0,
+        count: int = 0,
+        dropped: int = 0,
     ) -> None:
         """Create the file, or open it when it exists (in RAM where path is None).
 
-        count: transitions ever appended that this memory starts with, a checkpoint's word. slack: at least; a file
-        that has more keeps it.
+        count: transitions ever appended that this memory starts with, a checkpoint's word; dropped: how many of the
+        first of them are in use no more. slack: at least; a file that has more keeps it.
 
         Raises FileFormatError for another memory's file or a shortened one, OutputError where it cannot be written or
         another process holds it.
         """
+        self.dropped = dropped
         self._set_sizes(n_observations, n_actions, capacity, slack, count)
         if path is not None:
             self._keep_recorded_slack(path)
@@ -121,8 +130,8 @@ class Replay:
         self._rows_address = int(self._rows.ctypes.data)
 
     @classmethod
-    def open_recorded(cls, path: Path, count: int) -> Replay:
-        """A file opened for reading, also while a run appends to it; count as in the constructor.
+    def open_recorded(cls, path: Path, count: int, dropped: int = 0) -> Replay:
+        """A file opened for reading, also while a run appends to it; count and dropped as in the constructor.
 
         Raises FileFormatError unless the file is a whole replay memory.
         """
@@ -131,6 +140,7 @@ class Replay:
             with path.open("rb") as file:
                 header, size = file.read(HEADER_BYTES), os.fstat(file.fileno()).st_size
                 replay = cls.__new__(cls)
+                replay.dropped = dropped
                 replay._set_sizes(*_read_header(header), count)
                 if replay._file_bytes != size:
                     raise ValueError(f"it has {size} bytes, expected {replay._file_bytes}")
@@ -143,7 +153,11 @@ class Replay:
     @property
     def size(self) -> int:
         """Transitions that can be sampled."""
-        return min(self.count, self.capacity)
+        return min(self.count - self.dropped, self.capacity)
+
+    def drop(self, number: int) -> None:
+        """Sample the `number` oldest transitions no more, at most `size`; new ones take their room."""
+        self.dropped = self.count - self.size + number
 
     def append(
         self, observation: Array, action: Array, reward: float, next_observation: Array, boundary: Boundary
@@ -217,7 +231,7 @@ class Replay:
         return ReplayStructure(
             rows=self._rows_address,
             room=self.capacity + self.slack,
-            capacity=self.capacity,
+            capacity=self.size,
             count=self.count,
             mean=None if mean is None else mean.ctypes.data,
             scale=None if scale is None else scale.ctypes.data,

@@ -43,6 +43,11 @@ typedef float float4 VECTOR(4);
 #ifndef EDGERL_NORMS
 #define EDGERL_NORMS 1
 #endif
+
+/* Whether gradients may be cut; likewise. */
+#ifndef EDGERL_CLIPPING
+#define EDGERL_CLIPPING 1
+#endif
 #ifndef EDGERL_CHUNKS
 #define EDGERL_CHUNKS 0x1feu
 #endif

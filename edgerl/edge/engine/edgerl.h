@@ -235,6 +235,7 @@ typedef struct edgerl_learner_config {
     int32_t algorithm;
     double discount, soft_update, weight_decay; /* each 0 to 1 */
     double first_moment_decay;                  /* Adam's beta 1: 0 up to, but not 1 */
+    double gradient_clip; /* L2 norm that the gradient of a whole network is cut to: above 0, finite; 0: it is not */
     double target_noise, target_noise_clip;     /* of TD3: 0 to 10, actions being in [-1, 1] */
     double initial_log_temperature;             /* of SAC: -100 to 100 */
     double target_entropy;                      /* of SAC, in nats: -1e6 to 1e6 */
@@ -340,7 +341,7 @@ EDGERL_API int32_t edgerl_learner_set_progress(void *arena, const edgerl_learner
 /* Go on with an update, or begin one, for about `work` multiply-adds (none where it is 0); *complete tells whether it is done.
  * The result is the same bits however it was sliced. The batch is drawn and copied in the first slice: `replay` may change
  * between two, or be null in the others. `work` is a rough measure of time; not divided are: the drawing of a batch, a row of
- * a layer, and of each layer Adam's step, the pruning of its target, the drop and the growth of its topology. */
+ * a layer, and of each layer its gradient's norm, Adam's step, the pruning of its target, the drop and the growth of its topology. */
 EDGERL_API int32_t edgerl_learner_update(void *arena, const edgerl_replay *replay, uint64_t work, int32_t *complete);
 
 /* observation [n_observations] -> the actor's action [n_actions] in [-1, 1], without noise. Uses a copy of the actor that

@@ -52,6 +52,7 @@ EDGERL_INTERNAL int32_t check_config(const edgerl_learner_config *c) {
         !in_range(c->initial_log_temperature, -100, 100) || !in_range(c->target_entropy, -1e6, 1e6) || c->optimiser < EDGERL_ADAM ||
         c->optimiser > EDGERL_ADAMW || !in_range(c->discount, 0, 1) || !in_range(c->soft_update, 0, 1) ||
         !in_range(c->weight_decay, 0, 1) || !in_range(c->first_moment_decay, 0, 1) || c->first_moment_decay == 1 ||
+        !in_range(c->gradient_clip, 0, (double)FLT_MAX) ||
         c->actor.norm != EDGERL_NORM_NONE || !in_range(c->target_noise, 0, 10) || !in_range(c->target_noise_clip, 0, 10) || !in_range(c->drop_fraction, 0, 1)) {
         return EDGERL_BAD_ARGUMENT;
     }
@@ -143,16 +144,66 @@ static uint64_t padded_units(const edgerl_network_plan *plan, uint32_t index) {
     return index < plan->n_layers ? padded(plan->layers[index].n_outputs) : 0;
 }
 
+/* Numbers for the gradients by weights, and by one parameter of each unit. */
+typedef struct gradient_room {
+    uint64_t weights, units;
+} gradient_room;
+
+/* Of layer `index`, in whichever network it is largest. */
+static gradient_room gradient_room_of(const learner *l, uint32_t index) {
+    gradient_room most = {0, 0};
+    for (uint32_t n = 0; n < NETWORKS; n++) {
+        const sparse_layer *layer = &l->layers[n][index];
+        const uint64_t row = is_scored(l->config.growth) ? 4 * (uint64_t)layer->n_inputs : 0; /* that growth scores */
+        most.weights = larger(most.weights, round_up(larger(weights_of(layer), row), 16));
+        most.units = larger(most.units, padded(layer->n_outputs));
+    }
+    return most;
+}
+
+/* Of all layers before `index`, which are kept where gradients are cut. */
+static gradient_room gradient_room_before(const learner *l, uint32_t index) {
+    gradient_room all = {0, 0};
+    for (uint32_t i = 0; clips_gradients(&l->config) && i < index; i++) {
+        const gradient_room room = gradient_room_of(l, i);
+        all.weights += room.weights;
+        all.units += room.units;
+    }
+    return all;
+}
+
+EDGERL_INTERNAL parameter_gradients gradients_of(const pass *p) {
+    const learner *l = p->l;
+    const gradient_room before = gradient_room_before(l, p->index);
+    return (parameter_gradients){
+        l->weight_gradient + before.weights * sizeof(real),
+        l->bias_gradient + before.units * sizeof(real),
+        l->norm_gradient + 2 * before.units * sizeof(real),
+    };
+}
+
+/* The gradients of one layer at a time; or, where they are cut, of all layers of a network. */
+static void lay_out_gradients(learner *l, uint64_t *end) {
+    gradient_room room = gradient_room_before(l, EDGERL_LEARNER_LAYERS);
+    for (uint32_t i = 0; i < EDGERL_LEARNER_LAYERS; i++) {
+        const gradient_room one = gradient_room_of(l, i);
+        room.weights = larger(room.weights, one.weights);
+        room.units = larger(room.units, one.units);
+    }
+    l->weight_gradient = set_aside(end, room.weights, sizeof(real));
+    l->bias_gradient = set_aside(end, room.units, sizeof(real));
+    if (l->config.critic.norm != EDGERL_NORM_NONE) {
+        l->norm_gradient = set_aside(end, 2 * room.units, sizeof(real));
+    }
+}
+
 static void lay_out_scratch(learner *l, uint64_t *end) {
     const edgerl_learner_config *c = &l->config;
     const uint64_t columns = l->stride, inputs = padded((uint64_t)c->n_observations + c->n_actions);
-    uint64_t most_weights = 0, most_units = 0, most_inputs = inputs, workspace = 0;
+    uint64_t workspace = 0;
     for (uint32_t n = 0; n < NETWORKS; n++) {
         for (uint32_t i = 0; i < layers_of(l, n); i++) {
             const sparse_layer *layer = &l->layers[n][i];
-            most_weights = larger(most_weights, weights_of(layer));
-            most_units = larger(most_units, padded(layer->n_outputs));
-            most_inputs = larger(most_inputs, layer->n_inputs);
             if (!layer->is_dense) {
                 workspace = larger(workspace, lay_out_workspace(layer, 0, c).end);
             }
@@ -169,10 +220,8 @@ static void lay_out_scratch(learner *l, uint64_t *end) {
     const uint64_t noise = round_up((uint64_t)c->batch * c->n_actions, 4);
     l->noise = set_aside(end, noise, sizeof(real));
     l->words = set_aside(end, larger(noise, c->batch + 3u), sizeof(uint32_t));
-    l->weight_gradient = set_aside(end, larger(most_weights, is_scored(c->growth) ? 4 * most_inputs : 0), sizeof(real));
-    l->bias_gradient = set_aside(end, most_units, sizeof(real));
+    lay_out_gradients(l, end);
     if (c->critic.norm != EDGERL_NORM_NONE) {
-        l->norm_gradient = set_aside(end, 2 * most_units, sizeof(real));
         l->norm_sums = set_aside(end, 2 * columns, sizeof(real));
     }
     const uint64_t activations = *end;

@@ -45,6 +45,7 @@ typedef struct learner {
     edgerl_learner_bytes_of bytes;
     edgerl_learner_progress progress;
     progress_in_update place;
+    real gradient_squares; /* of a network, where its gradient is cut: their sum over the layers so far */
     uint32_t width, stride;         /* columns of the batch, padded to vectors; numbers between two rows of activations */
     uint32_t published, publishing; /* copies of the actor that were ever made; that were ever begun */
     sparse_layer layers[NETWORKS][EDGERL_LEARNER_LAYERS];
@@ -62,7 +63,7 @@ typedef struct learner {
     uint64_t noise;                            /* [batch][m] */
     uint64_t log_density;                      /* [batch]: of SAC's actions */
     uint64_t words;                            /* uint32 */
-    uint64_t weight_gradient, bias_gradient, norm_gradient;
+    uint64_t weight_gradient, bias_gradient, norm_gradient; /* gradients_of has where a layer's are */
     uint64_t workspace; /* of topology steps; lies over the activations where these are not needed then */
     uint64_t workspace_bytes;
 } learner;
@@ -91,6 +92,9 @@ static inline int is_built(edgerl_algorithm algorithm) { return (EDGERL_ALGORITH
 static inline int is_stochastic(const edgerl_learner_config *c) {
     return is_built(EDGERL_SAC) && (!is_built(EDGERL_TD3) || c->algorithm == EDGERL_SAC);
 }
+
+/* Whether the gradient of a network is cut to a norm: then all of it must be known before any of its layers learns. */
+static inline int clips_gradients(const edgerl_learner_config *c) { return EDGERL_CLIPPING && c->gradient_clip > 0; }
 
 static inline uint32_t outputs_of_actor(const edgerl_learner_config *c) {
     return c->algorithm == EDGERL_SAC ? 2 * c->n_actions : c->n_actions;
@@ -242,6 +246,13 @@ EDGERL_INTERNAL int32_t check_config(const edgerl_learner_config *c);
 
 /* Where everything lies: a function of the configuration alone, so that an arena's own offsets need not be trusted. */
 EDGERL_INTERNAL void lay_out(learner *l, const edgerl_learner_config *config);
+
+/* Where the gradients of a layer lie, by its weights, its biases, and its norm's scales and shifts. */
+typedef struct parameter_gradients {
+    uint64_t weights, biases, norms;
+} parameter_gradients;
+
+EDGERL_INTERNAL parameter_gradients gradients_of(const pass *p);
 
 /* learner.c */
 

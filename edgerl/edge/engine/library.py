@@ -138,6 +138,7 @@ class LearnerConfig(ctypes.Structure):
         ("soft_update", c_double),
         ("weight_decay", c_double),
         ("first_moment_decay", c_double),
+        ("gradient_clip", c_double),
         ("target_noise", c_double),
         ("target_noise_clip", c_double),
         ("initial_log_temperature", c_double),

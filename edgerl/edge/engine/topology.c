@@ -427,6 +427,7 @@ EDGERL_INTERNAL void score_absent(const pass *p) {
     const sparse_layer *layer = layer_of(p);
     const topology_space w = lay_out_workspace(layer, l->workspace, &l->config);
     const uint32_t starts[2] = {0, layer->n_inputs};
+    real *gradient = reals_at(l, gradients_of(p).weights);
     for (uint32_t row = p->first; row < p->last; row++) {
         const weight_task task = {
             .starts = starts,
@@ -435,14 +436,14 @@ EDGERL_INTERNAL void score_absent(const pass *p) {
             .rows = 1,
             .x = input_of(l, p->network, p->index, l->now),
             .dy = row_at(l, l->gradient[p->index], row * layer->block),
-            .gradient = reals_at(l, l->weight_gradient),
+            .gradient = gradient,
             .width = l->width,
             .stride = l->stride,
             .first_row = 0,
             .last_row = 1,
         };
         p->kernels->weight_gradient(&task, layer->block);
-        score_row(l, layer, row, reals_at(l, l->weight_gradient));
+        score_row(l, layer, row, gradient);
     }
 }
 
@@ -539,9 +540,10 @@ static void merge_extra(learner *l, const sparse_layer *layer, const topology_sp
 }
 
 /* Bring the values of one array into their new order; what grew starts at 0, the target's with what it had. */
-static void reorder(learner *l, const sparse_layer *layer, const topology_space *w, uint64_t array, uint64_t extra) {
+static void reorder(learner *l, const sparse_layer *layer, const topology_space *w, uint64_t scratch, uint64_t array,
+                    uint64_t extra) {
     const uint32_t *source = words_at(l, w->source);
-    real *values = reals_at(l, array), *sorted = reals_at(l, l->weight_gradient);
+    real *values = reals_at(l, array), *sorted = reals_at(l, scratch);
     for (uint32_t i = 0; i < layer->blocks; i++) {
         if (source[i] < layer->blocks) {
             copy_block(sorted, i, values, source[i], layer->block);
@@ -568,6 +570,7 @@ EDGERL_INTERNAL void evolve(const pass *p) {
     const topology_space w = lay_out_workspace(layer, l->workspace, &l->config);
     const uint32_t *counts = words_at(l, w.counts);
     uint32_t *chosen = words_at(l, w.chosen);
+    const uint64_t scratch = gradients_of(p).weights; /* which are needed no more */
     width_class classes[2];
     const uint32_t n_classes = classes_of(layer, classes);
     for (uint32_t c = 0, before = 0; c < n_classes; before += counts[c], c++) {
@@ -586,12 +589,12 @@ EDGERL_INTERNAL void evolve(const pass *p) {
     }
     if (has_target(layer)) {
         merge_extra(l, layer, &w);
-        reorder(l, layer, &w, layer->arrays.target, layer->arrays.extra_target);
+        reorder(l, layer, &w, scratch, layer->arrays.target, layer->arrays.extra_target);
         replace_extra(l, layer, &w);
     }
-    reorder(l, layer, &w, layer->arrays.weight, 0);
-    reorder(l, layer, &w, layer->arrays.first_moment, 0);
-    reorder(l, layer, &w, layer->arrays.second_moment, 0);
+    reorder(l, layer, &w, scratch, layer->arrays.weight, 0);
+    reorder(l, layer, &w, scratch, layer->arrays.first_moment, 0);
+    reorder(l, layer, &w, scratch, layer->arrays.second_moment, 0);
     copy(bytes_at(l, layer->arrays.starts), bytes_at(l, w.starts), ((uint64_t)layer->rows + 1) * sizeof(uint32_t));
     copy(bytes_at(l, layer->arrays.columns), bytes_at(l, w.columns), (uint64_t)layer->blocks * sizeof(uint16_t));
     index_layer(l, layer);

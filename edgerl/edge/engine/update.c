@@ -412,6 +412,7 @@ static norm_task norm_task_of(const pass *p, int is_target, uint32_t lanes) {
     const learner *l = p->l;
     const sparse_layer *layer = layer_of(p);
     const real *parameters = reals_at(l, is_target ? layer->arrays.norm_target : layer->arrays.norm);
+    real *by_norm = reals_at(l, gradients_of(p).norms);
     return (norm_task){
         .scale = parameters,
         .shift = parameters + units_of(layer),
@@ -421,8 +422,8 @@ static norm_task norm_task_of(const pass *p, int is_target, uint32_t lanes) {
         .mean = reals_at(l, l->mean[p->index]),
         .deviation = reals_at(l, l->mean[p->index]) + l->stride,
         .sums = reals_at(l, l->norm_sums),
-        .scale_gradient = reals_at(l, l->norm_gradient),
-        .shift_gradient = reals_at(l, l->norm_gradient) + units_of(layer),
+        .scale_gradient = by_norm,
+        .shift_gradient = by_norm + units_of(layer),
         .n_units = layer->n_outputs,
         .width = l->width,
         .stride = l->stride,
@@ -512,7 +513,7 @@ static weight_task weight_task_of(const pass *p) {
         .rows = layer->rows,
         .x = input_of(l, p->network, p->index, l->now),
         .dy = reals_at(l, l->gradient[p->index]),
-        .gradient = reals_at(l, l->weight_gradient),
+        .gradient = reals_at(l, gradients_of(p).weights),
         .width = l->width,
         .stride = l->stride,
         .first_row = p->first,
@@ -528,7 +529,8 @@ static void weight_gradient(const pass *p) {
     p->kernels->weight_gradient(&task, layer->block);
     if (p->last == layer->rows) {
         const uint32_t n_rows = (uint32_t)padded(layer->n_outputs);
-        p->kernels->row_sums(task.dy, n_rows, l->stride, l->width, reals_at(l, l->bias_gradient));
+        real *by_bias = reals_at(l, gradients_of(p).biases);
+        p->kernels->row_sums(task.dy, n_rows, l->stride, l->width, by_bias);
     }
 }
 
@@ -551,28 +553,24 @@ typedef struct parameter {
 } parameter;
 
 /* Connections, biases and, where there is a norm, its scales and shifts; how many. */
-static uint32_t parameters_of(const learner *l, const sparse_layer *layer, parameter parameters[3]) {
+static uint32_t parameters_of(const pass *p, parameter parameters[3]) {
+    const sparse_layer *layer = layer_of(p);
     const edgerl_learner_layer *a = &layer->arrays;
-    parameters[0] = (parameter){a->weight, a->first_moment, a->second_moment, a->target, l->weight_gradient, weights_of(layer)};
-    parameters[1] = (parameter){
-        a->bias, a->bias_first_moment, a->bias_second_moment, a->bias_target, l->bias_gradient, units_of(layer)};
-    parameters[2] = (parameter){
-        a->norm, a->norm_first_moment, a->norm_second_moment, a->norm_target, l->norm_gradient, 2 * units_of(layer)};
+    const parameter_gradients by = gradients_of(p);
+    parameters[0] = (parameter){a->weight, a->first_moment, a->second_moment, a->target, by.weights, weights_of(layer)};
+    parameters[1] =
+        (parameter){a->bias, a->bias_first_moment, a->bias_second_moment, a->bias_target, by.biases, units_of(layer)};
+    parameters[2] =
+        (parameter){a->norm, a->norm_first_moment, a->norm_second_moment, a->norm_target, by.norms, 2 * units_of(layer)};
     return has_norm(layer) ? 3 : 2;
 }
 
-/* Adam or AdamW, on one layer. */
-static void adam(const pass *p) {
+/* Adam or AdamW, on one layer, whose gradient is known and moderate. */
+static void step_adam(const pass *p) {
     learner *l = p->l;
     const edgerl_learner_config *c = &l->config;
     parameter parameters[3];
-    const uint32_t n_parameters = parameters_of(l, layer_of(p), parameters);
-    for (uint32_t i = 0; i < n_parameters; i++) {
-        if (!all_moderate(reals_at(l, parameters[i].gradient), parameters[i].count)) {
-            abandon(l);
-            return;
-        }
-    }
+    const uint32_t n_parameters = parameters_of(p, parameters);
     const uint64_t count = p->network == EDGERL_ACTOR ? this_update(l) / c->policy_delay : this_update(l);
     const double rate = network_plan(c, p->network)->learning_rate, first_keep = c->first_moment_decay;
     const int is_decoupled = c->optimiser == EDGERL_ADAMW;
@@ -596,12 +594,87 @@ static void adam(const pass *p) {
     }
 }
 
+/* Whether the gradient of a layer is one to learn from; else the update is abandoned. */
+static int check_gradient(const pass *p) {
+    parameter parameters[3];
+    const uint32_t n_parameters = parameters_of(p, parameters);
+    for (uint32_t i = 0; i < n_parameters; i++) {
+        if (!all_moderate(reals_at(p->l, parameters[i].gradient), parameters[i].count)) {
+            abandon(p->l);
+            return 0;
+        }
+    }
+    return 1;
+}
+
+static void adam(const pass *p) {
+    if (check_gradient(p)) {
+        step_adam(p);
+    }
+}
+
+/* Partial sums, which become vectors. */
+#define SUMS 16u
+
+static real sum_of_squares(const real *x, size_t count) {
+    real sums[SUMS] = {0}, sum = 0;
+    for (size_t i = 0; i + SUMS <= count; i += SUMS) {
+        for (uint32_t k = 0; k < SUMS; k++) {
+            sums[k] += x[i + k] * x[i + k];
+        }
+    }
+    for (size_t i = count - count % SUMS; i < count; i++) {
+        sum += x[i] * x[i];
+    }
+    for (uint32_t k = 0; k < SUMS; k++) {
+        sum += sums[k];
+    }
+    return sum;
+}
+
+/* Add a layer to the norm of its network's gradient, which begins with the last layer. */
+static void measure_gradient(const pass *p) {
+    learner *l = p->l;
+    if (!EDGERL_CLIPPING || !check_gradient(p)) {
+        return;
+    }
+    parameter parameters[3];
+    const uint32_t n_parameters = parameters_of(p, parameters);
+    if (p->index + 1 == layers_of(l, p->network)) {
+        l->gradient_squares = 0;
+    }
+    for (uint32_t i = 0; i < n_parameters; i++) {
+        l->gradient_squares += sum_of_squares(reals_at(l, parameters[i].gradient), parameters[i].count);
+    }
+    if (!is_finite(l->gradient_squares)) {
+        abandon(l);
+    }
+}
+
+/* Adam on a layer, after its share of what cuts its network's gradient to the norm that is allowed, as PyTorch computes it. */
+static void clipped_adam(const pass *p) {
+    if (!EDGERL_CLIPPING) {
+        return;
+    }
+    const learner *l = p->l;
+    const real share = (real)l->config.gradient_clip / (square_root(l->gradient_squares) + (real)1e-6);
+    parameter parameters[3];
+    const uint32_t n_parameters = share < 1 ? parameters_of(p, parameters) : 0;
+    for (uint32_t i = 0; i < n_parameters; i++) {
+        real *gradient = reals_at(l, parameters[i].gradient);
+        for (size_t k = 0; k < parameters[i].count; k++) {
+            gradient[k] *= share;
+        }
+    }
+    step_adam(p);
+}
+
 static void soft_update(const pass *p) {
     const learner *l = p->l;
     const sparse_layer *layer = layer_of(p);
     const real fraction = (real)l->config.soft_update;
     parameter parameters[3];
-    const uint32_t n_parameters = parameters_of(l, layer, parameters);
+    const uint32_t n_parameters = parameters_of(p, parameters);
     for (uint32_t i = 0; i < n_parameters; i++) {
         p->kernels->follow(reals_at(l, parameters[i].target), reals_at(l, parameters[i].value), parameters[i].count, fraction);
     }
@@ -635,7 +708,8 @@ typedef enum operation {
     NORM_GRADIENT,
     INPUT_GRADIENT, /* of all layers but the first */
     WEIGHT_GRADIENT,
-    ADAM,
+    ADAM,         /* where gradients are cut, their norm instead: */
+    CLIPPED_ADAM, /* then Adam follows when it is known */
     SELECT_DROP,
     SCORE_ABSENT,
     DROP_AND_GROW,
@@ -683,10 +757,12 @@ typedef struct step_of_update {
     {EVERY_UPDATE, EDGERL_CRITIC_1, FIRST_TO_LAST, {FORWARD, NORMALISE}},                                               \
     {EVERY_UPDATE, EDGERL_CRITIC_1, ONCE, {CRITIC_LOSS}},                                                               \
     {EVERY_UPDATE, EDGERL_CRITIC_1, LAST_TO_FIRST, {NORM_SUMS, NORM_GRADIENT, INPUT_GRADIENT, WEIGHT_GRADIENT, ADAM}},  \
+    {EVERY_UPDATE, EDGERL_CRITIC_1, LAST_TO_FIRST, {CLIPPED_ADAM}},                                                     \
     {EVOLVING, EDGERL_CRITIC_1, FIRST_TO_LAST, {SELECT_DROP, SCORE_ABSENT, DROP_AND_GROW}},                             \
     {EVERY_UPDATE, EDGERL_CRITIC_2, FIRST_TO_LAST, {FORWARD, NORMALISE}},                                               \
     {EVERY_UPDATE, EDGERL_CRITIC_2, ONCE, {CRITIC_LOSS}},                                                               \
     {EVERY_UPDATE, EDGERL_CRITIC_2, LAST_TO_FIRST, {NORM_SUMS, NORM_GRADIENT, INPUT_GRADIENT, WEIGHT_GRADIENT, ADAM}},  \
+    {EVERY_UPDATE, EDGERL_CRITIC_2, LAST_TO_FIRST, {CLIPPED_ADAM}},                                                     \
     {EVOLVING, EDGERL_CRITIC_2, FIRST_TO_LAST, {SELECT_DROP, SCORE_ABSENT, DROP_AND_GROW}},                             \
     {EVOLVING, EDGERL_CRITIC_2, ONCE, {NOTE_EVOLUTION}}
 /* clang-format on */
@@ -704,6 +780,7 @@ static const step_of_update UPDATE_OF_TD3[] = {
     {DELAYED, EDGERL_CRITIC_1, LAST_TO_FIRST, {NORM_SUMS, NORM_GRADIENT, ACTION_GRADIENT}},
     {DELAYED, EDGERL_ACTOR, ONCE, {POLICY_GRADIENT}},
     {DELAYED, EDGERL_ACTOR, LAST_TO_FIRST, {INPUT_GRADIENT, WEIGHT_GRADIENT, ADAM}},
+    {DELAYED, EDGERL_ACTOR, LAST_TO_FIRST, {CLIPPED_ADAM}},
     {EVOLVING, EDGERL_ACTOR, FIRST_TO_LAST, {SELECT_DROP, SCORE_ABSENT, DROP_AND_GROW}},
     {EVOLVING, EDGERL_ACTOR, ONCE, {NOTE_EVOLUTION}},
     {DELAYED, EDGERL_ACTOR, FIRST_TO_LAST, {SOFT_UPDATE, PRUNE_TARGET}},
@@ -732,6 +809,7 @@ static const step_of_update UPDATE_OF_SAC[] = {
     {DELAYED, EDGERL_CRITIC_1, LAST_TO_FIRST, {NORM_SUMS, NORM_GRADIENT, ACTION_GRADIENT}},
     {DELAYED, EDGERL_ACTOR, ONCE, {DISTRIBUTION_GRADIENT}},
     {DELAYED, EDGERL_ACTOR, LAST_TO_FIRST, {INPUT_GRADIENT, WEIGHT_GRADIENT, ADAM}},
+    {DELAYED, EDGERL_ACTOR, LAST_TO_FIRST, {CLIPPED_ADAM}},
     {EVOLVING, EDGERL_ACTOR, FIRST_TO_LAST, {SELECT_DROP, SCORE_ABSENT, DROP_AND_GROW}},
     {EVOLVING, EDGERL_ACTOR, ONCE, {NOTE_EVOLUTION}},
     {DELAYED, EDGERL_ACTOR, ONCE, {STEP_TEMPERATURE}},
@@ -773,6 +851,7 @@ static work_item item_of(const learner *l, const step_of_update *s, uint32_t num
     const uint64_t by_row = per_row(l, layer, layer->rows), by_column = per_row(l, layer, columns);
     const uint32_t vectors_to_normalise = has_norm(layer) ? l->width / l->config.lanes : 0;
     const uint64_t by_vector = 16 * (uint64_t)layer->n_outputs * l->config.lanes, by_unit = 16 * (uint64_t)l->width;
+    const uint32_t if_clipping = clips_gradients(&l->config) ? 1 : 0;
     const uint64_t sweep = 16 * weights_of(layer), selecting = 128 * (uint64_t)layer->blocks;
     switch (s->operations[number % OPERATIONS]) {
     case NOTHING:
@@ -820,7 +899,9 @@ static work_item item_of(const learner *l, const step_of_update *s, uint32_t num
     case WEIGHT_GRADIENT:
         return (work_item){weight_gradient, i, layer->rows, by_row};
     case ADAM:
-        return (work_item){adam, i, 1, sweep};
+        return (work_item){if_clipping ? measure_gradient : adam, i, 1, sweep};
+    case CLIPPED_ADAM:
+        return (work_item){clipped_adam, i, if_clipping, sweep};
     case SELECT_DROP:
         return (work_item){select_drop, i, if_evolving, selecting};
     case SCORE_ABSENT:
@@ -870,6 +951,7 @@ static void finish(learner *l) {
     l->progress.updates++;
     l->progress.abandoned += l->is_abandoned;
     l->is_abandoned = 0;
+    l->gradient_squares = 0;
     zero(&l->place, sizeof l->place);
 }
 

@@ -27,6 +27,9 @@ PAPER_PASSES = 3
 ADAM_FLOPS = 15
 """Per weight and optimiser step: weight decay 2, first moment 3, second moment 4, denominator 3, step 3."""
 
+CLIPPING_FLOPS = 3
+"""Per weight and optimiser step where gradients are cut to a norm: its square 2, its share 1."""
+
 SOFT_UPDATE_FLOPS = 3
 """Per weight: τ · online + (1 − τ) · target."""
 
@@ -75,6 +78,7 @@ def training_cost(
     evolving: tuple[bool, bool] = (True, True),
     critic_norm_units: int = 0,
     algorithm: str = "td3",
+    clips_gradients: bool = False,
 ) -> TrainingCost:
     """The cost of `steps` environment steps of an algorithm with two critics of the shape `critic`.
 
@@ -99,7 +103,8 @@ def training_cost(
     absent = _in_networks(lambda shape: connections(dense(shape)) - connections(shape), actor, critic, evolving)
     full = (
         FLOPS_PER_MULTIPLY_ADD * batch_size * multiply_adds
-        + ADAM_FLOPS * (updates * 2 * connections(critic) + delayed_updates * connections(actor))
+        + (ADAM_FLOPS + CLIPPING_FLOPS * clips_gradients)
+        * (updates * 2 * connections(critic) + delayed_updates * connections(actor))
         + soft_updates * (SOFT_UPDATE_FLOPS * following + TARGET_PRUNING_FLOPS * pruning)
         + evolutions * (EVOLUTION_FLOPS * changing + GROWTH_RULES[growth].flops(batch_size) * absent)
         + batch_size * critic_norm_units * _norm_flops(updates, delayed_updates, passes)

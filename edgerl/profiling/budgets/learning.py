@@ -183,6 +183,7 @@ def update_flops(config: LearnerConfig) -> float:
             growth=list(GROWTH_RULES)[config.growth],
             evolving=(bool(config.actor.evolves), bool(config.critic.evolves)),
             critic_norm_units=sum(plan.n_outputs for plan in config.critic.plans[:-1]) if config.critic.norm else 0,
+            clips_gradients=config.gradient_clip > 0,
             algorithm=list(ACTOR_PASSES)[config.algorithm],
         ).training_flops_full
         for steps in (1, 1 + COUNTED_UPDATES)

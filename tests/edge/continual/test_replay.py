@@ -96,6 +96,37 @@ def test_the_memory_is_the_end_of_a_list(
     assert replay.count == count
 
 
+@given(st.integers(0, 2**32), st.integers(1, 12), st.lists(st.integers(0, 30), min_size=1, max_size=6), st.data())
+def test_what_is_dropped_leaves_room_that_the_memory_grows_into_again(
+    seed: int, capacity: int, counts: list[int], data: st.DataObject
+) -> None:
+    replay, kept = Replay(None, N, M, capacity, slack=3), list[Transition]()
+    transitions = iter(_transitions(seed, sum(counts)))
+    for count in counts:
+        for _ in range(count):
+            kept.append(next(transitions))
+            replay.append(*kept[-1])
+        kept = kept[-capacity:]
+        number = data.draw(st.integers(0, len(kept)))
+        replay.drop(number)
+        kept = kept[number:]
+        _assert_holds(replay, kept, n_step=3)
+    assert replay.structure().capacity == len(kept)
+
+
+def test_a_file_is_opened_without_what_was_dropped(tmp_path: Path) -> None:
+    transitions = _transitions(0, 9)
+    with closing(Replay(tmp_path / "replay.bin", N, M, 6, slack=2)) as replay:
+        for transition in transitions:
+            replay.append(*transition)
+        replay.drop(4)
+        dropped = replay.dropped
+    with closing(Replay(tmp_path / "replay.bin", N, M, 6, slack=2, count=9, dropped=dropped)) as replay:
+        _assert_holds(replay, transitions[-2:])
+    with closing(Replay.open_recorded(tmp_path / "replay.bin", 9, dropped)) as replay:
+        _assert_holds(replay, transitions[-2:])
+
+
 def _rewards(*steps: tuple[float, Boundary]) -> Replay:
     replay = Replay(None, 1, 1, 8)
     for index, (reward, boundary) in enumerate(steps):

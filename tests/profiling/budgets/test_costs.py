@@ -80,6 +80,14 @@ def test_a_fixed_topology_neither_evolves_nor_prunes_targets() -> None:
     assert evolving.training_flops_full - fixed.training_flops_full == 2 * 4 * 9 + 1 * 4 * 9
 
 
+def test_cut_gradients_are_three_operations_more_per_weight_and_step() -> None:
+    actor, critic = (LayerShape(2, 3, 5),), (LayerShape(3, 3, 7),)
+    settings = {"batch_size": 10, "steps": 5, "start_steps": 0, "policy_delay": 2}
+    free, cut = (training_cost(actor, critic, **settings, clips_gradients=clips) for clips in (False, True))
+    assert cut.training_flops_full - free.training_flops_full == 3 * (5 * 2 * 7 + 2 * 5)
+    assert cut.training_flops_paper == free.training_flops_paper
+
+
 def test_a_run_shorter_than_its_random_start_trains_nothing() -> None:
     cost = training_cost(ACTOR, CRITIC, batch_size=100, steps=10, start_steps=25, policy_delay=2)
     assert cost.updates == 0

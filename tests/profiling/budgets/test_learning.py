@@ -15,9 +15,15 @@ import pytest
 
 from edgerl.edge.continual.learner import Learner
 from edgerl.edge.continual.session import MARGIN_US
-from edgerl.edge.engine.library import SAC, LearnerConfig
+from edgerl.edge.engine.library import SAC, BytesOf, LearnerConfig, library
 from edgerl.errors import ConfigError, FileFormatError, UnsupportedModelError
-from edgerl.profiling.budgets.costs import ADAM_FLOPS, EVOLUTION_FLOPS, SOFT_UPDATE_FLOPS, TARGET_PRUNING_FLOPS
+from edgerl.profiling.budgets.costs import (
+    ADAM_FLOPS,
+    CLIPPING_FLOPS,
+    EVOLUTION_FLOPS,
+    SOFT_UPDATE_FLOPS,
+    TARGET_PRUNING_FLOPS,
+)
 from edgerl.profiling.budgets.device import find_device
 from edgerl.profiling.budgets.learning import PROGRAM_BYTES, UPDATE_SHARE, profile_learner, update_flops
 from tests.edge.learners import learner_config, write_bundle
@@ -141,6 +147,25 @@ def test_an_update_costs_what_its_passes_do(block: int) -> None:
     others = ADAM_FLOPS * (2 * sum(critic) + sum(actor) / 2)
     others += (SOFT_UPDATE_FLOPS + TARGET_PRUNING_FLOPS) * weights / 2 + EVOLUTION_FLOPS * weights / 100
     assert update_flops(config) == pytest.approx(2 * 10 * multiply_adds + others, rel=1e-9)
+
+
+def test_cutting_gradients_costs_operations_and_room_for_all_of_a_network() -> None:
+    free, cut = learner_config(widths=(30, 18)), learner_config(widths=(30, 18))
+    cut.gradient_clip = 0.5
+    actor, critic = _connections(cut)
+    more = update_flops(cut) - update_flops(free)
+    assert more == pytest.approx(CLIPPING_FLOPS * (2 * sum(critic) + sum(actor) / cut.policy_delay))
+    one, all_layers = _bytes(free), _bytes(cut)
+    assert (all_layers.state, all_layers.connections) == (one.state, one.connections)
+    layers = [4 * max(pair) for pair in zip(actor, critic, strict=True)]
+    room, vectors = sum(layers) - max(layers), 4 * (30 + 18 + 4) + 3 * 2 * 64  # biases; arrays begin at 64 bytes
+    assert room <= all_layers.total - one.total <= room + vectors
+
+
+def _bytes(config: LearnerConfig) -> BytesOf:
+    needed = BytesOf()
+    library().call("the learner", "edgerl_learner_bytes", config, needed)
+    return needed
 
 
 @pytest.mark.parametrize("delay", [1, 2])
