@@ -20,14 +20,15 @@ from edgerl.errors import ConfigError, bare, nearest, quoted
 from edgerl.files.toml import read_toml
 from edgerl.options import Option, option, options_of
 
-Algorithm = Literal["td3", "sac"]
+Algorithm = Literal["td3", "sac", "crossq"]
 Method = Literal["td3", "static-td3", "ds-td3"]
 Distribution = Literal["er", "uniform"]
 OutputLayer = Literal["dense", "sparse"]
 Growth = Literal["random", "gradient"]
 DropCriterion = Literal["magnitude", "scaled-magnitude"]
 DropSchedule = Literal["constant", "cosine"]
-Norm = Literal["none", "layer"]
+Norm = Literal["none", "layer", "batch"]
+ActorNorm = Literal["none", "batch"]
 Optimiser = Literal["adam", "adamw"]
 Topology = Literal["static", "dynamic"]
 PolicyChoice = Literal["last", "best"]
@@ -88,7 +89,14 @@ class NetworkConfig:
         None, "Units of the critics' hidden layers.", "[1, 65535]", "units per layer", shown="hidden", **NEW
     )
     critic_norm: Norm = _option(
-        "none", "What stands before the critics' activations: layer (LayerNorm), or nothing.", "DroQ: layer", **NEW
+        "none",
+        "Norm of the critics: layer (LayerNorm, before activations), batch (batch renormalisation of each layer's "
+        "inputs, for crossq), or none.",
+        "DroQ: layer; CrossQ: batch",
+        **NEW,
+    )
+    actor_norm: ActorNorm = _option(
+        "none", "Norm of the actor: batch, for crossq, or none; exports have it folded in.", "CrossQ: batch", **NEW
     )
     actor_topology: Topology | None = _option(
         None, "Topology of the actor: static, or dynamic.", shown="the method's", **NEW
@@ -247,7 +255,11 @@ class Config:
     env_args: Arguments = _option(
         NOTHING, "Arguments of the function that makes the environment: numbers, true, false, or text in quotes.", **NEW
     )
-    algorithm: Algorithm = _option("td3", "td3, or sac: a stochastic policy that is paid for its entropy.", **NEW)
+    algorithm: Algorithm = _option(
+        "td3",
+        "td3; sac: a stochastic policy that is paid for its entropy; or crossq: SAC with batch norms, without targets.",
+        **NEW,
+    )
     seed: int = _number(0, "Seed of every random draw.", "[0, 18446744073709551615]", "any")
     normalize: bool = _option(False, "Standardise observations by their running mean and variance.")
     policy: PolicyChoice = _option("last", "Which evaluated policy is kept for export.")
@@ -280,7 +292,12 @@ class Config:
 
     def actor_outputs(self, n_actions: int) -> int:
         """What the actor's last layer gives: actions, or the means and deviations of their distribution."""
-        return 2 * n_actions if self.algorithm == "sac" else n_actions
+        return 2 * n_actions if self.is_stochastic else n_actions
+
+    @property
+    def is_stochastic(self) -> bool:
+        """Whether the policy is a distribution, and its entropy has a price, the temperature."""
+        return self.algorithm != "td3"
 
     @property
     def task(self) -> str:
@@ -310,7 +327,16 @@ QUICK = ScheduleConfig(
 PRESETS: Mapping[str, ScheduleConfig] = {"paper": ScheduleConfig(), "quick": QUICK}
 
 ALGORITHM_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
-    "sac": {"learning_rate": 3e-4, "batch_size": 256, "policy_delay": 1, "weight_decay": 0.0}
+    "sac": {"learning_rate": 3e-4, "batch_size": 256, "policy_delay": 1, "weight_decay": 0.0},
+    "crossq": {
+        "critic_norm": "batch",
+        "actor_norm": "batch",
+        "learning_rate": 1e-3,
+        "beta1": 0.5,
+        "batch_size": 256,
+        "policy_delay": 3,
+        "weight_decay": 0.0,
+    },
 }
 """What an algorithm has by default instead of the fields' own defaults: as its authors chose it."""
 
@@ -449,6 +475,7 @@ def validated(config: Config) -> Config:
         raise ConfigError(
             "`critic_norm` is layer, and a layer of the critics has one unit, whose norm is always 0; expected two"
         )
+    _check_batch_norms(config)
     _check_lambdas(network)
     if network.method == "td3":
         _check_dense(network)
@@ -468,6 +495,20 @@ def validated(config: Config) -> Config:
     if config.schedule.replay_capacity <= config.td3.n_step:
         raise ConfigError(f"`replay_capacity` is {config.schedule.replay_capacity}; expected more than `n_step`")
     return config
+
+
+def _check_batch_norms(config: Config) -> None:
+    """A batch norm sees what follows beside what was, as CrossQ's critics do, and there is no target to have its own."""
+    names = [name for name in ("critic_norm", "actor_norm") if getattr(config.network, name) == "batch"]
+    if names and config.algorithm != "crossq":
+        raise ConfigError(
+            f"`{names[0]}` is batch and `algorithm` {config.algorithm}; batch norms are for crossq, which has no targets: "
+            f"expected `algorithm` crossq, or `{names[0]}` none"
+        )
+    if names and config.td3.batch_size < 2:
+        raise ConfigError(
+            f"`{names[0]}` is batch and `batch_size` {config.td3.batch_size}, which has no variance; expected 2 or more"
+        )
 
 
 def _given_sparsities(network: NetworkConfig) -> list[str]:

@@ -134,6 +134,40 @@ static void norm_gradient_naive(const norm_task *t) {
 #define NORM_KERNEL(kernel) NULL
 #endif
 
+#if (EDGERL_ALGORITHMS & 4u) != 0
+static void batch_statistics_naive(const batch_task *t) {
+    const real share = 1 / ((real)t->batch * (real)(t->width / t->half));
+    for (uint32_t unit = t->first; unit < t->last; unit++) {
+        const real *x = t->x + unit * (size_t)t->stride;
+        real sum = 0, squares = 0;
+        for (uint32_t b = 0; b < t->width; b++) {
+            sum += b % t->half < t->batch ? x[b] : 0;
+        }
+        const real mean = sum * share;
+        for (uint32_t b = 0; b < t->width; b++) {
+            squares += b % t->half < t->batch ? (x[b] - mean) * (x[b] - mean) : 0;
+        }
+        t->mean[unit] = mean;
+        t->variance[unit] = squares * share;
+    }
+}
+
+static void batch_gradient_naive(const batch_task *t) {
+    for (uint32_t unit = t->first; unit < t->last; unit++) {
+        const real *x = t->x + unit * (size_t)t->stride;
+        real *dx = t->dx + unit * (size_t)t->stride;
+        for (uint32_t b = 0; b < t->width; b++) {
+            const real gradient = dx[b] + (x[b] - t->mean[unit]) * t->slope[unit] + t->offset[unit];
+            dx[b] = b % t->half < t->batch ? activation_gradient(t->before, x[b], gradient) : 0;
+        }
+    }
+}
+
+#define BATCH_KERNEL(kernel) kernel
+#else
+#define BATCH_KERNEL(kernel) NULL
+#endif
+
 static void adam_naive_from(const adam_task *t, size_t first) {
     for (size_t i = first; i < t->count; i++) {
         const real g = t->gradient[i] + t->weight[i] * t->weight_decay;
@@ -186,6 +220,8 @@ static const kernel_table kernels_naive __attribute__((unused)) = {
     NORM_KERNEL(normalise_naive),
     NORM_KERNEL(norm_sums_naive),
     NORM_KERNEL(norm_gradient_naive),
+    BATCH_KERNEL(batch_statistics_naive),
+    BATCH_KERNEL(batch_gradient_naive),
     adam_naive,
     follow_naive,
     squash_naive,

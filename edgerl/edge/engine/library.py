@@ -174,6 +174,7 @@ _ARRAYS = (
     "norm_first_moment",
     "norm_second_moment",
     "norm_target",
+    "running",
 )
 
 
