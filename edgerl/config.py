@@ -498,12 +498,12 @@ def validated(config: Config) -> Config:
 
 
 def _check_batch_norms(config: Config) -> None:
-    """A batch norm sees what follows beside what was, as CrossQ's critics do, and there is no target to have its own."""
+    """A target would see other batches than its network, whose statistics are not its own; CrossQ has none."""
     names = [name for name in ("critic_norm", "actor_norm") if getattr(config.network, name) == "batch"]
     if names and config.algorithm != "crossq":
         raise ConfigError(
-            f"`{names[0]}` is batch and `algorithm` {config.algorithm}; batch norms are for crossq, which has no targets: "
-            f"expected `algorithm` crossq, or `{names[0]}` none"
+            f"`{names[0]}` is batch and `algorithm` {config.algorithm}, and batch norms need one without targets; "
+            f"use `algorithm` crossq, or `{names[0]}` none"
         )
     if names and config.td3.batch_size < 2:
         raise ConfigError(

@@ -26,10 +26,12 @@ LARGEST_RATIO, LARGEST_SHIFT = 3.0, 5.0
 """Bounds of r, whose least is 1/3, and of |d|, from then on."""
 
 
-def folded(weight: Array, bias: Array, *, scale: Array, shift: Array, mean: Array, variance: Array) -> tuple[Array, Array]:
-    """(weights [outputs, inputs], bias [outputs]) that do alone what they do behind the norm with its running statistics.
+def folded(
+    weight: Array, bias: Array, *, scale: Array, shift: Array, mean: Array, variance: Array
+) -> tuple[Array, Array]:
+    """(weights [outputs, inputs], bias [outputs]) that do what they do behind a norm with these running statistics.
 
-    All else is [inputs]. An absent connection stays absent.
+    scale, shift, mean, variance: [inputs]. An absent connection stays absent.
     """
     slope = scale / np.sqrt(variance.astype(np.float64) + EPSILON)
     new_bias = bias + weight.astype(np.float64) @ (shift - mean * slope)

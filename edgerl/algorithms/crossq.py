@@ -1,7 +1,8 @@
 """CrossQ in PyTorch, its networks sparse as DS-TD3's are: SAC without target networks, by batch norms.
 
-Source: Bhatt, Palenicek, Belousov, Argus, Amiranashvili, Brox, Peters: CrossQ (ICLR 2024), Figure 2; what it leaves open
-is settled in docs/algorithm.md.
+Source: Bhatt, Palenicek, Belousov, Argus, Amiranashvili, Brox, Peters: CrossQ: Batch Normalization in Deep
+Reinforcement Learning for Greater Sample Efficiency and Simplicity (ICLR 2024); what it leaves open is settled in
+docs/algorithm.md.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from edgerl.edge.engine.random import Purpose
 
 
 class CrossQ(SAC):
-    """SAC's policy and temperature; the critics value what was and what follows in one batch, by whose statistics both are
-    normalised alike."""
+    """SAC's policy and temperature; the critics value what was and what follows in one batch, by whose statistics both
+    are normalised."""
 
     critics_have_targets = False
 

@@ -1,7 +1,7 @@
 """The native engine as the trainer's agent: truly sparse DS-TD3, whose time and memory follow the connections.
 
-It runs the algorithms of `td3.py`, `sac.py` and `crossq.py`, drawn from the same generator, and its state has the same names and the
-same layout; tests hold the two together.
+It runs the algorithms of `td3.py`, `sac.py` and `crossq.py`, drawn from the same generator, and its state has the same
+names and the same layout; tests hold the two together.
 """
 
 from __future__ import annotations
@@ -469,7 +469,7 @@ class NativeAgent:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The mean losses since `reset_metrics`, 0 where no update happened; the temperature as it is, if there is one."""
+        """The mean losses since `reset_metrics`, 0 where no update happened; the temperature as it is, if any."""
         progress = self.arena.progress
         found = {
             "critic_loss": progress.critic_loss_sum / max(progress.critic_losses, 1),

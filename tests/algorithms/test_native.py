@@ -41,8 +41,8 @@ from .engines import (
 )
 from .oracle import Oracle, OracleNetwork
 
-# In double precision: every tensor to 1e-9, every topology and every target's support exactly. Through a batch norm to 1e-8:
-# there are gradients that it makes zero but for rounding, and Adam divides them by next to nothing.
+# In double precision: every tensor to 1e-9, every topology and every target's support exactly. With batch
+# norms to 1e-8: some gradients are zero there but for rounding, and Adam divides them by next to nothing.
 
 # In which a twentieth of the weights of one sign is less than half a weight.
 SMALL: dict[str, Any] = {"hidden": (8, 8), "sparsity": 0.6, "drop_fraction": 0.05, "evolution_interval": 5}

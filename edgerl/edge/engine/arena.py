@@ -80,8 +80,9 @@ class LayerArrays:
     extra_starts: Array | None  # uint32 [R + 1]: blocks that only the target has
     extra_columns: Array | None  # uint16 [N], of which the first extra_starts[R] are in use
     extra_target: Array | None  # [N, block], of those blocks
-    # [2, n_outputs, rounded up to blocks], of a batch norm [2, n_inputs]: scales and shifts; None, like the four below, without
-    norm: Array | None
+    norm: (
+        Array | None
+    )  # [2, n_outputs, rounded up to blocks], of a batch norm [2, n_inputs]: scales and shifts; or None
     norm_first_moment: Array | None
     norm_second_moment: Array | None
     norm_target: Array | None
