@@ -207,7 +207,7 @@ def cost_of_run(config: Config, actor: NetworkShape, critic: NetworkShape) -> Tr
         updates_per_step=config.td3.updates_per_step,
         algorithm=config.algorithm,
         evolving=network.evolving,
-        critic_norm_units=sum(network.widths[1]) if network.critic_norm == "layer" else 0,
+        norms=(network.actor_norm, network.critic_norm),
     )
 
 
