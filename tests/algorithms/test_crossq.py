@@ -19,7 +19,7 @@ from edgerl.edge.engine.random import Purpose, below
 from edgerl.errors import ConfigError
 from edgerl.policy.compact import make_layer
 
-from .engines import HERE, M, N, Array, differing, filled_replay, largest_difference, native_agent, small_config
+from .engines import HERE, Array, M, N, differing, filled_replay, largest_difference, native_agent, small_config
 
 BATCH = torch.tensor(np.random.default_rng(6).normal([1, -20, 0.1], [2, 0.1, 30], (11, 3)))
 

@@ -484,6 +484,8 @@ SLICED: dict[str, dict[str, Any]] = {
     "block 1, gradient": {"hidden": (33, 20), "growth": "gradient", "n_step": 3},
     "block 4, gradient": {"hidden": (30, 33), "growth": "gradient", "block": 4, "output_layer": "sparse"},
     "dense": {"hidden": (16,), "method": "td3", "policy_delay": 1},
+    "crossq": {"algorithm": "crossq", "hidden": (33, 20), "batch_size": 37, "policy_delay": 2, "growth": "gradient"},
+    "crossq, block 4": {"algorithm": "crossq", "hidden": (30, 33), "batch_size": 9, "policy_delay": 1, "block": 4},
 }
 
 
