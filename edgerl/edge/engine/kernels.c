@@ -35,9 +35,9 @@ static void input_gradient_naive(const input_task *t, uint32_t block) {
             t->dx[at] = t->before == LINEAR ? sum : activation_gradient(t->before, t->x[at], sum);
         }
     }
-    const size_t all = block > 1 ? t->n_inputs * (size_t)t->stride : 0;
-    for (size_t i = 0; t->first == 0 && i < all; i++) {
-        t->dx[i] = 0;
+    const uint32_t all = block > 1 ? t->n_inputs : 0;
+    for (uint32_t input = 0; t->first == 0 && input < all; input++) {
+        zero(t->dx + input * (size_t)t->stride, t->width * sizeof(real));
     }
     for (uint32_t row = t->first; block > 1 && row < t->last; row++) {
         for (uint32_t i = t->starts[row]; i < t->starts[row + 1]; i++) {
@@ -49,8 +49,11 @@ static void input_gradient_naive(const input_task *t, uint32_t block) {
             }
         }
     }
-    for (size_t i = 0; t->last == t->lines && t->before != LINEAR && i < all; i++) {
-        t->dx[i] = activation_gradient(t->before, t->x[i], t->dx[i]);
+    for (uint32_t input = 0; t->last == t->lines && t->before != LINEAR && input < all; input++) {
+        for (uint32_t b = 0; b < t->width; b++) {
+            const size_t at = input * (size_t)t->stride + b;
+            t->dx[at] = activation_gradient(t->before, t->x[at], t->dx[at]);
+        }
     }
 }
 
