@@ -130,6 +130,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(engine: str
         {"method": "static-td3"},
         {"method": "td3"},
         {"algorithm": "sac", "updates_per_step": 0.7, "critic_norm": "layer"},
+        {"algorithm": "crossq", "normalize": True},
     ],
     ids=lambda options: "-".join(map(str, options)) or "paper",
 )
