@@ -26,7 +26,7 @@ import numpy as np
 from edgerl.export.c import Options
 from edgerl.export.c.source import Provenance, generate
 from edgerl.policy.compact import Array, CompactPolicy, Precision, make_layer
-from edgerl.policy.pruning import with_network
+from edgerl.policy.pruning import network_of, with_network
 
 WIDTHS = (5, 40, 23, 3)
 OBSERVATIONS = 20
@@ -232,7 +232,7 @@ def in_precision(policy: CompactPolicy, precision: Precision) -> CompactPolicy:
     """The same policy with its weights stored as `precision`."""
     if precision == "fp32":
         return policy
-    return with_network(policy, [(layer.matrix(), layer.bias) for layer in policy.layers], precision)
+    return with_network(policy, network_of(policy), precision)
 
 
 def observations() -> Array:

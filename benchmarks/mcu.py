@@ -42,6 +42,7 @@ from edgerl.policy.compact import CompactPolicy
 from edgerl.profiling.microcontroller.emulator import build_measured, execute
 from edgerl.profiling.microcontroller.measure import Counted, count, measure_policy
 from edgerl.profiling.microcontroller.toolchain import CORES, run_program
+from edgerl.training.folder import read_config
 
 ENVIRONMENT = "HalfCheetah-v5"
 N_OBSERVATIONS, N_ACTIONS = 17, 6
@@ -111,14 +112,13 @@ def trained(case: Case, folder: Path, steps: int) -> Path:
 
 def case_of(run: Path) -> Case:
     """The case of the user's own run: the density nearest to that of its hidden layers."""
-    config = json.loads((run / "config.json").read_text())
-    network = config["network"]
-    width, dense = network["hidden"][0], network["method"] == "td3"
+    network = read_config(run).network
+    width, dense = network.hidden[0], network.topology == "dense"
     policy = policy_file.load(run / "policy.safetensors")
     positions = N_OBSERVATIONS * width + width**2
     share = sum(layer.connections for layer in policy.layers[:-1]) / positions
     density = 1.0 if dense else min(DENSITIES[1:], key=lambda known: abs(np.log(known / share)))
-    return Case(width, density, 1 if dense else network["block"])
+    return Case(width, density, 1 if dense else network.block)
 
 
 def played(policy: CompactPolicy) -> NDArray[np.float32]:

@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from edgerl.environments.arguments import NOTHING, Arguments, checked, task
 from edgerl.errors import ConfigError, bare, nearest, quoted
@@ -21,7 +21,8 @@ from edgerl.files.toml import read_toml
 from edgerl.options import Option, option, options_of
 
 Algorithm = Literal["td3", "sac", "crossq"]
-Method = Literal["td3", "static-td3", "ds-td3"]
+Topology = Literal["dense", "static", "dynamic"]
+SparseTopology = Literal["static", "dynamic"]
 Distribution = Literal["er", "uniform"]
 OutputLayer = Literal["dense", "sparse"]
 Growth = Literal["random", "gradient"]
@@ -30,19 +31,26 @@ DropSchedule = Literal["constant", "cosine"]
 Norm = Literal["none", "layer", "batch"]
 ActorNorm = Literal["none", "batch"]
 Optimiser = Literal["adam", "adamw"]
-Topology = Literal["static", "dynamic"]
 PolicyChoice = Literal["last", "best"]
 Device = Literal["cpu", "cuda"]
 Engine = Literal["auto", "native", "torch"]
 Evaluation = Literal["auto", "separate", "between-episodes", "none"]
 OnFault = Literal["stop", "truncate"]
 
+METHOD_PREFIXES: Mapping[str, str] = {"dense": "", "static": "static-", "dynamic": "ds-"}
+METHODS: Mapping[str, Mapping[str, str]] = {
+    prefix + algorithm: {"algorithm": algorithm, "topology": topology}
+    for algorithm in get_args(Algorithm)
+    for topology, prefix in METHOD_PREFIXES.items()
+}
+"""What a method says in a word: td3, static-td3, ds-td3, sac, …"""
+
 NEW = {"since": "0.2.0"}
 """Of a field that runs of 0.1.0 do not have: where it is missing, it has its default."""
 
 
 def _option(default: Any, text: str, source: str = "edgerl", **more: str) -> Any:
-    """A field that is an option; more: as edgerl.options has it, and `since`."""
+    """A field that is an option; more: as edgerl.options has it, `since`, and `algorithms`, where not all have it."""
     return option(default, text, source=source, **more)
 
 
@@ -58,7 +66,9 @@ class NetworkConfig:
     hidden: tuple[int, ...] = _number(
         (256, 256), "Units of the hidden layers.", "[1, 65535]", "units per layer", "paper"
     )
-    method: Method = _option("ds-td3", "Dense, sparse with a static topology, or with one that evolves.", "paper")
+    topology: Topology = _option(
+        "dynamic", "Of actor and critics: dense; or sparse and static, or dynamic, which evolves.", "paper"
+    )
     block: int = _number(
         1, "Unit of topology, in outputs: 1 (the paper's) or 4 (faster).", "[1, 4]", "outputs", "paper: 1"
     )
@@ -96,12 +106,16 @@ class NetworkConfig:
         **NEW,
     )
     actor_norm: ActorNorm = _option(
-        "none", "Norm of the actor: batch, for crossq, or none; exports have it folded in.", "CrossQ: batch", **NEW
+        "none",
+        "Norm of the actor: batch, which exports have folded in, or none.",
+        "CrossQ: batch",
+        algorithms="crossq",
+        **NEW,
     )
-    actor_topology: Topology | None = _option(
-        None, "Topology of the actor: static, or dynamic.", shown="the method's", **NEW
+    actor_topology: SparseTopology | None = _option(
+        None, "Topology of the actor: static, or dynamic.", shown="topology", **NEW
     )
-    critic_topology: Topology | None = _option(None, "Topology of the critics.", shown="the method's", **NEW)
+    critic_topology: SparseTopology | None = _option(None, "Topology of the critics.", shown="topology", **NEW)
 
     @property
     def sparsities(self) -> tuple[float | None, float | None]:
@@ -117,8 +131,7 @@ class NetworkConfig:
     @property
     def evolving(self) -> tuple[bool, bool]:
         """Whether the topology of the actor, and that of each critic, evolves."""
-        of_method: Topology = "dynamic" if self.method == "ds-td3" else "static"
-        actor, critic = (own or of_method for own in (self.actor_topology, self.critic_topology))
+        actor, critic = (own or self.topology for own in (self.actor_topology, self.critic_topology))
         return actor == "dynamic", critic == "dynamic"
 
 
@@ -156,25 +169,45 @@ class EvolutionConfig:
 
 
 @dataclass(frozen=True)
-class TD3Config:
-    """TD3 itself."""
+class LearningConfig:
+    """How actor and critics learn, whatever the algorithm, and what one of the algorithms alone has."""
 
     discount: float = _number(0.99, "Discount (γ).", "[0, 1]", "per step", "TD3")
     soft_update: float = _number(
-        0.005, "Share of the online weights in a soft update of the targets (τ).", "(0, 1]", "share", "TD3"
+        0.005,
+        "Share of the online weights in a soft update of the targets (τ).",
+        "(0, 1]",
+        "share",
+        "TD3",
+        algorithms="td3, sac",
     )
     learning_rate: float = _number(1e-3, "Learning rate of Adam.", "(0, 1]", "per update", "paper")
     weight_decay: float = _number(2e-4, "Weight decay, biases included.", "[0, 1]", "per update", "paper")
     batch_size: int = _number(100, "Transitions in a batch.", "[1, 65536]", "transitions", "paper")
     policy_delay: int = _number(2, "Critic updates per actor update (d).", "[1, 1000]", "critic updates", "TD3")
     target_noise: float = _number(
-        0.2, "Standard deviation of the noise on TD3's target actions.", "[0, 10]", "actions in [−1, 1]", "TD3"
+        0.2,
+        "Standard deviation of the noise on TD3's target actions.",
+        "[0, 10]",
+        "actions in [−1, 1]",
+        "TD3",
+        algorithms="td3",
     )
     target_noise_clip: float = _number(
-        0.5, "Bound of the noise on TD3's target actions.", "[0, 10]", "actions in [−1, 1]", "TD3"
+        0.5,
+        "Bound of the noise on TD3's target actions.",
+        "[0, 10]",
+        "actions in [−1, 1]",
+        "TD3",
+        algorithms="td3",
     )
     exploration_noise: float = _number(
-        0.1, "Standard deviation of TD3's exploration noise.", "[0, 10]", "actions in [−1, 1]", "TD3"
+        0.1,
+        "Standard deviation of TD3's exploration noise.",
+        "[0, 10]",
+        "actions in [−1, 1]",
+        "TD3",
+        algorithms="td3",
     )
     initial_temperature: float = _number(
         1.0,
@@ -182,10 +215,18 @@ class TD3Config:
         "(0, 1000]",
         "reward per nat",
         "SAC; DroQ: 0.1",
+        algorithms="sac, crossq",
         **NEW,
     )
     target_entropy: float | None = _number(
-        None, "Entropy of the policy that SAC aims at.", "[-1000, 1000]", "nats", "SAC", shown="−1 per action", **NEW
+        None,
+        "Entropy of the policy that SAC aims at.",
+        "[-1000, 1000]",
+        "nats",
+        "SAC",
+        shown="−1 per action",
+        algorithms="sac, crossq",
+        **NEW,
     )
     n_step: int = _number(1, "n for n-step returns.", "[1, 64]", "steps", "TD3: 1")
     n_step_delay: int = _number(
@@ -279,7 +320,7 @@ class Config:
     )
     network: NetworkConfig = field(default_factory=NetworkConfig)
     evolution: EvolutionConfig = field(default_factory=EvolutionConfig)
-    td3: TD3Config = field(default_factory=TD3Config)
+    learning: LearningConfig = field(default_factory=LearningConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
 
     def __post_init__(self) -> None:
@@ -288,7 +329,7 @@ class Config:
     @property
     def method_name(self) -> str:
         """Topology and algorithm in a word, such as ds-td3, static-sac or sac."""
-        return self.network.method.replace("td3", self.algorithm)
+        return METHOD_PREFIXES[self.network.topology] + self.algorithm
 
     def actor_outputs(self, n_actions: int) -> int:
         """What the actor's last layer gives: actions, or the means and deviations of their distribution."""
@@ -340,14 +381,19 @@ ALGORITHM_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 }
 """What an algorithm has by default instead of the fields' own defaults: as its authors chose it."""
 
-_SECTIONS = {"network": NetworkConfig, "evolution": EvolutionConfig, "td3": TD3Config, "schedule": ScheduleConfig}
+_SECTIONS = {
+    "network": NetworkConfig,
+    "evolution": EvolutionConfig,
+    "learning": LearningConfig,
+    "schedule": ScheduleConfig,
+}
 
 
 @dataclass(frozen=True)
 class RunOption(Option):
     """One option of a run, for whoever lists them all."""
 
-    section: str | None  # network, evolution, td3, schedule; None for one of the run as a whole
+    section: str | None  # network, evolution, learning, schedule; None for one of the run as a whole
 
     @property
     def shown_default(self) -> str:
@@ -375,34 +421,57 @@ OPTIONS: Mapping[str, RunOption] = {
 """Every option of a run by its name, in which no two sections agree."""
 
 
+def unused_by(algorithm: str) -> set[str]:
+    """The options that mean nothing to an algorithm."""
+    own = {name: known.metadata.get("algorithms") for name, known in OPTIONS.items()}
+    return {name for name, algorithms in own.items() if algorithms and algorithm not in algorithms.split(", ")}
+
+
 def make_config(preset: str | None = None, **options: Any) -> Config:
-    """A configuration from a preset (default paper) and OPTIONS by name; None leaves the preset's value.
+    """A configuration from a preset (default paper), OPTIONS by name, and a method of METHODS; None leaves the preset's
+    value.
 
     Raises ConfigError for an unknown option, a value out of range, or options that contradict each other.
     """
     preset = preset or "paper"
     if preset not in PRESETS:
         raise ConfigError(f"`preset` is {quoted(preset)}; expected {' or '.join(PRESETS)}")
-    config = Config(schedule=PRESETS[preset])
-    for name, value in ALGORITHM_DEFAULTS.get(options.get("algorithm") or "td3", {}).items():
+    config, stated = Config(schedule=PRESETS[preset]), spelled_out(options)
+    for name, value in {**ALGORITHM_DEFAULTS.get(stated.get("algorithm", "td3"), {}), **stated}.items():
         config = _with_option(config, name, value)
-    for name, value in options.items():
-        if value is not None:
-            config = _with_option(config, name, value)
     _check_ranges(config)
-    return validated(_with_densities(_with_warm_up(config, options.get("start_steps"))))
+    _check_use(config, stated)
+    return validated(_with_densities(_with_warm_up(config, stated.get("start_steps"))))
+
+
+def spelled_out(options: Mapping[str, Any], methods: Mapping[str, Mapping[str, str]] = METHODS) -> dict[str, Any]:
+    """The options that are not None, with what `method` says in place of it. Raises ConfigError where it is none of
+    `methods`, or contradicts an option beside it."""
+    stated = {name: value for name, value in options.items() if value is not None}
+    if "method" not in stated:
+        return stated
+    method = stated.pop("method")
+    if not isinstance(method, str) or method not in methods:
+        known = f"{', '.join(methods)}{nearest(quoted(method), methods)}"
+        raise ConfigError(f"`method` is {quoted(method)}; expected {known}")
+    for name, meant in methods[method].items():
+        if stated.setdefault(name, meant) != meant:
+            raise ConfigError(
+                f"`method` is {method}, whose `{name}` is {meant}, and `{name}` is {quoted(stated[name])}; leave out "
+                "one of them"
+            )
+    return stated
 
 
 def stated_options(
     env: str | None = None, *, preset: str | None = None, config: str | Path | None = None, **options: Any
 ) -> dict[str, Any]:
-    """The preset and options of a call, and those of the file `config` that the call does not state itself.
+    """The preset and options of a call, and what the file `config` states and the call does not, spelled out.
 
     Raises ConfigError, FileFormatError.
     """
-    given = {"preset": preset, "environment": env, **options}
     filed = {} if config is None else from_toml(Path(config))
-    return filed | {name: value for name, value in given.items() if value is not None}
+    return filed | spelled_out({"preset": preset, "environment": env, **options})
 
 
 def _with_warm_up(config: Config, asked_for: int | None) -> Config:
@@ -435,7 +504,7 @@ def with_episode_limit(config: Config, own: int | None) -> Config:
 
 def _with_option(config: Config, name: str, value: Any) -> Config:
     if name not in OPTIONS:
-        raise ConfigError(f"option {name!r} is unknown{nearest(name, OPTIONS)}")
+        raise ConfigError(f"option {name!r} is unknown{nearest(name, [*OPTIONS, 'method'])}")
     value = tuple(value) if isinstance(value, list) else value
     section = OPTIONS[name].section
     changed = {name: value} if section is None else {section: replace(getattr(config, section), **{name: value})}
@@ -449,7 +518,7 @@ def _with_densities(config: Config) -> Config:
     leaves the λ out too: what it does not say itself is half dense.
     """
     network = config.network
-    if network.method == "td3" or None not in network.sparsities:
+    if network.topology == "dense" or None not in network.sparsities:
         return config
     lambdas = PAPER_LAMBDAS.get(config.environment.removesuffix("-v5"))
     if lambdas is None or set(network.widths) != {(256, 256)} or _beyond_lambdas(network):
@@ -477,7 +546,7 @@ def validated(config: Config) -> Config:
         )
     _check_batch_norms(config)
     _check_lambdas(network)
-    if network.method == "td3":
+    if network.topology == "dense":
         _check_dense(network)
     if config.engine == "native" and config.device == "cuda":
         raise ConfigError(
@@ -487,12 +556,12 @@ def validated(config: Config) -> Config:
     if config.evaluation == "none" and config.policy == "best":
         raise ConfigError("`policy` is best and `evaluation` is none; expected evaluations, or `policy` last")
     learning_steps = config.schedule.steps - config.schedule.start_steps
-    if learning_steps > 0 and config.td3.updates_after(learning_steps) == 0:
+    if learning_steps > 0 and config.learning.updates_after(learning_steps) == 0:
         raise ConfigError(
-            f"`updates_per_step` is {config.td3.updates_per_step}, which makes no update in the {learning_steps} steps "
-            "after `start_steps`; expected more of either"
+            f"`updates_per_step` is {config.learning.updates_per_step}, which makes no update in the {learning_steps} "
+            "steps after `start_steps`; expected more of either"
         )
-    if config.schedule.replay_capacity <= config.td3.n_step:
+    if config.schedule.replay_capacity <= config.learning.n_step:
         raise ConfigError(f"`replay_capacity` is {config.schedule.replay_capacity}; expected more than `n_step`")
     return config
 
@@ -505,9 +574,10 @@ def _check_batch_norms(config: Config) -> None:
             f"`{names[0]}` is batch and `algorithm` {config.algorithm}, and batch norms need one without targets; "
             f"use `algorithm` crossq, or `{names[0]}` none"
         )
-    if names and config.td3.batch_size < 2:
+    if names and config.learning.batch_size < 2:
         raise ConfigError(
-            f"`{names[0]}` is batch and `batch_size` {config.td3.batch_size}, which has no variance; expected 2 or more"
+            f"`{names[0]}` is batch and `batch_size` {config.learning.batch_size}, which has no variance; expected at "
+            "least 2"
         )
 
 
@@ -548,17 +618,27 @@ def _check_lambdas(network: NetworkConfig) -> None:
         raise ConfigError("only one of `lambda1` and `lambda2` was given; expected both")
 
 
+def _check_use(config: Config, stated: Mapping[str, Any]) -> None:
+    """Nothing is stated in vain, except defaults: a configuration file states every option."""
+    for name in sorted(unused_by(config.algorithm) & stated.keys()):
+        known = OPTIONS[name]
+        if stated[name] != known.default:
+            raise ConfigError(
+                f"`{name}` is {quoted(stated[name])}, which means nothing to `algorithm` {config.algorithm}; leave it "
+                f"out, or use `algorithm` {known.metadata['algorithms']}"
+            )
+
+
 def _check_dense(network: NetworkConfig) -> None:
-    if _given_sparsities(network) or (network.lambda1, network.lambda2) != (None, None):
-        raise ConfigError("`method` td3 is dense and takes no sparsity; use `method` ds-td3 or static-td3")
     for is_set, what in (
+        (_given_sparsities(network) or (network.lambda1, network.lambda2) != (None, None), "sparsity"),
         (network.block != 1, "blocks"),
         (network.distribution != "er", "distribution of connections"),
         (network.output_layer != "dense", "sparse output layer"),
-        (network.actor_topology is not None or network.critic_topology is not None, "topology"),
+        (network.actor_topology or network.critic_topology, "static or dynamic network"),
     ):
         if is_set:
-            raise ConfigError(f"`method` td3 is dense and has no {what}; use `method` ds-td3 or static-td3")
+            raise ConfigError(f"`topology` is dense, which has no {what}; use `topology` dynamic or static")
 
 
 def _check_ranges(config: Config) -> None:
@@ -623,38 +703,55 @@ def _toml_value(value: Any) -> str:
 
 
 def from_toml(path: Path) -> dict[str, Any]:
-    """What a configuration file states, each in its range: options by name, and `preset`, where it is there.
+    """What a configuration file states, spelled out and in range: options by name, and `preset`, where it is there.
 
     Raises FileFormatError, ConfigError; nothing in the file is trusted.
     """
-    stated = read_toml(path)
-    for name, value in stated.items():
-        if name == "preset":
-            continue
-        if name not in OPTIONS:
-            raise ConfigError(f"{path}: option {quoted(name, 80)} is unknown{nearest(name, OPTIONS)}")
-        try:
+    document = read_toml(path)
+    try:
+        stated = spelled_out(document)
+        for name, value in stated.items():
+            if name == "preset":
+                continue
+            if name not in OPTIONS:
+                raise ConfigError(f"option {quoted(name, 80)} is unknown{nearest(name, [*OPTIONS, 'method'])}")
             stated[name] = checked(value) if name == "env_args" else tuple(value) if isinstance(value, list) else value
             OPTIONS[name].check(stated[name])
-        except ConfigError as error:
-            raise ConfigError(f"{path}: {bare(error)}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {bare(error)}") from error
     return stated
 
 
 def from_json(data: Mapping[str, Any], source: str) -> Config:
     """A configuration from parsed JSON, which is not trusted. Raises ConfigError that names `source`."""
     try:
+        data = _renamed(data)
         sections = {name: _section(kind, data[name], name) for name, kind in _SECTIONS.items()}
         config: Config = _section(Config, {**data, **sections}, "config")
         config = validated(config)
         network = config.network
-        if network.method != "td3" and network.lambda1 is None and None in network.sparsities:
+        if network.topology != "dense" and network.lambda1 is None and None in network.sparsities:
             raise ConfigError("neither lambda1 and lambda2 nor a sparsity of both networks is there")
     except KeyError as error:
         raise ConfigError(f"{source}: {error.args[0]} is missing") from error
     except ConfigError as error:
         raise ConfigError(f"{source}: {bare(error)}") from error
     return config
+
+
+def _renamed(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Under this version's names: 0.1.0 wrote `td3` for learning, and for a topology the method of TD3 that has it.
+
+    Raises ConfigError where that is none.
+    """
+    if "td3" in data and "learning" not in data:
+        data = {"learning" if name == "td3" else name: value for name, value in data.items()}
+    network = data.get("network")
+    if isinstance(network, Mapping) and "method" in network and "topology" not in network:
+        topology = spelled_out({"method": network["method"]})["topology"]
+        data = {**data, "network": {name: value for name, value in network.items() if name != "method"}}
+        data["network"]["topology"] = topology
+    return data
 
 
 def _section(kind: type[Any], data: Any, name: str) -> Any:

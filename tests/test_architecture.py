@@ -38,7 +38,14 @@ ROOMS: dict[str, set[str]] = {
         *("edgerl.config", "edgerl.policy", "edgerl.edge", "edgerl.environments", "edgerl.algorithms"),
         *("numpy", "torch", "tensorboard"),
     },
-    "profiling": {"edgerl.policy", "edgerl.edge", "edgerl.export", "edgerl.device_profiles", "numpy", "onnx"},
+    "importers": {
+        *("edgerl.config", "edgerl.policy", "edgerl.edge", "edgerl.environments", "numpy", "torch", "onnx"),
+        "onnxruntime",
+    },
+    "profiling": {
+        *("edgerl.policy", "edgerl.edge", "edgerl.export", "edgerl.importers", "edgerl.device_profiles"),
+        *("numpy", "onnx"),
+    },
     "compression": {
         *("edgerl.config", "edgerl.policy", "edgerl.edge", "edgerl.environments", "edgerl.algorithms"),
         *("edgerl.training", "edgerl.profiling", "numpy", "matplotlib"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,12 +17,14 @@ from edgerl.config import (
     OPTIONS,
     Config,
     EvolutionConfig,
+    LearningConfig,
     NetworkConfig,
     ScheduleConfig,
-    TD3Config,
     from_json,
     make_config,
+    stated_options,
     to_json,
+    to_toml,
 )
 from edgerl.errors import ConfigError, bare
 
@@ -29,12 +32,17 @@ from edgerl.errors import ConfigError, bare
 def test_the_default_is_the_papers_halfcheetah() -> None:
     config = make_config()
     assert config.environment == "HalfCheetah-v5"
-    assert config.network == NetworkConfig((256, 256), "ds-td3", 1, None, 7.0, 64.0)
+    assert config.network == NetworkConfig((256, 256), "dynamic", 1, None, 7.0, 64.0)
     assert (config.evolution.drop_fraction, config.evolution.evolution_interval) == (0.05, 1000)
-    td3 = config.td3
-    assert (td3.discount, td3.soft_update, td3.learning_rate, td3.weight_decay) == (0.99, 0.005, 1e-3, 2e-4)
-    assert (td3.batch_size, td3.policy_delay) == (100, 2)
-    assert (td3.target_noise, td3.target_noise_clip, td3.exploration_noise) == (0.2, 0.5, 0.1)
+    learning = config.learning
+    assert (learning.discount, learning.soft_update, learning.learning_rate, learning.weight_decay) == (
+        0.99,
+        0.005,
+        1e-3,
+        2e-4,
+    )
+    assert (learning.batch_size, learning.policy_delay) == (100, 2)
+    assert (learning.target_noise, learning.target_noise_clip, learning.exploration_noise) == (0.2, 0.5, 0.1)
     schedule = config.schedule
     assert (schedule.steps, schedule.start_steps, schedule.replay_capacity) == (1_000_000, 25_000, 1_000_000)
     assert (schedule.evaluation_interval, schedule.evaluation_episodes) == (5000, 10)
@@ -104,14 +112,14 @@ def test_a_small_layer_drops_one_as_long_as_half_of_the_drop_fraction_is_left() 
 
 
 def test_n_step_returns_begin_after_their_delay() -> None:
-    assert [n_step_at(TD3Config(n_step=3, n_step_delay=2), update) for update in (1, 2, 3, 4)] == [1, 1, 3, 3]
-    assert n_step_at(TD3Config(n_step=3), 1) == 3
+    assert [n_step_at(LearningConfig(n_step=3, n_step_delay=2), update) for update in (1, 2, 3, 4)] == [1, 1, 3, 3]
+    assert n_step_at(LearningConfig(n_step=3), 1) == 3
 
 
 def test_quick_is_at_most_thirty_thousand_steps_of_the_same_algorithm() -> None:
     quick, paper = make_config("quick"), make_config()
     assert quick.schedule.steps <= 30_000
-    assert (quick.network, quick.evolution, quick.td3) == (paper.network, paper.evolution, paper.td3)
+    assert (quick.network, quick.evolution, quick.learning) == (paper.network, paper.evolution, paper.learning)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +138,18 @@ def test_quick_is_at_most_thirty_thousand_steps_of_the_same_algorithm() -> None:
         ({"hidden": ()}, "hidden has 0 layers; expected 1 to 8"),
         ({"hidden": 256}, "hidden is 256; expected whole numbers, one per layer"),
         ({"block": 2}, r"block is 2; expected 1 \(the paper's\) or 4"),
-        ({"method": "sac"}, r"method is 'sac'; expected td3, static-td3, ds-td3"),
+        ({"topology": "sparse"}, "topology is 'sparse'; expected dense, static, dynamic"),
+        ({"method": "ppo"}, "method is 'ppo'; expected td3, static-td3, ds-td3, sac, static-sac, ds-sac$"),
+        ({"method": "ds_sac"}, r"method is 'ds_sac'; expected .*; did you mean ds-sac\?$"),
+        ({"method": ["td3"]}, r"method is \['td3'\]; expected td3, static-td3"),
+        (
+            {"method": "ds-td3", "algorithm": "sac"},
+            "^method is ds-td3, whose algorithm is td3, and algorithm is 'sac'; leave out one of them$",
+        ),
+        (
+            {"method": "sac", "topology": "static"},
+            "^method is sac, whose topology is dense, and topology is 'static'; leave out one of them$",
+        ),
         ({"growth": "magic"}, "growth is 'magic'; expected random, gradient"),
         ({"drop_schedule": "linear"}, "drop_schedule is 'linear'; expected constant, cosine"),
         ({"distribution": "erk"}, "distribution is 'erk'; expected er, uniform"),
@@ -147,12 +166,14 @@ def test_quick_is_at_most_thirty_thousand_steps_of_the_same_algorithm() -> None:
         ({"policy": "worst"}, "policy is 'worst'; expected last, best"),
         ({"device": "tpu"}, "device is 'tpu'; expected cpu, cuda"),
         ({"normalize": "yes"}, "normalize is 'yes'; expected bool"),
-        ({"method": "td3", "sparsity": 0.5}, "method td3 is dense and takes no sparsity"),
-        ({"method": "td3", "actor_sparsity": 0.5}, "method td3 is dense and takes no sparsity"),
-        ({"method": "td3", "critic_sparsity": 0.5}, "method td3 is dense and takes no sparsity"),
-        ({"method": "td3", "block": 4}, "method td3 is dense and has no blocks"),
-        ({"method": "td3", "distribution": "uniform"}, "method td3 is dense and has no distribution of connections"),
-        ({"method": "td3", "output_layer": "sparse"}, "method td3 is dense and has no sparse output layer"),
+        ({"topology": "dense", "sparsity": 0.5}, "^topology is dense, which has no sparsity; use topology dynamic or"),
+        ({"topology": "dense", "actor_sparsity": 0.5}, "topology is dense, which has no sparsity"),
+        ({"topology": "dense", "critic_sparsity": 0.5}, "topology is dense, which has no sparsity"),
+        ({"method": "td3", "lambda1": 7.0, "lambda2": 64.0}, "topology is dense, which has no sparsity"),
+        ({"topology": "dense", "block": 4}, "topology is dense, which has no blocks"),
+        ({"topology": "dense", "distribution": "uniform"}, "topology is dense, which has no distribution of conn"),
+        ({"topology": "dense", "output_layer": "sparse"}, "topology is dense, which has no sparse output layer"),
+        ({"topology": "dense", "critic_topology": "dynamic"}, "topology is dense, which has no static or dynamic"),
         ({"sparsity": 0.5, "lambda1": 7.0, "lambda2": 64.0}, "^sparsity and lambda1, lambda2 were both given"),
         ({"actor_sparsity": 0.5, "lambda1": 7.0}, "^actor_sparsity and lambda1, lambda2 were both given; expected one"),
         ({"critic_sparsity": 0.5, "lambda2": 64.0}, "^critic_sparsity and lambda1, lambda2 were both given"),
@@ -167,6 +188,15 @@ def test_quick_is_at_most_thirty_thousand_steps_of_the_same_algorithm() -> None:
             {"steps": 1000, "start_steps": 100, "updates_per_step": 0.001},
             r"updates_per_step is 0\.001, which makes no update in the 900 steps after start_steps; expected more",
         ),
+        (
+            {"algorithm": "sac", "exploration_noise": 0.2},
+            r"^exploration_noise is 0\.2, which means nothing to algorithm sac; leave it out, or use algorithm td3$",
+        ),
+        (
+            {"target_entropy": -1.0},
+            r"^target_entropy is -1\.0, which means nothing to algorithm td3; leave it out, or use algorithm sac$",
+        ),
+        ({"method": "static-sac", "target_noise": 0.3}, r"^target_noise is 0\.3, which means nothing to algorithm sac"),
         ({"sede": 3}, r"option 'sede' is unknown; did you mean seed\?"),
     ],
 )
@@ -187,10 +217,15 @@ def test_an_unknown_preset_is_refused() -> None:
 
 
 def test_every_number_has_a_unit_a_range_and_a_source() -> None:
-    for section in (Config, NetworkConfig, EvolutionConfig, TD3Config, ScheduleConfig):
+    for section in (Config, NetworkConfig, EvolutionConfig, LearningConfig, ScheduleConfig):
         for known in dataclasses.fields(section):
             if "int" in str(known.type) or "float" in str(known.type):
-                assert known.metadata.keys() - {"since", "shown"} == {"help", "unit", "range", "source"}, known.name
+                assert known.metadata.keys() - {"since", "shown", "algorithms"} == {
+                    "help",
+                    "unit",
+                    "range",
+                    "source",
+                }, known.name
 
 
 def test_a_configuration_goes_through_json_unchanged() -> None:
@@ -198,19 +233,19 @@ def test_a_configuration_goes_through_json_unchanged() -> None:
     assert from_json(json.loads(to_json(config)), "here") == config
     config = make_config(actor_sparsity=0.9, critic_sparsity=0.3, output_layer="sparse", distribution="uniform")
     assert from_json(json.loads(to_json(config)), "here") == config
-    config = make_config(method="td3", n_step=3, n_step_delay=1000, drop_schedule="cosine", engine="torch")
+    config = make_config(topology="dense", n_step=3, n_step_delay=1000, drop_schedule="cosine", engine="torch")
     assert from_json(json.loads(to_json(config)), "here") == config
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda data: data.pop("td3"), "here: td3 is missing"),
+        (lambda data: data.pop("learning"), "here: learning is missing"),
         (
             lambda data: data.update(extra=1),
             r"here: config was written by another version of edgerl: unknown or missing key .*extra",
         ),
-        (lambda data: data["td3"].update(discount=2.0), r"here: discount is 2\.0; expected a number in \[0, 1\]"),
+        (lambda data: data["learning"].update(discount=2.0), r"here: discount is 2\.0; expected a number in \[0, 1\]"),
         (lambda data: data["schedule"].update(steps="many"), "here: steps is many; expected a whole number"),
         (lambda data: data.update(schedule=[]), "here: schedule was written by another version"),
         (
@@ -224,6 +259,10 @@ def test_a_configuration_goes_through_json_unchanged() -> None:
         (lambda data: data.pop("engine"), r"here: config was written by another version .*engine"),
         (lambda data: data["network"].update(distribution=[]), r"here: distribution is \(\); expected er, uniform"),
         (lambda data: data["network"].update(output_layer="sparse"), "here: output_layer and lambda1, lambda2"),
+        (lambda data: data.update(td3=data["learning"]), "here: config was written by another version .*td3"),
+        (lambda data: data["network"].update(method="td3"), "here: network was written by another version .*method"),
+        (lambda data: data["network"].pop("topology"), "here: network was written by another version .*topology"),
+        (lambda data: data["network"].update(topology="dynamic "), "here: topology is 'dynamic '; expected dense, sta"),
         (lambda data: data.update(environment=3), "here: environment is 3; expected str"),
     ],
 )
@@ -241,12 +280,60 @@ def test_a_network_that_no_file_could_hold_is_refused_at_the_start() -> None:
 
 
 def test_every_field_is_an_option_under_a_name_of_its_own() -> None:
-    sections = (Config, NetworkConfig, EvolutionConfig, TD3Config, ScheduleConfig)
+    sections = (Config, NetworkConfig, EvolutionConfig, LearningConfig, ScheduleConfig)
     assert len(OPTIONS) == sum(len(dataclasses.fields(section)) for section in sections) - 4
 
 
-def test_plans_follow_the_method() -> None:
-    actor, critic = plan_networks(make_config(method="td3"), 17, 6)
+def test_a_method_is_algorithm_and_topology_in_a_word() -> None:
+    for word, algorithm, topology in (
+        ("td3", "td3", "dense"),
+        ("static-td3", "td3", "static"),
+        ("ds-td3", "td3", "dynamic"),
+        ("sac", "sac", "dense"),
+        ("static-sac", "sac", "static"),
+        ("ds-sac", "sac", "dynamic"),
+    ):
+        config = make_config(algorithm=algorithm, topology=topology)
+        assert config.method_name == word
+        assert make_config(method=word) == make_config(method=word, topology=topology, algorithm=algorithm) == config
+    assert make_config(method=None) == make_config() == make_config(method="ds-td3")
+
+
+def test_what_a_call_states_comes_before_a_file_in_whichever_words() -> None:
+    Path("dense.toml").write_text('method = "td3"\nbatch_size = 9\n')
+    Path("sac.toml").write_text('algorithm = "sac"\ntopology = "static"\n')
+    dense, sac = Path("dense.toml"), Path("sac.toml")
+    assert stated_options(config=dense) == {"algorithm": "td3", "topology": "dense", "batch_size": 9}
+    assert stated_options(config=dense, topology="static")["topology"] == "static"
+    assert stated_options(config=sac, method="td3") == {"algorithm": "td3", "topology": "dense"}
+    Path("both.toml").write_text('method = "td3"\ntopology = "static"\n')
+    with pytest.raises(ConfigError, match=r"^both.toml: method is td3, whose topology is dense, and topology is 'sta"):
+        stated_options(config="both.toml")
+
+
+def test_a_configuration_under_the_names_of_0_1_0_is_read() -> None:
+    """Of TD3, as 0.1.0 wrote it, and with an algorithm, as its successors did before the names changed."""
+    for algorithm in ("td3", "sac"):
+        for method, topology in (("td3", "dense"), ("static-td3", "static"), ("ds-td3", "dynamic")):
+            config = make_config(algorithm=algorithm, topology=topology)
+            old = json.loads(to_json(config))
+            assert (old["network"].pop("topology"), old["algorithm"]) == (topology, algorithm)
+            old["network"]["method"] = method
+            old["td3"] = old.pop("learning")
+            assert from_json(old, "here") == config
+
+
+@pytest.mark.parametrize("algorithm", ["td3", "sac"])
+def test_a_file_that_states_every_option_is_read(algorithm: str) -> None:
+    config = make_config(algorithm=algorithm)
+    Path("all.toml").write_text(to_toml(config))
+    stated = stated_options(config="all.toml")
+    assert {"exploration_noise", "initial_temperature"} <= stated.keys()
+    assert make_config(**stated) == config
+
+
+def test_plans_follow_the_topology() -> None:
+    actor, critic = plan_networks(make_config(topology="dense"), 17, 6)
     assert sum(p.connections for p in actor) == 71424
     assert sum(p.connections for p in critic) == 71680
 

@@ -14,11 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tomllib
+from stable_baselines3 import PPO
 
 import edgerl as library
 from edgerl.edge.acting.onnx_policy import OnnxPolicy
 from tests.edge.compiled import WARNINGS
 from tests.foreign import write_actor
+from tests.importers.files import Task, saved_checkpoint, saved_model
 from tests.pages import DOCS, ROOT, TABS, Block, Follower, Reader, Run, apply, assert_prints, blocks
 from tests.processes import Processes
 from tests.profiling.machine import BOARD, KnownMachine, fake_linux
@@ -95,6 +97,8 @@ def test_training(edgerl: Run, reader: Reader) -> None:
 @pytest.mark.needs("chromium")
 def test_bring_your_own(edgerl: Run, reader: Reader) -> None:
     write_actor(Path("actor.onnx"), n_observations=17, n_actions=6)
+    saved_model(PPO, Path(), Task(17, ([-1] * 6, [1] * 6)))
+    saved_checkpoint(Path("model_1500.pt"))
     changes = {
         "--seconds 5": "--seconds 0.1",
         "seconds=5": "seconds=0.1",

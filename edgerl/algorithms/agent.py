@@ -21,7 +21,7 @@ from edgerl.algorithms.networks import SparseNetwork
 from edgerl.algorithms.normalizer import Normalizer
 from edgerl.algorithms.state import Arrays, take
 from edgerl.algorithms.topology import plan_networks
-from edgerl.config import Config, TD3Config
+from edgerl.config import Config, LearningConfig
 from edgerl.edge.continual.replay import Batch, Replay
 from edgerl.edge.engine.random import Draws, Network, Purpose, below, normal
 from edgerl.errors import ConfigError
@@ -66,7 +66,7 @@ class Agent(ABC):
             )
         finally:
             torch.set_default_dtype(previous_dtype)
-        actor_rate, critic_rate = config.td3.learning_rates
+        actor_rate, critic_rate = config.learning.learning_rates
         self.actor_optimiser = self._optimiser([self.actor], actor_rate)
         self.critic_optimiser = self._optimiser(self.critics, critic_rate)
         self.updates = 0
@@ -77,9 +77,9 @@ class Agent(ABC):
 
     def _optimiser(self, networks: Sequence[SparseNetwork], learning_rate: float) -> torch.optim.Adam:
         parameters = [p for network in networks for p in network.online.parameters()]
-        td3 = self.config.td3
-        kind = torch.optim.AdamW if td3.optimiser == "adamw" else torch.optim.Adam
-        betas, decay = (td3.beta1, 0.999), td3.weight_decay
+        learning = self.config.learning
+        kind = torch.optim.AdamW if learning.optimiser == "adamw" else torch.optim.Adam
+        betas, decay = (learning.beta1, 0.999), learning.weight_decay
         optimiser = kind(parameters, lr=learning_rate, betas=betas, weight_decay=decay, fused=True)
         for parameter in parameters:  # PyTorch makes them at the first step; a state must be whole before it
             optimiser.state[parameter] = {
@@ -121,16 +121,16 @@ class Agent(ABC):
 
     def _noise(self, purpose: Purpose) -> npt.NDArray[np.float64]:
         """Standard normal numbers of the next update [batch, m]."""
-        batch_size = self.config.td3.batch_size
+        batch_size = self.config.learning.batch_size
         count = batch_size * self.n_actions
         words = self.draws.stream(purpose, self.updates + 1, count + count % 2)
         return normal(words)[:count].reshape(batch_size, self.n_actions)
 
     def learn(self, replay: Replay, normalizer: Normalizer | None = None) -> None:
         """One update on a mini-batch drawn from `replay`."""
-        td3 = self.config.td3
-        words = self.draws.stream(Purpose.REPLAY, self.updates + 1, td3.batch_size)
-        batch = replay.sample(below(words, replay.size), td3.discount, n_step_at(td3, self.updates + 1))
+        learning = self.config.learning
+        words = self.draws.stream(Purpose.REPLAY, self.updates + 1, learning.batch_size)
+        batch = replay.sample(below(words, replay.size), learning.discount, n_step_at(learning, self.updates + 1))
         if normalizer is not None:
             batch = replace(
                 batch,
@@ -243,7 +243,7 @@ class Agent(ABC):
         self.losses = self._no_losses()
 
 
-def n_step_at(config: TD3Config, update: int) -> int:
+def n_step_at(config: LearningConfig, update: int) -> int:
     """Rewards per return in the batch of critic update `update`, which counts from 1.
 
     Source of the delay: Tan et al. (2023): while the policy changes fast, old transitions make n-step returns wrong.

@@ -27,7 +27,7 @@ class CrossQ(SAC):
         next_noise, noise = self._tensor(self._noise(Purpose.TARGET_NOISE)), self._tensor(self._noise(Purpose.POLICY))
         self.updates += 1
         self._step_critics(self._joint_loss(batch, next_noise))
-        if self.updates % self.config.td3.policy_delay == 0:
+        if self.updates % self.config.learning.policy_delay == 0:
             self._learn_policy(self._tensor(batch.observations), noise)
 
     def _joint_loss(self, batch: Batch, noise: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ Array = npt.NDArray[Any]
 def last_update(config: Config) -> int:
     """The critic update from which on the topology stays as it is: the run's last, or the end of a cosine schedule."""
     steps = config.evolution.evolution_steps or config.schedule.steps
-    return max(config.td3.updates_after(steps - config.schedule.start_steps), 1)
+    return max(config.learning.updates_after(steps - config.schedule.start_steps), 1)
 
 
 def drop_fraction_at(config: EvolutionConfig, update: int, last_update: int) -> float:

@@ -44,6 +44,10 @@ class SparseNetwork(Protocol):
         """How many connections each input has, [inputs]."""
         ...
 
+    def output_degrees(self) -> Array:
+        """How many connections each output has, [outputs]."""
+        ...
+
 
 class Algorithm(Protocol):
     """An algorithm that learns from a replay buffer; actions are in [−1, 1]."""

@@ -17,7 +17,7 @@ from edgerl.algorithms.batch_norm import folded
 from edgerl.algorithms.evolution import last_update
 from edgerl.algorithms.normalizer import Normalizer
 from edgerl.algorithms.state import Arrays, take
-from edgerl.algorithms.topology import LayerPlan, Mask, input_degrees, plan_networks
+from edgerl.algorithms.topology import LayerPlan, Mask, input_degrees, output_degrees, plan_networks
 from edgerl.config import Algorithm, Config, DropCriterion, DropSchedule, Norm, Optimiser
 from edgerl.edge.continual.replay import Replay
 from edgerl.edge.engine.arena import NETWORKS, LayerArrays, LearnerArena, rows_of
@@ -48,39 +48,39 @@ def learner_config(
     config: Config, plans: tuple[Sequence[LayerPlan], Sequence[LayerPlan]], n_actions: int, isa: int, lanes: int
 ) -> LearnerConfig:
     """The engine's configuration of a run; plans of the actor and of each critic."""
-    td3, evolution = config.td3, config.evolution
+    learning, evolution = config.learning, config.evolution
     actor, critic = ([stored_plan(plan) for plan in network] for network in plans)
     result = LearnerConfig(
         seed=config.seed,
         evolution_interval=evolution.evolution_interval if any(config.network.evolving) else 0,
         last_update=last_update(config),
-        n_step_delay=td3.n_step_delay,
+        n_step_delay=learning.n_step_delay,
         n_observations=actor[0].n_inputs,
         n_actions=n_actions,
-        batch=td3.batch_size,
-        policy_delay=td3.policy_delay,
-        n_step=td3.n_step,
+        batch=learning.batch_size,
+        policy_delay=learning.policy_delay,
+        n_step=learning.n_step,
         lanes=lanes,
         isa=isa,
         growth=list(GROWTH_RULES).index(evolution.growth),
         drop_criterion=get_args(DropCriterion).index(evolution.drop),
         drop_schedule=get_args(DropSchedule).index(evolution.drop_schedule),
-        optimiser=get_args(Optimiser).index(td3.optimiser),
+        optimiser=get_args(Optimiser).index(learning.optimiser),
         algorithm=get_args(Algorithm).index(config.algorithm),
-        initial_log_temperature=math.log(td3.initial_temperature),
-        target_entropy=td3.target_entropy_of(n_actions),
-        discount=td3.discount,
-        soft_update=td3.soft_update,
-        weight_decay=td3.weight_decay,
-        first_moment_decay=td3.beta1,
-        target_noise=td3.target_noise,
-        target_noise_clip=td3.target_noise_clip,
+        initial_log_temperature=math.log(learning.initial_temperature),
+        target_entropy=learning.target_entropy_of(n_actions),
+        discount=learning.discount,
+        soft_update=learning.soft_update,
+        weight_decay=learning.weight_decay,
+        first_moment_decay=learning.beta1,
+        target_noise=learning.target_noise,
+        target_noise_clip=learning.target_noise_clip,
         drop_fraction=evolution.drop_fraction,
     )
     norms: tuple[Norm, Norm] = (config.network.actor_norm, config.network.critic_norm)
     parts = ((result.actor, actor), (result.critic, critic))
     for (stored, own), rate, norm, evolves in zip(
-        parts, td3.learning_rates, norms, config.network.evolving, strict=True
+        parts, learning.learning_rates, norms, config.network.evolving, strict=True
     ):
         stored.learning_rate, stored.n_layers, stored.evolves = rate, len(own), evolves
         stored.norm = get_args(Norm).index(norm)
@@ -302,6 +302,11 @@ class NativeNetwork:
         plan = self.plans[0]
         return np.full(plan.n_inputs, plan.n_outputs) if plan.is_dense else input_degrees(self.layers[0].mask, plan)
 
+    def output_degrees(self) -> Array:
+        """How many units of the layer before each output is connected with, [outputs]."""
+        plan = self.plans[-1]
+        return np.full(plan.n_outputs, plan.n_inputs) if plan.is_dense else output_degrees(self.layers[-1].mask, plan)
+
     def connections(self) -> list[int]:
         """Connections of each layer."""
         return [layer.connections() for layer in self.layers]
@@ -383,7 +388,7 @@ class NativeAgent:
         """The action [m] in [−1, 1] that is tried in training; noise: standard normal numbers [m]."""
         if self.config.is_stochastic:
             return self.arena.sample(observation, noise)
-        explored: Array = self.act(observation) + self.config.td3.exploration_noise * noise
+        explored: Array = self.act(observation) + self.config.learning.exploration_noise * noise
         return np.clip(explored, -1, 1).astype(np.float32)
 
     def learn(self, replay: Replay, normalizer: Normalizer | None = None) -> None:
@@ -398,9 +403,9 @@ class NativeAgent:
 
     def _note_topology(self) -> None:
         """Remember the topologies that an evolution step of the critics, or the actor's after it, left."""
-        interval = self.arena.config.evolution_interval
+        interval, delay = self.arena.config.evolution_interval, self.config.learning.policy_delay
         critics_evolved = interval > 0 and self.updates % interval == 0
-        actor_evolved = (self._actor_evolves or critics_evolved) and self.updates % self.config.td3.policy_delay == 0
+        actor_evolved = (self._actor_evolves or critics_evolved) and self.updates % delay == 0
         if critics_evolved or actor_evolved:
             for network in self._networks.values():
                 network.note_topology()
@@ -433,7 +438,7 @@ class NativeAgent:
 
     def _steps(self, name: str, updates: int) -> int:
         """Steps that the network's optimiser made in so many updates."""
-        return updates // self.config.td3.policy_delay if name == "actor" else updates
+        return updates // self.config.learning.policy_delay if name == "actor" else updates
 
     def load_state(self, arrays: Arrays) -> None:
         """Undo `state`. Raises ValueError, and changes nothing, where the arrays are of another configuration."""

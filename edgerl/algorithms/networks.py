@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from edgerl.algorithms.batch_norm import EPSILON, FOLLOWING, LARGEST_RATIO, LARGEST_SHIFT, WARM_UP, folded
 from edgerl.algorithms.evolution import input_scales, select_drop, select_growth, select_target_pruning
 from edgerl.algorithms.state import Arrays, take
-from edgerl.algorithms.topology import LayerPlan, Mask, draw_mask, expand, input_degrees
+from edgerl.algorithms.topology import LayerPlan, Mask, draw_mask, expand, input_degrees, output_degrees
 from edgerl.config import EvolutionConfig, Norm
 from edgerl.edge.engine.random import Draws, Network, Purpose, uniform
 from edgerl.policy.activation import HIDDEN
@@ -313,3 +313,8 @@ class SparseNetwork:
         """How many units of the first layer each input is connected with, [inputs]."""
         plan = self.plans[0]
         return input_degrees(self.masks[0], plan) if 0 in self.masks else np.full(plan.n_inputs, plan.n_outputs)
+
+    def output_degrees(self) -> npt.NDArray[Any]:
+        """How many units of the layer before each output is connected with, [outputs]."""
+        plan, last = self.plans[-1], len(self.plans) - 1
+        return output_degrees(self.masks[last], plan) if last in self.masks else np.full(plan.n_outputs, plan.n_inputs)

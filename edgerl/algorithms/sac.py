@@ -34,10 +34,10 @@ class SAC(Agent):
         self, config: Config, n_observations: int, n_actions: int, *, dtype: torch.dtype = torch.float32
     ) -> None:
         super().__init__(config, n_observations, n_actions, dtype=dtype)
-        start = math.log(config.td3.initial_temperature)
+        start = math.log(config.learning.initial_temperature)
         self.log_temperature = torch.full((), start, dtype=torch.float64, requires_grad=True)
-        self.temperature_optimiser = torch.optim.Adam([self.log_temperature], lr=config.td3.learning_rates[0])
-        self.target_entropy = config.td3.target_entropy_of(n_actions)
+        self.temperature_optimiser = torch.optim.Adam([self.log_temperature], lr=config.learning.learning_rates[0])
+        self.target_entropy = config.learning.target_entropy_of(n_actions)
 
     @torch.no_grad()
     def explore(self, observation: npt.NDArray[np.float32], noise: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
@@ -61,16 +61,16 @@ class SAC(Agent):
 
     def update(self, batch: Batch) -> None:
         """The body of Algorithm 1 on one mini-batch."""
-        td3 = self.config.td3
+        learning = self.config.learning
         next_noise, noise = self._tensor(self._noise(Purpose.TARGET_NOISE)), self._tensor(self._noise(Purpose.POLICY))
         self.updates += 1
         observations, actions = self._tensor(batch.observations), self._tensor(batch.actions)
         target = self._target(batch, next_noise)
         self._step_critics(self._critic_loss(observations, actions, target))
-        if self.updates % td3.policy_delay == 0:
+        if self.updates % learning.policy_delay == 0:
             self._learn_policy(observations, noise)
         for critic in self.critics:
-            critic.soft_update(td3.soft_update)
+            critic.soft_update(learning.soft_update)
 
     def _learn_policy(self, observations: Tensor, noise: Tensor) -> None:
         """The actor, then the temperature."""
@@ -119,7 +119,7 @@ class SAC(Agent):
         with torch.no_grad():
             self.log_temperature.copy_(value)
         self.temperature_optimiser.state[self.log_temperature] = {
-            "step": torch.tensor(float(self.updates // self.config.td3.policy_delay)),
+            "step": torch.tensor(float(self.updates // self.config.learning.policy_delay)),
             "exp_avg": first.clone(),
             "exp_avg_sq": second.clone(),
         }

@@ -23,26 +23,26 @@ class TD3(Agent):
 
     def explore(self, observation: npt.NDArray[np.float32], noise: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
         """Line 7: the policy's action with noise."""
-        action = self.act(observation) + self.config.td3.exploration_noise * noise
+        action = self.act(observation) + self.config.learning.exploration_noise * noise
         return np.clip(action, -1, 1).astype(np.float32)
 
     def target_noise(self) -> npt.NDArray[np.float64]:
         """Target policy smoothing noise of the next update [batch, m], clipped."""
-        td3 = self.config.td3
-        noise = self._noise(Purpose.TARGET_NOISE) * td3.target_noise
-        return np.clip(noise, -td3.target_noise_clip, td3.target_noise_clip)
+        learning = self.config.learning
+        noise = self._noise(Purpose.TARGET_NOISE) * learning.target_noise
+        return np.clip(noise, -learning.target_noise_clip, learning.target_noise_clip)
 
     def update(self, batch: Batch) -> None:
         """Lines 9 to 24 of Algorithm 1 on one mini-batch."""
-        td3, smoothing = self.config.td3, self._tensor(self.target_noise())
+        learning, smoothing = self.config.learning, self._tensor(self.target_noise())
         self.updates += 1
         observations, actions = self._tensor(batch.observations), self._tensor(batch.actions)
         target = self._target(batch, smoothing)
         self._step_critics(self._critic_loss(observations, actions, target))
-        if self.updates % td3.policy_delay == 0:
+        if self.updates % learning.policy_delay == 0:
             self._step_actor(self._actor_loss(observations))
             for _, network in self.networks:
-                network.soft_update(td3.soft_update)
+                network.soft_update(learning.soft_update)
 
     @torch.no_grad()
     def _target(self, batch: Batch, noise: Tensor) -> Tensor:

@@ -246,6 +246,12 @@ def input_degrees(mask: Mask, plan: LayerPlan) -> Array:
     return degrees
 
 
+def output_degrees(mask: Mask, plan: LayerPlan) -> Array:
+    """How many inputs each output is connected with, [outputs]."""
+    degrees: Array = np.count_nonzero(expand(mask, plan), axis=1)
+    return degrees
+
+
 def block_magnitude(weight: Array, block: int) -> Array:
     """Mean |w| of each block [block rows, inputs] of a weight matrix [outputs, inputs]."""
     if block == 1:
@@ -270,7 +276,7 @@ def plan_networks(
     critic = (n_observations + n_actions, *critic_hidden, 1)
     for widths in (actor, critic):
         _check_size(widths)
-    if config.method == "td3":
+    if config.topology == "dense":
         return plan_dense(actor), plan_dense(critic)
     if config.lambda1 is not None and config.lambda2 is not None:
         lambdas = (config.lambda1, config.lambda2)

@@ -19,6 +19,7 @@ from edgerl.cli import (
     devices,
     export,
     fit,
+    import_policy,
     info,
     learn,
     play,
@@ -46,6 +47,7 @@ app = typer.Typer(
 )
 for _module in (train, cost, prune, export, profile, fit, run, play, learn, table, report, info):
     app.command(_module.__name__.rpartition(".")[2], cls=Command)(_module.command)
+app.command("import", cls=Command)(import_policy.command)
 app.command("sweep", cls=sweep.SweepCommand)(sweep.command)
 app.add_typer(devices.app, name="devices")
 

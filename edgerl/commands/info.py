@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict
 from hashlib import sha256
@@ -14,7 +15,7 @@ from edgerl.units import human_bytes
 
 if TYPE_CHECKING:
     from edgerl.edge.continual.store import Snapshots
-    from edgerl.policy.compact import CompactPolicy
+    from edgerl.policy.compact import Array, CompactPolicy
     from edgerl.profiling.budgets.rows import LayerRow
 
 Description = dict[str, Any]
@@ -107,7 +108,9 @@ def _policy(policy: CompactPolicy) -> Description:
         **_network(policy_rows(policy).layers),
         "normalized_observations": policy.observation_mean is not None,
         "observation_offset": _offset(policy),
-        "action": {"low": policy.action_low.tolist(), "high": policy.action_high.tolist()},
+        "observation_clip": policy.observation_clip,
+        "head": policy.head,
+        "action": {name: _bounds(bound) for name, bound in (("low", policy.action_low), ("high", policy.action_high))},
         "about": dict(policy.metadata),
         "layers": [
             {
@@ -115,10 +118,17 @@ def _policy(policy: CompactPolicy) -> Description:
                 "block": layer.block,
                 "layout": "sparse" if layer.is_sparse else "dense",
                 "bytes": layer.n_bytes,
+                "activation": "head" if index + 1 == len(policy.layers) else layer.activation,
+                "norm": layer.norm is not None,
             }
             for index, layer in enumerate(policy.layers)
         ],
     }
+
+
+def _bounds(bound: Array) -> list[float | None]:
+    """None where there is none."""
+    return [value if math.isfinite(value) else None for value in bound.tolist()]
 
 
 def _offset(policy: CompactPolicy) -> dict[str, int] | None:

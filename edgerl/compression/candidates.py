@@ -13,7 +13,7 @@ from edgerl.edge.runtimes import RuntimeName
 from edgerl.errors import DeviceError
 from edgerl.policy.compact import PRECISIONS, CompactPolicy, Precision
 from edgerl.policy.loss import ActionDifference, action_difference
-from edgerl.policy.pruning import Affine, with_network
+from edgerl.policy.pruning import Affine, functions_of, network_of, with_network
 from edgerl.policy.reduction import reductions, unit_actions
 from edgerl.profiling.budgets.device import Device
 from edgerl.profiling.budgets.report import ProfileReport, profile
@@ -24,7 +24,7 @@ LARGEST_DIFFERENCE = 0.25
 """Of the action range, root mean square: policies that differ more are not evaluated."""
 
 UNIT_SPAN = 2.0
-"""Of actions in [−1, 1]."""
+"""Of actions in shares of half their range."""
 
 NEWEST = 3
 """The newest third of the recorded observations is most like what the policy will meet: every second of them screens.
@@ -79,15 +79,18 @@ def find_candidates(
     runtimes, block = usable_runtimes(device), reference.layers[0].block
     inputs = reference.normalised(observations)
     screening = screening_rows(len(inputs))
-    expected = unit_actions(_network(reference), inputs[screening])
+    functions = functions_of(reference)
+    expected = unit_actions(network_of(reference), inputs[screening], functions)
 
     def candidate(policy: CompactPolicy) -> Candidate:
-        difference = action_difference(expected, unit_actions(_network(policy), inputs[screening]), UNIT_SPAN)
+        unit = unit_actions(network_of(policy), inputs[screening], functions)
+        difference = action_difference(expected, unit, UNIT_SPAN)
         return Candidate(policy, best_report(policy, device, runtimes), difference)
 
-    candidates = [candidate(policy) for policy in in_every_precision(reference, _network(reference))]
+    candidates = [candidate(policy) for policy in in_every_precision(reference, network_of(reference))]
     for path, whole_units in enumerate((True, False)):
-        for network in reductions(_network(reference), inputs[~screening], block, whole_units=whole_units):
+        paths = reductions(network_of(reference), inputs[~screening], block, functions, whole_units=whole_units)
+        for network in paths:
             smaller = [candidate(policy) for policy in in_every_precision(reference, network)]
             candidates += smaller
             difference = min(each.difference.root_mean_square for each in smaller)
@@ -110,7 +113,3 @@ def in_every_precision(reference: CompactPolicy, network: Sequence[Affine]) -> l
     half = np.finfo(np.float16).max
     is_within = all(np.abs(weight).max(initial=0) <= half for weight, _ in network)
     return [with_network(reference, network, precision) for precision in PRECISIONS if precision != "fp16" or is_within]
-
-
-def _network(policy: CompactPolicy) -> list[Affine]:
-    return [(layer.matrix(), layer.bias) for layer in policy.layers]

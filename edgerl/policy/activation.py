@@ -1,31 +1,70 @@
-"""The activation between two layers of a network: one source for numpy and for PyTorch's engine.
+"""Activations: what is done with each sum of a layer before the next layer sees it.
 
-A new activation is an entry here, an enumerator and its cases in the native engine (edgerl/edge/engine/activation.h),
-and an entry in the table of each exporter that can write it.
+A new one is an entry here, an enumerator and its cases in the native engine (edgerl/edge/engine/policy.c, policy.inc),
+and an entry in the table of each exporter that can write it. Networks that learn have HIDDEN between their layers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
+ActivationName = Literal["relu", "identity", "leaky_relu", "elu", "silu", "tanh", "sigmoid", "gelu"]
 
 
 @dataclass(frozen=True)
 class Activation:
-    """One function of a number, element by element."""
+    """One function of a number, element by element, in the numbers' own type."""
 
-    name: str  # in torch.nn.functional
+    name: ActivationName  # in torch.nn.functional
     forward: Callable[[Array], Array]
-    derivative: Callable[[Array], Array]  # of the outputs
+    derivative: Callable[[Array], Array] | None = None  # of the outputs, of those that a network can learn with
+    makes_zeros: bool = False  # so often that an engine passes over them
 
 
-RELU = Activation("relu", lambda x: np.maximum(x, 0), lambda y: (y > 0).astype(y.dtype))
+def _sigmoid(x: Array) -> Array:
+    """1 / (1 + e^−x), by an exponential that never overflows."""
+    small = np.exp(-np.abs(x))
+    sigmoid: Array = np.where(x >= 0, 1, small) / (1 + small)
+    return sigmoid
+
+
+def _elu(x: Array) -> Array:
+    return np.where(x > 0, x, np.expm1(np.minimum(x, 0)))
+
+
+def _gelu(x: Array) -> Array:
+    """x Φ(x), exactly, as PyTorch has it by default."""
+    error_function = np.asarray(np.frompyfunc(math.erf, 1, 1)(x.astype(np.float64) / math.sqrt(2)), np.float64)
+    gelu: Array = (x * 0.5 * (1 + error_function)).astype(x.dtype)
+    return gelu
+
+
+RELU = Activation("relu", lambda x: np.maximum(x, 0), lambda y: (y > 0).astype(y.dtype), makes_zeros=True)
+
+LEAKY_SLOPE = 0.01
+"""Of leaky ReLU below zero: PyTorch's default."""
+
+ACTIVATIONS: Mapping[str, Activation] = {
+    activation.name: activation
+    for activation in (
+        RELU,
+        Activation("identity", lambda x: x),
+        Activation("leaky_relu", lambda x: np.where(x > 0, x, x * x.dtype.type(LEAKY_SLOPE))),
+        Activation("elu", _elu),
+        Activation("silu", lambda x: x * _sigmoid(x)),
+        Activation("tanh", np.tanh),
+        Activation("sigmoid", _sigmoid),
+        Activation("gelu", _gelu),
+    )
+}
+"""By name, in the order of their numbers in C."""
 
 HIDDEN = RELU
-"""After each layer of every network but the last."""
+"""After each layer but the last of every network that learns."""

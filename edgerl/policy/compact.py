@@ -1,11 +1,14 @@
 """CompactPolicy: a deterministic policy as plain arrays, and its reference evaluation in numpy.
 
-A policy is a chain of affine layers with ReLU between them and tanh at the end. The result lies in [−1, 1] and is
-scaled to the environment's own units, per dimension:
+A policy is a chain of affine layers with an activation f, and perhaps a norm before it, between them. Its head makes
+actions in the environment's own units of what the last layer gives:
 
     shifted    = float32(observation − offset)               (in float64, for numbers too large for float32)
     normalised = (shifted − mean) · scale                    (where the policy was trained with normalisation)
-    action     = centre + half_range · tanh(W_L ReLU(… ReLU(W_1 normalised + b_1) …) + b_L)
+    seen       = clip(normalised, −clip, clip)               (where there is a clip)
+    x          = W_L f(… f(W_1 seen + b_1) …) + b_L
+    action     = centre + half_range · tanh(x)               (head tanh; the middle and half the range of the bounds)
+    action     = clip(x, low, high)                          (head clip; a bound may be infinite)
 """
 
 from __future__ import annotations
@@ -19,11 +22,13 @@ import numpy as np
 import numpy.typing as npt
 
 from edgerl.errors import UnsupportedModelError
-from edgerl.policy.activation import HIDDEN
+from edgerl.policy.activation import ACTIVATIONS, ActivationName
 from edgerl.policy.shape import architecture
 
 Array = npt.NDArray[Any]
 Precision = Literal["fp32", "fp16", "int8"]
+Head = Literal["tanh", "clip"]
+"""How actions are made of the last layer's outputs."""
 
 PRECISIONS: dict[Precision, type[np.generic]] = {"fp32": np.float32, "fp16": np.float16, "int8": np.int8}
 
@@ -35,8 +40,26 @@ MAXIMUM_POSITIONS = 1 << 24
 
 
 @dataclass(frozen=True)
+class LayerNorm:
+    """Of one observation's sums [units]: mean 0 and variance 1, times a scale, plus a shift (Ba et al. 2016)."""
+
+    scale: Array  # float32 [units]
+    shift: Array  # float32 [units]
+    epsilon: float  # added to the variance
+
+    def __call__(self, sums: Array) -> Array:
+        """Normalised sums [..., units], in their own type."""
+        centred = sums - sums.mean(axis=-1, keepdims=True)
+        variance = np.square(centred).mean(axis=-1, keepdims=True)
+        dtype = sums.dtype
+        factor = self.scale.astype(dtype) / np.sqrt(variance + dtype.type(self.epsilon))
+        normalised: Array = centred * factor + self.shift.astype(dtype)
+        return normalised
+
+
+@dataclass(frozen=True)
 class Layer:
-    """One affine layer, dense or sparse.
+    """One affine layer, dense or sparse, and what is done with its sums before the next layer is given them.
 
     Dense: `values` [n_outputs, n_inputs], without an index.
     Sparse (block CSR): `values` [n_blocks, block]; block i holds the weights from input `columns[i]` to `block`
@@ -52,6 +75,12 @@ class Layer:
     columns: Array | None = None  # uint16 [n_blocks], strictly increasing inside a block row
     row_starts: Array | None = None  # uint32 [ceil(n_outputs / block) + 1]
     scale: Array | None = None  # float32 [n_outputs], int8 only: weight = scale · value
+    norm: LayerNorm | None = None  # of a hidden layer, like the activation: behind the last one stands the head
+    activation: ActivationName = "relu"
+
+    def hidden(self, sums: Array) -> Array:
+        """What the next layer is given for this one's sums [..., n_outputs], in their type."""
+        return ACTIVATIONS[self.activation].forward(sums if self.norm is None else self.norm(sums))
 
     @property
     def is_sparse(self) -> bool:
@@ -75,9 +104,10 @@ class Layer:
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of weights, indices, scales and biases."""
+        """Bytes of weights, indices, scales, biases and of the norm."""
         arrays = (self.values, self.bias, self.columns, self.row_starts, self.scale)
-        return sum(array.nbytes for array in arrays if array is not None)
+        norm = () if self.norm is None else (self.norm.scale, self.norm.shift)
+        return sum(array.nbytes for array in (*arrays, *norm) if array is not None)
 
     def stored_matrix(self) -> Array:
         """The weights as stored, before `scale`, as a dense matrix [n_outputs, n_inputs]."""
@@ -109,6 +139,12 @@ class CompactPolicy:
     example_action: Array = field(default_factory=lambda: np.zeros(0, np.float32))  # float32 [m]
     metadata: Mapping[str, Any] = field(default_factory=dict)  # JSON: environment, seed, sparsity, returns, versions
     observation_offset: Array | None = None  # float64 [n], whole numbers
+    observation_clip: float | None = None  # of normalised observations, above 0
+    head: Head = "tanh"
+
+    def __post_init__(self) -> None:
+        if self.layers[-1].norm is not None:
+            raise ValueError("the last layer has a norm; expected the head behind it, and nothing else")
 
     @property
     def n_observations(self) -> int:
@@ -129,6 +165,11 @@ class CompactPolicy:
     def architecture(self) -> str:
         """Layer widths, as in 17-256-256-6."""
         return architecture(self.layers)
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether every action has finite bounds."""
+        return bool(np.isfinite(self.action_low).all() and np.isfinite(self.action_high).all())
 
     @cached_property
     def action_scaling(self) -> tuple[Array, Array]:
@@ -151,18 +192,28 @@ class CompactPolicy:
             self._matrices[key] = [(layer.matrix(dtype).T, layer.bias.astype(dtype)) for layer in self.layers]
         x = self.normalised(np.asarray(shifted(observation, self.observation_offset), dtype))
         *hidden, (weight, bias) = self._matrices[key]
-        for hidden_weight, hidden_bias in hidden:
-            x = HIDDEN.forward(x @ hidden_weight + hidden_bias)
+        for layer, (hidden_weight, hidden_bias) in zip(self.layers, hidden, strict=False):
+            x = layer.hidden(x @ hidden_weight + hidden_bias)
+        return self.actions_of(x @ weight + bias)
+
+    def actions_of(self, outputs: Array) -> Array:
+        """Actions [..., m] of the last layer's outputs [..., m], in their type."""
+        dtype = outputs.dtype
+        if self.head == "clip":
+            clipped: Array = np.clip(outputs, self.action_low.astype(dtype), self.action_high.astype(dtype))
+            return clipped
         centre, half_range = self.action_scaling
-        action: Array = centre.astype(dtype) + half_range.astype(dtype) * np.tanh(x @ weight + bias)
+        action: Array = centre.astype(dtype) + half_range.astype(dtype) * np.tanh(outputs)
         return action
 
     def normalised(self, observations: Array) -> Array:
         """What the first layer is given for observations [..., n] less the offset, in their type."""
-        if self.observation_mean is None or self.observation_scale is None:
-            return observations
-        dtype = observations.dtype
-        normalised: Array = (observations - self.observation_mean.astype(dtype)) * self.observation_scale.astype(dtype)
+        dtype, normalised = observations.dtype, observations
+        if self.observation_mean is not None and self.observation_scale is not None:
+            normalised = (normalised - self.observation_mean.astype(dtype)) * self.observation_scale.astype(dtype)
+        if self.observation_clip is not None:
+            bound = dtype.type(self.observation_clip)
+            normalised = np.clip(normalised, -bound, bound)
         return normalised
 
     def with_example(self, observation: Array) -> CompactPolicy:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -12,13 +13,16 @@ from edgerl import run_folder
 from edgerl.errors import FileFormatError, quoted
 from edgerl.files.atomic import read_bytes, write_atomically
 from edgerl.files.tensors import Tensors, pack_tensors, unpack_tensors
+from edgerl.policy.activation import ACTIVATIONS
 from edgerl.policy.compact import (
     MAXIMUM_POSITIONS,
     MAXIMUM_UNITS,
     PRECISIONS,
     Array,
     CompactPolicy,
+    Head,
     Layer,
+    LayerNorm,
     observation_dtype,
 )
 
@@ -26,13 +30,18 @@ KIND = "policy"
 VERSION = 1
 VERSION_WITH_OFFSET = 2
 """Of a file with an observation offset, which programs without offsets must refuse."""
-VERSIONS = (VERSION, VERSION_WITH_OFFSET)
+VERSION_WITH_PARTS = 3
+"""Of a file that names activations, norms, head and clip, since they are not ReLU, none, tanh and none."""
+VERSIONS = (VERSION, VERSION_WITH_OFFSET, VERSION_WITH_PARTS)
 LARGEST_OFFSET = float(1 << 53)
 """Up to it float64 has every whole number."""
 MAXIMUM_LAYERS = 64
 MAXIMUM_NETWORK_POSITIONS = 1 << 26
 """The same over all layers."""
 BLOCKS = (1, 4)
+LAYER_KEYS = ("inputs", "outputs", "block", "layout", "precision")
+PART_KEYS = ("activation", "norm_epsilon")
+"""Of a hidden layer, in version 3."""
 
 
 def to_bytes(policy: CompactPolicy) -> bytes:
@@ -56,21 +65,34 @@ def to_bytes(policy: CompactPolicy) -> bytes:
             "scale": layer.scale,
         }
         tensors |= {f"layers.{index}.{name}": part for name, part in parts.items() if part is not None}
-    layers = [
-        {
-            "inputs": layer.n_inputs,
-            "outputs": layer.n_outputs,
-            "block": layer.block,
-            "layout": "sparse" if layer.is_sparse else "dense",
-            "precision": layer.precision,
-        }
-        for layer in policy.layers
-    ]
-    return pack_tensors(KIND, version_of(policy), {"layers": layers, "about": dict(policy.metadata)}, tensors)
+    version, layers = version_of(policy), [_described(layer) for layer in policy.layers]
+    metadata: dict[str, Any] = {"layers": layers, "about": dict(policy.metadata)}
+    if version == VERSION_WITH_PARTS:
+        metadata |= {"head": policy.head, "observation_clip": policy.observation_clip}
+        for index, layer in enumerate(policy.layers[:-1]):
+            layers[index] |= {"activation": layer.activation, "norm_epsilon": None}
+            if layer.norm is not None:
+                layers[index]["norm_epsilon"] = layer.norm.epsilon
+                tensors[f"layers.{index}.norm_scale"] = layer.norm.scale
+                tensors[f"layers.{index}.norm_shift"] = layer.norm.shift
+    return pack_tensors(KIND, version, metadata, tensors)
+
+
+def _described(layer: Layer) -> dict[str, Any]:
+    return {
+        "inputs": layer.n_inputs,
+        "outputs": layer.n_outputs,
+        "block": layer.block,
+        "layout": "sparse" if layer.is_sparse else "dense",
+        "precision": layer.precision,
+    }
 
 
 def version_of(policy: CompactPolicy) -> int:
     """The version of the format that `policy` needs."""
+    is_plain = all(layer.activation == "relu" and layer.norm is None for layer in policy.layers[:-1])
+    if not is_plain or policy.head != "tanh" or policy.observation_clip is not None:
+        return VERSION_WITH_PARTS
     return VERSION if policy.observation_offset is None else VERSION_WITH_OFFSET
 
 
@@ -111,14 +133,16 @@ class _Reader:
     def fail(self, what: str) -> FileFormatError:
         return FileFormatError(f"{self.source} is not valid: {what}; make the file again")
 
-    def tensor(self, name: str, dtype: type[np.generic], shape: tuple[int, ...]) -> Array:
+    def tensor(
+        self, name: str, dtype: type[np.generic], shape: tuple[int, ...], *, may_be_infinite: bool = False
+    ) -> Array:
         if name not in self.tensors:
             raise self.fail(f"tensor {name} is missing")
         tensor = self.tensors.pop(name)
         if tensor.dtype != dtype or tensor.shape != shape:
             raise self.fail(f"{name} is {tensor.dtype}{list(tensor.shape)}, expected {np.dtype(dtype)}{list(shape)}")
-        if tensor.dtype.kind == "f" and not np.isfinite(tensor).all():
-            raise self.fail(f"{name} holds a value that is not finite")
+        if tensor.dtype.kind == "f" and np.any(np.isnan(tensor) if may_be_infinite else ~np.isfinite(tensor)):
+            raise self.fail(f"{name} holds a value that is not {'a number' if may_be_infinite else 'finite'}")
         return tensor
 
     def vector(self, name: str, dtype: type[np.generic]) -> Array:
@@ -129,21 +153,28 @@ class _Reader:
         described = metadata.get("layers")
         if not isinstance(described, list) or not 1 <= len(described) <= MAXIMUM_LAYERS:
             raise self.fail(f"its layers are not a list of 1 to {MAXIMUM_LAYERS}")
-        layers = tuple(self.layer(index, entry) for index, entry in enumerate(described))
+        has_parts = metadata["version"] == VERSION_WITH_PARTS
+        layers = tuple(
+            self.layer(index, entry, has_parts=has_parts and index + 1 < len(described))
+            for index, entry in enumerate(described)
+        )
         for index, (before, after) in enumerate(pairwise(layers)):
             if before.n_outputs != after.n_inputs:
                 raise self.fail(f"layer {index} has {before.n_outputs} outputs, the next {after.n_inputs} inputs")
         if sum(layer.n_inputs * layer.n_outputs for layer in layers) > MAXIMUM_NETWORK_POSITIONS:
             raise self.fail(f"its layers have more than {MAXIMUM_NETWORK_POSITIONS} positions")
         n, m = layers[0].n_inputs, layers[-1].n_outputs
-        low, high = self.tensor("action.low", np.float32, (m,)), self.tensor("action.high", np.float32, (m,))
+        head, clip = self.parts(metadata) if has_parts else ("tanh", None)
+        bounds = (f"action.{which}" for which in ("low", "high"))
+        low, high = (self.tensor(name, np.float32, (m,), may_be_infinite=head == "clip") for name in bounds)
         if not np.all(low < high):
             raise self.fail("an action bound's low is not below its high")
         mean = scale = None
         if "observation.mean" in self.tensors or "observation.scale" in self.tensors:
             mean = self.tensor("observation.mean", np.float32, (n,))
             scale = self.tensor("observation.scale", np.float32, (n,))
-        offset = self.offset(n) if metadata["version"] == VERSION_WITH_OFFSET else None
+        may_have_offset = has_parts and "observation.offset" in self.tensors
+        offset = self.offset(n) if metadata["version"] == VERSION_WITH_OFFSET or may_have_offset else None
         example = self.tensor("example.observation", observation_dtype(offset), (n,))
         action = self.tensor("example.action", np.float32, (m,))
         about = metadata.get("about")
@@ -151,7 +182,21 @@ class _Reader:
             raise self.fail("its metadata 'about' is not a JSON object")
         if self.tensors:
             raise self.fail(f"tensor {min(self.tensors)[:40]!r} does not belong in a policy")
-        return CompactPolicy(layers, low, high, mean, scale, example, action, about, offset)
+        return CompactPolicy(layers, low, high, mean, scale, example, action, about, offset, clip, head)
+
+    def parts(self, metadata: dict[str, Any]) -> tuple[Head, float | None]:
+        """The head, and where normalised observations are clipped."""
+        head: Any = metadata.get("head")
+        clip: Any = metadata.get("observation_clip")
+        if head not in get_args(Head):
+            raise self.fail(f"its head is {quoted(head, 20)}, expected {' or '.join(get_args(Head))}")
+        if clip is not None and not self.is_positive(clip):
+            raise self.fail(f"its observation clip is {quoted(clip, 20)}, expected a number above 0, or null")
+        return head, clip
+
+    def is_positive(self, value: Any) -> bool:
+        """Whether it is a number above 0 that float32 holds."""
+        return type(value) is float and 1e-30 <= value <= 1e30
 
     def offset(self, n: int) -> Array:
         offset = self.tensor("observation.offset", np.float64, (n,))
@@ -159,11 +204,12 @@ class _Reader:
             raise self.fail(f"observation.offset holds a number that is not whole or beyond ±{LARGEST_OFFSET:g}")
         return offset
 
-    def layer(self, index: int, entry: Any) -> Layer:
-        keys = ("inputs", "outputs", "block", "layout", "precision")
+    def layer(self, index: int, entry: Any, *, has_parts: bool) -> Layer:
+        """has_parts: a hidden layer of version 3."""
+        keys = (*LAYER_KEYS, *PART_KEYS) if has_parts else LAYER_KEYS
         if not isinstance(entry, dict) or set(entry) != set(keys):
             raise self.fail(f"layer {index} is not described by {', '.join(keys)}")
-        n_inputs, n_outputs, block, layout, precision = (entry[key] for key in keys)
+        n_inputs, n_outputs, block, layout, precision = (entry[key] for key in LAYER_KEYS)
         for name, count in (("inputs", n_inputs), ("outputs", n_outputs)):
             if type(count) is not int or not 1 <= count <= MAXIMUM_UNITS:
                 raise self.fail(f"layer {index} has {quoted(count, 20)} {name}, expected 1 to {MAXIMUM_UNITS}")
@@ -187,7 +233,23 @@ class _Reader:
             self.check_padding(index, n_outputs, block, values, row_starts)
         scale = self.tensor(name + "scale", np.float32, (n_outputs,)) if precision == "int8" else None
         bias = self.tensor(name + "bias", np.float32, (n_outputs,))
-        return Layer(n_inputs, n_outputs, block, values, bias, columns, row_starts, scale)
+        layer = Layer(n_inputs, n_outputs, block, values, bias, columns, row_starts, scale)
+        return self.with_parts(index, layer, entry) if has_parts else layer
+
+    def with_parts(self, index: int, layer: Layer, entry: dict[str, Any]) -> Layer:
+        """The layer with its norm and its activation."""
+        named, epsilon = entry["activation"], entry["norm_epsilon"]
+        activation = ACTIVATIONS.get(named) if isinstance(named, str) else None
+        if activation is None:
+            raise self.fail(f"layer {index} has activation {quoted(named, 20)}, expected {', '.join(ACTIVATIONS)}")
+        if epsilon is None:
+            return replace(layer, activation=activation.name)
+        if not self.is_positive(epsilon):
+            raise self.fail(f"layer {index} has a norm with epsilon {quoted(epsilon, 20)}, expected a number above 0")
+        scale, shift = (
+            self.tensor(f"layers.{index}.norm_{name}", np.float32, (layer.n_outputs,)) for name in ("scale", "shift")
+        )
+        return replace(layer, activation=activation.name, norm=LayerNorm(scale, shift, epsilon))
 
     def check_index(self, index: int, n_inputs: int, columns: Array, row_starts: Array) -> None:
         starts = row_starts.astype(np.int64)

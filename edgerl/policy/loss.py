@@ -10,11 +10,14 @@ from typing import Literal
 
 import numpy as np
 
-from edgerl.policy.compact import Array, CompactPolicy
+from edgerl.policy.compact import Array, CompactPolicy, shifted
 
 Observed = Literal["recorded", "sampled"]
 
 SAMPLED_OBSERVATIONS = 1000
+
+STEEPEST = 1.13
+"""The largest slope of an activation: GELU's."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,42 @@ def sampled_observations(policy: CompactPolicy, count: int = SAMPLED_OBSERVATION
 
 
 def action_span(policy: CompactPolicy) -> Array:
-    """The range of each action, float64 [m]."""
+    """The range of each action, float64 [m]: its bounds' or, where one is infinite, over sampled observations."""
     span: Array = policy.action_high.astype(np.float64) - policy.action_low
-    return span
+    if np.isfinite(span).all():
+        return span
+    seen = np.ptp(policy.without_offset(sampled_observations(policy), np.float64), axis=0)
+    return np.where(np.isfinite(span), span, np.where(seen > 0, seen, 1))
+
+
+def resolution(policy: CompactPolicy, observations: Array) -> Array:
+    """What float32 rounding can change in each action [batch, m], as a share of its range.
+
+    Four standard deviations of the rounding errors before the head, each operation's taken as independent, and the
+    steps of the action itself; below TOLERANCE for ordinary observations, and up to 1 where huge terms cancel.
+    """
+    unit = float(np.finfo(np.float32).eps) / 2
+    x = shifted(observations, policy.observation_offset).astype(np.float64)
+    variance = np.square(unit * x)
+    if policy.observation_mean is not None and policy.observation_scale is not None:
+        mean, scale = policy.observation_mean.astype(np.float64), policy.observation_scale.astype(np.float64)
+        variance = np.square(2 * unit * (np.abs(x) + np.abs(mean)) * scale)
+        x = policy.normalised(x)
+    for index, layer in enumerate(policy.layers):
+        weight = layer.matrix(np.float64).T
+        terms = np.square(x) @ np.square(weight) + np.square(layer.bias.astype(np.float64))
+        variance = variance @ np.square(weight) + np.square(unit) * layer.n_inputs * terms
+        x = x @ weight + layer.bias
+        if index + 1 == len(policy.layers):
+            break
+        if layer.norm is not None:
+            variance *= np.square(layer.norm.scale) / (x.var(axis=-1, keepdims=True) + layer.norm.epsilon)
+        x = layer.hidden(x)
+        variance = STEEPEST**2 * variance + np.square(4 * unit * x)
+    deviation, span = 4 * np.sqrt(variance), action_span(policy)
+    if policy.head == "clip":
+        return 2 * deviation / span
+    share: Array = (np.tanh(x + deviation) - np.tanh(x - deviation)) / 2
+    # Bounds far from zero: an action in [400, 401] has steps of 3e-5, whatever is computed.
+    largest = np.maximum(np.abs(policy.action_low), np.abs(policy.action_high))
+    return share + 2 * np.spacing(largest) / span

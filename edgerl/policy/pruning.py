@@ -1,14 +1,14 @@
 """From a masked network to its compact form: exact removal of dead units, optional magnitude pruning, quantisation.
 
-A network here is a list of (weight [outputs, inputs], bias [outputs]), ReLU between layers, in any precision: float64
-shows that removal is exact.
+A network here is a list of (weight [outputs, inputs], bias [outputs]), in any precision: float64 shows that removal is
+exact. What stands between its layers and behind the last is in `Functions`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edgerl.errors import ConfigError, UnsupportedModelError
-from edgerl.policy.activation import HIDDEN
+from edgerl.policy.activation import RELU
 from edgerl.policy.compact import CompactPolicy, Layer, Precision, as_blocks, make_layer
+from edgerl.policy.loss import action_span
 
 Array = npt.NDArray[Any]
 Affine = tuple[Array, Array]
@@ -25,31 +26,66 @@ Affine = tuple[Array, Array]
 INT8_LARGEST = 127
 
 
-def remove_dead_units(network: Sequence[Affine], block: int) -> list[Affine]:
+def _relu(_layer: int, sums: Array) -> Array:
+    return RELU.forward(sums)
+
+
+@dataclass(frozen=True)
+class Functions:
+    """What a network does besides its affine layers; by default ReLU between them and tanh behind the last."""
+
+    hidden: Callable[[int, Array], Array] = _relu  # (layer, its sums [..., units]) → what the next one is given
+    head: Callable[[Array], Array] = np.tanh  # outputs [..., m] → actions [..., m] in shares of half their range
+    normed: frozenset[int] = frozenset()  # the layers with a norm, in which a unit without connections still counts
+
+
+PLAIN = Functions()
+
+
+def functions_of(policy: CompactPolicy) -> Functions:
+    """Those of a policy."""
+    layers, half = policy.layers, action_span(policy) / 2
+    normed = frozenset(index for index, layer in enumerate(layers[:-1]) if layer.norm is not None)
+
+    def head(outputs: Array) -> Array:
+        unit: Array = np.tanh(outputs)  # exactly, where an action divided by its range would not be
+        return unit if policy.head == "tanh" else policy.actions_of(outputs) / half.astype(outputs.dtype)
+
+    return Functions(lambda index, sums: layers[index].hidden(sums), head, normed)
+
+
+def network_of(policy: CompactPolicy) -> list[Affine]:
+    """The affine layers of a policy, float32."""
+    return [(layer.matrix(), layer.bias) for layer in policy.layers]
+
+
+def remove_dead_units(network: Sequence[Affine], block: int, functions: Functions = PLAIN) -> list[Affine]:
     """The same function with fewer hidden units; repeated until nothing changes.
 
     A unit without outgoing weights is dropped. A unit without incoming ones is a constant, which is folded into the
     next layer's bias. With block > 1 units leave only in whole blocks; a dead unit in a living block is left as zeros.
-    Constants are summed in float64 and rounded to the biases' own precision once, at the end.
+    Constants are summed in float64 and rounded to the biases' own precision once, at the end. All units of a layer with
+    a norm stay: each counts in its mean.
     """
-    silenced = silence_dead_units(network)
-    return keep_units(silenced, living_units(silenced, block))
+    silenced = silence_dead_units(network, functions)
+    return keep_units(silenced, living_units(silenced, block, functions))
 
 
-def silence_dead_units(network: Sequence[Affine]) -> list[Affine]:
+def silence_dead_units(network: Sequence[Affine], functions: Functions = PLAIN) -> list[Affine]:
     """The same function, with the dead units that `remove_dead_units` removes kept as zeros."""
     copied = [(weight.copy(), bias.astype(np.float64)) for weight, bias in network]
-    while any(_zero_dead_units(*pair) for pair in pairwise(copied)):
+    pairs = [(index, *pair) for index, pair in enumerate(pairwise(copied)) if index not in functions.normed]
+    while any(_zero_dead_units(layer, following, functions, index) for index, layer, following in pairs):
         pass
     return [(weight, bias.astype(before.dtype)) for (weight, bias), (_, before) in zip(copied, network, strict=True)]
 
 
-def living_units(network: Sequence[Affine], block: int) -> list[Array]:
+def living_units(network: Sequence[Affine], block: int, functions: Functions = PLAIN) -> list[Array]:
     """For each hidden layer which units, bool, are in a block that is not all zeros; its first block where all are,
     since no layer is empty."""
     living = []
-    for (weight, bias), (next_weight, _) in pairwise(network):
-        units = weight.any(axis=1) | (bias != 0) | next_weight.any(axis=0)
+    for index, ((weight, bias), (next_weight, _)) in enumerate(pairwise(network)):
+        units = weight.any(axis=1) | (bias != 0) | next_weight.any(axis=0) | (index in functions.normed)
         blocks = np.logical_or.reduceat(units, np.arange(0, len(units), block))
         blocks[0] |= not blocks.any()
         living.append(np.repeat(blocks, block)[: len(units)])
@@ -65,12 +101,12 @@ def keep_units(network: Sequence[Affine], kept: Sequence[Array]) -> list[Affine]
     return smaller
 
 
-def _zero_dead_units(layer: Affine, following: Affine) -> bool:
+def _zero_dead_units(layer: Affine, following: Affine, functions: Functions, index: int) -> bool:
     """Turn the dead units between two layers into zeros, in place; whether anything changed."""
     (weight, bias), (next_weight, next_bias) = layer, following
     constant = ~weight.any(axis=1) & next_weight.any(axis=0)
     if constant.any():
-        next_bias += next_weight[:, constant].astype(np.float64) @ HIDDEN.forward(bias[constant])
+        next_bias += next_weight[:, constant].astype(np.float64) @ functions.hidden(index, bias[constant])
         next_weight[:, constant] = 0
     unheard = ~next_weight.any(axis=0) & (weight.any(axis=1) | (bias != 0))
     weight[unheard], bias[unheard] = 0, 0
@@ -137,16 +173,20 @@ def compact(policy: CompactPolicy, *, sparsity: float | None = None, precision: 
     Raises ConfigError, UnsupportedModelError.
     """
     block = policy.layers[0].block
-    network = remove_dead_units([(layer.matrix(), layer.bias) for layer in policy.layers], block)
+    functions = functions_of(policy)
+    network = remove_dead_units(network_of(policy), block, functions)
     if sparsity is not None:
         positions = sum(layer.n_inputs * layer.n_outputs for layer in policy.layers)
         network = prune_by_magnitude(network, sparsity, block, positions)
-        network = remove_dead_units(network, block)
+        network = remove_dead_units(network, block, functions)
     return with_network(policy, network, precision)
 
 
 def with_network(policy: CompactPolicy, network: Sequence[Affine], precision: Precision) -> CompactPolicy:
     """The same policy with another network, stored as `precision`. Raises UnsupportedModelError."""
     block = policy.layers[0].block
-    changed = replace(policy, layers=tuple(quantise_layer(*affine, block, precision) for affine in network))
-    return changed.with_example(policy.example_observation)
+    layers = tuple(
+        replace(quantise_layer(*affine, block, precision), norm=layer.norm, activation=layer.activation)
+        for affine, layer in zip(network, policy.layers, strict=True)
+    )
+    return replace(policy, layers=layers).with_example(policy.example_observation)

@@ -5,22 +5,29 @@ into the next bias, which is exact; what matters least is what deviates least, w
 layer's remaining weights are fitted, by least squares, to the sums that the layer had before (as layer-wise
 reconstruction does after training: Hubara et al. 2021, Frantar and Alistarh 2022). No connection is added.
 
-A network is a list of (weight [outputs, inputs], bias [outputs]), ReLU between layers and tanh at the end; exact zeros
-are not connections. Inputs are rows as the first layer is given them, normalised.
+A network is a list of (weight [outputs, inputs], bias [outputs]); exact zeros are not connections. Inputs are rows as
+the first layer is given them, normalised.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from edgerl.policy.activation import HIDDEN
 from edgerl.policy.compact import as_blocks
-from edgerl.policy.pruning import Affine, keep_units, living_units, remove_dead_units, silence_dead_units
+from edgerl.policy.pruning import (
+    PLAIN,
+    Affine,
+    Functions,
+    keep_units,
+    living_units,
+    remove_dead_units,
+    silence_dead_units,
+)
 
 Array = npt.NDArray[Any]
 Network = list[Affine]
@@ -45,19 +52,18 @@ SMALLEST_SQUARE = 1e-20
 """Of a residual, so that a solved row is not divided by zero."""
 
 
-def layer_inputs(network: Sequence[Affine], inputs: Array) -> list[Array]:
+def layer_inputs(network: Sequence[Affine], inputs: Array, functions: Functions = PLAIN) -> list[Array]:
     """What each layer is given, [rows, its inputs]."""
     by_layer = [inputs]
-    for weight, bias in network[:-1]:
-        by_layer.append(HIDDEN.forward(by_layer[-1] @ weight.T + bias))
+    for index, (weight, bias) in enumerate(network[:-1]):
+        by_layer.append(functions.hidden(index, by_layer[-1] @ weight.T + bias))
     return by_layer
 
 
-def unit_actions(network: Sequence[Affine], inputs: Array) -> Array:
-    """The network's actions in [−1, 1], [rows, m]."""
+def unit_actions(network: Sequence[Affine], inputs: Array, functions: Functions = PLAIN) -> Array:
+    """The network's actions in shares of half their range, [rows, m]."""
     weight, bias = network[-1]
-    actions: Array = np.tanh(layer_inputs(network, inputs)[-1] @ weight.T + bias)
-    return actions
+    return functions.head(layer_inputs(network, inputs, functions)[-1] @ weight.T + bias)
 
 
 @np.errstate(invalid="ignore")  # see CompactPolicy
@@ -138,36 +144,39 @@ class Teacher:
     """What a network computed on recorded inputs, before anything was removed; float32."""
 
     inputs: Array  # [rows, n]
-    sums: tuple[Array, ...]  # per layer [rows, outputs], before the ReLU
-    actions: Array  # [rows, m], in [−1, 1]
+    sums: tuple[Array, ...]  # per layer [rows, outputs]
+    actions: Array  # [rows, m], in shares of half their range
+    functions: Functions = PLAIN
 
     def thinned(self, step: int) -> Teacher:
         """Every `step`-th row."""
-        return Teacher(self.inputs[::step], tuple(part[::step] for part in self.sums), self.actions[::step])
+        sums = tuple(part[::step] for part in self.sums)
+        return replace(self, inputs=self.inputs[::step], sums=sums, actions=self.actions[::step])
 
     def of_units(self, kept: Sequence[Array]) -> Teacher:
         """With only these units (bool) of each hidden layer."""
         hidden = (part[:, units] for part, units in zip(self.sums[:-1], kept, strict=True))
-        return Teacher(self.inputs, (*hidden, self.sums[-1]), self.actions)
+        return replace(self, sums=(*hidden, self.sums[-1]))
 
     def difference(self, network: Sequence[Affine]) -> float:
         """Mean square difference of another network's actions."""
-        return float(np.mean((unit_actions(network, self.inputs) - self.actions) ** 2))
+        return float(np.mean((unit_actions(network, self.inputs, self.functions) - self.actions) ** 2))
 
 
-def teacher_of(network: Sequence[Affine], inputs: Array) -> Teacher:
+def teacher_of(network: Sequence[Affine], inputs: Array, functions: Functions = PLAIN) -> Teacher:
     """What `network` computes on these inputs."""
-    by_layer = layer_inputs(network, inputs)
+    by_layer = layer_inputs(network, inputs, functions)
     sums = tuple(x @ weight.T + bias for x, (weight, bias) in zip(by_layer, network, strict=True))
-    return Teacher(inputs, sums, np.tanh(sums[-1]))
+    return Teacher(inputs, sums, functions.head(sums[-1]), functions)
 
 
 def fitted(network: Sequence[Affine], teacher: Teacher, iterations: int) -> Network:
     """The same connections with other weights, layer after layer: those that come nearest to the teacher's sums."""
     inputs, layers = teacher.inputs, []
-    for (weight, bias), sums in zip(network, teacher.sums, strict=True):
+    for index, ((weight, bias), sums) in enumerate(zip(network, teacher.sums, strict=True)):
         layers.append(fit_layer(weight, bias, inputs, sums, iterations))
-        inputs = HIDDEN.forward(inputs @ layers[-1][0].T + layers[-1][1])
+        if index + 1 < len(network):
+            inputs = teacher.functions.hidden(index, inputs @ layers[-1][0].T + layers[-1][1])
     return layers
 
 
@@ -210,7 +219,9 @@ def count_positions(network: Network) -> int:
     return sum(weight.size for weight, _ in network)
 
 
-def reductions(network: Sequence[Affine], inputs: Array, block: int, *, whole_units: bool) -> Iterator[Network]:
+def reductions(
+    network: Sequence[Affine], inputs: Array, block: int, functions: Functions = PLAIN, *, whole_units: bool
+) -> Iterator[Network]:
     """Smaller and smaller networks without dead units, as long as something can be removed.
 
     Each step removes a share of one hidden layer's units, or of its connections unless `whole_units`: what changes the
@@ -218,22 +229,23 @@ def reductions(network: Sequence[Affine], inputs: Array, block: int, *, whole_un
     So every layer finds its own sparsity and width.
     """
     size = count_positions if whole_units else count_connections
-    current = remove_dead_units(network, block)
-    teacher = teacher_of(current, inputs)
+    current = remove_dead_units(network, block, functions)
+    teacher = teacher_of(current, inputs, functions)
     quick = teacher.thinned(QUICK_ROWS)
     while steps := list(_steps(current, quick, block, whole_units)):
-        step = _cheapest(steps, current, quick, lambda each: size(remove_dead_units(each, block)))
-        current = silence_dead_units(fitted(step, teacher, ITERATIONS))
-        kept = living_units(current, block)
+        step = _cheapest(steps, current, quick, lambda each: size(remove_dead_units(each, block, functions)))
+        current = silence_dead_units(fitted(step, teacher, ITERATIONS), functions)
+        kept = living_units(current, block, functions)
         current, teacher, quick = keep_units(current, kept), teacher.of_units(kept), quick.of_units(kept)
         yield current
 
 
 def _steps(network: Network, teacher: Teacher, block: int, whole_units: bool) -> Iterator[Network]:
     """The possible next steps, each fitted a little."""
-    inputs = layer_inputs(network, teacher.inputs)
+    inputs = layer_inputs(network, teacher.inputs, teacher.functions)
     for layer in range(len(network) - 1):
-        steps = [without_units(network, layer, inputs[layer + 1], UNITS_SHARE, block)]
+        has_norm = layer in teacher.functions.normed
+        steps = [] if has_norm else [without_units(network, layer, inputs[layer + 1], UNITS_SHARE, block)]
         if not whole_units:
             steps.append(without_connections(network, layer, inputs[layer], CONNECTIONS_SHARE, block))
         yield from (fitted(step, teacher, QUICK_ITERATIONS) for step in steps if step is not None)

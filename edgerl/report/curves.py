@@ -19,8 +19,8 @@ from edgerl.training.returns import final_evaluations, mean_known
 
 Array = npt.NDArray[np.float64]
 
-NOT_A_SETTING = {"environment", "seed", "device", "threads", "network.method", "algorithm"}
-"""Fields that do not make another group: the first and the last name it already."""
+NOT_A_SETTING = {"environment", "seed", "device", "threads", "network.topology", "algorithm"}
+"""Fields that do not make another group: the task and the method, which names algorithm and topology, do already."""
 
 NORMAL_QUANTILE = 1.96
 

@@ -12,10 +12,19 @@ from typing import Any
 
 from edgerl.algorithms.engine import Notice, with_engine
 from edgerl.algorithms.topology import plan_networks
-from edgerl.config import Config, EvolutionConfig, make_config, with_episode_limit
+from edgerl.config import (
+    METHODS,
+    OPTIONS,
+    Config,
+    EvolutionConfig,
+    make_config,
+    spelled_out,
+    unused_by,
+    with_episode_limit,
+)
 from edgerl.environments.arguments import slug
 from edgerl.environments.make import make_for_run
-from edgerl.errors import ConfigError, bare, nearest, quoted
+from edgerl.errors import ConfigError, bare
 from edgerl.policy.shape import NetworkShape, connections, dense
 from edgerl.profiling.budgets.costs import TrainingCost, training_cost
 from edgerl.studies.study import VARIANT, Study, Value
@@ -42,13 +51,7 @@ SPARSE_KEYS = frozenset(
 )
 """Options of a sparse network."""
 
-METHODS = ("td3", "static-td3", "ds-td3", TINY_DENSE)
-
-_IGNORED: Mapping[object, frozenset[str]] = {
-    "td3": SPARSE_KEYS | EVOLUTION_KEYS,
-    "static-td3": EVOLUTION_KEYS,
-    TINY_DENSE: EVOLUTION_KEYS,
-}
+_METHODS = {**METHODS, TINY_DENSE: {"topology": "dense"}}
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class PlannedRun:
     """One run of a study. Connections and FLOPs are exact, of the actor and both critics."""
 
     name: str
-    method: str  # as in the grid: tiny-dense has td3 in its configuration
+    method: str  # as in the study: tiny-dense is a dense TD3
     settings: Mapping[str, Value]  # the values of the grid's other keys that vary and that the method uses
     config: Config
     connections: int
@@ -131,36 +134,37 @@ _FIRST = ("seed", "environment", "env_args")
 
 
 def _plan(study: Study, combination: Mapping[str, Value], sizes_of: Callable[[Config], Sizes]) -> PlannedRun:
-    options_of_grid = {key: value for key, value in combination.items() if key != VARIANT}
-    given = {**study.fixed, **options_of_grid, **study.variants.get(str(combination.get(VARIANT)), {})}
-    method = given["method"]
-    if method not in METHODS:
-        known = f"{', '.join(METHODS)}{nearest(str(method), METHODS)}"
-        raise ConfigError(f"study {study.name}: method is {quoted(method)}; expected {known}")
-    ignored = _IGNORED.get(method, frozenset())
-    options: dict[str, Any] = {k: v for k, v in given.items() if k not in ignored}
-    sparse_method = "ds-td3" if method == TINY_DENSE else method
+    outer = {**study.fixed, **{key: value for key, value in combination.items() if key != VARIANT}}
+    variant = study.variants.get(str(combination.get(VARIANT)), {})
+    method = str(variant.get("method", outer["method"]))
     try:
-        _config(study, {**given, "method": "ds-td3"})  # ignored options are checked, too
-        config = _config(study, {**options, "method": sparse_method})
+        given = spelled_out(outer, _METHODS) | spelled_out(variant, _METHODS)
+        unused = unused_by(given.get("algorithm", "td3")) - variant.keys()  # whose options are meant to be together
+        for key in unused & given.keys():  # ignored options are checked, too
+            OPTIONS[key].check(given.pop(key))
+        sparse = {**given, "topology": "dynamic"}
+        _config(study, sparse)
+        ignored = _ignored(method, given)
+        options = {k: v for k, v in (sparse if method == TINY_DENSE else given).items() if k not in ignored}
+        config = _config(study, options)
         sizes = sizes_of(config)
         actor, critic = _shapes(config, sizes)
         dense_counterpart = dense(actor), dense(critic)
         if method == TINY_DENSE:
-            sparse, outputs = connections(actor) + 2 * connections(critic), config.actor_outputs(sizes.n_actions)
-            hidden = tiny_dense(sizes, outputs, config.network.hidden, sparse)
+            n_connections, outputs = connections(actor) + 2 * connections(critic), config.actor_outputs(sizes.n_actions)
+            hidden = tiny_dense(sizes, outputs, config.network.hidden, n_connections)
             own = SPARSE_KEYS | {"critic_hidden"}  # all three networks get the same hidden layers
-            tiny = {k: v for k, v in options.items() if k not in own} | {"method": "td3", "hidden": hidden}
+            tiny = {k: v for k, v in options.items() if k not in own} | {"topology": "dense", "hidden": hidden}
             config = _config(study, tiny)
             actor, critic = _shapes(config, sizes)
     except ConfigError as error:
         raise ConfigError(f"study {study.name}: {bare(error)}") from error
     config = with_episode_limit(dataclasses.replace(config, environment=sizes.name), sizes.episode_limit)
-    settings = {key: combination[key] for key in study.varying if key not in ignored}
+    settings = {key: combination[key] for key in study.varying if key not in ignored | unused}
     cost = cost_of_run(config, actor, critic)
     return PlannedRun(
-        name=_name(slug(sizes.name, config.env_args), str(method), settings, config.seed),
-        method=str(method),
+        name=_name(slug(sizes.name, config.env_args), method, settings, config.seed),
+        method=method,
         settings=settings,
         config=config,
         connections=connections(actor) + 2 * connections(critic),
@@ -168,6 +172,16 @@ def _plan(study: Study, combination: Mapping[str, Value], sizes_of: Callable[[Co
         flops_full=cost.training_flops_full,
         flops_paper_dense=cost_of_run(config, *dense_counterpart).training_flops_paper,
     )
+
+
+def _ignored(method: str, options: Mapping[str, Any]) -> frozenset[str]:
+    """The options that mean nothing to a run of these."""
+    if method == TINY_DENSE:
+        return EVOLUTION_KEYS
+    if options["topology"] == "dense":
+        return SPARSE_KEYS | EVOLUTION_KEYS
+    topologies = [options.get(name) for name in ("topology", "actor_topology", "critic_topology")]
+    return frozenset() if "dynamic" in topologies else EVOLUTION_KEYS
 
 
 def _config(study: Study, options: Mapping[str, Any]) -> Config:
@@ -198,13 +212,13 @@ def cost_of_run(config: Config, actor: NetworkShape, critic: NetworkShape) -> Tr
     return training_cost(
         actor,
         critic,
-        batch_size=config.td3.batch_size,
+        batch_size=config.learning.batch_size,
         steps=config.schedule.steps,
         start_steps=config.schedule.start_steps,
-        policy_delay=config.td3.policy_delay,
+        policy_delay=config.learning.policy_delay,
         evolution_interval=config.evolution.evolution_interval if any(network.evolving) else None,
         growth=config.evolution.growth,
-        updates_per_step=config.td3.updates_per_step,
+        updates_per_step=config.learning.updates_per_step,
         algorithm=config.algorithm,
         evolving=network.evolving,
         norms=(network.actor_norm, network.critic_norm),

@@ -14,8 +14,8 @@
     [variants.layer-norm]
     critic_norm = "layer"
 
-A key is an option of a run (edgerl.config), or `preset` under [run]. The package's own study files are named without
-their suffix: table1, schedule, sparsity, quick, recipe.
+A key is an option of a run (edgerl.config), its `method`, or `preset` under [run]. The package's own study files are
+named without their suffix: table1, schedule, sparsity, quick, recipe.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from edgerl.config import OPTIONS
+from edgerl.config import METHOD_PREFIXES, OPTIONS
 from edgerl.environments.arguments import NOTHING, Arguments, checked
 from edgerl.environments.consent import check_consent
-from edgerl.errors import ConfigError, FileFormatError, nearest, quoted, reason
+from edgerl.errors import ConfigError, FileFormatError, bare, nearest, quoted, reason
 from edgerl.files.atomic import MAXIMUM_JSON_BYTES, read_text
 from edgerl.files.kind import what_is
 from edgerl.files.strict_json import parse_json
@@ -89,6 +89,9 @@ DEFAULTS: Mapping[str, tuple[Value, ...]] = {
 }
 """The keys of every study, with their default values."""
 
+KEYS = ("method", *OPTIONS)
+"""What a grid, or a variant, is of."""
+
 _TASK_AND_SEED = ("environment", "env_args", "seed")
 """What no variant has: `Study.tasks` names every environment that a study makes, and the grid every seed."""
 
@@ -130,7 +133,7 @@ def parse_study(document: Mapping[str, Any], name: str, source: str) -> Study:
     title, grid, run = document.get("title", name), document.get("grid", {}), document.get("run", {})
     if not isinstance(title, str) or not title.isprintable() or len(title) > _MAXIMUM_TITLE:
         raise ConfigError(f"{source}: title is {quoted(title)}; expected at most {_MAXIMUM_TITLE} printable characters")
-    for table, known in (("grid", [*OPTIONS]), ("run", [*OPTIONS, "preset"])):
+    for table, known in (("grid", KEYS), ("run", (*KEYS, "preset"))):
         content = document.get(table, {})
         if not isinstance(content, dict):
             raise ConfigError(f"{source}: {table} is {quoted(content)}; expected a table, [{table}]")
@@ -143,11 +146,26 @@ def parse_study(document: Mapping[str, Any], name: str, source: str) -> Study:
         raise ConfigError(f"{source}: {shared[0]} is in [grid] and in [run]; expected it in one of them")
     fixed = {key: _value(value, f"{source}: run.{key}") for key, value in run.items() if key != "preset"}
     lists = {key: _values(values, f"{source}: grid.{key}") for key, values in grid.items()}
+    if "method" not in {**fixed, **lists}:
+        lists["method"] = _methods(fixed, lists, source)
     defaults = {key: (fixed.pop(key),) if key in fixed else values for key, values in DEFAULTS.items()}
     variants = _variants(document.get("variants", {}), {key for key in lists if len(lists[key]) > 1}, source)
     if variants:
         lists[VARIANT] = tuple(variants)
     return _check_size(Study(name, title, run.get("preset", "paper"), {**defaults, **lists}, fixed, variants), source)
+
+
+def _methods(fixed: dict[str, Value], lists: dict[str, tuple[Value, ...]], source: str) -> tuple[str, ...]:
+    """The words for the algorithms and topologies of a study, which are taken out of it: methods name its runs."""
+    names = ("algorithm", "topology")
+    algorithms, topologies = (lists.pop(name, ()) or (fixed.pop(name, OPTIONS[name].default),) for name in names)
+    try:
+        for name, values in zip(names, (algorithms, topologies), strict=True):
+            for value in values:
+                OPTIONS[name].check(value)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {bare(error)}") from error
+    return tuple(f"{METHOD_PREFIXES[str(topology)]}{algorithm}" for algorithm in algorithms for topology in topologies)
 
 
 def _variants(tables: object, varying: Set[str], source: str) -> dict[str, dict[str, Value]]:
@@ -160,7 +178,7 @@ def _variants(tables: object, varying: Set[str], source: str) -> dict[str, dict[
             )
         if not isinstance(table, dict):
             raise ConfigError(f"{source}: variants.{name} is {quoted(table)}; expected a table, [variants.{name}]")
-        _check_keys(table, [key for key in OPTIONS if key not in _TASK_AND_SEED], source, f"variants.{name}.")
+        _check_keys(table, [key for key in KEYS if key not in _TASK_AND_SEED], source, f"variants.{name}.")
         if shared := sorted(varying & table.keys()):
             raise ConfigError(
                 f"{source}: {shared[0]} is in [grid] and in [variants.{name}]; expected it in one of them"
@@ -180,7 +198,7 @@ def _check_size(study: Study, source: str) -> Study:
 def _check_keys(table: Mapping[str, Any], known: Sequence[str], source: str, prefix: str) -> None:
     for key in table:
         if key not in known:
-            place = "; it belongs under [run]" if key in (*OPTIONS, "preset") else nearest(key, known)
+            place = "; it belongs under [run]" if key in (*KEYS, "preset") else nearest(key, known)
             raise ConfigError(f"{source}: key {quoted(prefix + key, 80)} is unknown{place}")
 
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from edgerl.config import make_config
 from edgerl.errors import FileFormatError
 from edgerl.studies import paper
-from edgerl.studies.grid import PlannedRun, label
+from edgerl.studies.grid import TINY_DENSE, PlannedRun, label
 from edgerl.studies.runs import Curve, inspect, read_curve
 from edgerl.studies.statistics import (
     Interval,
@@ -25,7 +25,7 @@ from edgerl.studies.statistics import (
     return_after,
     steps_to_reach,
 )
-from edgerl.studies.study import Study
+from edgerl.studies.study import VARIANT, Study
 from edgerl.training.returns import FINAL_EVALUATIONS
 
 STEP_MARKS, MINUTE_MARKS = (30_000, 100_000, 300_000, 1_000_000), (1, 3, 10, 30, 100)
@@ -153,19 +153,25 @@ def _read(runs: Sequence[PlannedRun], folder: Path) -> list[_Group]:
 
 
 def _dense_of(group: _Group, groups: Sequence[_Group]) -> _Group | None:
-    """The dense TD3 of the same task with the group's settings, as far as it has any."""
-    run = group.run
-    for other in groups:
-        same = other.run.settings.items() <= run.settings.items()
-        if other.run.method == DENSE and other.run.config.task == run.config.task and same:
-            return other if len(other.finals) else None
-    return None
+    """The dense TD3 of the same task with the group's settings, as far as it has any; of another variant where only one
+    has it."""
+    settings = group.run.settings
+    dense = [other for other in groups if _is_dense(other.run) and other.run.config.task == group.run.config.task]
+    same = [other for other in dense if other.run.settings.items() <= settings.items()]
+    variant = {VARIANT: settings.get(VARIANT)}
+    alike = [other for other in dense if {**other.run.settings, **variant}.items() <= settings.items()]
+    found = same[0] if same else alike[0] if len(alike) == 1 else None
+    return found if found is not None and len(found.finals) else None
+
+
+def _is_dense(run: PlannedRun) -> bool:
+    return run.config.method_name == DENSE and run.method != TINY_DENSE
 
 
 def _row(group: _Group, dense: _Group | None) -> Row:
     run, finals = group.run, group.finals
     is_compared = dense is not None and dense is not group and len(finals) > 0
-    of_paper = (run.config.environment.removesuffix("-v5"), run.method) if _is_papers(run) else ("", "")
+    of_paper = (run.config.environment.removesuffix("-v5"), run.config.method_name) if _is_papers(run) else ("", "")
     returns, costs = paper.RETURNS.get(of_paper), paper.COSTS.get(of_paper)
     steps = run.config.schedule.steps
     evaluations = min((len(curve.final) for curve in group.curves), default=0)
@@ -214,8 +220,8 @@ def _returns_after(marks: Sequence[int], curves: Sequence[tuple[Curve, npt.NDArr
 def _is_papers(run: PlannedRun) -> bool:
     """Whether the run is the paper's except for its length: task, networks, evolution, and TD3's options."""
     config = run.config
-    papers = make_config(environment=config.environment, method=config.network.method)
-    parts = ("algorithm", "network", "evolution", "td3", "normalize", "env_args")
+    papers = make_config(environment=config.environment, topology=config.network.topology)
+    parts = ("algorithm", "network", "evolution", "learning", "normalize", "env_args")
     return all(getattr(config, part) == getattr(papers, part) for part in parts)
 
 
@@ -249,7 +255,7 @@ def _overall(groups: Sequence[_Group]) -> tuple[Overall, ...]:
         compared = [(group.finals, dense.finals) for group, dense in pairs if dense is not None and len(group.finals)]
         is_complete = len(compared) == len(environments)
         is_positive = all(dense.mean() > 0 for _, dense in compared)
-        is_dense = members[0].run.method == DENSE
+        is_dense = _is_dense(members[0].run)
         rows.append(
             Overall(
                 method=members[0].run.method,

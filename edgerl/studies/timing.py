@@ -37,7 +37,7 @@ def time_steps(config: Config) -> Timing:
     with contextlib.closing(make_for_run(config)) as environment, numerics(config):
         agent = make_algorithm(config, environment.n_observations, environment.n_actions)
         normalizer = Normalizer(environment.n_observations) if config.normalize else None
-        capacity = max(_RANDOM_STEPS, config.td3.n_step + 1)
+        capacity = max(_RANDOM_STEPS, config.learning.n_step + 1)
         replay = Replay(None, environment.n_observations, environment.n_actions, capacity)
         with contextlib.closing(replay):
             random, episode_steps = _time_random_steps(environment, replay, normalizer)
@@ -84,7 +84,7 @@ def expected_seconds(config: Config, timing: Timing, first_step: int = 0) -> flo
     evaluated = max(0, evaluations) * schedule.evaluation_episodes * timing.episode_steps
     return (
         random * timing.random
-        + learning * (timing.acting + config.td3.updates_per_step * timing.update)
+        + learning * (timing.acting + config.learning.updates_per_step * timing.update)
         + evaluated * timing.acting
     )
 

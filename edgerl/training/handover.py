@@ -83,10 +83,10 @@ def hand_over(
             f"{folder} was trained with `algorithm` {checkpoint.config.algorithm}; a learner on a device runs td3: "
             "export its policy, or train with `algorithm` td3"
         )
-    if keep == "reservoir" and checkpoint.config.td3.n_step > 1:
+    if keep == "reservoir" and checkpoint.config.learning.n_step > 1:
         raise ConfigError(
-            f"the run has returns of {checkpoint.config.td3.n_step} rewards; a reservoir needs 1 (use a ring, or train "
-            "with `n_step` 1)"
+            f"the run has returns of {checkpoint.config.learning.n_step} rewards; a reservoir needs 1 (use a ring, or "
+            "train with `n_step` 1)"
         )
     agent, normalizer = _restore(checkpoint, folder, evolve)
     plan = ReplayPlan(precision, keep, memory)
@@ -102,7 +102,7 @@ def hand_over(
         rows = first_transitions(replay, count, shape)
         metadata = {
             "about": {**checkpoint.policy.metadata, "edgerl": __version__},
-            "exploration_noise": checkpoint.config.td3.exploration_noise,
+            "exploration_noise": checkpoint.config.learning.exploration_noise,
             "replay": plan.as_json(),
             "largest_reward": largest_reward(replay),
         }

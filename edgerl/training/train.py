@@ -44,7 +44,8 @@ def train(
     config: a TOML file of options, which those given here override. preset: paper (default) or quick.
     out: the run folder, which must not exist (default `runs/<env>-<method>-seed<n>`). options: each of
     edgerl.config.OPTIONS by name, such as steps, seed, sparsity, and env_args, the arguments of what makes the
-    environment. report: called every 100 steps. notice: called with each line for the user.
+    environment; or `method`, algorithm and topology in a word of edgerl.config.METHODS. report: called every 100 steps.
+    notice: called with each line for the user.
 
     Raises ConfigError, EnvironmentError, OutputError, FileFormatError; CheckFailed where training diverged;
     Interrupted, with the state saved, after SIGINT or SIGTERM: the running episode is finished first, unless that takes

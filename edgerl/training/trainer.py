@@ -228,8 +228,8 @@ class Trainer:
     @property
     def _updates_due(self) -> int:
         """Critic updates that follow this step."""
-        td3, learning = self.config.td3, self.step - self.config.schedule.start_steps
-        return td3.updates_after(learning) - td3.updates_after(learning - 1) if learning > 0 else 0
+        learning, steps = self.config.learning, self.step - self.config.schedule.start_steps
+        return learning.updates_after(steps) - learning.updates_after(steps - 1) if steps > 0 else 0
 
     def _step(self, action: Vector) -> tuple[Vector, float, Boundary]:
         """(next observation, reward, boundary) after `action` in [−1, 1]. Raises EnvironmentError."""
@@ -382,10 +382,10 @@ class Trainer:
     def _masked_policy(self) -> CompactPolicy:
         """The actor as it is: masked weights at their connections, with dead units."""
         layers = [make_layer(weight, bias, self.config.network.block) for weight, bias in self.agent.actor_layers()]
-        shapes = [plan.shape for name, network in self.agent.networks if name == "actor" for plan in network.plans]
-        if layers[-1].n_outputs < shapes[-1].n_outputs:  # the actor gives deviations, too, which no policy has
-            output = layers[-1].matrix()
-            shapes[-1] = LayerShape(shapes[-1].n_inputs, len(output), int(np.count_nonzero(output)))
+        actor = next(network for name, network in self.agent.networks if name == "actor")
+        shapes = [plan.shape for plan in actor.plans]
+        n_actions = layers[-1].n_outputs  # where the actor gives deviations, too, the policy has none
+        shapes[-1] = LayerShape(shapes[-1].n_inputs, n_actions, int(actor.output_degrees()[:n_actions].sum()))
         about: dict[str, Any] = {
             "edgerl": __version__,
             "environment": self.config.environment,

@@ -15,13 +15,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgerl.export.c.options import Layout, Target
+from edgerl.policy.activation import ACTIVATIONS
 from edgerl.policy.compact import Array, CompactPolicy, Layer, Precision, as_blocks, without_denormals
-from edgerl.policy.pruning import with_network
+from edgerl.policy.loss import action_span
+from edgerl.policy.pruning import network_of, with_network
 
 FLOAT_BYTES = 4
 
 ACTIVE = 0.25
-"""The share of hidden units above zero that `auto` counts on; trained policies of HalfCheetah had 0.07 to 0.49."""
+"""The share of hidden units above zero that `auto` counts on behind ReLU; trained policies of HalfCheetah had 0.07 to
+0.49."""
 
 
 MUCH_LARGER = 1.5
@@ -94,10 +97,7 @@ class PolicyForm:
     def layer_bytes(self) -> tuple[int, ...]:
         """Of each layer: weights, indices, scales, biases."""
         pairs = zip(self.policy.layers, self.layers, strict=True)
-        return tuple(
-            form.n_bytes + layer.bias.nbytes + (0 if layer.scale is None else layer.scale.nbytes)
-            for layer, form in pairs
-        )
+        return tuple(layer.n_bytes - _weight_bytes(layer) + form.n_bytes for layer, form in pairs)
 
     @property
     def flash_bytes(self) -> int:
@@ -105,7 +105,7 @@ class PolicyForm:
         policy = self.policy
         normalisation = (policy.observation_offset, policy.observation_mean, policy.observation_scale)
         example = policy.example_observation.nbytes + FLOAT_BYTES * policy.n_actions
-        arrays = (*normalisation, *policy.action_scaling)
+        arrays = (*normalisation, *head_arrays(policy).values())
         return sum(self.layer_bytes) + sum(array.nbytes for array in arrays if array is not None) + example
 
     @property
@@ -114,13 +114,31 @@ class PolicyForm:
         return FLOAT_BYTES * sum(self.scratch)
 
 
+def _weight_bytes(layer: Layer) -> int:
+    """Of the weights and their indices, as the file stores them."""
+    arrays = (layer.values, layer.columns, layer.row_starts)
+    return sum(part.nbytes for part in arrays if part is not None)
+
+
+def head_arrays(policy: CompactPolicy) -> dict[str, Array]:
+    """What actions are made with, [m] each: `centre` is also the action where there is no other."""
+    if policy.head == "tanh":
+        centre, half_range = policy.action_scaling
+        return {"centre": centre, "half_range": half_range}
+    low, high = np.nan_to_num(policy.action_low), np.nan_to_num(policy.action_high)
+    is_bounded = np.isfinite(policy.action_low) & np.isfinite(policy.action_high)
+    centre = np.where(is_bounded, low / 2 + high / 2, np.clip(np.float32(0), low, high))
+    return {"centre": centre, "low": low, "high": high, "span": action_span(policy).astype(np.float32)}
+
+
 def policy_form(policy: CompactPolicy, dtype: Precision | None, layout: Layout, target: Target) -> PolicyForm:
     """The policy with weights of `dtype` (None: as they are stored), each layer in `layout`.
 
     A policy without an example gets one, of zeros. Raises UnsupportedModelError where a weight does not fit into fp16.
     """
     policy = without_denormals(in_precision(_with_example(policy), dtype))
-    layers = tuple(layer_form(layer, layout, target, is_first=not i) for i, layer in enumerate(policy.layers))
+    shares = [1.0, *(ACTIVE if ACTIVATIONS[layer.activation].makes_zeros else 1.0 for layer in policy.layers[:-1])]
+    layers = tuple(layer_form(layer, layout, target, share) for layer, share in zip(policy.layers, shares, strict=True))
     return PolicyForm(policy, layers, _scratch(policy.layers, layers))
 
 
@@ -128,8 +146,7 @@ def in_precision(policy: CompactPolicy, dtype: Precision | None) -> CompactPolic
     """The policy with weights of `dtype`; None: as they are stored."""
     if dtype is None or all(layer.precision == dtype for layer in policy.layers):
         return policy
-    network = [(layer.matrix(), layer.bias) for layer in policy.layers]
-    return with_network(policy, network, dtype)
+    return with_network(policy, network_of(policy), dtype)
 
 
 def _with_example(policy: CompactPolicy) -> CompactPolicy:
@@ -152,15 +169,17 @@ def padded_outputs(layer: Layer, form: Form) -> int:
     return -(-layer.n_outputs // block) * block
 
 
-def layer_form(layer: Layer, layout: Layout, target: Target, *, is_first: bool) -> Form:
-    """One layer in `layout`; auto takes what executes fewer instructions on `target`, unless it is MUCH_LARGER."""
+def layer_form(layer: Layer, layout: Layout, target: Target, active: float) -> Form:
+    """One layer in `layout`; auto takes what executes fewer instructions on `target`, unless it is MUCH_LARGER.
+
+    active: the share of its inputs that are not zero.
+    """
     if layout == "dense":
         return dense_form(layer)
     columns = column_form(layer)
     if layout == "sparse":
         return columns
     dense = dense_form(layer)
-    active = 1.0 if is_first else ACTIVE
     forms: list[Form] = sorted((columns, dense), key=lambda form: form.n_bytes)
     smaller, larger = forms
     is_faster = instructions(layer, larger, target, active) < instructions(layer, smaller, target, active)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from string import Template
+
+from edgerl.policy.activation import LEAKY_SLOPE, ActivationName
 
 FINITE = Template("""\
 /* Whether a number is neither infinite nor NaN; by its bits, which no compiler option for fast arithmetic touches. */
@@ -36,6 +39,102 @@ static float ${p}_tanh(float x) {
     const float result = clamped * p / q;
     const float above = result < -1.0f ? -1.0f : result;
     return above > 1.0f ? 1.0f : above;
+}
+""")
+
+EXPONENTIAL = Template("""\
+/* e^x within 2e-7 of itself, x being clipped to [-87, 88]; NaN for NaN (the polynomial is Cephes's). */
+static float ${p}_exp(float x) {
+    const float low = x < -87.0f ? -87.0f : x;
+    const float clipped = low > 88.0f ? 88.0f : low;
+    const float twos = clipped * 1.44269504f;
+    const int32_t n = (int32_t)(twos < 0.0f ? twos - 0.5f : twos + 0.5f);
+    const float f = (clipped - (float)n * 0.693359375f) + (float)n * 2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * f + 1.3981999507e-3f;
+    p = p * f + 8.3334519073e-3f;
+    p = p * f + 4.1665795894e-2f;
+    p = p * f + 1.6666665459e-1f;
+    p = p * f + 5.0000001201e-1f;
+    const union {
+        uint32_t bits;
+        float real;
+    } power = {(uint32_t)(n + 127) << 23};
+    return x != x ? x : (p * f * f + f + 1.0f) * power.real;
+}
+""")
+
+GELU = Template("""\
+/* x times the normal distribution's share below x, within 1e-7 of x (Abramowitz and Stegun 7.1.26). */
+static float ${p}_gelu_of(float x) {
+    const float magnitude = x < 0.0f ? -x : x;
+    const float t = 1.0f / (1.0f + 0.231641882f * magnitude);
+    float p = 1.061405429f;
+    p = p * t - 1.453152027f;
+    p = p * t + 1.421413741f;
+    p = p * t - 0.284496736f;
+    p = p * t + 0.254829592f;
+    const float tail = 0.5f * p * t * ${p}_exp(-0.5f * x * x) * x;
+    return x < 0.0f ? tail : x - tail;
+}
+""")
+
+ACTIVATION = Template("""\
+/* The activation ${name}, in place. */
+static void ${p}_all_${name}(size_t count, ${number} *restrict x) {
+    for (size_t i = 0; i < count; i++) {
+        const float v = x[i]${real};
+        x[i]${real} = ${formula};
+    }
+}
+""")
+
+ACTIVATIONS: Mapping[ActivationName, tuple[str, tuple[Template, ...]] | None] = {
+    "identity": None,
+    "relu": None,  # the layer behind passes over what it makes zero
+    "leaky_relu": (f"v < 0.0f ? {LEAKY_SLOPE}f * v : v", ()),
+    "elu": ("v > 0.0f ? v : ${p}_exp(v) - 1.0f", (EXPONENTIAL,)),
+    "silu": ("v / (1.0f + ${p}_exp(-v))", (EXPONENTIAL,)),
+    "tanh": ("${p}_tanh(v)", ()),
+    "sigmoid": ("1.0f / (1.0f + ${p}_exp(-v))", (EXPONENTIAL,)),
+    "gelu": ("${p}_gelu_of(v)", (EXPONENTIAL, GELU)),
+}
+"""Of one sum v: its formula and what that calls, beside tanh; None where there is nothing to compute."""
+
+NORM = Template("""\
+/* LayerNorm, in place: mean 0 and variance 1 over the layer, times a scale, plus a shift. */
+static void ${p}_norm(
+    size_t count, float epsilon, const ${P}_FLASH float *scale, const ${P}_FLASH float *shift, ${number} *restrict x
+) {
+    float sum = 0.0f, squares = 0.0f;
+    for (size_t i = 0; i < count; i++) {
+        sum += x[i]${real};
+    }
+    const float mean = sum / (float)count;
+    for (size_t i = 0; i < count; i++) {
+        const float centred = x[i]${real} - mean;
+        squares += centred * centred;
+    }
+    const float variance = squares / (float)count + epsilon;
+    union {
+        float real;
+        uint32_t bits;
+    } root = {variance}; /* 1 / sqrt(variance) by Newton's method, from the well-known first guess */
+    root.bits = UINT32_C(0x5f375a86) - (root.bits >> 1);
+    for (int step = 0; step < 3; step++) {
+        root.real *= 1.5f - 0.5f * (variance * root.real) * root.real;
+    }
+    for (size_t i = 0; i < count; i++) {
+        x[i]${real} = (x[i]${real} - mean) * root.real * scale[i] + shift[i];
+    }
+}
+""")
+
+CLIP = Template("""\
+/* A number, but at least `low` and at most `high`; NaN stays. */
+static float ${p}_clip(float x, float low, float high) {
+    const float above = x < low ? low : x;
+    return above > high ? high : above;
 }
 """)
 
@@ -286,11 +385,11 @@ def _indented(lines: list[str], depth: int) -> str:
 
 QUANTISE = Template("""\
 /* x[inputs] to whole numbers of at most `limit`, in place; returns the step between two of them, or a negative number
- * where one of x is not finite. What ReLU would make zero becomes zero, unless `is_first`. */
-static float ${p}_quantise(size_t inputs, int32_t limit, int is_first, ${number} *restrict x) {
+ * where one of x is not finite. What ReLU would make zero becomes zero, unless x `is_signed`. */
+static float ${p}_quantise(size_t inputs, int32_t limit, int is_signed, ${number} *restrict x) {
     int32_t largest = 0;
     for (size_t i = 0; i < inputs; i++) {
-        if (!is_first && x[i].integer < 0) {
+        if (!is_signed && x[i].integer < 0) {
             x[i].integer = 0;
         }
         const int32_t magnitude = x[i].integer & INT32_C(0x7fffffff); /* floats of one sign rise as their bits do */

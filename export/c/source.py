@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from hashlib import sha256
 from string import Template
@@ -13,10 +14,10 @@ from edgerl import __version__
 from edgerl.errors import UnsupportedModelError
 from edgerl.export import PolicySource
 from edgerl.export.c import kernels
-from edgerl.export.c.form import ColumnForm, DenseForm, Form, PolicyForm, padded_outputs, policy_form
+from edgerl.export.c.form import ColumnForm, DenseForm, Form, PolicyForm, head_arrays, padded_outputs, policy_form
 from edgerl.export.c.options import Options
 from edgerl.export.c.text import NOTICE, SPDX, array, comment_text, number
-from edgerl.policy.activation import HIDDEN
+from edgerl.policy.activation import ACTIVATIONS, ActivationName
 from edgerl.policy.compact import Array, CompactPolicy, Layer, Precision, shifted
 from edgerl.policy.loss import ActionDifference, action_difference, action_span, sampled_observations
 
@@ -26,8 +27,8 @@ MAXIMUM_FLASH_BYTES = 1 << 24
 TOLERANCES: dict[Precision, float] = {"fp32": 1e-5, "fp16": 1e-5, "int8": 1e-4}
 """Of the self-test, in shares of the action range. int8 rounds the inputs of each layer, one now and then otherwise."""
 
-PASSED_OVER = {"relu": "0.0f"}
-"""By the name of the activation: the largest sum that it makes zero, which the kernels pass over."""
+LOWEST = "-3.402823466e+38f"
+"""Of float32."""
 
 LARGEST_INPUT = 1 << 22
 """Of an int8 layer: float32 holds it, and its half."""
@@ -124,10 +125,12 @@ def _floats(policy: CompactPolicy) -> list[tuple[str, Array]]:
         ("the observation's scale", policy.observation_scale),
         ("the example observation", policy.example_observation),
         ("the example action", policy.example_action),
-        ("a bound of the actions", np.concatenate(policy.action_scaling)),
+        ("a bound of the actions", np.concatenate(list(head_arrays(policy).values()))),
     ]
     for index, layer in enumerate(policy.layers):
         named += [(f"layer {index}", part) for part in (layer.values, layer.bias, layer.scale)]
+        if layer.norm is not None:
+            named += [(f"the norm of layer {index}", part) for part in (layer.norm.scale, layer.norm.shift)]
     return [(name, values) for name, values in named if values is not None]
 
 
@@ -294,7 +297,8 @@ def _code(form: PolicyForm, p: str) -> str:
 
 def _end(policy: CompactPolicy, p: str) -> str:
     """What calls the function: with the example as it lies in flash where that is double, which no AVR takes."""
-    names = {"p": p, "P": p.upper(), "tolerance": number(tolerance(policy))}
+    span = f"2.0f * {p}_half_range[j]" if policy.head == "tanh" else f"{p}_span[j]"
+    names = {"p": p, "P": p.upper(), "tolerance": number(tolerance(policy)), "span": span}
     if policy.observation_offset is None:
         return _END_OF_SOURCE.substitute(names, given="float", example=_EXAMPLE.substitute(names), passed="observation")
     return _END_OF_SOURCE.substitute(names, given="double", example="", passed=f"{p}_example_observation")
@@ -352,10 +356,11 @@ def _constants(form: PolicyForm, p: str) -> list[str]:
         if layer.scale is not None:
             arrays.append(floats(f"scale{index}", layer.scale))
         arrays.append(floats(f"bias{index}", layer.bias))
+        if layer.norm is not None:
+            arrays += [floats(f"norm_scale{index}", layer.norm.scale), floats(f"norm_shift{index}", layer.norm.shift)]
         title = f"/* Layer {index}: {layer.n_inputs} inputs, {layer.n_outputs} outputs, {layer.precision}, "
         parts += [f"{title}{_layout_name(stored)}. */\n" + "\n".join(arrays)]
-    centre, half_range = policy.action_scaling
-    parts += [floats("centre", centre), floats("half_range", half_range)]
+    parts += [floats(name, values) for name, values in head_arrays(policy).items()]
     parts.append(array(attribute, _stored(p, _given(policy)), f"{p}_example_observation", policy.example_observation))
     return [*parts, floats("example_action", example_action(policy))]
 
@@ -364,7 +369,16 @@ def _functions(form: PolicyForm, p: str) -> list[str]:
     """Those that some layer calls, each once."""
     policy = form.policy
     n, has_integers = _number(p, policy), _has_integers(policy)
-    parts = [kernels.FINITE.substitute(p=p), kernels.TANH.substitute(p=p)]
+    hidden = policy.layers[:-1]
+    names = {"p": p, "P": p.upper(), "number": n, "real": ".real" if has_integers else ""}
+    parts = [kernels.FINITE.substitute(p=p)]
+    if policy.head == "tanh" or any(layer.activation == "tanh" for layer in hidden):
+        parts.append(kernels.TANH.substitute(p=p))
+    if policy.head == "clip" or policy.observation_clip is not None:
+        parts.append(kernels.CLIP.substitute(p=p))
+    parts += _activations({layer.activation for layer in hidden}, names)
+    if any(layer.norm is not None for layer in hidden):
+        parts.append(kernels.NORM.substitute(names))
     if any(layer.precision == "fp32" for layer in policy.layers):
         parts.append(kernels.ARM.substitute(P=p.upper()))
     if any(layer.precision == "fp16" for layer in policy.layers):
@@ -380,6 +394,19 @@ def _functions(form: PolicyForm, p: str) -> list[str]:
     for layer, stored in zip(policy.layers, form.layers, strict=True):
         made.setdefault(_kernel_name(layer, stored), _kernel(p, layer, stored, n))
     return [*parts, *made.values()]
+
+
+def _activations(used: Set[ActivationName], names: Mapping[str, str]) -> list[str]:
+    """The functions of those that are not left to the kernels, and what they call, each once."""
+    parts: dict[str, None] = {}
+    for name in sorted(used):
+        made = kernels.ACTIVATIONS[name]
+        if made is not None:
+            formula, called = made
+            parts |= dict.fromkeys(template.substitute(names) for template in called)
+            formula = Template(formula).substitute(names)
+            parts[kernels.ACTIVATION.substitute(names, name=name, formula=formula)] = None
+    return list(parts)
 
 
 def _kernel_name(layer: Layer, form: Form) -> str:
@@ -427,9 +454,15 @@ def _act(form: PolicyForm, p: str) -> str:
     normalised = seen
     if policy.observation_mean is not None:
         normalised = f"({seen} - {p}_mean[i]) * {p}_deviation[i]"
-    calls = []
+    if policy.observation_clip is not None:
+        bound = number(policy.observation_clip)
+        normalised = f"{p}_clip({normalised}, -{bound}, {bound})"
+    calls, is_signed = [], True
     for index, (layer, stored) in enumerate(zip(policy.layers, form.layers, strict=True)):
-        calls += _calls(p, index, layer, stored, first, second)
+        calls += _calls(p, index, layer, stored, first, second, is_signed=is_signed)
+        if index + 1 < len(policy.layers):
+            calls += _between(p, index, layer, second)
+        is_signed = not ACTIVATIONS[layer.activation].makes_zeros
         first, second = second, first
     return _ACT.substitute(
         p=p,
@@ -445,17 +478,30 @@ def _act(form: PolicyForm, p: str) -> str:
         normalised=normalised,
         calls="".join(f"    {line}\n" for line in calls),
         output=first,
+        action=(_TANH_ACTION if policy.head == "tanh" else _CLIP_ACTION).substitute(p=p, output=f"{first}[j]{part}"),
         step="    float step;\n" if _has_integers(policy) else "",
     )
 
 
-def _calls(p: str, index: int, layer: Layer, form: Form, x: str, y: str) -> list[str]:
+def _between(p: str, index: int, layer: Layer, y: str) -> list[str]:
+    """What is done with the sums of a hidden layer."""
+    calls = []
+    if layer.norm is not None:
+        arrays = f"{p}_norm_scale{index}, {p}_norm_shift{index}"
+        calls.append(f"{p}_norm({layer.n_outputs}, {number(layer.norm.epsilon)}, {arrays}, {y});")
+    if kernels.ACTIVATIONS[layer.activation] is not None:
+        calls.append(f"{p}_all_{layer.activation}({layer.n_outputs}, {y});")
+    return calls
+
+
+def _calls(p: str, index: int, layer: Layer, form: Form, x: str, y: str, *, is_signed: bool) -> list[str]:
+    """is_signed: x is used as it is; else what ReLU would make zero is passed over."""
     padded = padded_outputs(layer, form)
     arguments = [str(layer.n_inputs)]
     if isinstance(form, DenseForm):
         arguments.append(str(layer.n_outputs))
     if layer.precision != "int8":
-        arguments.append("-3.402823466e+38f" if index == 0 else PASSED_OVER[HIDDEN.name])
+        arguments.append(LOWEST if is_signed else "0.0f")
     if isinstance(form, ColumnForm):
         arguments += [f"{p}_counts{index}", f"{p}_rows{index}"]
     arguments += [f"{p}_values{index}", x, y]
@@ -463,7 +509,7 @@ def _calls(p: str, index: int, layer: Layer, form: Form, x: str, y: str) -> list
     if layer.precision != "int8":
         return [f"{p}_start({layer.n_outputs}, {padded}, {p}_bias{index}, {y});", kernel]
     return [
-        f"step = {p}_quantise({layer.n_inputs}, {_limit(layer)}, {int(index == 0)}, {x});",
+        f"step = {p}_quantise({layer.n_inputs}, {_limit(layer)}, {int(is_signed)}, {x});",
         "if (step < 0.0f) {",
         f"    return {p}_refuse(action);",
         "}",
@@ -487,16 +533,12 @@ def example_action(policy: CompactPolicy) -> Array:
 
 def c_actions(policy: CompactPolicy, observations: Array) -> Array:
     """Actions [count, m] for observations [count, n], float64, with inputs rounded as an int8 layer rounds them."""
-    x = shifted(observations, policy.observation_offset).astype(np.float64)
-    if policy.observation_mean is not None and policy.observation_scale is not None:
-        x = (x - policy.observation_mean) * policy.observation_scale
+    x = policy.normalised(shifted(observations, policy.observation_offset).astype(np.float64))
     for index, layer in enumerate(policy.layers):
-        x = x if index == 0 else HIDDEN.forward(x)
+        x = x if index == 0 else policy.layers[index - 1].hidden(x)
         x = x if layer.scale is None else _rounded(x, _limit(layer))
         x = x @ layer.matrix(np.float64).T + layer.bias
-    centre, half_range = policy.action_scaling
-    actions: Array = centre + half_range * np.tanh(x)
-    return actions
+    return policy.actions_of(x)
 
 
 def _rounded(x: Array, limit: int) -> Array:
@@ -537,11 +579,14 @@ $calls    for (size_t j = 0; j < $M; j++) {
         }
     }
     for (size_t j = 0; j < $M; j++) {
-        action[j] = ${p}_centre[j] + ${p}_half_range[j] * ${p}_tanh($output[j]$part);
+        action[j] = $action;
     }
     return 0;
 }
 """)
+
+_TANH_ACTION = Template("${p}_centre[j] + ${p}_half_range[j] * ${p}_tanh($output)")
+_CLIP_ACTION = Template("${p}_clip($output, ${p}_low[j], ${p}_high[j])")
 
 _EXAMPLE = Template("""\
     float *const observation = (float *)(void *)${p}_memory.values; /* the first layer's inputs */
@@ -564,7 +609,7 @@ ${example}    if (${p}($passed, action) != 0) {
     }
     for (int j = 0; j < ${P}_ACTIONS; j++) {
         const float difference = action[j] - ${p}_example_action[j];
-        const float allowed = 2.0f * ${p}_half_range[j] * $tolerance;
+        const float allowed = $span * $tolerance;
         if (!(difference <= allowed && -difference <= allowed)) {
             return 1 + j;
         }

@@ -1,9 +1,11 @@
 """The graph of policy.onnx, from an observation to an action in the environment's own units (docs/onnx.md).
 
-    observation ▸ [Sub offset ▸ Cast] ▸ [Sub mean] ▸ [Mul scale] ▸ Gemm ▸ Relu ▸ … ▸ Gemm
-    ▸ Clip ▸ Tanh ▸ Clip ▸ [Mul half_range] ▸ [Add centre] ▸ action
+    observation ▸ [Sub offset ▸ Cast] ▸ [Sub mean] ▸ [Mul scale] ▸ [Clip] ▸ Gemm ▸ [norm] ▸ Relu ▸ … ▸ Gemm
+    ▸ Clip ▸ Tanh ▸ Clip ▸ [Mul half_range] ▸ [Add centre] ▸ action            (head tanh)
+    ▸ [Max low] ▸ [Min high] ▸ action                                          (head clip)
 
-Nodes in brackets are there only where they change something. Neither Clip is redundant: OpenCV's Tanh is NaN above 44,
+Nodes in brackets are there only where they change something; another activation is another node than Relu, or a few.
+Neither Clip around Tanh is redundant: OpenCV's Tanh is NaN above 44,
 and onnxruntime's reaches 1.0000002, where an action must not leave its bounds. Weights stored as fp16 or int8 stand
 behind a Cast or a DequantizeLinear.
 """
@@ -11,6 +13,7 @@ behind a Cast or a DequantizeLinear.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,13 +26,13 @@ import onnx.numpy_helper
 import onnx.shape_inference
 
 from edgerl import __version__
-from edgerl.edge.acting.onnx_policy import ACTIVATION_OPERATORS, METADATA_KEY, OnnxPolicy
+from edgerl.edge.acting.onnx_policy import METADATA_KEY, OnnxPolicy
 from edgerl.errors import CheckFailed, EdgerlError, UnsupportedModelError, reason
 from edgerl.export.onnx.report import OnnxReport
 from edgerl.files.atomic import MAXIMUM_BYTES, refuse_existing, write_atomically
-from edgerl.policy.activation import HIDDEN
-from edgerl.policy.compact import Array, CompactPolicy, Layer, shifted, without_denormals
-from edgerl.policy.loss import action_span, sampled_observations
+from edgerl.policy.activation import LEAKY_SLOPE, ActivationName
+from edgerl.policy.compact import Array, CompactPolicy, Layer, LayerNorm, without_denormals
+from edgerl.policy.loss import action_span, resolution, sampled_observations
 
 FLOAT_OPSET, INT8_OPSET = 11, 13
 """The oldest that have what a graph uses, for the runtimes that boards have: Clip with its bounds as inputs, and
@@ -135,8 +138,62 @@ class _Graph:
 
     def clip(self, name: str, bound: float) -> None:
         """To [-bound, bound]."""
-        bounds = {f"{name}.low": -bound, f"{name}.high": bound}
-        self.apply("Clip", name, *(self.constant(key, np.array(value, np.float32)) for key, value in bounds.items()))
+        self.apply("Clip", name, self.number(f"{name}.low", -bound), self.number(f"{name}.high", bound))
+
+    def number(self, name: str, value: float) -> str:
+        return self.constant(name, np.array(value, np.float32))
+
+    def norm(self, name: str, norm: LayerNorm) -> None:
+        """LayerNorm in parts: as one operator it exists only from opset 17 on."""
+        self.apply("ReduceMean", f"{name}.mean", axes=[1], keepdims=1)
+        mean, self.value = self.value, self.nodes[-1].input[0]
+        self.apply("Sub", f"{name}.centred", mean)
+        centred = self.value
+        self.apply("Mul", f"{name}.squares", centred)
+        self.apply("ReduceMean", f"{name}.variance", axes=[1], keepdims=1)
+        self.apply("Add", f"{name}.above_zero", self.number(f"{name}.epsilon", norm.epsilon))
+        self.apply("Sqrt", f"{name}.deviation")
+        deviation, self.value = self.value, centred
+        self.apply("Div", f"{name}.standard", deviation)
+        self.apply("Mul", f"{name}.scaled", self.constant(f"{name}.scale", norm.scale))
+        self.apply("Add", f"{name}.shifted", self.constant(f"{name}.shift", norm.shift))
+
+    def hidden(self, name: str, layer: Layer) -> None:
+        """What stands behind a hidden layer."""
+        if layer.norm is not None:
+            self.norm(f"{name}.norm", layer.norm)
+        ACTIVATIONS[layer.activation](self, f"{name}.active")
+
+    def times_sigmoid(self, name: str) -> None:
+        before = self.value
+        self.apply("Sigmoid", f"{name}.gate")
+        self.apply("Mul", name, before)
+
+    def gelu(self, name: str) -> None:
+        """x (1 + erf(x / √2)) / 2: as one operator it exists only from opset 20 on."""
+        before = self.value
+        self.apply("Mul", f"{name}.scaled", self.number(f"{name}.root", 2**-0.5))
+        self.apply("Erf", f"{name}.erf")
+        self.apply("Add", f"{name}.gate", self.number(f"{name}.one", 1.0))
+        self.apply("Mul", f"{name}.twice", before)
+        self.apply("Mul", name, self.number(f"{name}.half", 0.5))
+
+    def tanh(self, name: str) -> None:
+        self.clip(f"{name}.saturated", SATURATED)
+        self.apply("Tanh", name)
+
+
+ACTIVATIONS: Mapping[ActivationName, Callable[[_Graph, str], None]] = {
+    "identity": lambda _graph, _name: None,
+    "relu": lambda graph, name: graph.apply("Relu", name),
+    "leaky_relu": lambda graph, name: graph.apply("LeakyRelu", name, alpha=LEAKY_SLOPE),
+    "elu": lambda graph, name: graph.apply("Elu", name, alpha=1.0),
+    "silu": _Graph.times_sigmoid,
+    "tanh": _Graph.tanh,
+    "sigmoid": lambda graph, name: graph.apply("Sigmoid", name),
+    "gelu": _Graph.gelu,
+}
+"""How each is written."""
 
 
 def build_model(policy: CompactPolicy, source_sha256: str, *, sparse_initializers: bool = False) -> Any:
@@ -153,20 +210,15 @@ def build_model(policy: CompactPolicy, source_sha256: str, *, sparse_initializer
             graph.apply("Sub", "centred", graph.constant("observation.mean", policy.observation_mean))
         if np.any(policy.observation_scale != 1):
             graph.apply("Mul", "normalised", graph.constant("observation.scale", policy.observation_scale))
+    if policy.observation_clip is not None:
+        graph.clip("clipped", policy.observation_clip)
     for index, layer in enumerate(policy.layers):
-        if index:
-            graph.apply(ACTIVATION_OPERATORS[HIDDEN.name], f"layers.{index - 1}.active")
         name = f"layers.{index}"
         weight, bias = graph.weight(f"{name}.weight", layer), graph.constant(f"{name}.bias", layer.bias)
         graph.apply("Gemm", f"{name}.sum", weight, bias, transB=1)
-    graph.clip("saturated", SATURATED)
-    graph.apply("Tanh", "tanh")
-    graph.clip("bounded", 1)
-    centre, half_range = policy.action_scaling
-    if np.any(half_range != 1):
-        graph.apply("Mul", "scaled", graph.constant("action.half_range", half_range))
-    if np.any(centre != 0):
-        graph.apply("Add", "shifted", graph.constant("action.centre", centre))
+        if index + 1 < len(policy.layers):
+            graph.hidden(name, layer)
+    _write_head(graph, policy)
     graph.nodes[-1].output[0] = "action"
     is_int8 = any(layer.scale is not None for layer in policy.layers)
     opsets = [onnx.helper.make_opsetid("", INT8_OPSET if is_int8 else FLOAT_OPSET)]
@@ -188,13 +240,31 @@ def build_model(policy: CompactPolicy, source_sha256: str, *, sparse_initializer
     return model
 
 
+def _write_head(graph: _Graph, policy: CompactPolicy) -> None:
+    if policy.head == "clip":
+        if np.isfinite(policy.action_low).any():
+            graph.apply("Max", "above_low", graph.constant("action.low", np.nan_to_num(policy.action_low)))
+        if np.isfinite(policy.action_high).any():
+            graph.apply("Min", "below_high", graph.constant("action.high", np.nan_to_num(policy.action_high)))
+        return
+    graph.clip("saturated", SATURATED)
+    graph.apply("Tanh", "tanh")
+    graph.clip("bounded", 1)
+    centre, half_range = policy.action_scaling
+    if np.any(half_range != 1):
+        graph.apply("Mul", "scaled", graph.constant("action.half_range", half_range))
+    if np.any(centre != 0):
+        graph.apply("Add", "shifted", graph.constant("action.centre", centre))
+
+
 def _metadata(policy: CompactPolicy, source_sha256: str) -> dict[str, Any]:
     """Every float32 is printed with all its digits, so that it is read back as the same number."""
+    bounds = {"low": policy.action_low.tolist(), "high": policy.action_high.tolist()}
     return {
         "version": __version__,
         "policy_sha256": source_sha256,
         "about": dict(policy.metadata),
-        "action": {"low": policy.action_low.tolist(), "high": policy.action_high.tolist()},
+        "action": bounds if policy.is_bounded else None,
         "example": {
             "observation": policy.example_observation.tolist(),
             "action": policy.example_action.tolist(),
@@ -234,7 +304,7 @@ def check_observations(policy: CompactPolicy, magnitude: float) -> Array:
 def _largest_difference(policy: CompactPolicy, observations: Array, actions: Array, final: Path) -> float:
     """Of `actions` from the policy in float64, in shares of the range; CheckFailed where one is too large."""
     difference = np.abs(actions - policy(observations, np.float64)) / action_span(policy)
-    allowed = np.maximum(TOLERANCE, _resolution(policy, observations))
+    allowed = np.maximum(TOLERANCE, resolution(policy, observations))
     if not np.all(difference <= allowed):  # a NaN is no less than anything
         worst = np.unravel_index(np.argmax(np.nan_to_num(difference, nan=np.inf) / allowed), difference.shape)
         raise CheckFailed(
@@ -242,30 +312,3 @@ def _largest_difference(policy: CompactPolicy, observations: Array, actions: Arr
             f"expected at most {allowed[worst]:.2g}; please report this with the policy"
         )
     return float(difference.max())
-
-
-def _resolution(policy: CompactPolicy, observations: Array) -> Array:
-    """What float32 rounding can change in each action [batch, m], as a share of its range.
-
-    Four standard deviations of the rounding errors before tanh, each operation's taken as independent, and the steps of
-    the action itself; below TOLERANCE for ordinary observations, and up to 1 where huge terms cancel.
-    """
-    unit = float(np.finfo(np.float32).eps) / 2
-    x = shifted(observations, policy.observation_offset).astype(np.float64)
-    variance = np.square(unit * x)
-    if policy.observation_mean is not None and policy.observation_scale is not None:
-        mean, scale = policy.observation_mean.astype(np.float64), policy.observation_scale.astype(np.float64)
-        variance = np.square(2 * unit * (np.abs(x) + np.abs(mean)) * scale)
-        x = (x - mean) * scale
-    for index, layer in enumerate(policy.layers):
-        if index:
-            x = HIDDEN.forward(x)
-        weight = layer.matrix(np.float64).T
-        terms = np.square(x) @ np.square(weight) + np.square(layer.bias.astype(np.float64))
-        variance = variance @ np.square(weight) + np.square(unit) * layer.n_inputs * terms
-        x = x @ weight + layer.bias
-    deviation = 4 * np.sqrt(variance)
-    share: Array = (np.tanh(x + deviation) - np.tanh(x - deviation)) / 2
-    # Bounds far from zero: an action in [400, 401] has steps of 3e-5, whatever is computed.
-    largest = np.maximum(np.abs(policy.action_low), np.abs(policy.action_high))
-    return share + 2 * np.spacing(largest) / action_span(policy)

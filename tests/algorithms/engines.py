@@ -77,7 +77,7 @@ def small_config(**options: Any) -> Config:
         "start_steps": 1,
     }
     options = defaults | {"drop_fraction": 0.25, "seed": 3} | options
-    if options.get("method") != "td3" and "lambda1" not in options:
+    if options.get("topology") != "dense" and "lambda1" not in options:
         options.setdefault("sparsity", 0.5)
     return make_config(environment="none", **options)
 

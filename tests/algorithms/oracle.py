@@ -198,9 +198,9 @@ class Oracle:
 
     def batch(self, transitions: Sequence[Transition], starts: Sequence[int]) -> Batch:
         """The windows of the next update that begin at `starts`, oldest transition first."""
-        td3 = self.config.td3
-        length = 1 if self.updates < td3.n_step_delay else td3.n_step
-        windows = [window(transitions[start : start + length], td3.discount) for start in starts]
+        learning = self.config.learning
+        length = 1 if self.updates < learning.n_step_delay else learning.n_step
+        windows = [window(transitions[start : start + length], learning.discount) for start in starts]
         return Batch(*(np.array(part) for part in zip(*windows, strict=True)))
 
     def drop_fraction(self) -> float:
@@ -217,7 +217,7 @@ class Oracle:
         network.evolve(fraction, self.updates, self.draws, grown, at_least_one=at_least_one)
 
     def update(self, batch: Any, noise: Array) -> None:
-        td3, evolution = self.config.td3, self.config.evolution
+        learning, evolution = self.config.learning, self.config.evolution
         self.updates += 1
         state, action, following = (
             np.asarray(part, np.float64) for part in (batch.observations, batch.actions, batch.next_observations)
@@ -226,22 +226,22 @@ class Oracle:
         inputs = np.concatenate([following, next_action], axis=1)
         value = np.minimum(*(critic.target(inputs)[:, 0] for critic in self.critics))
         target = np.asarray(batch.returns, np.float64) + np.asarray(batch.discounts, np.float64) * value
-        dynamic = self.config.network.method == "ds-td3"
+        dynamic = self.config.network.topology == "dynamic"
         for critic in self.critics:
             q, saved = critic.online(np.concatenate([state, action], axis=1))
             gradient = 2 * (q - target[:, None]) / len(q)
             weight_gradients, bias_gradients, _ = backward([p.value for p in critic.weights], saved, gradient)
-            critic.step(weight_gradients, bias_gradients, td3.learning_rate, td3.weight_decay)
+            critic.step(weight_gradients, bias_gradients, learning.learning_rate, learning.weight_decay)
             if dynamic and self.updates % evolution.evolution_interval == 0:
                 self.evolve(critic, weight_gradients)
                 self.actor_due = True
-        if self.updates % td3.policy_delay == 0:
+        if self.updates % learning.policy_delay == 0:
             self._update_actor(state)
             for network in (self.actor, *self.critics):
-                network.soft_update(td3.soft_update)
+                network.soft_update(learning.soft_update)
 
     def _update_actor(self, state: Array) -> None:
-        td3 = self.config.td3
+        learning = self.config.learning
         before, saved = self.actor.online(state)
         action = np.tanh(before)
         q1 = self.critics[0]
@@ -249,7 +249,7 @@ class Oracle:
         _, _, gradient = backward([p.value for p in q1.weights], q_saved, np.full_like(q, -1 / len(q)))
         gradient = gradient[:, state.shape[1] :] * (1 - action**2)
         weight_gradients, bias_gradients, _ = backward([p.value for p in self.actor.weights], saved, gradient)
-        self.actor.step(weight_gradients, bias_gradients, td3.learning_rate, td3.weight_decay)
+        self.actor.step(weight_gradients, bias_gradients, learning.learning_rate, learning.weight_decay)
         if self.actor_due:
             self.evolve(self.actor, weight_gradients)
             self.actor_due = False

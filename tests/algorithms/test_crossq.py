@@ -192,7 +192,7 @@ def test_the_policy_learns_by_its_batch_and_is_valued_by_running_statistics() ->
     assert differing({name: array for name, array in agent.state().items() if "critic" in name}, before) == []
 
 
-@pytest.mark.parametrize("options", [{}, {"block": 4, "sparsity": 0.6}, {"method": "td3"}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"block": 4, "sparsity": 0.6}, {"topology": "dense"}], ids=str)
 def test_no_network_has_a_target_nor_memory_for_one(options: dict[str, Any]) -> None:
     config = small_config(algorithm="crossq", batch_size=9, **options)
     for agent in (CrossQ(config, N, M), native_agent(config)):
@@ -254,8 +254,9 @@ def test_what_is_tried_is_drawn_from_the_policy_on_both_engines(isa: Isa, monkey
 
 def test_defaults_are_those_of_its_authors_and_options_win() -> None:
     config = make_config(algorithm="crossq")
-    td3, network = config.td3, config.network
-    assert (td3.learning_rate, td3.beta1, td3.batch_size, td3.policy_delay, td3.weight_decay) == (1e-3, 0.5, 256, 3, 0)
+    learning, network = config.learning, config.network
+    assert (learning.learning_rate, learning.beta1, learning.weight_decay) == (1e-3, 0.5, 0)
+    assert (learning.batch_size, learning.policy_delay) == (256, 3)
     assert (network.actor_norm, network.critic_norm) == ("batch", "batch")
     assert make_config(algorithm="crossq", actor_norm="none").network.actor_norm == "none"
     assert (make_config().network.actor_norm, make_config(algorithm="sac").network.critic_norm) == ("none", "none")
@@ -271,7 +272,7 @@ def test_its_temperature_is_sacs() -> None:
         ({"critic_norm": "batch"}, "^`critic_norm` is batch and `algorithm` td3, and batch norms need one without"),
         (
             {"algorithm": "sac", "actor_norm": "batch"},
-            "^`actor_norm` is batch and `algorithm` sac, and batch norms need",
+            "^`actor_norm` is 'batch', which means nothing to `algorithm` sac",
         ),
         ({"algorithm": "crossq", "batch_size": 1}, "^`critic_norm` is batch and `batch_size` 1, which has no variance"),
         ({"actor_norm": "layer"}, "^`actor_norm` is 'layer'; expected none, batch"),

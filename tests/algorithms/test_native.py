@@ -66,9 +66,9 @@ SMALL_CROSSQ: dict[str, Any] = {"algorithm": "crossq", "batch_size": 9}
 SMALL_SAC: dict[str, Any] = {"algorithm": "sac", "batch_size": 9, "learning_rate": 1e-3}
 
 PARITY: dict[str, dict[str, Any]] = {
-    "dense": {"method": "td3"},
-    "static": {"method": "static-td3", "normalize": True},
-    "static, block 4": {"method": "static-td3", "block": 4},
+    "dense": {"topology": "dense"},
+    "static": {"topology": "static", "normalize": True},
+    "static, block 4": {"topology": "static", "block": 4},
     "block 1": {},
     "block 4": {"block": 4},
     "paper's lambdas": {"lambda1": 1.0, "lambda2": 2.0, "seed": (1 << 64) - 1},
@@ -112,7 +112,7 @@ PARITY: dict[str, dict[str, Any]] = {
     "slow targets": {"soft_update": 1e-4, "evolution_interval": 3, "block": 4},
     "layer norm": {"critic_norm": "layer"},
     "layer norm, block 4": {"critic_norm": "layer", "block": 4, "growth": "gradient"},
-    "layer norm, dense": {"critic_norm": "layer", "method": "td3", "policy_delay": 1},
+    "layer norm, dense": {"critic_norm": "layer", "topology": "dense", "policy_delay": 1},
     "layer norm of two units": {"critic_norm": "layer", "critic_hidden": (2, 3), "block": 4, "batch_size": 1},
     "wider critics": {"critic_hidden": (31, 22)},
     "deeper critics": {"critic_hidden": (12, 9, 7, 5), "block": 4, "critic_norm": "layer"},
@@ -121,22 +121,22 @@ PARITY: dict[str, dict[str, Any]] = {
     "first moment": {"beta1": 0.5, "actor_learning_rate": 3e-4, "critic_learning_rate": 2e-3},
     "static actor": {"actor_topology": "static"},
     "static critics": {"critic_topology": "static", "block": 4},
-    "dynamic critics of a static method": {"method": "static-td3", "critic_topology": "dynamic"},
+    "dynamic critics of a static topology": {"topology": "static", "critic_topology": "dynamic"},
     "an early end of the evolution": {"evolution_steps": 61},
     "scaled magnitude": {"drop": "scaled-magnitude"},
     "scaled magnitude, block 4": {"drop": "scaled-magnitude", "block": 4, "growth": "gradient"},
     "scaled magnitude, too small": SMALL | {"drop": "scaled-magnitude"},
     "everything new": EVERYTHING_NEW,
     "sac": SMALL_SAC,
-    "sac, dense": SMALL_SAC | {"method": "td3", "initial_temperature": 0.1},
+    "sac, dense": SMALL_SAC | {"topology": "dense", "initial_temperature": 0.1},
     "sac, block 4": SMALL_SAC | {"block": 4, "growth": "gradient", "target_entropy": -1.5},
     "sac, static actor": SMALL_SAC | {"actor_topology": "static", "policy_delay": 3},
     "sac, sparse output, everything new": SMALL_SAC
     | {"output_layer": "sparse", "critic_norm": "layer", "drop": "scaled-magnitude", "optimiser": "adamw", "n_step": 3},
     "sac, one of everything": SMALL_SAC | {"hidden": (1,), "batch_size": 1, "n": 1, "m": 1, "sparsity": 0.0},
     "crossq": SMALL_CROSSQ,
-    "crossq, dense": SMALL_CROSSQ | {"method": "td3", "policy_delay": 1},
-    "crossq, static": SMALL_CROSSQ | {"method": "static-td3", "normalize": True},
+    "crossq, dense": SMALL_CROSSQ | {"topology": "dense", "policy_delay": 1},
+    "crossq, static": SMALL_CROSSQ | {"topology": "static", "normalize": True},
     "crossq, block 4": SMALL_CROSSQ | {"block": 4, "growth": "gradient", "critic_hidden": (23, 14, 9)},
     "crossq, gradient": SMALL_CROSSQ | {"growth": "gradient", "sparsity": 0.6, "output_layer": "sparse"},
     "crossq, scaled magnitude": SMALL_CROSSQ | {"drop": "scaled-magnitude", "n_step": 3, "optimiser": "adamw"},
@@ -177,7 +177,7 @@ def _assert_parity(options: dict[str, Any], updates: int) -> None:
     replay, normalizer = filled_replay(n, m, options.get("count", 700)), _normalizer(n) if config.normalize else None
     if made := options.get("updates"):
         for agent in (native, reference):
-            agent.load_state(_after(made, agent.state(), config.td3.policy_delay))
+            agent.load_state(_after(made, agent.state(), config.learning.policy_delay))
     first = state = native.state()
     _assert_same_states(first, reference.state(), "at the beginning")
     changed, own_supports = set[str](), set[str]()
@@ -232,7 +232,7 @@ def _assert_same_states(found: Arrays, expected: Arrays, when: str) -> None:
 
 
 ORACLE: dict[str, dict[str, Any]] = {
-    "dense": {"method": "td3"},
+    "dense": {"topology": "dense"},
     "block 1": {},
     "block 4, gradient": {"block": 4, "growth": "gradient"},
     "cosine": {"drop_schedule": "cosine", "steps": 90, "policy_delay": 3},
@@ -269,11 +269,11 @@ def test_sixty_updates_in_double_equal_the_oracle(options: dict[str, Any]) -> No
 
 def _update(oracle: Oracle) -> None:
     """One update on what the engine draws out of `filled_replay`; nothing of either engine is used."""
-    td3, draws, update = oracle.config.td3, Draws(oracle.config.seed), oracle.updates + 1
-    starts = below(draws.words(Purpose.REPLAY, update, td3.batch_size), 300)
-    count = td3.batch_size * M
+    learning, draws, update = oracle.config.learning, Draws(oracle.config.seed), oracle.updates + 1
+    starts = below(draws.words(Purpose.REPLAY, update, learning.batch_size), 300)
+    count = learning.batch_size * M
     noise = normal(draws.words(Purpose.TARGET_NOISE, update, count + count % 2))[:count].reshape(-1, M)
-    noise = np.clip(td3.target_noise * noise, -td3.target_noise_clip, td3.target_noise_clip)
+    noise = np.clip(learning.target_noise * noise, -learning.target_noise_clip, learning.target_noise_clip)
     oracle.update(oracle.batch(transitions(700)[-300:], starts.tolist()), noise)
 
 
@@ -315,7 +315,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "3-257, batch 100, block 4": {"hidden": (3, 257), "batch_size": 100, "block": 4, "sparsity": 0.2},
     "1-3-17, batch 7": {"hidden": (1, 3, 17), "batch_size": 7, "sparsity": 0.2},
     "17, batch 1": {"hidden": (17,), "batch_size": 1},
-    "64-64, dense, batch 33": {"hidden": (64, 64), "batch_size": 33, "method": "td3"},
+    "64-64, dense, batch 33": {"hidden": (64, 64), "batch_size": 33, "topology": "dense"},
 }
 
 
@@ -327,7 +327,12 @@ NORMALISED: dict[str, dict[str, Any]] = {
     "CrossQ, 255-257, batch 256": {"algorithm": "crossq", "hidden": (255, 257), "batch_size": 256},
     "CrossQ, 33-17, batch 2": {"algorithm": "crossq", "hidden": (33, 17), "batch_size": 2},
     "CrossQ, 6-3, batch 101, block 4": {"algorithm": "crossq", "hidden": (6, 3), "batch_size": 101, "block": 4},
-    "CrossQ, 33-17, batch 100, dense": {"algorithm": "crossq", "hidden": (33, 17), "batch_size": 100, "method": "td3"},
+    "CrossQ, 33-17, batch 100, dense": {
+        "algorithm": "crossq",
+        "hidden": (33, 17),
+        "batch_size": 100,
+        "topology": "dense",
+    },
     "CrossQ, warm": {"algorithm": "crossq", "hidden": (33, 17), "batch_size": 100, "updates": 300_000},
 }
 
@@ -341,7 +346,7 @@ def test_gradients_through_norms_are_those_of_double(
     config = _only_gradients(critic_norm=norm, **{name: value for name, value in options.items() if name != "updates"})
     single, double = _on(isa, config, monkeypatch), native_agent(config, double=True)
     for agent in (single, double):
-        agent.load_state(_after(updates, agent.state(), config.td3.policy_delay))
+        agent.load_state(_after(updates, agent.state(), config.learning.policy_delay))
         agent.learn(filled_replay())
     state, expected = single.state(), double.state()
     moments = [name for name in expected if name.endswith("_first_moment")]
@@ -419,9 +424,9 @@ def test_one_update_on_any_instruction_set_is_near_the_naive_one(
 def test_adam_and_the_moving_average_are_their_formulas_at_any_step(
     block: int, isa: Isa, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = small_config(method="static-td3", block=block, policy_delay=1, hidden=(33, 30))
+    config = small_config(topology="static", block=block, policy_delay=1, hidden=(33, 30))
     native, replay = _on(isa, config, monkeypatch), filled_replay()
-    rate, share = config.td3.learning_rate, config.td3.soft_update
+    rate, share = config.learning.learning_rate, config.learning.soft_update
     for updates in (0, 1, 2, 9, 999, 123_456, 1_000_000_000):
         progress = native.arena.progress
         progress.updates = updates
@@ -443,7 +448,7 @@ def test_adam_and_the_moving_average_are_their_formulas_at_any_step(
 
 
 @pytest.mark.parametrize("isa", HERE)
-@pytest.mark.parametrize("options", [{"growth": "gradient"}, {"block": 4}, {"method": "td3"}], ids=str)
+@pytest.mark.parametrize("options", [{"growth": "gradient"}, {"block": 4}, {"topology": "dense"}], ids=str)
 def test_the_same_seed_gives_the_same_bits(options: dict[str, Any], isa: Isa, monkeypatch: pytest.MonkeyPatch) -> None:
     replay = filled_replay()
     agents = [_on(isa, small_config(seed=seed, **options), monkeypatch) for seed in (3, 3, 4)]
@@ -483,7 +488,7 @@ SLICED: dict[str, dict[str, Any]] = {
     "block 1": {"hidden": (33, 20), "batch_size": 40},
     "block 1, gradient": {"hidden": (33, 20), "growth": "gradient", "n_step": 3},
     "block 4, gradient": {"hidden": (30, 33), "growth": "gradient", "block": 4, "output_layer": "sparse"},
-    "dense": {"hidden": (16,), "method": "td3", "policy_delay": 1},
+    "dense": {"hidden": (16,), "topology": "dense", "policy_delay": 1},
     "crossq": {"algorithm": "crossq", "hidden": (33, 20), "batch_size": 37, "policy_delay": 2, "growth": "gradient"},
     "crossq, block 4": {"algorithm": "crossq", "hidden": (30, 33), "batch_size": 9, "policy_delay": 1, "block": 4},
 }
@@ -637,7 +642,7 @@ def _denormal_product() -> float:
 def test_denormals_are_flushed_in_updates_and_the_callers_mode_is_restored(
     isa: Isa, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    native, replay = _on(isa, small_config(method="static-td3", policy_delay=1), monkeypatch), filled_replay()
+    native, replay = _on(isa, small_config(topology="static", policy_delay=1), monkeypatch), filled_replay()
     for layers in native.arena.layers:
         layers[0].bias[:] = -1000  # every unit is dead: nothing but weight decay moves its weights
         layers[0].weight[:] = np.float32(1e-40)

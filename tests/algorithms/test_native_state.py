@@ -43,7 +43,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "norms": {"critic_norm": "layer", "critic_hidden": (14, 9, 6), "optimiser": "adamw", "beta1": 0.5},
     "norms, block 4": {"critic_norm": "layer", "block": 4, "drop": "scaled-magnitude", "actor_topology": "static"},
     "gradient": {"growth": "gradient", "output_layer": "sparse"},
-    "dense": {"method": "td3"},
+    "dense": {"topology": "dense"},
 }
 
 
@@ -598,7 +598,7 @@ def test_what_is_kept_beside_the_state_follows_each_evolution(block: int) -> Non
 
 
 def test_dense_layers_are_kept_in_blocks_of_four_with_nothing_for_a_topology() -> None:
-    agent = native_agent(small_config(method="td3"))
+    agent = native_agent(small_config(topology="dense"))
     for network in agent.arena.layers:
         for layer in network:
             assert layer.block == (4 if layer.n_outputs >= 4 else 1)

@@ -63,16 +63,22 @@ def test_the_aim_is_minus_one_nat_per_action_unless_stated() -> None:
 
 
 def test_runs_and_policies_are_named_by_topology_and_algorithm() -> None:
-    names = [make_config(algorithm="sac", method=method).method_name for method in ("td3", "static-td3", "ds-td3")]
+    topologies = ("dense", "static", "dynamic")
+    names = [make_config(algorithm="sac", topology=topology).method_name for topology in topologies]
     assert names == ["sac", "static-sac", "ds-sac"]
-    assert make_config(method="static-td3").method_name == "static-td3"
+    assert make_config(topology="static").method_name == "static-td3"
 
 
 def test_defaults_are_those_of_its_authors_and_options_win() -> None:
-    td3 = make_config(algorithm="sac").td3
-    assert (td3.learning_rate, td3.batch_size, td3.policy_delay, td3.weight_decay) == (3e-4, 256, 1, 0)
-    assert make_config(algorithm="sac", batch_size=100).td3.batch_size == 100
-    assert make_config().td3.batch_size == 100
+    learning = make_config(algorithm="sac").learning
+    assert (learning.learning_rate, learning.batch_size, learning.policy_delay, learning.weight_decay) == (
+        3e-4,
+        256,
+        1,
+        0,
+    )
+    assert make_config(algorithm="sac", batch_size=100).learning.batch_size == 100
+    assert make_config().learning.batch_size == 100
 
 
 @pytest.mark.parametrize("isa", HERE)
@@ -97,6 +103,31 @@ def test_a_policy_has_the_actions_alone() -> None:
     for agent in (_agent(), native_agent(small_config(algorithm="sac", batch_size=9))):
         weight, bias = agent.actor_layers()[-1]
         assert (weight.shape[0], bias.shape) == (M, (M,))
+
+
+@pytest.mark.parametrize("block", [1, 4])
+def test_degrees_of_outputs_count_connections_that_are_still_zero(block: int) -> None:
+    config = small_config(algorithm="sac", batch_size=9, block=block, output_layer="sparse", drop_fraction=0.9)
+    reference, native, replay = SAC(config, N, M, dtype=torch.float64), native_agent(config), filled_replay()
+    for _ in range(20):
+        reference.learn(replay)
+        native.learn(replay)
+    for agent in (reference, native):
+        packed = agent.state()["actor.2.mask"]
+        rows = -(-2 * M // block)
+        blocks = np.unpackbits(packed, count=rows * 13).reshape(rows, 13)
+        expected = [int(blocks[output // block].sum()) for output in range(2 * M)]
+        actor = next(network for name, network in agent.networks if name == "actor")
+        assert actor.output_degrees().tolist() == expected
+        assert sum(expected) == actor.connections()[-1]
+        weight, _ = agent.actor_layers()[-1]
+        assert np.count_nonzero(weight) < sum(expected[:M]), "what grew is still zero"
+
+
+def test_degrees_of_dense_outputs_are_all_inputs() -> None:
+    for agent in (_agent(), native_agent(small_config(algorithm="sac", batch_size=9))):
+        actor = next(network for name, network in agent.networks if name == "actor")
+        assert actor.output_degrees().tolist() == [13] * 2 * M
 
 
 @pytest.mark.parametrize("options", [{}, {"block": 4, "critic_norm": "layer"}], ids=["block 1", "block 4, norms"])

@@ -15,14 +15,12 @@ import torch
 from edgerl.algorithms.native import NativeAgent
 from edgerl.algorithms.td3 import TD3
 from edgerl.config import Config, Growth
-from edgerl.edge import Policy
 from edgerl.edge.engine.growth import GROWTH_RULES, GrowthRule
 from edgerl.edge.engine.library import Library
 from edgerl.policy.activation import HIDDEN, Activation
 from edgerl.policy.shape import LayerShape
 from edgerl.profiling.budgets.costs import training_cost
 from tests.edge.compiled import ENGINE, SHIPPED, compile_c
-from tests.policy.policies import random_policy
 
 from .engines import DOUBLE, HERE, M, N, differing, engine_with, filled_replay, small_config
 
@@ -116,12 +114,6 @@ def test_an_activation_is_one_entry_on_each_side(tmp_path: Path, monkeypatch: py
     for isa in HERE:
         monkeypatch.setenv("EDGERL_ISA", isa)
         _assert_one_update_agrees(config, shipped)
-    policy = random_policy(1, (7, 33, 19, 5), density=0.4)
-    monkeypatch.setattr("edgerl.policy.compact.HIDDEN", tanh)
-    monkeypatch.setattr("edgerl.edge.acting.policy.library", lambda: shipped)
-    observation = np.linspace(-1, 1, 7).astype(np.float32)
-    for isa in HERE:
-        np.testing.assert_allclose(Policy(policy, "sparse", isa)(observation), policy(observation), atol=1e-5)
 
 
 def test_the_compiler_names_every_case_that_an_activation_lacks(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ N, M = 5, 3
 
 def _config(**options: Any) -> Config:
     options = {"hidden": (17, 19), "sparsity": 0.5, "batch_size": 16, "evolution_interval": 7, "seed": 11} | options
-    if options.get("method") == "td3":
+    if options.get("topology") == "dense":
         options["sparsity"] = None
     return make_config(environment="none", **options)
 
@@ -41,14 +41,14 @@ def _batch(generator: np.random.Generator, size: int, scale: float = 1.0) -> Bat
 @pytest.mark.parametrize(
     "options",
     [
-        {"method": "td3"},
-        {"method": "static-td3"},
-        {"method": "ds-td3"},
-        {"method": "ds-td3", "growth": "gradient"},
-        {"method": "ds-td3", "block": 4},
-        {"method": "ds-td3", "block": 4, "growth": "gradient"},
-        {"method": "ds-td3", "policy_delay": 3, "evolution_interval": 4},
-        {"method": "ds-td3", "sparsity": 0.8, "drop_fraction": 0.5, "hidden": (33, 7, 9)},
+        {"topology": "dense"},
+        {"topology": "static"},
+        {"topology": "dynamic"},
+        {"topology": "dynamic", "growth": "gradient"},
+        {"topology": "dynamic", "block": 4},
+        {"topology": "dynamic", "block": 4, "growth": "gradient"},
+        {"topology": "dynamic", "policy_delay": 3, "evolution_interval": 4},
+        {"topology": "dynamic", "sparsity": 0.8, "drop_fraction": 0.5, "hidden": (33, 7, 9)},
         {"drop_schedule": "cosine", "drop_fraction": 0.5, "steps": 100, "start_steps": 30},
         {
             "drop_schedule": "cosine",
@@ -60,7 +60,7 @@ def _batch(generator: np.random.Generator, size: int, scale: float = 1.0) -> Bat
         },
         {"output_layer": "sparse", "drop_fraction": 0.3},
         {"output_layer": "sparse", "sparsity": 0.8, "block": 4, "drop_fraction": 0.3},
-        {"output_layer": "sparse", "method": "static-td3"},
+        {"output_layer": "sparse", "topology": "static"},
         {"distribution": "uniform", "sparsity": 0.7},
         {"distribution": "uniform", "output_layer": "sparse", "growth": "gradient", "drop_fraction": 0.3},
         {"distribution": "uniform", "output_layer": "sparse", "growth": "gradient", "block": 4, "drop_fraction": 0.3},
@@ -119,7 +119,7 @@ def test_sixty_updates_on_n_step_returns_equal_the_oracle(delay: int) -> None:
         replay.append(t.observation, t.action, t.reward, t.following, t.boundary)
     for update in range(1, 61):
         starts, noise = generator.integers(0, 50, 16), agent.target_noise()
-        agent.update(replay.sample(starts, 0.5, n_step_at(agent.config.td3, update)))
+        agent.update(replay.sample(starts, 0.5, n_step_at(agent.config.learning, update)))
         oracle.update(oracle.batch(transitions[-50:], starts.tolist()), noise)
     _assert_equal(agent, oracle)
 
@@ -220,7 +220,7 @@ def test_the_last_update_does_not_evolve() -> None:
 
 
 def test_static_masks_never_change_and_dense_layers_have_none() -> None:
-    static, dense = TD3(_config(method="static-td3"), N, M), TD3(_config(method="td3"), N, M)
+    static, dense = TD3(_config(topology="static"), N, M), TD3(_config(topology="dense"), N, M)
     before = {layer: mask.copy() for layer, mask in static.actor.masks.items()}
     generator = np.random.default_rng(5)
     for _ in range(20):

@@ -56,6 +56,7 @@ COMMANDS: dict[str, list[tuple[object, ...]]] = {
     "learn": [("learn", "run", *OWN, "--rate", 0, "--hours", 0.0001)],
     "table": [("table", "own.toml")],
     "report": [("report", "run", "-o", "é.html")],
+    "import": [("import", "run/policy.onnx", "-o", "ímport.safetensors", "--force")],
     "info": [("info", "run"), ("info", "λ.toml")],
     "sweep": [("sweep", "own.toml", "--dry-run", "--jobs", 1)],
     "devices list": [("devices", "list")],

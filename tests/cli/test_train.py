@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from edgerl.cli.train import _returned, described
-from edgerl.config import OPTIONS
+from edgerl.config import OPTIONS, unused_by
 from edgerl.training.folder import read_config
 from edgerl.training.logs import read_metrics
 from edgerl.training.train import train
@@ -123,7 +123,7 @@ OTHER_VALUES: dict[str, Any] = {
     "evaluation": "separate",
     "on_fault": "truncate",
     "hidden": (16, 12),
-    "method": "static-td3",
+    "topology": "static",
     "block": 4,
     "distribution": "uniform",
     "output_layer": "sparse",
@@ -185,12 +185,15 @@ def as_words(options: dict[str, Any]) -> list[str]:
     return words
 
 
-def test_every_option_reaches_the_run_from_a_flag_and_from_a_file(edgerl: Run) -> None:
+@pytest.mark.parametrize("algorithm", ["td3", "sac", "crossq"])
+def test_every_option_reaches_the_run_from_a_flag_and_from_a_file(edgerl: Run, algorithm: str) -> None:
     assert set(OTHER_VALUES) == set(OPTIONS) - {"lambda1", "lambda2"}
-    code, _, err = edgerl("train", *as_words(OTHER_VALUES), "--out", "here")
+    values = {name: value for name, value in OTHER_VALUES.items() if name not in unused_by(algorithm)}
+    values["algorithm"] = algorithm
+    code, _, err = edgerl("train", *as_words(values), "--out", "here")
     assert (code, err.count("edgerl: ")) == (0, 0), err
     found = read_config(Path("here"))
-    assert {name: OPTIONS[name].of(found) for name in OTHER_VALUES} == OTHER_VALUES
+    assert {name: OPTIONS[name].of(found) for name in values} == values
     code, text, _ = edgerl("info", "here", "--config")
     assert code == 0
     Path("run.toml").write_text(text)
@@ -208,7 +211,8 @@ def test_every_option_reaches_the_run_from_a_flag_and_from_a_file(edgerl: Run) -
         ("steps = 2.5", "run.toml: steps is 2.5; expected a whole number"),
         ("hidden = 3", "run.toml: hidden is 3; expected whole numbers, one per layer"),
         ("hidden = [[3]]", "run.toml: hidden is [3]; expected a whole number"),
-        ("method = 3", "run.toml: method is 3; expected td3, static-td3, ds-td3"),
+        ("method = 3", "run.toml: method is 3; expected td3, static-td3, ds-td3, sac"),
+        ("topology = 3", "run.toml: topology is 3; expected dense, static, dynamic"),
         ("seed = 1979-05-27", "run.toml: seed is 1979-05-27; expected a whole number"),
         ("env_args = 3", "run.toml: env_args is 3; expected names with values"),
         ("preset = 'slow'", "--preset is 'slow'; expected paper or quick"),
@@ -249,7 +253,12 @@ def test_a_bad_configuration_file_is_one_line_and_leaves_nothing(edgerl: Run, te
         (["--steps", "many"], "Invalid value for '--steps': "),
         (["--hidden", "a,b"], "--hidden is 'a,b'; expected whole numbers with commas"),
         (["--preset", "slow"], "--preset is 'slow'; expected paper or quick"),
-        (["--method", "ppo"], "--method is 'ppo'; expected td3, static-td3, ds-td3"),
+        (["--method", "ppo"], "--method is 'ppo'; expected td3, static-td3, ds-td3, sac, static-sac, ds-sac"),
+        (
+            ["--method", "ds-td3", "--algorithm", "sac"],
+            "--method is ds-td3, whose --algorithm is td3, and --algorithm is 'sac'; leave out one of them",
+        ),
+        (["--topology", "dense", "--block", "4"], "--topology is dense, which has no blocks; use --topology dynamic"),
         (["--distribution", "flat"], "--distribution is 'flat'; expected er, uniform"),
         (["--output-layer", "sparse", "--lambda1", "7"], "--output-layer and --lambda1, --lambda2 were both given"),
         (["--actor-sparsity", "1"], "--actor-sparsity is 1.0; expected a number in [0, 1)"),

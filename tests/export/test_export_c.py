@@ -17,14 +17,15 @@ import pytest
 from edgerl.commands.export import export_policy
 from edgerl.edge.acting.onnx_policy import OnnxPolicy
 from edgerl.errors import ConfigError, OutputError, UnsupportedModelError
-from edgerl.export.c.form import COSTS, ColumnForm, DenseForm, Layout, column_form, layer_form, policy_form
+from edgerl.export.c.form import ACTIVE, COSTS, ColumnForm, DenseForm, Layout, column_form, layer_form, policy_form
 from edgerl.export.c.options import Options, Target
 from edgerl.export.c.source import Provenance, generate
 from edgerl.export.c.text import comment_text, number
-from edgerl.policy.compact import Array, CompactPolicy, Precision, as_blocks, make_layer
+from edgerl.policy.activation import ACTIVATIONS, ActivationName
+from edgerl.policy.compact import Array, CompactPolicy, Head, Precision, as_blocks, make_layer
 from edgerl.policy.format import save
 from edgerl.profiling.budgets.report import profile
-from tests.policy.policies import random_policy
+from tests.policy.policies import random_policy, torch_actions
 
 from .compiled_c import PROVENANCE, STRICT, Library, run, write
 from .golden.__main__ import CASES, golden
@@ -80,6 +81,31 @@ def test_actions_are_those_of_onnxruntime(
     assert largest_difference(policy, actions, centre + half_range * np.tanh(x)) < BOUNDS[precision]
     assert np.all((actions >= policy.action_low) & (actions <= policy.action_high))
     assert library.self_test() == 0
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize(
+    ("activation", "head"), [*((name, "clip") for name in ACTIVATIONS), ("relu", "tanh"), ("tanh", "tanh")]
+)
+def test_every_activation_norm_and_head_is_pytorchs(
+    activation: ActivationName, head: Head, norm: bool, precision: Precision, tmp_path: Path
+) -> None:
+    policy = random_policy(
+        3, (7, 33, 20, 3), precision=precision, activation=activation, norm=norm, head=head, clip=1.5
+    )
+    library, observations = Library(policy, tmp_path), observations_of(policy, 100)
+    expected = torch_actions(policy, observations)
+    actions = library.actions(observations)
+    assert np.abs(actions - expected).max() < BOUNDS[precision] * np.abs(expected).max(initial=1)
+    assert np.all((actions >= policy.action_low) & (actions <= policy.action_high))
+    assert library.self_test() == 0
+    bad = observations[0].copy()
+    bad[0] = np.nan
+    code, refused = library.act(bad)
+    bounds = np.stack([policy.action_low, policy.action_high])
+    assert code == 1
+    np.testing.assert_allclose(refused, np.where(np.isfinite(bounds).all(axis=0), bounds.mean(axis=0), 0), rtol=1e-6)
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e6])
@@ -425,7 +451,9 @@ def test_a_tenth_of_the_connections_takes_a_fraction_of_the_flash(block: int, dt
 def test_auto_takes_what_is_faster_and_not_much_larger() -> None:
     def names(density: float, block: int = 1) -> list[type]:
         layers = half_cheetah(density, block).layers
-        return [type(layer_form(layer, "auto", "cortex-m4", is_first=i == 0)) for i, layer in enumerate(layers)]
+        shares = [1.0] + [ACTIVE] * (len(layers) - 1)
+        forms = (layer_form(layer, "auto", "cortex-m4", share) for layer, share in zip(layers, shares, strict=True))
+        return [type(form) for form in forms]
 
     assert names(0.1) == names(0.5) == names(0.5, 4) == [ColumnForm, ColumnForm, DenseForm]
     assert names(0.7) == names(1) == [DenseForm] * 3

@@ -23,8 +23,10 @@ from edgerl.commands.export import export_policy
 from edgerl.edge import OnnxPolicy
 from edgerl.errors import CheckFailed, ConfigError, FileFormatError, MissingExtraError, OutputError
 from edgerl.export.onnx import graph as onnx_export
-from edgerl.policy.compact import CompactPolicy, make_layer
+from edgerl.policy.activation import ACTIVATIONS, ActivationName
+from edgerl.policy.compact import CompactPolicy, Head, make_layer
 from edgerl.policy.format import save, to_bytes
+from tests.policy.policies import random_policy, torch_actions
 
 Array = npt.NDArray[Any]
 
@@ -47,7 +49,7 @@ def reference(path: Path, observations: Array) -> Array:
     return actions
 
 
-def torch_actions(made: Any, observations: Array) -> Array:
+def actions_in_torch(made: Any, observations: Array) -> Array:
     """What the graph must compute, in torch and float64, from the numbers the policy was made from."""
     x = (torch.from_numpy(observations.astype(np.float64)) - torch.from_numpy(made.mean)) * torch.from_numpy(made.scale)
     for index, (weight, bias) in enumerate(zip(made.weights, made.biases, strict=True)):
@@ -77,7 +79,7 @@ def test_actions_are_those_of_torch(
     made = make_policy(widths, precision, block, normalize)
     export_policy(made.policy, "onnx", path)
     observations = observations_of(made, 1000)
-    expected = torch_actions(made, observations)
+    expected = actions_in_torch(made, observations)
     span = made.policy.action_high.astype(np.float64) - made.policy.action_low
     assert np.max(np.abs(run(path, observations) - expected) / span) < 1e-5
     independent = reference(path, observations[:50])
@@ -89,7 +91,7 @@ def test_extreme_observations_saturate_as_in_torch(make_policy: Any, path: Path,
     made = make_policy()
     export_policy(made.policy, "onnx", path)
     observations = observations_of(made, 1000, magnitude)
-    expected, actions = torch_actions(made, observations), run(path, observations)
+    expected, actions = actions_in_torch(made, observations), run(path, observations)
     low, high = made.policy.action_low.astype(np.float64), made.policy.action_high.astype(np.float64)
     unit = 2 * (expected - low) / (high - low) - 1
     saturated = np.abs(unit) > 1 - 1e-6  # in between, float32 sums of large terms resolve no 1e-5
@@ -130,7 +132,7 @@ def test_an_offset_is_subtracted_in_float64_before_anything_is_rounded(make_poli
     seen = observations_of(made, 500).astype(np.float64)
     given = offset + seen
     span = policy.action_high.astype(np.float64) - policy.action_low
-    expected = torch_actions(made, given.astype(np.longdouble) - offset)
+    expected = actions_in_torch(made, given.astype(np.longdouble) - offset)
     assert np.max(np.abs(run(path, given) - expected) / span) < 1e-5
     assert np.max(np.abs(reference(path, given[:50]) - expected[:50]) / span) < 1e-5
     assert np.max(np.abs(policy(given, np.float64) - expected) / span) < 1e-6
@@ -142,7 +144,7 @@ def test_an_offset_is_subtracted_in_float64_before_anything_is_rounded(make_poli
         ValueError, match=r"the observation is float32; expected float64, since the policy has an offset"
     ):
         act(given[0].astype(np.float32))
-    lost = torch_actions(made, given.astype(np.float32).astype(np.float64) - offset)
+    lost = actions_in_torch(made, given.astype(np.float32).astype(np.float64) - offset)
     assert np.max(np.abs(lost - expected) / span) > 0.1
 
 
@@ -169,7 +171,7 @@ def test_a_reader_whose_tanh_overflows_gets_no_such_argument(make_policy: Any, p
     made = make_policy()
     export_policy(made.policy, "onnx", path)
     observations = observations_of(made, 500, 1e3)
-    expected = unit_range(made, torch_actions(made, observations))
+    expected = unit_range(made, actions_in_torch(made, observations))
     saturated = np.minimum(expected, 1 - expected) == 0  # beyond 18, where tanh is 1 in float64
     assert saturated.mean() > 0.5
     actions = onnx.reference.ReferenceEvaluator(str(path), new_ops=[Tanh]).run(None, {"observation": observations})[0]
@@ -252,6 +254,25 @@ def test_weights_are_stored_in_their_own_precision(make_policy: Any, path: Path)
         assert len(unfolding) == 3
         axes = [attribute.i for node in unfolding for attribute in node.attribute if attribute.name == "axis"]
         assert axes == ([0, 0, 0] if precision == "int8" else [])
+
+
+@pytest.mark.parametrize("head", ["tanh", "clip"])
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_every_activation_norm_and_head_is_pytorchs(
+    activation: ActivationName, norm: bool, head: Head, path: Path
+) -> None:
+    policy = random_policy(2, (5, 33, 20, 3), activation=activation, norm=norm, head=head, clip=1.5)
+    export_policy(policy, "onnx", path)
+    observations = np.random.default_rng(0).normal(0, 3, (50, 5)).astype(np.float32)
+    expected = torch_actions(policy, observations)
+    bound = 1e-5 * np.abs(expected).max(initial=1)
+    np.testing.assert_allclose(run(path, observations), expected, rtol=0, atol=bound)
+    (reference,) = onnx.reference.ReferenceEvaluator(str(path)).run(None, {"observation": observations})
+    np.testing.assert_allclose(reference, expected, rtol=0, atol=bound)
+    loaded = OnnxPolicy(path)
+    assert (loaded.action_low is None) == (head == "clip")
+    np.testing.assert_allclose(loaded(observations[0]), expected[0], rtol=0, atol=bound)
 
 
 def test_metadata_is_complete_and_exact(make_policy: Any, path: Path, tmp_path: Path) -> None:

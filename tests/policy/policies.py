@@ -8,8 +8,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+import torch.nn.functional as F  # noqa: N812 — PyTorch's own convention
 
-from edgerl.policy.compact import CompactPolicy, Precision, make_layer
+from edgerl.policy.activation import ActivationName
+from edgerl.policy.compact import CompactPolicy, Head, LayerNorm, Precision, make_layer
 
 Array = npt.NDArray[Any]
 Network = list[tuple[Array, Array]]
@@ -23,10 +26,15 @@ def random_policy(
     normalize: bool = True,
     density: float = 0.4,
     offset: bool = False,
+    *,
+    activation: ActivationName = "relu",
+    norm: bool = False,
+    head: Head = "tanh",
+    clip: float | None = None,
 ) -> CompactPolicy:
     """A policy with weights on `density` of its blocks, and another precise bound for each action.
 
-    offset: with one that leaves float32 no digit behind the point.
+    offset: with one that leaves float32 no digit behind the point. head clip: the last action has no upper bound.
     """
     rng = np.random.default_rng(seed)
     layers = []
@@ -38,7 +46,10 @@ def random_policy(
             scale = (np.abs(weight).max(axis=1) / 127 + 1e-6).astype(np.float32)
             weight = np.rint(weight / scale[:, None])
         dtype = {"fp32": np.float32, "fp16": np.float16, "int8": np.int8}[precision]
-        layers.append(make_layer(weight.astype(dtype), rng.normal(size=m).astype(np.float32), block, scale))
+        layer = make_layer(weight.astype(dtype), rng.normal(size=m).astype(np.float32), block, scale)
+        layers.append(replace(layer, activation=activation))
+    if norm:
+        layers[:-1] = [replace(layer, norm=_random_norm(rng, layer.n_outputs)) for layer in layers[:-1]]
     n, m = widths[0], widths[-1]
     policy = CompactPolicy(
         layers=tuple(layers),
@@ -47,11 +58,40 @@ def random_policy(
         observation_mean=rng.normal(size=n).astype(np.float32) if normalize else None,
         observation_scale=np.exp(rng.normal(size=n)).astype(np.float32) if normalize else None,
         metadata={"environment": "Anything-v0", "seed": seed, "return": -1.5},
+        head=head,
+        observation_clip=clip,
     )
+    if head == "clip":
+        policy.action_high[-1] = np.inf
     example = rng.normal(size=n).astype(np.float32)
     if offset:
         policy = replace(policy, observation_offset=np.rint(rng.uniform(2**24, 2**27, n) * rng.choice([-1, 1], n)))
     return policy.with_example(policy.observation_of(example))
+
+
+def torch_actions(policy: CompactPolicy, observations: Array) -> Array:
+    """What PyTorch computes in float64 from the policy's own numbers, [batch, m]; without an offset."""
+    x = torch.from_numpy(observations).double()
+    if policy.observation_mean is not None and policy.observation_scale is not None:
+        x = (x - torch.from_numpy(policy.observation_mean)) * torch.from_numpy(policy.observation_scale)
+    if policy.observation_clip is not None:
+        x = x.clip(-policy.observation_clip, policy.observation_clip)
+    for index, layer in enumerate(policy.layers):
+        x = F.linear(x, torch.from_numpy(layer.matrix(np.float64)), torch.from_numpy(layer.bias).double())
+        if index + 1 == len(policy.layers):
+            break
+        if layer.norm is not None:
+            parts = (torch.from_numpy(part).double() for part in (layer.norm.scale, layer.norm.shift))
+            x = F.layer_norm(x, (layer.n_outputs,), *parts, eps=layer.norm.epsilon)
+        x = x if layer.activation == "identity" else getattr(F, layer.activation)(x)
+    low, high = (torch.from_numpy(bound).double() for bound in (policy.action_low, policy.action_high))
+    actions: Array = (x.clamp(low, high) if policy.head == "clip" else low + (x.tanh() + 1) / 2 * (high - low)).numpy()
+    return actions
+
+
+def _random_norm(rng: np.random.Generator, units: int) -> LayerNorm:
+    scale, shift = rng.normal(1, 0.3, units), rng.normal(0, 0.3, units)
+    return LayerNorm(scale.astype(np.float32), shift.astype(np.float32), 1e-5)
 
 
 def masked_network(rng: np.random.Generator, widths: tuple[int, ...], block: int, density: float) -> Network:
@@ -75,11 +115,20 @@ def assert_same(first: CompactPolicy, second: CompactPolicy) -> None:
     _assert_same_array(first.example_action, second.example_action)
     _assert_same_array(first.observation_offset, second.observation_offset)
     assert first.metadata == second.metadata
+    assert (first.head, first.observation_clip) == (second.head, second.observation_clip)
     assert len(first.layers) == len(second.layers)
     for one, other in zip(first.layers, second.layers, strict=True):
         assert (one.n_inputs, one.n_outputs, one.block) == (other.n_inputs, other.n_outputs, other.block)
         for name in ("values", "bias", "columns", "row_starts", "scale"):
             _assert_same_array(getattr(one, name), getattr(other, name))
+    for one, other in zip(first.layers[:-1], second.layers[:-1], strict=True):
+        assert one.activation == other.activation
+        norms = one.norm, other.norm
+        assert (norms[0] is None) == (norms[1] is None)
+        if norms[0] is not None and norms[1] is not None:
+            assert norms[0].epsilon == norms[1].epsilon
+            _assert_same_array(norms[0].scale, norms[1].scale)
+            _assert_same_array(norms[0].shift, norms[1].shift)
 
 
 def _assert_same_array(first: Array | None, second: Array | None) -> None:

@@ -17,12 +17,14 @@ from hypothesis import strategies as st
 from edgerl.errors import FileFormatError, UnsupportedModelError
 from edgerl.files.tensors import pack_tensors
 from edgerl.policy import format as policy_file
-from edgerl.policy.compact import CompactPolicy, Precision, make_layer
+from edgerl.policy.activation import ACTIVATIONS, ActivationName
+from edgerl.policy.compact import CompactPolicy, Head, Precision, make_layer
 from tests.policy.golden import make as golden
 from tests.policy.policies import assert_same, random_policy
 
 GOLDEN = Path(__file__).parent / "golden" / "policy.safetensors"
 GOLDEN_OFFSET = GOLDEN.with_name("policy-offset.safetensors")
+GOLDEN_PARTS = GOLDEN.with_name("policy-parts.safetensors")
 SOURCE = Path("policy.safetensors")
 
 Metadata = dict[str, Any]
@@ -31,11 +33,12 @@ Tensors = dict[str, Any]
 
 def test_the_golden_file_is_what_its_script_makes() -> None:
     assert GOLDEN.read_bytes() == golden.make()
-    assert GOLDEN_OFFSET.read_bytes() == golden.make(with_offset=True)
+    assert GOLDEN_OFFSET.read_bytes() == golden.make("offset")
+    assert GOLDEN_PARTS.read_bytes() == golden.make("parts")
 
 
 def test_the_golden_file_is_read_and_written_byte_for_byte() -> None:
-    for path in (GOLDEN, GOLDEN_OFFSET):
+    for path in (GOLDEN, GOLDEN_OFFSET, GOLDEN_PARTS):
         assert policy_file.to_bytes(policy_file.load(path)) == path.read_bytes()
 
 
@@ -61,6 +64,17 @@ def test_the_golden_file_with_an_offset() -> None:
     np.testing.assert_allclose(policy.example_action, golden.SHIFTED_EXAMPLE, rtol=1e-6)
 
 
+def test_the_golden_file_with_parts() -> None:
+    policy = policy_file.load(GOLDEN_PARTS)
+    hidden = policy.layers[0]
+    assert (hidden.activation, policy.head, policy.observation_clip) == ("elu", "clip", 4.0)
+    assert hidden.norm is not None
+    assert (hidden.norm.scale.tolist(), hidden.norm.epsilon) == ([1, 1, 2, 1, 1], 0.25)
+    assert (policy.action_low.tolist(), policy.action_high.tolist()) == ([-1, -3], [2, np.inf])
+    np.testing.assert_allclose(policy(policy.example_observation), golden.EXAMPLE_OF_PARTS, rtol=1e-6)
+    np.testing.assert_allclose(policy.example_action, golden.EXAMPLE_OF_PARTS, rtol=1e-6)
+
+
 @given(
     st.integers(0, 2**32),
     st.lists(st.integers(1, 11), min_size=2, max_size=4),
@@ -78,6 +92,32 @@ def test_round_trip(
     again = policy_file.from_bytes(data, SOURCE)
     assert_same(again, policy)
     assert policy_file.to_bytes(again) == data
+
+
+@given(
+    st.integers(0, 2**32),
+    st.sampled_from(list(ACTIVATIONS)),
+    st.booleans(),
+    st.sampled_from(["tanh", "clip"]),
+    st.one_of(st.none(), st.sampled_from([0.5, 10.0])),
+    st.booleans(),
+)
+def test_round_trip_of_all_parts(
+    seed: int, activation: ActivationName, norm: bool, head: Head, clip: float | None, offset: bool
+) -> None:
+    policy = random_policy(seed, activation=activation, norm=norm, head=head, clip=clip, offset=offset)
+    data = policy_file.to_bytes(policy)
+    again = policy_file.from_bytes(data, SOURCE)
+    assert_same(again, policy)
+    assert policy_file.to_bytes(again) == data
+    is_plain = (activation, norm, head, clip) == ("relu", False, "tanh", None)
+    assert policy_file.version_of(policy) == (3 if not is_plain else 2 if offset else 1)
+
+
+def test_the_last_layer_has_no_norm() -> None:
+    policy = random_policy(0, norm=True)
+    with pytest.raises(ValueError, match="the last layer has a norm"):
+        replace(policy, layers=policy.layers[:1])
 
 
 def test_save_and_load(tmp_path: Path) -> None:
@@ -277,6 +317,45 @@ def test_hostile_file(change: Callable[[Metadata, Tensors], None], problem: str)
     _refused(metadata, tensors, problem)
 
 
+def _valid_parts() -> tuple[Metadata, Tensors]:
+    """The same in version 3, with a norm, an upper bound that is infinite, and without normalisation."""
+    metadata, tensors = _valid()
+    metadata |= {"head": "clip", "observation_clip": 5.0}
+    metadata["layers"][0] |= {"activation": "silu", "norm_epsilon": 1e-5}
+    tensors["action.high"][1] = np.inf
+    norm = {"layers.0.norm_scale": np.ones(6, np.float32), "layers.0.norm_shift": np.zeros(6, np.float32)}
+    return metadata, tensors | norm
+
+
+HOSTILE_PARTS = {
+    "activation": (_describe(0, activation="swish"), "layer 0 has activation 'swish', expected relu, identity, leaky"),
+    "activation list": (_describe(0, activation=["relu"]), r"layer 0 has activation \['relu'\]"),
+    "epsilon 0": (_describe(0, norm_epsilon=0.0), "layer 0 has a norm with epsilon 0.0, expected a number above 0"),
+    "epsilon whole": (_describe(0, norm_epsilon=1), "layer 0 has a norm with epsilon 1, expected a number above 0"),
+    "epsilon huge": (_describe(0, norm_epsilon=1e200), "layer 0 has a norm with epsilon 1e.200"),
+    "norm without tensors": (lambda _, tensors: tensors.pop("layers.0.norm_shift"), "tensor layers.0.norm_shift is"),
+    "tensors without norm": (_describe(0, norm_epsilon=None), "tensor 'layers.0.norm_scale' does not belong"),
+    "norm not finite": (_set("layers.0.norm_scale", 0, np.inf), "layers.0.norm_scale holds a value that is not finite"),
+    "parts of the last layer": (_describe(1, activation="relu", norm_epsilon=None), f"layer 1 {NOT_DESCRIBED}"),
+    "parts missing": (lambda metadata, _: metadata["layers"][0].pop("activation"), "layer 0 is not described by .*"),
+    "head": (_metadata(head="softmax"), "its head is 'softmax', expected tanh or clip"),
+    "head list": (_metadata(head=["clip"]), r"its head is \['clip'\]"),
+    "clip 0": (_metadata(observation_clip=0.0), "its observation clip is 0.0, expected a number above 0, or null"),
+    "clip text": (_metadata(observation_clip="5"), "its observation clip is '5'"),
+    "bound NaN": (_set("action.low", 0, np.nan), "action.low holds a value that is not a number"),
+    "infinite bounds of tanh": (_metadata(head="tanh"), "action.high holds a value that is not finite"),
+    "bounds reversed": (_set("action.low", 1, np.inf), "an action bound's low is not below its high"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "problem"), HOSTILE_PARTS.values(), ids=HOSTILE_PARTS)
+def test_hostile_parts(change: Callable[[Metadata, Tensors], object], problem: str) -> None:
+    metadata, tensors = _valid_parts()
+    assert _load(metadata, tensors, 3).layers[0].activation == "silu"
+    change(metadata, tensors)
+    _refused(metadata, tensors, problem, 3)
+
+
 def test_layers_that_do_not_fit_together() -> None:
     metadata, tensors = _valid()
     metadata["layers"][1] |= {"inputs": 3}
@@ -370,8 +449,8 @@ def test_an_offset_is_whole_and_exact_in_float64(number: float) -> None:
 def test_a_file_of_another_kind() -> None:
     with pytest.raises(FileFormatError, match=r"policy\.safetensors holds 'checkpoint'; expected 'policy'"):
         policy_file.from_bytes(pack_tensors("checkpoint", 1, {}, {}), SOURCE)
-    with pytest.raises(FileFormatError, match=r"has format version 3; this edgerl reads version 1 or 2"):
-        policy_file.from_bytes(pack_tensors("policy", 3, {}, {}), SOURCE)
+    with pytest.raises(FileFormatError, match=r"has format version 4; this edgerl reads version 1 or 2 or 3"):
+        policy_file.from_bytes(pack_tensors("policy", 4, {}, {}), SOURCE)
 
 
 def test_the_specification_lists_as_many_refusals_as_the_reader_has() -> None:

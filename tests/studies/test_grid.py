@@ -71,6 +71,62 @@ def test_names_have_the_keys_that_vary_and_mean_something_to_the_method() -> Non
     assert run.label == "ds-td3, sparsity 0.3, drop_fraction 0.1"
 
 
+def test_algorithms_and_topologies_are_named_by_their_methods() -> None:
+    """And a method that is stated beside variants goes on naming runs, whatever a variant changes."""
+    runs = _runs(algorithm=["td3", "sac"], topology=["static", "dense"], sparsity=[0.3, 0.5])
+    assert {name.removeprefix("robots-robot-") for name in runs} == {
+        *("td3-seed0", "sac-seed0"),
+        *(f"static-{algorithm}-sparsity{sparsity}-seed0" for algorithm in ("td3", "sac") for sparsity in (0.3, 0.5)),
+    }
+    for run in runs.values():
+        assert run.method == run.config.method_name
+        assert set(run.settings) <= {"sparsity"}
+    run = runs["robots-robot-static-sac-sparsity0.3-seed0"]
+    assert (run.config.algorithm, run.config.network.topology) == ("sac", "static")
+    (stated,) = _runs(method=["ds-sac"]).values()
+    assert (stated.name, stated.config.algorithm) == ("robots-robot-ds-sac-seed0", "sac")
+
+
+def test_a_variant_has_an_algorithm_or_a_topology_of_its_own() -> None:
+    variants = {"sac": {"algorithm": "sac"}, "still": {"topology": "static"}, "full": {"method": "td3"}}
+    grid = {"environment": ["robots:robot"], "method": ["ds-td3"], "drop_fraction": [0.1, 0.2]}
+    study = parse_study({"grid": grid, "run": {"hidden": [16, 16]}, "variants": variants}, "own", "own.toml")
+    methods = {run.name.removeprefix("robots-robot-"): run.config.method_name for run in plan_runs(study)}
+    assert methods == {
+        "ds-td3-drop_fraction0.1-sac-seed0": "ds-sac",
+        "ds-td3-drop_fraction0.2-sac-seed0": "ds-sac",
+        "ds-td3-still-seed0": "static-td3",
+        "td3-full-seed0": "td3",
+    }
+    with pytest.raises(ConfigError, match=r"^study own: topology is 'no'; expected dense, static, dynamic$"):
+        plan_runs(parse_study({"grid": grid, "variants": {"bad": {"topology": "no"}}}, "own", "own.toml"))
+
+
+def test_the_evolution_of_one_network_is_no_ignored_option() -> None:
+    runs = _runs(method=["static-td3"], critic_topology=["dynamic"], drop_fraction=[0.1, 0.2])
+    assert {run.config.evolution.drop_fraction for run in runs.values()} == {0.1, 0.2}
+
+
+def test_an_option_of_one_algorithm_is_not_given_to_the_other() -> None:
+    runs = _runs(algorithm=["td3", "sac"], exploration_noise=[0.2, 0.3], initial_temperature=[0.5])
+    assert {
+        name.removeprefix("robots-robot-"): run.config.learning.exploration_noise for name, run in runs.items()
+    } == {
+        "ds-td3-exploration_noise0.2-seed0": 0.2,
+        "ds-td3-exploration_noise0.3-seed0": 0.3,
+        "ds-sac-seed0": 0.1,
+    }
+    assert {run.config.learning.initial_temperature for run in runs.values()} == {1.0, 0.5}
+    with pytest.raises(ConfigError, match=r"^study own: exploration_noise is 99; expected a number in \[0, 10\]"):
+        _runs(algorithm=["sac"], exploration_noise=[99])
+    variants = {"noisy": {"algorithm": "sac", "exploration_noise": 0.2}}
+    study = parse_study({"grid": {"environment": ["robots:robot"]}, "variants": variants}, "own", "own.toml")
+    with pytest.raises(
+        ConfigError, match=r"^study own: exploration_noise is 0\.2, which means nothing to algorithm sac"
+    ):
+        plan_runs(study)
+
+
 def test_a_key_with_one_value_reaches_the_run_and_not_its_name() -> None:
     runs = _runs(sparsity=[0.4])
     assert list(runs) == ["robots-robot-ds-td3-seed0"]
@@ -110,7 +166,7 @@ def test_tiny_dense_is_dense_and_has_about_as_many_connections() -> None:
 
 
 def test_tiny_dense_of_sac_counts_its_deviations() -> None:
-    grid = {"method": ["tiny-dense", "ds-td3"], "environment": ["HalfCheetah-v5"], "algorithm": ["sac"]}
+    grid = {"method": ["tiny-dense", "ds-sac"], "environment": ["HalfCheetah-v5"], "algorithm": ["sac"]}
     study = parse_study({"grid": grid, "run": {"hidden": [64, 64], "sparsity": 0.5}}, "own", "own.toml")
     tiny, sparse = plan_runs(study)
     # 3 w² + w (17 + 12 + 2 · (23 + 1)); a width more or less comes no closer
@@ -136,10 +192,14 @@ def test_no_width_comes_closer_than_tiny_denses(hidden: tuple[int, ...], share: 
 @pytest.mark.parametrize(
     ("grid", "message"),
     [
-        ({"method": ["ppo"]}, r"^study own: method is 'ppo'; expected td3, static-td3, ds-td3, tiny-dense$"),
+        ({"method": ["ppo"]}, r"^study own: method is 'ppo'; expected td3, static-td3, .*, ds-sac, tiny-dense$"),
         ({"method": ["tiny_dense"]}, r"method is 'tiny_dense'; expected .*; did you mean tiny-dense\?$"),
         ({"method": ["td3"], "sparsity": [7]}, r"^study own: sparsity is 7; expected "),
         ({"method": ["static-td3"], "growth": ["bogus"]}, r"^study own: growth is 'bogus'; expected "),
+        (
+            {"method": ["ds-td3"], "algorithm": ["sac"]},
+            r"^study own: method is ds-td3, whose algorithm is td3, and algorithm is 'sac'; leave out one of them$",
+        ),
         ({"sparsity": [0.999]}, r"^study own: sparsity 0\.999 is impossible for "),
         ({"seed": [-1]}, r"^study own: seed is -1; expected a whole number in "),
         ({"environment": [3]}, r"^study own: environment is 3; expected str$"),

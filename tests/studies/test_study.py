@@ -68,7 +68,7 @@ def test_variants_are_sets_of_options_that_come_before_those_of_the_run(tmp_path
         '[variants.dense]\nmethod = "td3"\n'
     )
     runs = {(run.settings["variant"], run.config.seed): run for run in plan_runs(study)}
-    assert [runs[name, 1].config.td3.n_step for name in ("plain", "far", "dense")] == [2, 5, 2]
+    assert [runs[name, 1].config.learning.n_step for name in ("plain", "far", "dense")] == [2, 5, 2]
     assert [runs[name, 0].method for name in ("plain", "far", "dense")] == ["ds-td3", "ds-td3", "td3"]
     assert runs["far", 0].label == "ds-td3, far"
     assert runs["far", 0].name == "HalfCheetah-v5-ds-td3-far-seed0"
@@ -100,6 +100,8 @@ def test_variants_are_sets_of_options_that_come_before_those_of_the_run(tmp_path
         ),
         ("[variants.a]\nblok = 4\n[grid]\nseed = [1]\n", r"key 'variants.a.blok' is unknown; did you mean"),
         ('[grid]\nvariant = ["a"]\n', r"key 'grid.variant' is unknown"),
+        ('[grid]\nalgorithm = ["td3", "ppo"]\n', r"^own\.toml: algorithm is 'ppo'; expected td3, sac$"),
+        ("[run]\ntopology = 3\n[grid]\nseed = [0]\n", r"^own\.toml: topology is 3; expected dense, static, dynamic$"),
         ("", r"^own\.toml is empty: \[grid\] names no run; expected a line such as environment = "),
         ("[grid]\n", r"is empty: \[grid\] names no run"),
         ("[grid]\nseed = []\n", r"grid\.seed is an empty list, which makes no run"),

@@ -72,6 +72,35 @@ def test_the_figures_of_a_study_by_hand() -> None:
     assert "| HalfCheetah-v5 | ds-td3 | 106169 | 106169 | " in text
 
 
+def _better_than_dense(variants: dict[str, dict[str, Any]], **grid: list[Any]) -> dict[str, float | None]:
+    """By label, of runs that return 1, 2, … in the order of the study."""
+    study = parse_study({"grid": {"environment": ["HalfCheetah-v5"], **grid}, "variants": variants}, "own", "own.toml")
+    runs = {run.name: run for run in plan_runs(study)}
+    for at, (name, run) in enumerate(runs.items()):
+        write_run(Path("own") / name, run, [float(at + 1)] * 12)
+    rows = _table(study, runs).rows
+    return {row.label: None if row.better_than_dense is None else row.better_than_dense.value for row in rows}
+
+
+@pytest.mark.parametrize("dense", [{"method": "td3"}, {"topology": "dense"}])
+def test_a_variant_that_is_dense_td3_is_what_the_other_variants_are_compared_with(dense: dict[str, Any]) -> None:
+    variants = {"plain": {}, "full": dense, "norm": {"critic_norm": "layer"}}
+    found = _better_than_dense(variants)
+    assert {name.rpartition(" ")[2]: value for name, value in found.items()} == {"plain": 0, "full": None, "norm": 1}
+
+
+def test_a_variant_is_compared_with_dense_td3_of_its_own_where_there_is_one() -> None:
+    found = _better_than_dense({"plain": {}, "norm": {"critic_norm": "layer"}}, method=["td3", "ds-td3"])
+    assert found == {"td3, plain": None, "td3, norm": None, "ds-td3, plain": 1, "ds-td3, norm": 1}
+
+
+def test_neither_dense_sac_nor_tiny_dense_is_dense_td3() -> None:
+    assert set(_better_than_dense({}, method=["sac", "tiny-dense", "ds-td3"], steps=[60_000]).values()) == {None}
+    shutil.rmtree("own")
+    found = _better_than_dense({"sac": {"algorithm": "sac"}, "plain": {}}, method=["td3", "ds-td3"])
+    assert found["ds-td3, plain"] == 1, "than td3, plain, alone"
+
+
 def test_a_table_says_what_its_returns_are_the_mean_of() -> None:
     """Of the preset quick, two evaluations are of random steps, and four follow."""
     study = parse_study({"grid": {"method": ["td3", "ds-td3"], "seed": [0, 1]}, "run": {"preset": "quick"}}, "own", "")

@@ -117,6 +117,17 @@ def _without(*keys: str) -> Change:
     return change
 
 
+def _old_method(method: Any) -> Change:
+    """As 0.1.0 wrote a topology."""
+
+    def change(metadata: Metadata, _: Tensors) -> None:
+        network = metadata["config"]["network"]
+        del network["topology"]
+        network["method"] = method
+
+    return change
+
+
 def _policy(content: Any) -> Change:
     def change(_: Metadata, tensors: Tensors) -> None:
         tensors["policy"] = content(tensors["policy"])
@@ -136,9 +147,9 @@ HOSTILE = {
     "counters text": (_replace("counters", "none"), "its counters is not a JSON object"),
     "returns number": (_replace("returns", 3), "its returns is not a JSON object"),
     "config empty": (_replace("config", {}), "network is missing"),
-    "section missing": (_without("config", "td3"), "td3 is missing"),
+    "section missing": (_without("config", "learning"), "learning is missing"),
     "section list": (_set("config", "network", [1]), "network was written by another version of edgerl"),
-    "key missing": (_without("config", "td3", "n_step"), "unknown or missing key 'n_step'"),
+    "key missing": (_without("config", "learning", "n_step"), "unknown or missing key 'n_step'"),
     "key surplus": (_set("config", "more\nlines", 1), "unknown or missing key 'more"),
     "seed negative": (_set("config", "seed", -1), "seed is -1; expected a whole number in"),
     "seed huge": (_set("config", "seed", 10**400), "seed is 10000|int too large"),
@@ -147,11 +158,14 @@ HOSTILE = {
     "hidden none": (_set("config", "hidden", None, inner="network"), "not iterable|hidden is None"),
     "hidden nested": (_set("config", "hidden", [[3]], inner="network"), r"hidden is \[3\]"),
     "hidden empty": (_set("config", "hidden", [], inner="network"), "hidden has 0 layers"),
-    "method": (_set("config", "method", "dqn", inner="network"), "method is 'dqn'; expected td3, static-td3, ds-td3"),
-    "method list": (_set("config", "method", ["td3"], inner="network"), "method is .*; expected td3"),
+    "topology": (_set("config", "topology", "dqn", inner="network"), "topology is 'dqn'; expected dense, static, dyn"),
+    "topology list": (_set("config", "topology", ["dense"], inner="network"), "topology is .*; expected dense"),
+    "method of 0.1.0": (_old_method("dqn"), "method is 'dqn'; expected td3, static-td3, ds-td3"),
+    "method of 0.1.0 list": (_old_method(["td3"]), r"method is \['td3'\]; expected td3"),
+    "method of 0.1.0 none": (_old_method(None), "topology is missing"),
     "normalize number": (_set("config", "normalize", 1), "normalize is 1; expected bool"),
     "environment none": (_set("config", "environment", None), "environment is None; expected str"),
-    "discount text": (_set("config", "discount", "0.9", inner="td3"), "discount is 0.9; expected a number in"),
+    "discount text": (_set("config", "discount", "0.9", inner="learning"), "discount is 0.9; expected a number in"),
     "counter missing is its default": (_without("counters", "step"), None),
     "counter surplus": (_set("counters", "more", 1), "unexpected keyword argument 'more'"),
     "counter negative": (_set("counters", "step", -1), f"step is -1; {RANGE}"),

@@ -70,7 +70,7 @@ def _masks(folder: Path) -> dict[str, bytes]:
         {"n_step": 3, "env": "robots:terminating_robot", "steps": 220, "evaluation_interval": 55},
         {"block": 4, "growth": "gradient"},
         {"policy": "best"},
-        {"method": "td3"},
+        {"topology": "dense"},
         {"algorithm": "sac", "updates_per_step": 0.7, "critic_norm": "layer"},
         {"algorithm": "crossq", "normalize": True},
         {"evaluation": "between-episodes"},
@@ -238,7 +238,7 @@ def test_an_extension_changes_steps_alone_or_the_end_of_a_schedule() -> None:
     assert drop_fraction_at(longer.evolution, 99_000, last_update(longer)) == 0
     assert extended(longer, 900_000).evolution.evolution_steps == 100_000
     assert extended(longer, 100_000) == cosine
-    dense = make_config(steps=100_000, start_steps=1000, drop_schedule="cosine", method="td3")
+    dense = make_config(steps=100_000, start_steps=1000, drop_schedule="cosine", topology="dense")
     assert extended(dense, 300_000).evolution.evolution_steps is None, "it has no topology"
     for config in (constant, cosine, longer, dense):
         assert is_continued_by(config, config)

@@ -313,7 +313,7 @@ def test_constants_are_the_policys(run: Run) -> None:
         if policy.observation_mean is not None and policy.observation_scale is not None:
             np.testing.assert_allclose(tensors["observation.mean"], policy.observation_mean, rtol=1e-6)
             np.testing.assert_allclose(tensors["observation.scale"], policy.observation_scale, rtol=1e-6)
-        assert metadata["exploration_noise"] == make_config().td3.exploration_noise
+        assert metadata["exploration_noise"] == make_config().learning.exploration_noise
         assert metadata["about"]["edgerl"] == edgerl.__version__
         assert set(metadata) == {
             *("kind", "version", "sha256", "about", "exploration_noise", "replay", "largest_reward"),

@@ -77,7 +77,7 @@ def test_a_layer_that_cannot_evolve_is_named_at_the_start() -> None:
     assert found[0].startswith(
         "layer 2 of the actor, layer 3 of the actor, layer 2 of the critics keep their topology: drop and grow need "
     )
-    for quiet in ({"method": "static-td3"}, {"drop_fraction": 0.0}, {"hidden": (16, 16), "sparsity": 0.5}):
+    for quiet in ({"topology": "static"}, {"drop_fraction": 0.0}, {"hidden": (16, 16), "sparsity": 0.5}):
         lines.clear()
         train_small(f"quiet-{'-'.join(quiet)}", notice=lines.append, **(options | quiet))
         assert not any("topology" in line for line in lines)
@@ -127,8 +127,8 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(engine: str
         {"n_step": 3, "env": "robots:terminating_robot"},
         {"block": 4, "growth": "gradient"},
         {"policy": "best"},
-        {"method": "static-td3"},
-        {"method": "td3"},
+        {"topology": "static"},
+        {"topology": "dense"},
         {"algorithm": "sac", "updates_per_step": 0.7, "critic_norm": "layer"},
         {"algorithm": "crossq", "normalize": True},
     ],

@@ -9,14 +9,14 @@ from typing import Annotated, Any
 import typer
 
 from edgerl.cli.support.flags import with_flags
-from edgerl.config import OPTIONS, PRESETS, RunOption
+from edgerl.config import METHODS, OPTIONS, PRESETS, RunOption
 from edgerl.errors import ConfigError, quoted
 
 PANELS = {
     None: "Run",
     "network": "Networks and sparsity",
     "evolution": "Evolution of the topology",
-    "td3": "Learning",
+    "learning": "Learning",
     "schedule": "Schedule",
 }
 
@@ -30,11 +30,13 @@ def flag(name: str) -> str:
 
 
 def takes_options_of_a_run(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command `--preset`, `--config` and a flag for each option of a run.
+    """Give a command `--preset`, `--config`, `--method` and a flag for each option of a run.
 
     It is called with `preset` and `config`, and with only the options that were given, as Python takes them.
     """
-    made = {"preset": _PRESET, "config": _CONFIG} | {option.name: _annotation(option) for option in OPTIONS.values()}
+    made = {"preset": _PRESET, "config": _CONFIG, "method": _METHOD} | {
+        option.name: _annotation(option) for option in OPTIONS.values()
+    }
     return with_flags(command, made, _parsed)
 
 
@@ -53,6 +55,16 @@ _CONFIG = Annotated[
         metavar="FILE.toml",
         help="Options from a file, as `edgerl info RUN --config` prints one; those given here come first.",
         show_default=False,
+        rich_help_panel=PANELS[None],
+    ),
+]
+
+_METHOD = Annotated[
+    str | None,
+    typer.Option(
+        metavar="|".join(METHODS),
+        help="Algorithm and topology in a word.",
+        show_default="ds-td3",
         rich_help_panel=PANELS[None],
     ),
 ]
@@ -81,10 +93,10 @@ def _annotation(option: RunOption) -> Any:
 def _parsed(given: Mapping[str, Any]) -> dict[str, Any]:
     from edgerl.environments.arguments import parse
 
-    options = {name: given[name] for name in OPTIONS if given[name] not in (None, [])}
+    options = {name: given[name] for name in ("method", *OPTIONS) if given[name] not in (None, [])}
     if "env_args" in options:
         options["env_args"] = parse(options["env_args"])
-    for name in (name for name in options if OPTIONS[name].kind is tuple):
+    for name in (name for name in OPTIONS if name in options and OPTIONS[name].kind is tuple):
         options[name] = _numbers(name, options[name])
     return {"preset": given["preset"], "config": given["config"], **options}
 

@@ -104,9 +104,12 @@ class OnnxPolicy:
             action = self(observation)
         except Exception as error:  # onnxruntime has no common base for its own
             raise FileFormatError(f"{source} cannot be run by onnxruntime ({_reason(error)})") from error
-        if example and self.action_low is not None and self.action_high is not None:
-            span = self.action_high.astype(np.float64) - self.action_low
-            difference = np.max(np.abs(action - np.array(example["action"])) / span)
+        if example:
+            expected = np.array(example["action"])
+            span: Any = np.maximum(np.abs(expected), 1)  # of actions without bounds
+            if self.action_low is not None and self.action_high is not None:
+                span = self.action_high.astype(np.float64) - self.action_low
+            difference = np.max(np.abs(action - expected) / span)
             if not difference <= EXAMPLE_TOLERANCE:
                 raise FileFormatError(
                     f"{source} does not reproduce its own example action: it differs by {difference:.2g} of the range, "
@@ -142,9 +145,8 @@ def parse_metadata(properties: Mapping[str, str], n_observations: int, n_actions
     try:
         metadata = parse_json(properties[METADATA_KEY])
         action, example = metadata["action"], metadata["example"]
-        low, high = _vector(action["low"], n_actions), _vector(action["high"], n_actions)
         _vector(example["observation"], n_observations), _vector(example["action"], n_actions)
-        if not np.all(low < high):
+        if action is not None and not np.all(_vector(action["low"], n_actions) < _vector(action["high"], n_actions)):
             raise ValueError("an action bound's low is not below its high")
         if not isinstance(metadata["about"], dict) or not isinstance(metadata["policy_sha256"], str):
             raise ValueError("about is not an object, or policy_sha256 not a string")
@@ -243,11 +245,10 @@ _MESSAGES = {
 _EXTERNAL_DATA, _DATA_LOCATION, _OPERATOR, _KEY, _VALUE = 13, 14, 4, 1, 2
 _IR_VERSION, _OPSET, _OPSET_DOMAIN, _OPSET_VERSION = 1, 8, 1, 2
 
-ACTIVATION_OPERATORS = {"relu": "Relu"}
-"""By the name of the activation."""
-
 WRITTEN_OPERATORS = frozenset(
-    {"Sub", "Mul", "Add", "Gemm", *ACTIVATION_OPERATORS.values(), "Tanh", "Clip", "Cast", "DequantizeLinear"}
+    {"Sub", "Mul", "Add", "Gemm", "Tanh", "Clip", "Cast", "DequantizeLinear"}  # of any policy
+    | {"Relu", "LeakyRelu", "Elu", "Sigmoid", "Erf"}  # of its activations
+    | {"ReduceMean", "Sqrt", "Div", "Max", "Min"}  # of norms, and of bounds
 )
 """All that edgerl's exporter writes."""
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from threading import get_ident, local
@@ -22,8 +23,8 @@ import numpy.typing as npt
 from edgerl.edge.engine.library import ISAS, Arena, Isa, LayerConfig, Library, PolicyConfig, library, new_arena
 from edgerl.errors import ConfigError, quoted
 from edgerl.policy import format as file
-from edgerl.policy.activation import HIDDEN
-from edgerl.policy.compact import Array, CompactPolicy, Layer, shifted
+from edgerl.policy.activation import ACTIVATIONS
+from edgerl.policy.compact import Array, CompactPolicy, Head, Layer, shifted
 
 Layout = Literal["dense", "sparse", "block"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
@@ -31,6 +32,10 @@ LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
 LayoutChoice = Literal["auto"] | Layout | Sequence[Layout]
 """Measured, one for all layers, or one for each."""
+
+ACTIVATION_NAMES = tuple(ACTIVATIONS)
+HEADS: tuple[Head, ...] = get_args(Head)
+"""Like the activations in the order of their numbers in C."""
 
 DENSE_IS_SLOWER_BELOW = 1 / 64
 """A density; no dense copy is made to measure what is sparser, however small a file it came from."""
@@ -51,10 +56,10 @@ class Policy:
     observation that is not finite makes every action NaN. Threads may share a policy: each computes in a copy of its
     own, made at its first call.
 
-    Attributes: `n_observations`, `n_actions`; `action_low` and `action_high`, float32 [m], which no action exceeds;
-    `metadata`, what the file says about itself, under `about` as in an export; `observation_dtype`, float32 or float64;
-    `layouts`, one per layer; `isa`, the instruction set; `n_bytes`, all the memory that the engine uses for it, in each
-    thread that calls.
+    Attributes: `n_observations`, `n_actions`; `action_low` and `action_high`, float32 [m], which no action exceeds, or
+    None where one of them is infinite; `metadata`, what the file says about itself, under `about` as in an export;
+    `observation_dtype`, float32 or float64; `layouts`, one per layer; `isa`, the instruction set; `n_bytes`, all the
+    memory that the engine uses for it, in each thread that calls.
     """
 
     def __init__(
@@ -69,7 +74,8 @@ class Policy:
         refuses, and MissingExtraError where the engine was not built.
         """
         self.n_observations, self.n_actions = policy.n_observations, policy.n_actions
-        self.action_low, self.action_high = policy.action_low, policy.action_high
+        self.action_low: Array | None = policy.action_low if policy.is_bounded else None
+        self.action_high: Array | None = policy.action_high if policy.is_bounded else None
         self.metadata: dict[str, Any] = {"about": dict(policy.metadata)}
         self.observation_dtype, self._offset = policy.observation_dtype, policy.observation_offset
         loaded = library()
@@ -148,7 +154,7 @@ def _measured_layouts(loaded: Library, policy: CompactPolicy, isa: int) -> tuple
             if not (layout == "dense" and is_too_sparse)
         }
         chosen.append(_fastest(runs, activations))
-        activations = HIDDEN.forward(runs[chosen[-1]](activations))
+        activations = layer.hidden(runs[chosen[-1]](activations))
     return tuple(chosen)
 
 
@@ -159,8 +165,7 @@ def _typical_observations(policy: CompactPolicy) -> Array:
     example = policy.without_offset.example_observation
     if example.shape == shape[1:]:
         drawn[0] = example
-        if policy.observation_mean is not None and policy.observation_scale is not None:
-            drawn[0] = (example - policy.observation_mean) * policy.observation_scale
+        drawn[0] = policy.normalised(example)
     return drawn
 
 
@@ -171,7 +176,7 @@ LayerRun = Callable[[Array], Array]
 def _layer_run(loaded: Library, layer: Layer, layout: Layout, isa: int) -> LayerRun:
     """A function that runs a single layer."""
     bound = np.ones(layer.n_outputs, np.float32)
-    arena = _build(loaded, CompactPolicy((layer,), -bound, bound), (layout,), isa)
+    arena = _build(loaded, CompactPolicy((replace(layer, norm=None),), -bound, bound), (layout,), isa)
     function = loaded.quick("edgerl_policy_run_layer")
 
     def run(inputs: Array) -> Array:
@@ -238,9 +243,16 @@ def _policy_config(policy: CompactPolicy, layouts: Sequence[Layout], isa: int) -
                 name + "row_starts", layer.row_starts, (-(-layer.n_outputs // layer.block) + 1,), ctypes.c_uint32
             ),
             bias=pointer(name + "bias", layer.bias, (layer.n_outputs,)),
+            activation=ACTIVATION_NAMES.index(layer.activation),
         )
-    centre, half_range = policy.action_scaling
+        if layer.norm is not None:
+            layers[index].norm_scale = pointer(name + "norm_scale", layer.norm.scale, (layer.n_outputs,))
+            layers[index].norm_shift = pointer(name + "norm_shift", layer.norm.shift, (layer.n_outputs,))
+            layers[index].norm_epsilon = layer.norm.epsilon
     n, m = (policy.n_observations,), (policy.n_actions,)
+    is_tanh = policy.head == "tanh"
+    centre, half_range = policy.action_scaling if is_tanh else (None, None)
+    low, high = (None, None) if is_tanh else (policy.action_low, policy.action_high)
     return PolicyConfig(
         n_layers=len(layers),
         isa=isa,
@@ -249,7 +261,16 @@ def _policy_config(policy: CompactPolicy, layouts: Sequence[Layout], isa: int) -
         scale=pointer("observation_scale", policy.observation_scale, n),
         centre=pointer("action_low", centre, m),
         half_range=pointer("action_high", half_range, m),
+        low=pointer("action_low", finite(low), m),
+        high=pointer("action_high", finite(high), m),
+        head=HEADS.index(policy.head),
+        clip=policy.observation_clip or 0,
     ), kept
+
+
+def finite(bound: Array | None) -> Array | None:
+    """The bound [m] with the largest numbers of float32 in place of infinite ones."""
+    return None if bound is None else np.nan_to_num(bound)
 
 
 def float_values(layer: Layer) -> Array:

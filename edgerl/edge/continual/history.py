@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from edgerl.edge.continual.status import HistoryStatus
 from edgerl.edge.continual.transitions import Transitions
-from edgerl.edge.continual.trials import TrialRule, Trials, Verdict
+from edgerl.edge.continual.trials import Decision, TrialRule, Trials
 from edgerl.errors import OutputError, quoted
 
 
@@ -73,8 +73,8 @@ class History:
                 self.trials.abandon()
             else:
                 self.expect_rewards(abs(reward))
-                verdict = self.trials.step(reward, episode_over)
-                self.takeover_is_due |= verdict is Verdict.TAKE_OVER and challenger_is_sound
+                decision = self.trials.step(reward, episode_over)
+                self.takeover_is_due |= decision is Decision.TAKE_OVER and challenger_is_sound
             if has_failed:
                 self.trials.forget_challenger()
 

@@ -11,18 +11,18 @@ them: the halves of an episode are not worth the same, and trials may keep meeti
 same period: of all its windows from the first of the block on in which the oldest of those trials took place. What the
 champion once scored in better days does not count. Both need `least` scores. Both lists are resampled 2000 times, with
 replacement, and the share of draws is taken in which the challenger's mean is at least the champion's. From a share of
-`confidence` on, the verdict is TAKE_OVER: at 0.9, "not worse at 90 %", by a one-sided bootstrap. The draws follow from
+`confidence` on, the decision is TAKE_OVER: at 0.9, "not worse at 90 %", by a one-sided bootstrap. The draws follow from
 the seed and the window's number only, so that a restart decides the same. Until `took_over()`, the champion drives and
 nothing else is decided.
 
-Of few scores the bootstrap is too sure. Of a challenger that is exactly as good, 16 % of the verdicts on 3 normally
+Of few scores the bootstrap is too sure. Of a challenger that is exactly as good, 16 % of the comparisons on 3 normally
 distributed scores are TAKE_OVER, and 14 % of those on 5 (where an exponential tail leads down 25 % and 21 %); of one
 that is worse by a standard deviation of the scores, 1 % and 0.1 %. And a challenger is compared at each trial: one that
 stays as good takes over eventually.
 
 **Cut.** At each eighth of `window_steps`, but not at the window's end, the sum of a trial's rewards so far is compared
 with the lowest such sum among the champion's last recent × (every − 1) windows, of which there must be 3; a window that
-had ended by then counts with its score. Below that the verdict is TRIAL_CUT: the champion drives what is left of the
+had ended by then counts with its score. Below that the decision is TRIAL_CUT: the champion drives what is left of the
 window, which counts for neither. The trial's score is what it had, plus what that lowest window (the oldest of equals)
 still earned from there on, but never more than that window's score. It stands, whatever becomes of the window.
 A policy that is exactly as good loses 4 % of its trials this way where whole episodes differ, 15 % where every reward
@@ -51,7 +51,7 @@ PARTS = 8
 """A trial may be cut after each eighth of a window."""
 
 RESAMPLES = 2000
-"""Of the bootstrap; a verdict takes 0.3 ms under the default rule on a desktop's core."""
+"""Of the bootstrap; a comparison takes 0.3 ms under the default rule on a desktop's core."""
 
 _RESAMPLES_AT_ONCE = 500  # all at once would need 64 MB under the largest rule
 
@@ -62,7 +62,7 @@ LARGEST_REWARD = float(np.finfo(np.float32).max)
 LARGEST_COUNT = 1 << 53
 
 
-class Verdict(Enum):
+class Decision(Enum):
     """What a transition led to."""
 
     TRIAL_CUT = "trial cut"  # the champion drives the rest of the window
@@ -76,7 +76,7 @@ class TrialRule:
     every: int = 5  # windows per trial, 1 to 50; 1: the challenger always drives and nothing is compared
     window_steps: int = 1000  # steps, in [8, 1e9]; a window ends with its episode, or after this many
     recent: int = 5  # trials that are compared, 1 to 20
-    least: int = 3  # scores of either policy that a verdict needs, 1 to recent
+    least: int = 3  # scores of either policy that a comparison needs, 1 to recent
     confidence: float = 0.9  # share of resamples, 0.5 to 1
 
     def __post_init__(self) -> None:
@@ -107,7 +107,7 @@ class Window:
 
 
 class Trials:
-    """Who drives, the scores of both, and the verdicts; the module says by which rules."""
+    """Who drives, the scores of both, and the decisions; the module says by which rules."""
 
     def __init__(self, rule: TrialRule, seed: int) -> None:
         """`seed`: 0 to 2**64 − 1, of the bootstrap. Raises ConfigError."""
@@ -117,7 +117,7 @@ class Trials:
         self._seed = seed
         self._champion: list[Window] = []  # oldest first, as below
         self._challenger: list[Window] = []  # at most `recent`
-        self._share: float | None = None  # of the last verdict on this challenger
+        self._share: float | None = None  # of the last comparison with this challenger
         self._takeover_due = False
         self._trials_cut = self._takeovers = self._divergences = 0
         self._begin_window(0)
@@ -127,7 +127,7 @@ class Trials:
         """Who drives the next step: the challenger, or else the champion."""
         return self._on_trial
 
-    def step(self, reward: float, episode_over: bool) -> Verdict | None:
+    def step(self, reward: float, episode_over: bool) -> Decision | None:
         """Count one transition. Raises ValueError for a reward that is not finite as float32."""
         if not abs(reward) <= LARGEST_REWARD:
             raise ValueError(f"the reward is {reward}; expected a finite float32 number (refuse the transition)")
@@ -144,7 +144,7 @@ class Trials:
         """The challenger is the champion now: nothing is known of either, and a new window starts."""
         self._takeovers += 1
         self._champion, self._challenger = [], []
-        self._forget_verdict()
+        self._forget_comparison()
         self.abandon()
 
     def abandon(self) -> None:
@@ -159,7 +159,7 @@ class Trials:
     def forget_challenger(self) -> None:
         """Its scores, a takeover that is due and a trial under way are lost."""
         self._challenger = []
-        self._forget_verdict()
+        self._forget_comparison()
         if self._is_trial(self._number):
             self.abandon()
 
@@ -229,15 +229,15 @@ class Trials:
         self._champion = [window for window in self._champion if self._is_remembered(window.number)]
         self._challenger = [window for window in self._challenger if self._is_remembered(window.number)]
 
-    def _end_window(self) -> Verdict | None:
+    def _end_window(self) -> Decision | None:
         number = self._number
         if self._on_trial:
             self._add_trial(self._sum)
         elif not self._is_trial(number):
             self._champion.append(self._finished(self._sum))
-        verdict = self._judge() if self._is_trial(number) and not self._takeover_due else None
+        decision = self._judge() if self._is_trial(number) and not self._takeover_due else None
         self._begin_window(number + 1)
-        return verdict
+        return decision
 
     def _finished(self, score: float) -> Window:
         return Window(self._number, (*self._running, *[score] * PARTS)[:PARTS])
@@ -254,9 +254,9 @@ class Trials:
     def _block(self, number: int) -> int:
         return number // self.rule.every
 
-    # Verdicts.
+    # Decisions.
 
-    def _judge(self) -> Verdict | None:
+    def _judge(self) -> Decision | None:
         """After a trial: the takeover."""
         first_block = self._block(self._challenger[0].number)
         champion = [window for window in self._champion if self._block(window.number) >= first_block]
@@ -264,9 +264,9 @@ class Trials:
             return None
         self._share = share_not_worse(_scores(self._challenger), _scores(champion), self._seed, self._number)
         self._takeover_due = self._share >= self.rule.confidence
-        return Verdict.TAKE_OVER if self._takeover_due else None
+        return Decision.TAKE_OVER if self._takeover_due else None
 
-    def _cut_where_behind(self) -> Verdict | None:
+    def _cut_where_behind(self) -> Decision | None:
         champion, part = self._recent_of_champion(), len(self._running) - 1
         if len(champion) < LEAST_TO_CUT:
             return None
@@ -276,12 +276,12 @@ class Trials:
         self._add_trial(min(self._sum + (worst.score - worst.running[part]), worst.score))
         self._on_trial = False
         self._trials_cut += 1
-        return Verdict.TRIAL_CUT
+        return Decision.TRIAL_CUT
 
     def _recent_of_champion(self) -> list[Window]:
         return self._champion[max(len(self._champion) - self.rule.recent * (self.rule.every - 1), 0) :]
 
-    def _forget_verdict(self) -> None:
+    def _forget_comparison(self) -> None:
         self._share, self._takeover_due = None, False
 
     # Hostile input.

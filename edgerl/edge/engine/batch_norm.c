@@ -97,7 +97,7 @@ static void fold(const pass *p) {
     }
 }
 
-static real clipped(real x, real low, real high) { return x < low ? low : x > high ? high : x; }
+static real within(real x, real low, real high) { return x < low ? low : x > high ? high : x; }
 
 EDGERL_INTERNAL void fold_batch(const pass *p) {
     ONLY_WITH_CROSSQ
@@ -107,9 +107,9 @@ EDGERL_INTERNAL void fold_batch(const pass *p) {
     const int is_warm = steps_of(p->l, p->network) > RENORM_WARM_UP;
     for (uint32_t j = 0; j < layer->n_inputs; j++) {
         const real deviation = square_root(a.variance[j] + RENORM_EPSILON), running = square_root(running_variance[j] + RENORM_EPSILON);
-        const real r = is_warm ? clipped(deviation / running, 1 / RENORM_LARGEST_RATIO, RENORM_LARGEST_RATIO) : 1;
+        const real r = is_warm ? within(deviation / running, 1 / RENORM_LARGEST_RATIO, RENORM_LARGEST_RATIO) : 1;
         a.ratio[j] = r / deviation;
-        a.shift[j] = is_warm ? clipped((a.mean[j] - running_mean[j]) / running, -RENORM_LARGEST_SHIFT, RENORM_LARGEST_SHIFT) : 0;
+        a.shift[j] = is_warm ? within((a.mean[j] - running_mean[j]) / running, -RENORM_LARGEST_SHIFT, RENORM_LARGEST_SHIFT) : 0;
     }
     fold(p);
 }

@@ -77,6 +77,24 @@ typedef enum edgerl_layout {
     EDGERL_BLOCK_COLUMNS = 2   /* the blocks of four outputs that an input is connected to: one index each */
 } edgerl_layout;
 
+/* What is done with the sums of a policy's hidden layer. */
+typedef enum edgerl_activation {
+    EDGERL_RELU = 0,
+    EDGERL_IDENTITY = 1,
+    EDGERL_LEAKY_RELU = 2, /* of slope 0.01 */
+    EDGERL_ELU = 3,
+    EDGERL_SILU = 4,
+    EDGERL_TANH = 5,
+    EDGERL_SIGMOID = 6,
+    EDGERL_GELU = 7 /* the exact one, within 1e-7 of x */
+} edgerl_activation;
+
+/* How a policy's actions are made of its last layer's sums. */
+typedef enum edgerl_head {
+    EDGERL_HEAD_TANH = 0, /* centre + half_range * tanh(x) */
+    EDGERL_HEAD_CLIP = 1  /* x, but at least `low` and at most `high` */
+} edgerl_head;
+
 /* One affine layer as the compact file has it (docs/format.md). */
 typedef struct edgerl_layer {
     uint32_t n_inputs;
@@ -90,6 +108,10 @@ typedef struct edgerl_layer {
     const uint32_t *row_starts; /* [ceil(n_outputs / block) + 1]: block row r has blocks row_starts[r] up to
                                    row_starts[r + 1]; of a dense layer: null */
     const float *bias;          /* [n_outputs] */
+    const float *norm_scale;    /* [n_outputs]: LayerNorm of the sums, before the activation; or null */
+    const float *norm_shift;    /* [n_outputs], or null; both or neither */
+    float norm_epsilon;         /* above 0, where there is a norm */
+    int32_t activation;         /* an edgerl_activation; like the norm without a meaning in the last layer */
 } edgerl_layer;
 
 typedef struct edgerl_policy_config {
@@ -98,8 +120,12 @@ typedef struct edgerl_policy_config {
     const edgerl_layer *layers;
     const float *mean;       /* [n_observations], or null */
     const float *scale;      /* [n_observations], or null; both or neither */
-    const float *centre;     /* [n_actions] */
-    const float *half_range; /* [n_actions] */
+    const float *centre;     /* [n_actions]; of head clip: null */
+    const float *half_range; /* [n_actions]; of head clip: null */
+    const float *low;        /* [n_actions]; of head tanh: null */
+    const float *high;       /* [n_actions]; of head tanh: null */
+    int32_t head;            /* an edgerl_head */
+    float clip;              /* normalised observations are clipped to [-clip, clip]; 0: they are not */
 } edgerl_policy_config;
 
 /* Bytes of the arena that `config` needs, into *bytes. Checks everything: what passes here can be built and run. */
@@ -108,7 +134,7 @@ EDGERL_API int32_t edgerl_policy_bytes(const edgerl_policy_config *config, size_
 /* Build the policy in `arena` of `bytes` bytes; nothing of `config` is needed afterwards. */
 EDGERL_API int32_t edgerl_policy_init(const edgerl_policy_config *config, void *arena, size_t bytes);
 
-/* observation [n_observations] -> action [n_actions], each within centre ± half_range. Every action is NaN where a number
+/* observation [n_observations] -> action [n_actions], each within centre ± half_range, or within low and high. Every action is NaN where a number
  * of the observation is NaN or infinite, or becomes infinite by normalisation. */
 EDGERL_API int32_t edgerl_policy_act(void *arena, const float *observation, float *action);
 
@@ -117,7 +143,7 @@ EDGERL_API int32_t edgerl_policy_act(void *arena, const float *observation, floa
 EDGERL_API int32_t edgerl_policy_windows(const void *arena, size_t *observation, size_t *action);
 EDGERL_API int32_t edgerl_policy_act_in_place(void *arena);
 
-/* One layer alone, without ReLU and tanh, for `count` inputs one after the other: to measure it, or to compare it with
+/* One layer alone, without norm, activation and head, for `count` inputs one after the other: to measure it, or to compare it with
  * a reference. inputs [count][n_inputs of the layer] -> outputs [count][n_outputs of the layer] */
 EDGERL_API int32_t edgerl_policy_run_layer(void *arena, uint32_t layer, const float *inputs, float *outputs, uint32_t count);
 

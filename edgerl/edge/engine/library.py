@@ -50,6 +50,10 @@ class LayerConfig(ctypes.Structure):
         ("columns", POINTER(c_uint16)),
         ("row_starts", POINTER(c_uint32)),
         ("bias", POINTER(c_float)),
+        ("norm_scale", POINTER(c_float)),
+        ("norm_shift", POINTER(c_float)),
+        ("norm_epsilon", c_float),
+        ("activation", c_int32),
     )
 
 
@@ -64,6 +68,10 @@ class PolicyConfig(ctypes.Structure):
         ("scale", POINTER(c_float)),
         ("centre", POINTER(c_float)),
         ("half_range", POINTER(c_float)),
+        ("low", POINTER(c_float)),
+        ("high", POINTER(c_float)),
+        ("head", c_int32),
+        ("clip", c_float),
     )
 
 

@@ -4,7 +4,6 @@
  * A batch of one uses every weight once, so what counts is which weights are read. A layer is kept by columns: what
  * lies in the column of an input that ReLU zeroed is never touched.
  */
-#include "activation.h"
 #include "numeric.h"
 
 #define POLICY_MAGIC 0x4c4f5045u /* "EPOL" */
@@ -18,6 +17,9 @@ typedef struct policy_layer {
     uint64_t rows;   /* uint16: the outputs of the connections, or the block rows of the blocks, input by input */
     uint64_t starts; /* uint32 [n_inputs + 1]: where each input's begin in them */
     uint64_t bias;   /* [n_padded] */
+    uint64_t norm;   /* scales, then shifts: [2][n_padded]; 0 where there is none */
+    float norm_epsilon;
+    int32_t activation;
 } policy_layer;
 
 typedef struct policy_state {
@@ -27,11 +29,21 @@ typedef struct policy_state {
     uint64_t bytes;
     uint64_t layers;              /* layer [n_layers] */
     uint64_t mean, scale;         /* [n_observations], where it normalises */
-    uint64_t centre, half_range;  /* [n_actions] */
+    int32_t head;
+    float clip;
+    uint64_t bounds[2];           /* [n_actions]: centre and half_range of head tanh, low and high of head clip */
     uint64_t observation, action; /* [n_observations], [n_actions]: the caller's, in its own units */
     uint64_t active;              /* uint32 [widest layer]: the inputs that are not zero */
     uint64_t vectors[2];          /* [widest layer]: outputs of even and of odd layers */
 } policy_state;
+
+/* What stands between two layers: sums [count], and room up to whole vectors. */
+typedef struct policy_between {
+    uint32_t count;
+    int32_t activation;
+    float norm_epsilon;
+    const float *norm_scale, *norm_shift; /* null where there is no norm */
+} policy_between;
 
 /* A layer's arrays, found in the arena. */
 typedef struct policy_columns {
@@ -86,6 +98,42 @@ static void naive_block_columns(const policy_columns *layer, const policy_active
     }
 }
 
+/* ---------------------------------------------------------------------------------------------- activations */
+
+static inline float sigmoid(float x) { return 1.0f / (1.0f + (float)exponential(-x)); }
+
+/* x Φ(x): Φ(−x) by the rational approximation of Abramowitz and Stegun 7.1.26, within 1e-7. */
+static inline float gelu(float x) {
+    const float magnitude = x < 0 ? -x : x, t = 1.0f / (1.0f + 0.3275911f * 0.70710678f * magnitude);
+    float p = 1.061405429f;
+    p = p * t - 1.453152027f;
+    p = p * t + 1.421413741f;
+    p = p * t - 0.284496736f;
+    p = p * t + 0.254829592f;
+    const float tail = 0.5f * p * t * (float)exponential(-0.5f * x * x) * x;
+    return x < 0 ? tail : x - tail;
+}
+
+/* Of one sum; NaN stays. */
+static inline __attribute__((always_inline)) float activated(int32_t activation, float x) {
+    switch (activation) {
+    case EDGERL_LEAKY_RELU:
+        return x < 0 ? 0.01f * x : x;
+    case EDGERL_ELU:
+        return x > 0 ? x : (float)exponential(x) - 1.0f;
+    case EDGERL_SILU:
+        return x * sigmoid(x);
+    case EDGERL_TANH:
+        return tanh_float(x);
+    case EDGERL_SIGMOID:
+        return sigmoid(x);
+    case EDGERL_GELU:
+        return gelu(x);
+    default:
+        return x; /* of ReLU too: the layer behind passes over what it makes zero */
+    }
+}
+
 /* ---------------------------------------------------------------------------------------------- vector kernels */
 
 /* Wide tiles have eight vectors: as many sums as hide the latency of an addition. Without vector registers they have
@@ -123,6 +171,17 @@ static policy_kernel *const POLICY_KERNELS[][3] = {
 #if HAS_X86_LEVELS
     {dense_columns_avx2, sparse_columns_avx2, block_columns_avx2},
     {dense_columns_avx512, sparse_columns_avx512, block_columns_avx512},
+#endif
+};
+
+typedef void policy_hidden(const policy_between *between, float *x);
+
+static policy_hidden *const HIDDEN_KERNELS[] = {
+    hidden_baseline,
+    hidden_baseline,
+#if HAS_X86_LEVELS
+    hidden_avx2,
+    hidden_avx512,
 #endif
 };
 
@@ -179,21 +238,51 @@ static int32_t check_policy_layer(const edgerl_layer *l) {
     return all_finite(l->values, stored) && all_finite(l->bias, l->n_outputs) ? EDGERL_OK : EDGERL_NOT_FINITE;
 }
 
+/* What stands behind a layer: of the last one nothing does. */
+static int32_t check_between(const edgerl_layer *l) {
+    if (l->activation < EDGERL_RELU || l->activation > EDGERL_GELU || (l->norm_scale == NULL) != (l->norm_shift == NULL)) {
+        return EDGERL_BAD_ARGUMENT;
+    }
+    if (l->norm_scale == NULL) {
+        return EDGERL_OK;
+    }
+    if (!all_finite(l->norm_scale, l->n_outputs) || !all_finite(l->norm_shift, l->n_outputs)) {
+        return EDGERL_NOT_FINITE;
+    }
+    return l->norm_epsilon > 0 && all_finite(&l->norm_epsilon, 1) ? EDGERL_OK : EDGERL_BAD_ARGUMENT;
+}
+
 static int32_t check_policy_layers(const edgerl_policy_config *config) {
     for (uint32_t i = 0; i < config->n_layers; i++) {
         const int32_t status = check_policy_layer(&config->layers[i]);
         if (status != EDGERL_OK) {
             return status;
         }
-        if (i > 0 && config->layers[i].n_inputs != config->layers[i - 1].n_outputs) {
+        if (i == 0) {
+            continue;
+        }
+        if (config->layers[i].n_inputs != config->layers[i - 1].n_outputs) {
             return EDGERL_BAD_SHAPE;
+        }
+        const int32_t between = check_between(&config->layers[i - 1]);
+        if (between != EDGERL_OK) {
+            return between;
         }
     }
     return EDGERL_OK;
 }
 
+/* One of the two arrays that an action is made with: centre and half_range, or low and high. */
+static const float *bound_of(const edgerl_policy_config *config, uint32_t which) {
+    if (config->head == EDGERL_HEAD_CLIP) {
+        return which == 0 ? config->low : config->high;
+    }
+    return which == 0 ? config->centre : config->half_range;
+}
+
 static int32_t check_policy(const edgerl_policy_config *config) {
-    if (config == NULL || config->layers == NULL || config->centre == NULL || config->half_range == NULL ||
+    if (config == NULL || config->layers == NULL || config->head < EDGERL_HEAD_TANH || config->head > EDGERL_HEAD_CLIP ||
+        bound_of(config, 0) == NULL || bound_of(config, 1) == NULL || !(config->clip >= 0) ||
         (config->mean == NULL) != (config->scale == NULL) || config->n_layers < 1 || config->n_layers > EDGERL_MAX_LAYERS ||
         config->isa < EDGERL_ISA_NAIVE || config->isa > EDGERL_ISA_AVX512) {
         return EDGERL_BAD_ARGUMENT;
@@ -203,7 +292,7 @@ static int32_t check_policy(const edgerl_policy_config *config) {
         return status;
     }
     const uint32_t n = config->layers[0].n_inputs, m = config->layers[config->n_layers - 1].n_outputs;
-    const int finite = all_finite(config->centre, m) && all_finite(config->half_range, m) &&
+    const int finite = all_finite(bound_of(config, 0), m) && all_finite(bound_of(config, 1), m) &&
                        (config->mean == NULL || (all_finite(config->mean, n) && all_finite(config->scale, n)));
     return finite ? EDGERL_OK : EDGERL_NOT_FINITE;
 }
@@ -313,7 +402,10 @@ static uint64_t count_entries(const edgerl_layer *source) {
 static policy_layer plan_policy_layer(const edgerl_layer *source, int32_t isa, uint64_t *end) {
     policy_layer l = {.n_inputs = source->n_inputs, .n_outputs = source->n_outputs, .layout = source->layout};
     l.n_padded = (uint32_t)round_up(source->n_outputs, vector_lanes(isa));
+    l.activation = source->activation;
+    l.norm_epsilon = source->norm_epsilon;
     l.bias = set_aside(end, l.n_padded, sizeof(float));
+    l.norm = source->norm_scale == NULL ? 0 : set_aside(end, 2 * (uint64_t)l.n_padded, sizeof(float));
     if (l.layout == EDGERL_DENSE_COLUMNS) {
         l.values = set_aside(end, (uint64_t)l.n_inputs * l.n_padded, sizeof(float));
         return l;
@@ -328,6 +420,8 @@ static policy_layer plan_policy_layer(const edgerl_layer *source, int32_t isa, u
 /* Lay a policy out; where `layers` is not null, [n_layers] are written there. */
 static policy_state plan_policy(const edgerl_policy_config *config, policy_layer *layers) {
     policy_state p = {.magic = POLICY_MAGIC, .n_layers = config->n_layers, .isa = usable_isa(config->isa)};
+    p.head = config->head;
+    p.clip = config->clip;
     uint64_t end = 0, widest = 0;
     set_aside(&end, 1, sizeof(policy_state));
     p.layers = set_aside(&end, p.n_layers, sizeof(policy_layer));
@@ -343,8 +437,8 @@ static policy_state plan_policy(const edgerl_policy_config *config, policy_layer
     p.normalises = config->mean != NULL;
     p.mean = set_aside(&end, p.normalises ? n : 0, sizeof(float));
     p.scale = set_aside(&end, p.normalises ? n : 0, sizeof(float));
-    p.centre = set_aside(&end, m, sizeof(float));
-    p.half_range = set_aside(&end, m, sizeof(float));
+    p.bounds[0] = set_aside(&end, m, sizeof(float));
+    p.bounds[1] = set_aside(&end, m, sizeof(float));
     p.observation = set_aside(&end, n, sizeof(float));
     p.action = set_aside(&end, m, sizeof(float));
     p.active = set_aside(&end, round_up(widest, VECTOR_LANES_AVX512), sizeof(uint32_t));
@@ -427,6 +521,10 @@ static void fill_policy_layer(const edgerl_layer *source, void *arena, const pol
     for (uint32_t i = l->n_outputs; i < l->n_padded; i++) {
         bias[i] = 0;
     }
+    if (l->norm != 0) {
+        copy_floats(floats(arena, l->norm), source->norm_scale, l->n_outputs);
+        copy_floats(floats(arena, l->norm) + l->n_padded, source->norm_shift, l->n_outputs);
+    }
     if (l->layout == EDGERL_DENSE_COLUMNS) {
         fill_dense(source, l, floats(arena, l->values));
     } else {
@@ -476,12 +574,18 @@ int32_t edgerl_policy_init(const edgerl_policy_config *config, void *arena, size
         copy_floats(floats(arena, p->mean), config->mean, n);
         copy_floats(floats(arena, p->scale), config->scale, n);
     }
-    copy_floats(floats(arena, p->centre), config->centre, m);
-    copy_floats(floats(arena, p->half_range), config->half_range, m);
+    copy_floats(floats(arena, p->bounds[0]), bound_of(config, 0), m);
+    copy_floats(floats(arena, p->bounds[1]), bound_of(config, 1), m);
     return EDGERL_OK;
 }
 
 /* ---------------------------------------------------------------------------------------------- acting */
+
+/* x, but at least `low` and at most `high`; NaN stays. */
+static inline float clipped(float x, float low, float high) {
+    const float above = x < low ? low : x;
+    return above > high ? high : above;
+}
 
 static int32_t check_policy_arena(const void *arena) {
     if (arena == NULL) {
@@ -493,30 +597,22 @@ static int32_t check_policy_arena(const void *arena) {
     return ((const policy_state *)arena)->magic == POLICY_MAGIC ? EDGERL_OK : EDGERL_ARENA_INVALID;
 }
 
-/* Write the observation, normalised, to `normalised` [count]; 0 where a number of it is not finite. */
+/* Write the observation, normalised and clipped, to `normalised` [count]; 0 where a number of it is not finite. */
 static int normalise_observation(void *arena, const float *observation, float *normalised, uint32_t count) {
     const policy_state *p = arena;
-    int finite = 1;
-    if (!p->normalises) {
-        for (uint32_t i = 0; i < count; i++) {
-            normalised[i] = observation[i];
-            finite &= is_finite((real)normalised[i]);
-        }
-        return finite;
-    }
     const float *mean = floats(arena, p->mean), *scale = floats(arena, p->scale);
+    int finite = 1;
     for (uint32_t i = 0; i < count; i++) {
-        normalised[i] = (observation[i] - mean[i]) * scale[i];
+        finite &= is_finite((real)observation[i]);
+        normalised[i] = p->normalises ? (observation[i] - mean[i]) * scale[i] : observation[i];
+    }
+    for (uint32_t i = 0; p->clip > 0 && i < count; i++) {
+        normalised[i] = clipped(normalised[i], -p->clip, p->clip);
+    }
+    for (uint32_t i = 0; i < count; i++) {
         finite &= is_finite((real)normalised[i]);
     }
     return finite;
-}
-
-/* x = activation(x), but for ReLU: the layer behind passes over what that makes zero. */
-static void apply(activation a, float *x, uint32_t count) {
-    for (uint32_t i = 0; a != RELU && i < count; i++) {
-        x[i] = (float)activate(a, (real)x[i]);
-    }
 }
 
 /* The inputs among x [count] that are not zero, NaN included; negative numbers count as zero where `is_rectified`. No branch
@@ -570,6 +666,16 @@ static void run_policy_layer(void *arena, uint32_t index, const policy_active *x
     POLICY_KERNELS[((const policy_state *)arena)->isa][l->layout](&found, x, outputs);
 }
 
+/* What the next layer is given for the sums of a hidden one, in their place; but for ReLU, which is left to find_active. */
+static void run_hidden(void *arena, const policy_layer *l, float *sums) {
+    if (l->activation == EDGERL_RELU && l->norm == 0) {
+        return;
+    }
+    const float *norm = l->norm == 0 ? NULL : floats(arena, l->norm);
+    const policy_between between = {l->n_outputs, l->activation, l->norm_epsilon, norm, norm + (norm == NULL ? 0 : l->n_padded)};
+    HIDDEN_KERNELS[((const policy_state *)arena)->isa](&between, sums);
+}
+
 /* The action of a policy that was checked. */
 static void act(void *arena, const float *observation, float *action) {
     const policy_state *p = arena;
@@ -586,14 +692,15 @@ static void act(void *arena, const float *observation, float *action) {
     float *outputs = floats(arena, p->vectors[0]);
     run_policy_layer(arena, 0, &x, outputs);
     for (uint32_t i = 1; i < p->n_layers; i++) {
-        apply(HIDDEN_ACTIVATION, outputs, layers[i].n_inputs);
-        x = find_active(arena, outputs, layers[i].n_inputs, HIDDEN_ACTIVATION == RELU);
+        run_hidden(arena, &layers[i - 1], outputs);
+        x = find_active(arena, outputs, layers[i].n_inputs, layers[i - 1].activation == EDGERL_RELU);
         outputs = floats(arena, p->vectors[i % 2]);
         run_policy_layer(arena, i, &x, outputs);
     }
-    const float *centre = floats(arena, p->centre), *half_range = floats(arena, p->half_range);
+    const float *first = floats(arena, p->bounds[0]), *second = floats(arena, p->bounds[1]);
     for (uint32_t i = 0; i < m; i++) {
-        action[i] = centre[i] + half_range[i] * tanh_float(outputs[i]);
+        action[i] = p->head == EDGERL_HEAD_CLIP ? clipped(outputs[i], first[i], second[i])
+                                                : first[i] + second[i] * tanh_float(outputs[i]);
     }
 }
 

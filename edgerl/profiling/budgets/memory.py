@@ -26,7 +26,7 @@ INDEX_BYTES, START_BYTES = 2, 4
 BLOCK = 4
 """Outputs that share an index in the engine's block layout."""
 
-POLICY_BYTES, LAYER_BYTES = 104, 48
+POLICY_BYTES, LAYER_BYTES = 112, 64
 """Of the arena's structures policy_state and policy_layer (edgerl/edge/engine/policy.c)."""
 
 WIDEST_VECTOR = 16
@@ -47,6 +47,7 @@ class Columns:
     n_outputs: int
     connections: int
     blocks: int
+    has_norm: bool = False
 
 
 def memory_parts(
@@ -113,7 +114,7 @@ def _columns(layer: LayerRow) -> Columns:
     positions = layer.n_inputs * -(-layer.n_outputs // BLOCK)
     is_in_blocks = layer.is_sparse and layer.block == BLOCK
     blocks = layer.stored_weights // BLOCK if is_in_blocks else min(layer.connections, positions)
-    return Columns(layer.n_inputs, layer.n_outputs, layer.connections, blocks)
+    return Columns(layer.n_inputs, layer.n_outputs, layer.connections, blocks, layer.has_norm)
 
 
 def arena_parts(layers: Sequence[Columns], layouts: Sequence[Layout], n_lanes: int, *, normalises: bool) -> BytesByPart:
@@ -129,15 +130,15 @@ def arena_parts(layers: Sequence[Columns], layouts: Sequence[Layout], n_lanes: i
 
 
 def layer_bytes(layer: Columns, layout: Layout, n_lanes: int) -> int:
-    """A layer's arrays in the arena: bias, values, and in a sparse layout their rows and the inputs' starts."""
+    """A layer's arrays in the arena: bias, norm, values, and in a sparse layout their rows and the inputs' starts."""
     padded = _up(layer.n_outputs, n_lanes)
-    bias = _aligned(FLOAT_BYTES * padded)
+    of_outputs = _aligned(FLOAT_BYTES * padded) + (_aligned(2 * FLOAT_BYTES * padded) if layer.has_norm else 0)
     if layout == "dense":
-        return bias + _aligned(FLOAT_BYTES * layer.n_inputs * padded)
+        return of_outputs + _aligned(FLOAT_BYTES * layer.n_inputs * padded)
     entries = layer.connections if layout == "sparse" else layer.blocks
     values = entries if layout == "sparse" else BLOCK * entries
     starts = _aligned(START_BYTES * (layer.n_inputs + 1))
-    return bias + _aligned(FLOAT_BYTES * values) + _aligned(INDEX_BYTES * entries) + starts
+    return of_outputs + _aligned(FLOAT_BYTES * values) + _aligned(INDEX_BYTES * entries) + starts
 
 
 def _up(count: int, unit: int) -> int:

@@ -95,4 +95,6 @@ def _row(layer: Layer) -> LayerRow:
         stored_weights=layer.stored_weights,
         stored_bytes=layer.n_bytes,
         connected_outputs=connected,
+        activation=layer.activation,
+        has_norm=layer.norm is not None,
     )

@@ -4,14 +4,11 @@ A perceptron here is a chain: one input, one output, and between them nodes that
 constants. Affine layers are Gemm, or MatMul and Add; activations and scaling by constants work element by element.
 Anything else in the graph is refused by name, since a wrong cost would be worse than none.
 
-The file is treated as hostile: sizes are bounded, nothing outside the file is read, and no dense matrix is made from a
-sparse one.
+The file is treated as hostile (edgerl/importers/onnx_file.py).
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,18 +17,23 @@ import numpy as np
 import numpy.typing as npt
 
 from edgerl.edge.runtimes import onnx_kind
-from edgerl.errors import EdgerlError, FileFormatError, UnsupportedModelError, reason, require
+from edgerl.errors import EdgerlError, FileFormatError, UnsupportedModelError
 from edgerl.files.atomic import read_bytes
+from edgerl.importers.onnx_file import (
+    Constant,
+    constant_of,
+    describe,
+    initializers,
+    integer,
+    only_input,
+    parse,
+)
 from edgerl.policy.compact import MAXIMUM_UNITS, Precision
 from edgerl.profiling.budgets.rows import LayerRow, ModelRows, matrix_row
 
 if TYPE_CHECKING:
-    from onnx import GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto
+    from onnx import GraphProto, NodeProto
 
-MAXIMUM_BYTES = 1 << 26
-"""Larger files are not policies for small computers."""
-
-MAXIMUM_NODES = 4096
 MAXIMUM_LAYERS = 256
 
 PASSING = frozenset(("Identity", "Dropout"))
@@ -45,33 +47,11 @@ ON_CONSTANTS = frozenset(("Cast", "DequantizeLinear", "Identity", "Transpose"))
 _PRECISIONS: dict[str, Precision] = {"float32": "fp32", "float16": "fp16", "int8": "int8", "uint8": "int8"}
 
 
-@dataclass(frozen=True)
-class _Constant:
-    """A constant of the graph; sparse ones keep only their values."""
-
-    shape: tuple[int, ...]
-    values: npt.NDArray[Any]
-    precision: str  # numpy's name of the type that the file stores
-    zero: npt.NDArray[Any] | int = 0  # int8: the stored value that means zero
-
-    @property
-    def size(self) -> int:
-        return math.prod(self.shape)
-
-    @property
-    def is_dense(self) -> bool:
-        return self.values.shape == self.shape
-
-    @property
-    def connections(self) -> int:
-        return int(np.count_nonzero(self.values != self.zero))
-
-
 @dataclass
 class _Affine:
     """A layer whose bias may follow."""
 
-    weight: _Constant
+    weight: Constant
     n_inputs: int
     n_outputs: int
     has_bias: bool
@@ -80,7 +60,7 @@ class _Affine:
 class _Chain:
     """Walks the nodes in order and keeps track of the one computed value, without its content."""
 
-    def __init__(self, source: Path, constants: dict[str, _Constant], value: str, width: int | None) -> None:
+    def __init__(self, source: Path, constants: dict[str, Constant], value: str, width: int | None) -> None:
         self.source = source
         self.constants = constants
         self.value = value
@@ -116,7 +96,7 @@ class _Chain:
     def fold(self, node: NodeProto, inputs: list[str]) -> None:
         """A node whose inputs are all constants makes a constant."""
         if node.op_type == "Constant":
-            self.constants[node.output[0]] = self.constant_node(node)
+            self.constants[node.output[0]] = constant_of(node, self.source)
             return
         if node.op_type not in ON_CONSTANTS or not inputs:
             raise self.refuse(node, "works on constants in a way that is not understood")
@@ -127,22 +107,7 @@ class _Chain:
             constant = self.dequantized(node, constant, inputs)
         self.constants[node.output[0]] = constant
 
-    def constant_node(self, node: NodeProto) -> _Constant:
-        if len(node.attribute) == 1:
-            attribute = node.attribute[0]
-            if attribute.name == "value":
-                return read_tensor(attribute.t, self.source)
-            if attribute.name == "sparse_value":
-                return read_sparse(attribute.sparse_tensor, self.source)
-            if attribute.name in ("value_float", "value_int"):
-                value = attribute.f if attribute.name == "value_float" else attribute.i
-                return _plain(np.asarray(value, np.float32 if attribute.name == "value_float" else np.int64))
-            if attribute.name in ("value_floats", "value_ints"):
-                values = attribute.floats if attribute.name == "value_floats" else attribute.ints
-                return _plain(np.asarray(values, np.float32 if attribute.name == "value_floats" else np.int64))
-        raise self.refuse(node, "holds no number")
-
-    def transposed(self, node: NodeProto, constant: _Constant) -> _Constant:
+    def transposed(self, node: NodeProto, constant: Constant) -> Constant:
         permutation = next((list(a.ints) for a in node.attribute if a.name == "perm"), [1, 0])
         if len(constant.shape) != 2 or sorted(permutation) != [0, 1]:
             raise self.refuse(node, "transposes a constant that is not a matrix")
@@ -152,13 +117,13 @@ class _Chain:
         zero = constant.zero.T if isinstance(constant.zero, np.ndarray) else constant.zero
         return replace(constant, shape=constant.shape[::-1], values=values, zero=zero)
 
-    def dequantized(self, node: NodeProto, constant: _Constant, inputs: list[str]) -> _Constant:
+    def dequantized(self, node: NodeProto, constant: Constant, inputs: list[str]) -> Constant:
         """The stored integers stay as they are, with the one that means zero."""
         if not constant.is_dense or constant.precision not in ("int8", "uint8", "int32"):
             raise self.refuse(node, f"unpacks {constant.precision}; expected int8 or uint8 in a dense constant")
         if len(inputs) < 3:
             return constant
-        zero, axis = self.constants[inputs[2]], _integer(node, "axis", 1)
+        zero, axis = self.constants[inputs[2]], integer(node, "axis", 1)
         if zero.is_dense and zero.size == 1:
             return replace(constant, zero=zero.values.reshape(()))
         if not zero.is_dense or zero.values.ndim != 1 or not -len(constant.shape) <= axis < len(constant.shape):
@@ -194,9 +159,9 @@ class _Chain:
         self.value = node.output[0]
 
     def gemm(self, node: NodeProto, inputs: list[str]) -> None:
-        if _integer(node, "transA", 0):
+        if integer(node, "transA", 0):
             raise self.refuse(node, "transposes its input")
-        self.affine(node, inputs, transposed=bool(_integer(node, "transB", 0)))
+        self.affine(node, inputs, transposed=bool(integer(node, "transB", 0)))
         if len(inputs) > 2:
             if not self.is_bias(inputs[2:]):
                 raise self.refuse(node, f"has biases of the shape {list(self.constants[inputs[2]].shape)}")
@@ -221,7 +186,7 @@ class _Chain:
     def is_bias(self, inputs: list[str]) -> bool:
         return all(self.is_row(self.constants[name]) for name in inputs if name in self.constants)
 
-    def is_row(self, constant: _Constant) -> bool:
+    def is_row(self, constant: Constant) -> bool:
         """Whether it holds one number for every feature, or one for all."""
         return constant.size == 1 or (constant.shape[-1] == constant.size and self.width in (None, constant.size))
 
@@ -233,7 +198,7 @@ class _Chain:
 
     def reshape(self, node: NodeProto, inputs: list[str]) -> None:
         """Allowed if a sample stays one row."""
-        if node.op_type == "Flatten" and _integer(node, "axis", 1) != 1:
+        if node.op_type == "Flatten" and integer(node, "axis", 1) != 1:
             raise self.refuse(node, "flattens along an axis other than 1")
         if node.op_type != "Reshape":
             return
@@ -249,13 +214,9 @@ def read_onnx(path: Path) -> ModelRows:
     broken; MissingExtraError without onnx.
     """
     data = read_bytes(path)
-    if len(data) > MAXIMUM_BYTES:
-        raise UnsupportedModelError(f"{path} has {len(data)} bytes; expected at most {MAXIMUM_BYTES}")
-    graph = _parse(data, path).graph
-    if not 1 <= len(graph.node) <= MAXIMUM_NODES:
-        raise UnsupportedModelError(f"{path} has {len(graph.node)} nodes; expected 1 to {MAXIMUM_NODES}")
-    constants = _initializers(graph, path)
-    value, width = _input(graph, constants, path)
+    graph = parse(data, path).graph
+    constants = initializers(graph, path)
+    value, width = only_input(graph, constants, path)
     chain = _Chain(path, constants, value, width)
     for node in graph.node:
         chain.step(node)
@@ -282,8 +243,8 @@ def output_bounds(path: Path, n_outputs: int) -> Bounds | None:
     """(low, high), [n_outputs] each, of an ONNX file's output, where its last operators bound it: a Tanh, a Clip or the
     like, and after it scaling by constants. None where they do not, or onnx is not installed."""
     try:
-        graph = _parse(read_bytes(path), path).graph
-        chain = _Chain(path, _initializers(graph, path), "", None)
+        graph = parse(read_bytes(path), path).graph
+        chain = _Chain(path, initializers(graph, path), "", None)
         for node in graph.node:
             if node.op_type == "Constant":
                 chain.fold(node, [])
@@ -296,7 +257,7 @@ def output_bounds(path: Path, n_outputs: int) -> Bounds | None:
     return (bounds[0], bounds[1]) if is_range else None
 
 
-def _bounds(graph: GraphProto, constants: dict[str, _Constant]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+def _bounds(graph: GraphProto, constants: dict[str, Constant]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """Raises StopIteration, KeyError or ValueError where the last operators do not bound the output."""
     made_by = {output: node for node in graph.node for output in node.output}
     value, after = graph.output[0].name, []
@@ -314,7 +275,7 @@ def _bounds(graph: GraphProto, constants: dict[str, _Constant]) -> tuple[npt.NDA
     return low, high
 
 
-def _own_range(node: NodeProto, constants: dict[str, _Constant]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+def _own_range(node: NodeProto, constants: dict[str, Constant]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """The range of a node, for any input; of a Clip it is in its inputs, before opset 11 in its attributes."""
     if node.op_type in UNIT_RANGES:
         low, high = np.array(UNIT_RANGES[node.op_type], np.float64)[:, None]
@@ -325,7 +286,7 @@ def _own_range(node: NodeProto, constants: dict[str, _Constant]) -> tuple[npt.ND
     return _flat(constants[node.input[1]]), _flat(constants[node.input[2]])
 
 
-def _flat(constant: _Constant) -> npt.NDArray[np.float64]:
+def _flat(constant: Constant) -> npt.NDArray[np.float64]:
     if not constant.is_dense:
         raise ValueError("a sparse constant")
     return constant.values.astype(np.float64).reshape(-1)
@@ -335,109 +296,3 @@ def _row(layer: _Affine) -> LayerRow:
     weight = layer.weight
     precision = _PRECISIONS[weight.precision]
     return matrix_row(layer.n_inputs, layer.n_outputs, weight.connections, precision, has_bias=layer.has_bias)
-
-
-def describe(node: NodeProto) -> str:
-    """A node's name for messages."""
-    name = node.name or (node.output[0] if len(node.output) else "")
-    operation = str(node.op_type)  # protobuf leaves bytes where the file has invalid text
-    operation = operation if operation.isidentifier() else repr(operation)
-    return f"the node {operation[:40]} {name[:40]!r}"
-
-
-def read_tensor(tensor: TensorProto, source: Path) -> _Constant:
-    """A dense constant, checked before anything is allocated for it."""
-    from onnx import TensorProto as Types
-    from onnx import numpy_helper
-
-    name = tensor.name[:40]
-    if tensor.data_location == Types.EXTERNAL or len(tensor.external_data):
-        raise UnsupportedModelError(
-            f"{source} keeps {name!r} in another file, which is refused; save the model with its weights inside"
-        )
-    shape = _shape(tensor.dims, name, source)
-    try:
-        values = numpy_helper.to_array(tensor)
-    except Exception as error:  # whatever a malformed tensor makes the library raise
-        raise FileFormatError(f"{source} is not valid: cannot read {name!r} ({reason(error)})") from error
-    if values.shape != shape or values.dtype.kind not in "fiub":
-        raise FileFormatError(f"{source} is not valid: {name!r} is {values.dtype} of the shape {list(values.shape)}")
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise FileFormatError(f"{source} is not valid: {name!r} holds a number that is not finite")
-    return _Constant(shape, values, str(values.dtype))
-
-
-def read_sparse(sparse: SparseTensorProto, source: Path) -> _Constant:
-    """A sparse constant: its values, and never the matrix."""
-    shape = _shape(sparse.dims, sparse.values.name[:40], source)
-    values = read_tensor(sparse.values, source)
-    indices = read_tensor(sparse.indices, source)
-    if len(values.shape) != 1 or indices.shape not in ((values.size,), (values.size, len(shape))):
-        raise FileFormatError(f"{source} is not valid: {sparse.values.name[:40]!r} has other indices than values")
-    if values.size > math.prod(shape):
-        raise FileFormatError(f"{source} is not valid: {sparse.values.name[:40]!r} holds more values than positions")
-    return _Constant(shape, values.values, values.precision)
-
-
-def _parse(data: bytes, path: Path) -> ModelProto:
-    onnx = require("onnx", "export")
-    try:
-        model: ModelProto = onnx.load_model_from_string(data)
-    except Exception as error:  # protobuf's decoder has several
-        raise FileFormatError(f"{path} is not an ONNX file, or is truncated ({reason(error)})") from error
-    if not model.HasField("graph"):
-        raise FileFormatError(f"{path} is not an ONNX file, or is truncated (it holds no graph)")
-    opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
-    for name, has, known in (
-        ("IR version", model.ir_version, onnx.IR_VERSION),
-        ("opset", opset, onnx.defs.onnx_opset_version()),
-    ):
-        if has > known:
-            raise UnsupportedModelError(
-                f"{path} has {name} {has}, too new for onnx {onnx.__version__}, which knows up to {known}; update onnx "
-                "and see that the device's onnxruntime knows it, or export the model with an older one"
-            )
-    return model
-
-
-def _initializers(graph: GraphProto, path: Path) -> dict[str, _Constant]:
-    dense = {tensor.name: read_tensor(tensor, path) for tensor in graph.initializer}
-    sparse = {tensor.values.name: read_sparse(tensor, path) for tensor in graph.sparse_initializer}
-    return dense | sparse
-
-
-def _input(graph: GraphProto, constants: dict[str, _Constant], path: Path) -> tuple[str, int | None]:
-    """(name, features of one sample where the graph says so) of the one input."""
-    inputs = [value for value in graph.input if value.name not in constants]
-    if len(inputs) != 1:
-        raise UnsupportedModelError(f"{path} has {len(inputs)} inputs; expected one, the observation")
-    tensor_type = inputs[0].type.tensor_type
-    if not tensor_type.HasField("shape"):
-        return inputs[0].name, None
-    sizes = [d.dim_value if d.HasField("dim_value") else None for d in tensor_type.shape.dim]
-    batch, features = (sizes[0], sizes[1:]) if len(sizes) > 1 else (1, sizes)
-    if batch not in (None, 1):
-        raise UnsupportedModelError(f"{path} has a fixed batch of {batch}; expected 1, or a free dimension")
-    if None in features:
-        if len(features) > 1:
-            raise UnsupportedModelError(f"{path} has an input of unknown sizes; expected one observation as one row")
-        return inputs[0].name, None
-    width = math.prod(size for size in features if size is not None)
-    if not 1 <= width <= MAXIMUM_UNITS:
-        raise UnsupportedModelError(f"{path} has an input of {width} values; expected 1 to {MAXIMUM_UNITS}")
-    return inputs[0].name, width
-
-
-def _shape(dims: Iterable[int], name: str, source: Path) -> tuple[int, ...]:
-    shape = tuple(dims)
-    if any(n < 0 for n in shape) or len(shape) > 4:
-        raise FileFormatError(f"{source} is not valid: {name!r} has the shape {str(list(shape))[:40]}")
-    return shape
-
-
-def _plain(values: npt.NDArray[Any]) -> _Constant:
-    return _Constant(values.shape, values, str(values.dtype))
-
-
-def _integer(node: NodeProto, name: str, default: int) -> int:
-    return next((int(attribute.i) for attribute in node.attribute if attribute.name == name), default)

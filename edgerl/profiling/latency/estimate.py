@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgerl.edge.acting.policy import Layout
-from edgerl.policy.activation import HIDDEN
+from edgerl.policy.activation import ACTIVATIONS
 from edgerl.policy.compact import Precision
 from edgerl.profiling.budgets.device import ClassCosts, Device, Quantity, Runtime, RuntimeCosts
 from edgerl.profiling.budgets.rows import FLOAT_BYTES, LayerRow
@@ -29,8 +29,8 @@ from edgerl.profiling.latency.cores import class_of_core
 from edgerl.profiling.latency.model import CycleCosts, Level, latency_model
 from edgerl.units import human_uncertainty
 
-ACTIVE_SHARES = {"relu": 0.5}
-"""Of the outputs of an activation that are not constant: the share that is assumed not to be zero."""
+ACTIVE_SHARE = 0.5
+"""Of a layer's outputs behind ReLU that are not constant: the share that is assumed not to be zero."""
 
 ITEM_BYTES: dict[Layout, float] = {"dense": FLOAT_BYTES, "sparse": FLOAT_BYTES + 2, "block": FLOAT_BYTES + 2 / 4}
 """A weight, and its share of a 16-bit index."""
@@ -136,8 +136,14 @@ def _estimate_by_costs(
 
 def active_shares(layers: Sequence[LayerRow]) -> list[float]:
     """Of each layer's inputs, the share that is assumed not to be zero."""
-    hidden = [ACTIVE_SHARES[HIDDEN.name] * layer.connected_outputs / layer.n_outputs for layer in layers[:-1]]
-    return [1.0, *hidden]
+    return [1.0, *(_active_share(layer) for layer in layers[:-1])]
+
+
+def _active_share(layer: LayerRow) -> float:
+    """Of a hidden layer's units."""
+    if not ACTIVATIONS[layer.activation].makes_zeros:
+        return 1.0
+    return ACTIVE_SHARE * layer.connected_outputs / layer.n_outputs
 
 
 def _way(device: Device, runtime: Runtime, costs: RuntimeCosts, layer: LayerRow, share: float) -> _Way:

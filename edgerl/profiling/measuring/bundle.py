@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from edgerl.edge.acting.policy import float_values
+from edgerl.edge.acting.policy import ACTIVATION_NAMES, HEADS, float_values
 from edgerl.edge.engine.amalgamation import amalgamate, engine_parts
 from edgerl.edge.runtimes import why_not
 from edgerl.errors import UnsupportedModelError
@@ -46,7 +46,7 @@ COMPILERS = {
 FLAGS = ("-std=c11", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-static", "-s")
 COMPILER_SECONDS = 120
 
-MAGIC = b"edgerl policy 1\n"
+MAGIC = b"edgerl policy 2\n"
 
 
 @dataclass(frozen=True)
@@ -133,17 +133,24 @@ def policy_data(policy: CompactPolicy, sha256: str) -> bytes:
     observations = benchmark_observations(policy)
     normalises = policy.observation_mean is not None and policy.observation_scale is not None
     counts = len(policy.layers), normalises, len(observations), checked_observations(policy.n_actions)
-    arrays: list[Array] = [np.array(counts, "<u4")]
+    head = np.array(HEADS.index(policy.head), "<u4"), _floats(policy.observation_clip or 0)
+    arrays: list[Array] = [np.array(counts, "<u4"), *head]
     for layer in policy.layers:
         n_blocks = 0 if layer.columns is None else len(layer.columns)
         header = layer.n_inputs, layer.n_outputs, layer.block if layer.is_sparse else 1, n_blocks, layer.is_sparse
-        arrays += [np.array(header, "<u4"), _floats(float_values(layer))]
+        arrays += [np.array((*header, ACTIVATION_NAMES.index(layer.activation)), "<u4")]
+        arrays += [_floats(0 if layer.norm is None else layer.norm.epsilon), _floats(float_values(layer))]
         if layer.columns is not None and layer.row_starts is not None:
             arrays += [layer.columns.astype("<u2"), layer.row_starts.astype("<u4")]
         arrays.append(_floats(layer.bias))
+        if layer.norm is not None:
+            arrays += [_floats(layer.norm.scale), _floats(layer.norm.shift)]
     if normalises:
         arrays += [_floats(policy.observation_mean), _floats(policy.observation_scale)]
-    arrays += [*map(_floats, policy.action_scaling), _floats(observations)]
+    bounds = (
+        policy.action_scaling if policy.head == "tanh" else map(np.nan_to_num, (policy.action_low, policy.action_high))
+    )
+    arrays += [*map(_floats, bounds), _floats(observations)]
     parts = [array.tobytes() for array in arrays]
     return MAGIC + sha256.encode() + b"".join(part + bytes(-len(part) % 4) for part in parts)
 

@@ -21,6 +21,7 @@ from edgerl.errors import CheckFailed, FileFormatError, quoted, reason
 from edgerl.files.kind import JSON, TEXT, refuse_other_kinds
 from edgerl.files.strict_json import parse_json
 from edgerl.policy.compact import Array, CompactPolicy
+from edgerl.policy.loss import action_span
 
 FORMAT = "edgerl benchmark"
 VERSION = 1
@@ -157,8 +158,7 @@ def largest_difference(measurement: LatencyMeasurement, policy: CompactPolicy) -
             f"{measurement.runtime} returned {shape[0]} actions of {shape[1]} numbers; expected "
             f"{expected.shape[0]} of {expected.shape[1]}; another policy was measured"
         )
-    span = policy.action_high.astype(np.float64) - policy.action_low
-    difference = float(np.max(np.abs(np.array(measurement.actions) - expected) / span))
+    difference = float(np.max(np.abs(np.array(measurement.actions) - expected) / action_span(policy)))
     if not difference <= EXAMPLE_TOLERANCE:
         raise CheckFailed(
             f"{measurement.runtime} acts differently there: by {difference:.2g} of the action range, expected at most "

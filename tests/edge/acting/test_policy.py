@@ -22,10 +22,11 @@ from edgerl.edge.acting.policy import LAYOUTS, Layout, _layer_run, _policy_confi
 from edgerl.edge.engine import library as engine
 from edgerl.edge.engine.library import ALIGNMENT, ISAS, Isa, Library, PolicyConfig, library, new_arena
 from edgerl.errors import ConfigError, FileFormatError, MissingExtraError
-from edgerl.policy.compact import CompactPolicy, Layer, Precision, make_layer
+from edgerl.policy.activation import ACTIVATIONS, ActivationName
+from edgerl.policy.compact import CompactPolicy, Head, Layer, Precision, make_layer
 from edgerl.policy.format import save
 from tests.edge.compiled import ENGINE, compile_c
-from tests.policy.policies import random_policy
+from tests.policy.policies import random_policy, torch_actions
 
 Array = npt.NDArray[Any]
 
@@ -121,6 +122,26 @@ def test_actions_are_those_of_float64(widths: tuple[int, ...], block: int, layou
         assert (action.dtype, action.shape) == (np.float32, (widths[-1],))
         assert np.max(np.abs(action - oracle(observation)) / span) < 1e-5
         assert np.max(np.abs(action - oracle.compact(observation)) / span) < 1e-5
+
+
+@pytest.mark.parametrize("isa", HERE)
+@pytest.mark.parametrize("head", ["tanh", "clip"])
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_every_activation_norm_and_head_is_pytorchs(
+    activation: ActivationName, norm: bool, head: Head, isa: Isa
+) -> None:
+    for seed, widths in enumerate([(3, 17, 1), (17, 255, 257, 3), (2, 64, 128, 31)]):
+        compact = random_policy(seed, widths, activation=activation, norm=norm, head=head, clip=1.5)
+        observations = np.random.default_rng(seed).normal(0, 3, (8, widths[0])).astype(np.float32)
+        expected, policy = torch_actions(compact, observations), Policy(compact, isa=isa)
+        assert (policy.action_low is None) == (head == "clip")
+        for observation, answer in zip(observations, expected, strict=True):
+            np.testing.assert_allclose(policy(observation), answer, rtol=0, atol=1e-5 * np.abs(answer).max(initial=1))
+            np.testing.assert_allclose(compact(observation, np.float64), answer, rtol=0, atol=1e-6)
+        spoilt = observations[0].copy()
+        spoilt[0] = np.inf
+        assert np.isnan(policy(spoilt)).all()
 
 
 @pytest.mark.parametrize("isa", HERE)

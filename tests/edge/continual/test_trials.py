@@ -15,21 +15,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgerl.edge.continual import trials as trials_module
-from edgerl.edge.continual.trials import RESAMPLES, TrialRule, Trials, Verdict, share_not_worse
+from edgerl.edge.continual.trials import RESAMPLES, Decision, TrialRule, Trials, share_not_worse
 from edgerl.errors import ConfigError
 
 EIGHT = TrialRule(window_steps=8)  # every step of a window ends an eighth
 
 
-def window(trials: Trials, rewards: Iterable[float]) -> list[Verdict | None]:
+def window(trials: Trials, rewards: Iterable[float]) -> list[Decision | None]:
     """One episode of these rewards."""
     rewards = list(rewards)
     return [trials.step(reward, index == len(rewards) - 1) for index, reward in enumerate(rewards)]
 
 
-def scores(trials: Trials, values: Iterable[float]) -> list[Verdict | None]:
+def scores(trials: Trials, values: Iterable[float]) -> list[Decision | None]:
     """Windows of one step each, with these scores."""
-    return [verdict for value in values for verdict in window(trials, [value])]
+    return [decision for value in values for decision in window(trials, [value])]
 
 
 # Whose turn it is.
@@ -170,7 +170,7 @@ def test_a_dropped_trial_makes_the_period_longer_until_it_is_forgotten(compared:
     ]
 
 
-def test_a_verdict_needs_scores_of_both(compared: list[Any]) -> None:
+def test_a_comparison_needs_scores_of_both(compared: list[Any]) -> None:
     trials = Trials(TrialRule(every=2, recent=3, least=2), 17)
     for number in range(6):
         if number in (0, 2):
@@ -185,7 +185,7 @@ def test_a_verdict_needs_scores_of_both(compared: list[Any]) -> None:
 
 def test_from_a_takeover_to_its_report_nothing_is_decided() -> None:
     trials = Trials(TrialRule(every=2, recent=2, least=1), 0)
-    assert scores(trials, [0.0, 1.0]) == [None, Verdict.TAKE_OVER]
+    assert scores(trials, [0.0, 1.0]) == [None, Decision.TAKE_OVER]
     for _ in range(6):
         assert not trials.challenger_drives
         assert scores(trials, [-9.0]) == [None]
@@ -196,39 +196,39 @@ def test_from_a_takeover_to_its_report_nothing_is_decided() -> None:
     status = trials.status()
     assert (status["challenger"]["scores"], status["champion"]["scores"], status["share"]) == ([], [], None)
     assert (status["takeovers"], status["windows"], trials.challenger_drives) == (1, 9, True)
-    assert scores(trials, [1.0, 0.0, 1.0]) == [None, None, Verdict.TAKE_OVER]
+    assert scores(trials, [1.0, 0.0, 1.0]) == [None, None, Decision.TAKE_OVER]
 
 
 def play(
     trials: Trials, champion: float, challenger: float, blocks: int, generator: np.random.Generator
 ) -> tuple[int, int | None]:
-    """(verdicts, the first trial that led to a takeover) of policies with these mean scores, deviation 1."""
-    verdicts = 0
+    """(comparisons, the first trial that led to a takeover) of policies with these mean scores, deviation 1."""
+    comparisons = 0
     for block in range(blocks):
         for _ in range(trials.rule.every):
             mean = challenger if trials.challenger_drives else champion
-            verdict = scores(trials, [mean + generator.normal()])[0]
-        verdicts += trials.status()["share"] is not None
-        if verdict is Verdict.TAKE_OVER:
-            return verdicts, block + 1
-    return verdicts, None
+            decision = scores(trials, [mean + generator.normal()])[0]
+        comparisons += trials.status()["share"] is not None
+        if decision is Decision.TAKE_OVER:
+            return comparisons, block + 1
+    return comparisons, None
 
 
 def played(challenger: float, blocks: int, repeats: int) -> tuple[float, list[int]]:
-    """(takeovers per verdict, after how many trials) of a challenger that is better by this many deviations."""
+    """(takeovers per comparison, after how many trials) of a challenger that is better by this many deviations."""
     results = [play(Trials(EIGHT, s), 0.0, challenger, blocks, np.random.default_rng(s)) for s in range(repeats)]
     takeovers = [trial for _, trial in results if trial is not None]
-    return len(takeovers) / sum(verdicts for verdicts, _ in results), takeovers
+    return len(takeovers) / sum(comparisons for comparisons, _ in results), takeovers
 
 
 def test_an_equal_challenger_rarely_takes_over() -> None:
-    """Measured over 3000: 16 % of first verdicts, on three scores each."""
+    """Measured over 3000: 16 % of first comparisons, on three scores each."""
     rate, _ = played(0.0, 3, 400)
     assert 0.10 < rate < 0.22
 
 
 def test_a_clearly_better_challenger_takes_over_at_once() -> None:
-    """Better by two deviations of a window's score: 97 % at the first verdict, which is at the third trial."""
+    """Better by two deviations of a window's score: 97 % at the first comparison, which is at the third trial."""
     rate, takeovers = played(2.0, 8, 100)
     assert rate > 0.9
     assert len(takeovers) == 100
@@ -285,16 +285,16 @@ def test_a_trial_that_falls_behind_the_worst_recent_window_is_cut(
     rewards: list[float], at: int | None, score: float
 ) -> None:
     trials = after_champion(*CHAMPION)
-    verdicts = [trials.step(reward, False) for reward in rewards[:-1]]
-    verdicts.append(trials.step(rewards[-1], at is None))
-    assert verdicts == [None] * (len(rewards) - 1) + [None if at is None else Verdict.TRIAL_CUT]
+    decisions = [trials.step(reward, False) for reward in rewards[:-1]]
+    decisions.append(trials.step(rewards[-1], at is None))
+    assert decisions == [None] * (len(rewards) - 1) + [None if at is None else Decision.TRIAL_CUT]
     assert trials.status()["challenger"]["scores"] == [score]
     assert trials.status()["trials_cut"] == (at is not None)
 
 
 def test_after_a_cut_the_champion_drives_the_rest_which_counts_for_nobody() -> None:
     trials = after_champion(*CHAMPION)
-    assert trials.step(0.0, False) is Verdict.TRIAL_CUT
+    assert trials.step(0.0, False) is Decision.TRIAL_CUT
     for _ in range(7):
         assert not trials.challenger_drives
         assert trials.step(1000.0, False) is None
@@ -313,18 +313,18 @@ def test_the_score_of_a_cut_stands_where_the_rest_is_dropped() -> None:
     assert trials.status()["windows"] == 5
 
 
-def test_a_verdict_comes_at_the_end_of_a_cut_trial_too() -> None:
+def test_a_takeover_comes_at_the_end_of_a_cut_trial_too() -> None:
     trials = Trials(TrialRule(every=4, window_steps=8, least=2, confidence=0.5), 0)
     for last in (100.0, 0.0):
         scores(trials, [1.0] * 3)
-        verdicts = window(trials, [last, last])
-    assert verdicts == [Verdict.TRIAL_CUT, Verdict.TAKE_OVER]
+        decisions = window(trials, [last, last])
+    assert decisions == [Decision.TRIAL_CUT, Decision.TAKE_OVER]
     assert trials.status()["challenger"]["scores"] == [200.0, 0.0]
 
 
 def test_a_window_that_had_ended_counts_with_its_score() -> None:
     trials = after_champion([1.0] * 8, *[[2.0, 0.0]] * 3)
-    assert [trials.step(reward, False) for reward in (2.0, 0.0, -0.5)] == [None, None, Verdict.TRIAL_CUT]
+    assert [trials.step(reward, False) for reward in (2.0, 0.0, -0.5)] == [None, None, Decision.TRIAL_CUT]
     assert trials.status()["challenger"]["scores"] == [1.5]
 
 
@@ -333,13 +333,13 @@ def test_a_cut_is_never_worth_more_than_the_window_it_fell_below() -> None:
     behind, running, score = 0.16782596972241445, 0.16782596972241448, -0.4512001448560466
     assert behind + (score - running) > score
     trials = after_champion(*[[running, -running, score]] * 4)
-    assert trials.step(behind, False) is Verdict.TRIAL_CUT
+    assert trials.step(behind, False) is Decision.TRIAL_CUT
     assert trials.status()["challenger"]["scores"] == [score]
 
 
 def test_a_trial_is_not_cut_before_the_champion_has_three_windows() -> None:
     assert after_champion([1.0], [1.0]).step(-9.0, False) is None
-    assert after_champion([1.0], [1.0], [1.0]).step(-9.0, False) is Verdict.TRIAL_CUT
+    assert after_champion([1.0], [1.0], [1.0]).step(-9.0, False) is Decision.TRIAL_CUT
 
 
 def test_eighths_of_a_length_that_is_no_multiple_of_eight() -> None:
@@ -349,15 +349,15 @@ def test_eighths_of_a_length_that_is_no_multiple_of_eight() -> None:
         trials = Trials(rule, 0)
         for _ in range(60):
             trials.step(0.0, False)
-        verdicts = [trials.step(-1.0 if step >= start else 0.0, False) for step in range(20)]
-        cut_at += [step + 1 for step, verdict in enumerate(verdicts) if verdict is Verdict.TRIAL_CUT]
+        decisions = [trials.step(-1.0 if step >= start else 0.0, False) for step in range(20)]
+        cut_at += [step + 1 for step, decision in enumerate(decisions) if decision is Decision.TRIAL_CUT]
     assert sorted(set(cut_at)) == [3, 5, 8, 10, 13, 15, 18]
 
 
 def test_only_recent_windows_of_the_champion_count() -> None:
     trials = Trials(TrialRule(every=4, window_steps=8, recent=1, least=1, confidence=1.0), 0)
     scores(trials, [-5.0, -5.0, -5.0, -5.5, 1.0, 1.0, 1.0])
-    assert trials.step(0.0, False) is Verdict.TRIAL_CUT
+    assert trials.step(0.0, False) is Decision.TRIAL_CUT
 
 
 # What is dropped.
@@ -379,7 +379,7 @@ def test_a_dropped_window_has_no_score_and_uses_its_number() -> None:
 
 def test_a_challenger_that_began_anew_has_no_scores_and_no_takeover_due() -> None:
     trials = Trials(TrialRule(every=2, least=1, recent=1, window_steps=8), 0)
-    assert scores(trials, [0.0, 1.0]) == [None, Verdict.TAKE_OVER]
+    assert scores(trials, [0.0, 1.0]) == [None, Decision.TAKE_OVER]
     trials.step(2.0, False)  # the champion's window goes on
     trials.restart_challenger()
     trials.step(3.0, True)
@@ -417,7 +417,7 @@ class Oracle:
         known = self.known(windows)
         return {n: known[n] for n in list(known)[len(known) - min(count, len(known)) :]}
 
-    def step(self, reward: float, over: bool) -> Verdict | None:
+    def step(self, reward: float, over: bool) -> Decision | None:
         self.rewards.append(reward)
         steps = len(self.rewards)
         if over or steps == self.rule.window_steps:
@@ -426,7 +426,7 @@ class Oracle:
             return self.look(steps)
         return None
 
-    def look(self, steps: int) -> Verdict | None:
+    def look(self, steps: int) -> Decision | None:
         recent = self.last(self.champion, self.rule.recent * (self.rule.every - 1)).values()
         if len(recent) < 3:
             return None
@@ -435,27 +435,27 @@ class Oracle:
             return None
         self.challenger[self.number] = sum(self.rewards) + sum(worst[steps:])
         self.cut = True
-        return Verdict.TRIAL_CUT
+        return Decision.TRIAL_CUT
 
-    def end(self) -> Verdict | None:
-        is_trial, verdict = (self.number + 1) % self.rule.every == 0, None
+    def end(self) -> Decision | None:
+        is_trial, decision = (self.number + 1) % self.rule.every == 0, None
         if self.drives():
             self.challenger[self.number] = sum(self.rewards)
         if not is_trial:
             self.champion[self.number] = self.rewards
         elif not self.due:
-            verdict = self.judge()
+            decision = self.judge()
         self.begin(self.number + 1)
-        return verdict
+        return decision
 
-    def judge(self) -> Verdict | None:
+    def judge(self) -> Decision | None:
         ours = self.last(self.challenger, self.rule.recent)
         theirs = {n: r for n, r in self.champion.items() if n >= min(ours) - (self.rule.every - 1)}
         if len(ours) < self.rule.least or len(theirs) < self.rule.least:
             return None
         share = share_not_worse(list(ours.values()), [sum(r) for r in theirs.values()], self.seed, self.number)
         self.due = share >= self.rule.confidence
-        return Verdict.TAKE_OVER if self.due else None
+        return Decision.TAKE_OVER if self.due else None
 
     def begin(self, number: int) -> None:
         self.number, self.rewards, self.cut = number, [], False
@@ -525,7 +525,7 @@ def test_every_decision_is_the_oracles(
 def busy(steps: int, rule: TrialRule = EIGHT, seed: int = 3) -> Trials:
     trials, generator = Trials(rule, seed), np.random.default_rng(seed)
     for _ in range(steps):
-        if trials.step(float(generator.normal()), bool(generator.random() < 0.05)) is Verdict.TAKE_OVER:
+        if trials.step(float(generator.normal()), bool(generator.random() < 0.05)) is Decision.TAKE_OVER:
             trials.took_over()
     return trials
 
@@ -539,30 +539,30 @@ def test_a_restored_object_decides_the_same_from_a_windows_beginning_on(steps: i
     for _ in range(3000):
         assert again.challenger_drives == trials.challenger_drives
         reward, over = float(generator.normal()), bool(generator.random() < 0.05)
-        verdict = trials.step(reward, over)
-        assert again.step(reward, over) is verdict
-        decided.append(verdict)
-        if verdict is Verdict.TAKE_OVER:
+        decision = trials.step(reward, over)
+        assert again.step(reward, over) is decision
+        decided.append(decision)
+        if decision is Decision.TAKE_OVER:
             trials.took_over()
             again.took_over()
     assert again.state() == trials.state()
-    assert {Verdict.TAKE_OVER, Verdict.TRIAL_CUT} <= set(decided)
+    assert {Decision.TAKE_OVER, Decision.TRIAL_CUT} <= set(decided)
 
 
 def test_a_takeover_that_was_due_is_decided_anew_after_a_restart() -> None:
     trials = Trials(TrialRule(every=2, least=1), 0)
-    assert scores(trials, [0.0, 1.0]) == [None, Verdict.TAKE_OVER]
+    assert scores(trials, [0.0, 1.0]) == [None, Decision.TAKE_OVER]
     again = restored(trials, 0)
     assert scores(again, [0.0]) == [None]
     assert again.challenger_drives
-    assert scores(again, [1.0]) == [Verdict.TAKE_OVER]
+    assert scores(again, [1.0]) == [Decision.TAKE_OVER]
 
 
 def test_the_state_and_the_status_do_not_grow() -> None:
     trials, longest = Trials(TrialRule(every=3, window_steps=8, recent=2, least=2, confidence=1.0), 0), 0
     generator = np.random.default_rng(0)
     for step in range(20_000):
-        if trials.step(float(generator.integers(0, 10)), False) is Verdict.TAKE_OVER or generator.random() < 0.01:
+        if trials.step(float(generator.integers(0, 10)), False) is Decision.TAKE_OVER or generator.random() < 0.01:
             trials.restart_challenger()
         longest = max(longest, len(trials._champion))
         assert len(trials._challenger) <= 2

@@ -6,7 +6,7 @@
 
 #if defined(__cplusplus) || !defined(__STDC_VERSION__) || __STDC_VERSION__ < 199901L
 #error "quantised.c is C99: compile it as C; a program in C++ includes quantised.h and links it"
-#elif QUANTISED_TAG != 0x4c4aaa4b
+#elif QUANTISED_TAG != 0xf22bd380
 #error "quantised.h and quantised.c are of two exports: take both from one"
 #elif defined(__AVR__) && (!defined(__FLASH) || defined(__STRICT_ANSI__))
 #error "on an AVR, quantised.c reads its constants from flash by __flash, which GCC has with -std=gnu99 or gnu11"
@@ -130,11 +130,11 @@ static void quantised_clear(size_t outputs, quantised_number *restrict y) {
 }
 
 /* x[inputs] to whole numbers of at most `limit`, in place; returns the step between two of them, or a negative number
- * where one of x is not finite. What ReLU would make zero becomes zero, unless `is_first`. */
-static float quantised_quantise(size_t inputs, int32_t limit, int is_first, quantised_number *restrict x) {
+ * where one of x is not finite. What ReLU would make zero becomes zero, unless x `is_signed`. */
+static float quantised_quantise(size_t inputs, int32_t limit, int is_signed, quantised_number *restrict x) {
     int32_t largest = 0;
     for (size_t i = 0; i < inputs; i++) {
-        if (!is_first && x[i].integer < 0) {
+        if (!is_signed && x[i].integer < 0) {
             x[i].integer = 0;
         }
         const int32_t magnitude = x[i].integer & INT32_C(0x7fffffff); /* floats of one sign rise as their bits do */

@@ -43,7 +43,7 @@
 #define QUANTISED_FLASH_BYTES 146
 #define QUANTISED_SCRATCH_BYTES 32
 #define QUANTISED_NOT_FINITE 1
-#define QUANTISED_TAG 0x4c4aaa4b /* the same in both files */
+#define QUANTISED_TAG 0xf22bd380 /* the same in both files */
 
 #ifdef __cplusplus
 extern "C" {

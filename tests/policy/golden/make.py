@@ -10,10 +10,11 @@ import json
 import math
 import struct
 from pathlib import Path
+from typing import Any
 
 # 2 observations → 5 hidden units in blocks of 4 (sparse, fp16) → 2 actions (dense, int8), normalised.
 # Block row 0 has one block, from input 1; block row 1, one unit wide and padded, has one from input 0.
-METADATA = {
+METADATA: dict[str, Any] = {
     "about": {"environment": "Golden-v0", "note": "é", "return": 1e-05},
     "kind": "policy",
     "layers": [
@@ -47,6 +48,35 @@ WITH_OFFSET = TENSORS | {
     "example.observation": ("F64", [2], struct.pack("<2d", 5_800_001.25, -1.0)),
     "observation.offset": ("F64", [2], struct.pack("<2d", 5_800_000.0, 0.0)),
 }
+# With all that version 3 adds: (1, −1) is (1, −4) normalised and clipped; the sums of the hidden units are
+# (−1.5, 4, −8.5, 1, 1.75), their mean is −0.65, and the mean square of what is left 18.49.
+CENTRED = (-0.85, 4.65, -7.85, 1.65, 2.4)
+NORMED = [
+    s * c / math.sqrt(18.49 + 0.25) + b for s, c, b in zip((1, 1, 2, 1, 1), CENTRED, (0, 0, 0, 0, 0.5), strict=True)
+]
+ACTIVE = [x if x > 0 else math.expm1(x) for x in NORMED]
+ROWS = ((127, 0, -127, 1, -1), (2, 3, 5, 7, -11))
+SUMS = [
+    s * sum(w * x for w, x in zip(row, ACTIVE, strict=True)) for s, row in zip((0.0078125, 0.015625), ROWS, strict=True)
+]
+EXAMPLE_OF_PARTS = (min(max(SUMS[0], -1.0), 2.0), max(SUMS[1] + 0.125, -3.0))
+OF_PARTS = {
+    "head": "clip",
+    "layers": [METADATA["layers"][0] | {"activation": "elu", "norm_epsilon": 0.25}, METADATA["layers"][1]],
+    "observation_clip": 4.0,
+    "version": 3,
+}
+WITH_PARTS = TENSORS | {
+    "action.high": ("F32", [2], struct.pack("<2f", 2.0, math.inf)),
+    "example.action": ("F32", [2], struct.pack("<2f", *EXAMPLE_OF_PARTS)),
+    "layers.0.norm_scale": ("F32", [5], struct.pack("<5f", 1.0, 1.0, 2.0, 1.0, 1.0)),
+    "layers.0.norm_shift": ("F32", [5], struct.pack("<5f", 0.0, 0.0, 0.0, 0.0, 0.5)),
+}
+CONTENTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "": (METADATA, TENSORS),
+    "offset": ({**METADATA, "version": 2}, WITH_OFFSET),
+    "parts": ({**METADATA, **OF_PARTS}, WITH_PARTS),
+}
 NUMPY_NAMES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I8": "|i1", "U16": "<u2", "U32": "<u4"}
 LARGEST_ITEM_FIRST = (
     "F64",
@@ -62,8 +92,9 @@ def canonical(metadata: object) -> str:
     return json.dumps(metadata, sort_keys=True, separators=(",", ":"))
 
 
-def make(*, with_offset: bool = False) -> bytes:
-    metadata, tensors = ({**METADATA, "version": 2}, WITH_OFFSET) if with_offset else (METADATA, TENSORS)
+def make(what: str = "") -> bytes:
+    """The plain file, or the one with an offset, or with the parts of version 3."""
+    metadata, tensors = CONTENTS[what]
     hashed = canonical(metadata).encode()
     for name, (dtype, shape, data) in sorted(tensors.items()):
         hashed += f"\n{name} {NUMPY_NAMES[dtype]} {tuple(shape)}\n".encode() + data
@@ -81,5 +112,5 @@ def make(*, with_offset: bool = False) -> bytes:
 
 
 if __name__ == "__main__":
-    Path(__file__).with_name("policy.safetensors").write_bytes(make())
-    Path(__file__).with_name("policy-offset.safetensors").write_bytes(make(with_offset=True))
+    for what in CONTENTS:
+        Path(__file__).with_name(f"policy{what and '-'}{what}.safetensors").write_bytes(make(what))

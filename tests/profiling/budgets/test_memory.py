@@ -32,6 +32,7 @@ def _columns(policy: CompactPolicy) -> list[Columns]:
             layer.n_outputs,
             int(np.count_nonzero(layer.matrix())),
             int(as_blocks(layer.matrix(), BLOCK).any(axis=2).sum()),
+            layer.norm is not None,
         )
         for layer in policy.layers
     ]
@@ -46,8 +47,9 @@ def _levels() -> dict[Isa, int]:
 @pytest.mark.parametrize("widths", SHAPES)
 @pytest.mark.parametrize("block", [1, 4])
 @pytest.mark.parametrize("normalize", [True, False])
-def test_the_arena_is_exact(widths: tuple[int, ...], block: int, normalize: bool) -> None:
-    policy = random_policy(len(widths), widths, block, normalize=normalize)
+@pytest.mark.parametrize("norm", [True, False])
+def test_the_arena_is_exact(widths: tuple[int, ...], block: int, normalize: bool, norm: bool) -> None:
+    policy = random_policy(len(widths), widths, block, normalize=normalize, norm=norm)
     for isa, n_lanes in _levels().items():
         for layout in LAYOUTS:
             parts = arena_parts(_columns(policy), [layout] * len(policy.layers), n_lanes, normalises=normalize)

@@ -61,15 +61,18 @@ static void *allocate(uint64_t bytes) {
 /* ---------------------------------------------------------------------------------------------- the policy */
 
 typedef struct policy_header {
-    char magic[16];  /* "edgerl policy 1\n" */
+    char magic[16];  /* "edgerl policy 2\n" */
     char sha256[64]; /* of policy.safetensors, hexadecimal */
     uint32_t n_layers, normalises;
     uint32_t n_measured; /* observations that are timed in turn */
     uint32_t n_checked;  /* the first ones, whose actions are printed */
+    uint32_t head;       /* an edgerl_head */
+    float clip;          /* 0: none */
 } policy_header;
 
 typedef struct layer_header {
-    uint32_t n_inputs, n_outputs, block, n_blocks, is_sparse;
+    uint32_t n_inputs, n_outputs, block, n_blocks, is_sparse, activation;
+    float norm_epsilon; /* 0: no norm */
 } layer_header;
 
 /* A policy file in memory; all pointers point into it. */
@@ -123,7 +126,15 @@ static edgerl_layer read_layer(reader *file) {
     if ((h.block != 1 && h.block != 4) || h.n_inputs > EDGERL_MAX_UNITS || h.n_outputs > EDGERL_MAX_UNITS) {
         leave(DAMAGED, "a layer of the policy has an impossible shape; make the bundle again");
     }
-    edgerl_layer layer = {h.n_inputs, h.n_outputs, h.block, h.n_blocks, EDGERL_DENSE_COLUMNS, NULL, NULL, NULL, NULL};
+    edgerl_layer layer = {
+        .n_inputs = h.n_inputs,
+        .n_outputs = h.n_outputs,
+        .block = h.block,
+        .n_blocks = h.n_blocks,
+        .layout = EDGERL_DENSE_COLUMNS,
+        .activation = (int32_t)h.activation,
+        .norm_epsilon = h.norm_epsilon,
+    };
     if (h.is_sparse) {
         layer.values = take(file, (uint64_t)h.n_blocks * h.block, sizeof(float));
         layer.columns = take(file, h.n_blocks, sizeof(uint16_t));
@@ -132,6 +143,10 @@ static edgerl_layer read_layer(reader *file) {
         layer.values = take(file, (uint64_t)h.n_inputs * h.n_outputs, sizeof(float));
     }
     layer.bias = take(file, h.n_outputs, sizeof(float));
+    if (h.norm_epsilon != 0) {
+        layer.norm_scale = take(file, h.n_outputs, sizeof(float));
+        layer.norm_shift = take(file, h.n_outputs, sizeof(float));
+    }
     return layer;
 }
 
@@ -139,7 +154,7 @@ static void read_policy(const char *path, model *p) {
     reader file = read_file(path);
     memcpy(&p->header, take(&file, 1, sizeof p->header), sizeof p->header);
     const policy_header *h = &p->header;
-    if (memcmp(h->magic, "edgerl policy 1\n", sizeof h->magic) != 0 || h->n_layers < 1 ||
+    if (memcmp(h->magic, "edgerl policy 2\n", sizeof h->magic) != 0 || h->n_layers < 1 ||
         h->n_layers > EDGERL_MAX_LAYERS || h->n_measured < 1 || h->n_checked > h->n_measured) {
         leave(DAMAGED, "the policy is not one of this version; make the bundle again");
     }
@@ -148,13 +163,15 @@ static void read_policy(const char *path, model *p) {
     }
     p->n = p->layers[0].n_inputs;
     p->m = p->layers[h->n_layers - 1].n_outputs;
-    p->config = (edgerl_policy_config){.n_layers = h->n_layers, .isa = edgerl_isa_best(), .layers = p->layers};
+    p->config = (edgerl_policy_config){
+        .n_layers = h->n_layers, .isa = edgerl_isa_best(), .layers = p->layers, .head = (int32_t)h->head, .clip = h->clip};
     if (h->normalises) {
         p->config.mean = take(&file, p->n, sizeof(float));
         p->config.scale = take(&file, p->n, sizeof(float));
     }
-    p->config.centre = take(&file, p->m, sizeof(float));
-    p->config.half_range = take(&file, p->m, sizeof(float));
+    const float *first = take(&file, p->m, sizeof(float)), *second = take(&file, p->m, sizeof(float));
+    p->config.centre = p->config.low = first;
+    p->config.half_range = p->config.high = second;
     p->observations = take(&file, (uint64_t)h->n_measured * p->n, sizeof(float));
 }
 
@@ -214,7 +231,8 @@ static void *build_layer(const edgerl_layer *layer, int32_t layout, int32_t isa)
     for (uint32_t i = 0; i < own.n_outputs; i++) {
         ones[i] = 1;
     }
-    const edgerl_policy_config config = {1, isa, &own, NULL, NULL, ones, ones};
+    own.norm_scale = own.norm_shift = NULL;
+    const edgerl_policy_config config = {.n_layers = 1, .isa = isa, .layers = &own, .centre = ones, .half_range = ones};
     size_t bytes = 0;
     void *arena = build(&config, &bytes);
     free(ones);
@@ -246,7 +264,8 @@ static int is_too_sparse(const edgerl_layer *l) {
     return l->row_starts != NULL && (uint64_t)l->n_blocks * l->block * DENSE_IS_SLOWER_BELOW < positions;
 }
 
-/* Choose the fastest layout of a layer for these inputs [count][n_inputs]; outputs [count][n_outputs], activated. */
+/* Choose the fastest layout of a layer for these inputs [count][n_inputs]; outputs [count][n_outputs], activated: a norm before
+ * that is left out, since only the zeros matter. */
 static void choose_layout(edgerl_layer *layer, int32_t isa, const float *inputs, float *outputs, uint32_t count) {
     uint64_t best = UINT64_MAX;
     uint32_t timed = count;
@@ -263,7 +282,7 @@ static void choose_layout(edgerl_layer *layer, int32_t isa, const float *inputs,
     run_layer(arena, inputs, outputs, count);
     free(arena);
     for (uint64_t i = 0; i < (uint64_t)count * layer->n_outputs; i++) {
-        outputs[i] = activate(HIDDEN_ACTIVATION, outputs[i]);
+        outputs[i] = layer->activation == EDGERL_RELU && outputs[i] < 0 ? 0 : activated(layer->activation, outputs[i]);
     }
 }
 

@@ -1,0 +1,1 @@
+"""Policies that other programs trained, as policies of edgerl."""

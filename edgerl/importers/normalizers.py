@@ -1,0 +1,203 @@
+"""Statistics of observations in a file of their own: a VecNormalize of stable-baselines3, or arrays in an .npz.
+
+A VecNormalize is a pickle, of which nothing is executed: every class and function that it names is one of the stand-ins
+below, which only keep what they are given; any other name is refused. Numbers are made of bytes here, once their type
+and count are checked.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgerl.errors import FileFormatError, UnsupportedModelError, quoted, reason
+from edgerl.files.atomic import read_bytes
+from edgerl.importers.state_dict import Network
+from edgerl.policy.compact import MAXIMUM_UNITS, Array
+
+MAXIMUM_BYTES = 1 << 24
+
+NONE = "none"
+"""Instead of a file: the policy takes observations as they are."""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """observation → clip((observation − mean) / √(variance + epsilon), ±clip)."""
+
+    mean: Array  # float64 [n]
+    variance: Array  # float64 [n]
+    epsilon: float
+    clip: float  # infinite: none
+
+
+class _Record:
+    """An object of any class that is named: it keeps its state."""
+
+    def __init__(self, *arguments: Any) -> None:
+        self.arguments = arguments
+        self.fields: dict[str, Any] = {}
+
+    def __setstate__(self, state: Any) -> None:
+        self.fields = state if isinstance(state, dict) else {}
+
+
+class _Type(_Record):
+    """numpy.dtype."""
+
+    def __setstate__(self, state: Any) -> None:
+        self.order = state[1] if isinstance(state, tuple) and len(state) > 1 else "<"
+
+    def made(self) -> np.dtype[Any]:
+        name = self.arguments[0] if self.arguments else ""
+        if not isinstance(name, str) or name not in ("f4", "f8", "i4", "i8", "b1"):
+            raise ValueError(f"the type {quoted(name)}")
+        return np.dtype(getattr(self, "order", "<").replace("|", "=") + name)
+
+
+class _Array(_Record):
+    """A numpy array, in any of the forms that numpy's versions pickle."""
+
+    def __setstate__(self, state: Any) -> None:
+        _version, self.shape, self.type, _is_fortran, self.data = state
+
+    def made(self) -> Array:
+        """Of one dimension at most."""
+        if len(self.arguments) == 4:  # _frombuffer
+            self.data, self.type, self.shape = self.arguments[:3]
+        elif len(self.arguments) == 2:  # scalar
+            self.type, self.data, self.shape = *self.arguments, ()
+        if not isinstance(self.type, _Type) or not isinstance(self.data, bytes | bytearray):
+            raise ValueError("an array without numbers")
+        numbers = np.frombuffer(bytes(self.data), self.type.made())
+        if not isinstance(self.shape, tuple) or len(self.shape) > 1 or numbers.size != math.prod(self.shape):
+            raise ValueError(f"an array of the shape {quoted(self.shape)}")
+        return numbers.astype(np.float64)
+
+
+class _Normalizer(_Record):
+    """VecNormalize itself."""
+
+
+_STAND_INS = {
+    "stable_baselines3.common.vec_env.vec_normalize.VecNormalize": _Normalizer,
+    "stable_baselines3.common.running_mean_std.RunningMeanStd": _Record,
+    "gymnasium.spaces.box.Box": _Record,
+    "gym.spaces.box.Box": _Record,
+    "gymnasium.spaces.dict.Dict": _Record,
+    "collections.OrderedDict": _Record,
+    "numpy.dtype": _Type,
+    "numpy.ndarray": _Record,
+    **{
+        f"numpy.{core}.{name}": _Array
+        for core in ("core", "_core")
+        for name in ("multiarray._reconstruct", "multiarray.scalar", "numeric._frombuffer")
+    },
+}
+
+
+class _Reader(pickle.Unpickler):
+    """Knows no name but those of the stand-ins."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.startswith("numpy.random."):  # the generators of spaces that were sampled from
+            return _Record
+        if f"{module}.{name}" not in _STAND_INS:
+            raise pickle.UnpicklingError(f"it names {quoted(f'{module}.{name}', 80)}")
+        return _STAND_INS[f"{module}.{name}"]
+
+
+def read(path: Path) -> Statistics | None:
+    """What is done with observations; None where a VecNormalize leaves them.
+
+    Raises FileFormatError, UnsupportedModelError.
+    """
+    data = read_bytes(path)
+    if len(data) > MAXIMUM_BYTES:
+        raise UnsupportedModelError(f"{path} has {len(data)} bytes; expected statistics, of at most {MAXIMUM_BYTES}")
+    return _arrays(data, path) if data.startswith(b"PK") else _vec_normalize(data, path)
+
+
+def _arrays(data: bytes, path: Path) -> Statistics:
+    """From an .npz with mean and var, and perhaps epsilon and clip: without them as VecNormalize has them."""
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            found = {
+                name: np.asarray(arrays[name], np.float64)
+                for name in ("mean", "var", "epsilon", "clip")
+                if name in arrays
+            }
+        epsilon, clip = (float(found.get(name, default)) for name, default in (("epsilon", 1e-8), ("clip", np.inf)))
+        return _checked(found["mean"].reshape(-1), found["var"].reshape(-1), epsilon, clip)
+    except Exception as error:  # numpy's, zipfile's, zlib's and ours
+        raise FileFormatError(
+            f"{path} is not an .npz with `mean` and `var` of observations ({reason(error)})"
+        ) from error
+
+
+def _vec_normalize(data: bytes, path: Path) -> Statistics | None:
+    try:
+        found = _Reader(io.BytesIO(data)).load()
+    except Exception as error:  # a hostile pickle can make it raise anything
+        raise FileFormatError(
+            f"{path} is not a VecNormalize of stable-baselines3, as its save() writes ({reason(error)})"
+        ) from error
+    if not isinstance(found, _Normalizer):
+        raise FileFormatError(f"{path} is a pickle of something else than a VecNormalize of stable-baselines3")
+    if found.fields.get("norm_obs") is False:
+        return None
+    try:
+        return _statistics(found.fields)
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise FileFormatError(f"{path} is a VecNormalize that edgerl cannot read: it has {reason(error)}") from error
+
+
+def apply(stated: str | Path | None, network: Network) -> None:
+    """Normalise the observations of a network that has no layer yet, by the statistics in a file; NONE: not at all.
+
+    Raises FileFormatError, UnsupportedModelError.
+    """
+    if stated is None or str(stated) == NONE:
+        return
+    path = Path(stated)
+    statistics, size = read(path), network.signal.size
+    if statistics is None:
+        return
+    if statistics.mean.size != size:
+        raise UnsupportedModelError(
+            f"{path} has statistics of {statistics.mean.size} numbers; the policy takes {size} observations"
+        )
+    network.normalised(statistics.mean, np.sqrt(statistics.variance + statistics.epsilon))
+    if np.isfinite(statistics.clip):
+        network.clipped(-statistics.clip, statistics.clip)
+
+
+def _statistics(fields: dict[str, Any]) -> Statistics:
+    running = fields["obs_rms"].fields
+    mean, variance = (running[name].made() for name in ("mean", "var"))
+    epsilon, clip = (_number(fields[name]) for name in ("epsilon", "clip_obs"))
+    return _checked(mean, variance, epsilon, clip)
+
+
+def _checked(mean: Array, variance: Array, epsilon: float, clip: float) -> Statistics:
+    """Raises ValueError."""
+    if mean.shape != variance.shape or mean.ndim != 1 or not 1 <= mean.size <= MAXIMUM_UNITS:
+        raise ValueError(f"statistics of the shapes {mean.shape} and {variance.shape}")
+    if not np.isfinite(mean).all() or not np.isfinite(variance).all() or np.any(variance + epsilon <= 0):
+        raise ValueError("statistics that are not finite, or a negative variance")
+    if not clip > 0:
+        raise ValueError(f"the clip {clip}")
+    return Statistics(mean, variance, epsilon, clip)
+
+
+def _number(value: Any) -> float:
+    number = float(value.made()) if isinstance(value, _Array) else value
+    if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number < 1e30:
+        raise ValueError(f"the number {quoted(value)}")
+    return float(number)

@@ -1,0 +1,570 @@
+"""ONNX files as policies: each node of the graph is a step on one value, and constants are folded beside it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgerl.errors import FileFormatError, UnsupportedModelError, quoted, reason, require
+from edgerl.importers import onnx_file
+from edgerl.importers.options import Stated
+from edgerl.importers.signal import Signal, Unfit
+from edgerl.policy.activation import LEAKY_SLOPE
+from edgerl.policy.compact import MAXIMUM_POSITIONS, Array, LayerNorm
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto
+
+ACTION_OUTPUTS = ("actions", "action", "continuous_actions")
+"""The output that is the action, where a graph has several."""
+
+FOLDED = frozenset(
+    {"Add", "Concat", "Div", "Mul", "Neg", "Reciprocal", "Sqrt", "Sub"}
+    | {"Cast", "DequantizeLinear", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"}
+)
+"""Operators that are computed where all their inputs are constants."""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """factor · (sigmoid(x) or 1 + erf(x / √2)) of a layer's sums x: SiLU or GELU, once it multiplies them."""
+
+    function: str  # "silu" or "gelu", which it is a part of
+    of: Signal
+    term: float  # that was added: 1 of GELU, once it is there
+    factor: float
+
+    def times_sums(self, sums: Signal) -> Signal:
+        """Times the sums, or a multiple of them."""
+        ratio = _ratio(sums, self.of)
+        if self.function == "silu" and self.term == 0:
+            return self.of.activated("silu").times(self.factor * ratio)
+        if self.function == "gelu" and self.term == 1:
+            return self.of.activated("gelu").times(2 * self.factor * ratio)
+        raise Unfit("multiplies two computed values")
+
+    def alone(self) -> Signal:
+        """As an activation of its own."""
+        if self.function == "silu" and self.term == 0:
+            return self.of.activated("sigmoid").times(self.factor)
+        raise Unfit("is a part of no activation that is known")
+
+
+def _ratio(first: Signal, second: Signal) -> float:
+    """first / second, where they are the same function but for a number."""
+    if first.hidden is second.hidden and first.is_sums and second.is_sums:
+        one, other = _last_numbers(first), _last_numbers(second)
+        is_same_norm = first.norm is second.norm or first.affine is second.affine
+        if is_same_norm and one.shape == other.shape and other.any():
+            place = np.unravel_index(np.argmax(np.abs(other)), other.shape)
+            ratio = float(one[place] / other[place])
+            if np.allclose(one, ratio * other, rtol=1e-5, atol=1e-7 * np.abs(one).max()):
+                return ratio
+    raise Unfit("multiplies two computed values")
+
+
+def _last_numbers(signal: Signal) -> Array:
+    """Those that its values are proportional to: of its norm, or of its matrix."""
+    if signal.norm is not None:
+        return np.column_stack([signal.norm.scale, signal.norm.shift])
+    return np.column_stack([signal.affine.weights(signal.inputs), signal.affine.bias])
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """A step of LayerNorm in parts, of a layer's sums: mean, centred, squares, variance, deviation."""
+
+    step: str
+    of: Signal
+    epsilon: float = 0.0
+
+    def next(self, step: str, after: str, epsilon: float = 0.0) -> Statistic:
+        """The step behind it, which must stand behind `after`."""
+        if self.step != after:
+            raise Unfit(f"makes {step} of {self.step}")
+        return Statistic(step, self.of, self.epsilon + epsilon)
+
+    def over(self, deviation: Statistic) -> Signal:
+        """The normed sums."""
+        if self.step != "centred" or deviation.step != "deviation" or self.of is not deviation.of:
+            raise Unfit("divides by something else than a deviation")
+        ones = np.ones(self.of.size)
+        return self.of.normed(LayerNorm(ones, 0 * ones, deviation.epsilon))
+
+
+Value = Array | Signal | Gate | Statistic
+
+
+class Model:
+    """The action of an ONNX file, and what onnxruntime makes of an observation."""
+
+    def __init__(self, action: Signal, data: bytes, names: tuple[str, str], path: Path) -> None:
+        """names: of the observation and of the action."""
+        self.action, self._data, self._names, self._path = action, data, names, path
+
+    def __call__(self, observations: Array) -> Array:
+        """Actions [count, m] for observations [count, n], one by one: a batch may be fixed to 1."""
+        onnxruntime = require("onnxruntime", "export")
+        observation, action = self._names
+        try:
+            session = onnxruntime.InferenceSession(self._data, providers=["CPUExecutionProvider"])
+            rows = [session.run([action], {observation: row[None]})[0].reshape(-1) for row in observations]
+        except Exception as error:  # onnxruntime has no common base for its own
+            raise FileFormatError(f"{self._path} cannot be run by onnxruntime ({reason(error)})") from error
+        return np.stack(rows)
+
+
+def read(data: bytes, path: Path, stated: Stated) -> Model:
+    """The action that an ONNX file computes of its observation.
+
+    Raises FileFormatError where the file is broken, UnsupportedModelError, naming the node, where a policy cannot hold
+    it, and MissingExtraError without onnx.
+    """
+    model = onnx_file.parse(data, path)
+    if stated.external_data:
+        take_external_data(model, path)
+        data = model.SerializeToString()
+    graph = model.graph
+    constants = onnx_file.initializers(graph, path)
+    name, width = onnx_file.only_input(graph, constants, path)
+    if width is None:
+        raise UnsupportedModelError(f"{path} does not say how many numbers its observation has; export it with a size")
+    output = _output([output.name for output in graph.output], path)
+    values: dict[str, Value] = {key: _dense(constant, path) for key, constant in constants.items()}
+    values[name] = Signal.observation(width)
+    reader = _Reader(path, values)
+    for node in _needed(graph.node, output):
+        reader.step(node)
+    action = values.get(output)
+    if isinstance(action, Gate):
+        action = action.alone()
+    if not isinstance(action, Signal):
+        raise UnsupportedModelError(f"{path} has an output {quoted(output)} that its observation does not change")
+    return Model(action, data, (name, output), path)
+
+
+def take_external_data(model: ModelProto, path: Path) -> None:
+    """Put the weights that lie in files beside the model into it.
+
+    Raises FileFormatError, UnsupportedModelError: only regular files of the model's own folder are read.
+    """
+    for tensor in model.graph.initializer:
+        if tensor.data_location != tensor.EXTERNAL:
+            continue
+        said = {entry.key: entry.value for entry in tensor.external_data}
+        tensor.raw_data = _external(said, path)
+        del tensor.external_data[:]
+        tensor.data_location = tensor.DEFAULT
+
+
+def _external(said: Mapping[str, str], path: Path) -> bytes:
+    """The bytes that a tensor's entries point to."""
+    name = said.get("location", "")
+    beside = path.parent / name
+    if Path(name).name != name or beside.is_symlink() or not beside.is_file():
+        raise UnsupportedModelError(f"{path} has weights in {quoted(name)}; expected a regular file in its own folder")
+    try:
+        offset = int(said.get("offset", 0))
+        length = int(said.get("length", beside.stat().st_size - offset))
+        if not 0 <= offset <= offset + length <= min(beside.stat().st_size, onnx_file.MAXIMUM_BYTES):
+            raise ValueError(f"{length} bytes from {offset} on")
+        with beside.open("rb") as file:
+            file.seek(offset)
+            return file.read(length)
+    except (ValueError, OSError) as error:
+        raise FileFormatError(
+            f"{path} is not valid: its weights in {beside} cannot be read ({reason(error)})"
+        ) from error
+
+
+def _output(names: Sequence[str], path: Path) -> str:
+    if len(names) == 1:
+        return names[0]
+    for name in ACTION_OUTPUTS:
+        if name in names:
+            return name
+    raise UnsupportedModelError(
+        f"{path} has the outputs {', '.join(names)[:80]}; expected one, or one of {', '.join(ACTION_OUTPUTS)}"
+    )
+
+
+def _needed(nodes: Sequence[NodeProto], output: str) -> list[NodeProto]:
+    """The nodes that the output depends on, in their order."""
+    wanted, needed = {output}, []
+    for node in reversed(nodes):
+        if wanted.intersection(node.output):
+            wanted.update(node.input)
+            needed.append(node)
+    return needed[::-1]
+
+
+def _dense(constant: onnx_file.Constant, path: Path) -> Array:
+    if not constant.is_dense:
+        raise UnsupportedModelError(f"{path} has a sparse constant; expected dense ones")
+    return constant.values
+
+
+class _Reader:
+    """Computes one node after the other."""
+
+    def __init__(self, path: Path, values: dict[str, Value]) -> None:
+        self._path, self._values = path, values
+
+    def step(self, node: NodeProto) -> None:
+        """Add what `node` makes to the values."""
+        missing = next((name for name in node.input if name and name not in self._values), None)
+        if missing is not None or not node.output:
+            raise FileFormatError(
+                f"{self._path} is not valid: {onnx_file.describe(node)} reads {quoted(missing)}, which nothing makes"
+            )
+        try:
+            made = self._made(node)
+        except Unfit as error:
+            raise UnsupportedModelError(
+                f"{self._path} cannot become a policy: {onnx_file.describe(node)} {error}"
+            ) from error
+        self._values |= zip(node.output, made, strict=False)
+
+    def _made(self, node: NodeProto) -> Sequence[Value]:
+        if node.domain not in ("", "ai.onnx"):
+            raise Unfit(f"belongs to the domain {node.domain[:40]!r}")
+        inputs = [self._values[name] if name else None for name in node.input]
+        attributes = {attribute.name: attribute for attribute in node.attribute}
+        if node.op_type == "Constant":
+            return [onnx_file.constant_of(node, self._path).values]
+        if all(value is None or isinstance(value, np.ndarray) for value in inputs):
+            return _folded(node, [value for value in inputs if isinstance(value, np.ndarray)])
+        if node.op_type == "Split":
+            return _split(_signal(inputs[0]), inputs, attributes, len(node.output))
+        if node.op_type not in STEPS:
+            raise Unfit("is not understood")
+        return [STEPS[node.op_type](inputs, attributes)]
+
+
+Inputs = Sequence[Value | None]
+Attributes = Mapping[str, Any]
+
+
+def _folded(node: NodeProto, inputs: list[Array]) -> list[Array]:
+    """What a node makes of constants, by onnx's own reference."""
+    import onnx
+    from onnx.reference import ReferenceEvaluator
+
+    if node.op_type not in FOLDED or not inputs or len(inputs) != len(node.input):
+        raise Unfit("works on constants in a way that is not understood")
+    try:
+        largest = math.prod(np.broadcast_shapes(*(value.shape for value in inputs)))
+    except ValueError:  # of those that do not broadcast, the output is no larger than all inputs together
+        largest = sum(value.size for value in inputs)
+    if largest > MAXIMUM_POSITIONS:
+        raise Unfit(f"makes a constant of {largest} numbers; expected at most {MAXIMUM_POSITIONS}")
+    names = [f"i{index}" for index in range(len(inputs))]
+    bare = onnx.NodeProto()
+    bare.CopyFrom(node)
+    del bare.input[:]
+    bare.input.extend(names)
+    graph = onnx.helper.make_graph(
+        [bare],
+        "fold",
+        [
+            onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
+            for name, value in zip(names, inputs, strict=True)
+        ],
+        [onnx.helper.make_empty_tensor_value_info(node.output[0])],
+    )
+    try:
+        with np.errstate(all="ignore"):
+            (made,) = ReferenceEvaluator(onnx.helper.make_model(graph)).run(None, dict(zip(names, inputs, strict=True)))
+    except Exception as error:  # whatever a malformed node makes the library raise
+        raise Unfit(f"cannot be computed ({reason(error)})") from error
+    return [np.asarray(made)]
+
+
+# ------------------------------------------------------------------------------------------- steps on computed values
+
+
+def _signal(value: Value | None) -> Signal:
+    """A computed value."""
+    if isinstance(value, Gate):
+        return value.alone()
+    if not isinstance(value, Signal):
+        raise Unfit("takes a constant where a computed value is expected")
+    return value
+
+
+def _row(value: Value | None, size: int) -> Array:
+    """A constant as a number, or one number for each of `size`."""
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu":
+        raise Unfit("combines two computed values")
+    if value.size != 1 and (value.size != size or value.shape[-1] != size):
+        raise Unfit(f"has a constant of the shape {list(value.shape)} for {size} numbers")
+    return value.astype(np.float64).reshape(-1)
+
+
+def _vector(value: Value | None, size: int) -> Array:
+    return np.broadcast_to(_row(value, size), size)
+
+
+def _matrix(value: Value | None) -> Array:
+    if not isinstance(value, np.ndarray) or value.ndim != 2 or value.dtype.kind != "f":
+        raise Unfit("does not multiply by a constant matrix of floating-point numbers")
+    return value.astype(np.float64)
+
+
+def _gemm(inputs: Inputs, attributes: Attributes) -> Signal:
+    if _integer(attributes, "transA", 0):
+        raise Unfit("transposes its input")
+    weight = _matrix(inputs[1])
+    weight = weight if _integer(attributes, "transB", 0) else weight.T
+    alpha, beta = (_float(attributes, name, 1.0) for name in ("alpha", "beta"))
+    bias = _row(inputs[2], len(weight)) if len(inputs) > 2 and inputs[2] is not None else 0.0
+    return _signal(inputs[0]).linear(alpha * weight, beta * bias)
+
+
+def _add(inputs: Inputs, _: Attributes) -> Value:
+    first, second = inputs
+    computed, constant = (second, first) if isinstance(first, np.ndarray) else (first, second)
+    if isinstance(computed, Statistic) and isinstance(constant, np.ndarray) and constant.size == 1:
+        return computed.next("variance", "variance", float(constant.reshape(-1)[0]))
+    if isinstance(computed, Gate) and isinstance(constant, np.ndarray) and constant.size == 1:
+        return replace(computed, term=computed.term + float(constant.reshape(-1)[0]) / computed.factor)
+    value = _signal(computed)
+    return value.plus(_row(constant, value.size))
+
+
+def _subtract(inputs: Inputs, attributes: Attributes) -> Value:
+    first, second = inputs
+    if isinstance(second, Statistic) and second.of is first:
+        return second.next("centred", "mean")
+    if isinstance(second, np.ndarray):
+        return _add((first, np.asarray(-second)), attributes)
+    value = _signal(second)
+    return value.times(-1.0).plus(_row(first, value.size))
+
+
+def _multiply(inputs: Inputs, _: Attributes) -> Value:
+    first, second = inputs
+    if isinstance(first, Statistic) and first is second:
+        return first.next("squares", "centred")
+    computed, other = (first, second) if isinstance(first, Gate) or isinstance(second, np.ndarray) else (second, first)
+    if isinstance(computed, Gate) and isinstance(other, Signal):
+        return computed.times_sums(other)
+    if isinstance(computed, Gate) and isinstance(other, np.ndarray) and other.size == 1:
+        return replace(computed, factor=computed.factor * float(other.reshape(-1)[0]))
+    value = _signal(computed)
+    return value.times(_row(other, value.size))
+
+
+def _divide(inputs: Inputs, attributes: Attributes) -> Value:
+    dividend, divisor = inputs
+    if isinstance(dividend, Statistic) and isinstance(divisor, Statistic):
+        return dividend.over(divisor)
+    if not isinstance(divisor, np.ndarray) or not divisor.all():
+        raise Unfit("divides by a computed value, or by zero")
+    return _multiply((dividend, np.asarray(1 / divisor.astype(np.float64))), attributes)
+
+
+def _clip(inputs: Inputs, attributes: Attributes) -> Signal:
+    value = _signal(inputs[0])
+    low, high = (
+        _row(inputs[place], value.size)
+        if len(inputs) > place and inputs[place] is not None
+        else np.array([_float(attributes, name, end)])
+        for place, name, end in ((1, "min", -np.inf), (2, "max", np.inf))
+    )
+    return _bounded(value, low, high)
+
+
+def _bounded(value: Signal, low: Array, high: Array) -> Signal:
+    """Clipped; from zero up without end that is ReLU."""
+    if np.all(low == 0) and np.all(high >= np.finfo(np.float32).max) and value.is_sums:
+        return value.activated("relu")
+    infinite = np.finfo(np.float32).max
+    return value.clipped(np.where(low <= -infinite, -np.inf, low), np.where(high >= infinite, np.inf, high))
+
+
+def _least(inputs: Inputs, _: Attributes) -> Signal:
+    computed, constant = inputs if isinstance(inputs[1], np.ndarray) else inputs[::-1]
+    value = _signal(computed)
+    return _bounded(value, np.array([-np.inf]), _row(constant, value.size))
+
+
+def _greatest(inputs: Inputs, _: Attributes) -> Signal:
+    computed, constant = inputs if isinstance(inputs[1], np.ndarray) else inputs[::-1]
+    value = _signal(computed)
+    return _bounded(value, _row(constant, value.size), np.array([np.inf]))
+
+
+def _elu(inputs: Inputs, attributes: Attributes) -> Signal:
+    if _float(attributes, "alpha", 1.0) != 1:
+        raise Unfit(f"has alpha {_float(attributes, 'alpha', 1.0):g}; expected 1")
+    return _signal(inputs[0]).activated("elu")
+
+
+def _leaky_relu(inputs: Inputs, attributes: Attributes) -> Signal:
+    if abs(_float(attributes, "alpha", 0.01) - LEAKY_SLOPE) > 1e-8:
+        raise Unfit(f"has the slope {_float(attributes, 'alpha', 0.01):g}; expected {LEAKY_SLOPE}")
+    return _signal(inputs[0]).activated("leaky_relu")
+
+
+def _gelu(inputs: Inputs, attributes: Attributes) -> Signal:
+    if "approximate" in attributes and attributes["approximate"].s not in (b"", b"none"):
+        raise Unfit("approximates GELU; expected the exact one")
+    return _signal(inputs[0]).activated("gelu")
+
+
+def _erf(inputs: Inputs, _: Attributes) -> Gate:
+    return Gate("gelu", _signal(inputs[0]).times(math.sqrt(2)), term=0.0, factor=1.0)
+
+
+def _layer_norm(inputs: Inputs, attributes: Attributes) -> Signal:
+    value = _signal(inputs[0])
+    if _integer(attributes, "axis", -1) not in (-1, 1):
+        raise Unfit("normalises along another axis than the last")
+    shift = _vector(inputs[2], value.size) if len(inputs) > 2 else np.zeros(value.size)
+    return value.normed(LayerNorm(_vector(inputs[1], value.size), shift, _float(attributes, "epsilon", 1e-5)))
+
+
+def _batch_norm(inputs: Inputs, attributes: Attributes) -> Signal:
+    value = _signal(inputs[0])
+    scale, shift, mean, variance = (_vector(part, value.size) for part in inputs[1:5])
+    if np.any(variance < 0):
+        raise Unfit("has a negative variance")
+    factor = scale / np.sqrt(variance + _float(attributes, "epsilon", 1e-5))
+    return value.times(factor).plus(shift - mean * factor)
+
+
+def _mean(inputs: Inputs, attributes: Attributes) -> Statistic:
+    axes = inputs[1] if len(inputs) > 1 else np.array(attributes["axes"].ints) if "axes" in attributes else None
+    if not isinstance(axes, np.ndarray) or axes.tolist() not in ([-1], [1]) or not _integer(attributes, "keepdims", 1):
+        raise Unfit("takes the mean along another axis than the last")
+    if isinstance(inputs[0], Statistic):
+        return inputs[0].next("variance", "squares")
+    return Statistic("mean", _signal(inputs[0]))
+
+
+def _power(inputs: Inputs, _: Attributes) -> Statistic:
+    base, exponent = inputs
+    if not isinstance(base, Statistic) or not isinstance(exponent, np.ndarray) or np.any(exponent != 2):
+        raise Unfit("is a power that no policy has")
+    return base.next("squares", "centred")
+
+
+def _root(inputs: Inputs, _: Attributes) -> Statistic:
+    if not isinstance(inputs[0], Statistic):
+        raise Unfit("is a root that no policy has")
+    return inputs[0].next("deviation", "variance")
+
+
+def _concat(inputs: Inputs, attributes: Attributes) -> Signal:
+    _check_last_axis(attributes)
+    first, *others = (_signal(value) for value in inputs)
+    return first.joined(*others)
+
+
+def _slice(inputs: Inputs, attributes: Attributes) -> Signal:
+    value = _signal(inputs[0])
+    parts = [inputs[place] if len(inputs) > place else None for place in (1, 2, 3, 4)]
+    old = [np.array(attributes[name].ints) if name in attributes else None for name in ("starts", "ends", "axes")]
+    starts, ends, axes, steps = (
+        [int(n) for n in np.ravel(part)] if isinstance(part, np.ndarray) else None
+        for part in (*(p if p is not None else o for p, o in zip(parts, old, strict=False)), parts[3])
+    )
+    if starts is None or ends is None or len(starts) != 1 or (axes or [0])[0] not in (-1, 1) or (steps or [1]) == [0]:
+        raise Unfit("takes a part along another axis than the last")
+    return value.chosen(np.arange(value.size)[slice(starts[0], ends[0], (steps or [1])[0])])
+
+
+def _gather(inputs: Inputs, attributes: Attributes) -> Signal:
+    value, chosen = _signal(inputs[0]), inputs[1]
+    if _integer(attributes, "axis", 0) not in (-1, 1) or not isinstance(chosen, np.ndarray) or chosen.ndim != 1:
+        raise Unfit("chooses along another axis than the last")
+    if np.any(chosen >= value.size) or np.any(chosen < -value.size):
+        raise Unfit(f"chooses numbers beyond the {value.size} that there are")
+    return value.chosen(chosen)
+
+
+def _split(value: Signal, inputs: Inputs, attributes: Attributes, count: int) -> list[Signal]:
+    if _integer(attributes, "axis", 0) not in (-1, 1):
+        raise Unfit("splits along another axis than the last")
+    stated = inputs[1] if len(inputs) > 1 else np.array(attributes["split"].ints) if "split" in attributes else None
+    sizes = [-(-value.size // count)] * count if not isinstance(stated, np.ndarray) else [int(n) for n in stated]
+    if any(size < 0 for size in sizes) or len(sizes) != count:
+        raise Unfit(f"splits {value.size} numbers into parts of {str(sizes)[:40]}")
+    ends = np.cumsum(sizes)
+    return [value.chosen(np.arange(value.size)[end - size : end]) for size, end in zip(sizes, ends, strict=True)]
+
+
+def _reshape(inputs: Inputs, _: Attributes) -> Signal:
+    value, shape = _signal(inputs[0]), inputs[1]
+    sizes = [int(n) for n in np.ravel(shape)] if isinstance(shape, np.ndarray) else []
+    if len(sizes) != 2 or sizes[1] not in (-1, value.size) or sizes[0] not in (-1, 0, 1):
+        raise Unfit(f"reshapes {value.size} numbers to {str(sizes)[:40]}; expected one row")
+    return value
+
+
+def _flatten(inputs: Inputs, attributes: Attributes) -> Signal:
+    if _integer(attributes, "axis", 1) != 1:
+        raise Unfit("flattens along another axis than 1")
+    return _signal(inputs[0])
+
+
+def _cast(inputs: Inputs, attributes: Attributes) -> Signal:
+    if _integer(attributes, "to", 1) not in (1, 11):
+        raise Unfit("casts to another type than float or double")
+    return _signal(inputs[0])
+
+
+def _check_last_axis(attributes: Attributes) -> None:
+    if _integer(attributes, "axis", 1) not in (-1, 1):
+        raise Unfit("works along another axis than the last")
+
+
+STEPS: Mapping[str, Callable[[Inputs, Attributes], Value]] = {
+    "Gemm": _gemm,
+    "MatMul": lambda inputs, _: _signal(inputs[0]).linear(_matrix(inputs[1]).T),
+    "Add": _add,
+    "Sub": _subtract,
+    "Mul": _multiply,
+    "Div": _divide,
+    "Neg": lambda inputs, _: _signal(inputs[0]).times(-1.0),
+    "Clip": _clip,
+    "Min": _least,
+    "Max": _greatest,
+    "Relu": lambda inputs, _: _signal(inputs[0]).activated("relu"),
+    "Tanh": lambda inputs, _: _signal(inputs[0]).activated("tanh"),
+    "Elu": _elu,
+    "Celu": _elu,
+    "LeakyRelu": _leaky_relu,
+    "Sigmoid": lambda inputs, _: Gate("silu", _signal(inputs[0]), term=0.0, factor=1.0),
+    "Gelu": _gelu,
+    "Erf": _erf,
+    "LayerNormalization": _layer_norm,
+    "BatchNormalization": _batch_norm,
+    "ReduceMean": _mean,
+    "Pow": _power,
+    "Sqrt": _root,
+    "Shape": lambda inputs, _: np.array([1, _signal(inputs[0]).size]),
+    "Concat": _concat,
+    "Slice": _slice,
+    "Gather": _gather,
+    "Reshape": _reshape,
+    "Flatten": _flatten,
+    "Cast": _cast,
+    "Identity": lambda inputs, _: _signal(inputs[0]),
+    "Dropout": lambda inputs, _: _signal(inputs[0]),
+}
+"""By operator; Split, which makes several values, beside."""
+
+
+def _integer(attributes: Attributes, name: str, default: int) -> int:
+    return int(attributes[name].i) if name in attributes else default
+
+
+def _float(attributes: Attributes, name: str, default: float) -> float:
+    return float(attributes[name].f) if name in attributes else default

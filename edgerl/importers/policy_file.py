@@ -1,0 +1,190 @@
+"""`edgerl.import_policy`: a policy of another program, as a policy.safetensors that has been compared with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgerl import __version__
+from edgerl.environments.make import make
+from edgerl.errors import CheckFailed, FileFormatError, UnsupportedModelError
+from edgerl.files.atomic import read_bytes, refuse_existing
+from edgerl.files.kind import ONNX, OURS, kind_of
+from edgerl.importers import cleanrl, onnx, rsl_rl, stable_baselines3, state_dict
+from edgerl.importers.options import Stated
+from edgerl.importers.signal import Signal, Unfit
+from edgerl.policy import format as policy_format
+from edgerl.policy.activation import ActivationName
+from edgerl.policy.compact import Array, CompactPolicy
+from edgerl.policy.loss import ActionDifference, action_difference, action_span, resolution, sampled_observations
+
+TOLERANCE = 1e-5
+"""Largest difference to the original, of the action range: float32 rounds either."""
+
+STABLE_BASELINES3 = "a model of stable-baselines3"
+PYTORCH = "a PyTorch file"
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What was written, and what it was compared with."""
+
+    path: Path
+    source: Path
+    kind: str  # such as: stable-baselines3 PPO or A2C
+    policy: CompactPolicy
+    difference: ActionDifference | None  # to the original's actions; None where they were not compared
+    notes: tuple[str, ...]  # what a person should know
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        policy = self.policy
+        return {
+            "policy": str(self.path),
+            "source": str(self.source),
+            "kind": self.kind,
+            "architecture": policy.architecture,
+            "activations": [layer.activation for layer in policy.layers[:-1]],
+            "norms": [layer.norm is not None for layer in policy.layers[:-1]],
+            "head": policy.head,
+            "normalises": policy.observation_mean is not None,
+            "observation_clip": policy.observation_clip,
+            "action_bounds": [policy.action_low.tolist(), policy.action_high.tolist()] if policy.is_bounded else None,
+            "action_difference": None if self.difference is None else asdict(self.difference),
+            "notes": list(self.notes),
+        }
+
+
+@dataclass(frozen=True)
+class Original:
+    """A policy as its file has it."""
+
+    kind: str
+    policy: CompactPolicy  # without an example, and what it says about itself
+    act: Callable[[Array], Array]  # the same by onnxruntime or PyTorch: observations [count, n] → actions [count, m]
+    notes: tuple[str, ...] = ()
+
+
+def import_policy(
+    file: str | Path,
+    path: str | Path = "policy.safetensors",
+    *,
+    activation: ActivationName | None = None,
+    normalizer: str | Path | None = None,
+    env: str | None = None,
+    external_data: bool = False,
+    check: bool = True,
+    force: bool = False,
+) -> ImportReport:
+    """Write the policy that another program trained to `path`, once its actions are those of the original.
+
+    file: an ONNX model; a model of stable-baselines3 (PPO, A2C, SAC, TQC, TD3, DDPG); a checkpoint of rsl_rl; a model
+    of CleanRL. activation: of the hidden layers, where the file does not say it. normalizer: a file with the statistics
+    of observations, where they are not in the policy's: VecNormalize of stable-baselines3, or an .npz with `mean` and
+    `var`; "none" where there are none. env: the environment that it is for, which the file then names. external_data:
+    an ONNX model may have its weights in files beside it. check: compare with the original, on 1000 observations.
+
+    Raises FileFormatError, UnsupportedModelError, ConfigError, OutputError, MissingExtraError; CheckFailed, writing
+    nothing, where an action differs by more than 1e-5 of its range.
+    """
+    source, goal = Path(file), Path(path)
+    stated = Stated(activation, normalizer, external_data)
+    refuse_existing(goal, force=force)
+    data = read_bytes(source)
+    original = read(data, source, stated)
+    about = {
+        "edgerl": __version__,
+        "imported_from": original.kind,
+        "source": source.name,
+        "source_sha256": sha256(data).hexdigest(),
+    }
+    policy = replace(original.policy, metadata=about | ({} if env is None else {"environment": env}))
+    policy = policy.with_example(sampled_observations(policy)[0])
+    if env is not None:
+        _check_environment(policy, env)
+    difference = _compared(policy, original, source) if check else None
+    policy_format.save(policy, goal, force=force)
+    return ImportReport(goal, source, original.kind, policy, difference, original.notes)
+
+
+def _check_environment(policy: CompactPolicy, env: str) -> None:
+    """Raises UnsupportedModelError where it has other observations or actions, EnvironmentError, MissingExtraError."""
+    with closing(make(env)) as environment:
+        has, needs = (policy.n_observations, policy.n_actions), (environment.n_observations, environment.n_actions)
+        if has != needs:
+            raise UnsupportedModelError(
+                f"the policy maps {has[0]} observations to {has[1]} actions; {env} has {needs[0]} and {needs[1]}"
+            )
+
+
+def read(data: bytes, path: Path, stated: Stated) -> Original:
+    """The policy in a file of any kind that is known. Raises what `import_policy` does."""
+    kind = kind_of(data) or "a file of an unknown kind"
+    if kind == ONNX:
+        model = onnx.read(data, path, stated)
+        return Original("ONNX", _policy(model.action, path), model)
+    if kind.startswith(STABLE_BASELINES3):
+        network, name = stable_baselines3.read(data, path, stated)
+        return Original(
+            name, _policy(network.signal, path), network, () if stated.normalizer else (WITHOUT_STATISTICS,)
+        )
+    if kind.startswith(PYTORCH):
+        return _pytorch(state_dict.load(data, path), path, stated)
+    if kind in OURS:
+        raise UnsupportedModelError(f"{path} is {kind} already; every command takes it as it is")
+    raise FileFormatError(
+        f"{path} is {kind}; expected an ONNX model, a model of stable-baselines3 or CleanRL, or a checkpoint of rsl_rl"
+    )
+
+
+WITHOUT_STATISTICS = (
+    "observations are taken as they are; if the policy was trained with VecNormalize, import it with its statistics: "
+    "--normalizer vecnormalize.pkl"
+)
+
+
+def _pytorch(content: Any, path: Path, stated: Stated) -> Original:
+    """Raises ConfigError where the file does not say what must be known."""
+    if rsl_rl.is_checkpoint(content):
+        network, name = rsl_rl.read(content, path, stated)
+        return Original(name, _policy(network.signal, path), network)
+    actor = cleanrl.actor_in(content)
+    if actor is None:
+        raise UnsupportedModelError(
+            f"{path} holds no policy in a layout that is known; expected a checkpoint of rsl_rl, or a model of CleanRL"
+        )
+    network, name = cleanrl.read(actor, path, stated)
+    return Original(name, _policy(network.signal, path), network)
+
+
+def _policy(signal: Signal, source: Path) -> CompactPolicy:
+    try:
+        return signal.policy()
+    except Unfit as error:
+        raise UnsupportedModelError(f"{source} cannot become a policy: it {error}") from error
+
+
+def _compared(policy: CompactPolicy, original: Original, source: Path) -> ActionDifference:
+    """Raises CheckFailed."""
+    observations = sampled_observations(policy)
+    expected, actions = original.act(observations), policy(observations, np.float64)
+    if expected.shape != actions.shape:
+        raise CheckFailed(
+            f"{source} gives {expected.shape[1:]} actions, and the policy that was read {actions.shape[1:]}"
+        )
+    span = action_span(policy)
+    shares = np.abs(expected - actions) / span
+    allowed = np.maximum(TOLERANCE, resolution(policy, observations))
+    if not np.all(shares <= allowed):
+        worst = float(np.nanmax(shares)) if np.isfinite(shares).any() else float("nan")
+        raise CheckFailed(
+            f"{source} was read wrongly, or is not what it seems: actions differ from the original's by {worst:.2g} of "
+            "their range; nothing was written"
+        )
+    return action_difference(expected, actions, span, "sampled")

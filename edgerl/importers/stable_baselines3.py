@@ -1,0 +1,194 @@
+"""Models of stable-baselines3: the zip that `model.save` writes, read without opening a pickle.
+
+Its `data` is JSON, in which what matters stands as text beside serialised objects; `policy.pth` has the weights.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgerl.errors import FileFormatError, UnsupportedModelError, quoted, reason
+from edgerl.files.strict_json import parse_json
+from edgerl.importers import normalizers, state_dict
+from edgerl.importers.options import Stated
+from edgerl.importers.signal import Unfit
+from edgerl.importers.state_dict import Network
+from edgerl.policy.activation import ActivationName
+from edgerl.policy.compact import Array
+
+ACTIVATIONS: Mapping[str, ActivationName] = {
+    "Tanh": "tanh",
+    "ReLU": "relu",
+    "ELU": "elu",
+    "LeakyReLU": "leaky_relu",
+    "SiLU": "silu",
+    "GELU": "gelu",
+    "Sigmoid": "sigmoid",
+    "Identity": "identity",
+}
+"""By the name of PyTorch's class."""
+
+ON_POLICY_DEFAULT: ActivationName = "tanh"
+OFF_POLICY_DEFAULT: ActivationName = "relu"
+"""Where policy_kwargs have none: the libraries' own defaults."""
+
+
+def read(data: bytes, path: Path, stated: Stated) -> tuple[Network, str]:
+    """(the network, what kind of policy it is) of a model.
+
+    Raises FileFormatError, UnsupportedModelError, MissingExtraError.
+    """
+    archive = _archive(data, path)
+    about = _json(_member(archive, "data", path), path)
+    state = state_dict.tensors(state_dict.load(_member(archive, "policy.pth", path), path), path, "policy.pth")
+    if any(name.startswith(("features_extractor.", "actor.features_extractor.", "lstm_actor.")) for name in state):
+        raise UnsupportedModelError(f"{path} has a features extractor or a recurrent layer; expected an MlpPolicy")
+    model = _Model(state, about, _bounds(about.get("action_space"), path), path, stated)
+    try:
+        if "action_net.weight" in state:
+            return model.on_policy(), "stable-baselines3 PPO or A2C"
+        if "actor.latent_pi.0.weight" in state:
+            return model.soft(), "stable-baselines3 SAC or TQC"
+        if "actor.mu.0.weight" in state:
+            return model.deterministic(), "stable-baselines3 TD3 or DDPG"
+    except Unfit as error:
+        raise UnsupportedModelError(f"{path} cannot become a policy: it {error}") from error
+    raise UnsupportedModelError(
+        f"{path} is of an algorithm that is not known; expected PPO, A2C, SAC, TQC, TD3 or DDPG"
+    )
+
+
+def _archive(data: bytes, path: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(io.BytesIO(data))
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise FileFormatError(f"{path} is not a zip archive, or is truncated ({reason(error)})") from error
+
+
+def _member(archive: zipfile.ZipFile, name: str, path: Path) -> bytes:
+    """The bytes of a member, of bounded size however it is packed."""
+    try:
+        with archive.open(name) as member:
+            data = member.read(state_dict.MAXIMUM_BYTES + 1)
+    except KeyError as error:
+        raise FileFormatError(
+            f"{path} has no member {name!r}; expected a model that stable-baselines3 saved"
+        ) from error
+    except Exception as error:  # zlib's, zipfile's and the operating system's
+        raise FileFormatError(f"{path} is not valid: its member {name!r} cannot be read ({reason(error)})") from error
+    if len(data) > state_dict.MAXIMUM_BYTES:
+        raise UnsupportedModelError(f"{path}: {name} has more than {state_dict.MAXIMUM_BYTES} bytes")
+    return data
+
+
+def _json(data: bytes, path: Path) -> Mapping[str, Any]:
+    try:
+        about = parse_json(data)
+    except ValueError as error:
+        raise FileFormatError(f"{path} is not valid: its data is not JSON ({reason(error)})") from error
+    if not isinstance(about, dict):
+        raise FileFormatError(f"{path} is not valid: its data is not a JSON object")
+    return about
+
+
+def _bounds(space: Any, path: Path) -> tuple[Array, Array]:
+    """Low and high of each action, from numbers that numpy printed."""
+    if not isinstance(space, dict) or not str(space.get(":type:", "")).endswith("Box'>"):
+        kind = space.get(":type:") if isinstance(space, dict) else space
+        raise UnsupportedModelError(f"{path} acts in {quoted(kind, 60)}; expected continuous actions, of a Box")
+    low, high = (_printed(space.get(name), name, path) for name in ("low", "high"))
+    if low.shape != high.shape or not np.all(low < high) or not np.isfinite([low, high]).all():
+        raise UnsupportedModelError(
+            f"{path} has actions from {str(low)[:40]} to {str(high)[:40]}; expected finite bounds"
+        )
+    return low, high
+
+
+def _printed(text: Any, name: str, path: Path) -> Array:
+    try:
+        if not isinstance(text, str) or not re.fullmatch(r"\[[-+.\deinf\s]*\]", text):
+            raise ValueError(quoted(text, 60))
+        return np.array([float(word) for word in text.strip("[]").split()], np.float32).astype(np.float64)
+    except ValueError as error:
+        raise FileFormatError(f"{path} does not say its actions' {name} as numbers ({reason(error)})") from error
+
+
+@dataclass(frozen=True)
+class _Model:
+    """The parts of a model, and how each algorithm makes actions of them."""
+
+    state: state_dict.StateDict
+    about: Mapping[str, Any]
+    bounds: tuple[Array, Array]
+    path: Path
+    stated: Stated
+
+    def on_policy(self) -> Network:
+        """PPO and A2C: the mean, clipped to the bounds, unless the policy squashes it."""
+        names = state_dict.linear_names(self.state, "mlp_extractor.policy_net.", self.path, may_be_none=True)
+        network = self._perceptron(names, "action_net", ON_POLICY_DEFAULT)
+        if self._keyword("squash_output") is True:
+            return self._squashed(network)
+        self._check_actions(network)
+        network.clipped(*self.bounds)
+        return network
+
+    def soft(self) -> Network:
+        """SAC and TQC: tanh of the mean, scaled to the bounds."""
+        if "actor.mu.weight" not in self.state:
+            raise UnsupportedModelError(
+                f"{self.path} was trained with use_sde, whose means are clipped before tanh, which no policy of edgerl "
+                "holds; train it with clip_mean=0.0"
+            )
+        names = state_dict.linear_names(self.state, "actor.latent_pi.", self.path)
+        return self._squashed(self._perceptron(names, "actor.mu", OFF_POLICY_DEFAULT))
+
+    def deterministic(self) -> Network:
+        """TD3 and DDPG: tanh of the last layer, scaled to the bounds."""
+        *names, last = state_dict.linear_names(self.state, "actor.mu.", self.path)
+        return self._squashed(self._perceptron(names, last, OFF_POLICY_DEFAULT))
+
+    def _perceptron(self, names: list[str], last: str, default: ActivationName) -> Network:
+        """Normaliser, hidden layers and last layer."""
+        n_observations = state_dict.tensor(self.state, f"{[*names, last][0]}.weight", (None, None), self.path).shape[1]
+        network = Network(n_observations)
+        normalizers.apply(self.stated.normalizer, network)
+        state_dict.perceptron(network, self.state, names, self._activation(default), self.path)
+        network.linear(self.state, last, self.path)
+        return network
+
+    def _squashed(self, network: Network) -> Network:
+        self._check_actions(network)
+        network.activated("tanh")
+        low, high = self.bounds
+        network.scaled((high - low) / 2, (high + low) / 2)
+        return network
+
+    def _check_actions(self, network: Network) -> None:
+        has, bounds = network.signal.size, len(self.bounds[0])
+        if has != bounds:
+            raise FileFormatError(f"{self.path} is not valid: it gives {has} actions and has {bounds} bounds")
+
+    def _activation(self, default: ActivationName) -> ActivationName:
+        said = self._keyword("activation_fn")
+        if self.stated.activation is not None or said is None:
+            return self.stated.activation or default
+        name = str(said).rstrip("'>").rpartition(".")[2]
+        if name not in ACTIVATIONS:
+            raise UnsupportedModelError(
+                f"{self.path} has the activation {quoted(said, 60)}; expected {', '.join(ACTIVATIONS)}"
+            )
+        return ACTIVATIONS[name]
+
+    def _keyword(self, name: str) -> Any:
+        """One of policy_kwargs."""
+        keywords = self.about.get("policy_kwargs")
+        return keywords.get(name) if isinstance(keywords, dict) else None

@@ -1,0 +1,150 @@
+"""PyTorch files: tensors by name, read without any pickle being trusted, and the perceptrons among them."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgerl.errors import FileFormatError, UnsupportedModelError, quoted, reason, require
+from edgerl.importers.signal import Signal
+from edgerl.policy.activation import ActivationName
+from edgerl.policy.compact import MAXIMUM_POSITIONS, MAXIMUM_UNITS, Array
+
+StateDict = Mapping[str, Array]
+
+MAXIMUM_BYTES = 1 << 28
+"""Of a file with weights, optimisers included."""
+
+
+def load(data: bytes, path: Path) -> Any:
+    """What torch.save wrote, plain data and tensors only.
+
+    Raises FileFormatError where it is broken, UnsupportedModelError where it holds anything that would have to be
+    executed, and MissingExtraError without torch.
+    """
+    torch = require("torch", "train")
+    try:
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle's, torch's and zip's errors have no common base
+        if "weights_only" in str(error) or "Unsupported" in str(error):
+            found = re.search(r"GLOBAL ([\w.]+)", str(error))
+            what = f" ({found[1]})" if found else ""
+            raise UnsupportedModelError(
+                f"{path} holds more than tensors{what}, which loading would execute; save a state_dict()"
+            ) from error
+        raise FileFormatError(f"{path} is not a PyTorch file, or is truncated ({reason(error)})") from error
+
+
+def tensors(state: Any, path: Path, name: str = "its state_dict") -> StateDict:
+    """The tensors of a state dict as float64 arrays. Raises FileFormatError, UnsupportedModelError."""
+    if not isinstance(state, Mapping):
+        raise FileFormatError(f"{path} is not valid: {name} is {type(state).__name__}; expected tensors by name")
+    arrays = {}
+    for key, value in state.items():
+        if hasattr(value, "detach") and value.is_floating_point():
+            if value.numel() > MAXIMUM_POSITIONS:
+                raise UnsupportedModelError(f"{path}: {quoted(key)} has {value.numel()} numbers; expected a policy's")
+            arrays[str(key)] = value.detach().double().numpy()
+    return arrays
+
+
+def tensor(state: StateDict, name: str, shape: tuple[int | None, ...], path: Path) -> Array:
+    """One of them, finite and of `shape` (None: any size). Raises FileFormatError."""
+    if name not in state:
+        raise FileFormatError(f"{path} is not valid: the tensor {name!r} is missing")
+    found = state[name]
+    if found.ndim != len(shape) or any(n not in (None, m) for n, m in zip(shape, found.shape, strict=True)):
+        expected = ", ".join("any" if n is None else str(n) for n in shape)
+        raise FileFormatError(f"{path} is not valid: {name} has the shape {list(found.shape)}; expected [{expected}]")
+    if max(found.shape, default=1) > MAXIMUM_UNITS:
+        raise UnsupportedModelError(
+            f"{path}: {name} has the shape {list(found.shape)}; expected at most {MAXIMUM_UNITS}"
+        )
+    if not np.isfinite(found).all():
+        raise FileFormatError(f"{path} is not valid: {name} holds a number that is not finite")
+    return found
+
+
+def row(state: StateDict, name: str, size: int, path: Path) -> Array:
+    """A tensor of `size` numbers, or of one for all of them, in any shape. Raises FileFormatError."""
+    if name not in state or state[name].size not in (1, size) or not np.isfinite(state[name]).all():
+        raise FileFormatError(f"{path} is not valid: {name} is missing, or not {size} finite numbers")
+    return np.broadcast_to(state[name].reshape(-1), size)
+
+
+def linear_names(state: StateDict, prefix: str, path: Path, *, may_be_none: bool = False) -> list[str]:
+    """The affine layers named `prefix` and a number, in their order: those of a Sequential. Raises FileFormatError."""
+    numbers = (re.fullmatch(re.escape(prefix) + r"(\d+)\.weight", name) for name in state)
+    names = [f"{prefix}{number}" for number in sorted(int(found[1]) for found in numbers if found)]
+    if not names and not may_be_none:
+        raise FileFormatError(f"{path} is not valid: the tensor '{prefix}0.weight' is missing")
+    return names
+
+
+class Network:
+    """A network under construction: as a signal, and as the steps that PyTorch takes, to compare the two."""
+
+    def __init__(self, n_observations: int) -> None:
+        self.signal = Signal.observation(n_observations)
+        self._steps: list[Callable[[Any], Any]] = []
+
+    def linear(self, state: StateDict, name: str, path: Path) -> None:
+        """The layer `name`.weight and `name`.bias. Raises FileFormatError, UnsupportedModelError."""
+        weight = tensor(state, f"{name}.weight", (None, self.signal.size), path)
+        bias = tensor(state, f"{name}.bias", (len(weight),), path) if f"{name}.bias" in state else np.zeros(len(weight))
+        self.signal = self.signal.linear(weight, bias)
+        self._steps.append(lambda x: _functional().linear(x, _float32(weight), _float32(bias)))
+
+    def activated(self, activation: ActivationName) -> None:
+        """An activation. Raises Unfit."""
+        self.signal = self.signal.activated(activation)
+        if activation != "identity":
+            self._steps.append(lambda x: getattr(_functional(), activation)(x))
+
+    def scaled(self, factor: Array, term: Array) -> None:
+        """factor · x + term."""
+        self.signal = self.signal.times(factor).plus(term)
+        self._steps.append(lambda x: x * _float32(factor) + _float32(term))
+
+    def normalised(self, mean: Array, deviation: Array) -> None:
+        """(x − mean) / deviation."""
+        self.signal = self.signal.plus(-mean).times(1 / deviation)
+        self._steps.append(lambda x: (x - _float32(mean)) / _float32(deviation))
+
+    def clipped(self, low: Array | float, high: Array | float) -> None:
+        """At least `low`, at most `high`. Raises Unfit."""
+        self.signal = self.signal.clipped(low, high)
+        self._steps.append(lambda x: x.clamp(*(_float32(np.asarray(bound)) for bound in (low, high))))
+
+    def chosen(self, rows: Array) -> None:
+        """These numbers only."""
+        self.signal = self.signal.chosen(rows)
+        self._steps.append(lambda x: x[..., rows])
+
+    def __call__(self, observations: Array) -> Array:
+        """What PyTorch computes in float32 of observations [count, n]: actions [count, m]."""
+        x = _float32(observations)
+        for step in self._steps:
+            x = step(x)
+        actions: Array = x.numpy()
+        return actions
+
+
+def perceptron(network: Network, state: StateDict, names: list[str], activation: ActivationName, path: Path) -> None:
+    """Affine layers with an activation behind each."""
+    for name in names:
+        network.linear(state, name, path)
+        network.activated(activation)
+
+
+def _functional() -> Any:
+    return require("torch", "train").nn.functional
+
+
+def _float32(values: Array) -> Any:
+    return require("torch", "train").from_numpy(np.asarray(values, np.float32))

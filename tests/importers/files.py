@@ -1,0 +1,113 @@
+"""Files of other programs, small ones, in the layouts that these programs write."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from torch import nn
+
+
+class Actor(nn.Module):
+    """A perceptron as robots' policies are: a normaliser in front, perhaps a clip, a norm, half of its outputs unused,
+    tanh."""
+
+    def __init__(
+        self,
+        activation: type[nn.Module],
+        widths: Sequence[int] = (9, 16, 12, 4),
+        *,
+        norm: bool = False,
+        clip: float | None = None,
+        is_distribution: bool = False,
+        tanh: bool = False,
+    ) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        layers: list[nn.Module] = []
+        for n, m in pairwise(widths[:-1]):
+            layers += [nn.Linear(n, m), *([nn.LayerNorm(m)] if norm else []), activation()]
+        layers.append(nn.Linear(widths[-2], widths[-1] * (2 if is_distribution else 1)))
+        self.actor = nn.Sequential(*layers)
+        self.clip, self.is_distribution, self.tanh = clip, is_distribution, tanh
+        self.register_buffer("mean", torch.randn(1, widths[0]))
+        self.register_buffer("std", torch.rand(1, widths[0]) + 0.1)
+
+    def forward(self, obs: torch.Tensor) -> torch.Tensor:
+        x = (obs - self.mean) / (self.std + 1e-2)
+        x = x if self.clip is None else x.clamp(-self.clip, self.clip)
+        x = self.actor(x)
+        if self.is_distribution:
+            x, _ = torch.chunk(x, 2, dim=-1)
+        return torch.tanh(x) * 2 + 0.5 if self.tanh else x
+
+
+def exported(module: nn.Module, path: Path, opset: int = 17, n: int = 9) -> Path:
+    """As torch.onnx writes it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module.eval(),
+            (torch.zeros(1, n),),
+            str(path),
+            opset_version=opset,
+            dynamo=False,
+            input_names=["obs"],
+            output_names=["actions"],
+        )
+    return path
+
+
+def actions(module: nn.Module, observations: Any) -> Any:
+    """What PyTorch computes."""
+    with torch.no_grad():
+        return module(torch.from_numpy(np.asarray(observations, np.float32))).numpy()
+
+
+class Task(gymnasium.Env[Any, Any]):
+    """Random observations; actions within `bounds`."""
+
+    def __init__(self, n_observations: int = 5, bounds: tuple[Any, Any] = ([-2, -0.5], [2, 1.5])) -> None:
+        self.observation_space = spaces.Box(-np.inf, np.inf, (n_observations,), np.float32)
+        self.action_space = spaces.Box(*(np.array(bound, np.float32) for bound in bounds))
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed, options=options)
+        return self._observed(), {}
+
+    def step(self, _action: Any) -> Any:
+        return self._observed(), 0.0, False, False, {}
+
+    def _observed(self) -> Any:
+        return self.np_random.normal(1, 4, self.observation_space.shape).astype(np.float32)
+
+
+def saved_model(
+    algorithm: Any, folder: Path, task: Task | None = None, **options: Any
+) -> tuple[BaseAlgorithm, VecNormalize]:
+    """model.zip with random weights and vecnormalize.pkl after some steps, as stable-baselines3 saves them."""
+    environment = VecNormalize(DummyVecEnv([lambda: task or Task()]), clip_obs=2.0)
+    environment.seed(0)
+    environment.reset()
+    model = algorithm("MlpPolicy", environment, seed=0, device="cpu", **options)
+    for _ in range(20):
+        environment.step(np.array([environment.action_space.sample()]))
+    model.save(folder / "model.zip")
+    environment.save(str(folder / "vecnormalize.pkl"))
+    return model, environment
+
+
+def saved_checkpoint(path: Path) -> None:
+    """As rsl_rl 5 writes it: 48 observations, 12 actions."""
+    actor, _ = nn.Sequential(nn.Linear(48, 32), nn.ELU(), nn.Linear(32, 12)), torch.manual_seed(0)
+    state = {f"mlp.{name}": value for name, value in actor.state_dict().items()}
+    torch.save({"actor_state_dict": state | {"distribution.std_param": torch.ones(12)}, "iter": 1500}, path)

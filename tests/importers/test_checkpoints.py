@@ -1,0 +1,234 @@
+"""Checkpoints of rsl_rl and models of CleanRL, in the layouts that their versions write."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import edgerl
+from edgerl.errors import ConfigError, EdgerlError, UnsupportedModelError
+
+OBSERVATIONS = np.random.default_rng(0).normal(0, 2, (100, 9)).astype(np.float32)
+
+
+def _mlp(outputs: int = 4) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(9, 16), nn.ELU(), nn.Linear(16, 12), nn.ELU(), nn.Linear(12, outputs))
+
+
+def _named(module: nn.Module, prefix: str) -> dict[str, Any]:
+    return {f"{prefix}{name}": value for name, value in module.state_dict().items()}
+
+
+def _normaliser(prefix: str = "") -> dict[str, Any]:
+    rng = torch.Generator().manual_seed(1)
+    deviation = torch.rand(1, 9, generator=rng)
+    mean = torch.randn(1, 9, generator=rng)
+    parts = {"_mean": mean, "_var": deviation**2, "_std": deviation, "count": torch.tensor(99)}
+    return {prefix + name: value for name, value in parts.items()}
+
+
+def _seen(normaliser: dict[str, Any]) -> torch.Tensor:
+    """The observations as EmpiricalNormalization gives them on: 0.01 is added to the deviation."""
+    found = {name.rpartition(".")[2]: value for name, value in normaliser.items()}
+    return (torch.from_numpy(OBSERVATIONS) - found["_mean"]) / (found["_std"] + 1e-2)
+
+
+ACTOR, CRITIC = _mlp(), _named(_mlp(1), "critic.")
+COMMON = {"optimizer_state_dict": {"state": {}, "param_groups": [{"lr": 1e-3}]}, "iter": 1500, "infos": None}
+LAYOUTS: dict[str, tuple[dict[str, Any], str]] = {
+    "1.0, legged_gym": (
+        {"model_state_dict": {**_named(ACTOR, "actor."), **CRITIC, "std": torch.ones(4)}, **COMMON},
+        "",
+    ),
+    "2.1": (
+        {
+            "model_state_dict": {**_named(ACTOR, "actor."), **CRITIC, "log_std": torch.ones(4)},
+            "obs_norm_state_dict": _normaliser(),
+            "critic_obs_norm_state_dict": _normaliser(),
+            **COMMON,
+        },
+        "obs_norm_state_dict",
+    ),
+    "2.3, distilled": (
+        {
+            "model_state_dict": {**_named(ACTOR, "student."), **_named(_mlp(), "teacher."), "std": torch.ones(4)},
+            "obs_norm_state_dict": _normaliser(),
+            **COMMON,
+        },
+        "obs_norm_state_dict",
+    ),
+    "3.3": (
+        {
+            "model_state_dict": {
+                **_named(ACTOR, "actor."),
+                **CRITIC,
+                **_normaliser("actor_obs_normalizer."),
+                **_normaliser("critic_obs_normalizer."),
+                "std": torch.ones(4),
+            },
+            **COMMON,
+        },
+        "model_state_dict",
+    ),
+    "5.4": (
+        {
+            "actor_state_dict": {
+                **_named(ACTOR, "mlp."),
+                **_normaliser("obs_normalizer."),
+                "distribution.std_param": torch.ones(4),
+            },
+            "critic_state_dict": _named(_mlp(1), "mlp."),
+            **COMMON,
+        },
+        "actor_state_dict",
+    ),
+    "5.4, distilled": (
+        {
+            "student_state_dict": {**_named(ACTOR, "mlp."), "distribution.log_std_param": torch.ones(4)},
+            "teacher_state_dict": _named(_mlp(), "mlp."),
+            **COMMON,
+        },
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_checkpoint_of_rsl_rl(layout: str, tmp_path: Path) -> None:
+    content, normaliser = LAYOUTS[layout]
+    torch.save(content, tmp_path / "model_1500.pt")
+    with pytest.raises(ConfigError, match=r"does not say its activation; name it: `activation` elu, rsl_rl's default"):
+        edgerl.import_policy(tmp_path / "model_1500.pt", tmp_path / "policy.safetensors")
+    report = edgerl.import_policy(tmp_path / "model_1500.pt", tmp_path / "policy.safetensors", activation="elu")
+    kept = {name: value for name, value in content.get(normaliser, {}).items() if name.rpartition(".")[2][0] == "_"}
+    actor_only = {name: value for name, value in kept.items() if not name.startswith("critic")}
+    x = _seen(actor_only) if normaliser else torch.from_numpy(OBSERVATIONS)
+    with torch.no_grad():
+        expected = ACTOR(x).numpy()
+    np.testing.assert_allclose(edgerl.load(tmp_path / "policy.safetensors")(OBSERVATIONS), expected, atol=5e-6)
+    assert report.kind.startswith("rsl_rl ")
+    assert not report.policy.is_bounded
+
+
+def test_deviations_that_the_network_makes_are_left_out(tmp_path: Path) -> None:
+    actor = _mlp(8)
+    torch.save({"actor_state_dict": _named(actor, "mlp."), "critic_state_dict": {}, **COMMON}, tmp_path / "model.pt")
+    policy = edgerl.import_policy(tmp_path / "model.pt", tmp_path / "p.safetensors", activation="elu").policy
+    with torch.no_grad():
+        expected = actor(torch.from_numpy(OBSERVATIONS))[:, :4].numpy()
+    np.testing.assert_allclose(policy(OBSERVATIONS), expected, atol=5e-6)
+
+
+def test_a_recurrent_checkpoint_is_refused_with_its_reason(tmp_path: Path) -> None:
+    state = {**_named(ACTOR, "actor."), "memory_a.rnn.weight_ih_l0": torch.zeros(4, 9), "std": torch.ones(4)}
+    torch.save({"model_state_dict": state, **COMMON}, tmp_path / "model.pt")
+    with pytest.raises(UnsupportedModelError, match=r"is recurrent \(memory_a"):
+        edgerl.import_policy(tmp_path / "model.pt", tmp_path / "p.safetensors", activation="elu")
+
+
+class CleanActor(nn.Module):
+    """Of CleanRL's td3_continuous_action.py and sac_continuous_action.py."""
+
+    def __init__(self, last: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.fc1, self.fc2 = nn.Linear(9, 32), nn.Linear(32, 32)
+        setattr(self, last, nn.Linear(32, 2))
+        self.last = last
+        self.register_buffer("action_scale", torch.tensor([[2.0, 0.5]]))
+        self.register_buffer("action_bias", torch.tensor([[0.0, 1.0]]))
+        if last == "fc_mean":
+            self.fc_logstd = nn.Linear(32, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.fc2(torch.relu(self.fc1(x))))
+        return torch.tanh(getattr(self, self.last)(x)) * self.action_scale + self.action_bias
+
+
+@pytest.mark.parametrize(("last", "kind"), [("fc_mu", "CleanRL TD3 or DDPG"), ("fc_mean", "CleanRL SAC")])
+def test_an_actor_of_cleanrl(last: str, kind: str, tmp_path: Path) -> None:
+    actor, path = CleanActor(last), tmp_path / "td3.cleanrl_model"
+    torch.save((actor.state_dict(), {"fc1.weight": torch.zeros(1, 1)}, {}), path)
+    report = edgerl.import_policy(path, tmp_path / "p.safetensors")
+    with torch.no_grad():
+        expected = actor(torch.from_numpy(OBSERVATIONS)).numpy()
+    np.testing.assert_allclose(report.policy(OBSERVATIONS), expected, atol=1e-6)
+    assert (report.kind, report.policy.head) == (kind, "tanh")
+    assert report.policy.action_low.tolist() == [-2, 0.5]
+
+
+def test_a_ppo_of_cleanrl_must_say_what_its_file_does_not(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    mean = nn.Sequential(nn.Linear(9, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 3))
+    path = tmp_path / "ppo.cleanrl_model"
+    torch.save({**_named(mean, "actor_mean."), "actor_logstd": torch.zeros(1, 3), **CRITIC}, path)
+    with pytest.raises(ConfigError, match=r"does not save the statistics; name them: `normalizer` statistics\.npz"):
+        edgerl.import_policy(path, tmp_path / "p.safetensors")
+    plain = edgerl.import_policy(path, tmp_path / "p.safetensors", normalizer="none").policy
+    with torch.no_grad():
+        np.testing.assert_allclose(plain(OBSERVATIONS), mean(torch.from_numpy(OBSERVATIONS)).numpy(), atol=1e-6)
+    running = np.random.default_rng(0).normal(size=9), np.random.default_rng(1).random(9) + 0.1
+    np.savez(tmp_path / "statistics.npz", mean=running[0], var=running[1], clip=10.0)
+    policy = edgerl.import_policy(path, tmp_path / "q.safetensors", normalizer=tmp_path / "statistics.npz").policy
+    seen = np.clip((OBSERVATIONS - running[0]) / np.sqrt(running[1] + 1e-8), -10, 10).astype(np.float32)
+    with torch.no_grad():
+        np.testing.assert_allclose(policy(OBSERVATIONS), mean(torch.from_numpy(seen)).numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ({"weights": torch.zeros(3)}, "holds no policy in a layout that is known"),
+        ([1, 2], "holds no policy in a layout that is known"),
+        ({"actor_state_dict": {"mlp.0.weight": torch.zeros(2, 2)}}, None),
+        (
+            {"actor_state_dict": {"mlp.0.weight": torch.zeros(2, 2), "mlp.2.weight": torch.zeros(2, 3)}},
+            "expected .any, 2",
+        ),
+        ({"actor_state_dict": {"mlp.0.weight": torch.zeros(2)}}, "expected .any, any"),
+        ({"actor_state_dict": {"mlp.0.weight": 3}}, "mlp.0.weight' is missing"),
+        (({"fc1.weight": torch.zeros(2, 2), "fc_mu.weight": torch.zeros(1, 2)},), "'fc2.weight' is missing"),
+        (
+            {
+                "model_state_dict": {"actor.0.weight": torch.zeros(1, 2)},
+                "obs_norm_state_dict": {"_mean": torch.zeros(1, 3)},
+            },
+            "_mean has the shape .1, 3",
+        ),
+    ],
+)  # fmt: skip
+def test_files_without_a_policy_are_refused_in_one_line(content: Any, problem: str | None, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "model.pt")
+    if problem is None:
+        assert (
+            edgerl.import_policy(tmp_path / "model.pt", tmp_path / "p", activation="elu").policy.architecture == "2-1"
+        )
+        return
+    with pytest.raises(EdgerlError, match=problem) as refused:
+        edgerl.import_policy(tmp_path / "model.pt", tmp_path / "p.safetensors", activation="elu")
+    assert "\n" not in str(refused.value)
+
+
+def test_mutated_checkpoints_are_read_or_refused(tmp_path: Path) -> None:
+    torch.save(LAYOUTS["5.4"][0], tmp_path / "model.pt")
+    whole, rng, path = (tmp_path / "model.pt").read_bytes(), np.random.default_rng(0), tmp_path / "mutated.pt"
+    for _ in range(400):
+        data = bytearray(whole)
+        for _ in range(int(rng.integers(1, 8))):
+            data[int(rng.integers(len(data)))] = int(rng.integers(256))
+        path.write_bytes(data[: int(rng.integers(1, len(data)))] if rng.random() < 0.2 else data)
+        try:
+            edgerl.import_policy(path, tmp_path / "p.safetensors", activation="elu", force=True)
+        except EdgerlError:
+            continue
+
+
+def test_an_unknown_activation(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"`activation` is 'swish'; expected relu, identity, leaky_relu, elu, silu"):
+        edgerl.import_policy(tmp_path / "x.pt", tmp_path / "p", activation="swish")  # type: ignore[arg-type]
