@@ -113,8 +113,11 @@ def training_cost(
         + soft_updates * (SOFT_UPDATE_FLOPS * following + TARGET_PRUNING_FLOPS * pruning)
         + evolutions * (EVOLUTION_FLOPS * changing + GROWTH_RULES[growth].flops(batch_size) * absent)
         + (norms[1] == "layer") * batch_size * _layer_norm_flops(critic, updates, delayed_updates, passes, is_joint)
-        + (norms[0] == "batch") * _actor_batch_norm_flops(actor, updates, delayed_updates, batch_size)
-        + (norms[1] == "batch") * 2 * _critic_batch_norm_flops(critic, updates, delayed_updates, batch_size)
+        + (norms[0] == "batch")  # the actor learns, gives next actions, and is copied to act with
+        * _batch_norm_flops(actor, lessons=delayed_updates, samples=batch_size, folds=updates + delayed_updates)
+        + (norms[1] == "batch")  # both critics learn from a joint batch, and value the actor's actions
+        * 2
+        * _batch_norm_flops(critic, lessons=updates, samples=2 * batch_size, folds=delayed_updates)
         + acting_steps * inference_flops(actor)  # acting: one forward pass per step that is not random
     )
     paper_updates = math.floor(steps * updates_per_step)
@@ -144,22 +147,13 @@ def _layer_norm_flops(
     return units * (updates * for_critics + delayed_updates * for_actor)
 
 
-def _batch_norm_flops(network: NetworkShape, samples: int) -> int:
-    """Of batch norms before all layers of a network that learns from so many samples."""
+def _batch_norm_flops(network: NetworkShape, *, lessons: int, samples: int, folds: int) -> int:
+    """Of batch norms before all layers of a network that learns so often, from so many samples, and is folded so often
+    with its running statistics."""
     statistics = BATCH_STATISTICS_FLOPS * sum(layer.n_inputs for layer in network)
     centring = CENTRING_FLOPS * sum(layer.n_inputs for layer in network[1:])
-    return samples * (statistics + centring) + (FOLD_FLOPS + UNFOLD_FLOPS) * connections(network)
-
-
-def _actor_batch_norm_flops(actor: NetworkShape, updates: int, delayed_updates: int, batch_size: int) -> int:
-    """Next actions; what it learns, and its copy to act with."""
-    fold = FOLD_FLOPS * connections(actor)
-    return updates * fold + delayed_updates * (_batch_norm_flops(actor, batch_size) + fold)
-
-
-def _critic_batch_norm_flops(critic: NetworkShape, updates: int, delayed_updates: int, batch_size: int) -> int:
-    """A joint batch; the actor's actions."""
-    return updates * _batch_norm_flops(critic, 2 * batch_size) + delayed_updates * FOLD_FLOPS * connections(critic)
+    by_weight = lessons * (FOLD_FLOPS + UNFOLD_FLOPS) + folds * FOLD_FLOPS
+    return lessons * samples * (statistics + centring) + by_weight * connections(network)
 
 
 def _critic_update(actor: NetworkShape, critic: NetworkShape, *, is_joint: bool) -> int:
