@@ -625,7 +625,7 @@ def _check_use(config: Config, stated: Mapping[str, Any]) -> None:
         if stated[name] != known.default:
             raise ConfigError(
                 f"`{name}` is {quoted(stated[name])}, which means nothing to `algorithm` {config.algorithm}; leave it "
-                f"out, or use `algorithm` {known.metadata['algorithms']}"
+                f"out, or use `algorithm` {known.metadata['algorithms'].replace(', ', ' or ')}"
             )
 
 
