@@ -141,7 +141,7 @@ def test_quick_is_at_most_thirty_thousand_steps_of_the_same_algorithm() -> None:
         ({"topology": "sparse"}, "topology is 'sparse'; expected dense, static, dynamic"),
         (
             {"method": "ppo"},
-            "method is 'ppo'; expected td3, static-td3, ds-td3, sac, static-sac, ds-sac, crossq, static-crossq, ds-crossq$",
+            r"method is 'ppo'; expected td3, static-td3, .*, crossq, static-crossq, ds-crossq$",
         ),
         ({"method": "ds_sac"}, r"method is 'ds_sac'; expected .*; did you mean ds-sac\?$"),
         ({"method": ["td3"]}, r"method is \['td3'\]; expected td3, static-td3"),
@@ -197,7 +197,7 @@ def test_quick_is_at_most_thirty_thousand_steps_of_the_same_algorithm() -> None:
         ),
         (
             {"target_entropy": -1.0},
-            r"^target_entropy is -1\.0, which means nothing to algorithm td3; leave it out, or use algorithm sac or crossq$",
+            r"^target_entropy is -1\.0, which means nothing to algorithm td3; leave it out, or use .* sac or crossq$",
         ),
         ({"method": "static-sac", "target_noise": 0.3}, r"^target_noise is 0\.3, which means nothing to algorithm sac"),
         ({"sede": 3}, r"option 'sede' is unknown; did you mean seed\?"),
