@@ -106,7 +106,8 @@ EDGERL_INTERNAL void fold_batch(const pass *p) {
     const real *running_mean = reals_at(p->l, layer->arrays.running), *running_variance = running_mean + layer->n_inputs;
     const int is_warm = steps_of(p->l, p->network) > RENORM_WARM_UP;
     for (uint32_t j = 0; j < layer->n_inputs; j++) {
-        const real deviation = square_root(a.variance[j] + RENORM_EPSILON), running = square_root(running_variance[j] + RENORM_EPSILON);
+        const real deviation = square_root(a.variance[j] + RENORM_EPSILON);
+        const real running = square_root(running_variance[j] + RENORM_EPSILON);
         const real r = is_warm ? within(deviation / running, 1 / RENORM_LARGEST_RATIO, RENORM_LARGEST_RATIO) : 1;
         a.ratio[j] = r / deviation;
         a.shift[j] = is_warm ? within((a.mean[j] - running_mean[j]) / running, -RENORM_LARGEST_SHIFT, RENORM_LARGEST_SHIFT) : 0;
