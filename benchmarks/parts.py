@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from sizes import BATCH, N_ACTIONS, N_OBSERVATIONS, density_options, random_replay
@@ -33,13 +34,21 @@ PARTS: dict[str, dict[str, Any]] = {
 }
 
 
-def time_parts(density: float, block: int, batch: int, repeats: int) -> dict[str, float]:
-    """Microseconds of an update with each part."""
-    common = {"environment": "none", "start_steps": 1, "block": block, "batch_size": batch, **density_options(density)}
+def make_agents(
+    parts: Mapping[str, dict[str, Any]], density: float, block: int, **common: Any
+) -> dict[str, NativeAgent]:
+    """An agent with each part."""
+    made = {}
+    for name, options in parts.items():
+        outputs = N_ACTIONS * (2 if options.get("algorithm") == "sac" else 1)
+        known = {"environment": "none", "start_steps": 1, "block": block, **density_options(density, outputs)}
+        made[name] = NativeAgent(make_config(**known | common | options), N_OBSERVATIONS, N_ACTIONS)
+    return made
+
+
+def time_updates(agents: Mapping[str, NativeAgent], repeats: int) -> dict[str, float]:
+    """Microseconds of an update of each."""
     replay = random_replay(20_000)
-    agents = {
-        name: NativeAgent(make_config(**common | options), N_OBSERVATIONS, N_ACTIONS) for name, options in PARTS.items()
-    }
     seconds: dict[str, list[float]] = {name: [] for name in agents}
     for agent in agents.values():
         for _ in range(WARM_UP):
@@ -62,7 +71,8 @@ def main() -> None:
     print(f"| density, block | {' | '.join(PARTS)} |\n|---|{'---|' * len(PARTS)}")
     for density in (0.5, 0.1):
         for block in (1, 4):
-            found = time_parts(density, block, arguments.batch, arguments.repeats)
+            agents = make_agents(PARTS, density, block, batch_size=arguments.batch)
+            found = time_updates(agents, arguments.repeats)
             cells = (f"{taken:.0f} µs, {taken / found['DS-TD3']:.2f} ×" for taken in found.values())
             print(f"| {density:g}, {block} | {' | '.join(cells)} |", flush=True)
 

@@ -14,8 +14,9 @@ N_OBSERVATIONS, N_ACTIONS, HIDDEN = 17, 6, 256
 BATCH = 100
 
 
-def density_options(density: float) -> dict[str, Any]:
-    """The options of `train` and `make_config` for one density of each hidden layer; output layers stay dense."""
+def density_options(density: float, actor_outputs: int = N_ACTIONS) -> dict[str, Any]:
+    """The options of `train` and `make_config` for one density of each hidden layer; output layers stay dense.
+    actor_outputs: of SAC twice as many as there are actions."""
 
     def sparsity(n_inputs: int, n_outputs: int) -> float:
         hidden, output = (n_inputs + HIDDEN) * HIDDEN, HIDDEN * n_outputs
@@ -23,7 +24,7 @@ def density_options(density: float) -> dict[str, Any]:
 
     return {
         "distribution": "uniform",
-        "actor_sparsity": sparsity(N_OBSERVATIONS, N_ACTIONS),
+        "actor_sparsity": sparsity(N_OBSERVATIONS, actor_outputs),
         "critic_sparsity": sparsity(N_OBSERVATIONS + N_ACTIONS, 1),
     }
 

@@ -122,7 +122,7 @@ def test_damage_does_not_make_a_file_of_ours_another_programs() -> None:
 READERS: dict[str, tuple[Callable[[Path], object], str, tuple[str, ...]]] = {
     "policy": (
         policy_file.load,
-        "a policy.safetensors, as edgerl train and edgerl prune write",
+        "a policy.safetensors, as edgerl train, prune and import write",
         ("policy", "learner", "recipe", "noise", "folder", "run folder"),
     ),
     "learner": (
@@ -168,22 +168,22 @@ def test_readers_say_what_they_got_and_what_they_need(reader: str, kind: str) ->
 
 
 COMMANDS = [
-    ("export {} --format c", "a policy.safetensors, as edgerl train and edgerl prune write"),
-    ("export {} --format onnx", "a policy.safetensors, as edgerl train and edgerl prune write"),
+    ("export {} --format c", "a policy.safetensors, as edgerl train, prune and import write"),
+    ("export {} --format onnx", "a policy.safetensors, as edgerl train, prune and import write"),
     ("export {} --format learner", "a run folder, as edgerl train makes"),
     ("export {} --format c --learn", "a learner.safetensors, as edgerl export --format learner writes"),
     ("learn {}", "a learner.safetensors, as edgerl export --format learner writes"),
-    ("run {}", "a policy.safetensors of edgerl, or an ONNX model"),
-    ("play {} --video v.mp4", "a policy.safetensors of edgerl, or an ONNX model"),
-    ("profile {} --device jetson-nano", "a policy.safetensors of edgerl, or an ONNX model"),
-    ("profile {} --measure", "a policy.safetensors of edgerl, or an ONNX model"),
+    ("run {}", r"a policy.safetensors \(edgerl import makes one\), or an ONNX model"),
+    ("play {} --video v.mp4", r"a policy.safetensors \(edgerl import makes one\), or an ONNX model"),
+    ("profile {} --device jetson-nano", r"a policy.safetensors \(edgerl import makes one\), or an ONNX model"),
+    ("profile {} --measure", r"a policy.safetensors \(edgerl import makes one\), or an ONNX model"),
     (
         "profile {} --device jetson-nano --learn",
         "a learner.safetensors, as edgerl export --format learner writes",
     ),
     ("profile --network 3-1 --device {}", r"the id of a device \(edgerl devices list\), or a \.toml file"),
-    ("prune {}", "a run folder, as edgerl train makes"),
-    ("fit {} --device jetson-nano", "a run folder, as edgerl train makes"),
+    ("prune {}", "a policy.safetensors, as edgerl train, prune and import write"),
+    ("fit {} --device jetson-nano", "a policy.safetensors, as edgerl train, prune and import write"),
     ("train --resume {}", "a run folder, as edgerl train makes"),
     ("report {}", "a run folder, a folder of runs, or a policy file"),
     ("table {}", "a study: a folder that was swept, a file that ends in .toml, or one of .*"),

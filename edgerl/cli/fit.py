@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 def command(
     device: Annotated[str, typer.Option("--device", metavar="ID|FILE.toml", help="As `edgerl devices list` names it.")],
-    run: Annotated[Path | None, typer.Argument(help="Run folder.", show_default="runs/latest")] = None,
+    run: Annotated[
+        Path | None, typer.Argument(help="Run folder or policy.safetensors.", show_default="runs/latest")
+    ] = None,
     max_loss: Annotated[
         str | None,
         typer.Option(metavar="SHARE", help="Share of the return that may be lost, as in 3%.", show_default="3%"),
@@ -36,7 +38,7 @@ def command(
     env: OwnEnv = None,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="File to write.", show_default="policy-<device>.safetensors in the run"),
+        typer.Option("-o", "--output", help="File to write.", show_default="policy-<device>.safetensors beside it"),
     ] = None,
     force: Force = False,
     as_json: Json = False,
@@ -52,7 +54,7 @@ def command(
     from edgerl.compression.fit import fit
     from edgerl.units import parse_share
 
-    folder = find_run(run, note)
+    folder = run if run is not None and run.is_file() else find_run(run, note)
     share = None if max_loss is None else parse_share(max_loss, "--max-loss")
     with _Progress() as progress:
         result = fit(

@@ -18,9 +18,12 @@ if TYPE_CHECKING:
 
 
 def command(
-    run: Annotated[Path | None, typer.Argument(help="Run folder.", show_default="runs/latest")] = None,
+    run: Annotated[
+        Path | None, typer.Argument(help="Run folder or policy.safetensors.", show_default="runs/latest")
+    ] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="File to write.", show_default="the run's policy.safetensors")
+        Path | None,
+        typer.Option("-o", "--output", help="File to write; needed for a file.", show_default="that of the run"),
     ] = None,
     sparsity: Annotated[
         float | None, typer.Option(help="Prune further by magnitude, to this share of absent weights.")
@@ -31,7 +34,9 @@ def command(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Turn a run's masked policy into its compact form: no masked weight, no dead unit.
+    """Turn a run's masked policy, or one in a file, into its compact form: no masked weight, no dead unit.
+
+    Of a file that names no environment, say it (--env), or --episodes 0.
 
     Example: edgerl prune --sparsity 0.9 --dtype fp16 -o small.safetensors
     """
@@ -41,9 +46,8 @@ def command(
 
     if dtype not in PRECISIONS:
         raise ConfigError(f"--dtype is {dtype!r}; expected {', '.join(PRECISIONS)}")
-    result = prune(
-        find_run(run, note), output, sparsity=sparsity, precision=dtype, episodes=episodes, env=env, force=force
-    )
+    source = run if run is not None and run.is_file() else find_run(run, note)
+    result = prune(source, output, sparsity=sparsity, precision=dtype, episodes=episodes, env=env, force=force)
     if not as_json:
         _print(result)
         return

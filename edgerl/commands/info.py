@@ -112,6 +112,7 @@ def _policy(policy: CompactPolicy) -> Description:
         "head": policy.head,
         "action": {name: _bounds(bound) for name, bound in (("low", policy.action_low), ("high", policy.action_high))},
         "about": dict(policy.metadata),
+        "contract": policy.contract.as_dict(),
         "layers": [
             {
                 **_layer(index, layer.n_inputs, layer.n_outputs, layer.connections, layer.precision),

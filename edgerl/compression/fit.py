@@ -25,7 +25,6 @@ from edgerl.compression.choose import Measure, Selection, choose
 from edgerl.compression.picture import draw
 from edgerl.compression.returns import Goal, compare
 from edgerl.compression.search import SCANNED
-from edgerl.environments.consent import check_consent
 from edgerl.errors import ConfigError, OutputError, require
 from edgerl.files.atomic import refuse_existing, write_atomically
 from edgerl.files.paths import anchored, at_home, reachable
@@ -33,17 +32,15 @@ from edgerl.policy import format as policy_file
 from edgerl.policy.compact import CompactPolicy
 from edgerl.policy.pruning import compact
 from edgerl.profiling.budgets.device import Device, find_device
-from edgerl.training import checkpoint as checkpoint_file
-from edgerl.training.compaction import environment_of
 from edgerl.training.evaluation import evaluate, evaluation_seeds
-from edgerl.training.recorded import recorded_observations
+from edgerl.training.subject import acting, subject_of
 
 Array = npt.NDArray[Any]
 Progress = Callable[[str, float], None]
 """Called with what is being done, and about which share of it is done."""
 
 RECORDED_OBSERVATIONS = 12_500
-"""From the run's replay memory, spread from the oldest to the newest."""
+"""From the run's replay memory, spread from the oldest to the newest; of a file, from episodes."""
 
 DEFAULT_LOSS = 0.03
 
@@ -100,13 +97,13 @@ def fit(
     force: bool = False,
     progress: Progress = lambda _what, _share: None,
 ) -> FitResult:
-    """Write the smallest policy of a run that meets a device's budgets and keeps its return, and a picture beside it.
+    """Write the smallest policy that meets a device's budgets and keeps its return, and a picture beside it.
 
-    The measurements are kept in the run folder as `fit-<device>.json`, for reports.
-
-    path: default `policy-<device>.safetensors` in the run folder, replaced. max_loss: share of the return that may be
-    lost (default 3 %); or min_return: what it must reach; both by the low end of the 95 % interval over `episodes`
-    episodes. Where no policy does, none is written, and the result has the nearest. env: as in `edgerl.prune`.
+    run: a run folder, or a policy.safetensors. Of a run the measurements are kept in its folder as `fit-<device>.json`,
+    for reports. path: default `policy-<device>.safetensors` in the run folder, replaced, or beside the file. max_loss:
+    share of the return that may be lost (default 3 %); or min_return: what it must reach; both by the low end of the
+    95 % interval over `episodes` episodes. Where no policy does, none is written, and the result has the nearest. env:
+    as in `edgerl.prune`.
 
     Raises ConfigError, DeviceError, EnvironmentError, FileFormatError, MissingExtraError, OutputError.
     """
@@ -115,40 +112,40 @@ def fit(
         raise ConfigError(f"the number of episodes is {episodes}; expected at least 2, for an interval")
     goal = Goal(DEFAULT_LOSS if max_loss is None and min_return is None else max_loss, min_return)
     target = device if isinstance(device, Device) else find_device(device)
-    folder = anchored(run)
-    checkpoint = checkpoint_file.read(folder / run_folder.CHECKPOINT)
-    outputs = _outputs(Path(run), target, None if path is None else Path(path), force)
-    check_consent(checkpoint.config.environment, checkpoint.config.env_args, env, run)
-    with closing(environment_of(checkpoint)) as environment:
-        observations = recorded_observations(folder, checkpoint, RECORDED_OBSERVATIONS)
-        reference = compact(checkpoint.policy)
+    subject, is_run = subject_of(run, env), Path(run).is_dir()
+    folder = Path(run) if is_run else Path(run).parent
+    outputs = _outputs(folder, target, None if path is None else Path(path), force=force, replaces=is_run)
+    with closing(subject.environment()) as environment:
+        observations, _ = subject.observations(RECORDED_OBSERVATIONS, environment)
+        reference = compact(subject.policy)
         candidates = find_candidates(reference, observations, target, lambda share: progress("reducing", share))
         number = count()
 
         def returns(policy: CompactPolicy, seeds: Sequence[int]) -> Array:
             progress("measuring returns", min(next(number) / EXPECTED_MEASUREMENTS, 1))
-            return evaluate(environment, policy, seeds)
+            return evaluate(environment, acting(policy, environment), seeds)
 
         def measure(seeds: Sequence[int]) -> Measure:
             """Compare policies with the reference over these episodes."""
             before = cache(lambda: returns(reference, seeds))
             return lambda policy: compare(returns(policy, seeds), before(), goal)
 
-        seeds = evaluation_seeds(checkpoint.config.seed, 2 * episodes)
+        seeds = evaluation_seeds(subject.seed, 2 * episodes)
         selection = choose(candidates, measure(seeds[:episodes]), measure(seeds[episodes:]))
     policy_path, picture_path = map(anchored, outputs)
-    force = force or path is None
+    force = force or (is_run and path is None)
     result = FitResult(target, goal, episodes, len(candidates), selection, *map(reachable, outputs))
     write_atomically(picture_path, draw(result.device, goal, selection), force=force)
-    record = json.dumps(result.as_dict(), indent=2, allow_nan=False) + "\n"
-    write_atomically(folder / run_folder.fit_record(target.id), record.encode())
+    if is_run:
+        record = json.dumps(result.as_dict(), indent=2, allow_nan=False) + "\n"
+        write_atomically(anchored(folder) / run_folder.fit_record(target.id), record.encode())
     if selection.chosen is not None:
         policy_file.save(_described(result), policy_path, force=force)
     return result
 
 
-def _outputs(folder: Path, device: Device, path: Path | None, force: bool) -> tuple[Path, Path]:
-    """(policy, picture), checked before any work. Raises OutputError."""
+def _outputs(folder: Path, device: Device, path: Path | None, *, force: bool, replaces: bool) -> tuple[Path, Path]:
+    """(policy, picture), checked before any work; replaces: those of an earlier fit, too. Raises OutputError."""
     policy = folder / f"policy-{device.id}.safetensors" if path is None else path
     picture = policy.with_suffix(".png")
     if picture == policy:
@@ -156,7 +153,7 @@ def _outputs(folder: Path, device: Device, path: Path | None, force: bool) -> tu
     if not policy.parent.is_dir():
         raise OutputError(f"cannot write {policy}: {policy.parent} is not a folder; choose a folder that exists")
     for output in (policy, picture):
-        refuse_existing(output, force=force or path is None)
+        refuse_existing(output, force=force or (replaces and path is None))
     return policy, picture
 
 

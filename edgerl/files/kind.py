@@ -100,7 +100,9 @@ def is_onnx(path: Path) -> bool:
     if kind is None:
         return path.suffix == ".onnx"
     if kind != ONNX and kind not in OURS:
-        raise FileFormatError(f"{path} is {kind}; expected a policy.safetensors of edgerl, or an ONNX model")
+        raise FileFormatError(
+            f"{path} is {kind}; expected a policy.safetensors (edgerl import makes one), or an ONNX model"
+        )
     return kind == ONNX
 
 
@@ -136,7 +138,7 @@ def _archive(data: bytes) -> str:
     """By the names of its members, which are at its beginning and, all of them, at its end."""
     if b"_stable_baselines3_version" in data:
         return "a model of stable-baselines3 (a zip archive of PyTorch weights)"
-    if b"/data.pkl" in data[:SAMPLE_BYTES]:
+    if b"/data.pkl" in data:
         return "a PyTorch file (a zip archive with a pickle)"
     if b".npy" in data[:SAMPLE_BYTES]:
         return "a NumPy archive"

@@ -82,7 +82,7 @@ _CODES = {dtype: code for code, dtype in _DTYPES.items()}
 _ORDER = {dtype: rank for rank, dtype in enumerate(_CODES)}
 
 _WRITERS = {
-    "policy": "a policy.safetensors, as edgerl train and edgerl prune write",
+    "policy": "a policy.safetensors, as edgerl train, prune and import write",
     "checkpoint": "a checkpoint.safetensors, as edgerl train writes",
     "learner": "a learner.safetensors, as edgerl export --format learner writes",
     "snapshot": "a learner's snapshot, as edgerl learn writes",

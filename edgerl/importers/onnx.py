@@ -16,6 +16,7 @@ from edgerl.importers.options import Stated
 from edgerl.importers.signal import Signal, Unfit
 from edgerl.policy.activation import LEAKY_SLOPE
 from edgerl.policy.compact import MAXIMUM_POSITIONS, Array, LayerNorm
+from edgerl.policy.contract import UNKNOWN, Contract, from_text
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -103,9 +104,12 @@ Value = Array | Signal | Gate | Statistic
 class Model:
     """The action of an ONNX file, and what onnxruntime makes of an observation."""
 
-    def __init__(self, action: Signal, data: bytes, names: tuple[str, str], path: Path) -> None:
+    def __init__(
+        self, action: Signal, data: bytes, names: tuple[str, str], path: Path, contract: Contract = UNKNOWN
+    ) -> None:
         """names: of the observation and of the action."""
-        self.action, self._data, self._names, self._path = action, data, names, path
+        self.action, self.contract = action, contract
+        self._data, self._names, self._path = data, names, path
 
     def __call__(self, observations: Array) -> Array:
         """Actions [count, m] for observations [count, n], one by one: a batch may be fixed to 1."""
@@ -145,7 +149,15 @@ def read(data: bytes, path: Path, stated: Stated) -> Model:
         action = action.alone()
     if not isinstance(action, Signal):
         raise UnsupportedModelError(f"{path} has an output {quoted(output)} that its observation does not change")
-    return Model(action, data, (name, output), path)
+    return Model(action, data, (name, output), path, _contract(model, path))
+
+
+def _contract(model: ModelProto, path: Path) -> Contract:
+    """What its metadata says of a robot, as mjlab writes it."""
+    try:
+        return from_text({entry.key: entry.value for entry in model.metadata_props})
+    except ValueError as error:
+        raise FileFormatError(f"{path} is not valid: its metadata has {error}") from error
 
 
 def take_external_data(model: ModelProto, path: Path) -> None:

@@ -16,7 +16,7 @@ from edgerl.environments.make import make
 from edgerl.errors import CheckFailed, FileFormatError, UnsupportedModelError
 from edgerl.files.atomic import read_bytes, refuse_existing
 from edgerl.files.kind import ONNX, OURS, kind_of
-from edgerl.importers import cleanrl, onnx, rsl_rl, stable_baselines3, state_dict
+from edgerl.importers import cleanrl, onnx, rsl_rl, stable_baselines3, state_dict, torchscript
 from edgerl.importers.options import Stated
 from edgerl.importers.signal import Signal, Unfit
 from edgerl.policy import format as policy_format
@@ -56,6 +56,7 @@ class ImportReport:
             "normalises": policy.observation_mean is not None,
             "observation_clip": policy.observation_clip,
             "action_bounds": [policy.action_low.tolist(), policy.action_high.tolist()] if policy.is_bounded else None,
+            "contract": policy.contract.as_dict(),
             "action_difference": None if self.difference is None else asdict(self.difference),
             "notes": list(self.notes),
         }
@@ -128,12 +129,15 @@ def read(data: bytes, path: Path, stated: Stated) -> Original:
     kind = kind_of(data) or "a file of an unknown kind"
     if kind == ONNX:
         model = onnx.read(data, path, stated)
-        return Original("ONNX", _policy(model.action, path), model)
+        return Original("ONNX", replace(_policy(model.action, path), contract=model.contract), model)
     if kind.startswith(STABLE_BASELINES3):
         network, name = stable_baselines3.read(data, path, stated)
         return Original(
             name, _policy(network.signal, path), network, () if stated.normalizer else (WITHOUT_STATISTICS,)
         )
+    if kind.startswith(PYTORCH) and torchscript.is_torchscript(data):
+        module = torchscript.read(data, path, stated)
+        return Original("TorchScript", _policy(module.action, path), module)
     if kind.startswith(PYTORCH):
         return _pytorch(state_dict.load(data, path), path, stated)
     if kind in OURS:

@@ -114,6 +114,8 @@ class Signal:
 
     def times(self, factor: Array | float) -> Signal:
         """Times a number, or one for each."""
+        if self._is_clipped_observation:
+            return self._with_clip().times(factor)
         factors = np.broadcast_to(np.asarray(factor, np.float64), self.size)
         if self.norm is not None:
             scale, shift = self.norm.scale * factors, self.norm.shift * factors
@@ -122,6 +124,8 @@ class Signal:
 
     def plus(self, term: Array | float) -> Signal:
         """Plus a number, or one for each."""
+        if self._is_clipped_observation:
+            return self._with_clip().plus(term)
         terms = np.broadcast_to(np.asarray(term, np.float64), self.size)
         if self.norm is not None:
             return replace(self, norm=replace(self.norm, shift=self.norm.shift + terms))
@@ -130,6 +134,8 @@ class Signal:
 
     def chosen(self, rows: Array) -> Signal:
         """These numbers, in this order."""
+        if self._is_clipped_observation:
+            return self._with_clip().chosen(rows)
         if self.norm is not None:
             raise Unfit("takes a part of what a norm makes")
         return replace(self, affine=self.affine.chosen(rows), bounds=self._changed(lambda bound: bound[rows]))
@@ -143,8 +149,8 @@ class Signal:
 
     def joined(self, *others: Signal) -> Signal:
         """With the others behind it; all must be functions of one vector."""
-        parts = (self, *others)
-        if any(part.hidden != self.hidden or part.clip != self.clip for part in others):
+        parts = [part._with_clip() if part._is_clipped_observation else part for part in (self, *others)]
+        if any(part.hidden != self.hidden or part.clip != parts[0].clip for part in parts):
             raise Unfit("joins values that different layers made")
         if any(part.norm is not None or part.bounds is not None for part in parts):
             raise Unfit("joins values behind a norm or a clip")
@@ -152,14 +158,16 @@ class Signal:
         bias = np.concatenate([each.bias for each in affines])
         if all(each.weight is None for each in affines):
             index, scale = (np.concatenate([getattr(each, name) for each in affines]) for name in ("index", "scale"))
-            return replace(self, affine=Affine(bias, index, scale))
+            return replace(parts[0], affine=Affine(bias, index, scale))
         weight = np.concatenate([each.weights(self.inputs) for each in affines])
-        return replace(self, affine=Affine.matrix(weight, bias))
+        return replace(parts[0], affine=Affine.matrix(weight, bias))
 
     def linear(self, weight: Array, bias: Array | float = 0.0) -> Signal:
         """weight [outputs, inputs] · x + bias."""
         if weight.shape[1] != self.size:
             raise Unfit(f"has weights for {weight.shape[1]} inputs and gets {self.size}")
+        if self._is_clipped_observation:
+            return self._with_clip().linear(weight, bias)
         before = self.activated("identity") if self.is_sums else self._with_normaliser()
         if before.bounds is not None:
             raise Unfit("multiplies what was clipped")
@@ -196,14 +204,20 @@ class Signal:
             raise Unfit("clips to a lower bound above the upper one")
         if self.norm is not None:
             raise Unfit("clips what a norm makes")
-        if not self.hidden and not self.is_sums:
-            return self._with_clipped_observation(lows, highs)
         if self.bounds is not None:
             lows, highs = np.clip(self.bounds[0], lows, highs), np.clip(self.bounds[1], lows, highs)
         return replace(self, bounds=(lows, highs))
 
-    def _with_clipped_observation(self, lows: Array, highs: Array) -> Signal:
-        ready, bound = self._with_normaliser(), float(highs[0])
+    @property
+    def _is_clipped_observation(self) -> bool:
+        """Whether it is the observation behind a clip, whose other side may still follow."""
+        return not self.hidden and not self.is_sums and self.bounds is not None
+
+    def _with_clip(self) -> Signal:
+        """The clipped observation, with its bounds as the policy's clip."""
+        assert self.bounds is not None
+        lows, highs = self.bounds
+        ready, bound = replace(self, bounds=None)._with_normaliser(), float(highs[0])
         is_plain = ready.normaliser is not None and ready.clip is None and not ready.affine.bias.any()
         if not is_plain or not (0 < bound < np.inf) or np.any(highs != bound) or np.any(lows != -bound):
             raise Unfit("clips the observation otherwise than to [−c, c], all of it, once")

@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from edgerl.errors import UnsupportedModelError
 from edgerl.policy.activation import ACTIVATIONS, ActivationName
+from edgerl.policy.contract import UNKNOWN, Contract
 from edgerl.policy.shape import architecture
 
 Array = npt.NDArray[Any]
@@ -141,6 +142,7 @@ class CompactPolicy:
     observation_offset: Array | None = None  # float64 [n], whole numbers
     observation_clip: float | None = None  # of normalised observations, above 0
     head: Head = "tanh"
+    contract: Contract = UNKNOWN
 
     def __post_init__(self) -> None:
         if self.layers[-1].norm is not None:

@@ -25,6 +25,7 @@ from edgerl.policy.compact import (
     LayerNorm,
     observation_dtype,
 )
+from edgerl.policy.contract import Contract, from_dict
 
 KIND = "policy"
 VERSION = 1
@@ -67,6 +68,8 @@ def to_bytes(policy: CompactPolicy) -> bytes:
         tensors |= {f"layers.{index}.{name}": part for name, part in parts.items() if part is not None}
     version, layers = version_of(policy), [_described(layer) for layer in policy.layers]
     metadata: dict[str, Any] = {"layers": layers, "about": dict(policy.metadata)}
+    if policy.contract:
+        metadata["contract"] = policy.contract.as_dict()
     if version == VERSION_WITH_PARTS:
         metadata |= {"head": policy.head, "observation_clip": policy.observation_clip}
         for index, layer in enumerate(policy.layers[:-1]):
@@ -182,7 +185,14 @@ class _Reader:
             raise self.fail("its metadata 'about' is not a JSON object")
         if self.tensors:
             raise self.fail(f"tensor {min(self.tensors)[:40]!r} does not belong in a policy")
-        return CompactPolicy(layers, low, high, mean, scale, example, action, about, offset, clip, head)
+        contract = self.contract(metadata.get("contract", {}))
+        return CompactPolicy(layers, low, high, mean, scale, example, action, about, offset, clip, head, contract)
+
+    def contract(self, stated: Any) -> Contract:
+        try:
+            return from_dict(stated)
+        except ValueError as error:
+            raise self.fail(f"it has {error}") from error
 
     def parts(self, metadata: dict[str, Any]) -> tuple[Head, float | None]:
         """The head, and where normalised observations are clipped."""

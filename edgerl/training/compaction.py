@@ -1,29 +1,23 @@
-"""`edgerl prune`: a run's masked policy to its compact form, with what that changes, measured."""
+"""`edgerl prune`: a masked or imported policy to its compact form, with what that changes, measured."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgerl import run_folder
-from edgerl.edge.acting.actions import described_misfit, has_bounds_of
-from edgerl.environments.consent import check_consent
-from edgerl.environments.make import Environment, make_for_run
-from edgerl.errors import EnvironmentError
+from edgerl.environments.make import Environment
+from edgerl.errors import ConfigError
 from edgerl.files.atomic import refuse_existing
 from edgerl.files.paths import anchored, at_home, reachable
 from edgerl.policy import format as policy_file
 from edgerl.policy.compact import CompactPolicy, Precision
 from edgerl.policy.loss import ActionDifference, action_difference, action_span
 from edgerl.policy.pruning import compact
-from edgerl.training import checkpoint as checkpoint_file
-from edgerl.training.checkpoint import Checkpoint
 from edgerl.training.evaluation import evaluate, evaluation_seeds, mean_interval
-from edgerl.training.recorded import RECORDED_OBSERVATIONS, recorded_observations
-
-WITHOUT_EPISODES = "`episodes` 0 needs no environment"
+from edgerl.training.recorded import RECORDED_OBSERVATIONS
+from edgerl.training.subject import acting, subject_of
 
 
 @dataclass(frozen=True)
@@ -69,25 +63,29 @@ def prune(
     env: str | None = None,
     force: bool = False,
 ) -> PruneResult:
-    """Write the compact policy of a run folder's checkpoint to `path` (default: its policy.safetensors, replaced).
+    """Write the compact policy of a run folder's checkpoint, or of a policy.safetensors, to `path`.
 
-    sparsity: prune further by magnitude, to 1 − connections / weights of the trained network if it were dense.
-    precision: how weights are stored. episodes: evaluation episodes before and after; 0 for none. env: the run's own
-    environment, where it is code (`module:factory`): a run folder may not choose what runs.
+    path: default the run's policy.safetensors, replaced; of a file it must be given. sparsity: prune further by
+    magnitude, to 1 − connections / weights of the trained network if it were dense. precision: how weights are stored.
+    episodes: evaluation episodes before and after; 0 for none. env: the environment of a file that names none; of a
+    run its own, where that is code (`module:factory`): a run folder or a file may not choose what runs.
 
-    Raises ConfigError, FileFormatError, OutputError, UnsupportedModelError.
+    Raises ConfigError, EnvironmentError, FileFormatError, OutputError, UnsupportedModelError.
     """
-    given = Path(run) / run_folder.POLICY if path is None else Path(path)
-    folder, goal = anchored(run), anchored(given)
-    checkpoint = checkpoint_file.read(folder / run_folder.CHECKPOINT)
+    subject = subject_of(run, env)
+    given = _goal(Path(run), path)
+    goal = anchored(given)
     if path is not None:
         refuse_existing(Path(path), force=force)
-    if episodes:
-        check_consent(checkpoint.config.environment, checkpoint.config.env_args, env, run)
-    before = checkpoint.policy
+    before = subject.policy
     after = compact(before, sparsity=sparsity, precision=precision)
-    observations = recorded_observations(folder, checkpoint, RECORDED_OBSERVATIONS)
-    returns = _returns(checkpoint, (before, after), episodes) if episodes else None
+    with closing(subject.environment()) if episodes else nullcontext() as environment:
+        observations, observed = subject.observations(RECORDED_OBSERVATIONS, environment)
+        returns = None
+        if environment is not None:
+            seeds = evaluation_seeds(subject.seed, episodes)
+            returns = _mean_return(environment, before, seeds), _mean_return(environment, after, seeds)
+    actions = before.without_offset(observations), after.without_offset(observations)
     result = PruneResult(
         path=reachable(given),
         policy=after,
@@ -101,9 +99,7 @@ def prune(
             for old, new in zip(before.layers, after.layers, strict=True)
         ),
         file_bytes=(len(policy_file.to_bytes(before)), len(policy_file.to_bytes(after))),
-        difference=action_difference(
-            before.without_offset(observations), after.without_offset(observations), action_span(before)
-        ),
+        difference=action_difference(*actions, action_span(before), observed),
         episodes=episodes,
         returns=returns,
     )
@@ -111,25 +107,16 @@ def prune(
     return result
 
 
-def _returns(checkpoint: Checkpoint, policies: Sequence[CompactPolicy], episodes: int) -> tuple[MeanReturn, MeanReturn]:
-    with closing(environment_of(checkpoint)) as environment:
-        seeds = evaluation_seeds(checkpoint.config.seed, episodes)
-        before, after = (MeanReturn(*mean_interval(evaluate(environment, policy, seeds))) for policy in policies)
-        return before, after
+def _goal(source: Path, path: str | Path | None) -> Path:
+    """The file to write. Raises ConfigError where that is for the user to say."""
+    if path is not None:
+        return Path(path)
+    if source.is_file():
+        raise ConfigError(
+            f"{source} is a file, which is not replaced; name the one to write: `output` small.safetensors"
+        )
+    return source / run_folder.POLICY
 
 
-def environment_of(checkpoint: Checkpoint) -> Environment:
-    """The environment of a run, for its policy. Raises EnvironmentError, also where its policy belongs to another."""
-    environment, policy = make_for_run(checkpoint.config), checkpoint.policy
-    sizes = (environment.n_observations, environment.n_actions)
-    has_its_sizes = sizes == (policy.n_observations, policy.n_actions)
-    if has_its_sizes and has_bounds_of(policy, environment):
-        environment.observation_dtype = policy.observation_dtype
-        return environment
-    environment.close()
-    if has_its_sizes:
-        raise EnvironmentError(f"the policy {described_misfit(policy, environment)} ({WITHOUT_EPISODES})")
-    raise EnvironmentError(
-        f"{environment.name} has {sizes[0]} observations and {sizes[1]} actions; expected those of the policy, "
-        f"{policy.n_observations} and {policy.n_actions} ({WITHOUT_EPISODES})"
-    )
+def _mean_return(environment: Environment, policy: CompactPolicy, seeds: list[int]) -> MeanReturn:
+    return MeanReturn(*mean_interval(evaluate(environment, acting(policy, environment), seeds)))

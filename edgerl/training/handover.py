@@ -78,10 +78,10 @@ def hand_over(
     _check_options(seed, precision, keep, memory)
     refuse_existing(goal, force=force)
     checkpoint = checkpoint_file.read(folder / run_folder.CHECKPOINT)
-    if checkpoint.config.algorithm != "td3":
+    if checkpoint.config.algorithm == "crossq":
         raise ConfigError(
-            f"{folder} was trained with `algorithm` {checkpoint.config.algorithm}; a learner on a device runs td3: "
-            "export its policy, or train with `algorithm` td3"
+            f"{folder} was trained with `algorithm` crossq; a learner on a device runs td3 or sac: export its policy, "
+            "or train with one of these"
         )
     if keep == "reservoir" and checkpoint.config.learning.n_step > 1:
         raise ConfigError(

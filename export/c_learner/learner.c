@@ -49,7 +49,8 @@ int edgerl_learner_init(void) {
 
 /* ------------------------------------------------------------------------------------------------------- acting */
 
-int edgerl_learner_act(const float observation[EDGERL_LEARNER_OBSERVATIONS], float action[EDGERL_LEARNER_ACTIONS]) {
+/* noise: null for the action without any. */
+static int answer(const float *observation, const float *noise, float *action) {
     if (!own.has_begun) {
         return EDGERL_LEARNER_NOT_BEGUN;
     }
@@ -60,7 +61,11 @@ int edgerl_learner_act(const float observation[EDGERL_LEARNER_OBSERVATIONS], flo
         return EDGERL_LEARNER_NOT_FINITE;
     }
     float unit[EDGERL_LEARNER_ACTIONS];
-    (void)engine_learner_action(own.arena, own.seen, unit);
+    if (noise == NULL) {
+        (void)engine_learner_action(own.arena, own.seen, unit);
+    } else {
+        (void)engine_learner_sample(own.arena, own.seen, noise, unit);
+    }
     if (!all_finite(unit, EDGERL_LEARNER_ACTIONS)) {
         return EDGERL_LEARNER_NOT_FINITE;
     }
@@ -71,16 +76,26 @@ int edgerl_learner_act(const float observation[EDGERL_LEARNER_OBSERVATIONS], flo
     return EDGERL_LEARNER_OK;
 }
 
+int edgerl_learner_act(const float observation[EDGERL_LEARNER_OBSERVATIONS], float action[EDGERL_LEARNER_ACTIONS]) {
+    return answer(observation, NULL, action);
+}
+
+/* Standard normal numbers into own.noise, of the next action that is explored. */
+static void draw_exploration(void) {
+    const uint32_t count = sizeof own.words / sizeof own.words[0];
+    const draws d = draws_for(CONFIG.seed, PURPOSE_EXPLORATION, own.explored, ENGINE_ACTOR, 0);
+    draw(&d, 0, count, own.words);
+    normals_naive(own.words, count, own.noise);
+}
+
 int edgerl_learner_explore(const float observation[EDGERL_LEARNER_OBSERVATIONS], float action[EDGERL_LEARNER_ACTIONS]) {
-    const int status = edgerl_learner_act(observation, action);
+    draw_exploration();
+    const int status = answer(observation, is_stochastic(&CONFIG) ? own.noise : NULL, action);
     if (status != EDGERL_LEARNER_OK) {
         return status;
     }
-    const uint32_t count = sizeof own.words / sizeof own.words[0];
-    const draws d = draws_for(CONFIG.seed, PURPOSE_EXPLORATION, own.explored++, ENGINE_ACTOR, 0);
-    draw(&d, 0, count, own.words);
-    normals_naive(own.words, count, own.noise);
-    for (uint32_t i = 0; i < EDGERL_LEARNER_ACTIONS; i++) {
+    own.explored++;
+    for (uint32_t i = 0; !is_stochastic(&CONFIG) && i < EDGERL_LEARNER_ACTIONS; i++) {
         const float a = action[i] + ACTION_HALF_RANGE[i] * (NOISE * own.noise[i]);
         action[i] = a < ACTION_LOW[i] ? ACTION_LOW[i] : a > ACTION_HIGH[i] ? ACTION_HIGH[i] : a;
     }

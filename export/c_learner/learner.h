@@ -2,7 +2,7 @@
  *
  * @NOTICE@
  *
- * A policy that acts and goes on learning, with DS-TD3 on truly sparse networks, in one static block of memory: no malloc, no
+ * A policy that acts and goes on learning, with @ALGORITHM@ on truly sparse networks, in one static block of memory: no malloc, no
  * stdio, no libm. memcpy and memset are asked for, and what the compiler itself needs (64-bit division, double precision).
  * The C file is C11 for GCC and Clang, little-endian, 32 or 64 bits; this header is C99 or C++. Compile with -O2 -ffp-contract=fast, which
  * -std=c11 would switch off: a quarter of an update's time.
@@ -61,8 +61,7 @@ int edgerl_learner_init(void);
  * within its bounds. On every status but EDGERL_LEARNER_OK `action` is as it was: send what is safe. */
 int edgerl_learner_act(const float observation[EDGERL_LEARNER_OBSERVATIONS], float action[EDGERL_LEARNER_ACTIONS]);
 
-/* The same with the noise that training had, without which nothing new is tried: a normal deviation of @NOISE@ of half the
- * action's range. */
+/* @EXPLORATION@ */
 int edgerl_learner_explore(const float observation[EDGERL_LEARNER_OBSERVATIONS], float action[EDGERL_LEARNER_ACTIONS]);
 
 /* Remember what an action led to; `end` is one of the three above. `action` is what was really sent. A call belongs to the

@@ -56,8 +56,8 @@ SAVE_HEADER, CHECKSUM = 136, 4
 WIDE_CHUNK, PANEL_CHUNK, BLOCK_CHUNK, PANEL = 8, 4, 2, 128
 """Of edgerl/edge/engine: numbers that are taken at once (kernels.c), and the width beyond which lines are cut."""
 
-CODE_BYTES, NORM_CODE_BYTES = {1: 36_000, 4: 33_000, 5: 39_000}, 2_500
-"""Machine code by the blocks that a learner's layers have (bits), and what norms add, rounded up:
+CODE_BYTES, NORM_CODE_BYTES, SAC_CODE_BYTES = {1: 36_000, 4: 33_000, 5: 39_000}, 2_500, 5_500
+"""Machine code of TD3 by the blocks that a learner's layers have (bits), and what norms and SAC add, rounded up:
 arm-none-eabi-gcc 12.2 -O2 for a Cortex-M7 (docs/c-learner.md); other processors and compilers differ."""
 
 
@@ -226,6 +226,7 @@ def _sizes(device: _Device, capacity: int) -> Sizes:
     networks = int(device.arena.bytes.state) - _networks_at(device)
     save = SAVE_HEADER + networks + replay + CHECKSUM
     code = CODE_BYTES[_blocks(device)] + NORM_CODE_BYTES * _has_norm(device)
+    code += SAC_CODE_BYTES * device.config.is_stochastic
     return Sizes(arena, replay, ram - arena - replay, capacity, device.row, 0, code, save)
 
 
@@ -284,8 +285,18 @@ def _facts(device: _Device, sizes: Sizes, about: str) -> dict[str, str]:
         "REPLAY": str(sizes.replay),
         "SAVE": f"{sizes.save}u",
         "SAVE_ALONE": str(sizes.save - sizes.replay),
-        "NOISE": f"{device.noise:.9g}",
+        "ALGORITHM": "SAC" if device.config.is_stochastic else "DS-TD3",
+        "EXPLORATION": _exploration(device),
     }
+
+
+def _exploration(device: _Device) -> str:
+    if device.config.is_stochastic:
+        return "The same, drawn from the policy's distribution, without which nothing new is tried."
+    return (
+        "The same with the noise that training had, without which nothing new is tried: a normal deviation of "
+        f"{device.noise:.9g} of\n * half the action's range."
+    )
 
 
 def _part(name: str) -> str:

@@ -236,7 +236,8 @@ def build_model(policy: CompactPolicy, source_sha256: str, *, sparse_initializer
         opset_imports=opsets,
         ir_version=onnx.helper.find_min_ir_version_for(opsets),
     )
-    onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(_metadata(policy, source_sha256), sort_keys=True)})
+    own = {METADATA_KEY: json.dumps(_metadata(policy, source_sha256), sort_keys=True)}
+    onnx.helper.set_model_props(model, own | policy.contract.as_text())
     return model
 
 

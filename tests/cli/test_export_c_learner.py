@@ -16,11 +16,11 @@ Run = Callable[..., tuple[int, str, str]]
 EXPORT = ("export", "--format", "c", "--learn")
 
 
-@pytest.fixture
-def trained(edgerl: Run) -> Path:
+@pytest.fixture(params=["td3", "sac"])
+def trained(request: pytest.FixtureRequest, edgerl: Run) -> Path:
     """A run folder that runs/latest points to."""
-    options = "--env Pendulum-v1 --preset quick --steps 1100 --hidden 16,16 --sparsity 0.5"
-    assert edgerl("train", *options.split())[0] == 0
+    options = "--env Pendulum-v1 --preset quick --steps 1100 --hidden 16,16 --sparsity 0.5 --batch-size 100"
+    assert edgerl("train", *options.split(), "--algorithm", request.param)[0] == 0
     return Path("runs/latest")
 
 
@@ -37,7 +37,9 @@ def test_a_run_becomes_two_files_and_says_what_they_take(edgerl: Run, trained: P
     assert "150 transitions of 24 bytes" in out  # 2 · 3 + 1 numbers, one more for an even number, reward and boundary
     assert "\nflash " in out
     assert "as they are kept: largest action difference over 1000 recorded observations: " in out
-    assert "Of the run Pendulum-v1-ds-td3-seed0, for teensy-4.1." in header
+    algorithm = trained.resolve().name.split("-")[3]
+    assert f"Of the run Pendulum-v1-ds-{algorithm}-seed0, for teensy-4.1." in header
+    assert f"goes on learning, with {'SAC' if algorithm == 'sac' else 'DS-TD3'} on" in header
     compile_c("gcc", "-O1", *WARNINGS, "-c", folder / "edgerl_learner.c", "-o", "learner.o")
 
 

@@ -134,6 +134,26 @@ def test_a_robot_is_made_with_the_arguments_that_the_bundle_was_trained_with(edg
     assert not Path("third").exists()
 
 
+def test_a_run_of_sac_goes_on_learning(edgerl: Run) -> None:
+    """From training to the champion's export, with norms and four updates a step."""
+    options = "--env Pendulum-v1 --preset quick --steps 1100 --hidden 16,16 --batch-size 32 --critic-norm layer"
+    assert edgerl("train", "--algorithm", "sac", *options.split())[0] == 0
+    assert edgerl("export", "--format", "learner")[0] == 0
+    code, out, _ = edgerl("profile", "runs/latest", "--learn", "--device", "pi5")
+    assert (code, " updates/s fit beside 100 Hz (estimate, unvalidated)" in out) == (0, True)
+    session = ("runs/latest", "--env", "Pendulum-v1", "--rate", "0", "--updates-per-step", "4", "--json")
+    updates, steps = [], []
+    for start in range(1, 3):
+        code, out, _ = edgerl("learn", *session, "--hours", 0.0002 * start)
+        last = events(out)[-1]
+        assert (code, last["abandoned_updates"], last["deferred_updates"]) == (0, 0, 0)
+        updates.append(last["updates"])
+        steps.append(last["steps"])
+    assert updates[1] - updates[0] == 4 * (steps[1] - steps[0]) > 0
+    code, out, _ = edgerl("export", "runs/latest/state", "--format", "onnx")
+    assert (code, "3-16-16-1" in out) == (0, True)
+
+
 def test_at_a_rate_every_tick_is_one_step(edgerl: Run) -> None:
     code, out, _ = edgerl("learn", "learner.safetensors", "--env", "plain:Plain", "--hours", 0.5 / 3600, "--json")
     last = events(out)[-1]

@@ -351,9 +351,13 @@ def test_damaged_models_are_one_line_and_exit_code_2(
         (
             "garbage.onnx",
             b"garbage",
-            "garbage.onnx is a text file; expected a policy.safetensors of edgerl, or an ONNX model",
+            "garbage.onnx is a text file; expected a policy.safetensors (edgerl import makes one), or an ONNX model",
         ),
-        ("policy.zip", b"PK", "policy.zip is a text file; expected a policy.safetensors of edgerl, or an ONNX model"),
+        (
+            "policy.zip",
+            b"PK",
+            "policy.zip is a text file; expected a policy.safetensors (edgerl import makes one), or an ONNX model",
+        ),
     ):
         (folder / name).write_bytes(data)
         assert run(monkeypatch, "profile", name, "--device", "esp32") == 2

@@ -109,7 +109,10 @@ def test_an_outdated_export_is_noted(edgerl: Run, model: Path) -> None:
         ),
         (["garbage.safetensors"], "garbage.safetensors is a text file; expected a policy.safetensors"),
         (["no.onnx"], "no.onnx is not there; name a policy file or a run folder"),
-        (["garbage.onnx"], "garbage.onnx is a text file; expected a policy.safetensors of edgerl, or an ONNX model"),
+        (
+            ["garbage.onnx"],
+            "garbage.onnx is a text file; expected a policy.safetensors (edgerl import makes one), or an ONNX model",
+        ),
         (["--seed", "-1"], "Invalid value for '--seed'"),
     ],
 )

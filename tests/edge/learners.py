@@ -24,6 +24,12 @@ N, M = 3, 2
 LOW, HIGH = np.array([-1, -3], np.float32), np.array([2, 0.5], np.float32)
 """Bounds of the actions, no two alike."""
 
+TD3 = 0
+"""EDGERL_TD3."""
+
+DEFAULT_ALGORITHM = TD3
+"""For whoever names none: a test sets it for what it calls."""
+
 KINDS = [Boundary.CONTINUES] * 12 + [Boundary.TERMINATED, Boundary.TRUNCATED, Boundary.GAP]
 
 
@@ -82,10 +88,12 @@ def learner_config(
     defaults = {
         "seed": 7, "evolution_interval": 5, "last_update": (1 << 64) - 1, "batch": 8, "policy_delay": 2, "n_step": 1,
         "lanes": loaded.lanes(isa), "isa": isa, "discount": 0.9, "soft_update": 0.05, "first_moment_decay": 0.9,
-        "target_noise": 0.2, "target_noise_clip": 0.5, "drop_fraction": 0.3,
+        "target_noise": 0.2, "target_noise_clip": 0.5, "drop_fraction": 0.3, "algorithm": DEFAULT_ALGORITHM,
     }  # fmt: skip
     config = LearnerConfig(n_observations=n, n_actions=m, **defaults | fields)
-    for network, first, last in ((config.actor, n, m), (config.critic, n + m, 1)):
+    if config.is_stochastic:
+        config.target_entropy = -m
+    for network, first, last in ((config.actor, n, 2 * m if config.is_stochastic else m), (config.critic, n + m, 1)):
         network.learning_rate, network.n_layers, network.evolves = learning_rate, len(widths) + 1, 1
         inputs = [first, *widths]
         for index, outputs in enumerate((*widths, last)):

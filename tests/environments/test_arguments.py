@@ -24,8 +24,8 @@ from edgerl.policy import format as policy_file
 from edgerl.report import sources
 from edgerl.report.curves import learning_curves
 from edgerl.training import checkpoint as checkpoint_file
-from edgerl.training.compaction import environment_of
 from edgerl.training.folder import new_folder
+from edgerl.training.subject import subject_of
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -147,7 +147,7 @@ def test_arguments_make_the_environment_everywhere(name: str, edgerl: Run) -> No
     folder = train(name, out="run", env_args={"length": 12}, sparsity=0.5, **SMALL).folder
     checkpoint = checkpoint_file.read(folder / "checkpoint.safetensors")
     assert checkpoint.counters.episode == math.ceil(100 / 12)
-    environment = environment_of(checkpoint)
+    environment = subject_of(folder, name).environment()
     environment.reset(0)
     ends = [environment.step(np.zeros(2, np.float32))[3] for _ in range(12)]
     assert ends == [False] * 11 + [True]

@@ -91,14 +91,14 @@ static int learn(int updates) {
     return 1;
 }
 
-static int write_actions(void) {
+static int write_actions(const char *name, int (*act)(const float *, float *)) {
     float actions[ACTED][EDGERL_LEARNER_ACTIONS];
     for (int i = 0; i < ACTED; i++) {
-        if (edgerl_learner_act(OBSERVATIONS[i], actions[i]) != EDGERL_LEARNER_OK) {
+        if (act(OBSERVATIONS[i], actions[i]) != EDGERL_LEARNER_OK) {
             return 0;
         }
     }
-    int file = open_to_write("actions.bin");
+    int file = open_to_write(name);
     const int status = write_file(&file, actions, sizeof actions);
     close_file(file);
     return status == 0;
@@ -143,7 +143,8 @@ static int first_life(void) {
     if (!observe(0, FIRST) || !learn(UPDATES)) {
         return 3;
     }
-    if (save("saved.bin", 1) != EDGERL_LEARNER_OK || !write_actions()) {
+    if (!write_actions("explored.bin", edgerl_learner_explore) || save("saved.bin", 1) != EDGERL_LEARNER_OK ||
+        !write_actions("actions.bin", edgerl_learner_act)) {
         return 4;
     }
     if (!go_on("uninterrupted.bin")) {

@@ -20,7 +20,8 @@ from edgerl.edge.continual.origin import Origin, read_origin
 from edgerl.edge.continual.replay import Boundary
 from edgerl.edge.continual.transitions import Transitions
 from edgerl.edge.engine.arena import NETWORKS, LearnerArena
-from edgerl.edge.engine.library import LearnerConfig, Progress, library
+from edgerl.edge.engine.library import SAC, LearnerConfig, Progress, library
+from edgerl.edge.engine.random import Draws, Purpose
 from edgerl.errors import CheckFailed, ConfigError, OutputError
 from edgerl.export.c_learner.sizes import Budget
 from edgerl.export.c_learner.source import CLearner, chunk_bits, make_c_learner, without_zeros, write_c_learner
@@ -28,7 +29,7 @@ from edgerl.export.c_learner.text import comment_line, float_literal
 from edgerl.files.tensors import TensorReader
 from edgerl.policy.compact import action_scaling
 from tests.edge.compiled import CHECKS_AS_CALLS, CORTEX_M7, HERE, SANITIZED, WARNINGS, compile_c, run
-from tests.edge.learners import Step, learner_config, steps, write_bundle
+from tests.edge.learners import TD3, Step, learner_config, steps, write_bundle
 
 Array = npt.NDArray[Any]
 
@@ -59,6 +60,7 @@ class Case(NamedTuple):
     percent: int = 50
     prefix: str = "edgerl_learner"
     norm: int = 0  # an edgerl_norm, of the critics
+    algorithm: int = TD3
 
 
 CASES = [
@@ -66,16 +68,23 @@ CASES = [
     pytest.param(Case(4, "fp16", normalise=True), id="block-4-fp16"),
     pytest.param(Case(1, "fp16", n_step=3, widths=(10, 16, 12)), id="single-fp16-n-step"),
     pytest.param(Case(4, norm=1, widths=(18, 12)), id="block-4-norm"),
+    pytest.param(Case(1, normalise=True, algorithm=SAC), id="sac-single"),
+    pytest.param(Case(4, "fp16", norm=1, widths=(18, 12), algorithm=SAC), id="sac-block-4-norm"),
 ]
+
+
+def config_of(case: Case) -> LearnerConfig:
+    config = learner_config(
+        N, M, case.widths, case.block, case.percent,
+        batch=case.batch, evolution_interval=50, n_step=case.n_step, learning_rate=1e-3, algorithm=case.algorithm,
+    )  # fmt: skip
+    config.critic.norm = case.norm
+    return config
 
 
 def exported(case: Case, folder: Path, **options: Any) -> CLearner:
     """The C of a learner whose bundle is beside it."""
-    config = learner_config(
-        N, M, case.widths, case.block, case.percent,
-        batch=case.batch, evolution_interval=50, n_step=case.n_step, learning_rate=1e-3,
-    )  # fmt: skip
-    config.critic.norm = case.norm
+    config = config_of(case)
     path = write_bundle(folder / "learner.safetensors", config, precision=case.precision, normalise=case.normalise)
     learner = make_c_learner(path, **{"capacity": CAPACITY, **options})
     write_c_learner(learner, folder, force=True)
@@ -249,12 +258,32 @@ def test_it_learns_what_the_engine_learns_here(life: tuple[Path, bool]) -> None:
     mine_rows = memory.records.view(np.uint8).reshape(CAPACITY, -1)[:FIRST, offset:]
     assert there.remembered == FIRST
     assert np.array_equal(there.rows, mine_rows), "the same transitions, to the last bit"
-    acted = np.fromfile(folder / "actions.bin", np.float32).reshape(ACTED, M)
-    policy = bundle.actor_policy(here.layers[0], origin.constants, {})
-    expected = policy(np.array([s.observation for s in robot()[:ACTED]]), np.float64)
-    assert np.abs(acted - expected).max() < 10 * TOLERANCE
-    assert (acted >= origin.constants.action_low).all()
-    assert (acted <= origin.constants.action_high).all()
+    for name, noise in (("actions", np.zeros((ACTED, M))), ("explored", exploration(origin))):
+        acted = np.fromfile(folder / f"{name}.bin", np.float32).reshape(ACTED, M)
+        assert np.abs(acted - expected_actions(origin, noise)).max() < 10 * TOLERANCE, name
+        assert (acted >= origin.constants.action_low).all()
+        assert (acted <= origin.constants.action_high).all()
+
+
+def exploration(origin: Origin) -> Array:
+    """The standard normal numbers of the first actions that are explored."""
+    draws = Draws(int(origin.arena.config.seed))
+    return np.array([draws.normals(Purpose.EXPLORATION, number, M) for number in range(ACTED)])
+
+
+def expected_actions(origin: Origin, noise: Array) -> Array:
+    """By the actor of an arena, in float64."""
+    constants = origin.constants
+    x = constants.normalised(np.array([s.observation for s in robot()[:ACTED]])).astype(np.float64)
+    for layer in origin.arena.layers[0]:
+        z = x @ layer.matrix().astype(np.float64).T + layer.bias[: layer.n_outputs]
+        x = np.maximum(z, 0)
+    centre, half_range = constants.scaling
+    if origin.arena.config.algorithm == SAC:
+        mean, log_deviation = np.split(z, 2, axis=1)
+        return centre + half_range * np.tanh(mean + np.exp(np.clip(log_deviation, -20, 2)) * noise)
+    explored = centre + half_range * (np.tanh(z) + origin.exploration_noise * noise)
+    return np.clip(explored, constants.action_low, constants.action_high)
 
 
 def test_after_a_reset_it_goes_on_to_the_same_bits(life: tuple[Path, bool]) -> None:
@@ -315,6 +344,8 @@ def test_what_was_left_out_is_not_missing(block: int, batch: int, tmp_path: Path
         Case(4, widths=(13, 16)),
         Case(norm=1),
         Case(4, norm=1),
+        Case(1, "fp16", normalise=True, n_step=3, algorithm=SAC),
+        Case(4, "fp16", normalise=True, n_step=3, norm=1, algorithm=SAC),
     ],
 )
 def test_ram_is_what_was_announced_and_flash_no_more(case: Case, optimised: str, tmp_path: Path) -> None:
@@ -330,12 +361,15 @@ def test_ram_is_what_was_announced_and_flash_no_more(case: Case, optimised: str,
 
 @pytest.mark.needs("clang", "arm-none-eabi-gcc", "aarch64-linux-gnu-gcc")
 @pytest.mark.parametrize("standard", ["-std=c11", "-std=c99"])
+@pytest.mark.parametrize("algorithm", [TD3, SAC])
 @pytest.mark.parametrize(
     ("compiler", "machine"),
     [("gcc", ()), ("clang", ()), ("aarch64-linux-gnu-gcc", ()), ("arm-none-eabi-gcc", CORTEX_M7)],
 )
-def test_it_compiles_without_a_warning(compiler: str, machine: Sequence[str], standard: str, tmp_path: Path) -> None:
-    exported(Case(4, "fp16", normalise=True), tmp_path)
+def test_it_compiles_without_a_warning(
+    compiler: str, machine: Sequence[str], algorithm: int, standard: str, tmp_path: Path
+) -> None:
+    exported(Case(4, "fp16", normalise=True, algorithm=algorithm), tmp_path)
     options = (standard, "-O1", *WARNINGS, *machine, "-ffreestanding")
     compile_c(compiler, *options, "-c", tmp_path / "edgerl_learner.c", "-o", tmp_path / "a.o")
 

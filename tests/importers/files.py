@@ -67,6 +67,13 @@ def exported(module: nn.Module, path: Path, opset: int = 17, n: int = 9) -> Path
     return path
 
 
+def scripted(module: nn.Module, path: Path) -> None:
+    """As TorchScript."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(module).save(str(path))
+
+
 def actions(module: nn.Module, observations: Any) -> Any:
     """What PyTorch computes."""
     with torch.no_grad():

@@ -13,6 +13,8 @@ from torch import nn
 import edgerl
 from edgerl.errors import ConfigError, EdgerlError, UnsupportedModelError
 
+from .files import Actor, actions, scripted
+
 OBSERVATIONS = np.random.default_rng(0).normal(0, 2, (100, 9)).astype(np.float32)
 
 
@@ -227,6 +229,51 @@ def test_mutated_checkpoints_are_read_or_refused(tmp_path: Path) -> None:
             edgerl.import_policy(path, tmp_path / "p.safetensors", activation="elu", force=True)
         except EdgerlError:
             continue
+
+
+@pytest.mark.parametrize("activation", [nn.ELU, nn.SiLU])
+def test_torchscript_as_isaac_lab_exports_it(activation: type[nn.Module], tmp_path: Path) -> None:
+    module = Actor(activation, clip=2.0)
+    scripted(module, tmp_path / "policy.pt")
+    report = edgerl.import_policy(tmp_path / "policy.pt", tmp_path / "policy.safetensors")
+    assert report.kind == "TorchScript"
+    np.testing.assert_allclose(report.policy(OBSERVATIONS), actions(module, OBSERVATIONS), atol=5e-6)
+
+
+class Recurrent(nn.Module):
+    """With an LSTM before the perceptron."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn, self.actor = nn.LSTM(9, 4), nn.Linear(4, 2)
+
+    def forward(self, obs: torch.Tensor) -> torch.Tensor:
+        return self.actor(self.rnn(obs[None])[0][0])
+
+
+class Odd(nn.Module):
+    """No chain of layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.actor = nn.Linear(9, 9)
+
+    def forward(self, obs: torch.Tensor) -> torch.Tensor:
+        return self.actor(obs) * obs
+
+
+@pytest.mark.parametrize(
+    ("module", "problem"),
+    [
+        (Recurrent(), "is recurrent; expected a perceptron"),
+        (Odd(), "cannot become a policy: the node Mul .* combines two computed values"),
+        (nn.ReLU(), "holds no affine layer"),
+    ],
+)
+def test_torchscript_that_is_no_perceptron(module: nn.Module, problem: str, tmp_path: Path) -> None:
+    scripted(module, tmp_path / "policy.pt")
+    with pytest.raises(UnsupportedModelError, match=problem):
+        edgerl.import_policy(tmp_path / "policy.pt", tmp_path / "policy.safetensors")
 
 
 def test_an_unknown_activation(tmp_path: Path) -> None:

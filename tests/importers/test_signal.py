@@ -108,7 +108,8 @@ def test_a_normaliser_and_its_clip_stay_before_the_first_layer() -> None:
     assert policy.observation_scale is not None
     np.testing.assert_allclose(policy.observation_scale, scale)
     assert policy(np.array([2.0, 7, 4])) == pytest.approx(1 * 2 + 2 * 5 + 3 * -4)
-    clipped = Signal.observation(3).plus(-1.0).times(2.0).clipped(-1.5, 1.5).times(3.0).linear(weight).policy()
+    half = Signal.observation(3).plus(-1.0).times(2.0).clipped(-np.inf, 1.5)  # as Min and Max are two nodes
+    clipped = half.clipped(-1.5, np.inf).times(3.0).linear(weight).policy()
     assert clipped.observation_clip == 1.5
     assert clipped(np.array([9.0, -9, 1])) == pytest.approx(3 * (1.5 - 2 * 1.5 + 0))
 
@@ -119,8 +120,9 @@ REFUSED: dict[str, Callable[[Signal], object]] = {
     "a clip between layers": lambda s: s.linear(np.eye(2)).clipped(-1, 1).linear(np.eye(2)),
     "an activation of a clip": lambda s: s.linear(np.eye(2)).clipped(-1, 1).activated("tanh"),
     "a clip of a norm": lambda s: s.linear(np.eye(2)).normed(LayerNorm(np.ones(2), np.zeros(2), 1e-5)).clipped(-1, 1),
-    "unequal bounds of the observation": lambda s: s.clipped(-1, 2),
-    "two clips of the observation": lambda s: s.clipped(-1, 1).times(2.0).clipped(-1, 1),
+    "unequal bounds of the observation": lambda s: s.clipped(-1, 2).linear(np.eye(2)),
+    "one bound of the observation": lambda s: s.clipped(-np.inf, 2).linear(np.eye(2)),
+    "two clips of the observation": lambda s: s.clipped(-1, 1).times(2.0).clipped(-1, 1).linear(np.eye(2)),
     "bounds that cross": lambda s: s.linear(np.eye(2)).clipped(1, -1),
     "other inputs": lambda s: s.linear(np.ones((2, 3))),
     "two layers joined": lambda s: s.joined(s.linear(np.eye(2)).activated("relu")),

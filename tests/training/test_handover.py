@@ -18,12 +18,16 @@ import pytest
 import edgerl
 from edgerl.algorithms.native import NativeAgent
 from edgerl.algorithms.normalizer import Normalizer
+from edgerl.algorithms.sac import SAC
 from edgerl.config import make_config
 from edgerl.edge.continual import bundle
 from edgerl.edge.continual.learner import Learner
+from edgerl.edge.continual.origin import read_origin
 from edgerl.edge.continual.replay import Boundary, Replay
+from edgerl.edge.continual.trials import TrialRule
 from edgerl.edge.engine.arena import LearnerArena
 from edgerl.edge.engine.library import library
+from edgerl.edge.engine.random import Draws, Purpose
 from edgerl.errors import ConfigError, FileFormatError, OutputError
 from edgerl.files.tensors import TensorReader
 from edgerl.policy import format as policy_file
@@ -51,6 +55,9 @@ RUNS: dict[str, dict[str, Any]] = {
     "normalised": {"normalize": True, "n_step": 3},
     "torch": {"engine": "torch", "normalize": True},
     "wrapped": {"replay_capacity": 250, "env": "robots:terminating_robot"},
+    "sac": {"algorithm": "sac", "critic_norm": "layer", "updates_per_step": 2.0},
+    "sac block 4": {"algorithm": "sac", "block": 4, "normalize": True, "policy_delay": 2},
+    "sac torch": {"algorithm": "sac", "engine": "torch", "initial_temperature": 0.1},
 }
 GOAL = Path("learner.safetensors")
 
@@ -239,7 +246,8 @@ def test_a_learner_begins_with_the_runs_policy(name: str, precision: Any, run: R
         assert learner.about["environment"] == policy.metadata["environment"]
         assert learner.memory == report.memory
         assert learner.connections() == report.connections
-        assert report.connections["actor"] == sum(policy.metadata["trained_connections"])
+        deviations = 2 * 16 if name.startswith("sac") else 0  # of which a policy has none
+        assert report.connections["actor"] == sum(policy.metadata["trained_connections"]) + deviations
         assert learner.status()["updates"] == report.updates > 0
         for x in draw.normal(size=(40, 4)):
             learner.observe(x, learner.act(x), 0.5, x + 0.1)
@@ -251,7 +259,7 @@ def test_a_learner_begins_with_the_runs_policy(name: str, precision: Any, run: R
     assert (report.path, report.precision, report.keep) == (GOAL, precision, "ring")
 
 
-@pytest.mark.parametrize("name", ["ds-td3", "block 4", "normalised", "static-td3"])
+@pytest.mark.parametrize("name", ["ds-td3", "block 4", "normalised", "static-td3", "sac", "sac block 4"])
 def test_learning_goes_on_as_the_run_would_have(name: str, run: Run) -> None:
     """With all the run's transitions and the same new ones: updates to the same bits as those of the run's agent."""
     folder = run(name)
@@ -282,6 +290,32 @@ def test_learning_goes_on_as_the_run_would_have(name: str, run: Run) -> None:
             assert learner.update() == 1
             agent.learn(memory, normalizer)
             assert _weights(learner.challenger.arena) == _weights(agent.arena), number
+
+
+@pytest.mark.parametrize("name", ["sac", "sac block 4", "sac torch"])
+def test_a_sac_run_hands_its_temperature_over_and_explores_as_it_did(name: str, run: Run) -> None:
+    """Drawn as the run draws, from the same distribution: by PyTorch's agent in float64, within rounding."""
+    folder = run(name)
+    checkpoint = checkpoint_file.read(folder / "checkpoint.safetensors")
+    hand_over(folder, GOAL)
+    progress, temperature = _arena().progress, checkpoint.tensors["agent.temperature"]
+    handed = [progress.log_temperature, progress.temperature_first_moment, progress.temperature_second_moment]
+    assert handed == temperature.tolist()
+    assert progress.log_temperature != 0, "it was adapted"
+    reference = SAC(replace(checkpoint.config, engine="torch"), 4, 2)
+    state = checkpoint.agent_state
+    reference.load_state(state | {"agent.loss_sums": state["agent.loss_sums"].astype(np.float32)})
+    draws = Draws(checkpoint.config.seed)
+    with TensorReader(GOAL, bundle.KIND, bundle.VERSION) as reader:
+        constants = read_origin(reader, GOAL).constants
+    with closing(Learner.load(GOAL, rule=TrialRule(every=1))) as learning, closing(Learner.load(GOAL)) as champion:
+        for x in np.random.default_rng(2).normal(size=(30, 4)).astype(np.float32):
+            noise = draws.normals(Purpose.EXPLORATION, learning.experience.transitions.number, 2)
+            unit = reference.explore(constants.normalised(x), noise)
+            expected = constants.scaling[0] + constants.scaling[1] * unit
+            for learner in (learning, champion):
+                np.testing.assert_allclose(learner.act(x), expected, atol=1e-5)
+                learner.observe(x, expected, 0.5, x + 0.1)
 
 
 def test_on_a_device_learning_has_no_end(run: Run) -> None:
@@ -352,6 +386,13 @@ def test_options_that_cannot_be(options: dict[str, Any], problem: str, run: Run)
     with pytest.raises(ConfigError, match=problem):
         hand_over(run("ds-td3"), GOAL, **options)
     assert os.listdir() == []
+
+
+def test_a_run_of_crossq_is_refused(tmp_path: Path) -> None:
+    edgerl.train("robots:robot", out=tmp_path / "crossq", algorithm="crossq", **OPTIONS)
+    with pytest.raises(ConfigError, match=r"trained with `algorithm` crossq; a learner on a device runs td3 or sac: "):
+        hand_over(tmp_path / "crossq", GOAL)
+    assert not GOAL.exists()
 
 
 def test_a_reservoir_and_returns_of_several_rewards(run: Run) -> None:

@@ -150,8 +150,9 @@ def _windows(whose: str, scores: dict[str, Any]) -> str:
 
 def _learning(status: SessionStatus) -> str:
     connections = "+".join(str(count) for count in status["connections"].values())
+    deferred = f", {status['deferred_updates']} deferred" if status["deferred_updates"] else ""
     return (
-        f"{status['updates']} updates, {status['updates_per_second']:.0f}/s; {connections} connections, "
+        f"{status['updates']} updates, {status['updates_per_second']:.0f}/s{deferred}; {connections} connections, "
         f"{status['replaced_blocks']} dropped and grown"
     )
 

@@ -23,7 +23,7 @@ NARROWEST = 15
 Json = Annotated[bool, typer.Option("--json", callback=keep_results_apart, help="Print one JSON object, for programs.")]
 OwnEnv = Annotated[
     str | None,
-    typer.Option("--env", help="The run's environment, where it is code: module:factory.", show_default=False),
+    typer.Option("--env", help="Environment of a file; of a run its own, where it is code.", show_default=False),
 ]
 Actions = Annotated[
     str | None,

@@ -156,11 +156,13 @@ def read_replay_plan(metadata: object) -> ReplayPlan:
 
 
 def actor_policy(layers: tuple[LayerArrays, ...], constants: Constants, about: dict[str, Any]) -> CompactPolicy:
-    """The actor in a learner's arena as a policy; no unit removed."""
-    blocks = [layer.block for layer in layers if not layer.is_dense]
+    """The actor in a learner's arena as a policy; no unit removed but the deviations of a stochastic one."""
+    block = max((layer.block for layer in layers if not layer.is_dense), default=1)
+    outputs = [layer.n_outputs for layer in layers[:-1]] + [len(constants.action_low)]
     return CompactPolicy(
         layers=tuple(
-            make_layer(layer.matrix(), layer.bias[: layer.n_outputs], max(blocks, default=1)) for layer in layers
+            make_layer(layer.matrix()[:count], layer.bias[:count], block)
+            for layer, count in zip(layers, outputs, strict=True)
         ),
         action_low=constants.action_low,
         action_high=constants.action_high,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 
@@ -17,6 +18,12 @@ from edgerl.policy.compact import Array
 
 STRIKES = 50
 """Updates beyond the bounds, more than those within, after which learning has diverged."""
+
+LARGEST_ENTROPY = 20.0
+"""Nats of one action, in magnitude: the engine clips the logarithm of a deviation at −20."""
+
+LARGEST_LOG_TEMPERATURE = 88.0
+"""To which the engine clips it."""
 
 LONGEST_HORIZON = 1e4
 """Steps: 1 / (1 − discount) at most, for the bound on values."""
@@ -45,13 +52,15 @@ class Challenger:
         self.is_sound = self.is_learning = True
         self.values = Values(arena)
 
-    def act(self, observation: Array) -> Array | None:
-        """The action [m] for a finite observation [n], in the robot's own units; None where it has no answer."""
+    def act(self, observation: Array, noise: Array | None = None) -> Array | None:
+        """The action [m] for a finite observation [n], in the robot's own units; None where it has no answer. noise:
+        standard normal numbers [m], for one drawn from the distribution of a stochastic actor."""
         centre, half_range = self._constants.scaling
         normalised = self._constants.normalised(observation)
         with self.acting:
             if self.is_sound:
-                action: Array = centre + half_range * self.arena.act(normalised)
+                unit = self.arena.act(normalised) if noise is None else self.arena.sample(normalised, noise)
+                action: Array = centre + half_range * unit
                 if np.isfinite(action).all():
                     return action
         return None
@@ -111,8 +120,13 @@ class Values:
         return self.strikes >= STRIKES
 
     def bound(self, largest_reward: float) -> float:
-        """What no value can exceed in magnitude, twice over: the largest reward in every step to come."""
-        horizon = 1 / max(1 - float(self._arena.config.discount), 1 / LONGEST_HORIZON)
+        """What no value can exceed in magnitude, twice over: the largest reward in every step to come, and what a
+        stochastic actor's entropy is paid."""
+        config = self._arena.config
+        horizon = 1 / max(1 - float(config.discount), 1 / LONGEST_HORIZON)
+        if config.is_stochastic:
+            temperature = math.exp(min(self.progress.log_temperature, LARGEST_LOG_TEMPERATURE))
+            largest_reward += temperature * LARGEST_ENTROPY * config.n_actions
         return 2 * max(largest_reward, 0.5 / horizon) * horizon
 
     def judge(self, largest_reward: float) -> None:

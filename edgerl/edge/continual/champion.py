@@ -11,12 +11,13 @@ import numpy as np
 
 from edgerl.edge.acting.policy import LAYOUTS, Layout
 from edgerl.edge.engine.arena import LayerArrays, LearnerArena
-from edgerl.edge.engine.library import LayerConfig, Library, PolicyConfig, new_arena
+from edgerl.edge.engine.library import GAUSSIAN_HEAD, LayerConfig, Library, PolicyConfig, new_arena
 from edgerl.policy.compact import Array, action_scaling
 
 
 class Champion:
-    """observation [n] → action [m] in the robot's own units, by the actor as it was at the last `copy_actor`.
+    """observation [n] → action [m] in the robot's own units, by the actor as it was at the last `copy_actor`. With
+    standard normal numbers [m] as noise, one drawn from the distribution of a stochastic actor.
 
     There are two copies, so that one can be made while the other drives; `n_bytes` is of both. Threads may share it.
     """
@@ -39,10 +40,11 @@ class Champion:
         loaded.call("the champion", "edgerl_policy_bytes", self._make_config(layers, full), n_bytes)
         self._arenas = [new_arena(n_bytes.value) for _ in range(2)]
         self.n_bytes = sum(len(arena) for arena in self._arenas)
-        self._act = loaded.quick("edgerl_policy_act")
+        self._act, self._sample = loaded.quick("edgerl_policy_act"), loaded.quick("edgerl_policy_sample")
         self._observation = np.zeros(learner.config.n_observations, np.float32)
-        self._action = np.zeros(learner.config.n_actions, np.float32)
-        self._addresses = tuple(ctypes.c_void_p(array.ctypes.data) for array in (self._observation, self._action))
+        self._noise, self._action = (np.zeros(learner.config.n_actions, np.float32) for _ in range(2))
+        buffers = self._observation, self._noise, self._action
+        self._addresses = tuple(ctypes.c_void_p(array.ctypes.data) for array in buffers)
         self._acting = Lock()  # held for one action; buffers for each thread would be memory that grows
         self._driving = 0
         self.copy_actor()
@@ -54,12 +56,18 @@ class Champion:
         with self._acting:
             self._driving = 1 - self._driving
 
-    def __call__(self, observation: Array) -> Array:
+    def __call__(self, observation: Array, noise: Array | None = None) -> Array:
         """The action [m] for a finite observation [n]."""
+        seen, drawn, action = self._addresses
         with self._acting:
             self._observation[...] = observation
-            arena = self._arenas[self._driving]
-            self._loaded.check("the champion", self._act(arena.ctypes.data, *self._addresses))
+            arena = self._arenas[self._driving].ctypes.data
+            if noise is None:
+                status = self._act(arena, seen, action)
+            else:
+                self._noise[...] = noise
+                status = self._sample(arena, seen, drawn, action)
+            self._loaded.check("the champion", status)
             return self._action.copy()
 
     def _make_config(self, layers: Sequence[LayerArrays], weights: Sequence[Array]) -> PolicyConfig:
@@ -86,6 +94,7 @@ class Champion:
         return PolicyConfig(
             n_layers=len(layers),
             isa=self._learner.config.isa,
+            head=GAUSSIAN_HEAD if self._learner.config.is_stochastic else 0,
             layers=described,
             mean=pointer(mean),
             scale=pointer(scale),

@@ -74,7 +74,7 @@ class Learner:
         self.challenger = Challenger(origin.arena, constants, self.history, self.archive.open_champion)
         self.updates = Updates(origin.arena, self.experience, parts.choices.updates_per_step)
         self.has_keeper = False
-        self._pace, self._draws = Pace(), Draws(int(config.seed))
+        self._pace, self._draws, self._is_stochastic = Pace(), Draws(int(config.seed)), config.is_stochastic
         self._fallback = np.clip(np.float32(0), self.action_low, self.action_high)
 
     @classmethod
@@ -151,7 +151,8 @@ class Learner:
     # ------------------------------------------------------------------------------------- acting and observing
 
     def act(self, observation: npt.ArrayLike, *, explore: bool = True) -> Array:
-        """The action, float32 [m], for an observation [n]; explore: with the noise that training had.
+        """The action, float32 [m], for an observation [n]; explore: with the noise that training had, or with SAC drawn
+        from the distribution of the policy that drives.
 
         An observation that is not finite gets the fallback action: zero, or the bound next to it. Raises ValueError for
         another length, or where an offset's digits are lost.
@@ -161,22 +162,26 @@ class Learner:
             x = constants.seen(observation)
             if x.shape != (self.n_observations,):
                 raise ValueError(f"the observation has shape {x.shape}; expected {(self.n_observations,)}")
-            action: Array = self._drive(x) if np.isfinite(x).all() else x
+            noise = self._noise() if explore else None
+            action: Array = self._drive(x, noise if self._is_stochastic else None) if np.isfinite(x).all() else x
             if not np.isfinite(action).all():  # a finite observation can be too large for the networks
                 self.counters.refused_observations += 1
                 return np.array(self._fallback)
-            if explore:
-                step = self.experience.transitions.number
-                noise = self._draws.normals(Purpose.EXPLORATION, step, self.n_actions)
+            if noise is not None and not self._is_stochastic:
                 action = action + constants.scaling[1] * (self._origin.exploration_noise * noise).astype(np.float32)
             return np.clip(action, self.action_low, self.action_high)
 
-    def _drive(self, observation: Array) -> Array:
-        """The action of the policy that drives; the champion's where the challenger has none, until it restarts."""
+    def _noise(self) -> Array:
+        """Standard normal numbers [m], of this step."""
+        return self._draws.normals(Purpose.EXPLORATION, self.experience.transitions.number, self.n_actions)
+
+    def _drive(self, observation: Array, noise: Array | None) -> Array:
+        """The action of the policy that drives; the champion's where the challenger has none, until it restarts. noise:
+        for one drawn from its distribution."""
         challenger_drives = self.trials.challenger_drives
-        if challenger_drives and (answer := self.challenger.act(observation)) is not None:
+        if challenger_drives and (answer := self.challenger.act(observation, noise)) is not None:
             return answer
-        action = self.champion(observation)
+        action = self.champion(observation, noise)
         if challenger_drives and np.isfinite(action).all():  # otherwise no policy could answer this observation
             self.challenger.is_sound = False
         return action
@@ -353,6 +358,7 @@ class Learner:
         return {
             "updates": values.progress.updates,
             "abandoned_updates": values.progress.abandoned,
+            "deferred_updates": self.updates.deferred,
             "replaced_blocks": values.progress.replaced,
             "critic_loss": values.critic_loss,
             "value": values.value,

@@ -24,6 +24,7 @@ class LearnerStatus(HistoryStatus):
 
     updates: int
     abandoned_updates: int
+    deferred_updates: int  # that transitions of this process allow, and for which there was no time yet
     replaced_blocks: int  # dropped and grown
     critic_loss: float  # of the last update, both critics; likewise the value
     value: float

@@ -62,10 +62,14 @@ class Updates:
     @property
     def may_continue(self) -> bool:
         """Whether an update is under way, or may start: there is a batch, and transitions allow it."""
-        if self._is_under_way:
-            return True
-        has_credit = self._started + 1 <= self._experience.observed * self._per_step
-        return has_credit and self._experience.transitions.size >= self._arena.config.batch
+        return self._is_under_way or self.deferred > 0
+
+    @property
+    def deferred(self) -> int:
+        """Updates that transitions allow, and for which there was no time yet."""
+        if self._experience.transitions.size < self._arena.config.batch:
+            return 0
+        return int(self._experience.observed * self._per_step) - self._started
 
     def slice(self, work: int) -> bool:
         """About `work` multiply-adds; whether they completed an update."""

@@ -13,11 +13,6 @@
 #define RENORM_LARGEST_RATIO ((real)3)
 #define RENORM_LARGEST_SHIFT ((real)5)
 
-#define ONLY_WITH_CROSSQ                 \
-    if ((EDGERL_ALGORITHMS & 4u) == 0) { \
-        return;                          \
-    }
-
 /* Of each input x: y = level + slope (x - mean), where slope is γ ratio and level γ shift + β. */
 typedef struct affine_of_inputs {
     real *mean, *variance, *ratio, *shift, *slope, *level; /* [n_inputs]; the variance only of a batch */
@@ -50,7 +45,7 @@ static batch_task batch_task_of(const pass *p) {
 }
 
 EDGERL_INTERNAL void batch_statistics(const pass *p) {
-    ONLY_WITH_CROSSQ
+    ONLY_WITH(EDGERL_CROSSQ)
     const batch_task task = batch_task_of(p);
     p->kernels->batch_statistics(&task);
 }
@@ -100,7 +95,7 @@ static void fold(const pass *p) {
 static real within(real x, real low, real high) { return x < low ? low : x > high ? high : x; }
 
 EDGERL_INTERNAL void fold_batch(const pass *p) {
-    ONLY_WITH_CROSSQ
+    ONLY_WITH(EDGERL_CROSSQ)
     const sparse_layer *layer = layer_of(p);
     const affine_of_inputs a = affine_in(p);
     const real *running_mean = reals_at(p->l, layer->arrays.running), *running_variance = running_mean + layer->n_inputs;
@@ -116,7 +111,7 @@ EDGERL_INTERNAL void fold_batch(const pass *p) {
 }
 
 EDGERL_INTERNAL void fold_running(const pass *p) {
-    ONLY_WITH_CROSSQ
+    ONLY_WITH(EDGERL_CROSSQ)
     const sparse_layer *layer = layer_of(p);
     const affine_of_inputs a = affine_in(p);
     const real *running_mean = reals_at(p->l, layer->arrays.running), *running_variance = running_mean + layer->n_inputs;
@@ -157,7 +152,7 @@ static inline void unfold_rows(const pass *p, const affine_of_inputs *a, real *b
 }
 
 EDGERL_INTERNAL void batch_norm_gradient(const pass *p) {
-    ONLY_WITH_CROSSQ
+    ONLY_WITH(EDGERL_CROSSQ)
     const learner *l = p->l;
     const sparse_layer *layer = layer_of(p);
     const affine_of_inputs a = affine_in(p);
@@ -179,13 +174,13 @@ EDGERL_INTERNAL void batch_norm_gradient(const pass *p) {
 }
 
 EDGERL_INTERNAL void centre_gradient(const pass *p) {
-    ONLY_WITH_CROSSQ
+    ONLY_WITH(EDGERL_CROSSQ)
     const batch_task task = batch_task_of(p);
     p->kernels->batch_gradient(&task);
 }
 
 EDGERL_INTERNAL void unfold_row_of_all(const pass *p, uint32_t row, real *gradient) {
-    ONLY_WITH_CROSSQ
+    ONLY_WITH(EDGERL_CROSSQ)
     const learner *l = p->l;
     const sparse_layer *layer = layer_of(p);
     const affine_of_inputs a = affine_in(p);
@@ -203,7 +198,7 @@ EDGERL_INTERNAL void unfold_row_of_all(const pass *p, uint32_t row, real *gradie
 }
 
 EDGERL_INTERNAL void scale_normalised_inputs(const pass *p, real *input_scale) {
-    ONLY_WITH_CROSSQ
+    ONLY_WITH(EDGERL_CROSSQ)
     const affine_of_inputs a = affine_in(p);
     for (uint32_t j = 0; j < layer_of(p)->n_inputs; j++) {
         input_scale[j] = square_root(a.slope[j] * a.slope[j] * a.variance[j] + a.level[j] * a.level[j]);
@@ -223,7 +218,7 @@ EDGERL_INTERNAL int are_statistics_finite(const pass *p) {
 }
 
 EDGERL_INTERNAL void follow_statistics(const pass *p) {
-    ONLY_WITH_CROSSQ
+    ONLY_WITH(EDGERL_CROSSQ)
     const sparse_layer *layer = layer_of(p);
     const affine_of_inputs a = affine_in(p); /* mean and variance lie one behind the other, as the running ones do */
     p->kernels->follow(reals_at(p->l, layer->arrays.running), a.mean, 2 * (size_t)layer->n_inputs, RENORM_FOLLOWING);

@@ -92,7 +92,8 @@ typedef enum edgerl_activation {
 /* How a policy's actions are made of its last layer's sums. */
 typedef enum edgerl_head {
     EDGERL_HEAD_TANH = 0, /* centre + half_range * tanh(x) */
-    EDGERL_HEAD_CLIP = 1  /* x, but at least `low` and at most `high` */
+    EDGERL_HEAD_CLIP = 1,    /* x, but at least `low` and at most `high` */
+    EDGERL_HEAD_GAUSSIAN = 2 /* as tanh; behind the n_actions sums there are as many logarithms of their deviations */
 } edgerl_head;
 
 /* One affine layer as the compact file has it (docs/format.md). */
@@ -138,7 +139,11 @@ EDGERL_API int32_t edgerl_policy_init(const edgerl_policy_config *config, void *
  * of the observation is NaN or infinite, or becomes infinite by normalisation. */
 EDGERL_API int32_t edgerl_policy_act(void *arena, const float *observation, float *action);
 
-/* The same with an observation and an action that lie in the arena, for callers to whom each argument costs time: the
+/* The same with an action drawn from the distribution of a policy of head Gaussian; noise [n_actions]: standard normal
+ * numbers. Of any other EDGERL_BAD_ARGUMENT. */
+EDGERL_API int32_t edgerl_policy_sample(void *arena, const float *observation, const float *noise, float *action);
+
+/* edgerl_policy_act with an observation and an action that lie in the arena, for callers to whom each argument costs time: the
  * byte offsets, from the arena's start, of [n_observations] floats to write and of [n_actions] floats to read. */
 EDGERL_API int32_t edgerl_policy_windows(const void *arena, size_t *observation, size_t *action);
 EDGERL_API int32_t edgerl_policy_act_in_place(void *arena);

@@ -84,9 +84,19 @@ static inline uint16_t *indices_at(const learner *l, uint64_t offset) { return (
 static inline size_t weights_of(const sparse_layer *layer) { return (size_t)layer->blocks * layer->block; }
 static inline size_t units_of(const sparse_layer *layer) { return (size_t)layer->rows * layer->block; } /* outputs, padded */
 static inline int has_target(const sparse_layer *layer) { return layer->arrays.target != 0; }
+
+/* Whether a program has code for an algorithm; a constant. */
+static inline int is_built(edgerl_algorithm algorithm) { return (EDGERL_ALGORITHMS >> algorithm & 1u) != 0; }
+
+/* A program whose learner runs another algorithm has no code for what follows. */
+#define ONLY_WITH(algorithm)    \
+    if (!is_built(algorithm)) { \
+        return;                 \
+    }
+
 static inline int has_layer_norm(const sparse_layer *layer) { return EDGERL_NORMS && layer->norm == EDGERL_NORM_LAYER; }
 static inline int has_batch_norm(const sparse_layer *layer) {
-    return (EDGERL_ALGORITHMS & 4u) != 0 && layer->norm == EDGERL_NORM_BATCH;
+    return is_built(EDGERL_CROSSQ) && layer->norm == EDGERL_NORM_BATCH;
 }
 
 /* Scales of a layer's norm. */
@@ -103,20 +113,17 @@ static inline const edgerl_network_plan *network_plan(const edgerl_learner_confi
 
 /* Whether the actor gives a distribution of actions: means, then logarithms of deviations, of tanh's argument. */
 static inline int is_stochastic(const edgerl_learner_config *c) {
-    return (EDGERL_ALGORITHMS & 6u) != 0 && c->algorithm != EDGERL_TD3;
+    return (is_built(EDGERL_SAC) || is_built(EDGERL_CROSSQ)) && (!is_built(EDGERL_TD3) || c->algorithm != EDGERL_TD3);
 }
 
 /* Whether critics learn from what was and what follows in one pass. */
 static inline int has_joint_batch(const edgerl_learner_config *c) {
-    return (EDGERL_ALGORITHMS & 4u) != 0 && c->algorithm == EDGERL_CROSSQ;
+    return is_built(EDGERL_CROSSQ) && c->algorithm == EDGERL_CROSSQ;
 }
 
 static inline uint32_t outputs_of_actor(const edgerl_learner_config *c) {
     return c->algorithm == EDGERL_TD3 ? c->n_actions : 2 * c->n_actions;
 }
-
-/* Between e^-20 and e^2, as published implementations do. */
-static inline real clipped_log_deviation(real x) { return x < -20 ? -20 : x > 2 ? 2 : x; }
 
 static inline uint32_t layers_of(const learner *l, uint32_t network) { return network_plan(&l->config, network)->n_layers; }
 

@@ -33,6 +33,12 @@ ISAS: tuple[Isa, ...] = get_args(Isa)
 
 ISA_VARIABLE = "EDGERL_ISA"
 
+TD3, SAC, CROSSQ = range(3)
+"""Numbers of edgerl_algorithm."""
+
+GAUSSIAN_HEAD = 2
+"""EDGERL_HEAD_GAUSSIAN."""
+
 MAXIMUM_LAYERS = 9
 """Affine layers of a learner's network."""
 
@@ -141,6 +147,11 @@ class LearnerConfig(ctypes.Structure):
         ("critic", NetworkPlan),
     )
 
+    @property
+    def is_stochastic(self) -> bool:
+        """Whether the actor gives a distribution of actions, as SAC's does."""
+        return bool(self.algorithm != TD3)
+
 
 class ReplayStructure(ctypes.Structure):
     """edgerl_replay."""
@@ -215,6 +226,7 @@ FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "edgerl_policy_bytes": (POINTER(PolicyConfig), POINTER(c_size_t)),
     "edgerl_policy_init": (POINTER(PolicyConfig), c_void_p, c_size_t),
     "edgerl_policy_act": (c_void_p, c_void_p, c_void_p),
+    "edgerl_policy_sample": (c_void_p, c_void_p, c_void_p, c_void_p),
     "edgerl_policy_windows": (c_void_p, POINTER(c_size_t), POINTER(c_size_t)),
     "edgerl_policy_act_in_place": (c_void_p,),
     "edgerl_policy_run_layer": (c_void_p, c_uint32, c_void_p, c_void_p, c_uint32),

@@ -137,6 +137,9 @@ static inline float logarithm_real(float x) { return logarithm(x); }
 
 #endif
 
+/* A stochastic policy's deviation is between e^-20 and e^2, as published implementations have it. */
+static inline real clipped_log_deviation(real x) { return x < -20 ? -20 : x > 2 ? 2 : x; }
+
 /* √x in double precision, by two more steps of Newton. */
 static inline double double_root(double x) {
 #ifdef EDGERL_DOUBLE

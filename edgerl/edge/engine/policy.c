@@ -25,7 +25,7 @@ typedef struct policy_layer {
 typedef struct policy_state {
     uint32_t magic, n_layers;
     int32_t isa;
-    uint32_t normalises;
+    uint32_t normalises, n_actions;
     uint64_t bytes;
     uint64_t layers;              /* layer [n_layers] */
     uint64_t mean, scale;         /* [n_observations], where it normalises */
@@ -272,6 +272,11 @@ static int32_t check_policy_layers(const edgerl_policy_config *config) {
     return EDGERL_OK;
 }
 
+static uint32_t actions_of(const edgerl_policy_config *config) {
+    const uint32_t outputs = config->layers[config->n_layers - 1].n_outputs;
+    return config->head == EDGERL_HEAD_GAUSSIAN ? outputs / 2 : outputs;
+}
+
 /* One of the two arrays that an action is made with: centre and half_range, or low and high. */
 static const float *bound_of(const edgerl_policy_config *config, uint32_t which) {
     if (config->head == EDGERL_HEAD_CLIP) {
@@ -281,7 +286,7 @@ static const float *bound_of(const edgerl_policy_config *config, uint32_t which)
 }
 
 static int32_t check_policy(const edgerl_policy_config *config) {
-    if (config == NULL || config->layers == NULL || config->head < EDGERL_HEAD_TANH || config->head > EDGERL_HEAD_CLIP ||
+    if (config == NULL || config->layers == NULL || config->head < EDGERL_HEAD_TANH || config->head > EDGERL_HEAD_GAUSSIAN ||
         bound_of(config, 0) == NULL || bound_of(config, 1) == NULL || !(config->clip >= 0) ||
         (config->mean == NULL) != (config->scale == NULL) || config->n_layers < 1 || config->n_layers > EDGERL_MAX_LAYERS ||
         config->isa < EDGERL_ISA_NAIVE || config->isa > EDGERL_ISA_AVX512) {
@@ -291,7 +296,10 @@ static int32_t check_policy(const edgerl_policy_config *config) {
     if (status != EDGERL_OK) {
         return status;
     }
-    const uint32_t n = config->layers[0].n_inputs, m = config->layers[config->n_layers - 1].n_outputs;
+    if (config->head == EDGERL_HEAD_GAUSSIAN && config->layers[config->n_layers - 1].n_outputs % 2 != 0) {
+        return EDGERL_BAD_SHAPE;
+    }
+    const uint32_t n = config->layers[0].n_inputs, m = actions_of(config);
     const int finite = all_finite(bound_of(config, 0), m) && all_finite(bound_of(config, 1), m) &&
                        (config->mean == NULL || (all_finite(config->mean, n) && all_finite(config->scale, n)));
     return finite ? EDGERL_OK : EDGERL_NOT_FINITE;
@@ -433,7 +441,8 @@ static policy_state plan_policy(const edgerl_policy_config *config, policy_layer
             layers[i] = l;
         }
     }
-    const uint32_t n = config->layers[0].n_inputs, m = config->layers[p.n_layers - 1].n_outputs;
+    const uint32_t n = config->layers[0].n_inputs, m = actions_of(config);
+    p.n_actions = m;
     p.normalises = config->mean != NULL;
     p.mean = set_aside(&end, p.normalises ? n : 0, sizeof(float));
     p.scale = set_aside(&end, p.normalises ? n : 0, sizeof(float));
@@ -569,7 +578,7 @@ int32_t edgerl_policy_init(const edgerl_policy_config *config, void *arena, size
     for (uint32_t i = 0; i < p->n_layers; i++) {
         fill_policy_layer(&config->layers[i], arena, &policy_layers(arena)[i]);
     }
-    const uint32_t n = config->layers[0].n_inputs, m = config->layers[p->n_layers - 1].n_outputs;
+    const uint32_t n = config->layers[0].n_inputs, m = p->n_actions;
     if (p->normalises) {
         copy_floats(floats(arena, p->mean), config->mean, n);
         copy_floats(floats(arena, p->scale), config->scale, n);
@@ -676,11 +685,16 @@ static void run_hidden(void *arena, const policy_layer *l, float *sums) {
     HIDDEN_KERNELS[((const policy_state *)arena)->isa](&between, sums);
 }
 
-/* The action of a policy that was checked. */
-static void act(void *arena, const float *observation, float *action) {
+/* A number of a normal distribution, from a standard normal one. */
+static float drawn(float mean, float log_deviation, float noise) {
+    return mean + (float)exponential(clipped_log_deviation((real)log_deviation)) * noise;
+}
+
+/* The action of a policy that was checked; noise: null for the one without any. */
+static void act(void *arena, const float *observation, const float *noise, float *action) {
     const policy_state *p = arena;
     const policy_layer *layers = policy_layers(arena);
-    const uint32_t n = layers[0].n_inputs, m = layers[p->n_layers - 1].n_outputs;
+    const uint32_t n = layers[0].n_inputs, m = p->n_actions;
     float *normalised = floats(arena, p->vectors[1]);
     if (!normalise_observation(arena, observation, normalised, n)) {
         for (uint32_t i = 0; i < m; i++) {
@@ -699,8 +713,8 @@ static void act(void *arena, const float *observation, float *action) {
     }
     const float *first = floats(arena, p->bounds[0]), *second = floats(arena, p->bounds[1]);
     for (uint32_t i = 0; i < m; i++) {
-        action[i] = p->head == EDGERL_HEAD_CLIP ? clipped(outputs[i], first[i], second[i])
-                                                : first[i] + second[i] * tanh_float(outputs[i]);
+        const float u = noise == NULL ? outputs[i] : drawn(outputs[i], outputs[m + i], noise[i]);
+        action[i] = p->head == EDGERL_HEAD_CLIP ? clipped(u, first[i], second[i]) : first[i] + second[i] * tanh_float(u);
     }
 }
 
@@ -709,7 +723,19 @@ int32_t edgerl_policy_act(void *arena, const float *observation, float *action) 
     if (status != EDGERL_OK || observation == NULL || action == NULL) {
         return status != EDGERL_OK ? status : EDGERL_BAD_ARGUMENT;
     }
-    act(arena, observation, action);
+    act(arena, observation, NULL, action);
+    return EDGERL_OK;
+}
+
+int32_t edgerl_policy_sample(void *arena, const float *observation, const float *noise, float *action) {
+    const int32_t status = check_policy_arena(arena);
+    if (status != EDGERL_OK) {
+        return status;
+    }
+    if (observation == NULL || noise == NULL || action == NULL || ((const policy_state *)arena)->head != EDGERL_HEAD_GAUSSIAN) {
+        return EDGERL_BAD_ARGUMENT;
+    }
+    act(arena, observation, noise, action);
     return EDGERL_OK;
 }
 
@@ -727,7 +753,7 @@ int32_t edgerl_policy_act_in_place(void *arena) {
     const int32_t status = check_policy_arena(arena);
     if (status == EDGERL_OK) {
         const policy_state *p = arena;
-        act(arena, floats(arena, p->observation), floats(arena, p->action));
+        act(arena, floats(arena, p->observation), NULL, floats(arena, p->action));
     }
     return status;
 }

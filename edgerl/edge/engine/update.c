@@ -74,10 +74,10 @@ static void put_transition(learner *l, const edgerl_replay *r, uint32_t column, 
     ((float *)bytes_at(l, l->discounts))[column] = end.boundary == TERMINATED ? 0 : discount;
 }
 
-/* A program whose learner runs another algorithm has no code for what follows. */
-#define ONLY_IF_STOCHASTIC               \
-    if ((EDGERL_ALGORITHMS & 6u) == 0) { \
-        return;                          \
+/* As ONLY_WITH: SAC, or CrossQ, which has its actor. */
+#define ONLY_IF_STOCHASTIC                                   \
+    if (!is_built(EDGERL_SAC) && !is_built(EDGERL_CROSSQ)) { \
+        return;                                              \
     }
 
 /* Standard normal numbers, one for each action of the batch. */
@@ -120,6 +120,7 @@ static void policy_noise(const pass *p) {
 static real clip(real x, real bound) { return x < -bound ? -bound : x > bound ? bound : x; }
 
 static void target_action(const pass *p) {
+    ONLY_WITH(EDGERL_TD3)
     learner *l = p->l;
     const uint32_t n = l->config.n_observations, m = l->config.n_actions;
     const real *noise = reals_at(l, l->noise);
@@ -191,6 +192,7 @@ static void critic_loss(const pass *p) {
 }
 
 static void policy_action(const pass *p) {
+    ONLY_WITH(EDGERL_TD3)
     learner *l = p->l;
     const size_t count = (size_t)l->config.n_actions * l->stride;
     real *from = result_of(l, EDGERL_ACTOR);
@@ -199,6 +201,7 @@ static void policy_action(const pass *p) {
 }
 
 static void policy_loss(const pass *p) {
+    ONLY_WITH(EDGERL_TD3)
     learner *l = p->l;
     const real share = 1 / (real)l->config.batch, *q = result_of(l, EDGERL_CRITIC_1);
     real *gradient = result_gradient(l, EDGERL_CRITIC_1), sum = 0;
@@ -216,6 +219,7 @@ static void policy_loss(const pass *p) {
 }
 
 static void policy_gradient(const pass *p) {
+    ONLY_WITH(EDGERL_TD3)
     const learner *l = p->l;
     const uint32_t m = l->config.n_actions;
     const real *action = result_of(l, EDGERL_ACTOR);

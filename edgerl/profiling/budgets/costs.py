@@ -52,7 +52,7 @@ FOLD_FLOPS, UNFOLD_FLOPS = 3, 9
 
 ACTOR_PASSES = {"td3": (1, 1), "sac": (3, 2), "crossq": (2, 2)}
 """Passes through a critic, forward and back, in an update of the actor: Q1; of SAC both, and Q1 forward once more,
-since both share the memory of their activations; of CrossQ both."""
+since both share the memory of their activations; of CrossQ both. In the order of the engine's numbers."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from edgerl.edge.runtimes import RUN_BY
 from edgerl.errors import ConfigError
 from edgerl.files.tensors import TensorReader
 from edgerl.policy.shape import LayerShape, NetworkShape
-from edgerl.profiling.budgets.costs import inference_flops, training_cost
+from edgerl.profiling.budgets.costs import ACTOR_PASSES, inference_flops, training_cost
 from edgerl.profiling.budgets.device import Device, find_device
 from edgerl.profiling.budgets.memory import BLOCK, Columns, arena_parts, lanes
 from edgerl.profiling.budgets.report import BudgetPart, ProfileReport, profile, with_parts
@@ -114,7 +114,7 @@ def champion_bytes(config: LearnerConfig, *, normalises: bool) -> int:
     plans = config.actor.plans
     columns = [Columns(plan.n_inputs, plan.n_outputs, plan.full_blocks, plan.blocks) for plan in plans]
     layouts = [champion_layout(plan.block, is_dense=_is_dense(plan)) for plan in plans]
-    arena = arena_parts(columns, layouts, config.lanes, normalises=normalises)
+    arena = arena_parts(columns, layouts, config.lanes, normalises=normalises, n_actions=config.n_actions)
     return 2 * sum(arena.values())
 
 
@@ -135,23 +135,30 @@ def _parts(report: ProfileReport, plan: MemoryPlan) -> tuple[BudgetPart, ...]:
 
 def _with_updates(report: ProfileReport, device: Device, origin: Origin, plan: MemoryPlan) -> LearningReport:
     config = origin.arena.config
-    flops = update_flops(config)
-    rate = device.cpu.peak_flops("fp32") * _share(device, config)
-    update_us = flops / rate * 1e6
+    flops, rate, taken_us = update_flops(config), _flops_per_second(device, config), update_us(device, config)
     idle_us = max(1e6 / report.rate_hz - report.latency.used - MARGIN_US, 0)
     return LearningReport(
         acting=report,
         memory=plan,
         replay=origin.replay,
         update_flops=flops,
-        update_us=update_us,
+        update_us=taken_us,
         idle_us=idle_us,
-        updates_per_second=report.rate_hz * idle_us / update_us,
+        updates_per_second=report.rate_hz * idle_us / taken_us,
         source=(
             f"estimate, unvalidated: {flops / 1e6:.3g} MFLOP an update at {rate / 1e9:.3g} GFLOP/s, "
             f"{_share(device, config):.0%} of one core's peak"
         ),
     )
+
+
+def update_us(device: Device, config: LearnerConfig) -> float:
+    """Microseconds of an update on one core, an estimate."""
+    return update_flops(config) / _flops_per_second(device, config) * 1e6
+
+
+def _flops_per_second(device: Device, config: LearnerConfig) -> float:
+    return device.cpu.peak_flops("fp32") * _share(device, config)
 
 
 def _share(device: Device, config: LearnerConfig) -> float:
@@ -176,6 +183,7 @@ def update_flops(config: LearnerConfig) -> float:
             growth=list(GROWTH_RULES)[config.growth],
             evolving=(bool(config.actor.evolves), bool(config.critic.evolves)),
             norms=("none", "layer" if config.critic.norm else "none"),
+            algorithm=list(ACTOR_PASSES)[config.algorithm],
         ).training_flops_full
         for steps in (1, 1 + COUNTED_UPDATES)
     )

@@ -26,7 +26,7 @@ INDEX_BYTES, START_BYTES = 2, 4
 BLOCK = 4
 """Outputs that share an index in the engine's block layout."""
 
-POLICY_BYTES, LAYER_BYTES = 112, 64
+POLICY_BYTES, LAYER_BYTES = 120, 64
 """Of the arena's structures policy_state and policy_layer (edgerl/edge/engine/policy.c)."""
 
 WIDEST_VECTOR = 16
@@ -117,9 +117,17 @@ def _columns(layer: LayerRow) -> Columns:
     return Columns(layer.n_inputs, layer.n_outputs, layer.connections, blocks, layer.has_norm)
 
 
-def arena_parts(layers: Sequence[Columns], layouts: Sequence[Layout], n_lanes: int, *, normalises: bool) -> BytesByPart:
-    """The arena of a policy, as edgerl_policy_bytes would say; its structures count as activations."""
-    n, m = layers[0].n_inputs, layers[-1].n_outputs
+def arena_parts(
+    layers: Sequence[Columns],
+    layouts: Sequence[Layout],
+    n_lanes: int,
+    *,
+    normalises: bool,
+    n_actions: int | None = None,
+) -> BytesByPart:
+    """The arena of a policy, as edgerl_policy_bytes would say; its structures count as activations. n_actions: where
+    the last layer gives more than those."""
+    n, m = layers[0].n_inputs, n_actions or layers[-1].n_outputs
     widest = max(max(layer.n_inputs, _up(layer.n_outputs, n_lanes)) for layer in layers)
     weights = sum(layer_bytes(layer, layout, n_lanes) for layer, layout in zip(layers, layouts, strict=True))
     floats = (n, n) if normalises else ()

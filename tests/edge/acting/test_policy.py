@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from edgerl.edge import ControlLoop, Policy
 from edgerl.edge.acting.policy import LAYOUTS, Layout, _layer_run, _policy_config
 from edgerl.edge.engine import library as engine
-from edgerl.edge.engine.library import ALIGNMENT, ISAS, Isa, Library, PolicyConfig, library, new_arena
+from edgerl.edge.engine.library import ALIGNMENT, GAUSSIAN_HEAD, ISAS, Isa, Library, PolicyConfig, library, new_arena
 from edgerl.errors import ConfigError, FileFormatError, MissingExtraError
 from edgerl.policy.activation import ACTIVATIONS, ActivationName
 from edgerl.policy.compact import CompactPolicy, Head, Layer, Precision, make_layer
@@ -527,6 +527,56 @@ def test_an_unfit_arena_is_refused_with_its_status() -> None:
         call("the policy", "edgerl_policy_act_in_place", address + 16)
     with refused("EDGERL_BAD_ARGUMENT"):
         call("the policy", "edgerl_policy_run_layer", address, 3, observation.ctypes.data, address, 1)
+    assert arrays
+
+
+@pytest.mark.parametrize("isa", HERE)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_stochastic_policy_draws_from_its_distribution(layout: Layout, isa: Isa) -> None:
+    """Means, then logarithms of deviations, in float64; deviations beyond e^-20 and e^2 are clipped."""
+    oracle = Oracle(3, (5, 33, 6))
+    config, arrays = _policy_config(oracle.compact, (layout,) * 2, ISAS.index(isa))
+    config.head = GAUSSIAN_HEAD
+    n_bytes, action = ctypes.c_size_t(), np.zeros(3, np.float32)
+    call = library().call
+    call("the policy", "edgerl_policy_bytes", config, n_bytes)
+    arena = new_arena(n_bytes.value)
+    call("the policy", "edgerl_policy_init", config, arena.ctypes.data, len(arena))
+    (first, first_bias), (last, last_bias) = oracle.network
+    low, high = oracle.low[:3].astype(np.float64), oracle.high[:3].astype(np.float64)
+    noises = np.random.default_rng(4).normal(size=(8, 3)).astype(np.float32)
+    steepness = np.array([[1], [50]] * 4, np.float32)  # at 50 deviations are clipped
+    for x, noise, is_ordinary in zip(steepness * oracle.observations, noises, steepness == 1, strict=True):
+        normalised = (x.astype(np.float64) - oracle.mean) * oracle.scale
+        hidden = np.maximum(first.astype(np.float64) @ normalised + first_bias, 0)
+        mean, log_deviation = np.split(last.astype(np.float64) @ hidden + last_bias, 2)
+        for drawn in (np.zeros(3, np.float32), noise):
+            u = mean + np.exp(np.clip(log_deviation, -20, 2)) * drawn
+            pointers = x.ctypes.data, drawn.ctypes.data, action.ctypes.data
+            call("the policy", "edgerl_policy_sample", arena.ctypes.data, *pointers)
+            assert np.abs((action - (low + high) / 2) / (high - low) - np.tanh(u) / 2).max() < 1e-5
+        sampled = action.copy()
+        call("the policy", "edgerl_policy_act", arena.ctypes.data, x.ctypes.data, action.ctypes.data)
+        assert np.abs((action - (low + high) / 2) / (high - low) - np.tanh(mean) / 2).max() < 1e-5
+        assert not is_ordinary or (action != sampled).all()
+    assert arrays
+
+
+def test_what_draws_nothing_is_refused() -> None:
+    config, arrays = _policy_config(random_policy(16), ("dense", "dense", "dense"), 0)
+    n_bytes, numbers = ctypes.c_size_t(), np.zeros(5, np.float32)
+    call, pointer = library().call, numbers.ctypes.data
+    call("the policy", "edgerl_policy_bytes", config, n_bytes)
+    arena = new_arena(n_bytes.value)
+    call("the policy", "edgerl_policy_init", config, arena.ctypes.data, len(arena))
+    with refused("EDGERL_BAD_ARGUMENT"):
+        call("the policy", "edgerl_policy_sample", arena.ctypes.data, pointer, pointer, pointer)
+    config.head = GAUSSIAN_HEAD
+    with refused("EDGERL_BAD_SHAPE"):  # three outputs
+        call("the policy", "edgerl_policy_bytes", config, n_bytes)
+    config.head = 3
+    with refused("EDGERL_BAD_ARGUMENT"):
+        call("the policy", "edgerl_policy_bytes", config, n_bytes)
     assert arrays
 
 

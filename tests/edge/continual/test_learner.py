@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import os
 import re
 import resource
@@ -29,13 +30,16 @@ from edgerl.edge.continual.store import LOG
 from edgerl.edge.continual.trials import TrialRule
 from edgerl.edge.continual.updates import Pace
 from edgerl.edge.engine.arena import LearnerArena
-from edgerl.edge.engine.library import library
+from edgerl.edge.engine.library import SAC, library
+from edgerl.edge.engine.random import Draws, Purpose
 from edgerl.errors import ConfigError, FileFormatError, OutputError
 from edgerl.files.disk import Disk
 from edgerl.files.tensors import TensorReader, write_tensors
+from tests.edge import learners
 from tests.edge.learners import (
     HIGH,
     LOW,
+    TD3,
     Array,
     M,
     N,
@@ -53,7 +57,14 @@ ALWAYS = TrialRule(every=1)
 """The learning policy drives all the time."""
 
 QUICK_TRIALS = TrialRule(every=2, window_steps=8, recent=3, least=2)
+EACH_ALGORITHM = pytest.mark.usefixtures("each_algorithm")
 CENTRE, HALF = (LOW + HIGH) / 2, (HIGH - LOW) / 2
+
+
+@pytest.fixture(params=[TD3, SAC], ids=["td3", "sac"])
+def each_algorithm(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of every learner that the test makes."""
+    monkeypatch.setattr(learners, "DEFAULT_ALGORITHM", request.param)
 
 
 class _Careless(Disk):
@@ -131,6 +142,7 @@ def _assert_finite(learner: Learner) -> None:
 HOSTILE = [np.nan, np.inf, -np.inf, 1e38, -3.4e38, 1e300, 1e-45, 0.0]
 
 
+@EACH_ALGORITHM
 @pytest.mark.parametrize("explore", [False, True])
 @pytest.mark.parametrize("normalise", [False, True])
 @pytest.mark.parametrize("rule", [TrialRule(), ALWAYS])
@@ -194,6 +206,7 @@ def test_observations_of_another_shape_are_no_observations(bad: Any) -> None:
         assert (learner.counters.steps, learner.status()["replay"]["seen"]) == (0, 0)
 
 
+@EACH_ALGORITHM
 @pytest.mark.parametrize("normalise", [False, True])
 @pytest.mark.parametrize("block", [1, 4])
 def test_whoever_drives_acts_like_a_policy_of_the_same_actor(normalise: bool, block: int) -> None:
@@ -227,6 +240,38 @@ def test_noise_is_the_runs_and_new_at_every_step() -> None:
         assert inside.mean() > 0.9
         assert abs(noise[inside.all(axis=1)].std() - 0.1) < 0.01
         assert len(np.unique(noise[:, 0])) > 350
+
+
+def _gaussian(learner: Learner, observation: Array) -> tuple[Array, Array]:
+    """(means, deviations) of tanh's argument, [m], by the actor in the arena, in float64."""
+    x = observation.astype(np.float64)
+    for layer in learner.challenger.arena.layers[0]:
+        z = layer.matrix().astype(np.float64) @ x + layer.bias[: layer.n_outputs]
+        x = np.maximum(z, 0)
+    return z[:M], np.exp(np.clip(z[M:], -20, 2))
+
+
+@pytest.mark.parametrize("block", [1, 4])
+def test_with_sac_whoever_drives_explores_by_its_own_distribution(block: int) -> None:
+    """The champion by that of the beginning, the learning policy by that of now; each step has its draw."""
+    write_bundle(config=learner_config(widths=(17, 14), block=block, algorithm=SAC))
+    draws, differences = Draws(7), []
+    with _learner(rule=TrialRule(every=50)) as champion, _learner(rule=ALWAYS) as challenger, _learner() as initial:
+        for learner in (champion, challenger):
+            _fill(learner)
+            assert sum(learner.update() for _ in range(30)) == 30
+        for number, step in enumerate(steps(60, seed=5), 40):
+            x, noise = step.observation, draws.normals(Purpose.EXPLORATION, number, M)
+            actions = []
+            for learner, source in ((champion, initial), (challenger, challenger)):
+                mean, deviation = _gaussian(source, x)
+                actions.append(CENTRE + HALF * np.tanh(mean + deviation * noise))
+                assert np.abs(learner.act(x) - actions[-1]).max() < 1e-5
+                assert np.abs(learner.act(x, explore=False) - CENTRE - HALF * np.tanh(mean)).max() < 3e-6
+            differences.append(np.abs(actions[0] - actions[1]).max())
+            for learner in (champion, challenger):
+                _observe(learner, step)
+        assert max(differences) > 1e-3, "it has learnt"
 
 
 # Observing.
@@ -356,6 +401,31 @@ def test_updates_wait_for_a_batch_and_are_no_more_than_transitions_allow() -> No
         assert sum(learner.update() for _ in range(60)) == 30
 
 
+@EACH_ALGORITHM
+def test_updates_that_do_not_fit_into_a_period_are_deferred_and_counted() -> None:
+    """Four updates a step, with norms, and time for one and a half: what is left over is made up for when there is
+    time."""
+    config = learner_config(widths=(16, 12))
+    config.critic.norm = 1
+    write_bundle(config=config)
+    with _learner(updates_per_step=4) as learner:
+        _fill(learner, 7)
+        assert learner.status()["deferred_updates"] == 0, "no batch yet"
+        made = 0
+        for number, step in enumerate(steps(20, seed=1), 8):
+            _observe(learner, step)
+            made += learner.update()
+            learner.update(work=1)  # which begins another one
+            status = learner.status()
+            assert status["updates"] == made
+            assert status["deferred_updates"] == 4 * number - made - 1
+        while learner.update():
+            made += 1
+        assert (learner.status()["updates"], learner.status()["deferred_updates"]) == (4 * 27, 0)
+        assert learner.status()["abandoned_updates"] == 0
+
+
+@EACH_ALGORITHM
 @pytest.mark.parametrize("most", [1, 300, 20_000])
 def test_slices_make_no_difference(most: int) -> None:
     draw = np.random.default_rng(most)
@@ -455,6 +525,7 @@ POISON: dict[str, Callable[[Array], None]] = {
 }
 
 
+@EACH_ALGORITHM
 @pytest.mark.parametrize("poison", POISON.values(), ids=POISON)
 @pytest.mark.parametrize("block", [1, 4])
 @pytest.mark.parametrize("density", [50, 100])
@@ -495,6 +566,7 @@ def test_one_row_that_is_not_finite_harms_nothing() -> None:
         _assert_finite(learner)
 
 
+@EACH_ALGORITHM
 @pytest.mark.parametrize("reward", [1e10, 1e25, 3e38])
 def test_rewards_beyond_all_measure_end_with_finite_networks(reward: float) -> None:
     draw = np.random.default_rng(0)
@@ -510,6 +582,7 @@ def test_rewards_beyond_all_measure_end_with_finite_networks(reward: float) -> N
         json.dumps(learner.status(), allow_nan=False)
 
 
+@EACH_ALGORITHM
 def test_learning_that_diverges_begins_anew_from_the_champion() -> None:
     """Values that no reward explains: after 50 strikes all that learns is what it was when the champion was made."""
     with _learner(STATE, updates_per_step=1000, rule=ALWAYS) as learner:
@@ -517,7 +590,9 @@ def test_learning_that_diverges_begins_anew_from_the_champion() -> None:
         initial = _bytes(learner)
         for _ in range(10):
             learner.update()
-        assert learner.status()["value_bound"] == pytest.approx(2 * 2 / (1 - 0.9)), "rewards are at most 2"
+        for_entropy = 20 * M * math.exp(learner.challenger.values.progress.log_temperature)
+        paid = 2 + (for_entropy if learners.DEFAULT_ALGORITHM == SAC else 0)
+        assert learner.status()["value_bound"] == pytest.approx(2 * paid / (1 - 0.9)), "rewards are at most 2"
         for network in (1, 2):
             learner.challenger.arena.layers[network][-1].bias[:] = 1e6
             learner.challenger.arena.layers[network][-1].bias_target[:] = 1e6
@@ -553,9 +628,30 @@ def test_values_are_judged_by_the_rewards_of_the_run_and_of_the_log() -> None:
         assert learner.status()["value_bound"] == pytest.approx(1), "where nothing is known yet: half a unit, twice"
 
 
+@pytest.mark.parametrize("log_temperature", [-1e300, 0.0, 3.0, 1e300])
+def test_with_sac_values_are_judged_by_what_entropy_is_paid_too(log_temperature: float) -> None:
+    """Whatever temperature a file names."""
+    arena = LearnerArena(library(), learner_config(algorithm=SAC))
+    progress = arena.progress
+    progress.log_temperature = log_temperature
+    arena.progress = progress
+    write_bundle(config=arena.config)
+    _rewrite(BUNDLE, "learner", {"state": arena.state})
+    with _learner() as learner:
+        temperature = math.exp(min(log_temperature, 88))
+        expected = 2 * max(20 * M * temperature, 0.05) / (1 - 0.9)
+        assert learner.status()["value_bound"] == pytest.approx(expected)
+        _fill(learner)
+        for _ in range(5):
+            assert learner.update() == 1
+        _assert_finite(learner)
+        json.dumps(learner.status(), allow_nan=False)
+
+
 # Threads.
 
 
+@EACH_ALGORITHM
 def test_acting_beside_updates_gives_actions_of_one_published_actor_or_the_next() -> None:
     x = steps(1)[0].observation
     write_bundle(config=learner_config(widths=(64, 64), batch=32), memory=1 << 22)
@@ -591,6 +687,7 @@ def _noted(failures: list[BaseException]) -> Iterator[None]:
         failures.append(error)
 
 
+@EACH_ALGORITHM
 def test_everything_at_once() -> None:
     """One thread drives, one updates, one keeps, one asks; with restarts from the champion and takeovers in between."""
     failures: list[BaseException] = []
@@ -711,6 +808,7 @@ def test_a_learner_is_closed_after_the_update_that_is_under_way() -> None:
 # Memory.
 
 
+@EACH_ALGORITHM
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("keep", ["ring", "reservoir"])
 def test_the_announced_memory_is_what_is_allocated(precision: str, keep: str) -> None:
@@ -808,6 +906,7 @@ def _drive(learner: Learner, count: int, reward_of: Callable[[bool], float], *, 
     return drove
 
 
+@EACH_ALGORITHM
 def test_a_better_learning_policy_becomes_the_champion() -> None:
     with _learner(STATE, rule=QUICK_TRIALS) as learner:
         initial, x = Policy(learner.policy()), steps(1, 9)[0].observation
@@ -839,6 +938,7 @@ def test_a_better_learning_policy_becomes_the_champion() -> None:
         assert resumed["trials"]["challenger"]["scores"] == resumed["trials"]["champion"]["scores"] == []
 
 
+@EACH_ALGORITHM
 def test_a_worse_one_never_does() -> None:
     with _learner(STATE, rule=QUICK_TRIALS) as learner:
         initial, x = Policy(learner.policy()), steps(1, 9)[0].observation
@@ -876,6 +976,7 @@ def test_a_takeover_without_a_state_folder() -> None:
             learner.sync()
 
 
+@EACH_ALGORITHM
 def test_nobody_takes_over_with_numbers_that_are_not_finite() -> None:
     with _learner(rule=QUICK_TRIALS) as learner:
         initial, x = Policy(learner.policy()), steps(1, 9)[0].observation
@@ -936,6 +1037,7 @@ def test_a_takeover_on_a_disk_that_fails_stays_due_until_it_is_kept() -> None:
         assert learner.status()["trials"]["takeovers"] == 1
 
 
+@EACH_ALGORITHM
 def test_divergence_after_a_takeover_goes_back_to_the_new_champion() -> None:
     with _learner(STATE, rule=QUICK_TRIALS) as learner:
         _drive(learner, 24, float)
@@ -989,6 +1091,7 @@ def test_a_bundle_whose_numbers_overflow_is_kept_as_it_was() -> None:
         assert learner.status()["trials"]["divergences"] > 0
 
 
+@EACH_ALGORITHM
 @pytest.mark.parametrize("every", [1, 2])
 @pytest.mark.parametrize("state", [STATE, None])
 def test_a_learning_policy_whose_answer_is_no_number_drives_no_further(state: Path | None, every: int) -> None:
@@ -1091,6 +1194,7 @@ def _metadata_in(path: Path) -> dict[str, Any]:
         return {name: value for name, value in reader.metadata.items() if name != "sha256"}
 
 
+@EACH_ALGORITHM
 @pytest.mark.parametrize("storage", ["ram", "mapped"])
 @pytest.mark.parametrize(
     ("precision", "keep", "n_step", "normalise"),
@@ -1157,6 +1261,7 @@ def test_a_restart_in_the_midst_of_an_episode_ends_it_in_a_gap_and_its_window() 
     learner.close()
 
 
+@EACH_ALGORITHM
 @pytest.mark.parametrize("storage", ["ram", "mapped"])
 def test_a_learner_that_is_killed_goes_on_from_its_last_snapshot_with_every_transition(storage: str) -> None:
     """Killed after any call: the networks are those of the last snapshot, the memory has all that `observe` returned

@@ -15,7 +15,7 @@ import pytest
 
 from edgerl.edge.continual.learner import Learner
 from edgerl.edge.continual.session import MARGIN_US
-from edgerl.edge.engine.library import LearnerConfig
+from edgerl.edge.engine.library import SAC, LearnerConfig
 from edgerl.errors import ConfigError, FileFormatError, UnsupportedModelError
 from edgerl.profiling.budgets.costs import ADAM_FLOPS, EVOLUTION_FLOPS, SOFT_UPDATE_FLOPS, TARGET_PRUNING_FLOPS
 from edgerl.profiling.budgets.device import find_device
@@ -42,6 +42,8 @@ def _vectors_of_four(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"n": 17, "m": 6, "widths": (64, 64), "percent": 10}, {"memory": MEBIBYTE}),
         ({"n_step": 3, "batch": 50}, {"normalise": True}),
         ({"block": 4, "growth": 1}, {"precision": "fp16", "keep": "reservoir", "normalise": True}),
+        ({"algorithm": SAC, "m": 5}, {}),
+        ({"algorithm": SAC, "m": 6, "block": 4, "widths": (33, 18)}, {"normalise": True}),
     ],
 )
 def test_the_plan_is_the_learners_own(config: dict[str, Any], options: dict[str, Any]) -> None:
@@ -138,6 +140,23 @@ def test_an_update_costs_what_its_passes_do(block: int) -> None:
     weights = sum(actor) + 2 * sum(critic)
     others = ADAM_FLOPS * (2 * sum(critic) + sum(actor) / 2)
     others += (SOFT_UPDATE_FLOPS + TARGET_PRUNING_FLOPS) * weights / 2 + EVOLUTION_FLOPS * weights / 100
+    assert update_flops(config) == pytest.approx(2 * 10 * multiply_adds + others, rel=1e-9)
+
+
+@pytest.mark.parametrize("delay", [1, 2])
+def test_an_update_of_sac_costs_what_its_passes_do(delay: int) -> None:
+    """Its actor samples what follows, has no target, and learns from both critics, of which Q1 is computed twice."""
+    config = learner_config(widths=(30, 18), batch=10, evolution_interval=100, policy_delay=delay, algorithm=SAC)
+    actor, critic = _connections(config)
+    forward = sum(actor) + 2 * sum(critic) + 2 * sum(critic)  # what follows and its targets, then both critics
+    backward = 2 * (sum(critic) + sum(critic[1:]))
+    through = sum(actor) + 3 * sum(critic) + 2 * sum(critic)  # the actor, the critics, and back to its action
+    actor_backward = sum(actor) + sum(actor[1:])
+    multiply_adds = forward + backward + (through + actor_backward) / delay
+    others = ADAM_FLOPS * (2 * sum(critic) + sum(actor) / delay)
+    others += (SOFT_UPDATE_FLOPS + TARGET_PRUNING_FLOPS) * 2 * sum(critic)
+    others += EVOLUTION_FLOPS * (sum(actor) + 2 * sum(critic)) / 100
+    assert actor[-1] == 2 * 2 * 18, "means and deviations"
     assert update_flops(config) == pytest.approx(2 * 10 * multiply_adds + others, rel=1e-9)
 
 
