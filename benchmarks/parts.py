@@ -1,11 +1,11 @@
-"""What a part adds to an update of the native engine, against the update without it: a norm, SAC, a drop criterion, the
-norm of gradients.
+"""What a part adds to an update of the native engine, against the update without it: norms, SAC, CrossQ, a drop
+criterion, the norm of gradients.
 
     OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/parts.py [--batch 100] [--repeats 12]
 
 HalfCheetah's size (17 observations, 6 actions, 256-256), random transitions. All contenders take turns, 200 updates at
-a time; median of the repeats, in processor time, and the ratio to DS-TD3 of the same density and block. SAC updates its
-actor at every second update here, as TD3 does; its own default is every update.
+a time; median of the repeats, in processor time, and the ratio to DS-TD3 of the same density and block. SAC and CrossQ
+update their actors at every second update here, as TD3 does; their own defaults are every and every third update.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from edgerl.algorithms.native import NativeAgent
 from edgerl.config import make_config
 
 UPDATES, WARM_UP = 200, 300
-SAC: dict[str, Any] = {"algorithm": "sac", "policy_delay": 2, "learning_rate": 1e-3, "weight_decay": 2e-4}
+AS_TD3: dict[str, Any] = {"policy_delay": 2, "learning_rate": 1e-3, "weight_decay": 2e-4}
+SAC, CROSSQ = {"algorithm": "sac"} | AS_TD3, {"algorithm": "crossq"} | AS_TD3
 PARTS: dict[str, dict[str, Any]] = {
     "DS-TD3": {},
     "LayerNorm": {"critic_norm": "layer"},
@@ -30,6 +31,8 @@ PARTS: dict[str, dict[str, Any]] = {
     "gradient clip": {"gradient_clip": 0.001},
     "SAC": SAC,
     "SAC, LayerNorm": SAC | {"critic_norm": "layer"},
+    "CrossQ": CROSSQ,
+    "CrossQ, no norm": CROSSQ | {"critic_norm": "none", "actor_norm": "none"},
 }
 
 

@@ -20,7 +20,7 @@ from edgerl.errors import ConfigError, bare, nearest, quoted
 from edgerl.files.toml import read_toml
 from edgerl.options import Option, option, options_of
 
-Algorithm = Literal["td3", "sac"]
+Algorithm = Literal["td3", "sac", "crossq"]
 Topology = Literal["dense", "static", "dynamic"]
 SparseTopology = Literal["static", "dynamic"]
 Distribution = Literal["er", "uniform"]
@@ -28,7 +28,8 @@ OutputLayer = Literal["dense", "sparse"]
 Growth = Literal["random", "gradient"]
 DropCriterion = Literal["magnitude", "scaled-magnitude", "global-threshold"]
 DropSchedule = Literal["constant", "cosine"]
-Norm = Literal["none", "layer"]
+Norm = Literal["none", "layer", "batch"]
+ActorNorm = Literal["none", "batch"]
 Optimiser = Literal["adam", "adamw"]
 PolicyChoice = Literal["last", "best"]
 Device = Literal["cpu", "cuda"]
@@ -98,7 +99,18 @@ class NetworkConfig:
         None, "Units of the critics' hidden layers.", "[1, 65535]", "units per layer", shown="hidden", **NEW
     )
     critic_norm: Norm = _option(
-        "none", "What stands before the critics' activations: layer (LayerNorm), or nothing.", "DroQ: layer", **NEW
+        "none",
+        "Norm of the critics: layer (LayerNorm, before activations), batch (batch renormalisation of each layer's "
+        "inputs, for crossq), or none.",
+        "DroQ: layer; CrossQ: batch",
+        **NEW,
+    )
+    actor_norm: ActorNorm = _option(
+        "none",
+        "Norm of the actor: batch, which exports have folded in, or none.",
+        "CrossQ: batch",
+        algorithms="crossq",
+        **NEW,
     )
     actor_topology: SparseTopology | None = _option(
         None, "Topology of the actor: static, or dynamic.", shown="topology", **NEW
@@ -163,7 +175,12 @@ class LearningConfig:
 
     discount: float = _number(0.99, "Discount (γ).", "[0, 1]", "per step", "TD3")
     soft_update: float = _number(
-        0.005, "Share of the online weights in a soft update of the targets (τ).", "(0, 1]", "share", "TD3"
+        0.005,
+        "Share of the online weights in a soft update of the targets (τ).",
+        "(0, 1]",
+        "share",
+        "TD3",
+        algorithms="td3, sac",
     )
     learning_rate: float = _number(1e-3, "Learning rate of Adam.", "(0, 1]", "per update", "paper")
     weight_decay: float = _number(2e-4, "Weight decay, biases included.", "[0, 1]", "per update", "paper")
@@ -199,7 +216,7 @@ class LearningConfig:
         "(0, 1000]",
         "reward per nat",
         "SAC; DroQ: 0.1",
-        algorithms="sac",
+        algorithms="sac, crossq",
         **NEW,
     )
     target_entropy: float | None = _number(
@@ -209,7 +226,7 @@ class LearningConfig:
         "nats",
         "SAC",
         shown="−1 per action",
-        algorithms="sac",
+        algorithms="sac, crossq",
         **NEW,
     )
     n_step: int = _number(1, "n for n-step returns.", "[1, 64]", "steps", "TD3: 1")
@@ -299,7 +316,11 @@ class Config:
     env_args: Arguments = _option(
         NOTHING, "Arguments of the function that makes the environment: numbers, true, false, or text in quotes.", **NEW
     )
-    algorithm: Algorithm = _option("td3", "td3, or sac: a stochastic policy that is paid for its entropy.", **NEW)
+    algorithm: Algorithm = _option(
+        "td3",
+        "td3; sac: a stochastic policy that is paid for its entropy; or crossq: SAC with batch norms, without targets.",
+        **NEW,
+    )
     seed: int = _number(0, "Seed of every random draw.", "[0, 18446744073709551615]", "any")
     normalize: bool = _option(False, "Standardise observations by their running mean and variance.")
     policy: PolicyChoice = _option("last", "Which evaluated policy is kept for export.")
@@ -332,7 +353,12 @@ class Config:
 
     def actor_outputs(self, n_actions: int) -> int:
         """What the actor's last layer gives: actions, or the means and deviations of their distribution."""
-        return 2 * n_actions if self.algorithm == "sac" else n_actions
+        return 2 * n_actions if self.is_stochastic else n_actions
+
+    @property
+    def is_stochastic(self) -> bool:
+        """Whether the policy is a distribution, and its entropy has a price, the temperature."""
+        return self.algorithm != "td3"
 
     @property
     def task(self) -> str:
@@ -363,7 +389,16 @@ QUICK = ScheduleConfig(
 PRESETS: Mapping[str, ScheduleConfig] = {"paper": ScheduleConfig(), "quick": QUICK}
 
 ALGORITHM_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
-    "sac": {"learning_rate": 3e-4, "batch_size": 256, "policy_delay": 1, "weight_decay": 0.0}
+    "sac": {"learning_rate": 3e-4, "batch_size": 256, "policy_delay": 1, "weight_decay": 0.0},
+    "crossq": {
+        "critic_norm": "batch",
+        "actor_norm": "batch",
+        "learning_rate": 1e-3,
+        "beta1": 0.5,
+        "batch_size": 256,
+        "policy_delay": 3,
+        "weight_decay": 0.0,
+    },
 }
 """What an algorithm has by default instead of the fields' own defaults: as its authors chose it."""
 
@@ -530,6 +565,7 @@ def validated(config: Config) -> Config:
         raise ConfigError(
             "`critic_norm` is layer, and a layer of the critics has one unit, whose norm is always 0; expected two"
         )
+    _check_batch_norms(config)
     _check_lambdas(network)
     if network.topology == "dense":
         _check_dense(network)
@@ -560,6 +596,21 @@ def validated(config: Config) -> Config:
             f"{schedule.replay_minimum}, `replay_capacity` {schedule.replay_capacity}; expected more than the minimum"
         )
     return config
+
+
+def _check_batch_norms(config: Config) -> None:
+    """A target would see other batches than its network, whose statistics are not its own; CrossQ has none."""
+    names = [name for name in ("critic_norm", "actor_norm") if getattr(config.network, name) == "batch"]
+    if names and config.algorithm != "crossq":
+        raise ConfigError(
+            f"`{names[0]}` is batch and `algorithm` {config.algorithm}, and batch norms need one without targets; "
+            f"use `algorithm` crossq, or `{names[0]}` none"
+        )
+    if names and config.learning.batch_size < 2:
+        raise ConfigError(
+            f"`{names[0]}` is batch and `batch_size` {config.learning.batch_size}, which has no variance; expected at "
+            "least 2"
+        )
 
 
 def _given_sparsities(network: NetworkConfig) -> list[str]:
@@ -606,7 +657,7 @@ def _check_use(config: Config, stated: Mapping[str, Any]) -> None:
         if stated[name] != known.default:
             raise ConfigError(
                 f"`{name}` is {quoted(stated[name])}, which means nothing to `algorithm` {config.algorithm}; leave it "
-                f"out, or use `algorithm` {known.metadata['algorithms']}"
+                f"out, or use `algorithm` {known.metadata['algorithms'].replace(', ', ' or ')}"
             )
 
 

@@ -139,7 +139,10 @@ def test_quick_is_at_most_thirty_thousand_steps_of_the_same_algorithm() -> None:
         ({"hidden": 256}, "hidden is 256; expected whole numbers, one per layer"),
         ({"block": 2}, r"block is 2; expected 1 \(the paper's\) or 4"),
         ({"topology": "sparse"}, "topology is 'sparse'; expected dense, static, dynamic"),
-        ({"method": "ppo"}, "method is 'ppo'; expected td3, static-td3, ds-td3, sac, static-sac, ds-sac$"),
+        (
+            {"method": "ppo"},
+            r"method is 'ppo'; expected td3, static-td3, .*, crossq, static-crossq, ds-crossq$",
+        ),
         ({"method": "ds_sac"}, r"method is 'ds_sac'; expected .*; did you mean ds-sac\?$"),
         ({"method": ["td3"]}, r"method is \['td3'\]; expected td3, static-td3"),
         (
@@ -194,7 +197,7 @@ def test_quick_is_at_most_thirty_thousand_steps_of_the_same_algorithm() -> None:
         ),
         (
             {"target_entropy": -1.0},
-            r"^target_entropy is -1\.0, which means nothing to algorithm td3; leave it out, or use algorithm sac$",
+            r"^target_entropy is -1\.0, which means nothing to algorithm td3; leave it out, or use .* sac or crossq$",
         ),
         ({"method": "static-sac", "target_noise": 0.3}, r"^target_noise is 0\.3, which means nothing to algorithm sac"),
         ({"sede": 3}, r"option 'sede' is unknown; did you mean seed\?"),

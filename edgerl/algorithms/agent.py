@@ -41,6 +41,7 @@ class Agent(ABC):
     """Actor, two critics, their targets and optimisers."""
 
     actor_has_target: bool
+    critics_have_targets = True
 
     def __init__(
         self, config: Config, n_observations: int, n_actions: int, *, dtype: torch.dtype = torch.float32
@@ -57,20 +58,16 @@ class Agent(ABC):
         previous_dtype = torch.get_default_dtype()
         torch.set_default_dtype(dtype)
         try:
-            self.actor = SparseNetwork(
-                actor_plan,
-                self.draws,
-                Network.ACTOR,
-                self.device,
-                has_target=self.actor_has_target,
-                reallocates=actor_moves,
-            )
-            self.critics = [
-                SparseNetwork(
-                    critic_plan, self.draws, network, self.device, config.network.critic_norm, reallocates=critics_move
+            of_actor = actor_plan, config.network.actor_norm, self.actor_has_target, actor_moves
+            of_critic = critic_plan, config.network.critic_norm, self.critics_have_targets, critics_move
+            self.actor, *self.critics = (
+                SparseNetwork(plan, self.draws, network, self.device, norm, has_target=has_target, reallocates=moves)
+                for network, (plan, norm, has_target, moves) in (
+                    (Network.ACTOR, of_actor),
+                    (Network.CRITIC_1, of_critic),
+                    (Network.CRITIC_2, of_critic),
                 )
-                for network in (Network.CRITIC_1, Network.CRITIC_2)
-            ]
+            )
         finally:
             torch.set_default_dtype(previous_dtype)
         actor_rate, critic_rate = config.learning.learning_rates
@@ -123,11 +120,8 @@ class Agent(ABC):
 
     def actor_layers(self) -> list[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
         """(weights [outputs, inputs], bias [outputs]) of the policy, whose last layer gives the actions."""
-        online = self.actor.online
-        pairs = zip(online.weights, online.biases, strict=True)
-        layers = [(weight.detach().cpu().numpy(), bias.detach().cpu().numpy()) for weight, bias in pairs]
-        weight, bias = layers[-1]
-        return [*layers[:-1], (weight[: self.n_actions], bias[: self.n_actions])]
+        *layers, (weight, bias) = self.actor.online.folded()
+        return [*layers, (weight[: self.n_actions], bias[: self.n_actions])]
 
     def _noise(self, purpose: Purpose) -> npt.NDArray[np.float64]:
         """Standard normal numbers of the next update [batch, m]."""
@@ -156,11 +150,14 @@ class Agent(ABC):
     def _tensor(self, array: npt.NDArray[Any]) -> Tensor:
         return torch.from_numpy(array).to(self.device, self.dtype)
 
-    def _step_critics(self, observations: Tensor, actions: Tensor, target: Tensor) -> None:
-        """Adam on the mean square errors of both critics, and their evolution where it is due."""
+    def _critic_loss(self, observations: Tensor, actions: Tensor, target: Tensor) -> Tensor:
+        """The mean square errors of both critics."""
         x = torch.cat([observations, actions], dim=1)
         first, second = (F.mse_loss(critic.online(x).squeeze(1), target) for critic in self.critics)
-        loss = first + second
+        return first + second
+
+    def _step_critics(self, loss: Tensor) -> None:
+        """Adam on both critics, and their evolution where it is due."""
         self.critic_optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         is_due = self._evolution_is_due(self.updates % self.config.evolution.evolution_interval == 0)

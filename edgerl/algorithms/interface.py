@@ -100,7 +100,11 @@ class Algorithm(Protocol):
         ...
 
 
-ALGORITHMS = {"td3": ("edgerl.algorithms.td3", "TD3"), "sac": ("edgerl.algorithms.sac", "SAC")}
+ALGORITHMS = {
+    "td3": ("edgerl.algorithms.td3", "TD3"),
+    "sac": ("edgerl.algorithms.sac", "SAC"),
+    "crossq": ("edgerl.algorithms.crossq", "CrossQ"),
+}
 """On PyTorch, per algorithm the module and the class, which is loaded when a run needs it."""
 
 NATIVE = ("edgerl.algorithms.native", "NativeAgent")

@@ -1,7 +1,7 @@
 """The native engine as the trainer's agent: truly sparse DS-TD3, whose time and memory follow the connections.
 
-It runs the algorithms of `td3.py` and `sac.py`, drawn from the same generator, and its state has the same names and the
-same layout; tests hold the two together.
+It runs the algorithms of `td3.py`, `sac.py` and `crossq.py`, drawn from the same generator, and its state has the same
+names and the same layout; tests hold the two together.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, get_args
 import numpy as np
 import numpy.typing as npt
 
+from edgerl.algorithms.batch_norm import folded
 from edgerl.algorithms.evolution import last_update
 from edgerl.algorithms.normalizer import Normalizer
 from edgerl.algorithms.state import Arrays, take
@@ -27,9 +28,8 @@ from edgerl.errors import ConfigError
 
 Array = npt.NDArray[Any]
 
-NORM_PARAMETERS = ("norm_scale", "norm_shift")
+NORM_PARAMETERS, RUNNING = ("norm_scale", "norm_shift"), ("running_mean", "running_variance")
 """In the order in which the engine has them."""
-
 
 _TEMPERATURE = ("log_temperature", "temperature_first_moment", "temperature_second_moment")
 
@@ -78,7 +78,7 @@ def learner_config(
         target_noise_clip=learning.target_noise_clip,
         drop_fraction=evolution.drop_fraction,
     )
-    norms: tuple[Norm, Norm] = ("none", config.network.critic_norm)
+    norms: tuple[Norm, Norm] = (config.network.actor_norm, config.network.critic_norm)
     parts = ((result.actor, actor), (result.critic, critic))
     for (stored, own), rate, norm, evolves in zip(
         parts, learning.learning_rates, norms, config.network.evolving, strict=True
@@ -142,13 +142,21 @@ class NativeLayer:
         return rows[order], columns[order], np.concatenate([values[own], a.extra_target[:extra]])[order]
 
     def matrix(self) -> Array:
-        """The weights [outputs, inputs], for a policy file."""
+        """The weights [outputs, inputs]."""
         return self._arrays.matrix()
 
     @property
     def bias(self) -> Array:
         """float32 [outputs]."""
         return self._arrays.bias[: self.plan.n_outputs].astype(np.float32)
+
+    def folded(self) -> tuple[Array, Array]:
+        """(weights [outputs, inputs], bias [outputs]), float32, for a policy file: a batch norm is folded in."""
+        a = self._arrays
+        if a.running is None or a.norm is None:
+            return self.matrix(), self.bias
+        (scale, shift), (mean, variance) = a.norm, a.running
+        return folded(self.matrix(), self.bias, scale=scale, shift=shift, mean=mean, variance=variance)
 
     def state(self) -> Iterator[tuple[str, Array]]:
         """The parts of a checkpoint, named and laid out as the PyTorch engine's."""
@@ -164,11 +172,11 @@ class NativeLayer:
             target_rows, _, target = self._target_blocks()
             order = _weight_order(target_rows, a.block, n)
             yield "target_weight", target.reshape(-1)[order].reshape(self._shape)
-        yield from ((name, array[:n].copy()) for name, array in self._vectors())
+        yield from ((name, array.copy()) for name, array in self._vectors())
 
     def _vectors(self) -> Iterator[tuple[str, Array]]:
-        """Views of everything that there is one of per output, biases and the parameters of a norm: (name, array)."""
-        a = self._arrays
+        """Views of everything that there is one of per output or input, biases and what a norm has: (name, array)."""
+        a, n = self._arrays, self.plan.n_outputs
         of_norm = (a.norm, a.norm_first_moment, a.norm_second_moment, a.norm_target)
         parameters: dict[str, tuple[Array | None, ...]] = {
             "bias": (a.bias, a.bias_first_moment, a.bias_second_moment, a.bias_target)
@@ -180,7 +188,10 @@ class NativeLayer:
             }
         for name, parts in parameters.items():
             names = (name, f"{name}_first_moment", f"{name}_second_moment", f"target_{name}")
-            yield from ((own, part) for own, part in zip(names, parts, strict=True) if part is not None)
+            length = n if name == "bias" or a.running is None else self.plan.n_inputs
+            yield from ((own, part[:length]) for own, part in zip(names, parts, strict=True) if part is not None)
+        if a.running is not None:
+            yield from zip(RUNNING, a.running, strict=True)
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -206,7 +217,7 @@ class NativeLayer:
                 self._set_target_topology(self._take_mask(arrays, "target_mask"))
             self._set_target(take(arrays, "target_weight", a.weight.dtype, shape).reshape(-1))
         for name, array in self._vectors():
-            array[:n] = take(arrays, name, array.dtype, (n,))
+            array[:] = take(arrays, name, array.dtype, array.shape)
 
     def _take_mask(self, arrays: Arrays, name: str) -> Mask:
         size = self.plan.block_rows * self.plan.n_inputs
@@ -376,7 +387,7 @@ class NativeAgent:
 
     def explore(self, observation: Array, noise: Array) -> Array:
         """The action [m] in [−1, 1] that is tried in training; noise: standard normal numbers [m]."""
-        if self.config.algorithm == "sac":
+        if self.config.is_stochastic:
             return self.arena.sample(observation, noise)
         explored: Array = self.act(observation) + self.config.learning.exploration_noise * noise
         return np.clip(explored, -1, 1).astype(np.float32)
@@ -408,7 +419,7 @@ class NativeAgent:
 
     def actor_layers(self) -> list[tuple[Array, Array]]:
         """(weights [outputs, inputs], bias [outputs]) of the policy, float32; its last layer gives the actions."""
-        *layers, (weight, bias) = [(layer.matrix(), layer.bias) for layer in self._networks["actor"].layers]
+        *layers, (weight, bias) = [layer.folded() for layer in self._networks["actor"].layers]
         return [*layers, (weight[: self.n_actions], bias[: self.n_actions])]
 
     def state(self) -> Arrays:
@@ -422,7 +433,7 @@ class NativeAgent:
         counters = [self.updates, progress.evolution_is_due, progress.critic_losses, progress.actor_losses]
         arrays["agent.counters"] = np.array(counters, np.int64)
         arrays["agent.loss_sums"] = np.array([progress.critic_loss_sum, progress.actor_loss_sum])
-        if self.config.algorithm == "sac":
+        if self.config.is_stochastic:
             arrays["agent.temperature"] = np.array([getattr(progress, name) for name in _TEMPERATURE])
         return arrays
 
@@ -434,8 +445,8 @@ class NativeAgent:
         """Undo `state`. Raises ValueError, and changes nothing, where the arrays are of another configuration."""
         counters = take(arrays := dict(arrays), "agent.counters", np.dtype(np.int64), (4,))
         sums = take(arrays, "agent.loss_sums", np.dtype(np.float64), (2,))
-        is_sac = self.config.algorithm == "sac"
-        temperature = take(arrays, "agent.temperature", np.dtype(np.float64), (3,)) if is_sac else (0.0, 0.0, 0.0)
+        has_one = self.config.is_stochastic
+        temperature = take(arrays, "agent.temperature", np.dtype(np.float64), (3,)) if has_one else (0.0, 0.0, 0.0)
         updates, evolution_is_due, critic_losses, actor_losses = map(int, counters)
         if (counters < 0).any() or evolution_is_due > 1:
             raise ValueError(f"agent.counters is {counters.tolist()}; expected counts, and 0 or 1 as the second one")
@@ -464,13 +475,13 @@ class NativeAgent:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The mean losses since `reset_metrics`, 0 where no update happened; of SAC the temperature as it is."""
+        """The mean losses since `reset_metrics`, 0 where no update happened; the temperature as it is, if any."""
         progress = self.arena.progress
         found = {
             "critic_loss": progress.critic_loss_sum / max(progress.critic_losses, 1),
             "actor_loss": progress.actor_loss_sum / max(progress.actor_losses, 1),
         }
-        if self.config.algorithm == "sac":
+        if self.config.is_stochastic:
             with np.errstate(over="ignore"):  # of a run that diverged: infinity, as in PyTorch
                 found["temperature"] = float(np.exp(progress.log_temperature))
         return found

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 — PyTorch's own convention
 from torch import Tensor, nn
 
+from edgerl.algorithms.batch_norm import EPSILON, FOLLOWING, LARGEST_RATIO, LARGEST_SHIFT, WARM_UP, folded
 from edgerl.algorithms.evolution import (
     INITIAL_THRESHOLD,
     input_scales,
@@ -30,26 +31,64 @@ from edgerl.edge.engine.random import Draws, Network, Purpose, uniform
 from edgerl.policy.activation import HIDDEN
 
 
+class BatchRenorm(nn.Module):
+    """x [batch, n] → γ x̂ + β [batch, n]; x̂ = (x − μ)/σ · r + d with the batch's μ and σ in training, where no gradient
+    passes r and d, and else with the running ones.
+
+    Source: Ioffe: Batch Renormalization (2017); constants and warm-up: Bhatt et al.: CrossQ (2024).
+    """
+
+    running_mean: Tensor
+    running_variance: Tensor
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(n)), nn.Parameter(torch.zeros(n))
+        self.register_buffer("running_mean", torch.zeros(n))
+        self.register_buffer("running_variance", torch.ones(n))
+        self.passes = 0  # in training
+
+    def forward(self, x: Tensor, *, train: bool) -> Tensor:
+        running_deviation = (self.running_variance + EPSILON).sqrt()
+        if not train:
+            return (x - self.running_mean) / running_deviation * self.weight + self.bias
+        variance, mean = torch.var_mean(x, dim=0, correction=0)
+        deviation = (variance + EPSILON).sqrt()
+        normalised = (x - mean) / deviation
+        if self.passes >= WARM_UP:
+            ratio = (deviation / running_deviation).detach().clamp(1 / LARGEST_RATIO, LARGEST_RATIO)
+            shift = ((mean - self.running_mean) / running_deviation).detach().clamp(-LARGEST_SHIFT, LARGEST_SHIFT)
+            normalised = normalised * ratio + shift
+        self.running_mean.lerp_(mean.detach(), FOLLOWING)
+        self.running_variance.lerp_(variance.detach(), FOLLOWING)
+        self.passes += 1
+        return normalised * self.weight + self.bias
+
+
 class MLP(nn.Module):
-    """Affine layers with a norm, where there is one, and an activation between them; inputs [batch, n] → outputs
-    [batch, m]."""
+    """Affine layers, an activation between them, and norms, where there are any: layer norms before the activations,
+    batch norms before the layers; inputs [batch, n] → outputs [batch, m]."""
 
     def __init__(self, plans: Sequence[LayerPlan], norm: Norm) -> None:
         super().__init__()
         # Without PyTorch's own initial values: ours come from the run's generator.
         layers = (nn.Linear(plan.n_inputs, plan.n_outputs, device="meta") for plan in plans)
         self.layers = nn.ModuleList(layer.to_empty(device="cpu") for layer in layers)
-        self.norms = nn.ModuleList(nn.LayerNorm(plan.n_outputs) for plan in plans[:-1] if norm == "layer")
+        self.layer_norms = nn.ModuleList(nn.LayerNorm(plan.n_outputs) for plan in plans[:-1] if norm == "layer")
+        self.batch_norms = nn.ModuleList(BatchRenorm(plan.n_inputs) for plan in plans if norm == "batch")
         self.inputs: list[Tensor] = []
         """Of each layer in the last pass, [batch, n_inputs]."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *, train: bool = False) -> Tensor:
+        """train: whether batch norms take the statistics of this batch, and remember them."""
         self.inputs = []
         for index, layer in enumerate(self.layers):
+            if index < len(self.batch_norms):
+                x = self.batch_norms[index](x, train=train)
             self.inputs.append(x.detach())
             x = layer(x)
-            if index < len(self.norms):
-                x = self.norms[index](x)
+            if index < len(self.layer_norms):
+                x = self.layer_norms[index](x)
             if index + 1 < len(self.layers):
                 x = getattr(F, HIDDEN.name)(x)
         return x
@@ -67,10 +106,27 @@ class MLP(nn.Module):
     def parameters_of(self, index: int) -> dict[str, Tensor]:
         """What layer `index` learns, by name."""
         found = {"weight": self.weights[index], "bias": self.biases[index]}
-        if index < len(self.norms):
-            norm = self.norms[index]
-            found |= {"norm_scale": norm.weight, "norm_shift": norm.bias}  # type: ignore[dict-item]
+        for norms in (self.layer_norms, self.batch_norms):
+            if index < len(norms):
+                found |= {"norm_scale": norms[index].weight, "norm_shift": norms[index].bias}  # type: ignore[dict-item]
         return found
+
+    def statistics_of(self, index: int) -> dict[str, Tensor]:
+        """The running statistics of the batch norm before layer `index`, by name."""
+        return dict(self.batch_norms[index].named_buffers()) if index < len(self.batch_norms) else {}
+
+    def folded(self) -> list[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
+        """(weights [outputs, inputs], bias [outputs]) of each layer, with the batch norm before it folded in."""
+        layers = []
+        for index in range(len(self.layers)):
+            parameters = {name: p.detach().cpu().numpy() for name, p in self.parameters_of(index).items()}
+            layer = parameters["weight"], parameters["bias"]
+            if statistics := self.statistics_of(index):
+                mean, variance = (tensor.cpu().numpy() for tensor in statistics.values())
+                scale, shift = parameters["norm_scale"], parameters["norm_shift"]
+                layer = folded(*layer, scale=scale, shift=shift, mean=mean, variance=variance)
+            layers.append(layer)
+        return layers
 
 
 class SparseNetwork:
@@ -224,6 +280,8 @@ class SparseNetwork:
                 yield f"{index}.{name}_steps", moments["step"], None
                 if name in targets:
                     yield f"{index}.target_{name}", targets[name].data, support
+            for name, statistic in self.online.statistics_of(index).items():
+                yield f"{index}.{name}", statistic, None
 
     def _named_masks(self) -> Iterator[tuple[str, dict[int, Mask], int]]:
         for name, masks in (
@@ -262,6 +320,8 @@ class SparseNetwork:
             tensor.copy_(values) if where is None else tensor.zero_().masked_scatter_(where, values)
         if arrays:
             raise ValueError(f"tensor {min(arrays)[:40]!r} does not belong here")
+        for norm in self.online.batch_norms:
+            norm.passes = int(optimiser.state[norm.weight]["step"])  # type: ignore[index, assignment]
         self._update_gradient_masks()
 
     def _check_connections(self, found: list[int]) -> None:

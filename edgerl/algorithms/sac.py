@@ -46,9 +46,12 @@ class SAC(Agent):
         result: npt.NDArray[np.float32] = action[0].cpu().numpy().astype(np.float32)
         return result
 
-    def _sample(self, observations: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Actions [batch, m] and the logarithms of their densities [batch], by the reparameterisation trick."""
-        mean, log_deviation = self.actor.online(observations).chunk(2, dim=1)
+    def _sample(self, observations: Tensor, noise: Tensor, *, train: bool = False) -> tuple[Tensor, Tensor]:
+        """Actions [batch, m] and the logarithms of their densities [batch], by the reparameterisation trick.
+
+        train: whether the actor learns from them.
+        """
+        mean, log_deviation = self.actor.online(observations, train=train).chunk(2, dim=1)
         log_deviation = log_deviation.clamp(LOWEST_LOG_DEVIATION, HIGHEST_LOG_DEVIATION)
         before_tanh = mean + log_deviation.exp() * noise
         # log N(u; μ, σ) − log |d tanh(u) / du|, the latter in a form that does not cancel for large u
@@ -63,13 +66,17 @@ class SAC(Agent):
         self.updates += 1
         observations, actions = self._tensor(batch.observations), self._tensor(batch.actions)
         target = self._target(batch, next_noise)
-        self._step_critics(observations, actions, target)
+        self._step_critics(self._critic_loss(observations, actions, target))
         if self.updates % learning.policy_delay == 0:
-            actions, log_density = self._sample(observations, noise)
-            self._step_actor(self._actor_loss(observations, actions, log_density))
-            self._step_temperature(log_density.detach())
+            self._learn_policy(observations, noise)
         for critic in self.critics:
             critic.soft_update(learning.soft_update)
+
+    def _learn_policy(self, observations: Tensor, noise: Tensor) -> None:
+        """The actor, then the temperature."""
+        actions, log_density = self._sample(observations, noise, train=True)
+        self._step_actor(self._actor_loss(observations, actions, log_density))
+        self._step_temperature(log_density.detach())
 
     @property
     def temperature(self) -> Tensor:

@@ -38,7 +38,7 @@ class TD3(Agent):
         self.updates += 1
         observations, actions = self._tensor(batch.observations), self._tensor(batch.actions)
         target = self._target(batch, smoothing)
-        self._step_critics(observations, actions, target)
+        self._step_critics(self._critic_loss(observations, actions, target))
         if self.updates % learning.policy_delay == 0:
             self._step_actor(self._actor_loss(observations))
             for _, network in self.networks:

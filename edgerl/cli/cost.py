@@ -9,6 +9,9 @@ from edgerl.cli.support.options import takes_options_of_a_run
 from edgerl.cli.support.output import Json, print_json, print_table
 from edgerl.units import human_bytes
 
+NAMES = {"crossq": "CrossQ"}
+"""Of algorithms whose names are not abbreviations."""
+
 
 @takes_options_of_a_run
 def command(*, preset: str | None, config: Path | None, as_json: Json = False, **options: Any) -> None:
@@ -37,7 +40,8 @@ def _print(report: dict[str, Any]) -> None:
     print_table(("layer", "inputs × outputs", "connections", "density"), layers)
     dense, sparse = report["training_flops_paper_dense"], report["training_flops_paper"]
     print(f"connections, actor and both critics: {report['connections']} of {report['connections_dense']}")
-    counterpart = f"dense {report['algorithm'].upper()}'s {dense:.3g}"
+    algorithm = report["algorithm"]
+    counterpart = f"dense {NAMES.get(algorithm, algorithm.upper())}'s {dense:.3g}"
     print(f"training FLOPs as the paper counts: {sparse:.3g}, {sparse / dense:.2f}× of {counterpart}")
     print(f"training FLOPs with targets, acting, optimiser and topology: {report['training_flops_full']:.3g}")
     print(f"inference FLOPs: {report['inference_flops']} of {report['inference_flops_dense']}")

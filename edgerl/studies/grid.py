@@ -221,7 +221,7 @@ def cost_of_run(config: Config, actor: NetworkShape, critic: NetworkShape) -> Tr
         updates_per_step=config.learning.updates_per_step,
         algorithm=config.algorithm,
         evolving=network.evolving,
-        critic_norm_units=sum(network.widths[1]) if network.critic_norm == "layer" else 0,
+        norms=(network.actor_norm, network.critic_norm),
         clips_gradients=config.learning.gradient_clip is not None,
     )
 

@@ -78,6 +78,11 @@ def hand_over(
     _check_options(seed, precision, keep, memory)
     refuse_existing(goal, force=force)
     checkpoint = checkpoint_file.read(folder / run_folder.CHECKPOINT)
+    if checkpoint.config.algorithm == "crossq":
+        raise ConfigError(
+            f"{folder} was trained with `algorithm` crossq; a learner on a device runs td3 or sac: export its policy, "
+            "or train with one of these"
+        )
     if checkpoint.config.evolution.drop == "global-threshold":
         raise ConfigError(
             f"{folder} was trained with `drop` global-threshold, and the layers of a learner on a device have a fixed "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,13 +11,8 @@ from torch.distributions import Independent, Normal, TanhTransform, TransformedD
 
 from edgerl.algorithms.sac import SAC
 from edgerl.config import make_config
-from edgerl.edge.continual import bundle
-from edgerl.edge.continual.origin import read_origin
 from edgerl.edge.engine.library import Isa
 from edgerl.edge.engine.random import Draws, Purpose
-from edgerl.errors import FileFormatError
-from edgerl.files.tensors import TensorReader
-from tests.edge.learners import learner_config, plan, write_bundle
 
 from .engines import HERE, M, N, differing, filled_replay, largest_difference, native_agent, small_config
 
@@ -163,14 +157,3 @@ def test_the_metric_of_a_temperature_beyond_a_floats_range_is_infinite() -> None
     for agent in (native_agent(small_config(algorithm="sac", batch_size=9)), _agent()):
         agent.load_state(agent.state() | {"agent.temperature": np.array([800, 0, 0], np.float64)})
         assert agent.metrics["temperature"] == np.inf
-
-
-def test_a_learner_on_a_device_does_not_run_it(tmp_path: Path) -> None:
-    config = learner_config(algorithm=1)
-    config.actor.layers[2] = plan(6, 2 * config.n_actions, 1, 100)
-    path = write_bundle(tmp_path / "learner.safetensors", config)
-    with (
-        TensorReader(path, bundle.KIND, bundle.VERSIONS) as reader,
-        pytest.raises(FileFormatError, match="its algorithm is not TD3"),
-    ):
-        read_origin(reader, path)

@@ -95,22 +95,24 @@ def test_bytes_are_those_of_the_file_that_a_run_writes(edgerl: Run) -> None:
     assert report["bytes"] == result.policy.stat().st_size
 
 
+@pytest.mark.parametrize("algorithm", ["sac", "crossq"])
 @pytest.mark.parametrize("block", [1, 4])
-def test_a_policy_of_sac_has_no_deviations(edgerl: Run, block: int) -> None:
-    options = ("--hidden", "30,21", "--block", block, "--algorithm", "sac")
+def test_a_stochastic_policy_has_no_deviations_in_its_file(edgerl: Run, block: int, algorithm: str) -> None:
+    options = ("--hidden", "30,21", "--block", block, "--algorithm", algorithm)
     report = _cost(edgerl, "--env", "HalfCheetah-v5", *options)
     sizes = {"hidden": (30, 21), "block": block, "replay_capacity": 50, "batch_size": 8, "evaluation_episodes": 1}
-    result = library.train("HalfCheetah-v5", algorithm="sac", steps=5, start_steps=4, **sizes)
+    result = library.train("HalfCheetah-v5", algorithm=algorithm, steps=5, start_steps=4, **sizes)
     assert report["bytes"] == result.policy.stat().st_size
     first, second, _ = (layer["connections"] for layer in report["layers"]["actor"])
     assert report["inference_flops"] == 2 * (first + second + 21 * 6)
     assert report["inference_flops_dense"] == 2 * (17 * 30 + 30 * 21 + 21 * 6)
 
 
-def test_cost_of_sac_for_people(edgerl: Run) -> None:
-    code, out, _ = edgerl("cost", "--algorithm", "sac")
+@pytest.mark.parametrize(("algorithm", "name"), [("sac", "SAC"), ("crossq", "CrossQ")])
+def test_cost_of_another_algorithm_for_people(edgerl: Run, algorithm: str, name: str) -> None:
+    code, out, _ = edgerl("cost", "--algorithm", algorithm)
     assert code == 0
-    assert "× of dense SAC's " in out
+    assert f"× of dense {name}'s " in out
 
 
 def test_cost_for_people(edgerl: Run) -> None:

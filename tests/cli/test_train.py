@@ -132,9 +132,10 @@ OTHER_VALUES: dict[str, Any] = {
     "critic_sparsity": 0.6,
     "critic_hidden": (14, 10, 6),
     "critic_norm": "layer",
+    "actor_norm": "batch",
     "actor_topology": "static",
     "critic_topology": "dynamic",
-    "algorithm": "sac",
+    "algorithm": "crossq",
     "initial_temperature": 0.5,
     "target_entropy": -1.5,
     "updates_per_step": 1.5,
@@ -188,7 +189,7 @@ def as_words(options: dict[str, Any]) -> list[str]:
     return words
 
 
-@pytest.mark.parametrize("algorithm", ["td3", "sac"])
+@pytest.mark.parametrize("algorithm", ["td3", "sac", "crossq"])
 def test_every_option_reaches_the_run_from_a_flag_and_from_a_file(edgerl: Run, algorithm: str) -> None:
     assert set(OTHER_VALUES) == set(OPTIONS) - {"lambda1", "lambda2"}
     values = {name: value for name, value in OTHER_VALUES.items() if name not in unused_by(algorithm)}

@@ -22,7 +22,7 @@ typedef struct learner_case {
     uint32_t evolution_interval, policy_delay, n_step, growth, drop_schedule;
     uint32_t transitions;  /* in the replay memory */
     uint32_t dense_output; /* 0: as sparse as the others */
-    uint32_t parts;        /* bits: NORM, ADAMW, SCALED, DEEPER, SAC, CLIPPED */
+    uint32_t parts;        /* bits: NORM, ADAMW, SCALED, DEEPER, SAC or CROSSQ, BATCH, CLIPPED */
 } learner_case;
 
 #define NORM 1u   /* of the critics */
@@ -30,7 +30,9 @@ typedef struct learner_case {
 #define SCALED 4u /* connections are dropped by scaled magnitude */
 #define DEEPER 8u /* the critics have one layer more, and wider ones */
 #define SAC 16u   /* else TD3 */
-#define CLIPPED 32u /* gradients are cut */
+#define CROSSQ 32u
+#define BATCH 64u /* batch norms of all networks */
+#define CLIPPED 128u /* gradients are cut */
 
 static uint32_t share_of(uint32_t positions, uint32_t percent) { return (positions * percent + 50) / 100; }
 
@@ -64,7 +66,7 @@ static edgerl_learner_config config_of(const learner_case *c, int32_t isa, uint3
         .weight_decay = 0.0002,
         .first_moment_decay = 0.9,
         .gradient_clip = c->parts & CLIPPED ? 0.1 : 0,
-        .algorithm = c->parts & SAC ? EDGERL_SAC : EDGERL_TD3,
+        .algorithm = c->parts & CROSSQ ? EDGERL_CROSSQ : c->parts & SAC ? EDGERL_SAC : EDGERL_TD3,
         .target_entropy = -(double)c->m,
         .initial_log_temperature = -1,
         .optimiser = c->parts & ADAMW ? EDGERL_ADAMW : EDGERL_ADAM,
@@ -76,11 +78,14 @@ static edgerl_learner_config config_of(const learner_case *c, int32_t isa, uint3
         .critic = {.learning_rate = 0.003, .n_layers = c->parts & DEEPER ? 4 : 3, .evolves = 1},
     };
     config.critic.norm = c->parts & NORM ? EDGERL_NORM_LAYER : EDGERL_NORM_NONE;
+    if (c->parts & BATCH) {
+        config.actor.norm = config.critic.norm = EDGERL_NORM_BATCH;
+    }
     const uint32_t output = c->dense_output ? 100 : c->percent;
     edgerl_layer_plan *actor = config.actor.layers, *critic = config.critic.layers;
     actor[0] = plan_of(c->n, c->widths[0], c->block, c->percent);
     actor[1] = plan_of(c->widths[0], c->widths[1], c->block, c->percent);
-    actor[2] = plan_of(c->widths[1], c->parts & SAC ? 2 * c->m : c->m, c->block, output);
+    actor[2] = plan_of(c->widths[1], c->parts & (SAC | CROSSQ) ? 2 * c->m : c->m, c->block, output);
     const uint32_t more = c->parts & DEEPER ? 3 : 0;
     critic[0] = plan_of(c->n + c->m, c->widths[0] + more, c->block, c->percent);
     critic[1] = plan_of(c->widths[0] + more, c->widths[1], c->block, c->percent);

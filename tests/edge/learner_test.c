@@ -95,6 +95,11 @@ static const learner_case CASES[] = {
     {"clipped gradients", 5, 3, {9, 14}, 4, 50, 7, 4, 3, 1, GRADIENT, CONSTANT, 40, 0, CLIPPED | DEEPER},
     {"SAC", 5, 3, {17, 12}, 1, 50, 7, 5, 1, 1, RANDOM, CONSTANT, 40, 1, SAC},
     {"SAC in blocks with a narrow row", 5, 3, {17, 13}, 4, 50, 7, 4, 3, 3, GRADIENT, COSINE, 40, 0, SAC | NORM | SCALED},
+    {"CrossQ", 5, 3, {17, 12}, 1, 50, 7, 5, 1, 1, RANDOM, CONSTANT, 40, 1, CROSSQ | BATCH},
+    {"CrossQ in blocks with a narrow row", 5, 3, {17, 13}, 4, 50, 7, 4, 3, 3, GRADIENT, COSINE, 40, 0, CROSSQ | BATCH | SCALED},
+    {"CrossQ, a batch in chunks", 3, 1, {7, 6}, 1, 60, 150, 6, 2, 1, GRADIENT, CONSTANT, 40, 1, CROSSQ | BATCH | DEEPER},
+    {"CrossQ without batch norms", 5, 3, {17, 12}, 1, 50, 7, 5, 2, 1, RANDOM, CONSTANT, 40, 1, CROSSQ | NORM | SCALED},
+    {"CrossQ, clipped gradients", 5, 3, {17, 12}, 1, 50, 7, 5, 1, 1, RANDOM, CONSTANT, 40, 1, CROSSQ | BATCH | CLIPPED},
     {"everything", 6, 2, {9, 14}, 1, 40, 7, 4, 3, 3, GRADIENT, COSINE, 40, 1, NORM | ADAMW | SCALED | DEEPER | CLIPPED},
 };
 #define N_CASES (sizeof CASES / sizeof CASES[0])
@@ -104,6 +109,7 @@ static const learner_case WIDE_CASES[] = {
     {"wide", 17, 6, {257, 33}, 1, 60, 100, 2, 2, 1, RANDOM, CONSTANT, 120, 1, 0},
     {"wide in blocks", 17, 6, {257, 33}, 4, 60, 100, 2, 2, 1, RANDOM, CONSTANT, 120, 1, 0},
     {"wide, gradient growth", 3, 1, {31, 258}, 4, 10, 50, 2, 2, 1, GRADIENT, CONSTANT, 120, 0, 0},
+    {"wide, CrossQ", 17, 6, {257, 33}, 1, 60, 100, 2, 2, 1, RANDOM, CONSTANT, 120, 1, CROSSQ | BATCH},
     {"wide, with norms", 17, 6, {257, 33}, 1, 60, 100, 2, 2, 1, RANDOM, CONSTANT, 120, 1, NORM | SCALED},
 };
 #define N_WIDE_CASES (sizeof WIDE_CASES / sizeof WIDE_CASES[0])
@@ -447,8 +453,9 @@ static void check_configurations(void) {
     REFUSED(gradient_clip, not_a_number, EDGERL_BAD_ARGUMENT);
     REFUSED(gradient_clip, 1e39, EDGERL_BAD_ARGUMENT);
     REFUSED(algorithm, -1, EDGERL_BAD_ARGUMENT);
-    REFUSED(algorithm, 2, EDGERL_BAD_ARGUMENT);
+    REFUSED(algorithm, 3, EDGERL_BAD_ARGUMENT);
     REFUSED(algorithm, EDGERL_SAC, EDGERL_BAD_SHAPE); /* whose actor gives twice as many numbers */
+    REFUSED(algorithm, EDGERL_CROSSQ, EDGERL_BAD_SHAPE);
     REFUSED(initial_log_temperature, not_a_number, EDGERL_BAD_ARGUMENT);
     REFUSED(initial_log_temperature, 101, EDGERL_BAD_ARGUMENT);
     REFUSED(target_entropy, 2e6, EDGERL_BAD_ARGUMENT);
@@ -456,7 +463,9 @@ static void check_configurations(void) {
     REFUSED(first_moment_decay, -0.1, EDGERL_BAD_ARGUMENT);
     REFUSED(actor.norm, EDGERL_NORM_LAYER, EDGERL_BAD_ARGUMENT);
     REFUSED(critic.norm, -1, EDGERL_BAD_ARGUMENT);
-    REFUSED(critic.norm, 2, EDGERL_BAD_ARGUMENT);
+    REFUSED(critic.norm, EDGERL_NORM_BATCH, EDGERL_BAD_ARGUMENT); /* of CrossQ alone */
+    REFUSED(actor.norm, EDGERL_NORM_BATCH, EDGERL_BAD_ARGUMENT);
+    REFUSED(critic.norm, 3, EDGERL_BAD_ARGUMENT);
     REFUSED(critic.evolves, 2, EDGERL_BAD_ARGUMENT);
     REFUSED(drop_schedule, -1, EDGERL_BAD_ARGUMENT);
     REFUSED(drop_schedule, 2, EDGERL_BAD_ARGUMENT);
@@ -1015,8 +1024,9 @@ static const learner_case FUZZ_CASES[] = {
     {"gradient growth", 2, 1, {3, 5}, 4, 60, 2, 3, 1, 1, GRADIENT, CONSTANT, 9, 0, 0},
     {"norms", 2, 1, {5, 3}, 4, 60, 2, 3, 2, 1, RANDOM, CONSTANT, 9, 1, NORM | DEEPER},
     {"SAC", 2, 1, {5, 3}, 1, 60, 2, 3, 2, 1, RANDOM, CONSTANT, 9, 1, SAC},
+    {"CrossQ", 2, 1, {5, 3}, 4, 60, 2, 3, 2, 1, RANDOM, CONSTANT, 9, 1, CROSSQ | BATCH},
 };
-#define N_FUZZ_CASES 5u
+#define N_FUZZ_CASES 6u
 #define FUZZ_ROOM (1u << 14) /* bytes that an arena has more than it needs: some larger configurations fit */
 
 typedef struct image {

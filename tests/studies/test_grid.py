@@ -192,7 +192,7 @@ def test_no_width_comes_closer_than_tiny_denses(hidden: tuple[int, ...], share: 
 @pytest.mark.parametrize(
     ("grid", "message"),
     [
-        ({"method": ["ppo"]}, r"^study own: method is 'ppo'; expected td3, static-td3, .*, ds-sac, tiny-dense$"),
+        ({"method": ["ppo"]}, r"^study own: method is 'ppo'; expected td3, static-td3, .*, ds-crossq, tiny-dense$"),
         ({"method": ["tiny_dense"]}, r"method is 'tiny_dense'; expected .*; did you mean tiny-dense\?$"),
         ({"method": ["td3"], "sparsity": [7]}, r"^study own: sparsity is 7; expected "),
         ({"method": ["static-td3"], "growth": ["bogus"]}, r"^study own: growth is 'bogus'; expected "),

@@ -100,7 +100,7 @@ def test_variants_are_sets_of_options_that_come_before_those_of_the_run(tmp_path
         ),
         ("[variants.a]\nblok = 4\n[grid]\nseed = [1]\n", r"key 'variants.a.blok' is unknown; did you mean"),
         ('[grid]\nvariant = ["a"]\n', r"key 'grid.variant' is unknown"),
-        ('[grid]\nalgorithm = ["td3", "ppo"]\n', r"^own\.toml: algorithm is 'ppo'; expected td3, sac$"),
+        ('[grid]\nalgorithm = ["td3", "ppo"]\n', r"^own\.toml: algorithm is 'ppo'; expected td3, sac, crossq$"),
         ("[run]\ntopology = 3\n[grid]\nseed = [0]\n", r"^own\.toml: topology is 3; expected dense, static, dynamic$"),
         ("", r"^own\.toml is empty: \[grid\] names no run; expected a line such as environment = "),
         ("[grid]\n", r"is empty: \[grid\] names no run"),

@@ -72,6 +72,7 @@ def _masks(folder: Path) -> dict[str, bytes]:
         {"policy": "best"},
         {"topology": "dense"},
         {"algorithm": "sac", "updates_per_step": 0.7, "critic_norm": "layer"},
+        {"algorithm": "crossq", "normalize": True},
         {"evaluation": "between-episodes"},
         {"evaluation": "none"},
     ],

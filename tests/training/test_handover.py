@@ -388,6 +388,13 @@ def test_options_that_cannot_be(options: dict[str, Any], problem: str, run: Run)
     assert os.listdir() == []
 
 
+def test_a_run_of_crossq_is_refused(tmp_path: Path) -> None:
+    edgerl.train("robots:robot", out=tmp_path / "crossq", algorithm="crossq", **OPTIONS)
+    with pytest.raises(ConfigError, match=r"trained with `algorithm` crossq; a learner on a device runs td3 or sac: "):
+        hand_over(tmp_path / "crossq", GOAL)
+    assert not GOAL.exists()
+
+
 def test_a_reservoir_and_returns_of_several_rewards(run: Run) -> None:
     with pytest.raises(
         ConfigError, match=r"^the run has returns of 3 rewards; a reservoir needs 1 \(use a ring, or train"

@@ -33,8 +33,14 @@ EDGERL_INTERNAL void publish_layer(const pass *p) {
         copy_indices(indices_at(l, to->columns[index]), indices_at(l, layer->arrays.columns), layer->blocks);
         to->topology[index] = layer->topology;
     }
-    copy(bytes_at(l, to->weight[index]), bytes_at(l, layer->arrays.weight), weights_of(layer) * sizeof(real));
-    copy(bytes_at(l, to->bias[index]), bytes_at(l, layer->arrays.bias), units_of(layer) * sizeof(real));
+    uint64_t weight = layer->arrays.weight, bias = layer->arrays.bias;
+    if (has_batch_norm(layer)) {
+        fold_running(p);
+        weight = l->folded[EDGERL_ACTOR][index].weight;
+        bias = l->folded[EDGERL_ACTOR][index].bias;
+    }
+    copy(bytes_at(l, to->weight[index]), bytes_at(l, weight), weights_of(layer) * sizeof(real));
+    copy(bytes_at(l, to->bias[index]), bytes_at(l, bias), units_of(layer) * sizeof(real));
 }
 
 EDGERL_INTERNAL void publish(learner *l) { __atomic_store_n(&l->published, l->publishing, __ATOMIC_RELEASE); }

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from edgerl.edge.engine.library import (
     BytesOf,
     LayerOffsets,
+    LayerPlanStructure,
     LearnerConfig,
     Library,
     Progress,
@@ -32,6 +33,9 @@ NETWORKS = ("actor", "critic_1", "critic_2")
 
 WHOLE_UPDATE = (1 << 64) - 1
 """Multiply-adds of a slice that is never cut."""
+
+NORM_BATCH = 2
+"""EDGERL_NORM_BATCH."""
 
 LARGEST_HEADER = 1 << 14
 """Bytes at a state's beginning that hold its configuration, and more."""
@@ -76,10 +80,13 @@ class LayerArrays:
     extra_starts: Array | None  # uint32 [R + 1]: blocks that only the target has
     extra_columns: Array | None  # uint16 [N], of which the first extra_starts[R] are in use
     extra_target: Array | None  # [N, block], of those blocks
-    norm: Array | None  # [2, n_outputs, rounded up to blocks]: scales and shifts; None, like the three below, without
+    norm: (
+        Array | None
+    )  # [2, n_outputs, rounded up to blocks], of a batch norm [2, n_inputs]: scales and shifts; or None
     norm_first_moment: Array | None
     norm_second_moment: Array | None
     norm_target: Array | None
+    running: Array | None  # [2, n_inputs]: means and variances of a batch norm's inputs
 
     @property
     def is_dense(self) -> bool:
@@ -159,7 +166,10 @@ class LearnerArena:
     def _view(self) -> None:
         config = self.config
         self.layers = tuple(
-            tuple(self._layer(network, index, plan) for index, plan in enumerate(of.plans))
+            tuple(
+                self._layer(network, index, plan, has_batch_norm=of.norm == NORM_BATCH)
+                for index, plan in enumerate(of.plans)
+            )
             for network, of in enumerate((config.actor, config.critic, config.critic))
         )
         self._act = self._library.quick("edgerl_learner_action")
@@ -171,7 +181,7 @@ class LearnerArena:
     def _call(self, name: str, *arguments: Any) -> None:
         self._library.call("the learner", name, *arguments)
 
-    def _layer(self, network: int, index: int, plan: Any) -> LayerArrays:
+    def _layer(self, network: int, index: int, plan: LayerPlanStructure, *, has_batch_norm: bool) -> LayerArrays:
         offsets = LayerOffsets()
         self._call("edgerl_learner_layer_of", self._address, network, index, offsets)
         blocks, rows = plan.blocks, -(-plan.n_outputs // plan.block)
@@ -190,7 +200,9 @@ class LearnerArena:
         }
         shapes |= dict.fromkeys(_OF_CONNECTIONS, ((blocks, plan.block), self._dtype))
         shapes |= dict.fromkeys(_OF_UNITS, ((rows * plan.block,), self._dtype))
-        shapes |= dict.fromkeys(_OF_NORMS, ((2, rows * plan.block), self._dtype))
+        n_scales = plan.n_inputs if has_batch_norm else rows * plan.block
+        shapes |= dict.fromkeys(_OF_NORMS, ((2, n_scales), self._dtype))
+        shapes["running"] = ((2, plan.n_inputs), self._dtype)
         arrays: dict[str, Any] = {
             name: view(name, *shape) if getattr(offsets, name) else None for name, shape in shapes.items()
         }

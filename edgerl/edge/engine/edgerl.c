@@ -10,5 +10,6 @@
 #include "layout.c"
 #include "learner.c"
 #include "acting.c"
+#include "batch_norm.c"
 #include "topology.c"
 #include "update.c"

@@ -193,13 +193,15 @@ typedef enum edgerl_drop_schedule {
 
 typedef enum edgerl_algorithm {
     EDGERL_TD3 = 0, /* Fujimoto et al. 2018: the actor gives actions */
-    EDGERL_SAC = 1  /* Haarnoja et al. 2018, with an automatic temperature: the actor gives means, then logarithms of deviations */
+    EDGERL_SAC = 1, /* Haarnoja et al. 2018, with an automatic temperature: the actor gives means, then logarithms of deviations */
+    EDGERL_CROSSQ = 2 /* Bhatt et al. 2024: SAC whose networks have no targets, but batch norms */
 } edgerl_algorithm;
 
-/* What is done with a hidden layer's sums, before its activation. */
+/* What is done with a hidden layer's sums, before its activation, or with what each layer is given. */
 typedef enum edgerl_norm {
     EDGERL_NORM_NONE = 0,
-    EDGERL_NORM_LAYER = 1 /* LayerNorm (Ba et al. 2016): each sample's units get mean 0 and variance 1, times a scale, plus a shift */
+    EDGERL_NORM_LAYER = 1, /* LayerNorm (Ba et al. 2016): each sample's units get mean 0 and variance 1, times a scale, plus a shift */
+    EDGERL_NORM_BATCH = 2 /* batch renormalisation (Ioffe 2017) of every layer's inputs, of CrossQ */
 } edgerl_norm;
 
 typedef enum edgerl_optimiser {
@@ -211,7 +213,7 @@ typedef enum edgerl_optimiser {
 typedef struct edgerl_network_plan {
     double learning_rate; /* 0 to 1 */
     uint32_t n_layers;    /* 2 to EDGERL_LEARNER_LAYERS */
-    int32_t norm;         /* an edgerl_norm, of every hidden layer; an actor has none */
+    int32_t norm;         /* an edgerl_norm; an actor has no LayerNorm, and no network but of CrossQ a batch norm */
     uint32_t evolves;     /* 0: its topology never changes */
     edgerl_layer_plan layers[EDGERL_LEARNER_LAYERS];
 } edgerl_network_plan;
@@ -223,7 +225,7 @@ typedef struct edgerl_learner_config {
     uint64_t n_step_delay;       /* updates that bootstrap after one step before n_step comes in */
     uint32_t n_observations;     /* with n_actions at most EDGERL_LEARNER_UNITS */
     uint32_t n_actions;
-    uint32_t batch;        /* transitions per update: 1 to 65536 */
+    uint32_t batch;        /* transitions per update: 1 to 65536; 2 at least where there is a batch norm */
     uint32_t policy_delay; /* critic updates per actor update: at least 1 */
     uint32_t n_step;       /* rewards per return: 1 to 64 */
     uint32_t lanes; /* numbers in a vector: 1, 4, 8 or 16; activations are padded to it. edgerl_lanes() for this machine */
@@ -288,10 +290,12 @@ typedef struct edgerl_learner_layer {
     uint64_t bias_first_moment;
     uint64_t bias_second_moment;
     uint64_t bias_target;
-    uint64_t norm; /* real [2][R * block]: scales, then shifts; like the three below 0 where the layer has no norm */
+    uint64_t norm; /* real [2][R * block], of a batch norm [2][n_inputs]: scales, then shifts; like the three below 0 where the
+                      layer has no norm */
     uint64_t norm_first_moment;
     uint64_t norm_second_moment;
     uint64_t norm_target;
+    uint64_t running; /* real [2][n_inputs]: means, then variances; 0 where the layer has no batch norm */
 } edgerl_learner_layer;
 
 typedef struct edgerl_learner_progress {
@@ -313,7 +317,7 @@ EDGERL_API uint32_t edgerl_layout_number(void);
 /* Numbers in a vector of an instruction set on this machine. */
 EDGERL_API uint32_t edgerl_lanes(int32_t isa);
 
-/* Bytes of the arena that `config` needs. Checks the configuration. Takes 8 KiB of stack: meant for the workstation. */
+/* Bytes of the arena that `config` needs. Checks the configuration. Takes 10 KiB of stack: meant for the workstation. */
 EDGERL_API int32_t edgerl_learner_bytes(const edgerl_learner_config *config, edgerl_learner_bytes_of *bytes);
 
 /* Begin to learn: draws topologies and weights. */

@@ -35,9 +35,9 @@ static void input_gradient_naive(const input_task *t, uint32_t block) {
             t->dx[at] = t->before == LINEAR ? sum : activation_gradient(t->before, t->x[at], sum);
         }
     }
-    const size_t all = block > 1 ? t->n_inputs * (size_t)t->stride : 0;
-    for (size_t i = 0; t->first == 0 && i < all; i++) {
-        t->dx[i] = 0;
+    const uint32_t all = block > 1 ? t->n_inputs : 0;
+    for (uint32_t input = 0; t->first == 0 && input < all; input++) {
+        zero(t->dx + input * (size_t)t->stride, t->width * sizeof(real));
     }
     for (uint32_t row = t->first; block > 1 && row < t->last; row++) {
         for (uint32_t i = t->starts[row]; i < t->starts[row + 1]; i++) {
@@ -49,8 +49,11 @@ static void input_gradient_naive(const input_task *t, uint32_t block) {
             }
         }
     }
-    for (size_t i = 0; t->last == t->lines && t->before != LINEAR && i < all; i++) {
-        t->dx[i] = activation_gradient(t->before, t->x[i], t->dx[i]);
+    for (uint32_t input = 0; t->last == t->lines && t->before != LINEAR && input < all; input++) {
+        for (uint32_t b = 0; b < t->width; b++) {
+            const size_t at = input * (size_t)t->stride + b;
+            t->dx[at] = activation_gradient(t->before, t->x[at], t->dx[at]);
+        }
     }
 }
 
@@ -134,6 +137,40 @@ static void norm_gradient_naive(const norm_task *t) {
 #define NORM_KERNEL(kernel) NULL
 #endif
 
+#if (EDGERL_ALGORITHMS & 4u) != 0
+static void batch_statistics_naive(const batch_task *t) {
+    const real share = 1 / ((real)t->batch * (real)(t->width / t->half));
+    for (uint32_t unit = t->first; unit < t->last; unit++) {
+        const real *x = t->x + unit * (size_t)t->stride;
+        real sum = 0, squares = 0;
+        for (uint32_t b = 0; b < t->width; b++) {
+            sum += b % t->half < t->batch ? x[b] : 0;
+        }
+        const real mean = sum * share;
+        for (uint32_t b = 0; b < t->width; b++) {
+            squares += b % t->half < t->batch ? (x[b] - mean) * (x[b] - mean) : 0;
+        }
+        t->mean[unit] = mean;
+        t->variance[unit] = squares * share;
+    }
+}
+
+static void batch_gradient_naive(const batch_task *t) {
+    for (uint32_t unit = t->first; unit < t->last; unit++) {
+        const real *x = t->x + unit * (size_t)t->stride;
+        real *dx = t->dx + unit * (size_t)t->stride;
+        for (uint32_t b = 0; b < t->width; b++) {
+            const real gradient = dx[b] + (x[b] - t->mean[unit]) * t->slope[unit] + t->offset[unit];
+            dx[b] = b % t->half < t->batch ? activation_gradient(t->before, x[b], gradient) : 0;
+        }
+    }
+}
+
+#define BATCH_KERNEL(kernel) kernel
+#else
+#define BATCH_KERNEL(kernel) NULL
+#endif
+
 static void adam_naive_from(const adam_task *t, size_t first) {
     for (size_t i = first; i < t->count; i++) {
         const real g = t->gradient[i] + t->weight[i] * t->weight_decay;
@@ -186,6 +223,8 @@ static const kernel_table kernels_naive __attribute__((unused)) = {
     NORM_KERNEL(normalise_naive),
     NORM_KERNEL(norm_sums_naive),
     NORM_KERNEL(norm_gradient_naive),
+    BATCH_KERNEL(batch_statistics_naive),
+    BATCH_KERNEL(batch_gradient_naive),
     adam_naive,
     follow_naive,
     squash_naive,

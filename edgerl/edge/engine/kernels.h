@@ -74,6 +74,19 @@ typedef struct norm_task {
     activation after;
 } norm_task;
 
+/* Batch norm: the statistics of units first … last - 1 over the batch, and the way back: dx becomes what leads through the
+ * activation behind which x is, of dx + slope (x - mean) + offset. Of each `half` of the columns the first `batch` are samples; the
+ * gradient by the others is 0. Rows are `stride` apart. */
+typedef struct batch_task {
+    const real *x;             /* [n_units][stride] */
+    real *dx;                  /* [n_units][stride] */
+    real *mean, *variance;     /* [n_units] */
+    const real *slope, *offset; /* [n_units] */
+    uint32_t width, half, batch, stride;
+    uint32_t first, last;
+    activation before; /* x */
+} batch_task;
+
 #define NORM_EPSILON ((real)1e-5) /* is added to the variance, as PyTorch does */
 
 /* One step of Adam on `count` numbers: weight decay is added to the gradient, or what is kept of a weight is less than 1. */
@@ -92,6 +105,8 @@ typedef struct kernel_table {
     void (*normalise)(const norm_task *);     /* forward */
     void (*norm_sums)(const norm_task *);     /* backward: sums over the units */
     void (*norm_gradient)(const norm_task *); /* backward: by scale, shift and the layer's sums */
+    void (*batch_statistics)(const batch_task *);
+    void (*batch_gradient)(const batch_task *);
     void (*adam)(const adam_task *);
     void (*follow)(real *target, const real *online, size_t count, real fraction);
     void (*squash)(real *x, size_t count);

@@ -40,7 +40,7 @@ static void copy_to_target(learner *l, const sparse_layer *layer) {
     const edgerl_learner_layer *a = &layer->arrays;
     copy(bytes_at(l, a->target), bytes_at(l, a->weight), weights_of(layer) * sizeof(real));
     copy(bytes_at(l, a->bias_target), bytes_at(l, a->bias), units_of(layer) * sizeof(real));
-    if (has_norm(layer)) {
+    if (has_layer_norm(layer)) {
         copy(bytes_at(l, a->norm_target), bytes_at(l, a->norm), 2 * units_of(layer) * sizeof(real));
     }
     for (uint32_t i = 0; !layer->is_dense && i < layer->blocks; i++) {
@@ -72,8 +72,12 @@ static void draw_layer(learner *l, uint32_t network, uint32_t index) {
             reals_at(l, layer->arrays.bias)[output] = initial_value(&biases, output, bound);
         }
     }
-    for (uint32_t unit = 0; has_norm(layer) && unit < layer->n_outputs; unit++) {
+    const uint32_t scales = has_layer_norm(layer) ? layer->n_outputs : has_batch_norm(layer) ? layer->n_inputs : 0;
+    for (uint32_t unit = 0; unit < scales; unit++) {
         reals_at(l, layer->arrays.norm)[unit] = 1; /* the shifts are 0 */
+    }
+    for (uint32_t input = 0; has_batch_norm(layer) && input < layer->n_inputs; input++) {
+        reals_at(l, layer->arrays.running)[layer->n_inputs + input] = 1; /* the means are 0 */
     }
     if (has_target(layer)) {
         copy_to_target(l, layer);
@@ -296,6 +300,16 @@ static int32_t check_parameter(const learner *l, const sparse_layer *layer, cons
     return EDGERL_OK;
 }
 
+/* Means, then variances. */
+static int32_t check_running(const real *statistics, uint32_t count) {
+    for (uint32_t i = 0; i < count; i++) {
+        if (statistics[count + i] < 0) {
+            return EDGERL_BAD_ARGUMENT;
+        }
+    }
+    return check_reals(statistics, 2 * (uint64_t)count);
+}
+
 static int32_t check_layer_state(const learner *l, const sparse_layer *layer) {
     const uint32_t *starts = words_at(l, layer->arrays.starts);
     int32_t status = check_rows(layer, starts, indices_at(l, layer->arrays.columns));
@@ -312,7 +326,13 @@ static int32_t check_layer_state(const learner *l, const sparse_layer *layer) {
     if (status == EDGERL_OK) {
         status = check_parameter(l, layer, biases, units_of(layer), layer->full_rows, layer->rows);
     }
-    if (status == EDGERL_OK && has_norm(layer)) {
+    if (status == EDGERL_OK && has_batch_norm(layer)) {
+        status = check_parameter(l, layer, norms, 2 * scales_of(layer), 0, 0);
+        if (status == EDGERL_OK) {
+            status = check_running(reals_at(l, a->running), layer->n_inputs);
+        }
+    }
+    if (status == EDGERL_OK && has_layer_norm(layer)) {
         status = check_parameter(l, layer, norms, 2 * units_of(layer), layer->full_rows, layer->rows);
         if (status == EDGERL_OK) {
             status = check_parameter(l, layer, norms, 2 * units_of(layer), layer->rows + layer->full_rows, 2u * layer->rows);

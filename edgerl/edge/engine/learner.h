@@ -18,6 +18,7 @@ typedef struct sparse_layer {
     uint32_t rows, full_rows;     /* rows of blocks; those of full width */
     uint32_t blocks, full_blocks; /* stored blocks; those of full width, which come first */
     uint32_t is_dense, has_transposed;
+    int32_t norm; /* an edgerl_norm: LayerNorm of its sums, or batch norm of its inputs */
     edgerl_learner_layer arrays;
     uint64_t column_starts, column_rows, column_places; /* the transposed index, of block 1 */
     uint32_t row_panels, column_panels; /* into how many ranges of inputs (of outputs) rows (columns) are cut, 1: not at all */
@@ -32,6 +33,12 @@ typedef struct acting_copy {
         bias[EDGERL_LEARNER_LAYERS];
     uint32_t topology[EDGERL_LEARNER_LAYERS]; /* which one it has */
 } acting_copy;
+
+/* A layer as a batch norm leaves it, for the present pass: offsets, 0 where there is no such norm. */
+typedef struct folded_layer {
+    uint64_t weight, bias;
+    uint64_t statistics; /* [6][n_inputs], see batch_norm.c */
+} folded_layer;
 
 /* Where an update stands: a step, an item of the step, a row of the item (update.c). */
 typedef struct progress_in_update {
@@ -52,11 +59,13 @@ typedef struct learner {
     acting_copy acting[2];
     uint64_t acting_vectors[2];
     /* Scratch of an update. */
-    uint64_t now, next;                        /* observation and action, [n + m][batch]; and those that follow */
-    uint64_t hidden[2][EDGERL_LEARNER_LAYERS]; /* outputs of the actor's layers; of a critic's */
-    uint64_t sums[EDGERL_LEARNER_LAYERS];      /* of a critic's layers that have a norm: what it is given */
-    uint64_t mean[EDGERL_LEARNER_LAYERS];      /* [2][batch]: the means that it found, and 1 / standard deviations */
+    uint64_t now, next; /* observation and action, [n + m][batch]; and those that follow, which in a joint batch lie beside them */
+    uint64_t hidden[NETWORKS][EDGERL_LEARNER_LAYERS]; /* outputs of the layers; both critics may have the same memory for them */
+    uint64_t sums[NETWORKS][EDGERL_LEARNER_LAYERS];   /* of layers that have a LayerNorm: what it is given */
+    uint64_t mean[NETWORKS][EDGERL_LEARNER_LAYERS];   /* [2][batch]: the means that it found, and 1 / standard deviations */
     uint64_t norm_sums;                         /* [2][batch]: of its gradient */
+    folded_layer folded[NETWORKS][EDGERL_LEARNER_LAYERS];
+    uint64_t centring; /* [2][n_inputs]: what a batch norm adds to the gradient by an input x, slope (x - mean) + offset */
     uint64_t gradient[EDGERL_LEARNER_LAYERS];  /* of the loss, by each layer's output */
     uint64_t action_gradient;                  /* of Q1, by [observation and action] */
     uint64_t target_value, returns, discounts; /* [batch] */
@@ -76,7 +85,25 @@ static inline uint16_t *indices_at(const learner *l, uint64_t offset) { return (
 static inline size_t weights_of(const sparse_layer *layer) { return (size_t)layer->blocks * layer->block; }
 static inline size_t units_of(const sparse_layer *layer) { return (size_t)layer->rows * layer->block; } /* outputs, padded */
 static inline int has_target(const sparse_layer *layer) { return layer->arrays.target != 0; }
-static inline int has_norm(const sparse_layer *layer) { return EDGERL_NORMS && layer->arrays.norm != 0; }
+
+/* Whether a program has code for an algorithm; a constant. */
+static inline int is_built(edgerl_algorithm algorithm) { return (EDGERL_ALGORITHMS >> algorithm & 1u) != 0; }
+
+/* A program whose learner runs another algorithm has no code for what follows. */
+#define ONLY_WITH(algorithm)    \
+    if (!is_built(algorithm)) { \
+        return;                 \
+    }
+
+static inline int has_layer_norm(const sparse_layer *layer) { return EDGERL_NORMS && layer->norm == EDGERL_NORM_LAYER; }
+static inline int has_batch_norm(const sparse_layer *layer) {
+    return is_built(EDGERL_CROSSQ) && layer->norm == EDGERL_NORM_BATCH;
+}
+
+/* Scales of a layer's norm. */
+static inline size_t scales_of(const sparse_layer *layer) {
+    return has_batch_norm(layer) ? layer->n_inputs : has_layer_norm(layer) ? units_of(layer) : 0;
+}
 
 /* Features, so that four of them can always be taken. */
 static inline uint64_t padded(uint64_t features) { return round_up(features, 4); }
@@ -85,19 +112,21 @@ static inline const edgerl_network_plan *network_plan(const edgerl_learner_confi
     return network == EDGERL_ACTOR ? &c->actor : &c->critic;
 }
 
-/* Whether a program has code for an algorithm; a constant. */
-static inline int is_built(edgerl_algorithm algorithm) { return (EDGERL_ALGORITHMS >> algorithm & 1u) != 0; }
-
 /* Whether the actor gives a distribution of actions: means, then logarithms of deviations, of tanh's argument. */
 static inline int is_stochastic(const edgerl_learner_config *c) {
-    return is_built(EDGERL_SAC) && (!is_built(EDGERL_TD3) || c->algorithm == EDGERL_SAC);
+    return (is_built(EDGERL_SAC) || is_built(EDGERL_CROSSQ)) && (!is_built(EDGERL_TD3) || c->algorithm != EDGERL_TD3);
+}
+
+/* Whether critics learn from what was and what follows in one pass. */
+static inline int has_joint_batch(const edgerl_learner_config *c) {
+    return is_built(EDGERL_CROSSQ) && c->algorithm == EDGERL_CROSSQ;
 }
 
 /* Whether the gradient of a network is cut to a norm: then all of it must be known before any of its layers learns. */
 static inline int clips_gradients(const edgerl_learner_config *c) { return EDGERL_CLIPPING && c->gradient_clip > 0; }
 
 static inline uint32_t outputs_of_actor(const edgerl_learner_config *c) {
-    return c->algorithm == EDGERL_SAC ? 2 * c->n_actions : c->n_actions;
+    return c->algorithm == EDGERL_TD3 ? c->n_actions : 2 * c->n_actions;
 }
 
 static inline uint32_t layers_of(const learner *l, uint32_t network) { return network_plan(&l->config, network)->n_layers; }
@@ -109,11 +138,11 @@ static inline activation activation_behind(const learner *l, uint32_t network, u
 
 /* The input of a layer: the batch (`batch` is l->now or l->next), or the output of the layer before. */
 static inline real *input_of(const learner *l, uint32_t network, uint32_t index, uint64_t batch) {
-    return reals_at(l, index == 0 ? batch : l->hidden[network != EDGERL_ACTOR][index - 1]);
+    return reals_at(l, index == 0 ? batch : l->hidden[network][index - 1]);
 }
 
 static inline real *output_of(const learner *l, uint32_t network, uint32_t index) {
-    return reals_at(l, l->hidden[network != EDGERL_ACTOR][index]);
+    return reals_at(l, l->hidden[network][index]);
 }
 
 /* What a network gives for the batch. */
@@ -233,12 +262,18 @@ typedef struct pass {
     const edgerl_replay *replay;
     uint32_t network, index;
     uint32_t first, last;
+    uint32_t width; /* columns of the batch, padded; of a joint batch both halves */
 } pass;
 
 static inline sparse_layer *layer_of(const pass *p) { return &p->l->layers[p->network][p->index]; }
 
 /* The update that is under way, counted from 1. */
 static inline uint64_t this_update(const learner *l) { return l->progress.updates + 1; }
+
+/* Steps that a network's optimiser will have made after this update. */
+static inline uint64_t steps_of(const learner *l, uint32_t network) {
+    return network == EDGERL_ACTOR ? this_update(l) / l->config.policy_delay : this_update(l);
+}
 
 /* layout.c */
 
@@ -272,6 +307,33 @@ EDGERL_INTERNAL void publish_layer(const pass *p);
 
 /* Act with the copy that was made last from now on. */
 EDGERL_INTERNAL void publish(learner *l);
+
+/* batch_norm.c: of a layer that has a batch norm */
+
+/* Means and variances of some of its inputs over the batch. */
+EDGERL_INTERNAL void batch_statistics(const pass *p);
+
+/* The weights and biases that do what the layer does behind its norm: with the statistics of the batch, or the running ones. */
+EDGERL_INTERNAL void fold_batch(const pass *p);
+EDGERL_INTERNAL void fold_running(const pass *p);
+
+/* From gradients by folded weights to those by weights; by scales and shifts; and what centre_gradient adds. */
+EDGERL_INTERNAL void batch_norm_gradient(const pass *p);
+
+/* Complete the gradient by some of the layer's inputs, which also move the batch's statistics, and lead it through the activation
+ * before them. */
+EDGERL_INTERNAL void centre_gradient(const pass *p);
+
+/* The same as batch_norm_gradient for a row of blocks with all of its positions, [n_inputs][block]. */
+EDGERL_INTERNAL void unfold_row_of_all(const pass *p, uint32_t row, real *gradient);
+
+/* Root mean squares of what the norm gave. */
+EDGERL_INTERNAL void scale_normalised_inputs(const pass *p, real *input_scale);
+
+EDGERL_INTERNAL int are_statistics_finite(const pass *p);
+
+/* The running statistics follow those of the batch. */
+EDGERL_INTERNAL void follow_statistics(const pass *p);
 
 /* topology.c */
 

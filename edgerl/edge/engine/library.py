@@ -33,8 +33,8 @@ ISAS: tuple[Isa, ...] = get_args(Isa)
 
 ISA_VARIABLE = "EDGERL_ISA"
 
-SAC = 1
-"""EDGERL_SAC."""
+TD3, SAC, CROSSQ = range(3)
+"""Numbers of edgerl_algorithm."""
 
 GAUSSIAN_HEAD = 2
 """EDGERL_HEAD_GAUSSIAN."""
@@ -151,7 +151,7 @@ class LearnerConfig(ctypes.Structure):
     @property
     def is_stochastic(self) -> bool:
         """Whether the actor gives a distribution of actions, as SAC's does."""
-        return bool(self.algorithm == SAC)
+        return bool(self.algorithm != TD3)
 
 
 class ReplayStructure(ctypes.Structure):
@@ -194,6 +194,7 @@ _ARRAYS = (
     "norm_first_moment",
     "norm_second_moment",
     "norm_target",
+    "running",
 )
 
 

@@ -186,13 +186,20 @@ static inline real_bits worth_of(const worth *w, uint32_t i, uint32_t width) {
 /* The root mean square of each input of the layer in the last pass over the batch. */
 static void scale_inputs(const pass *p, real *input_scale) {
     const learner *l = p->l;
+    if (has_batch_norm(layer_of(p))) {
+        scale_normalised_inputs(p, input_scale);
+        return;
+    }
+    const real count = (real)l->config.batch * (real)(p->width / l->width);
     for (uint32_t input = 0; input < layer_of(p)->n_inputs; input++) {
         const real *x = input_of(l, p->network, p->index, l->now) + input * (size_t)l->stride;
         real sum = 0;
-        for (uint32_t b = 0; b < l->config.batch; b++) {
-            sum += x[b] * x[b];
+        for (uint32_t half = 0; half < p->width; half += l->width) {
+            for (uint32_t b = half; b < half + l->config.batch; b++) {
+                sum += x[b] * x[b];
+            }
         }
-        input_scale[input] = square_root(sum / (real)l->config.batch);
+        input_scale[input] = square_root(sum / count);
     }
 }
 
@@ -437,12 +444,15 @@ EDGERL_INTERNAL void score_absent(const pass *p) {
             .x = input_of(l, p->network, p->index, l->now),
             .dy = row_at(l, l->gradient[p->index], row * layer->block),
             .gradient = gradient,
-            .width = l->width,
+            .width = p->width,
             .stride = l->stride,
             .first_row = 0,
             .last_row = 1,
         };
         p->kernels->weight_gradient(&task, layer->block);
+        if (has_batch_norm(layer)) {
+            unfold_row_of_all(p, row, gradient);
+        }
         score_row(l, layer, row, gradient);
     }
 }

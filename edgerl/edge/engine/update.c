@@ -74,10 +74,10 @@ static void put_transition(learner *l, const edgerl_replay *r, uint32_t column, 
     ((float *)bytes_at(l, l->discounts))[column] = end.boundary == TERMINATED ? 0 : discount;
 }
 
-/* A program whose learner runs another algorithm has no code for what follows. */
-#define ONLY_WITH(algorithm)    \
-    if (!is_built(algorithm)) { \
-        return;                 \
+/* As ONLY_WITH: SAC, or CrossQ, which has its actor. */
+#define ONLY_IF_STOCHASTIC                                   \
+    if (!is_built(EDGERL_SAC) && !is_built(EDGERL_CROSSQ)) { \
+        return;                                              \
     }
 
 /* Standard normal numbers, one for each action of the batch. */
@@ -111,7 +111,7 @@ static void sample(const pass *p) {
 }
 
 static void policy_noise(const pass *p) {
-    ONLY_WITH(EDGERL_SAC)
+    ONLY_IF_STOCHASTIC
     draw_noise(p, PURPOSE_POLICY);
 }
 
@@ -149,7 +149,7 @@ static void target_value(const pass *p) {
     learner *l = p->l;
     real *target = reals_at(l, l->target_value);
     const float *returns = bytes_at(l, l->returns), *discounts = bytes_at(l, l->discounts);
-    const real *q = result_of(l, p->network);
+    const real *q = result_of(l, p->network) + (p->width - l->width); /* what follows is the second half of a joint batch */
     for (uint32_t b = 0; b < l->width; b++) {
         if (p->network == EDGERL_CRITIC_1) {
             target[b] = q[b];
@@ -177,7 +177,7 @@ static void critic_loss(const pass *p) {
     learner *l = p->l;
     const real share = 1 / (real)l->config.batch, *q = result_of(l, p->network), *target = reals_at(l, l->target_value);
     real *gradient = result_gradient(l, p->network), sum = 0;
-    for (uint32_t b = 0; b < l->width; b++) {
+    for (uint32_t b = 0; b < p->width; b++) {
         const real difference = b < l->config.batch ? q[b] - target[b] : 0;
         gradient[b] = 2 * share * difference;
         sum += difference * difference;
@@ -242,7 +242,7 @@ static real log_slope(real u) {
 /* Actions drawn from the actor's distribution, into the rows behind the observations of `batch`, and the logarithms of their
  * densities: a = tanh(u), u = μ + σ ε. */
 static void sample_actions(const pass *p, uint64_t batch) {
-    ONLY_WITH(EDGERL_SAC)
+    ONLY_IF_STOCHASTIC
     learner *l = p->l;
     const uint32_t m = l->config.n_actions;
     const real *mean = result_of(l, EDGERL_ACTOR), *log_deviation = mean + m * (size_t)l->stride, *noise = reals_at(l, l->noise);
@@ -269,13 +269,13 @@ static void policy_sample(const pass *p) { sample_actions(p, p->l->now); }
 
 /* The value of the first critic, kept until the second one has said its own. */
 static void keep_value(const pass *p) {
-    ONLY_WITH(EDGERL_SAC)
+    ONLY_IF_STOCHASTIC
     copy(reals_at(p->l, p->l->target_value), result_of(p->l, EDGERL_CRITIC_1), p->l->width * sizeof(real));
 }
 
 /* The gradient of -min(Q1, Q2), of which this critic has its samples; at the second one the loss. */
 static void least_value_loss(const pass *p) {
-    ONLY_WITH(EDGERL_SAC)
+    ONLY_IF_STOCHASTIC
     learner *l = p->l;
     const int is_second = p->network == EDGERL_CRITIC_2;
     const real share = 1 / (real)l->config.batch, *q = result_of(l, p->network);
@@ -299,15 +299,17 @@ static void least_value_loss(const pass *p) {
 
 /* The second critic's gradient by the actions waits for the first one's, where the next actions were. */
 static void keep_action_gradient(const pass *p) {
-    ONLY_WITH(EDGERL_SAC)
+    ONLY_IF_STOCHASTIC
     const learner *l = p->l;
     const uint32_t n = l->config.n_observations;
-    copy(row_at(l, l->next, n), row_at(l, l->action_gradient, n), (size_t)l->config.n_actions * l->stride * sizeof(real));
+    for (uint32_t a = 0; a < l->config.n_actions; a++) {
+        copy(row_at(l, l->next, n + a), row_at(l, l->action_gradient, n + a), l->width * sizeof(real));
+    }
 }
 
 /* The gradient of α log π(a | s) - min(Q1, Q2) by means and logarithms of deviations. */
 static void distribution_gradient(const pass *p) {
-    ONLY_WITH(EDGERL_SAC)
+    ONLY_IF_STOCHASTIC
     const learner *l = p->l;
     const uint32_t n = l->config.n_observations, m = l->config.n_actions;
     const real *log_deviation = result_of(l, EDGERL_ACTOR) + m * (size_t)l->stride, *noise = reals_at(l, l->noise);
@@ -342,7 +344,7 @@ static double power(double x, uint64_t n) {
 
 /* One step of Adam on log α, down the gradient of -log α (log π + target entropy). */
 static void step_temperature(const pass *p) {
-    ONLY_WITH(EDGERL_SAC)
+    ONLY_IF_STOCHASTIC
     learner *l = p->l;
     const edgerl_learner_config *c = &l->config;
     edgerl_learner_progress *to = &l->progress;
@@ -352,7 +354,7 @@ static void step_temperature(const pass *p) {
         sum += (double)log_density[b];
     }
     const double gradient = -(sum / (double)c->batch + c->target_entropy);
-    const uint64_t count = this_update(l) / c->policy_delay;
+    const uint64_t count = steps_of(l, EDGERL_ACTOR);
     to->temperature_first_moment += (gradient - to->temperature_first_moment) * (1 - 0.9);
     to->temperature_second_moment = to->temperature_second_moment * 0.999 + gradient * gradient * (1 - 0.999);
     const double size = double_root(to->temperature_second_moment) / double_root(1 - power(0.999, count)) + 1e-8;
@@ -369,25 +371,26 @@ static uint32_t worth_panels(const sparse_layer *layer) {
 static forward_task forward_task_of(const pass *p, int is_target, uint64_t batch) {
     const learner *l = p->l;
     const sparse_layer *layer = layer_of(p);
+    const folded_layer *folded = has_batch_norm(layer) ? &l->folded[p->network][p->index] : NULL;
     const int has_extra = is_target && !layer->is_dense && words_at(l, layer->arrays.extra_starts)[layer->rows] > 0;
     return (forward_task){
         .starts = words_at(l, layer->arrays.starts),
         .columns = indices_at(l, layer->arrays.columns),
-        .values = reals_at(l, is_target ? layer->arrays.target : layer->arrays.weight),
+        .values = reals_at(l, folded != NULL ? folded->weight : is_target ? layer->arrays.target : layer->arrays.weight),
         .bounds = words_at(l, layer->row_bounds),
         .panels = worth_panels(layer),
         .rows = layer->rows,
         .extra_starts = has_extra ? words_at(l, layer->arrays.extra_starts) : NULL,
         .extra_columns = has_extra ? indices_at(l, layer->arrays.extra_columns) : NULL,
         .extra_values = has_extra ? reals_at(l, layer->arrays.extra_target) : NULL,
-        .bias = reals_at(l, is_target ? layer->arrays.bias_target : layer->arrays.bias),
+        .bias = reals_at(l, folded != NULL ? folded->bias : is_target ? layer->arrays.bias_target : layer->arrays.bias),
         .x = input_of(l, p->network, p->index, batch),
-        .y = has_norm(layer) && !is_target ? reals_at(l, l->sums[p->index]) : output_of(l, p->network, p->index),
-        .width = l->width,
+        .y = has_layer_norm(layer) && !is_target ? reals_at(l, l->sums[p->network][p->index]) : output_of(l, p->network, p->index),
+        .width = p->width,
         .stride = l->stride,
         .first_row = p->first,
         .last_row = p->last,
-        .after = has_norm(layer) ? LINEAR : activation_behind(l, p->network, p->index),
+        .after = has_layer_norm(layer) ? LINEAR : activation_behind(l, p->network, p->index),
     };
 }
 
@@ -397,7 +400,7 @@ static void forward(const pass *p) {
 }
 
 static void next_forward(const pass *p) {
-    ONLY_WITH(EDGERL_SAC)
+    ONLY_IF_STOCHASTIC
     const forward_task task = forward_task_of(p, 0, p->l->next);
     p->kernels->forward(&task, layer_of(p)->block);
 }
@@ -416,16 +419,16 @@ static norm_task norm_task_of(const pass *p, int is_target, uint32_t lanes) {
     return (norm_task){
         .scale = parameters,
         .shift = parameters + units_of(layer),
-        .x = is_target ? output_of(l, p->network, p->index) : reals_at(l, l->sums[p->index]),
+        .x = is_target ? output_of(l, p->network, p->index) : reals_at(l, l->sums[p->network][p->index]),
         .y = output_of(l, p->network, p->index),
         .dy = reals_at(l, l->gradient[p->index]),
-        .mean = reals_at(l, l->mean[p->index]),
-        .deviation = reals_at(l, l->mean[p->index]) + l->stride,
+        .mean = reals_at(l, l->mean[p->network][p->index]),
+        .deviation = reals_at(l, l->mean[p->network][p->index]) + l->stride,
         .sums = reals_at(l, l->norm_sums),
         .scale_gradient = by_norm,
         .shift_gradient = by_norm + units_of(layer),
         .n_units = layer->n_outputs,
-        .width = l->width,
+        .width = p->width,
         .stride = l->stride,
         .first = p->first * lanes,
         .last = p->last * lanes,
@@ -436,7 +439,7 @@ static norm_task norm_task_of(const pass *p, int is_target, uint32_t lanes) {
 static void normalise_by(const pass *p, int is_target) {
     const norm_task task = norm_task_of(p, is_target, p->l->config.lanes);
     p->kernels->normalise(&task);
-    if (task.last == p->l->width) {
+    if (task.last == p->width) {
         zero_padding(p->l, task.y, layer_of(p)->n_outputs);
     }
 }
@@ -472,7 +475,7 @@ static input_task input_task_of(const pass *p) {
     return (input_task){
         .starts = words_at(l, layer->arrays.starts),
         .columns = indices_at(l, layer->arrays.columns),
-        .values = reals_at(l, layer->arrays.weight),
+        .values = reals_at(l, has_batch_norm(layer) ? l->folded[p->network][p->index].weight : layer->arrays.weight),
         .column_starts = by_columns ? words_at(l, layer->column_starts) : NULL,
         .rows = by_columns ? indices_at(l, layer->column_rows) : NULL,
         .places = by_columns ? indices_at(l, layer->column_places) : NULL,
@@ -483,7 +486,7 @@ static input_task input_task_of(const pass *p) {
         .dy = reals_at(l, l->gradient[p->index]),
         .x = input_of(l, p->network, p->index, l->now),
         .dx = reals_at(l, is_first ? l->action_gradient : l->gradient[p->index - 1]),
-        .width = l->width,
+        .width = p->width,
         .stride = l->stride,
         .first_column = from,
         .first = by_columns && p->first < from ? from : p->first,
@@ -492,14 +495,27 @@ static input_task input_task_of(const pass *p) {
     };
 }
 
-/* The gradient by a layer's inputs. */
-static void input_gradient(const pass *p) {
+static void run_input_task(const pass *p, const input_task *task) {
     const sparse_layer *layer = layer_of(p);
-    const input_task task = input_task_of(p);
-    p->kernels->input_gradient(&task, layer->block);
+    p->kernels->input_gradient(task, layer->block);
     if (p->index > 0 && p->last == input_gradient_rows(layer)) {
-        zero_padding(p->l, task.dx, layer->n_inputs);
+        zero_padding(p->l, task->dx, layer->n_inputs);
     }
+}
+
+/* The gradient by a layer's inputs, in learning: where a batch norm adds to it, centre_gradient leads through the activation. */
+static void input_gradient(const pass *p) {
+    input_task task = input_task_of(p);
+    if (has_batch_norm(layer_of(p))) {
+        task.before = LINEAR;
+    }
+    run_input_task(p, &task);
+}
+
+/* The same on the way to the actions: a batch norm has its running statistics, which no sample moves. */
+static void action_gradient(const pass *p) {
+    const input_task task = input_task_of(p);
+    run_input_task(p, &task);
 }
 
 static weight_task weight_task_of(const pass *p) {
@@ -514,7 +530,7 @@ static weight_task weight_task_of(const pass *p) {
         .x = input_of(l, p->network, p->index, l->now),
         .dy = reals_at(l, l->gradient[p->index]),
         .gradient = reals_at(l, gradients_of(p).weights),
-        .width = l->width,
+        .width = p->width,
         .stride = l->stride,
         .first_row = p->first,
         .last_row = p->last,
@@ -530,7 +546,7 @@ static void weight_gradient(const pass *p) {
     if (p->last == layer->rows) {
         const uint32_t n_rows = (uint32_t)padded(layer->n_outputs);
         real *by_bias = reals_at(l, gradients_of(p).biases);
-        p->kernels->row_sums(task.dy, n_rows, l->stride, l->width, by_bias);
+        p->kernels->row_sums(task.dy, n_rows, l->stride, p->width, by_bias);
     }
 }
 
@@ -561,17 +577,20 @@ static uint32_t parameters_of(const pass *p, parameter parameters[3]) {
     parameters[1] =
         (parameter){a->bias, a->bias_first_moment, a->bias_second_moment, a->bias_target, by.biases, units_of(layer)};
     parameters[2] =
-        (parameter){a->norm, a->norm_first_moment, a->norm_second_moment, a->norm_target, by.norms, 2 * units_of(layer)};
-    return has_norm(layer) ? 3 : 2;
+        (parameter){a->norm, a->norm_first_moment, a->norm_second_moment, a->norm_target, by.norms, 2 * scales_of(layer)};
+    return scales_of(layer) > 0 ? 3 : 2;
 }
 
-/* Adam or AdamW, on one layer, whose gradient is known and moderate. */
+/* Adam or AdamW, on one layer, whose gradient is known and moderate; and what a batch norm saw enters its running statistics. */
 static void step_adam(const pass *p) {
     learner *l = p->l;
     const edgerl_learner_config *c = &l->config;
     parameter parameters[3];
     const uint32_t n_parameters = parameters_of(p, parameters);
-    const uint64_t count = p->network == EDGERL_ACTOR ? this_update(l) / c->policy_delay : this_update(l);
+    if (has_batch_norm(layer_of(p))) {
+        follow_statistics(p);
+    }
+    const uint64_t count = steps_of(l, p->network);
     const double rate = network_plan(c, p->network)->learning_rate, first_keep = c->first_moment_decay;
     const int is_decoupled = c->optimiser == EDGERL_ADAMW;
     for (uint32_t i = 0; i < n_parameters; i++) {
@@ -603,6 +622,10 @@ static int check_gradient(const pass *p) {
             abandon(p->l);
             return 0;
         }
+    }
+    if (has_batch_norm(layer_of(p)) && !are_statistics_finite(p)) {
+        abandon(p->l);
+        return 0;
     }
     return 1;
 }
@@ -704,10 +727,15 @@ typedef enum operation {
     NEXT_SAMPLE,     /* a' of π(s') */
     TARGET_NORMALISE,
     NORMALISE,
-    NORM_SUMS, /* of the gradient through a norm */
+    BATCH_STATISTICS,
+    FOLD_BATCH,   /* of a batch norm, into the layer behind it, with the statistics of the batch */
+    FOLD_RUNNING, /* with the running statistics */
+    NORM_SUMS,    /* of the gradient through a norm */
     NORM_GRADIENT,
     INPUT_GRADIENT, /* of all layers but the first */
     WEIGHT_GRADIENT,
+    BATCH_NORM_GRADIENT,
+    CENTRE_GRADIENT,
     ADAM,         /* where gradients are cut, their norm instead: */
     CLIPPED_ADAM, /* then Adam follows when it is known */
     SELECT_DROP,
@@ -738,8 +766,8 @@ typedef enum timing {
 
 typedef enum order { ONCE, FIRST_TO_LAST, LAST_TO_FIRST } order;
 
-/* Up to five operations on each layer in turn, or once. */
-#define OPERATIONS 5u
+/* Up to seven operations on each layer in turn, or once. */
+#define OPERATIONS 7u
 typedef struct step_of_update {
     timing when;
     uint32_t network;
@@ -818,6 +846,48 @@ static const step_of_update UPDATE_OF_SAC[] = {
     {DELAYED, EDGERL_ACTOR, FIRST_TO_LAST, {PUBLISH}},
 };
 
+/* As both networks of critics, and the actor, learn through batch norms. */
+#define LEARN_THROUGH_NORMS                                                                                                  \
+    {NORM_SUMS, NORM_GRADIENT, WEIGHT_GRADIENT, BATCH_NORM_GRADIENT, INPUT_GRADIENT, CENTRE_GRADIENT, ADAM}
+
+static const step_of_update UPDATE_OF_CROSSQ[] = {
+    {EVERY_UPDATE, EDGERL_ACTOR, ONCE, {SAMPLE}},
+    {EVERY_UPDATE, EDGERL_ACTOR, FIRST_TO_LAST, {FOLD_RUNNING, NEXT_FORWARD}},
+    {EVERY_UPDATE, EDGERL_ACTOR, ONCE, {NEXT_SAMPLE}},
+    {EVERY_UPDATE, EDGERL_CRITIC_1, FIRST_TO_LAST, {BATCH_STATISTICS, FOLD_BATCH, FORWARD, NORMALISE}}, /* on both halves */
+    {EVERY_UPDATE, EDGERL_CRITIC_1, ONCE, {TARGET_VALUE}},
+    {EVERY_UPDATE, EDGERL_CRITIC_2, FIRST_TO_LAST, {BATCH_STATISTICS, FOLD_BATCH, FORWARD, NORMALISE}},
+    {EVERY_UPDATE, EDGERL_CRITIC_2, ONCE, {TARGET_VALUE}},
+    {EVERY_UPDATE, EDGERL_CRITIC_1, ONCE, {CRITIC_LOSS}},
+    {EVERY_UPDATE, EDGERL_CRITIC_1, LAST_TO_FIRST, LEARN_THROUGH_NORMS},
+    {EVERY_UPDATE, EDGERL_CRITIC_1, LAST_TO_FIRST, {CLIPPED_ADAM}},
+    {EVOLVING, EDGERL_CRITIC_1, FIRST_TO_LAST, {SELECT_DROP, SCORE_ABSENT, DROP_AND_GROW}},
+    {EVERY_UPDATE, EDGERL_CRITIC_2, ONCE, {CRITIC_LOSS}},
+    {EVERY_UPDATE, EDGERL_CRITIC_2, LAST_TO_FIRST, LEARN_THROUGH_NORMS},
+    {EVERY_UPDATE, EDGERL_CRITIC_2, LAST_TO_FIRST, {CLIPPED_ADAM}},
+    {EVOLVING, EDGERL_CRITIC_2, FIRST_TO_LAST, {SELECT_DROP, SCORE_ABSENT, DROP_AND_GROW}},
+    {EVOLVING, EDGERL_CRITIC_2, ONCE, {NOTE_EVOLUTION}},
+
+    {DELAYED, EDGERL_ACTOR, ONCE, {POLICY_NOISE}},
+    {DELAYED, EDGERL_ACTOR, FIRST_TO_LAST, {BATCH_STATISTICS, FOLD_BATCH, FORWARD}},
+    {DELAYED, EDGERL_ACTOR, ONCE, {POLICY_SAMPLE}},
+    {DELAYED, EDGERL_CRITIC_1, FIRST_TO_LAST, {FOLD_RUNNING, FORWARD, NORMALISE}},
+    {DELAYED, EDGERL_CRITIC_1, ONCE, {KEEP_VALUE}},
+    {DELAYED, EDGERL_CRITIC_2, FIRST_TO_LAST, {FOLD_RUNNING, FORWARD, NORMALISE}},
+    {DELAYED, EDGERL_CRITIC_2, ONCE, {LEAST_VALUE_LOSS}},
+    {DELAYED, EDGERL_CRITIC_2, LAST_TO_FIRST, {NORM_SUMS, NORM_GRADIENT, ACTION_GRADIENT}},
+    {DELAYED, EDGERL_CRITIC_2, ONCE, {KEEP_ACTION_GRADIENT}},
+    {DELAYED, EDGERL_CRITIC_1, ONCE, {LEAST_VALUE_LOSS}},
+    {DELAYED, EDGERL_CRITIC_1, LAST_TO_FIRST, {NORM_SUMS, NORM_GRADIENT, ACTION_GRADIENT}},
+    {DELAYED, EDGERL_ACTOR, ONCE, {DISTRIBUTION_GRADIENT}},
+    {DELAYED, EDGERL_ACTOR, LAST_TO_FIRST, LEARN_THROUGH_NORMS},
+    {DELAYED, EDGERL_ACTOR, LAST_TO_FIRST, {CLIPPED_ADAM}},
+    {EVOLVING, EDGERL_ACTOR, FIRST_TO_LAST, {SELECT_DROP, SCORE_ABSENT, DROP_AND_GROW}},
+    {EVOLVING, EDGERL_ACTOR, ONCE, {NOTE_EVOLUTION}},
+    {DELAYED, EDGERL_ACTOR, ONCE, {STEP_TEMPERATURE}},
+    {DELAYED, EDGERL_ACTOR, FIRST_TO_LAST, {PUBLISH}},
+};
+
 typedef struct table_of_steps {
     const step_of_update *steps;
     uint32_t count;
@@ -826,7 +896,14 @@ typedef struct table_of_steps {
 static table_of_steps update_of(const edgerl_learner_config *c) {
     static const table_of_steps td3 = {UPDATE_OF_TD3, sizeof UPDATE_OF_TD3 / sizeof UPDATE_OF_TD3[0]};
     static const table_of_steps sac = {UPDATE_OF_SAC, sizeof UPDATE_OF_SAC / sizeof UPDATE_OF_SAC[0]};
-    return is_stochastic(c) ? sac : td3;
+    static const table_of_steps crossq = {UPDATE_OF_CROSSQ, sizeof UPDATE_OF_CROSSQ / sizeof UPDATE_OF_CROSSQ[0]};
+    return has_joint_batch(c) ? crossq : is_stochastic(c) ? sac : td3;
+}
+
+/* Columns that a step goes over: a critic learns from a joint batch, and values the actor's actions alone. */
+static uint32_t width_of_step(const learner *l, const step_of_update *s) {
+    const int is_joint = has_joint_batch(&l->config) && s->network != EDGERL_ACTOR && s->when != DELAYED;
+    return is_joint ? 2 * l->width : l->width;
 }
 
 /* One operation on one layer: how many rows it has (none: there is nothing to do), and about how many multiply-adds each takes. */
@@ -836,21 +913,22 @@ typedef struct work_item {
     uint64_t work;
 } work_item;
 
-/* Multiply-adds of one of the `rows` that a pass over a layer consists of. */
-static uint64_t per_row(const learner *l, const sparse_layer *layer, uint32_t rows) {
-    return (weights_of(layer) / rows + 1) * l->width;
+/* Multiply-adds of one of the `rows` that a pass over a layer and `width` columns consists of. */
+static uint64_t per_row(const sparse_layer *layer, uint32_t rows, uint32_t width) {
+    return (weights_of(layer) / rows + 1) * width;
 }
 
 static work_item item_of(const learner *l, const step_of_update *s, uint32_t number) {
     const uint32_t turn = number / OPERATIONS, i = s->layers == LAST_TO_FIRST ? layers_of(l, s->network) - 1 - turn : turn;
     const sparse_layer *layer = &l->layers[s->network][i];
-    const uint32_t columns = input_gradient_rows(layer), if_sparse = !layer->is_dense;
+    const uint32_t columns = input_gradient_rows(layer), if_sparse = !layer->is_dense, width = width_of_step(l, s);
     const uint32_t if_evolving = if_sparse && network_plan(&l->config, s->network)->evolves;
     const uint32_t to_score = if_evolving && is_scored(l->config.growth) ? layer->rows : 0;
-    const uint64_t elementwise = 16 * (uint64_t)l->width * (l->config.n_observations + l->config.n_actions);
-    const uint64_t by_row = per_row(l, layer, layer->rows), by_column = per_row(l, layer, columns);
-    const uint32_t vectors_to_normalise = has_norm(layer) ? l->width / l->config.lanes : 0;
-    const uint64_t by_vector = 16 * (uint64_t)layer->n_outputs * l->config.lanes, by_unit = 16 * (uint64_t)l->width;
+    const uint64_t elementwise = 16 * (uint64_t)width * (l->config.n_observations + l->config.n_actions);
+    const uint64_t by_row = per_row(layer, layer->rows, width), by_column = per_row(layer, columns, width);
+    const uint32_t vectors_to_normalise = has_layer_norm(layer) ? width / l->config.lanes : 0;
+    const uint32_t batch_norms = has_batch_norm(layer) ? 1 : 0, batch_inputs = batch_norms * layer->n_inputs;
+    const uint64_t by_vector = 16 * (uint64_t)layer->n_outputs * l->config.lanes, by_unit = 16 * (uint64_t)width;
     const uint32_t if_clipping = clips_gradients(&l->config) ? 1 : 0;
     const uint64_t sweep = 16 * weights_of(layer), selecting = 128 * (uint64_t)layer->blocks;
     switch (s->operations[number % OPERATIONS]) {
@@ -893,7 +971,17 @@ static work_item item_of(const learner *l, const step_of_update *s, uint32_t num
     case NORM_SUMS:
         return (work_item){norm_sums, i, vectors_to_normalise, by_vector};
     case NORM_GRADIENT:
-        return (work_item){norm_gradient, i, has_norm(layer) ? layer->n_outputs : 0, by_unit};
+        return (work_item){norm_gradient, i, has_layer_norm(layer) ? layer->n_outputs : 0, by_unit};
+    case BATCH_STATISTICS:
+        return (work_item){batch_statistics, i, batch_inputs, by_unit};
+    case FOLD_BATCH:
+        return (work_item){fold_batch, i, batch_norms, sweep};
+    case FOLD_RUNNING:
+        return (work_item){fold_running, i, batch_norms, sweep};
+    case BATCH_NORM_GRADIENT:
+        return (work_item){batch_norm_gradient, i, batch_norms, sweep};
+    case CENTRE_GRADIENT:
+        return (work_item){centre_gradient, i, i > 0 ? batch_inputs : 0, by_unit};
     case INPUT_GRADIENT:
         return (work_item){input_gradient, i, i > 0 ? columns : 0, by_column};
     case WEIGHT_GRADIENT:
@@ -905,7 +993,7 @@ static work_item item_of(const learner *l, const step_of_update *s, uint32_t num
     case SELECT_DROP:
         return (work_item){select_drop, i, if_evolving, selecting};
     case SCORE_ABSENT:
-        return (work_item){score_absent, i, to_score, (uint64_t)layer->n_inputs * layer->block * l->width};
+        return (work_item){score_absent, i, to_score, (uint64_t)layer->n_inputs * layer->block * width};
     case DROP_AND_GROW:
         return (work_item){evolve, i, if_evolving, selecting};
     case NOTE_EVOLUTION:
@@ -915,7 +1003,7 @@ static work_item item_of(const learner *l, const step_of_update *s, uint32_t num
     case POLICY_LOSS:
         return (work_item){policy_loss, i, 1, elementwise};
     case ACTION_GRADIENT:
-        return (work_item){input_gradient, i, columns, by_column};
+        return (work_item){action_gradient, i, columns, by_column};
     case POLICY_GRADIENT:
         return (work_item){policy_gradient, i, 1, elementwise};
     case SOFT_UPDATE:
@@ -1008,6 +1096,7 @@ int32_t edgerl_learner_update(void *arena, const edgerl_replay *replay, uint64_t
         if (rows > 0) {
             p.network = now->network;
             p.index = i.index;
+            p.width = width_of_step(l, now);
             p.first = l->place.row;
             p.last = p.first + rows;
             i.run(&p);

@@ -45,9 +45,17 @@ NORM_FORWARD_FLOPS, NORM_BACKWARD_FLOPS = 8, 14
 by scale and shift 3, two means over the units 4, by the sum 6."""
 
 
-ACTOR_PASSES = {"td3": (1, 1), "sac": (3, 2)}
+BATCH_STATISTICS_FLOPS, CENTRING_FLOPS = 4, 5
+"""Per input of a layer behind a batch norm and sample, in learning: difference, its square, two sums; what the
+statistics add to its gradient 4, through the activation 1."""
+
+FOLD_FLOPS, UNFOLD_FLOPS = 3, 9
+"""Per weight and pass: a batch norm folded into it 1 and into the bias 2; its gradient 5, and two sums over the outputs
+4."""
+
+ACTOR_PASSES = {"td3": (1, 1), "sac": (3, 2), "crossq": (2, 2)}
 """Passes through a critic, forward and back, in an update of the actor: Q1; of SAC both, and Q1 forward once more,
-since both share the memory of their activations. In the order of the engine's numbers."""
+since both share the memory of their activations; of CrossQ both. In the order of the engine's numbers."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +84,7 @@ def training_cost(
     growth: str = "random",
     updates_per_step: float = 1.0,
     evolving: tuple[bool, bool] = (True, True),
-    critic_norm_units: int = 0,
+    norms: tuple[str, str] = ("none", "none"),
     algorithm: str = "td3",
     clips_gradients: bool = False,
 ) -> TrainingCost:
@@ -85,19 +93,21 @@ def training_cost(
     The first `start_steps` act at random and train nothing. `evolution_interval` is the number of updates between two
     evolution steps; None where the topology is fixed, and then targets need no pruning either.
     `growth` names the rule (GROWTH_RULES), which has its price per absent weight. `evolving`: whether the topology of
-    the actor, and that of each critic, evolves. `critic_norm_units`: units of a critic behind which a norm stands. For
-    the dense counterpart pass `edgerl.policy.shape.dense` of both networks.
+    the actor, and that of each critic, evolves. `norms`: of the actor and of each critic. For the dense counterpart
+    pass `edgerl.policy.shape.dense` of both networks.
     """
     acting_steps = max(0, steps - start_steps)
     updates = math.floor(acting_steps * updates_per_step)
     delayed_updates = updates // policy_delay
     evolutions = 0 if evolution_interval is None else max(0, updates - 1) // evolution_interval  # none at the last one
-    passes, is_sac = ACTOR_PASSES[algorithm], algorithm == "sac"
-    multiply_adds = updates * _critic_update(actor, critic) + delayed_updates * _actor_update(actor, critic, passes)
-    # SAC's targets follow at every update, and its actor has none.
-    soft_updates, with_targets = (updates, (False, True)) if is_sac else (delayed_updates, (True, True))
+    passes, is_joint = ACTOR_PASSES[algorithm], algorithm == "crossq"
+    multiply_adds = updates * _critic_update(actor, critic, is_joint=is_joint)
+    multiply_adds += delayed_updates * _actor_update(actor, critic, passes)
+    # SAC's targets follow at every update, and its actor has none; CrossQ has none at all.
+    with_targets = (algorithm == "td3", algorithm != "crossq")
+    soft_updates = delayed_updates if algorithm == "td3" else updates
     following = _in_networks(connections, actor, critic, with_targets)
-    pruned = (evolving[0] and with_targets[0], evolving[1])
+    pruned = (evolving[0] and with_targets[0], evolving[1] and with_targets[1])
     pruning = 0 if evolution_interval is None else _in_networks(connections, actor, critic, pruned)
     changing = 0 if evolution_interval is None else _in_networks(connections, actor, critic, evolving)
     absent = _in_networks(lambda shape: connections(dense(shape)) - connections(shape), actor, critic, evolving)
@@ -107,7 +117,12 @@ def training_cost(
         * (updates * 2 * connections(critic) + delayed_updates * connections(actor))
         + soft_updates * (SOFT_UPDATE_FLOPS * following + TARGET_PRUNING_FLOPS * pruning)
         + evolutions * (EVOLUTION_FLOPS * changing + GROWTH_RULES[growth].flops(batch_size) * absent)
-        + batch_size * critic_norm_units * _norm_flops(updates, delayed_updates, passes)
+        + (norms[1] == "layer") * batch_size * _layer_norm_flops(critic, updates, delayed_updates, passes, is_joint)
+        + (norms[0] == "batch")  # the actor learns, gives next actions, and is copied to act with
+        * _batch_norm_flops(actor, lessons=delayed_updates, samples=batch_size, folds=updates + delayed_updates)
+        + (norms[1] == "batch")  # both critics learn from a joint batch, and value the actor's actions
+        * 2
+        * _batch_norm_flops(critic, lessons=updates, samples=2 * batch_size, folds=delayed_updates)
         + acting_steps * inference_flops(actor)  # acting: one forward pass per step that is not random
     )
     paper_updates = math.floor(steps * updates_per_step)
@@ -127,19 +142,32 @@ def _in_networks(
     return chosen[0] * count(actor) + 2 * chosen[1] * count(critic)
 
 
-def _norm_flops(updates: int, delayed_updates: int, passes: tuple[int, int]) -> int:
-    """Per unit of a critic and sample: two targets, two critics forward and backward; those for the actor."""
+def _layer_norm_flops(
+    critic: NetworkShape, updates: int, delayed_updates: int, passes: tuple[int, int], is_joint: bool
+) -> int:
+    """Per sample: both critics on what follows and forward and backward; those for the actor."""
+    units = sum(layer.n_outputs for layer in critic[:-1])
     for_actor = passes[0] * NORM_FORWARD_FLOPS + passes[1] * NORM_BACKWARD_FLOPS
-    return updates * 2 * (2 * NORM_FORWARD_FLOPS + NORM_BACKWARD_FLOPS) + delayed_updates * for_actor
+    for_critics = 2 * (2 * NORM_FORWARD_FLOPS + (1 + is_joint) * NORM_BACKWARD_FLOPS)
+    return units * (updates * for_critics + delayed_updates * for_actor)
 
 
-def _critic_update(actor: NetworkShape, critic: NetworkShape) -> int:
-    """Multiply-adds per sample: an actor for the next actions, two target critics; two critics forward and backward."""
-    targets = connections(actor) + 2 * connections(critic)
-    forward = 2 * connections(critic)
+def _batch_norm_flops(network: NetworkShape, *, lessons: int, samples: int, folds: int) -> int:
+    """Of batch norms before all layers of a network that learns so often, from so many samples, and is folded so often
+    with its running statistics."""
+    statistics = BATCH_STATISTICS_FLOPS * sum(layer.n_inputs for layer in network)
+    centring = CENTRING_FLOPS * sum(layer.n_inputs for layer in network[1:])
+    by_weight = lessons * (FOLD_FLOPS + UNFOLD_FLOPS) + folds * FOLD_FLOPS
+    return lessons * samples * (statistics + centring) + by_weight * connections(network)
+
+
+def _critic_update(actor: NetworkShape, critic: NetworkShape, *, is_joint: bool) -> int:
+    """Multiply-adds per sample: an actor for the next actions; two critics on what follows, and two forward and
+    backward, which is through both halves of a joint batch."""
+    forward = connections(actor) + 2 * 2 * connections(critic)
     weight_gradients = 2 * connections(critic)
     input_gradients = 2 * connections(critic[1:])
-    return targets + forward + weight_gradients + input_gradients
+    return forward + (1 + is_joint) * (weight_gradients + input_gradients)
 
 
 def _actor_update(actor: NetworkShape, critic: NetworkShape, passes: tuple[int, int]) -> int:

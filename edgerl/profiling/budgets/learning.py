@@ -182,7 +182,7 @@ def update_flops(config: LearnerConfig) -> float:
             evolution_interval=config.evolution_interval or None,
             growth=list(GROWTH_RULES)[config.growth],
             evolving=(bool(config.actor.evolves), bool(config.critic.evolves)),
-            critic_norm_units=sum(plan.n_outputs for plan in config.critic.plans[:-1]) if config.critic.norm else 0,
+            norms=("none", "layer" if config.critic.norm else "none"),
             clips_gradients=config.gradient_clip > 0,
             algorithm=list(ACTOR_PASSES)[config.algorithm],
         ).training_flops_full

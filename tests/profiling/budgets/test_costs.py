@@ -53,7 +53,7 @@ def test_the_count_of_sac_with_norms_by_hand() -> None:
     critic = (LayerShape(3, 4, 8), LayerShape(4, 1, 4))  # 12 connections, 4 behind the first layer; a norm of 4 units
     cost = training_cost(
         actor, critic, batch_size=10, steps=4, start_steps=2, policy_delay=2, evolution_interval=3,
-        updates_per_step=2.5, evolving=(True, False), critic_norm_units=4, algorithm="sac",
+        updates_per_step=2.5, evolving=(True, False), norms=("none", "layer"), algorithm="sac",
     )  # fmt: skip
     assert cost.updates == 5
     critic_update = 12 + 24 + 24 + 24 + 8  # next actions, target critics; critics forward, weight and input gradients
@@ -65,6 +65,24 @@ def test_the_count_of_sac_with_norms_by_hand() -> None:
     evolution = 1 * 4 * 12
     acting = 2 * 2 * 12
     assert cost.training_flops_full == passes + norms + adam + targets + evolution + acting
+
+
+def test_the_count_of_crossq_by_hand() -> None:
+    actor = (LayerShape(2, 4, 6), LayerShape(4, 2, 6))  # 12 connections, 6 behind the first layer; 6 inputs, 4 there
+    critic = (LayerShape(3, 4, 8), LayerShape(4, 1, 4))  # 12 connections, 4 behind the first layer; 7 inputs, 4 there
+    cost = training_cost(
+        actor, critic, batch_size=10, steps=7, start_steps=2, policy_delay=2, evolution_interval=3,
+        norms=("batch", "batch"), algorithm="crossq",
+    )  # fmt: skip
+    critic_update = 12 + 2 * (24 + 24 + 8)  # next actions; critics forward, weight and input gradients, of both halves
+    actor_update = 12 + 2 * 12 + 2 * 12 + 12 + 6
+    passes = 2 * 10 * (5 * critic_update + 2 * actor_update)
+    of_critics = 2 * (5 * (20 * (4 * 7 + 5 * 4) + 12 * 12) + 2 * 3 * 12)
+    of_actor = 5 * 3 * 12 + 2 * (10 * (4 * 6 + 5 * 4) + 12 * 12 + 3 * 12)
+    adam = 15 * (5 * 24 + 2 * 12)
+    evolution = 1 * 4 * (12 + 24)  # and no targets
+    acting = 5 * 2 * 12
+    assert cost.training_flops_full == passes + of_critics + of_actor + adam + evolution + acting
 
 
 def test_a_fixed_topology_neither_evolves_nor_prunes_targets() -> None:
