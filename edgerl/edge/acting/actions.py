@@ -47,6 +47,8 @@ class Playable(Protocol):
 
     def __call__(self, observation: Array) -> Array: ...
 
+    def reset(self) -> None: ...
+
 
 class Task(Protocol):
     """What a policy must suit; bounds are float32 [m]."""
@@ -78,6 +80,10 @@ class AdaptedPolicy:
             action = self.action_low + share * (self.action_high.astype(np.float64) - self.action_low)
         within: Array = np.clip(action, self.action_low, self.action_high).astype(np.float32)
         return within
+
+    def reset(self) -> None:
+        """An episode begins."""
+        self._policy.reset()
 
 
 def adapted(policy: Playable, task: Task, mode: ActionMode | None, name: str = "the policy") -> Playable:
