@@ -11,7 +11,7 @@ sparse one.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -416,9 +416,9 @@ def initializers(graph: GraphProto, path: Path) -> dict[str, Constant]:
     return dense | sparse
 
 
-def only_input(graph: GraphProto, constants: dict[str, Constant], path: Path) -> tuple[str, int | None]:
-    """(name, features of one sample where the graph says so) of the one input."""
-    inputs = [value for value in graph.input if value.name not in constants]
+def only_input(graph: GraphProto, known: Container[str], path: Path) -> tuple[str, int | None]:
+    """(name, features of one sample where the graph says so) of the one input that is not `known`."""
+    inputs = [value for value in graph.input if value.name not in known]
     if len(inputs) != 1:
         raise UnsupportedModelError(f"{path} has {len(inputs)} inputs; expected one, the observation")
     tensor_type = inputs[0].type.tensor_type
