@@ -111,9 +111,7 @@ class Network:
         """
         surplus = (name for name in state if name.startswith(prefix) and name.endswith(("_reverse", "_hr_l0")))
         if (found := next(surplus, None)) is not None:
-            raise UnsupportedModelError(
-                f"{path} has {quoted(found)}: both directions, or a projection, no policy holds"
-            )
+            raise UnsupportedModelError(f"{path} has {quoted(found)}: expected cells of one direction, not projected")
         index = 0
         while index == 0 or f"{prefix}weight_ih_l{index}" in state:
             self._cell(state, prefix, index, path)
@@ -127,7 +125,7 @@ class Network:
                 f"{path}: {prefix}weight_hh_l{index} has {n_rows} rows for {units} units; expected 3 (GRU) or 4 (LSTM) "
                 "for each"
             )
-        shapes = {"weight_ih": (n_rows, self.signal.size), "weight_hh": (n_rows, units)}
+        shapes: dict[str, tuple[int, ...]] = {"weight_ih": (n_rows, self.signal.size), "weight_hh": (n_rows, units)}
         shapes |= {"bias_ih": (n_rows,), "bias_hh": (n_rows,)}
         parts = {part: tensor(state, f"{prefix}{part}_l{index}", shape, path) for part, shape in shapes.items()}
         module = getattr(require("torch", "train").nn, name.upper())(self.signal.size, units).requires_grad_(False)

@@ -35,7 +35,7 @@ from edgerl.edge.acting.onnx_policy import METADATA_KEY, OnnxPolicy
 from edgerl.errors import CheckFailed, EdgerlError, UnsupportedModelError, reason
 from edgerl.export.onnx.report import OnnxReport
 from edgerl.files.atomic import MAXIMUM_BYTES, refuse_existing, write_atomically
-from edgerl.policy.activation import LEAKY_SLOPE, ActivationName
+from edgerl.policy.activation import LEAKY_SLOPE
 from edgerl.policy.cell import CellName
 from edgerl.policy.compact import Array, CompactPolicy, Layer, LayerNorm, without_denormals
 from edgerl.policy.loss import action_span, resolution, sampled_observations
@@ -237,7 +237,7 @@ class _Graph:
         self.apply("Tanh", name)
 
 
-ACTIVATIONS: Mapping[ActivationName, Callable[[_Graph, str], None]] = {
+ACTIVATIONS: Mapping[str, Callable[[_Graph, str], None]] = {
     "identity": lambda _graph, _name: None,
     "relu": lambda graph, name: graph.apply("Relu", name),
     "leaky_relu": lambda graph, name: graph.apply("LeakyRelu", name, alpha=LEAKY_SLOPE),

@@ -156,9 +156,9 @@ class _Buffers(local):
         ):
             bind(name, "cpu", 0, dtype, shape, buffer.ctypes.data)
         buffers = [(np.zeros(shape, np.float32), np.zeros(shape, np.float32)) for _, _, shape in states]
-        for (name, following, shape), (before, after) in zip(states, buffers, strict=True):
-            binding.bind_input(name, "cpu", 0, np.float32, shape, before.ctypes.data)
-            binding.bind_output(following, "cpu", 0, np.float32, shape, after.ctypes.data)
+        for (entering, leaving, sizes), (before, after) in zip(states, buffers, strict=True):
+            binding.bind_input(entering, "cpu", 0, np.float32, sizes, before.ctypes.data)
+            binding.bind_output(leaving, "cpu", 0, np.float32, sizes, after.ctypes.data)
         self.parts = given, acted, binding, buffers
 
 
