@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import re
 import threading
 from collections.abc import Callable
@@ -665,8 +666,9 @@ def test_a_control_loop_begins_an_episode() -> None:
     made, _ = recurrent_policy("gru")
     policy, observation, sent = Policy(made), episode(made, 1)[0], []
     first = _along(policy, observation[None])[0]
-    loop = ControlLoop(policy, lambda: observation, sent.append, 1000, np.zeros(3))
+    clock = itertools.count(0, 20_000).__next__  # each look takes 20 µs
+    loop = ControlLoop(policy, lambda: observation, sent.append, 100, np.zeros(3), clock=clock, sleep=lambda _: None)
     for _ in range(2):
         sent.clear()
-        loop.run(0.01)
+        loop.run(0.05)
         np.testing.assert_array_equal(sent[0], first)
