@@ -113,7 +113,7 @@ static void naive_block_columns(const policy_columns *layer, const policy_active
 
 /* ---------------------------------------------------------------------------------------------- activations */
 
-static inline float sigmoid(float x) { return 1.0f / (1.0f + (float)exponential(-x)); }
+static inline float sigmoid(float x) { return 1.0f / (1.0f + (float)exponential((real)-x)); }
 
 /* x Φ(x): Φ(−x) by the rational approximation of Abramowitz and Stegun 7.1.26, within 1e-7. */
 static inline float gelu(float x) {
@@ -123,7 +123,7 @@ static inline float gelu(float x) {
     p = p * t + 1.421413741f;
     p = p * t - 0.284496736f;
     p = p * t + 0.254829592f;
-    const float tail = 0.5f * p * t * (float)exponential(-0.5f * x * x) * x;
+    const float tail = 0.5f * p * t * (float)exponential((real)(-0.5f * x * x)) * x;
     return x < 0 ? tail : x - tail;
 }
 
@@ -133,7 +133,7 @@ static inline __attribute__((always_inline)) float activated(int32_t activation,
     case EDGERL_LEAKY_RELU:
         return x < 0 ? 0.01f * x : x;
     case EDGERL_ELU:
-        return x > 0 ? x : (float)exponential(x) - 1.0f;
+        return x > 0 ? x : (float)exponential((real)x) - 1.0f;
     case EDGERL_SILU:
         return x * sigmoid(x);
     case EDGERL_TANH:
