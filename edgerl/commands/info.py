@@ -284,7 +284,7 @@ def _size(data: bytes) -> Description:
 
 
 def _network(layers: tuple[LayerRow, ...]) -> Description:
-    from edgerl.policy.shape import architecture
+    from edgerl.policy.cell import architecture
 
     connections, positions = sum(r.connections for r in layers), sum(r.positions for r in layers)
     return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,11 +64,16 @@ class _Simulation:
 
     environment: Environment
     seed: int
+    forget: Callable[[], None]  # called where an episode begins
     finished: list[EpisodeSoFar] = field(default_factory=list)
     unfinished: EpisodeSoFar = field(default_factory=EpisodeSoFar)
 
     def __post_init__(self) -> None:
-        self._observation = self.environment.reset(self.seed)
+        self._begin()
+
+    def _begin(self) -> None:
+        self.forget()
+        self._observation = self.environment.reset(self.seed + len(self.finished))
 
     def observe(self) -> npt.NDArray[np.float32]:
         """The present observation [n], in the type that the policy needs."""
@@ -81,7 +87,7 @@ class _Simulation:
         if terminated or truncated:
             self.finished.append(self.unfinished)
             self.unfinished = EpisodeSoFar()
-            self._observation = self.environment.reset(self.seed + len(self.finished))
+            self._begin()
 
 
 def run(
@@ -110,7 +116,7 @@ def run(
     with contextlib.closing(environment):
         driver = adapted(policy, environment, actions, str(path))
         environment.observation_dtype = policy.observation_dtype
-        simulation = _Simulation(environment, seed)
+        simulation = _Simulation(environment, seed, driver.reset)
         fallback = np.clip(0, environment.action_low, environment.action_high)
         loop = ControlLoop(driver, simulation.observe, simulation.act, rate, fallback)
         is_cut = False

@@ -260,7 +260,7 @@ def frames_per_second(environment: Rendered) -> float:
 
 
 def _episode(
-    policy: Callable[[Array], Array],
+    policy: Playable,
     environment: Rendered,
     seed: int,
     steps: int,
@@ -268,6 +268,7 @@ def _episode(
     results: list[tuple[float, int]],
 ) -> Iterator[Frame]:
     """One filmed episode; its (return, steps) is appended to `results`."""
+    policy.reset()
     observation, total = environment.reset(seed), 0.0
     low, high = environment.action_low, environment.action_high
     for step in range(1, steps + 1):

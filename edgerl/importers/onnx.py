@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,11 +16,12 @@ from edgerl.importers import onnx_file
 from edgerl.importers.options import Stated
 from edgerl.importers.signal import Signal, Unfit
 from edgerl.policy.activation import LEAKY_SLOPE
-from edgerl.policy.compact import MAXIMUM_POSITIONS, Array, LayerNorm
+from edgerl.policy.cell import CellName, joined_weights
+from edgerl.policy.compact import MAXIMUM_POSITIONS, MAXIMUM_UNITS, Array, LayerNorm
 from edgerl.policy.contract import UNKNOWN, Contract, from_text
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto
+    from onnx import GraphProto, ModelProto, NodeProto
 
 ACTION_OUTPUTS = ("actions", "action", "continuous_actions")
 """The output that is the action, where a graph has several."""
@@ -98,29 +100,57 @@ class Statistic:
         return self.of.normed(LayerNorm(ones, 0 * ones, deviation.epsilon))
 
 
-Value = Array | Signal | Gate | Statistic
+@dataclass(frozen=True)
+class Memory:
+    """The state of recurrent cells, all of it or a part: an input beside the observation, or what a cell makes of it.
+
+    Which part is which cell's is not followed; the comparison with the original finds another order.
+    """
+
+
+Value = Array | Signal | Gate | Statistic | Memory
 
 
 class Model:
     """The action of an ONNX file, and what onnxruntime makes of an observation."""
 
     def __init__(
-        self, action: Signal, data: bytes, names: tuple[str, str], path: Path, contract: Contract = UNKNOWN
+        self,
+        action: Signal,
+        data: bytes,
+        names: tuple[str, str],
+        states: Mapping[str, str],
+        path: Path,
+        contract: Contract = UNKNOWN,
     ) -> None:
-        """names: of the observation and of the action."""
+        """names: of the observation and of the action; states: input → output, of each part of the state."""
         self.action, self.contract = action, contract
-        self._data, self._names, self._path = data, names, path
+        self._data, self._names, self._states, self._path = data, names, states, path
 
     def __call__(self, observations: Array) -> Array:
-        """Actions [count, m] for observations [count, n], one by one: a batch may be fixed to 1."""
+        """Actions [count, m] for observations [count, n], one by one: a batch may be fixed to 1. With a state they are
+        the steps of an episode."""
         onnxruntime = require("onnxruntime", "export")
         observation, action = self._names
+        rows = []
         try:
             session = onnxruntime.InferenceSession(self._data, providers=["CPUExecutionProvider"])
-            rows = [session.run([action], {observation: row[None]})[0].reshape(-1) for row in observations]
+            state = {each.name: _zeros(each.shape) for each in session.get_inputs() if each.name in self._states}
+            for row in observations:
+                acted, *after = session.run([action, *self._states.values()], {observation: row[None], **state})
+                state = dict(zip(self._states, after, strict=True))
+                rows.append(acted.reshape(-1))
         except Exception as error:  # onnxruntime has no common base for its own
             raise FileFormatError(f"{self._path} cannot be run by onnxruntime ({reason(error)})") from error
         return np.stack(rows)
+
+
+def _zeros(shape: Sequence[int | str | None]) -> Array:
+    """A state at an episode's begin: sizes that a file leaves open are 1."""
+    sizes = [size if isinstance(size, int) else 1 for size in shape]
+    if math.prod(sizes) > MAXIMUM_UNITS:
+        raise ValueError(f"a state of {math.prod(sizes)} numbers")
+    return np.zeros(sizes, np.float32)
 
 
 def read(data: bytes, path: Path, stated: Stated) -> Model:
@@ -135,11 +165,13 @@ def read(data: bytes, path: Path, stated: Stated) -> Model:
         data = model.SerializeToString()
     graph = model.graph
     constants = onnx_file.initializers(graph, path)
-    name, width = onnx_file.only_input(graph, constants, path)
+    states = _states_of(graph, constants)
+    name, width = onnx_file.only_input(graph, {*constants, *states}, path)
     if width is None:
         raise UnsupportedModelError(f"{path} does not say how many numbers its observation has; export it with a size")
-    output = _output([output.name for output in graph.output], path)
+    output = _output([each.name for each in graph.output if each.name not in states.values()], path)
     values: dict[str, Value] = {key: _dense(constant, path) for key, constant in constants.items()}
+    values |= dict.fromkeys(states, Memory())
     values[name] = Signal.observation(width)
     reader = _Reader(path, values)
     for node in _needed(graph.node, output):
@@ -149,7 +181,7 @@ def read(data: bytes, path: Path, stated: Stated) -> Model:
         action = action.alone()
     if not isinstance(action, Signal):
         raise UnsupportedModelError(f"{path} has an output {quoted(output)} that its observation does not change")
-    return Model(action, data, (name, output), path, _contract(model, path))
+    return Model(action, data, (name, output), states, path, _contract(model, path))
 
 
 def _contract(model: ModelProto, path: Path) -> Contract:
@@ -158,6 +190,14 @@ def _contract(model: ModelProto, path: Path) -> Contract:
         return from_text({entry.key: entry.value for entry in model.metadata_props})
     except ValueError as error:
         raise FileFormatError(f"{path} is not valid: its metadata has {error}") from error
+
+
+def _states_of(graph: GraphProto, constants: Container[str]) -> dict[str, str]:
+    """Inputs and outputs of the state, which are called like h_in and h_out."""
+    outputs = {each.name for each in graph.output}
+    inputs = [each.name for each in graph.input if each.name not in constants]
+    pairs = {name: re.sub("in$", "out", name) for name in inputs}
+    return {name: following for name, following in pairs.items() if following != name and following in outputs}
 
 
 def take_external_data(model: ModelProto, path: Path) -> None:
@@ -251,12 +291,20 @@ class _Reader:
             return [onnx_file.constant_of(node, self._path).values]
         if all(value is None or isinstance(value, np.ndarray) for value in inputs):
             return _folded(node, [value for value in inputs if isinstance(value, np.ndarray)])
+        if isinstance(inputs[0], Memory) and node.op_type in OF_MEMORY:
+            return [Memory()] * len(node.output)
+        if node.op_type in ("GRU", "LSTM"):
+            cell = _cell(node.op_type, inputs, attributes)
+            return [cell, cell, Memory()]
         if node.op_type == "Split":
             return _split(_signal(inputs[0]), inputs, attributes, len(node.output))
         if node.op_type not in STEPS:
             raise Unfit("is not understood")
         return [STEPS[node.op_type](inputs, attributes)]
 
+
+OF_MEMORY = frozenset({"Cast", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"})
+"""Operators that take parts of a state."""
 
 Inputs = Sequence[Value | None]
 Attributes = Mapping[str, Any]
@@ -473,6 +521,60 @@ def _root(inputs: Inputs, _: Attributes) -> Statistic:
     return inputs[0].next("deviation", "variance")
 
 
+TORCH_GATES = {"GRU": (1, 0, 2), "LSTM": (0, 2, 3, 1)}
+"""Where PyTorch's gates are among ONNX's: zrh, iofc."""
+
+CELL_ATTRIBUTES = frozenset(
+    {"activations", "direction", "hidden_size", "input_forget", "layout", "linear_before_reset"}
+)
+
+
+def _cell(operator: str, inputs: Inputs, attributes: Attributes) -> Signal:
+    """One step of a GRU or an LSTM."""
+    value, order = _signal(inputs[0]), TORCH_GATES[operator]
+    inputs = [*inputs, *[None] * (8 - len(inputs))]
+    if not isinstance(inputs[5], Memory) or not (operator == "GRU" or isinstance(inputs[6], Memory)):
+        raise Unfit(
+            "begins anew with every observation; expected its state as inputs and outputs, such as h_in and h_out"
+        )
+    weight, recurrence = (_numbers(part, 3) for part in inputs[1:3])
+    units = recurrence.shape[2]
+    if weight.shape != (1, len(order) * units, value.size) or recurrence.shape != (1, len(order) * units, units):
+        raise Unfit(
+            f"has weights of the shapes {list(weight.shape)} and {list(recurrence.shape)} for {value.size} inputs"
+        )
+    biases = np.zeros((1, 2 * len(order) * units)) if inputs[3] is None else _numbers(inputs[3], 2)
+    if biases.shape != (1, 2 * len(order) * units):
+        raise Unfit(f"has a bias of the shape {list(biases.shape)}")
+    _check_cell(operator, attributes)
+    if inputs[7] is not None:
+        raise Unfit("has peepholes")
+    rows = np.arange(len(order) * units).reshape(-1, units)[list(order)].ravel()
+    halves = np.split(biases[0], 2)
+    name: CellName = "gru" if operator == "GRU" else "lstm"
+    parts = weight[0][rows], recurrence[0][rows], halves[0][rows], halves[1][rows]
+    return value.cell(name, *joined_weights(name, *parts))
+
+
+def _numbers(value: Value | None, dimensions: int) -> Array:
+    if not isinstance(value, np.ndarray) or value.ndim != dimensions or value.dtype.kind != "f":
+        raise Unfit(f"has weights that are no constants of {dimensions} dimensions")
+    return value.astype(np.float64)
+
+
+def _check_cell(operator: str, attributes: Attributes) -> None:
+    activations = [b"Sigmoid", b"Tanh"] if operator == "GRU" else [b"Sigmoid", b"Tanh", b"Tanh"]
+    stated = list(attributes["activations"].strings) if "activations" in attributes else activations
+    direction = attributes["direction"].s if "direction" in attributes else b"forward"
+    if (surplus := min(set(attributes) - CELL_ATTRIBUTES, default=None)) is not None:
+        raise Unfit(f"has the attribute {quoted(surplus, 20)}, which no cell of PyTorch has")
+    is_other = _integer(attributes, "layout", 0) or _integer(attributes, "input_forget", 0)
+    if stated != activations or direction != b"forward" or is_other:
+        raise Unfit("has another direction, layout or activation than a cell of PyTorch")
+    if operator == "GRU" and not _integer(attributes, "linear_before_reset", 0):
+        raise Unfit("applies its reset gate before the matrix; expected linear_before_reset = 1, as PyTorch has it")
+
+
 def _concat(inputs: Inputs, attributes: Attributes) -> Signal:
     _check_last_axis(attributes)
     first, *others = (_signal(value) for value in inputs)
@@ -494,6 +596,13 @@ def _slice(inputs: Inputs, attributes: Attributes) -> Signal:
 
 def _gather(inputs: Inputs, attributes: Attributes) -> Signal:
     value, chosen = _signal(inputs[0]), inputs[1]
+    if (
+        isinstance(chosen, np.ndarray)
+        and chosen.ndim == 0
+        and chosen in (0, -1)
+        and not _integer(attributes, "axis", 0)
+    ):
+        return value  # its one row
     if _integer(attributes, "axis", 0) not in (-1, 1) or not isinstance(chosen, np.ndarray) or chosen.ndim != 1:
         raise Unfit("chooses along another axis than the last")
     if np.any(chosen >= value.size) or np.any(chosen < -value.size):
@@ -515,9 +624,24 @@ def _split(value: Signal, inputs: Inputs, attributes: Attributes, count: int) ->
 def _reshape(inputs: Inputs, _: Attributes) -> Signal:
     value, shape = _signal(inputs[0]), inputs[1]
     sizes = [int(n) for n in np.ravel(shape)] if isinstance(shape, np.ndarray) else []
-    if len(sizes) != 2 or sizes[1] not in (-1, value.size) or sizes[0] not in (-1, 0, 1):
+    if len(sizes) < 2 or sizes[-1] not in (-1, value.size) or any(size not in (-1, 0, 1) for size in sizes[:-1]):
         raise Unfit(f"reshapes {value.size} numbers to {str(sizes)[:40]}; expected one row")
     return value
+
+
+def _with_axes(inputs: Inputs, attributes: Attributes) -> Signal:
+    """Squeeze and Unsqueeze: all axes but the last have the size 1."""
+    axes = inputs[1] if len(inputs) > 1 else np.array(attributes["axes"].ints) if "axes" in attributes else None
+    if not isinstance(axes, np.ndarray) or np.any(np.ravel(axes) == -1):
+        raise Unfit("adds or removes the last axis")
+    return _signal(inputs[0])
+
+
+def _transpose(inputs: Inputs, attributes: Attributes) -> Signal:
+    order = list(attributes["perm"].ints) if "perm" in attributes else [0]
+    if order[-1] != len(order) - 1 or len(order) < 2:
+        raise Unfit("moves the last axis")
+    return _signal(inputs[0])
 
 
 def _flatten(inputs: Inputs, attributes: Attributes) -> Signal:
@@ -566,12 +690,15 @@ STEPS: Mapping[str, Callable[[Inputs, Attributes], Value]] = {
     "Slice": _slice,
     "Gather": _gather,
     "Reshape": _reshape,
+    "Squeeze": _with_axes,
+    "Unsqueeze": _with_axes,
+    "Transpose": _transpose,
     "Flatten": _flatten,
     "Cast": _cast,
     "Identity": lambda inputs, _: _signal(inputs[0]),
     "Dropout": lambda inputs, _: _signal(inputs[0]),
 }
-"""By operator; Split, which makes several values, beside."""
+"""By operator; Split, GRU and LSTM, which make several values, beside."""
 
 
 def _integer(attributes: Attributes, name: str, default: int) -> int:

@@ -6,7 +6,7 @@ Sizes are bounded, nothing outside the file is read, and no dense matrix is made
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -146,11 +146,13 @@ def initializers(graph: GraphProto, path: Path) -> dict[str, Constant]:
     return dense | sparse
 
 
-def only_input(graph: GraphProto, constants: dict[str, Constant], path: Path) -> tuple[str, int | None]:
-    """(name, features of one sample where the graph says so) of the one input."""
-    inputs = [value for value in graph.input if value.name not in constants]
+def only_input(graph: GraphProto, known: Container[str], path: Path) -> tuple[str, int | None]:
+    """(name, features of one sample where the graph says so) of the one input that is not `known`."""
+    inputs = [value for value in graph.input if value.name not in known]
     if len(inputs) != 1:
-        raise UnsupportedModelError(f"{path} has {len(inputs)} inputs; expected one, the observation")
+        is_recurrent = any(node.op_type in ("GRU", "LSTM") for node in graph.node)
+        hint = f"; it is recurrent, and is counted as a policy: edgerl import {path}" if is_recurrent else ""
+        raise UnsupportedModelError(f"{path} has {len(inputs)} inputs; expected one, the observation{hint}")
     tensor_type = inputs[0].type.tensor_type
     if not tensor_type.HasField("shape"):
         return inputs[0].name, None

@@ -83,27 +83,31 @@ def read(content: Mapping[Any, Any], path: Path, stated: Stated) -> tuple[Networ
     """
     layout = next(each for each in LAYOUTS if _has_layers(content, each))
     state = state_dict.tensors(content[layout.part], path, layout.part)
-    if any(name.startswith(layout.recurrent) for name in state):
-        raise UnsupportedModelError(f"{path} is recurrent ({layout.recurrent}*); expected a perceptron")
     if stated.activation is None:
         raise ConfigError(
             f"{path}, a checkpoint of rsl_rl, does not say its activation; name it: `activation` elu, rsl_rl's default "
             f"(see params/agent.yaml beside it), or {', '.join(name for name in ACTIVATIONS if name != 'elu')}"
         )
     *names, last = state_dict.linear_names(state, layout.layers, path)
-    network = _normalised(content, state, [*names, last][0], path)
+    cells = f"{layout.recurrent}rnn."
+    is_recurrent = any(name.startswith(cells) for name in state)
+    network = _normalised(
+        content, state, f"{cells}weight_ih_l0" if is_recurrent else f"{[*names, last][0]}.weight", path
+    )
     try:
+        if is_recurrent:
+            network.recurrent(state, cells, path)
         state_dict.perceptron(network, state, names, stated.activation, path)
         network.linear(state, last, path)
     except Unfit as error:
         raise UnsupportedModelError(f"{path} cannot become a policy: it {error}") from error
     _keep_means(network, state, layout)
-    return network, f"rsl_rl {layout.versions}"
+    return network, f"rsl_rl {layout.versions}{', recurrent' if is_recurrent else ''}"
 
 
 def _normalised(content: Mapping[Any, Any], state: StateDict, first: str, path: Path) -> Network:
-    """The network up to its first layer."""
-    network = Network(state_dict.tensor(state, f"{first}.weight", (None, None), path).shape[1])
+    """The network up to its first layer, whose weight is `first`."""
+    network = Network(state_dict.tensor(state, first, (None, None), path).shape[1])
     for part, prefix in dict.fromkeys(layout.normaliser for layout in LAYOUTS):
         if isinstance(content.get(part), Mapping) and f"{prefix}_mean" in content[part]:
             statistics = state_dict.tensors(content[part], path, part)

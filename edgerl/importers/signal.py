@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from edgerl.policy.activation import ActivationName
+from edgerl.policy.cell import CELLS, GATES, CellName
 from edgerl.policy.compact import Array, CompactPolicy, Head, LayerNorm, make_layer
 
 SATURATED = 9.0
@@ -73,7 +74,12 @@ class Hidden:
 
     affine: Affine  # with a weight
     norm: LayerNorm | None
-    activation: ActivationName
+    activation: ActivationName | CellName
+
+    @property
+    def size(self) -> int:
+        """How many numbers it gives."""
+        return len(self.affine.bias) // (GATES if self.activation in CELLS else 1)
 
 
 @dataclass(frozen=True)
@@ -105,7 +111,7 @@ class Signal:
     @property
     def inputs(self) -> int:
         """How many numbers the vector has that it is a function of."""
-        return len(self.hidden[-1].affine.bias) if self.hidden else self.n_observations
+        return self.hidden[-1].size if self.hidden else self.n_observations
 
     @property
     def is_sums(self) -> bool:
@@ -173,6 +179,14 @@ class Signal:
             raise Unfit("multiplies what was clipped")
         biases = np.broadcast_to(np.asarray(bias, np.float64), len(weight))
         return replace(before, affine=before.affine.behind(weight.astype(np.float64), biases, before.inputs))
+
+    def cell(self, name: CellName, weight: Array, bias: Array) -> Signal:
+        """A recurrent cell: weight [4 units, inputs + units], bias [4 units], see edgerl.policy.cell."""
+        units = len(weight) // GATES
+        fed = self.linear(weight[:, :-units], bias)
+        joined = np.concatenate([fed.affine.weights(fed.inputs), weight[:, -units:]], axis=1)
+        done = Hidden(Affine.matrix(joined, fed.affine.bias), None, name)
+        return replace(fed, affine=Affine.identity(units), hidden=(*fed.hidden, done))
 
     def _with_normaliser(self) -> Signal:
         """With what stands before the first layer as its normaliser, where that is in the observation's order."""

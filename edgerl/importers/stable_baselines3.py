@@ -40,6 +40,9 @@ ON_POLICY_DEFAULT: ActivationName = "tanh"
 OFF_POLICY_DEFAULT: ActivationName = "relu"
 """Where policy_kwargs have none: the libraries' own defaults."""
 
+LSTM = "lstm_actor."
+"""Of the actor's cells, of sb3-contrib's RecurrentPPO."""
+
 
 def read(data: bytes, path: Path, stated: Stated) -> tuple[Network, str]:
     """(the network, what kind of policy it is) of a model.
@@ -49,12 +52,13 @@ def read(data: bytes, path: Path, stated: Stated) -> tuple[Network, str]:
     archive = _archive(data, path)
     about = _json(_member(archive, "data", path), path)
     state = state_dict.tensors(state_dict.load(_member(archive, "policy.pth", path), path), path, "policy.pth")
-    if any(name.startswith(("features_extractor.", "actor.features_extractor.", "lstm_actor.")) for name in state):
-        raise UnsupportedModelError(f"{path} has a features extractor or a recurrent layer; expected an MlpPolicy")
+    if any(name.startswith(("features_extractor.", "actor.features_extractor.")) for name in state):
+        raise UnsupportedModelError(f"{path} has a features extractor; expected an MlpPolicy or an MlpLstmPolicy")
     model = _Model(state, about, _bounds(about.get("action_space"), path), path, stated)
     try:
         if "action_net.weight" in state:
-            return model.on_policy(), "stable-baselines3 PPO or A2C"
+            is_recurrent = f"{LSTM}weight_ih_l0" in state
+            return model.on_policy(), "sb3-contrib RecurrentPPO" if is_recurrent else "stable-baselines3 PPO or A2C"
         if "actor.latent_pi.0.weight" in state:
             return model.soft(), "stable-baselines3 SAC or TQC"
         if "actor.mu.0.weight" in state:
@@ -158,9 +162,12 @@ class _Model:
 
     def _perceptron(self, names: list[str], last: str, default: ActivationName) -> Network:
         """Normaliser, hidden layers and last layer."""
-        n_observations = state_dict.tensor(self.state, f"{[*names, last][0]}.weight", (None, None), self.path).shape[1]
-        network = Network(n_observations)
+        is_recurrent = f"{LSTM}weight_ih_l0" in self.state
+        first = f"{LSTM}weight_ih_l0" if is_recurrent else f"{[*names, last][0]}.weight"
+        network = Network(state_dict.tensor(self.state, first, (None, None), self.path).shape[1])
         normalizers.apply(self.stated.normalizer, network)
+        if is_recurrent:
+            network.recurrent(self.state, LSTM, self.path)
         state_dict.perceptron(network, self.state, names, self._activation(default), self.path)
         network.linear(self.state, last, self.path)
         return network

@@ -13,9 +13,13 @@ import numpy as np
 from edgerl.errors import FileFormatError, UnsupportedModelError, quoted, reason, require
 from edgerl.importers.signal import Signal
 from edgerl.policy.activation import ActivationName
+from edgerl.policy.cell import CellName, joined_weights
 from edgerl.policy.compact import MAXIMUM_POSITIONS, MAXIMUM_UNITS, Array
 
 StateDict = Mapping[str, Array]
+
+CELL_OF_ROWS: Mapping[float, CellName] = {3: "gru", 4: "lstm"}
+"""By the rows that PyTorch's matrices have for a unit."""
 
 MAXIMUM_BYTES = 1 << 28
 """Of a file with weights, optimisers included."""
@@ -100,6 +104,35 @@ class Network:
         self.signal = self.signal.linear(weight, bias)
         self._steps.append(lambda x: _functional().linear(x, _float32(weight), _float32(bias)))
 
+    def recurrent(self, state: StateDict, prefix: str, path: Path) -> None:
+        """The cells of a GRU or an LSTM of PyTorch: `prefix`weight_ih_l0 and so on, one after the other.
+
+        Raises FileFormatError, UnsupportedModelError.
+        """
+        surplus = (name for name in state if name.startswith(prefix) and name.endswith(("_reverse", "_hr_l0")))
+        if (found := next(surplus, None)) is not None:
+            raise UnsupportedModelError(f"{path} has {quoted(found)}: expected cells of one direction, not projected")
+        index = 0
+        while index == 0 or f"{prefix}weight_ih_l{index}" in state:
+            self._cell(state, prefix, index, path)
+            index += 1
+
+    def _cell(self, state: StateDict, prefix: str, index: int, path: Path) -> None:
+        n_rows, units = tensor(state, f"{prefix}weight_hh_l{index}", (None, None), path).shape
+        name = CELL_OF_ROWS.get(n_rows / units)
+        if name is None:
+            raise UnsupportedModelError(
+                f"{path}: {prefix}weight_hh_l{index} has {n_rows} rows for {units} units; expected 3 (GRU) or 4 (LSTM) "
+                "for each"
+            )
+        shapes: dict[str, tuple[int, ...]] = {"weight_ih": (n_rows, self.signal.size), "weight_hh": (n_rows, units)}
+        shapes |= {"bias_ih": (n_rows,), "bias_hh": (n_rows,)}
+        parts = {part: tensor(state, f"{prefix}{part}_l{index}", shape, path) for part, shape in shapes.items()}
+        module = getattr(require("torch", "train").nn, name.upper())(self.signal.size, units).requires_grad_(False)
+        module.load_state_dict({f"{part}_l0": _float32(values) for part, values in parts.items()})
+        self.signal = self.signal.cell(name, *joined_weights(name, *parts.values()))
+        self._steps.append(lambda x: module(x)[0])
+
     def activated(self, activation: ActivationName) -> None:
         """An activation. Raises Unfit."""
         self.signal = self.signal.activated(activation)
@@ -127,7 +160,7 @@ class Network:
         self._steps.append(lambda x: x[..., rows])
 
     def __call__(self, observations: Array) -> Array:
-        """What PyTorch computes in float32 of observations [count, n]: actions [count, m]."""
+        """What PyTorch computes in float32 of observations [count, n], steps of an episode: actions [count, m]."""
         x = _float32(observations)
         for step in self._steps:
             x = step(x)

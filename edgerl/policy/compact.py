@@ -9,11 +9,13 @@ actions in the environment's own units of what the last layer gives:
     x          = W_L f(… f(W_1 seen + b_1) …) + b_L
     action     = centre + half_range · tanh(x)               (head tanh; the middle and half the range of the bounds)
     action     = clip(x, low, high)                          (head clip; a bound may be infinite)
+
+A layer may be a recurrent cell (edgerl.policy.cell): then the policy has a state, which a step is given and gives back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -23,8 +25,8 @@ import numpy.typing as npt
 
 from edgerl.errors import UnsupportedModelError
 from edgerl.policy.activation import ACTIVATIONS, ActivationName
+from edgerl.policy.cell import CellName, MaybeCell, architecture
 from edgerl.policy.contract import UNKNOWN, Contract
-from edgerl.policy.shape import architecture
 
 Array = npt.NDArray[Any]
 Precision = Literal["fp32", "fp16", "int8"]
@@ -59,7 +61,7 @@ class LayerNorm:
 
 
 @dataclass(frozen=True)
-class Layer:
+class Layer(MaybeCell):
     """One affine layer, dense or sparse, and what is done with its sums before the next layer is given them.
 
     Dense: `values` [n_outputs, n_inputs], without an index.
@@ -77,10 +79,10 @@ class Layer:
     row_starts: Array | None = None  # uint32 [ceil(n_outputs / block) + 1]
     scale: Array | None = None  # float32 [n_outputs], int8 only: weight = scale · value
     norm: LayerNorm | None = None  # of a hidden layer, like the activation: behind the last one stands the head
-    activation: ActivationName = "relu"
+    activation: ActivationName | CellName = "relu"
 
     def hidden(self, sums: Array) -> Array:
-        """What the next layer is given for this one's sums [..., n_outputs], in their type."""
+        """What the next layer is given for this one's sums [..., n_outputs], in their type; of a cell see `step`."""
         return ACTIVATIONS[self.activation].forward(sums if self.norm is None else self.norm(sums))
 
     @property
@@ -145,13 +147,13 @@ class CompactPolicy:
     contract: Contract = UNKNOWN
 
     def __post_init__(self) -> None:
-        if self.layers[-1].norm is not None:
-            raise ValueError("the last layer has a norm; expected the head behind it, and nothing else")
+        if self.layers[-1].norm is not None or self.layers[-1].cell is not None:
+            raise ValueError("the last layer has a norm or is a cell; expected the head behind it, and nothing else")
 
     @property
     def n_observations(self) -> int:
         """Length of an observation."""
-        return self.layers[0].n_inputs
+        return self.layers[0].n_fed
 
     @property
     def n_actions(self) -> int:
@@ -165,8 +167,18 @@ class CompactPolicy:
 
     @property
     def architecture(self) -> str:
-        """Layer widths, as in 17-256-256-6."""
+        """Layer widths, as in 17-256-256-6, or with a cell 17-lstm256-256-6."""
         return architecture(self.layers)
+
+    @property
+    def is_recurrent(self) -> bool:
+        """Whether an action depends on earlier observations too."""
+        return self.n_state > 0
+
+    @property
+    def n_state(self) -> int:
+        """Length of the state that a step is given and gives back; 0 where the policy is not recurrent."""
+        return sum(layer.n_state for layer in self.layers)
 
     @property
     def is_bounded(self) -> bool:
@@ -182,21 +194,66 @@ class CompactPolicy:
     def _matrices(self) -> dict[str, list[tuple[Array, Array]]]:
         return {}
 
-    @np.errstate(invalid="ignore")  # OpenBLAS also reports it for unused lanes; a NaN in an action is visible anyway
+    def initial_state(self) -> Array:
+        """The state [n_state] with which an episode begins: zeros."""
+        return np.zeros(self.n_state, np.float32)
+
     def __call__(self, observation: npt.ArrayLike, dtype: npt.DTypeLike = np.float32) -> Array:
         """Actions [batch, m] for observations [batch, n] (or [m] for [n]), computed in `dtype`.
+
+        Of a recurrent policy the observations [steps, n] are those of one episode, from its first step on.
 
         The readable reference that exports are compared with; a fast one is an export. Raises ValueError for float32
         observations where there is an offset.
         """
-        key = np.dtype(dtype).str
-        if key not in self._matrices:
-            self._matrices[key] = [(layer.matrix(dtype).T, layer.bias.astype(dtype)) for layer in self.layers]
+        observations = np.asarray(observation)
+        if not self.is_recurrent or observations.ndim == 1:
+            return self.step(observations, self.initial_state(), dtype)[0]
+        if observations.ndim != 2:
+            raise ValueError(f"the observations have shape {observations.shape}; expected the steps of one episode")
+        return self.actions_along(observations, lambda one, state: self.step(one, state, dtype))
+
+    def actions_along(self, observations: Array, step: Callable[[Array, Array], tuple[Array, Array]]) -> Array:
+        """Actions [steps, m] along one episode's observations [steps, n], by `step`: (observation, state) → (action,
+        state)."""
+        state, actions = self.initial_state(), []
+        for observation in observations:
+            action, state = step(observation, state)
+            actions.append(action)
+        return np.stack(actions) if actions else np.zeros((0, self.n_actions), np.float32)
+
+    def step(self, observation: npt.ArrayLike, state: Array, dtype: npt.DTypeLike = np.float32) -> tuple[Array, Array]:
+        """(action [m], next state [n_state]) for `observation` [n] in `state` [n_state]; batches of both as well."""
         x = self.normalised(np.asarray(shifted(observation, self.observation_offset), dtype))
-        *hidden, (weight, bias) = self._matrices[key]
-        for layer, (hidden_weight, hidden_bias) in zip(self.layers, hidden, strict=False):
-            x = layer.hidden(x @ hidden_weight + hidden_bias)
-        return self.actions_of(x @ weight + bias)
+        outputs, following = self.outputs_of(x, state.astype(dtype))
+        return self.actions_of(outputs), following
+
+    @np.errstate(invalid="ignore")  # OpenBLAS also reports it for unused lanes; a NaN in an action is visible anyway
+    def outputs_of(
+        self, x: Array, state: Array, given: Callable[[Layer, Array], Array] = lambda _, inputs: inputs
+    ) -> tuple[Array, Array]:
+        """(the last layer's outputs, the next state) for normalised observations and a state of one type.
+
+        given: what a layer makes of its inputs before it multiplies them.
+        """
+        states = np.split(state, np.cumsum([layer.n_state for layer in self.layers])[:-1], axis=-1)
+        following = []
+        *_, last = self.layers
+        for layer, before, (weight, bias) in zip(self.layers, states, self._affine(x.dtype), strict=True):
+            if layer.cell is None:
+                sums = given(layer, x) @ weight + bias
+                x = sums if layer is last else layer.hidden(sums)
+            else:
+                sums = given(layer, np.concatenate([x, before[..., : layer.units]], axis=-1)) @ weight + bias
+                following.append(layer.cell.forward(sums, before))
+                x = following[-1][..., : layer.units]
+        return x, np.concatenate(following, axis=-1) if following else state
+
+    def _affine(self, dtype: np.dtype[Any]) -> list[tuple[Array, Array]]:
+        """(weight [inputs, outputs], bias) of each layer."""
+        if dtype.str not in self._matrices:
+            self._matrices[dtype.str] = [(layer.matrix(dtype).T, layer.bias.astype(dtype)) for layer in self.layers]
+        return self._matrices[dtype.str]
 
     def actions_of(self, outputs: Array) -> Array:
         """Actions [..., m] of the last layer's outputs [..., m], in their type."""

@@ -14,6 +14,7 @@ from edgerl.errors import FileFormatError, quoted
 from edgerl.files.atomic import read_bytes, write_atomically
 from edgerl.files.tensors import Tensors, pack_tensors, unpack_tensors
 from edgerl.policy.activation import ACTIVATIONS
+from edgerl.policy.cell import CELLS, GATES, surplus_weights
 from edgerl.policy.compact import (
     MAXIMUM_POSITIONS,
     MAXIMUM_UNITS,
@@ -162,11 +163,11 @@ class _Reader:
             for index, entry in enumerate(described)
         )
         for index, (before, after) in enumerate(pairwise(layers)):
-            if before.n_outputs != after.n_inputs:
-                raise self.fail(f"layer {index} has {before.n_outputs} outputs, the next {after.n_inputs} inputs")
+            if before.units != after.n_fed:
+                raise self.fail(f"layer {index} has {before.units} outputs, the next {after.n_fed} inputs")
         if sum(layer.n_inputs * layer.n_outputs for layer in layers) > MAXIMUM_NETWORK_POSITIONS:
             raise self.fail(f"its layers have more than {MAXIMUM_NETWORK_POSITIONS} positions")
-        n, m = layers[0].n_inputs, layers[-1].n_outputs
+        n, m = layers[0].n_fed, layers[-1].n_outputs
         head, clip = self.parts(metadata) if has_parts else ("tanh", None)
         bounds = (f"action.{which}" for which in ("low", "high"))
         low, high = (self.tensor(name, np.float32, (m,), may_be_infinite=head == "clip") for name in bounds)
@@ -249,9 +250,12 @@ class _Reader:
     def with_parts(self, index: int, layer: Layer, entry: dict[str, Any]) -> Layer:
         """The layer with its norm and its activation."""
         named, epsilon = entry["activation"], entry["norm_epsilon"]
-        activation = ACTIVATIONS.get(named) if isinstance(named, str) else None
-        if activation is None:
-            raise self.fail(f"layer {index} has activation {quoted(named, 20)}, expected {', '.join(ACTIVATIONS)}")
+        if not isinstance(named, str) or named not in (*ACTIVATIONS, *CELLS):
+            known = ", ".join((*ACTIVATIONS, *CELLS))
+            raise self.fail(f"layer {index} has activation {quoted(named, 20)}, expected {known}")
+        if named in CELLS:
+            return self.as_cell(index, replace(layer, activation=CELLS[named].name), epsilon)
+        activation = ACTIVATIONS[named]
         if epsilon is None:
             return replace(layer, activation=activation.name)
         if not self.is_positive(epsilon):
@@ -260,6 +264,17 @@ class _Reader:
             self.tensor(f"layers.{index}.norm_{name}", np.float32, (layer.n_outputs,)) for name in ("scale", "shift")
         )
         return replace(layer, activation=activation.name, norm=LayerNorm(scale, shift, epsilon))
+
+    def as_cell(self, index: int, layer: Layer, epsilon: Any) -> Layer:
+        """The layer, whose activation is that of a cell."""
+        if layer.n_outputs % GATES or layer.n_fed < 1 or epsilon is not None:
+            raise self.fail(
+                f"layer {index}, of {layer.n_inputs} inputs and {layer.n_outputs} outputs, is no {layer.activation}: "
+                "expected outputs for four gates, more inputs than units, and no norm"
+            )
+        if layer.activation == "gru" and np.any(surplus_weights(layer.stored_matrix())):
+            raise self.fail(f"layer {index}, a gru, has weights where it must have none")
+        return layer
 
     def check_index(self, index: int, n_inputs: int, columns: Array, row_starts: Array) -> None:
         starts = row_starts.astype(np.int64)

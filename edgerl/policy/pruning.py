@@ -172,6 +172,10 @@ def compact(policy: CompactPolicy, *, sparsity: float | None = None, precision: 
 
     Raises ConfigError, UnsupportedModelError.
     """
+    if policy.is_recurrent:
+        raise UnsupportedModelError(
+            f"the policy, {policy.architecture}, is recurrent, and only perceptrons can be pruned; export it as it is"
+        )
     block = policy.layers[0].block
     functions = functions_of(policy)
     network = remove_dead_units(network_of(policy), block, functions)

@@ -50,6 +50,7 @@ class CReport(ExportReport):
     layers: tuple[str, ...]
     flash_bytes: int
     scratch_bytes: int
+    state_bytes: int  # of cells; 0 where the policy is not recurrent
     tolerance: float
     action_difference: ActionDifference  # of the code's actions to those of the policy that was given
     measured: Measured | None = None
@@ -98,6 +99,7 @@ def export(source: PolicySource, path: Path, options: Options, *, force: bool) -
         layers=made.layers,
         flash_bytes=made.flash_bytes,
         scratch_bytes=made.scratch_bytes,
+        state_bytes=made.state_bytes,
         tolerance=made.tolerance,
         action_difference=loss(source.policy, made.policy, source.recorded()),
     )
@@ -108,7 +110,7 @@ def _check_budgets(made: CSource, device: TargetDevice) -> None:
     in_memory = made.flash_bytes if device.constants_in_memory else 0
     for name, used, budget in (
         ("flash", device.installed + made.flash_bytes, device.flash_budget),
-        ("memory", device.base_memory + in_memory + made.scratch_bytes, device.memory_budget),
+        ("memory", device.base_memory + in_memory + made.scratch_bytes + made.state_bytes, device.memory_budget),
     ):
         if used > budget:
             raise CheckFailed(

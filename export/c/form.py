@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -109,9 +110,19 @@ class PolicyForm:
         return sum(self.layer_bytes) + sum(array.nbytes for array in arrays if array is not None) + example
 
     @property
+    def scratch_numbers(self) -> int:
+        """Of the two buffers, and of the state that cells have next."""
+        return sum(self.scratch) + self.policy.n_state
+
+    @property
     def scratch_bytes(self) -> int:
-        """Of the two buffers."""
-        return FLOAT_BYTES * sum(self.scratch)
+        """Of all that needs not to be kept between two calls."""
+        return FLOAT_BYTES * self.scratch_numbers
+
+    @property
+    def state_bytes(self) -> int:
+        """Of the state of cells."""
+        return FLOAT_BYTES * self.policy.n_state
 
 
 def _weight_bytes(layer: Layer) -> int:
@@ -137,9 +148,14 @@ def policy_form(policy: CompactPolicy, dtype: Precision | None, layout: Layout, 
     A policy without an example gets one, of zeros. Raises UnsupportedModelError where a weight does not fit into fp16.
     """
     policy = without_denormals(in_precision(_with_example(policy), dtype))
-    shares = [1.0, *(ACTIVE if ACTIVATIONS[layer.activation].makes_zeros else 1.0 for layer in policy.layers[:-1])]
+    shares = [1.0, *(ACTIVE if leaves_zeros(*pair) else 1.0 for pair in pairwise(policy.layers))]
     layers = tuple(layer_form(layer, layout, target, share) for layer, share in zip(policy.layers, shares, strict=True))
     return PolicyForm(policy, layers, _scratch(policy.layers, layers))
+
+
+def leaves_zeros(layer: Layer, following: Layer) -> bool:
+    """Whether the next layer passes over what ReLU would make zero: a cell does not, its own outputs being signed."""
+    return layer.cell is None and following.cell is None and ACTIVATIONS[layer.activation].makes_zeros
 
 
 def in_precision(policy: CompactPolicy, dtype: Precision | None) -> CompactPolicy:
@@ -157,9 +173,9 @@ def _with_example(policy: CompactPolicy) -> CompactPolicy:
 
 def _scratch(layers: Sequence[Layer], forms: Sequence[Form]) -> tuple[int, int]:
     """Numbers of both buffers: the inputs of layers 0, 2, … lie in the first, those of the others in the second."""
-    widths = [layers[0].n_inputs]
-    for layer, form in zip(layers, forms, strict=True):
-        widths.append(padded_outputs(layer, form))
+    widths = [*(layer.n_inputs for layer in layers), 0]
+    for index, (layer, form) in enumerate(zip(layers, forms, strict=True), 1):
+        widths[index] = max(widths[index], padded_outputs(layer, form))
     return max(widths[0::2]), max(widths[1::2])
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from string import Template
 
 from edgerl.policy.activation import LEAKY_SLOPE, ActivationName
+from edgerl.policy.cell import CellName
 
 FINITE = Template("""\
 /* Whether a number is neither infinite nor NaN; by its bits, which no compiler option for fast arithmetic touches. */
@@ -100,6 +101,53 @@ ACTIVATIONS: Mapping[ActivationName, tuple[str, tuple[Template, ...]] | None] = 
     "gelu": ("${p}_gelu_of(v)", (EXPONENTIAL, GELU)),
 }
 """Of one sum v: its formula and what that calls, beside tanh; None where there is nothing to compute."""
+
+CELLS: Mapping[CellName, Template] = {
+    "gru": Template("""\
+/* A GRU: its next state of its sums y[4][units], which become its outputs y[units]. */
+static void ${p}_gru(size_t units, const float *state, ${number} *restrict following, ${number} *restrict y) {
+    for (size_t i = 0; i < units; i++) {
+        const float reset = 1.0f / (1.0f + ${p}_exp(-y[i]${real}));
+        const float kept = 1.0f / (1.0f + ${p}_exp(-y[units + i]${real}));
+        const float made = ${p}_tanh(y[2 * units + i]${real} + reset * y[3 * units + i]${real});
+        following[i]${real} = (1.0f - kept) * made + kept * state[i];
+        y[i]${real} = following[i]${real};
+    }
+}
+"""),
+    "lstm": Template("""\
+/* An LSTM: its next state [2][units] of its sums y[4][units], which become its outputs y[units]. */
+static void ${p}_lstm(size_t units, const float *state, ${number} *restrict following, ${number} *restrict y) {
+    for (size_t i = 0; i < units; i++) {
+        const float entering = 1.0f / (1.0f + ${p}_exp(-y[i]${real}));
+        const float kept = 1.0f / (1.0f + ${p}_exp(-y[units + i]${real}));
+        const float leaving = 1.0f / (1.0f + ${p}_exp(-y[3 * units + i]${real}));
+        const float memory = kept * state[units + i] + entering * ${p}_tanh(y[2 * units + i]${real});
+        following[units + i]${real} = memory;
+        following[i]${real} = leaving * ${p}_tanh(memory);
+        y[i]${real} = following[i]${real};
+    }
+}
+"""),
+}
+
+OWN_OUTPUTS = Template("""\
+/* A cell's own last outputs, as the rest of its inputs x. */
+static void ${p}_own(size_t units, const float *state, ${number} *restrict x) {
+    for (size_t i = 0; i < units; i++) {
+        x[i]${real} = state[i];
+    }
+}
+""")
+
+RECTIFY = Template("""\
+/* ReLU, in place. */
+static void ${p}_rectify(size_t count, ${number} *restrict x) {
+    for (size_t i = 0; i < count; i++) {
+        x[i]${real} = x[i]${real} < 0.0f ? 0.0f : x[i]${real};
+    }
+}
+""")
 
 NORM = Template("""\
 /* LayerNorm, in place: mean 0 and variance 1 over the layer, times a scale, plus a shift. */

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from hashlib import sha256
+from itertools import pairwise
 from string import Template
 
 import numpy as np
@@ -14,10 +15,20 @@ from edgerl import __version__
 from edgerl.errors import UnsupportedModelError
 from edgerl.export import PolicySource
 from edgerl.export.c import kernels
-from edgerl.export.c.form import ColumnForm, DenseForm, Form, PolicyForm, head_arrays, padded_outputs, policy_form
+from edgerl.export.c.form import (
+    ColumnForm,
+    DenseForm,
+    Form,
+    PolicyForm,
+    head_arrays,
+    leaves_zeros,
+    padded_outputs,
+    policy_form,
+)
 from edgerl.export.c.options import Options
 from edgerl.export.c.text import NOTICE, SPDX, array, comment_text, number
 from edgerl.policy.activation import ACTIVATIONS, ActivationName
+from edgerl.policy.cell import CELLS, CellName
 from edgerl.policy.compact import Array, CompactPolicy, Layer, Precision, shifted
 from edgerl.policy.loss import ActionDifference, action_difference, action_span, sampled_observations
 
@@ -59,6 +70,7 @@ class CSource:
     layers: tuple[str, ...]  # how each is written: precision, layout, indices
     flash_bytes: int  # constants; code comes on top
     scratch_bytes: int
+    state_bytes: int  # of cells
     tolerance: float  # of the self-test, in shares of the action range
     policy: CompactPolicy = field(repr=False, compare=False)  # with its weights in the precision that is written
 
@@ -94,6 +106,7 @@ def generate(policy: CompactPolicy, *, options: Options, provenance: Provenance)
         ),
         flash_bytes=form.flash_bytes,
         scratch_bytes=form.scratch_bytes,
+        state_bytes=form.state_bytes,
         tolerance=tolerance(form.policy),
         policy=form.policy,
     )
@@ -156,7 +169,7 @@ _HEADER = Template("""\
  * Origin      $about
  * Target      $target
  *
- * Takes $flash bytes of constants in flash, $scratch bytes of scratch memory, and on a Cortex-M at -O2 less than
+ * Takes $flash bytes of constants in flash, $scratch bytes of scratch memory,$state and on a Cortex-M at -O2 less than
  * 300 bytes of stack.
  *
  * Contract
@@ -166,7 +179,7 @@ _HEADER = Template("""\
  *   infinite or NaN: then every action is the middle of its range, and what is safe instead is for you to know.
  * - $arrays Both must be there.
  * - $p uses one static scratch buffer: one call at a time. ${p}_r computes in yours: as many at a
- *   time as there are scratch buffers; nothing in one needs to be kept between calls.
+ *   time as there are scratch buffers; nothing in one needs to be kept between calls.$recurrent
  * - ${p}_self_test returns 0 when this processor computes what the workstation did for one recorded
  *   observation, to $tolerance of each action's range; else 1 + the number of the first action that differs, or
  *   -1 where the example was refused. Call it once at start, before a motor moves.
@@ -187,7 +200,7 @@ _HEADER = Template("""\
 #define ${P}_ACTIONS $M
 #define ${P}_FLASH_BYTES $flash
 #define ${P}_SCRATCH_BYTES $scratch
-#define ${P}_NOT_FINITE 1
+$state_macro#define ${P}_NOT_FINITE 1
 #define ${P}_TAG $tag /* the same in both files */
 
 #ifdef __cplusplus
@@ -198,9 +211,9 @@ ${union}typedef struct {
     $number values[$values];
 } ${p}_scratch;
 
-int $p(const $given observation[$N], float action[$M]);
-int ${p}_r(const $given observation[$N], float action[$M], ${p}_scratch *scratch);
-int ${p}_self_test(void);
+${state_type}int $p(const $given observation[$N], float action[$M]);
+int ${p}_r(const $given observation[$N], float action[$M], ${p}_scratch *scratch$state_argument);
+${resets}int ${p}_self_test(void);
 
 #ifdef __cplusplus
 }
@@ -208,6 +221,21 @@ int ${p}_self_test(void);
 
 #endif
 """)
+
+_RECURRENT = Template("""
+ * - It is recurrent: an action depends on the observations before. $p keeps them in a static state, which is zero at
+ *   start; call ${p}_reset where an episode begins. ${p}_r keeps them in yours, which ${p}_reset_r makes
+ *   zero. Where something is not finite, the state stays as it was. The self-test resets the static one.\
+""")
+
+_STATE_TYPE = Template("""\
+typedef struct {
+    float values[$count];
+} ${p}_state;
+
+""")
+
+_RESETS = Template("void ${p}_reset(void);\nvoid ${p}_reset_r(${p}_state *state);\n")
 
 _SAME_ARRAY = "observation and action may be the same array."
 
@@ -250,8 +278,23 @@ def _header(form: PolicyForm, options: Options, provenance: Provenance, tag: str
         M=policy.n_actions,
         union=_UNION.substitute(p=options.prefix) if _has_integers(policy) else "",
         number=_number(options.prefix, policy),
-        values=sum(form.scratch),
+        values=form.scratch_numbers,
+        **_header_of_state(form, options.prefix),
     )
+
+
+def _header_of_state(form: PolicyForm, p: str) -> dict[str, str]:
+    """What the header says of the state of cells; nothing where there is none."""
+    if not form.policy.is_recurrent:
+        return dict.fromkeys(("recurrent", "state", "state_macro", "state_type", "state_argument", "resets"), "")
+    return {
+        "recurrent": _RECURRENT.substitute(p=p),
+        "state": f" {form.state_bytes} bytes of state,",
+        "state_macro": f"#define {p.upper()}_STATE_BYTES {form.state_bytes}\n",
+        "state_type": _STATE_TYPE.substitute(p=p, count=form.policy.n_state),
+        "state_argument": f", {p}_state *state",
+        "resets": _RESETS.substitute(p=p),
+    }
 
 
 def _given(policy: CompactPolicy) -> str:
@@ -299,6 +342,11 @@ def _end(policy: CompactPolicy, p: str) -> str:
     """What calls the function: with the example as it lies in flash where that is double, which no AVR takes."""
     span = f"2.0f * {p}_half_range[j]" if policy.head == "tanh" else f"{p}_span[j]"
     names = {"p": p, "P": p.upper(), "tolerance": number(tolerance(policy)), "span": span}
+    names |= dict.fromkeys(("own_state", "begin", "passed_state", "forget"), "")
+    if policy.is_recurrent:
+        names["own_state"] = _OWN_STATE.substitute(names, count=policy.n_state)
+        names["passed_state"] = f", &{p}_episode"
+        names["begin"], names["forget"] = f"    {p}_reset();\n", f"    {p}_reset();\n"
     if policy.observation_offset is None:
         return _END_OF_SOURCE.substitute(names, given="float", example=_EXAMPLE.substitute(names), passed="observation")
     return _END_OF_SOURCE.substitute(names, given="double", example="", passed=f"{p}_example_observation")
@@ -372,11 +420,15 @@ def _functions(form: PolicyForm, p: str) -> list[str]:
     hidden = policy.layers[:-1]
     names = {"p": p, "P": p.upper(), "number": n, "real": ".real" if has_integers else ""}
     parts = [kernels.FINITE.substitute(p=p)]
-    if policy.head == "tanh" or any(layer.activation == "tanh" for layer in hidden):
+    if policy.is_recurrent or policy.head == "tanh" or any(layer.activation == "tanh" for layer in hidden):
         parts.append(kernels.TANH.substitute(p=p))
     if policy.head == "clip" or policy.observation_clip is not None:
         parts.append(kernels.CLIP.substitute(p=p))
     parts += _activations({layer.activation for layer in hidden}, names)
+    if policy.is_recurrent:
+        parts.append(kernels.OWN_OUTPUTS.substitute(names))
+    if any(_is_rectified(*pair) for pair in pairwise(policy.layers)):
+        parts.append(kernels.RECTIFY.substitute(names))
     if any(layer.norm is not None for layer in hidden):
         parts.append(kernels.NORM.substitute(names))
     if any(layer.precision == "fp32" for layer in policy.layers):
@@ -396,11 +448,20 @@ def _functions(form: PolicyForm, p: str) -> list[str]:
     return [*parts, *made.values()]
 
 
-def _activations(used: Set[ActivationName], names: Mapping[str, str]) -> list[str]:
+def _is_rectified(layer: Layer, following: Layer) -> bool:
+    """Whether ReLU is computed between the two: no cell passes over what it would make zero."""
+    return following.cell is not None and layer.activation == "relu"
+
+
+def _activations(used: Set[ActivationName | CellName], names: Mapping[str, str]) -> list[str]:
     """The functions of those that are not left to the kernels, and what they call, each once."""
     parts: dict[str, None] = {}
     for name in sorted(used):
-        made = kernels.ACTIVATIONS[name]
+        if name in CELLS:
+            cell = kernels.CELLS[CELLS[name].name].substitute(names)
+            parts |= {kernels.EXPONENTIAL.substitute(names): None, cell: None}
+            continue
+        made = kernels.ACTIVATIONS[ACTIVATIONS[name].name]
         if made is not None:
             formula, called = made
             parts |= dict.fromkeys(template.substitute(names) for template in called)
@@ -458,11 +519,17 @@ def _act(form: PolicyForm, p: str) -> str:
         bound = number(policy.observation_clip)
         normalised = f"{p}_clip({normalised}, -{bound}, {bound})"
     calls, is_signed = [], True
+    begin = 0  # of a cell's state
     for index, (layer, stored) in enumerate(zip(policy.layers, form.layers, strict=True)):
+        if layer.cell is not None:
+            calls.append(f"{p}_own({layer.units}, state->values + {begin}, {first} + {layer.n_fed});")
         calls += _calls(p, index, layer, stored, first, second, is_signed=is_signed)
-        if index + 1 < len(policy.layers):
-            calls += _between(p, index, layer, second)
-        is_signed = not ACTIVATIONS[layer.activation].makes_zeros
+        if layer.cell is not None:
+            calls.append(f"{p}_{layer.cell.name}({layer.units}, state->values + {begin}, next + {begin}, {second});")
+            begin += layer.n_state
+        elif index + 1 < len(policy.layers):
+            calls += _between(p, index, layer, policy.layers[index + 1], second)
+        is_signed = index + 1 == len(policy.layers) or not leaves_zeros(layer, policy.layers[index + 1])
         first, second = second, first
     return _ACT.substitute(
         p=p,
@@ -480,17 +547,34 @@ def _act(form: PolicyForm, p: str) -> str:
         output=first,
         action=(_TANH_ACTION if policy.head == "tanh" else _CLIP_ACTION).substitute(p=p, output=f"{first}[j]{part}"),
         step="    float step;\n" if _has_integers(policy) else "",
+        **_keeping(form, p),
     )
 
 
-def _between(p: str, index: int, layer: Layer, y: str) -> list[str]:
+def _keeping(form: PolicyForm, p: str) -> dict[str, str]:
+    """What keeps the state of cells; nothing where there is none."""
+    policy = form.policy
+    if not policy.is_recurrent:
+        return dict.fromkeys(("state", "next", "keep"), "")
+    part = ".real" if _has_integers(policy) else ""
+    return {
+        "state": f", {p}_state *state",
+        "next": f"    {_number(p, policy)} *const next = scratch->values + {sum(form.scratch)};\n",
+        "keep": _KEEP.substitute(p=p, part=part, count=policy.n_state),
+    }
+
+
+def _between(p: str, index: int, layer: Layer, following: Layer, y: str) -> list[str]:
     """What is done with the sums of a hidden layer."""
     calls = []
+    assert layer.cell is None
     if layer.norm is not None:
         arrays = f"{p}_norm_scale{index}, {p}_norm_shift{index}"
         calls.append(f"{p}_norm({layer.n_outputs}, {number(layer.norm.epsilon)}, {arrays}, {y});")
-    if kernels.ACTIVATIONS[layer.activation] is not None:
+    if kernels.ACTIVATIONS[ACTIVATIONS[layer.activation].name] is not None:
         calls.append(f"{p}_all_{layer.activation}({layer.n_outputs}, {y});")
+    if _is_rectified(layer, following):
+        calls.append(f"{p}_rectify({layer.n_outputs}, {y});")
     return calls
 
 
@@ -533,17 +617,24 @@ def example_action(policy: CompactPolicy) -> Array:
 
 def c_actions(policy: CompactPolicy, observations: Array) -> Array:
     """Actions [count, m] for observations [count, n], float64, with inputs rounded as an int8 layer rounds them."""
-    x = policy.normalised(shifted(observations, policy.observation_offset).astype(np.float64))
-    for index, layer in enumerate(policy.layers):
-        x = x if index == 0 else policy.layers[index - 1].hidden(x)
-        x = x if layer.scale is None else _rounded(x, _limit(layer))
-        x = x @ layer.matrix(np.float64).T + layer.bias
-    return policy.actions_of(x)
+    limits = {id(layer): _limit(layer) for layer in policy.layers if layer.scale is not None}
+
+    def given(layer: Layer, x: Array) -> Array:
+        return x if layer.scale is None else _rounded(x, limits[id(layer)])
+
+    def step(observation: Array, state: Array) -> tuple[Array, Array]:
+        x = policy.normalised(shifted(observation, policy.observation_offset).astype(np.float64))
+        outputs, following = policy.outputs_of(x, state.astype(np.float64), given)
+        return policy.actions_of(outputs), following
+
+    if policy.is_recurrent:
+        return policy.actions_along(observations, step)
+    return step(observations, policy.initial_state())[0]
 
 
 def _rounded(x: Array, limit: int) -> Array:
-    """Inputs [count, n] in steps of each observation's own largest."""
-    largest = np.abs(x).max(axis=1, initial=0, keepdims=True)
+    """Inputs [..., n] in steps of each observation's own largest."""
+    largest = np.abs(x).max(axis=-1, initial=0, keepdims=True)
     is_seen = largest > SMALLEST_RANGE
     largest = np.where(is_seen, largest, 1)
     rounded: Array = np.where(is_seen, np.rint(x * (limit / largest)) * (largest / limit), 0)
@@ -565,9 +656,9 @@ static int ${p}_refuse(float *action) {
     return ${P}_NOT_FINITE;
 }
 
-int ${p}_r(const $given observation[$N], float action[$M], ${p}_scratch *scratch) {
+int ${p}_r(const $given observation[$N], float action[$M], ${p}_scratch *scratch$state) {
     $number *const even = scratch->values, *const odd = scratch->values + $split;
-${step}    for (size_t i = 0; i < $N; i++) {
+$next${step}    for (size_t i = 0; i < $N; i++) {
 $shift        if (!${p}_is_finite($seen)) {
             return ${p}_refuse(action);
         }
@@ -578,10 +669,35 @@ $calls    for (size_t j = 0; j < $M; j++) {
             return ${p}_refuse(action);
         }
     }
-    for (size_t j = 0; j < $M; j++) {
+$keep    for (size_t j = 0; j < $M; j++) {
         action[j] = $action;
     }
     return 0;
+}
+""")
+
+_KEEP = Template("""\
+    for (size_t j = 0; j < $count; j++) {
+        if (!${p}_is_finite(next[j]$part)) {
+            return ${p}_refuse(action);
+        }
+    }
+    for (size_t j = 0; j < $count; j++) {
+        state->values[j] = next[j]$part;
+    }
+""")
+
+_OWN_STATE = Template("""\
+${P}_SCRATCH static ${p}_state ${p}_episode;
+
+void ${p}_reset_r(${p}_state *state) {
+    for (size_t j = 0; j < $count; j++) {
+        state->values[j] = 0.0f;
+    }
+}
+
+void ${p}_reset(void) {
+    ${p}_reset_r(&${p}_episode);
 }
 """)
 
@@ -597,17 +713,17 @@ _EXAMPLE = Template("""\
 
 _END_OF_SOURCE = Template("""\
 ${P}_SCRATCH static ${p}_scratch ${p}_memory;
-
+$own_state
 int ${p}(const $given observation[${P}_OBSERVATIONS], float action[${P}_ACTIONS]) {
-    return ${p}_r(observation, action, &${p}_memory);
+    return ${p}_r(observation, action, &${p}_memory$passed_state);
 }
 
 int ${p}_self_test(void) {
     float action[${P}_ACTIONS];
-${example}    if (${p}($passed, action) != 0) {
+$begin${example}    if (${p}($passed, action) != 0) {
         return -1;
     }
-    for (int j = 0; j < ${P}_ACTIONS; j++) {
+$forget    for (int j = 0; j < ${P}_ACTIONS; j++) {
         const float difference = action[j] - ${p}_example_action[j];
         const float allowed = $span * $tolerance;
         if (!(difference <= allowed && -difference <= allowed)) {

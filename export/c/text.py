@@ -54,7 +54,7 @@ HEADERS = (
 RESERVED = Path(__file__).with_name("reserved_names.txt")
 """What these headers declare and define, and compilers without them; `python -m tests.export.reserved_names` asks."""
 
-OWN_WORDS = "main observation action scratch edgerl all clean help install package test"
+OWN_WORDS = "main observation action scratch state edgerl all clean help install package test"
 """Names that a program, the header, the engine or CMake uses; the engine's others begin with engine_."""
 
 

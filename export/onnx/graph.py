@@ -5,6 +5,11 @@
     ▸ [Max low] ▸ [Min high] ▸ action                                          (head clip)
 
 Nodes in brackets are there only where they change something; another activation is another node than Relu, or a few.
+A recurrent policy has its cells as GRU and LSTM nodes, and its state as further inputs and outputs, with the names and
+the shapes that rsl_rl gives them:
+
+    obs, h_in [cells, batch, units], of an LSTM c_in  ▸  …  ▸  actions, h_out, c_out
+
 Neither Clip around Tanh is redundant: OpenCV's Tanh is NaN above 44,
 and onnxruntime's reaches 1.0000002, where an action must not leave its bounds. Weights stored as fp16 or int8 stand
 behind a Cast or a DequantizeLinear.
@@ -14,7 +19,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +35,8 @@ from edgerl.edge.acting.onnx_policy import METADATA_KEY, OnnxPolicy
 from edgerl.errors import CheckFailed, EdgerlError, UnsupportedModelError, reason
 from edgerl.export.onnx.report import OnnxReport
 from edgerl.files.atomic import MAXIMUM_BYTES, refuse_existing, write_atomically
-from edgerl.policy.activation import LEAKY_SLOPE, ActivationName
+from edgerl.policy.activation import LEAKY_SLOPE
+from edgerl.policy.cell import CellName
 from edgerl.policy.compact import Array, CompactPolicy, Layer, LayerNorm, without_denormals
 from edgerl.policy.loss import action_span, resolution, sampled_observations
 
@@ -68,6 +74,11 @@ def write_model(
         raise UnsupportedModelError(
             f"a dense {policy.architecture[:60]} is too large for one ONNX file; expected at most 1 GiB of weights"
         )
+    cells = {(layer.activation, layer.units) for layer in policy.layers if layer.cell is not None}
+    if len(cells) > 1:
+        raise UnsupportedModelError(
+            f"{policy.architecture[:60]} has cells of several kinds or widths, which one `h_in` cannot hold; export c"
+        )
     if not policy.example_observation.size:
         policy = policy.with_example(policy.observation_of(np.zeros(policy.n_observations, np.float32)))
     model = build_model(policy, source_sha256, sparse_initializers=sparse_initializers)
@@ -98,7 +109,7 @@ class _Graph:
     """Nodes in order, each of which takes the value before it."""
 
     sparse_initializers: bool
-    value: str = "observation"
+    value: str
     nodes: list[Any] = field(default_factory=list)
     dense: list[Any] = field(default_factory=list)
     sparse: list[Any] = field(default_factory=list)
@@ -130,6 +141,49 @@ class _Graph:
             node = onnx.helper.make_node("DequantizeLinear", inputs, [name], name=f"{name}.dequantize", axis=0)
         self.nodes.append(node)
         return name
+
+    def cell(self, name: str, layer: Layer, at: int, count: int) -> None:
+        """Cell `at` of `count`, with its own part of the state."""
+        assert layer.cell is not None
+        units, letters = layer.units, "hc"[: layer.cell.vectors]
+        of_inputs, of_outputs = onnx_parts(layer)
+        weights = [
+            self.reshaped(f"{name}.{letter}", self.weight(f"{name}.{letter}.rows", part), [1, -1, part.n_inputs])
+            for letter, part in (("w", of_inputs), ("r", of_outputs))
+        ]
+        bias = self.constant(f"{name}.bias", np.concatenate([of_inputs.bias, of_outputs.bias])[None])
+        states = [self.state_before(f"{name}.{letter}", f"{letter}_in", at, count) for letter in letters]
+        x = self.reshaped(f"{name}.sequence", self.value, [1, -1, layer.n_fed])
+        outputs = ["", *(f"{name}.{letter}_next" for letter in letters)]
+        attributes = {"hidden_size": units} | ({"linear_before_reset": 1} if layer.cell.name == "gru" else {})
+        inputs = [x, *weights, bias, "", *states]
+        operator = layer.cell.name.upper()
+        self.nodes.append(onnx.helper.make_node(operator, inputs, outputs, name=f"{name}.node", **attributes))
+        self.value = self.reshaped(f"{name}.outputs", outputs[1], [-1, units])
+
+    def state_before(self, name: str, source: str, at: int, count: int) -> str:
+        """Cell `at`'s part of a state input."""
+        if count == 1:
+            return source
+        bounds = [self.constant(f"{name}.{end}", np.array([value])) for end, value in (("first", at), ("end", at + 1))]
+        axis = self.constant(f"{name}.axis", np.array([0]))
+        self.nodes.append(onnx.helper.make_node("Slice", [source, *bounds, axis], [name], name=f"{name}.node"))
+        return name
+
+    def reshaped(self, name: str, value: str, shape: list[int]) -> str:
+        inputs = [value, self.constant(f"{name}.shape", np.array(shape))]
+        self.nodes.append(onnx.helper.make_node("Reshape", inputs, [name], name=f"{name}.node"))
+        return name
+
+    def state_after(self, layers: list[tuple[int, Layer]]) -> None:
+        """The outputs of the state, of the cells among all layers."""
+        cell = layers[0][1].cell
+        assert cell is not None
+        for letter in "hc"[: cell.vectors]:
+            parts = [f"layers.{index}.{letter}_next" for index, _ in layers]
+            self.nodes.append(
+                onnx.helper.make_node("Concat", parts, [f"{letter}_out"], name=f"{letter}_out.node", axis=0)
+            )
 
     def apply(self, operator: str, name: str, *constants: str, **attributes: Any) -> None:
         node = onnx.helper.make_node(operator, [self.value, *constants], [name], name=f"{name}.node", **attributes)
@@ -183,7 +237,7 @@ class _Graph:
         self.apply("Tanh", name)
 
 
-ACTIVATIONS: Mapping[ActivationName, Callable[[_Graph, str], None]] = {
+ACTIVATIONS: Mapping[str, Callable[[_Graph, str], None]] = {
     "identity": lambda _graph, _name: None,
     "relu": lambda graph, name: graph.apply("Relu", name),
     "leaky_relu": lambda graph, name: graph.apply("LeakyRelu", name, alpha=LEAKY_SLOPE),
@@ -196,10 +250,36 @@ ACTIVATIONS: Mapping[ActivationName, Callable[[_Graph, str], None]] = {
 """How each is written."""
 
 
+ONNX_GATES: Mapping[CellName, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "gru": ((1, 0, 2), (1, 0, 3)),
+    "lstm": ((0, 3, 1, 2), (0, 3, 1, 2)),
+}
+"""The gates of a cell in ONNX's order, of its inputs and of its own last outputs: zrh, iofc."""
+
+
+def onnx_parts(layer: Layer) -> tuple[Layer, Layer]:
+    """A cell as ONNX has it, dense: of its inputs and of its own last outputs. Biases that both could have, the first
+    has."""
+    assert layer.cell is not None
+    stored, gates = layer.stored_matrix(), np.arange(layer.n_outputs).reshape(-1, layer.units)
+    parts = []
+    for order, columns in zip(ONNX_GATES[layer.cell.name], (slice(layer.n_fed), slice(layer.n_fed, None)), strict=True):
+        rows = gates[list(order)].ravel()
+        values = np.ascontiguousarray(stored[rows, columns])
+        scale = None if layer.scale is None else layer.scale[rows]
+        parts.append(Layer(values.shape[1], len(rows), 1, values, layer.bias[rows], scale=scale))
+    of_inputs, of_outputs = parts
+    shared = len(of_outputs.bias) if layer.cell.name == "lstm" else 2 * layer.units
+    bias = np.where(np.arange(len(of_outputs.bias)) < shared, np.float32(0), of_outputs.bias)
+    return of_inputs, replace(of_outputs, bias=bias)
+
+
 def build_model(policy: CompactPolicy, source_sha256: str, *, sparse_initializers: bool = False) -> Any:
     """The onnx.ModelProto of `policy`; the same policy gives the same model."""
     policy = without_denormals(policy)
-    graph = _Graph(sparse_initializers)
+    cells = [(index, layer) for index, layer in enumerate(policy.layers) if layer.cell is not None]
+    observation, action = ("obs", "actions") if cells else ("observation", "action")
+    graph = _Graph(sparse_initializers, observation)
     floats = observation_type = onnx.TensorProto.FLOAT
     if policy.observation_offset is not None:
         observation_type = onnx.TensorProto.DOUBLE
@@ -214,20 +294,27 @@ def build_model(policy: CompactPolicy, source_sha256: str, *, sparse_initializer
         graph.clip("clipped", policy.observation_clip)
     for index, layer in enumerate(policy.layers):
         name = f"layers.{index}"
+        if layer.cell is not None:
+            graph.cell(name, layer, [place for place, _ in cells].index(index), len(cells))
+            continue
         weight, bias = graph.weight(f"{name}.weight", layer), graph.constant(f"{name}.bias", layer.bias)
         graph.apply("Gemm", f"{name}.sum", weight, bias, transB=1)
         if index + 1 < len(policy.layers):
             graph.hidden(name, layer)
     _write_head(graph, policy)
-    graph.nodes[-1].output[0] = "action"
+    graph.nodes[-1].output[0] = action
+    states = _states(graph, cells) if cells else ([], [])
     is_int8 = any(layer.scale is not None for layer in policy.layers)
     opsets = [onnx.helper.make_opsetid("", INT8_OPSET if is_int8 else FLOAT_OPSET)]
     model = onnx.helper.make_model(
         onnx.helper.make_graph(
             graph.nodes,
             "policy",
-            [onnx.helper.make_tensor_value_info("observation", observation_type, ["batch", policy.n_observations])],
-            [onnx.helper.make_tensor_value_info("action", floats, ["batch", policy.n_actions])],
+            [
+                onnx.helper.make_tensor_value_info(observation, observation_type, ["batch", policy.n_observations]),
+                *states[0],
+            ],
+            [onnx.helper.make_tensor_value_info(action, floats, ["batch", policy.n_actions]), *states[1]],
             graph.dense,
             sparse_initializer=graph.sparse,
         ),
@@ -239,6 +326,22 @@ def build_model(policy: CompactPolicy, source_sha256: str, *, sparse_initializer
     own = {METADATA_KEY: json.dumps(_metadata(policy, source_sha256), sort_keys=True)}
     onnx.helper.set_model_props(model, own | policy.contract.as_text())
     return model
+
+
+def _states(graph: _Graph, cells: list[tuple[int, Layer]]) -> tuple[list[Any], list[Any]]:
+    """The inputs and the outputs of the state."""
+    graph.state_after(cells)
+    first = cells[0][1]
+    assert first.cell is not None
+    shape = [len(cells), "batch", first.units]
+    before, after = (
+        [
+            onnx.helper.make_tensor_value_info(f"{letter}_{end}", onnx.TensorProto.FLOAT, shape)
+            for letter in "hc"[: first.cell.vectors]
+        ]
+        for end in ("in", "out")
+    )
+    return before, after
 
 
 def _write_head(graph: _Graph, policy: CompactPolicy) -> None:
@@ -289,6 +392,7 @@ def verify(written: Path, policy: CompactPolicy, final: Path, *, shapes: bool) -
     largest = {}
     for kind, magnitudes in MAGNITUDES.items():
         observations = np.concatenate([check_observations(policy, magnitude) for magnitude in magnitudes])
+        exported.reset()
         actions = np.stack([exported(observation) for observation in observations])
         if np.any((actions < policy.action_low) | (actions > policy.action_high)):
             raise CheckFailed(f"{final} was not written: for {kind} observations, an action leaves its bounds")

@@ -44,6 +44,7 @@ class Library:
         run("gcc", *STRICT, "-O2", "-shared", "-fPIC", f"{name}.c", "-o", binary, folder=folder)
         library = ctypes.CDLL(str(binary))
         self._act, self.self_test = getattr(library, name), getattr(library, f"{name}_self_test")
+        self.reset = getattr(library, f"{name}_reset") if policy.is_recurrent else lambda: None
         self._shape, self._n_actions = (policy.n_observations,), policy.n_actions
         self._dtype = policy.observation_dtype
 

@@ -22,10 +22,11 @@ from edgerl.export.c.options import Options, Target
 from edgerl.export.c.source import Provenance, generate
 from edgerl.export.c.text import comment_text, number
 from edgerl.policy.activation import ACTIVATIONS, ActivationName
+from edgerl.policy.cell import CELLS, CellName
 from edgerl.policy.compact import Array, CompactPolicy, Head, Precision, as_blocks, make_layer
 from edgerl.policy.format import save
 from edgerl.profiling.budgets.report import profile
-from tests.policy.policies import random_policy, torch_actions
+from tests.policy.policies import episode, random_policy, recurrent_policy, torch_actions, torch_episode
 
 from .compiled_c import PROVENANCE, STRICT, Library, run, write
 from .golden.__main__ import CASES, golden
@@ -106,6 +107,68 @@ def test_every_activation_norm_and_head_is_pytorchs(
     bounds = np.stack([policy.action_low, policy.action_high])
     assert code == 1
     np.testing.assert_allclose(refused, np.where(np.isfinite(bounds).all(axis=0), bounds.mean(axis=0), 0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", CELLS)
+@pytest.mark.parametrize(
+    ("precision", "block", "layout"),
+    [("fp32", 1, "auto"), ("fp32", 1, "dense"), ("fp32", 4, "sparse"), ("fp16", 1, "auto"), ("int8", 4, "auto")],
+)
+@pytest.mark.parametrize(("cells", "before"), [(2, 0), (1, 6)])
+def test_an_episode_of_a_recurrent_policy_is_pytorchs(
+    kind: CellName, precision: Precision, block: int, layout: Layout, cells: int, before: int, tmp_path: Path
+) -> None:
+    policy, outputs = recurrent_policy(
+        kind, (11, 34, 19, 3), cells=cells, before=before, precision=precision, block=block, density=0.6
+    )
+    library, seen = Library(policy, tmp_path, Options(layout=layout)), episode(policy, 1000)
+    actions = library.actions(seen)
+    assert largest_difference(policy, actions, policy(seen, np.float64)) < BOUNDS[precision]
+    if precision == "fp32":
+        assert largest_difference(policy, actions, torch_episode(policy, outputs, seen)) < BOUNDS[precision]
+    for begin in (library.reset, library.self_test):
+        assert not begin()
+        np.testing.assert_array_equal(library.actions(seen[:20]), actions[:20])
+    library.reset()
+    for observation, action in zip(seen, actions[:20], strict=False):
+        assert library.act(np.where(np.arange(11) == 3, np.nan, observation))[0] == 1
+        np.testing.assert_array_equal(library.act(observation)[1], action)
+
+
+def test_a_recurrent_policys_state_is_the_callers(tmp_path: Path) -> None:
+    policy, _ = recurrent_policy("lstm", (2, 5, 4, 1), activation="relu")
+    made, seen = write(policy, tmp_path), episode(policy, 6)
+    expected = policy(seen, np.float64)[:, 0]
+    calls = "".join(
+        f"{{ const float o[2] = {{{one[0]:.9g}f, {one[1]:.9g}f}}; float a[1];\n"
+        "for (int i = 0; i < 2; i++) {\n"
+        'edgerl_policy_r(o, a, &scratch, &states[i]); printf("%.9g ", (double)a[0]); } }\n'
+        for one in seen
+    )
+    (tmp_path / "main.c").write_text(
+        '#include <stdio.h>\n#include "edgerl_policy.h"\n'
+        "static edgerl_policy_scratch scratch;\nstatic edgerl_policy_state states[2];\nint main(void) {\n"
+        "states[0].values[3] = states[1].values[0] = 7.0f;\n"
+        "edgerl_policy_reset_r(&states[0]);\nedgerl_policy_reset_r(&states[1]);\n"
+        f"{calls}"
+        "return sizeof states[0] != EDGERL_POLICY_STATE_BYTES || sizeof scratch != EDGERL_POLICY_SCRATCH_BYTES;\n}\n"
+    )
+    run("gcc", *STRICT, "-Wno-conversion", "edgerl_policy.c", "main.c", "-o", "program", folder=tmp_path)
+    printed = np.array(run(tmp_path / "program", folder=tmp_path).split(), np.float64).reshape(6, 2)
+    np.testing.assert_allclose(printed, np.column_stack([expected, expected]), atol=1e-5)
+    assert (made.state_bytes, policy.n_state) == (40, 10)
+
+
+@pytest.mark.needs("arm-none-eabi-gcc", "qemu-system-arm")
+@pytest.mark.parametrize("kind", CELLS)
+def test_an_episode_on_an_emulated_cortex(kind: CellName, tmp_path: Path) -> None:
+    policy, _ = recurrent_policy(kind, (7, 20, 9, 2), cells=2)
+    report = export_policy(policy, "c", tmp_path / "c", target="cortex-m4", measure=True)
+    measured = report.measured.as_dict()  # type: ignore[attr-defined]
+    assert measured["calls"] == 32
+    assert measured["largest_difference"] < 1e-5
+    assert measured["stack_bytes"] < 300
+    assert measured["bss_bytes"] == report.scratch_bytes + report.state_bytes  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e6])

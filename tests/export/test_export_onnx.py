@@ -21,12 +21,20 @@ from onnx.reference.op_run import OpRun
 import edgerl
 from edgerl.commands.export import export_policy
 from edgerl.edge import OnnxPolicy
-from edgerl.errors import CheckFailed, ConfigError, FileFormatError, MissingExtraError, OutputError
+from edgerl.errors import (
+    CheckFailed,
+    ConfigError,
+    FileFormatError,
+    MissingExtraError,
+    OutputError,
+    UnsupportedModelError,
+)
 from edgerl.export.onnx import graph as onnx_export
 from edgerl.policy.activation import ACTIVATIONS, ActivationName
-from edgerl.policy.compact import CompactPolicy, Head, make_layer
+from edgerl.policy.cell import CELLS, CellName
+from edgerl.policy.compact import CompactPolicy, Head, Precision, make_layer
 from edgerl.policy.format import save, to_bytes
-from tests.policy.policies import random_policy, torch_actions
+from tests.policy.policies import episode, random_policy, recurrent_policy, torch_actions, torch_episode
 
 Array = npt.NDArray[Any]
 
@@ -478,3 +486,56 @@ def test_bounds_far_from_zero_export_and_are_kept(
     for observation in np.random.default_rng(0).normal(scale=100, size=(200, policy.n_observations)).astype(np.float32):
         action = exported(observation)
         assert ((action >= np.float32(low)) & (action <= np.float32(high))).all()
+
+
+# ---------------------------------------------------------------------------------------------- recurrent policies
+
+
+@pytest.mark.parametrize("kind", CELLS)
+@pytest.mark.parametrize(("precision", "block"), [("fp32", 1), ("fp16", 1), ("int8", 4)])
+@pytest.mark.parametrize(("cells", "before"), [(1, 0), (3, 0), (1, 6)])
+def test_an_episode_of_a_recurrent_policy_is_pytorchs(
+    kind: CellName, precision: Precision, block: int, cells: int, before: int, tmp_path: Path
+) -> None:
+    policy, outputs = recurrent_policy(
+        kind, (11, 34, 19, 3), cells=cells, before=before, precision=precision, block=block, density=0.6
+    )
+    report = export_policy(policy, "onnx", tmp_path / "policy.onnx")
+    seen, exported = episode(policy, 1000), OnnxPolicy(report.path)
+    actions = np.stack([exported(observation) for observation in seen])
+    np.testing.assert_allclose(actions, policy(seen, np.float64), atol=1e-5)
+    if precision == "fp32":
+        np.testing.assert_allclose(actions, torch_episode(policy, outputs, seen), atol=1e-5)
+    exported.reset()
+    np.testing.assert_array_equal(np.stack([exported(observation) for observation in seen[:9]]), actions[:9])
+    assert not np.isfinite(exported(np.full(11, np.nan))).any()
+    np.testing.assert_array_equal(exported(seen[9]), actions[9])
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_a_recurrent_policy_has_the_interface_of_rsl_rls_export(kind: CellName, tmp_path: Path) -> None:
+    policy, _ = recurrent_policy(kind, (11, 34, 19, 3), cells=2)
+    path = export_policy(policy, "onnx", tmp_path / "policy.onnx").path
+    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    parts = "hc"[: CELLS[kind].vectors]
+    assert [tensor.name for tensor in session.get_inputs()] == ["obs", *(f"{part}_in" for part in parts)]
+    assert [tensor.name for tensor in session.get_outputs()] == ["actions", *(f"{part}_out" for part in parts)]
+    assert [tensor.shape for tensor in session.get_inputs()] == [["batch", 11], *([2, "batch", 34] for _ in parts)]
+    seen = episode(policy, 5)
+    states = {part: np.zeros((2, 5, 34), np.float32) for part in parts}  # five robots at once, all at their first step
+    given = {"obs": seen, **{f"{part}_in": state for part, state in states.items()}}
+    actions, *following = session.run(None, given)
+    interpreted = onnx.reference.ReferenceEvaluator(onnx.load(path)).run(None, given)
+    expected, state = policy.step(seen, np.zeros((5, policy.n_state), np.float32), np.float64)
+    for computed in ((actions, *following), interpreted):
+        np.testing.assert_allclose(computed[0], expected, atol=1e-5)
+        stacked = np.concatenate([part[cell] for cell in range(2) for part in computed[1:]], axis=1)
+        np.testing.assert_allclose(stacked, state, atol=1e-5)
+
+
+def test_cells_that_one_state_cannot_hold_are_refused(tmp_path: Path) -> None:
+    first, _ = recurrent_policy("gru", (5, 9, 7, 3))
+    second, _ = recurrent_policy("lstm", (9, 9, 7, 3))
+    policy = replace(first, layers=(first.layers[0], *second.layers))
+    with pytest.raises(UnsupportedModelError, match=r"^5-gru9-lstm9-7-3 has cells of several kinds or widths"):
+        export_policy(policy, "onnx", tmp_path / "policy.onnx")

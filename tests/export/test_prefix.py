@@ -30,7 +30,7 @@ THEIRS = (
     "int class restrict final std wchar_t constexpr typeof and "  # C and C++
     "math stdint stddef string Math STDIO unistd pthread sched "  # headers
     "sem mtx sig atomic aio va "  # families
-    "main observation action scratch edgerl engine ENGINE engine_learner "  # this code's own
+    "main observation action scratch state edgerl engine ENGINE engine_learner "  # this code's own
 )
 
 AWKWARD = (

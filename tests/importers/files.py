@@ -80,6 +80,53 @@ def actions(module: nn.Module, observations: Any) -> Any:
         return module(torch.from_numpy(np.asarray(observations, np.float32))).numpy()
 
 
+class RecurrentActor(nn.Module):
+    """As rsl_rl's exporter builds it: a normaliser, a GRU or an LSTM, a perceptron; the state is passed in and out."""
+
+    def __init__(self, kind: str, layers: int, widths: Sequence[int] = (9, 20, 12, 4)) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        n, units, hidden, m = widths
+        self.rnn = getattr(nn, kind.upper())(n, units, layers)
+        for parameter in self.rnn.parameters():
+            parameter.data *= 2
+        self.actor = nn.Sequential(nn.Linear(units, hidden), nn.ELU(), nn.Linear(hidden, m))
+        self.register_buffer("mean", torch.randn(1, n))
+        self.register_buffer("std", torch.rand(1, n) + 0.1)
+        self.names = ["h", "c"] if kind == "lstm" else ["h"]
+
+    def forward(self, obs: torch.Tensor, *state: torch.Tensor) -> Any:
+        x = ((obs - self.mean) / (self.std + 1e-2)).unsqueeze(0)
+        if len(state) == 2:
+            x, (h, c) = self.rnn(x, state)
+            return self.actor(x.squeeze(0)), h, c
+        x, h = self.rnn(x, *state)
+        return self.actor(x.squeeze(0)), h
+
+    def episode(self, observations: Any) -> Any:
+        """Actions [steps, m] for observations [steps, n]."""
+        with torch.no_grad():
+            x = (torch.from_numpy(observations) - self.mean) / (self.std + 1e-2)
+            return self.actor(self.rnn(x)[0]).numpy()
+
+
+def exported_cells(module: RecurrentActor, path: Path, opset: int = 17) -> Path:
+    """As torch.onnx writes it for rsl_rl."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        state = [torch.zeros(module.rnn.num_layers, 1, module.rnn.hidden_size) for _ in module.names]
+        torch.onnx.export(
+            module.eval(),
+            (torch.zeros(1, module.rnn.input_size), *state),
+            str(path),
+            opset_version=opset,
+            dynamo=False,
+            input_names=["obs", *(f"{name}_in" for name in module.names)],
+            output_names=["actions", *(f"{name}_out" for name in module.names)],
+        )
+    return path
+
+
 class Task(gymnasium.Env[Any, Any]):
     """Random observations; actions within `bounds`."""
 

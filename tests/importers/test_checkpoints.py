@@ -12,6 +12,7 @@ from torch import nn
 
 import edgerl
 from edgerl.errors import ConfigError, EdgerlError, UnsupportedModelError
+from edgerl.policy.cell import CELLS, CellName
 
 from .files import Actor, actions, scripted
 
@@ -127,10 +128,63 @@ def test_deviations_that_the_network_makes_are_left_out(tmp_path: Path) -> None:
     np.testing.assert_allclose(policy(OBSERVATIONS), expected, atol=5e-6)
 
 
-def test_a_recurrent_checkpoint_is_refused_with_its_reason(tmp_path: Path) -> None:
-    state = {**_named(ACTOR, "actor."), "memory_a.rnn.weight_ih_l0": torch.zeros(4, 9), "std": torch.ones(4)}
+RECURRENT: dict[str, tuple[str, str, str, str]] = {  # part, prefix of the layers, of the cells, of the normaliser
+    "2.1": ("model_state_dict", "actor.", "memory_a.rnn.", ""),
+    "2.3, distilled": ("model_state_dict", "student.", "memory_s.rnn.", ""),
+    "3.3": ("model_state_dict", "actor.", "memory_a.rnn.", "actor_obs_normalizer."),
+    "5.5": ("actor_state_dict", "mlp.", "rnn.rnn.", "obs_normalizer."),
+}
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("kind", CELLS)
+@pytest.mark.parametrize("layout", RECURRENT)
+def test_a_recurrent_checkpoint_of_rsl_rl(layout: str, kind: CellName, layers: int, tmp_path: Path) -> None:
+    part, prefix, cells, normaliser = RECURRENT[layout]
+    torch.manual_seed(0)
+    rnn = getattr(nn, kind.upper())(9, 20, layers)
+    actor = nn.Sequential(nn.Linear(20, 16), nn.ELU(), nn.Linear(16, 4))
+    state = {
+        **_named(actor, prefix),
+        **_named(rnn, cells),
+        "std": torch.ones(4),
+        "distribution.std_param": torch.ones(4),
+    }
+    content = {part: {**state, **(_normaliser(normaliser) if normaliser else {})}, **COMMON}
+    if not normaliser:
+        content["obs_norm_state_dict"] = _normaliser()
+    content |= {"critic_state_dict": _named(getattr(nn, kind.upper())(9, 8), "rnn.rnn.")}
+    torch.save(content, tmp_path / "model.pt")
+    report = edgerl.import_policy(tmp_path / "model.pt", tmp_path / "policy.safetensors", activation="elu")
+    with torch.no_grad():
+        expected = actor(rnn(_seen(_normaliser()))[0]).numpy()
+    np.testing.assert_allclose(edgerl.load(tmp_path / "policy.safetensors")(OBSERVATIONS), expected, atol=5e-6)
+    assert report.kind.endswith(", recurrent")
+    assert report.policy.architecture == f"9-{'-'.join([f'{kind}20'] * layers)}-16-4"
+    assert report.difference is not None
+    assert report.difference.observations > 1000
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (
+            {"weight_hh_l0": torch.zeros(40, 20)},
+            "has 40 rows for 20 units; expected 3 .*GRU.* or 4 .*LSTM",
+        ),
+        ({"weight_ih_l0": torch.zeros(60, 9)}, r"weight_ih_l0 has the shape \[60, 9\]; expected \[80, 9\]"),
+        ({"bias_hh_l0": torch.zeros(20)}, r"bias_hh_l0 has the shape \[20\]; expected \[80\]"),
+        ({"bias_ih_l0": torch.full((80,), np.nan)}, "bias_ih_l0 holds a number that is not finite"),
+        ({"weight_ih_l0_reverse": torch.zeros(80, 9)}, "expected cells of one direction, not projected"),
+        ({"weight_hr_l0": torch.zeros(20, 20)}, "expected cells of one direction, not projected"),
+        ({"weight_ih_l1": torch.zeros(80, 20)}, "'memory_a.rnn.weight_hh_l1' is missing"),
+    ],
+)
+def test_cells_that_are_none_are_refused(change: dict[str, Any], problem: str, tmp_path: Path) -> None:
+    state = _named(nn.LSTM(9, 20), "memory_a.rnn.") | {f"memory_a.rnn.{name}": value for name, value in change.items()}
+    state |= _named(nn.Linear(20, 4), "actor.0.")
     torch.save({"model_state_dict": state, **COMMON}, tmp_path / "model.pt")
-    with pytest.raises(UnsupportedModelError, match=r"is recurrent \(memory_a"):
+    with pytest.raises(EdgerlError, match=problem):
         edgerl.import_policy(tmp_path / "model.pt", tmp_path / "p.safetensors", activation="elu")
 
 

@@ -21,10 +21,11 @@ from edgerl.errors import CheckFailed, EdgerlError, FileFormatError, Unsupported
 from edgerl.importers import onnx as reader
 from edgerl.importers.options import Stated
 from edgerl.importers.policy_file import read
+from edgerl.policy.cell import CELLS, CellName
 from edgerl.policy.compact import CompactPolicy
-from tests.policy.policies import random_policy
+from tests.policy.policies import episode, random_policy, recurrent_policy
 
-from .files import Actor, actions, exported
+from .files import Actor, RecurrentActor, actions, exported, exported_cells
 
 OBSERVATIONS = np.random.default_rng(0).normal(0, 2, (200, 9)).astype(np.float32)
 KINDS: dict[str, dict[str, Any]] = {
@@ -302,6 +303,101 @@ def test_mutated_files_are_read_or_refused(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     whole = exported(Actor(nn.SiLU, is_distribution=True, tanh=True), tmp_path / "actor.onnx").read_bytes()
     for _ in range(1500):
+        data = bytearray(whole)
+        for _ in range(int(rng.integers(1, 8))):
+            data[int(rng.integers(len(data)))] = int(rng.integers(256))
+        data = data[: int(rng.integers(1, len(data)))] if rng.random() < 0.2 else data
+        with contextlib.suppress(EdgerlError):
+            read(bytes(data), Path("mutated.onnx"), Stated())
+
+
+# ---------------------------------------------------------------------------------------------- recurrent policies
+
+
+@pytest.mark.parametrize("opset", [11, 17])
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize("kind", CELLS)
+def test_recurrent_policies_that_torch_exports_for_rsl_rl(
+    kind: CellName, layers: int, opset: int, tmp_path: Path
+) -> None:
+    module = RecurrentActor(kind, layers)
+    path = exported_cells(module, tmp_path / "actor.onnx", opset)
+    report = edgerl.import_policy(path, tmp_path / "policy.safetensors")
+    assert report.policy.architecture == f"9-{'-'.join([f'{kind}20'] * layers)}-12-4"
+    assert report.difference is not None
+    assert (report.difference.observations, report.difference.largest < 1e-5) == (1001, True)
+    expected = module.episode(OBSERVATIONS)
+    np.testing.assert_allclose(report.policy(OBSERVATIONS), expected, atol=5e-6)
+    foreign = edgerl.edge.OnnxPolicy(path)
+    np.testing.assert_allclose(np.stack([foreign(row) for row in OBSERVATIONS]), expected, atol=1e-5)
+    export_policy(report.policy, "onnx", tmp_path / "again.onnx")
+    again = edgerl.import_policy(tmp_path / "again.onnx", tmp_path / "again.safetensors").policy
+    np.testing.assert_allclose(again(OBSERVATIONS), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_cells_behind_a_layer(kind: CellName, tmp_path: Path) -> None:
+    """RLtools' RAPTOR has a dense layer before its GRU."""
+    policy, _ = recurrent_policy(kind, before=6)
+    export_policy(policy, "onnx", tmp_path / "policy.onnx")
+    again = edgerl.import_policy(tmp_path / "policy.onnx", tmp_path / "policy.safetensors").policy
+    assert again.architecture == policy.architecture
+    seen = episode(policy, 300)
+    np.testing.assert_allclose(again(seen), policy(seen), atol=1e-5)
+
+
+def _with_cell(change: Callable[[Any, onnx.ModelProto], object], path: Path, kind: str = "lstm") -> Path:
+    """An exported cell, changed."""
+    model = onnx.load(exported_cells(RecurrentActor(kind, 1), path))
+    (cell,) = (node for node in model.graph.node if node.op_type == kind.upper())
+    change(cell, model)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def _attribute(name: str, value: Any) -> Callable[[Any, onnx.ModelProto], object]:
+    def change(cell: Any, _: onnx.ModelProto) -> None:
+        kept = [attribute for attribute in cell.attribute if attribute.name != name]
+        del cell.attribute[:]
+        cell.attribute.extend([*kept, make.make_attribute(name, value)])
+
+    return change
+
+
+CELLS_OF_OTHERS = {
+    "reverse": ("lstm", _attribute("direction", "reverse"), "has another direction, layout or activation"),
+    "activations": ("gru", _attribute("activations", ["Sigmoid", "Relu"]), "has another direction, layout or activ"),
+    "clip": ("lstm", _attribute("clip", 3.0), "has the attribute 'clip', which no cell of PyTorch has"),
+    "reset before": ("gru", _attribute("linear_before_reset", 0), "expected linear_before_reset = 1"),
+    "no state": ("gru", lambda cell, _: cell.input.__setitem__(5, ""), "begins anew with every observation"),
+    "half a state": ("lstm", lambda cell, _: cell.input.__setitem__(6, ""), "begins anew with every observation"),
+    "other weights": ("lstm", lambda cell, _: cell.input.__setitem__(1, cell.input[2]), "has weights of the shapes"),
+    "peepholes": ("lstm", lambda cell, _: cell.input.append(cell.input[3]), "has peepholes"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CELLS_OF_OTHERS)
+def test_cells_that_no_policy_holds_are_refused_by_name(case: str, tmp_path: Path) -> None:
+    kind, change, problem = CELLS_OF_OTHERS[case]
+    path = _with_cell(change, tmp_path / "actor.onnx", kind)
+    with pytest.raises(UnsupportedModelError, match=rf"the node {kind.upper()} .*{problem}"):
+        edgerl.import_policy(path, tmp_path / "policy.safetensors")
+
+
+def test_states_in_another_order_are_found(tmp_path: Path) -> None:
+    """The two cells take each other's state: which a cell is given is not followed, but compared."""
+    model = onnx.load(exported_cells(RecurrentActor("gru", 2), tmp_path / "actor.onnx"))
+    (joined,) = (node for node in model.graph.node if "h_out" in node.output)
+    joined.input[0], joined.input[1] = joined.input[1], joined.input[0]
+    (tmp_path / "actor.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(CheckFailed, match=r"actions differ from the original's"):
+        edgerl.import_policy(tmp_path / "actor.onnx", tmp_path / "policy.safetensors")
+
+
+def test_mutated_recurrent_files_are_read_or_refused(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    whole = exported_cells(RecurrentActor("lstm", 2), tmp_path / "actor.onnx").read_bytes()
+    for _ in range(500):
         data = bytearray(whole)
         for _ in range(int(rng.integers(1, 8))):
             data[int(rng.integers(len(data)))] = int(rng.integers(256))

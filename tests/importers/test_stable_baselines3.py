@@ -170,7 +170,7 @@ HOSTILE: dict[str, tuple[Callable[[dict[str, bytes]], object], str]] = {
     ),
     "a feature extractor": (
         lambda m: _weights(m, lambda s: s.update({"features_extractor.cnn.0.weight": torch.zeros(2, 2)})),
-        "has a features extractor or a recurrent layer",
+        "has a features extractor; expected",
     ),
     "no policy": (
         lambda m: _weights(m, lambda s: [s.pop(name) for name in list(s)]),
@@ -266,3 +266,27 @@ def test_statistics_of_another_size(tmp_path: Path) -> None:
     np.savez(tmp_path / "statistics.npz", mean=np.zeros(4), var=np.ones(4))
     with pytest.raises(UnsupportedModelError, match="has statistics of 4 numbers; the policy takes 5 observations"):
         import_policy(tmp_path / "model.zip", tmp_path / "p.safetensors", normalizer=tmp_path / "statistics.npz")
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_recurrent_ppo_of_sb3_contrib(layers: int, tmp_path: Path) -> None:
+    """In the layout of its MlpLstmPolicy: the actor's LSTM takes the observation, and gives it to the perceptron."""
+    _saved("PPO", tmp_path)
+    lstm, policy_net, action_net = nn.LSTM(5, 12, layers), nn.Linear(12, 64), nn.Linear(64, 2)
+
+    def change(state: dict[str, Any]) -> None:
+        state |= {
+            f"lstm_{which}.{name}": value for which in ("actor", "critic") for name, value in lstm.state_dict().items()
+        }
+        state |= {f"mlp_extractor.policy_net.0.{name}": value for name, value in policy_net.state_dict().items()}
+        state |= {f"action_net.{name}": value for name, value in action_net.state_dict().items()}
+        for name in ("weight", "bias"):
+            del state[f"mlp_extractor.policy_net.2.{name}"]
+
+    model = _changed(tmp_path, lambda members: _weights(members, change))
+    report = import_policy(model, tmp_path / "policy.safetensors")
+    with torch.no_grad():
+        expected = action_net(torch.tanh(policy_net(lstm(torch.from_numpy(OBSERVATIONS))[0]))).numpy()
+    low, high = report.policy.action_low, report.policy.action_high
+    np.testing.assert_allclose(report.policy(OBSERVATIONS), np.clip(expected, low, high), atol=1e-5)
+    assert report.kind == "sb3-contrib RecurrentPPO"

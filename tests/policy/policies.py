@@ -12,7 +12,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812 — PyTorch's own convention
 
 from edgerl.policy.activation import ActivationName
-from edgerl.policy.compact import CompactPolicy, Head, LayerNorm, Precision, make_layer
+from edgerl.policy.cell import CellName, joined_weights
+from edgerl.policy.compact import CompactPolicy, Head, Layer, LayerNorm, Precision, make_layer
+from edgerl.policy.pruning import quantise_layer
 
 Array = npt.NDArray[Any]
 Network = list[tuple[Array, Array]]
@@ -67,6 +69,95 @@ def random_policy(
     if offset:
         policy = replace(policy, observation_offset=np.rint(rng.uniform(2**24, 2**27, n) * rng.choice([-1, 1], n)))
     return policy.with_example(policy.observation_of(example))
+
+
+def recurrent_policy(
+    kind: CellName,
+    widths: tuple[int, ...] = (5, 9, 7, 3),
+    *,
+    cells: int = 1,
+    before: int = 0,
+    seed: int = 0,
+    precision: Precision = "fp32",
+    block: int = 1,
+    density: float = 1.0,
+    activation: ActivationName = "elu",
+    head: Head = "tanh",
+) -> tuple[CompactPolicy, Any]:
+    """A policy whose first hidden layers are `cells` cells of widths[1] units, and PyTorch's modules of these numbers:
+    observations [steps, n], normalised → the last layer's outputs [steps, m].
+
+    before: units of a ReLU layer in front of the cells, as in RLtools' RAPTOR; 0: none. The module is in float64.
+    """
+    n, h, *rest = widths
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    first = torch.nn.Linear(n, before) if before else torch.nn.Identity()
+    network = getattr(torch.nn, kind.upper())(before or n, h, cells)
+    linears = [torch.nn.Linear(a, b) for a, b in pairwise((h, *rest))]
+    for parameter in network.parameters():
+        parameter.data *= 2
+        parameter.data *= torch.from_numpy(rng.random(parameter.shape) < density)
+
+    def layer(weight: Array, bias: Array, named: Any) -> Layer:
+        return replace(
+            quantise_layer(weight.astype(np.float32), bias.astype(np.float32), block, precision), activation=named
+        )
+
+    layers = []
+    if before:
+        layers.append(layer(first.weight.detach().numpy(), first.bias.detach().numpy(), "relu"))
+    for index in range(cells):
+        parts = (getattr(network, f"{name}_l{index}").detach().numpy() for name in TORCH_PARTS)
+        layers.append(layer(*joined_weights(kind, *parts), kind))
+    layers += [layer(each.weight.detach().numpy(), each.bias.detach().numpy(), activation) for each in linears]
+    layers[-1] = replace(layers[-1], activation="relu")
+    m = widths[-1]
+    policy = CompactPolicy(
+        tuple(layers),
+        -np.exp(rng.normal(size=m)).astype(np.float32),
+        np.exp(rng.normal(size=m)).astype(np.float32),
+        rng.normal(size=n).astype(np.float32),
+        np.exp(rng.normal(size=n)).astype(np.float32),
+        metadata={"environment": "Anything-v0"},
+        head=head,
+    )
+
+    def outputs(x: Any) -> Any:
+        x = network(torch.relu(first(x)) if before else x)[0]
+        for linear in linears[:-1]:
+            x = getattr(F, activation)(linear(x))
+        return linears[-1](x)
+
+    for module in (first, network, *linears):
+        module.double()
+    return policy.with_example(rng.normal(size=n).astype(np.float32)), outputs
+
+
+TORCH_PARTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+
+
+def torch_episode(policy: CompactPolicy, outputs: Any, observations: Array) -> Array:
+    """What PyTorch computes in float64 along one episode [steps, n]: actions [steps, m]."""
+    assert policy.observation_mean is not None
+    assert policy.observation_scale is not None
+    x = (torch.from_numpy(observations).double() - torch.from_numpy(policy.observation_mean)) * torch.from_numpy(
+        policy.observation_scale
+    )
+    low, high = (torch.from_numpy(bound).double() for bound in (policy.action_low, policy.action_high))
+    with torch.no_grad():
+        x = outputs(x)
+    actions: Array = (x.clamp(low, high) if policy.head == "clip" else low + (x.tanh() + 1) / 2 * (high - low)).numpy()
+    return actions
+
+
+def episode(policy: CompactPolicy, steps: int, seed: int = 1) -> Array:
+    """Observations [steps, n], of about the policy's own mean and deviation."""
+    drawn = np.random.default_rng(seed).normal(size=(steps, policy.n_observations))
+    assert policy.observation_mean is not None
+    assert policy.observation_scale is not None
+    observations: Array = (policy.observation_mean + drawn / policy.observation_scale).astype(np.float32)
+    return observations
 
 
 def torch_actions(policy: CompactPolicy, observations: Array) -> Array:

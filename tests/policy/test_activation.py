@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 — PyTorch's own convention
 
 from edgerl.policy.activation import ACTIVATIONS, ActivationName
+from edgerl.policy.cell import CELLS
 from edgerl.policy.compact import LayerNorm
 from tests.edge.compiled import ENGINE
 
@@ -52,5 +53,5 @@ def test_the_engine_numbers_activations_in_this_order() -> None:
     header = (ENGINE / "edgerl.h").read_text()
     _, _, declared = header.partition("typedef enum edgerl_activation {")
     numbered = re.findall(r"EDGERL_(\w+) = (\d+)", declared[: declared.index("}")])
-    assert [(name.upper(), str(number)) for number, name in enumerate(ACTIVATIONS)] == numbered
+    assert [(name.upper(), str(number)) for number, name in enumerate((*ACTIVATIONS, *CELLS))] == numbered
     assert get_args(ActivationName) == tuple(ACTIVATIONS)

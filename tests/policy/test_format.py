@@ -11,20 +11,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgerl.errors import FileFormatError, UnsupportedModelError
-from edgerl.files.tensors import pack_tensors
+from edgerl.files.tensors import pack_tensors, unpack_tensors
 from edgerl.policy import format as policy_file
 from edgerl.policy.activation import ACTIVATIONS, ActivationName
+from edgerl.policy.cell import CELLS, CellName
 from edgerl.policy.compact import CompactPolicy, Head, Precision, make_layer
 from tests.policy.golden import make as golden
-from tests.policy.policies import assert_same, random_policy
+from tests.policy.policies import assert_same, random_policy, recurrent_policy
 
 GOLDEN = Path(__file__).parent / "golden" / "policy.safetensors"
 GOLDEN_OFFSET = GOLDEN.with_name("policy-offset.safetensors")
 GOLDEN_PARTS = GOLDEN.with_name("policy-parts.safetensors")
+GOLDEN_CELLS = GOLDEN.with_name("policy-cells.safetensors")
 SOURCE = Path("policy.safetensors")
 
 Metadata = dict[str, Any]
@@ -35,10 +37,11 @@ def test_the_golden_file_is_what_its_script_makes() -> None:
     assert GOLDEN.read_bytes() == golden.make()
     assert GOLDEN_OFFSET.read_bytes() == golden.make("offset")
     assert GOLDEN_PARTS.read_bytes() == golden.make("parts")
+    assert GOLDEN_CELLS.read_bytes() == golden.make("cells")
 
 
 def test_the_golden_file_is_read_and_written_byte_for_byte() -> None:
-    for path in (GOLDEN, GOLDEN_OFFSET, GOLDEN_PARTS):
+    for path in (GOLDEN, GOLDEN_OFFSET, GOLDEN_PARTS, GOLDEN_CELLS):
         assert policy_file.to_bytes(policy_file.load(path)) == path.read_bytes()
 
 
@@ -73,6 +76,40 @@ def test_the_golden_file_with_parts() -> None:
     assert (policy.action_low.tolist(), policy.action_high.tolist()) == ([-1, -3], [2, np.inf])
     np.testing.assert_allclose(policy(policy.example_observation), golden.EXAMPLE_OF_PARTS, rtol=1e-6)
     np.testing.assert_allclose(policy.example_action, golden.EXAMPLE_OF_PARTS, rtol=1e-6)
+
+
+def test_the_golden_file_with_cells() -> None:
+    policy = policy_file.load(GOLDEN_CELLS)
+    assert policy.architecture == "1-lstm1-gru1-1"
+    assert (policy.n_observations, policy.n_state) == (1, 3)
+    seen = (1.0, -0.5, 2.0, 0.25)
+    np.testing.assert_allclose(
+        policy(np.array(seen)[:, None], np.float64)[:, 0], golden.actions_of_cells(seen), rtol=1e-12
+    )
+    np.testing.assert_allclose(policy.example_action, golden.actions_of_cells((1.0,)), rtol=1e-6)
+
+
+@given(
+    st.integers(0, 2**32),
+    st.sampled_from(list(CELLS)),
+    st.integers(1, 3),
+    st.sampled_from([0, 6]),
+    st.sampled_from([1, 4]),
+    st.sampled_from(["fp32", "fp16", "int8"]),
+    st.sampled_from([0, 0.2, 1]),
+)
+@settings(max_examples=30)
+def test_round_trip_of_cells(
+    seed: int, kind: CellName, cells: int, before: int, block: int, precision: Precision, density: float
+) -> None:
+    policy, _ = recurrent_policy(
+        kind, cells=cells, before=before, seed=seed, block=block, precision=precision, density=density
+    )
+    data = policy_file.to_bytes(policy)
+    again = policy_file.from_bytes(data, SOURCE)
+    assert_same(again, policy)
+    assert policy_file.to_bytes(again) == data
+    assert policy_file.version_of(policy) == 3
 
 
 @given(
@@ -353,6 +390,30 @@ def test_hostile_parts(change: Callable[[Metadata, Tensors], object], problem: s
     metadata, tensors = _valid_parts()
     assert _load(metadata, tensors, 3).layers[0].activation == "silu"
     change(metadata, tensors)
+    _refused(metadata, tensors, problem, 3)
+
+
+HOSTILE_CELLS = {
+    "gates": (_describe(0, outputs=3), "layer 0, of 2 inputs and 3 outputs, is no lstm: expected outputs for four"),
+    "units": (_describe(0, inputs=1), "layer 0, of 1 inputs and 4 outputs, is no lstm"),
+    "norm": (_describe(0, norm_epsilon=0.5), "layer 0, of 2 inputs and 4 outputs, is no lstm: .* and no norm"),
+    "of outputs": (_set("layers.1.values", (2, 1), 1), "layer 1, a gru, has weights where it must have none"),
+    "of inputs": (_set("layers.1.values", (3, 0), 1), "layer 1, a gru, has weights where it must have none"),
+    "next": (_describe(2, inputs=4), "layer 1 has 1 outputs, the next 4 inputs"),
+    "last": (_describe(2, activation="lstm", norm_epsilon=None), f"layer 2 {NOT_DESCRIBED}"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "problem"), HOSTILE_CELLS.values(), ids=HOSTILE_CELLS)
+def test_hostile_cells(change: Callable[[Metadata, Tensors], object], problem: str) -> None:
+    read, tensors = unpack_tensors(golden.make("cells"), SOURCE, "policy", (3,))
+    metadata = {key: read[key] for key in ("layers", "about", "head", "observation_clip")}
+    tensors = {name: tensor.copy() for name, tensor in tensors.items()}
+    change(metadata, tensors)
+    for index, layer in enumerate(metadata["layers"]):
+        shape = layer["outputs"], layer["inputs"]
+        tensors[f"layers.{index}.values"] = np.resize(tensors[f"layers.{index}.values"], shape)
+        tensors[f"layers.{index}.bias"] = np.resize(tensors[f"layers.{index}.bias"], shape[0])
     _refused(metadata, tensors, problem, 3)
 
 

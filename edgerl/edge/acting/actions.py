@@ -27,8 +27,18 @@ ACTION_MODES: tuple[ActionMode, ...] = get_args(ActionMode)
 Bounds = tuple[npt.NDArray[Any], npt.NDArray[Any]]
 
 
-class Playable(Protocol):
-    """A policy: observation [n] → action [m]."""
+class Bounded(Protocol):
+    """What states the bounds of its actions, or none."""
+
+    @property
+    def action_low(self) -> Array | None: ...
+
+    @property
+    def action_high(self) -> Array | None: ...
+
+
+class Playable(Bounded, Protocol):
+    """A policy: observation [n] → action [m]; `reset` where an episode begins."""
 
     @property
     def n_observations(self) -> int: ...
@@ -37,15 +47,11 @@ class Playable(Protocol):
     def n_actions(self) -> int: ...
 
     @property
-    def action_low(self) -> Array | None: ...
-
-    @property
-    def action_high(self) -> Array | None: ...
-
-    @property
     def observation_dtype(self) -> type[np.floating[Any]]: ...
 
     def __call__(self, observation: Array) -> Array: ...
+
+    def reset(self) -> None: ...
 
 
 class Task(Protocol):
@@ -79,6 +85,10 @@ class AdaptedPolicy:
         within: Array = np.clip(action, self.action_low, self.action_high).astype(np.float32)
         return within
 
+    def reset(self) -> None:
+        """An episode begins."""
+        self._policy.reset()
+
 
 def adapted(policy: Playable, task: Task, mode: ActionMode | None, name: str = "the policy") -> Playable:
     """The policy with the task's actions: itself where bounds agree; `name` is for messages.
@@ -104,13 +114,13 @@ def adapted(policy: Playable, task: Task, mode: ActionMode | None, name: str = "
     return AdaptedPolicy(policy, task, mode or "clip")
 
 
-def has_bounds_of(policy: Playable, task: Task) -> bool:
+def has_bounds_of(policy: Bounded, task: Task) -> bool:
     """Whether the policy states the task's bounds, but for a rounding."""
     own, wanted = _bounds(policy), (task.action_low, task.action_high)
     return own is not None and all(are_same_bounds(*pair) for pair in zip(wanted, own, strict=True))
 
 
-def described_misfit(policy: Playable, task: Task) -> str:
+def described_misfit(policy: Bounded, task: Task) -> str:
     """What the policy's actions are, and the task's; of the first that differs."""
     own, wanted = _bounds(policy), (task.action_low, task.action_high)
     if own is None:
@@ -134,7 +144,7 @@ def _is_unit(task: Task) -> bool:
     return are_same_bounds(task.action_low, -ones) and are_same_bounds(task.action_high, ones)
 
 
-def _bounds(policy: Playable) -> Bounds | None:
+def _bounds(policy: Bounded) -> Bounds | None:
     low, high = policy.action_low, policy.action_high
     return None if low is None or high is None else (low, high)
 

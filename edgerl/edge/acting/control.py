@@ -145,12 +145,17 @@ class ControlLoop:
         self._jitter = Histogram()
 
     def run(self, seconds: float | None = None) -> ControlStatistics:
-        """Run for `seconds`, or until `stop()`; each run starts its statistics over. Raises ConfigError."""
+        """Run for `seconds`, or until `stop()`; each run starts its statistics over. Raises ConfigError.
+
+        A policy that has a `reset`, as recurrent ones do, is reset first; where an episode begins inside a run, whoever
+        ends it calls that.
+        """
         if seconds is not None and not 0 < seconds <= 1e9:
             raise ConfigError(f"`seconds` is {seconds:g}; expected a number in (0, 1e9]")
         n_ticks = math.inf if seconds is None else max(1, math.ceil(round(seconds * self._rate_hz, 6)))
         with _quiet_garbage_collector():
             self._reset(self._clock())
+            getattr(self._policy, "reset", lambda: None)()
             try:
                 self._run(n_ticks, math.inf if seconds is None else seconds)
             except BaseException:

@@ -8,10 +8,11 @@ executes: it can loop for ever or fill the memory, so run only those you trust.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import local
@@ -45,9 +46,16 @@ FATAL = 4
 Tensor = tuple[str, tuple[int, int], type[np.floating[Any]]]
 """Name, shape and type."""
 
+State = tuple[str, str, tuple[int, ...]]
+"""A part of the state: names of its input and of its output, and their shape."""
+
 
 class OnnxPolicy:
     """observation [n] → action [m], in the environment's own units. Threads may share a policy.
+
+    A recurrent one, whose file has inputs such as h_in and outputs such as h_out besides, has a state in each thread,
+    which each call moves on and `reset` puts back to zero: call that when an episode begins. For an observation that is
+    not finite its action is NaN, and the state stays as it was.
 
     Attributes: `n_observations`, `n_actions`; `is_ours`, whether edgerl wrote the file, by its own word; `metadata`,
     what the export wrote (empty for a file from elsewhere); `action_low` and `action_high`, float32 [m], or None where
@@ -61,7 +69,7 @@ class OnnxPolicy:
         self.is_ours = refuse_unsafe(data, source)
         self._session = _session(data, source)
         try:
-            (input_name, self.n_observations), (output_name, self.n_actions) = _interface(
+            (input_name, self.n_observations), (output_name, self.n_actions), states = _interface(
                 self._session, source, may_be_double=self.is_ours
             )
             is_double = self._session.get_inputs()[0].type == "tensor(double)"
@@ -79,6 +87,7 @@ class OnnxPolicy:
             self._session,
             (input_name, (1, self.n_observations), self.observation_dtype),
             (output_name, (1, self.n_actions), np.float32),
+            states,
         )
         self._reproduce_example(source)
 
@@ -88,11 +97,21 @@ class OnnxPolicy:
             raise ValueError(f"the observation has shape {np.shape(observation)}; expected ({self.n_observations},)")
         if self.observation_dtype is np.float64:
             refuse_lost_digits(np.asarray(observation))
-        given, action, binding = self._own.parts
+        given, action, binding, states = self._own.parts
         given[0] = observation
+        if states and not np.isfinite(given).all():  # onnxruntime's cells make numbers of NaN
+            return np.full(self.n_actions, np.nan, np.float32)
         self._session.run_with_iobinding(binding)
+        if states and all(np.isfinite(after).all() for _, after in states):
+            for before, after in states:
+                before[...] = after
         acted: Array = action[0].copy()
         return acted
+
+    def reset(self) -> None:
+        """An episode begins in this thread: a recurrent policy forgets what it saw."""
+        for before, _ in self._own.parts[3]:
+            before[...] = 0
 
     def _reproduce_example(self, source: Path) -> None:
         """Run the example pair, or zeros: a model that cannot run fails here, not in the control loop."""
@@ -102,6 +121,7 @@ class OnnxPolicy:
             observation[:] = example["observation"]
         try:
             action = self(observation)
+            self.reset()
         except Exception as error:  # onnxruntime has no common base for its own
             raise FileFormatError(f"{source} cannot be run by onnxruntime ({_reason(error)})") from error
         if example:
@@ -120,14 +140,14 @@ class OnnxPolicy:
 class _Buffers(local):
     """What a call reads and writes, one for each thread: Python calls `__init__` again at a thread's first use.
 
-    `parts`: the observation [1, n], the action [1, m], and the binding of onnxruntime to both, which spares a call a
-    dictionary and two allocations (2 of 10 µs).
+    `parts`: the observation [1, n], the action [1, m], the binding of onnxruntime to both, which spares a call a
+    dictionary and two allocations (2 of 10 µs), and each part of the state before and after a call.
     """
 
-    parts: tuple[Array, Array, Any]
+    parts: tuple[Array, Array, Any, list[tuple[Array, Array]]]
 
-    def __init__(self, session: Any, observation: Tensor, action: Tensor) -> None:
-        """The tensors are the model's own input and output."""
+    def __init__(self, session: Any, observation: Tensor, action: Tensor, states: Sequence[State]) -> None:
+        """The tensors are the model's own inputs and outputs."""
         binding = session.io_binding()
         given, acted = (np.zeros(shape, dtype) for _, shape, dtype in (observation, action))
         for bind, (name, shape, dtype), buffer in (
@@ -135,7 +155,11 @@ class _Buffers(local):
             (binding.bind_output, action, acted),
         ):
             bind(name, "cpu", 0, dtype, shape, buffer.ctypes.data)
-        self.parts = given, acted, binding
+        buffers = [(np.zeros(shape, np.float32), np.zeros(shape, np.float32)) for _, _, shape in states]
+        for (entering, leaving, sizes), (before, after) in zip(states, buffers, strict=True):
+            binding.bind_input(entering, "cpu", 0, np.float32, sizes, before.ctypes.data)
+            binding.bind_output(leaving, "cpu", 0, np.float32, sizes, after.ctypes.data)
+        self.parts = given, acted, binding, buffers
 
 
 def parse_metadata(properties: Mapping[str, str], n_observations: int, n_actions: int, source: Path) -> dict[str, Any]:
@@ -183,15 +207,18 @@ def _session(data: bytes, source: Path) -> Any:
         ) from error
 
 
-def _interface(session: Any, source: Path, *, may_be_double: bool) -> tuple[tuple[str, int], tuple[str, int]]:
-    """(name, width) of the only input and of the only output: float32 [batch, width]; float64 the
-    input of an export with an offset."""
-    inputs, outputs = session.get_inputs(), session.get_outputs()
-    if len(inputs) != 1 or len(outputs) != 1:
+def _interface(
+    session: Any, source: Path, *, may_be_double: bool
+) -> tuple[tuple[str, int], tuple[str, int], list[State]]:
+    """(name, width) of the observation and of the action, the first input and the first output: float32 [batch, width];
+    float64 the input of an export with an offset. And the parts of the state, the others."""
+    (observation, *before), (action, *after) = session.get_inputs(), session.get_outputs()
+    states = _states(before, after)
+    if states is None:
         raise UnsupportedModelError(
-            f"{source} has {len(inputs)} inputs and {len(outputs)} outputs; expected one observation and one action"
+            f"{source} has {1 + len(before)} inputs and {1 + len(after)} outputs; expected one observation and one "
+            "action, and of a recurrent policy parts of the state as inputs (h_in) and as outputs (h_out)"
         )
-    (observation,), (action,) = inputs, outputs
     for tensor in (observation, action):
         shape = tensor.shape
         types = ("tensor(float)", "tensor(double)") if may_be_double and tensor is observation else ("tensor(float)",)
@@ -201,7 +228,26 @@ def _interface(session: Any, source: Path, *, may_be_double: bool) -> tuple[tupl
             raise UnsupportedModelError(
                 f"{source}: {described}; expected tensor(float)[batch, 1 to {MAXIMUM_UNITS}] with batch free or 1"
             )
-    return (observation.name, observation.shape[1]), (action.name, action.shape[1])
+    return (observation.name, observation.shape[1]), (action.name, action.shape[1]), states
+
+
+LARGEST_STATE = 1 << 20
+"""Numbers of one part of a state."""
+
+
+def _states(before: Sequence[Any], after: Sequence[Any]) -> list[State] | None:
+    """The parts of the state; None where inputs and outputs are not pairs of one, as h_in and h_out are."""
+    outputs, states = {tensor.name: tensor for tensor in after}, []
+    for tensor in before:
+        following = outputs.pop(re.sub("in$", "out", tensor.name), None)
+        shape = tuple(size if isinstance(size, int) else 1 for size in tensor.shape)
+        is_float = tensor.type == "tensor(float)" == getattr(following, "type", None)
+        if following is None or not is_float or not 0 < math.prod(shape) <= LARGEST_STATE:
+            return None
+        if [size for size in following.shape if isinstance(size, int) and size != 1] != [n for n in shape if n != 1]:
+            return None
+        states.append((tensor.name, following.name, shape))
+    return None if outputs else states
 
 
 def _onnxruntime() -> ModuleType:
@@ -249,6 +295,7 @@ WRITTEN_OPERATORS = frozenset(
     {"Sub", "Mul", "Add", "Gemm", "Tanh", "Clip", "Cast", "DequantizeLinear"}  # of any policy
     | {"Relu", "LeakyRelu", "Elu", "Sigmoid", "Erf"}  # of its activations
     | {"ReduceMean", "Sqrt", "Div", "Max", "Min"}  # of norms, and of bounds
+    | {"GRU", "LSTM", "Reshape", "Slice", "Concat"}  # of recurrent cells
 )
 """All that edgerl's exporter writes."""
 

@@ -24,6 +24,7 @@ from edgerl.edge.engine.library import ISAS, Arena, Isa, LayerConfig, Library, P
 from edgerl.errors import ConfigError, quoted
 from edgerl.policy import format as file
 from edgerl.policy.activation import ACTIVATIONS
+from edgerl.policy.cell import CELLS
 from edgerl.policy.compact import Array, CompactPolicy, Head, Layer, shifted
 
 Layout = Literal["dense", "sparse", "block"]
@@ -33,7 +34,7 @@ LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 LayoutChoice = Literal["auto"] | Layout | Sequence[Layout]
 """Measured, one for all layers, or one for each."""
 
-ACTIVATION_NAMES = tuple(ACTIVATIONS)
+ACTIVATION_NAMES = (*ACTIVATIONS, *CELLS)
 HEADS: tuple[Head, ...] = get_args(Head)
 """Like the activations in the order of their numbers in C."""
 
@@ -54,7 +55,8 @@ class Policy:
 
     Where the policy has an offset, observations must be float64: `observation_dtype` says so. One number of an
     observation that is not finite makes every action NaN. Threads may share a policy: each computes in a copy of its
-    own, made at its first call.
+    own, made at its first call. A recurrent policy has a state there, which each call moves on and `reset` puts back to
+    zero: call that when an episode begins. An observation that is not finite leaves the state as it was.
 
     Attributes: `n_observations`, `n_actions`; `action_low` and `action_high`, float32 [m], which no action exceeds, or
     None where one of them is infinite; `metadata`, what the file says about itself, under `about` as in an export;
@@ -85,7 +87,7 @@ class Policy:
         arena = _build(loaded, policy, self.layouts, level)
         self.n_bytes = len(arena)
         self._shape = (self.n_observations,)
-        self._act = loaded.quick("edgerl_policy_act_in_place")
+        self._act, self._forget = (loaded.quick(f"edgerl_policy_{what}") for what in ("act_in_place", "reset"))
         self._own = _Workspace(loaded, arena, get_ident(), self.n_observations, self.n_actions)
 
     @classmethod
@@ -101,6 +103,10 @@ class Policy:
         window[...] = observation if self._offset is None else shifted(observation, self._offset)
         self._act(arena)  # an arena that was built once is never refused
         return action.copy()
+
+    def reset(self) -> None:
+        """An episode begins in this thread: a recurrent policy forgets what it saw."""
+        self._forget(self._own.parts[2])
 
 
 class _Workspace(local):
@@ -118,6 +124,7 @@ class _Workspace(local):
         if get_ident() != builder:
             arena = new_arena(len(built))
             arena[:] = built
+            loaded.call("the policy", "edgerl_policy_reset", arena.ctypes.data)
         observation, action = ctypes.c_size_t(), ctypes.c_size_t()
         loaded.call("the policy", "edgerl_policy_windows", arena.ctypes.data, observation, action)
         self.parts = (
@@ -153,8 +160,12 @@ def _measured_layouts(loaded: Library, policy: CompactPolicy, isa: int) -> tuple
             for layout in LAYOUTS
             if not (layout == "dense" and is_too_sparse)
         }
+        if layer.cell is not None:
+            state = np.random.default_rng(0).uniform(-1, 1, (len(activations), layer.n_state)).astype(np.float32)
+            activations = np.concatenate([activations, state[:, : layer.units]], axis=1)
         chosen.append(_fastest(runs, activations))
-        activations = layer.hidden(runs[chosen[-1]](activations))
+        sums = runs[chosen[-1]](activations)
+        activations = layer.hidden(sums) if layer.cell is None else layer.cell.forward(sums, state)[:, : layer.units]
     return tuple(chosen)
 
 
@@ -176,7 +187,8 @@ LayerRun = Callable[[Array], Array]
 def _layer_run(loaded: Library, layer: Layer, layout: Layout, isa: int) -> LayerRun:
     """A function that runs a single layer."""
     bound = np.ones(layer.n_outputs, np.float32)
-    arena = _build(loaded, CompactPolicy((replace(layer, norm=None),), -bound, bound), (layout,), isa)
+    affine = replace(layer, norm=None, activation="identity")
+    arena = _build(loaded, CompactPolicy((affine,), -bound, bound), (layout,), isa)
     function = loaded.quick("edgerl_policy_run_layer")
 
     def run(inputs: Array) -> Array:

@@ -86,7 +86,9 @@ typedef enum edgerl_activation {
     EDGERL_SILU = 4,
     EDGERL_TANH = 5,
     EDGERL_SIGMOID = 6,
-    EDGERL_GELU = 7 /* the exact one, within 1e-7 of x */
+    EDGERL_GELU = 7, /* the exact one, within 1e-7 of x */
+    EDGERL_GRU = 8,  /* recurrent cells: a layer of 4 u outputs, the sums of u units' gates, whose last u inputs are what it */
+    EDGERL_LSTM = 9  /* gave for the last observation; the next layer is given u numbers (edgerl/policy/cell.py) */
 } edgerl_activation;
 
 /* How a policy's actions are made of its last layer's sums. */
@@ -135,8 +137,11 @@ EDGERL_API int32_t edgerl_policy_bytes(const edgerl_policy_config *config, size_
 /* Build the policy in `arena` of `bytes` bytes; nothing of `config` is needed afterwards. */
 EDGERL_API int32_t edgerl_policy_init(const edgerl_policy_config *config, void *arena, size_t bytes);
 
+/* An episode begins: the state of all cells becomes zero, as it is in an arena that was just built. */
+EDGERL_API int32_t edgerl_policy_reset(void *arena);
+
 /* observation [n_observations] -> action [n_actions], each within centre ± half_range, or within low and high. Every action is NaN where a number
- * of the observation is NaN or infinite, or becomes infinite by normalisation. */
+ * of the observation is NaN or infinite, or becomes infinite by normalisation. What cells would keep that is not finite is not kept: their state stays as it was. */
 EDGERL_API int32_t edgerl_policy_act(void *arena, const float *observation, float *action);
 
 /* The same with an action drawn from the distribution of a policy of head Gaussian; noise [n_actions]: standard normal

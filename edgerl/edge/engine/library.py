@@ -226,6 +226,7 @@ class Progress(ctypes.Structure):
 FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "edgerl_policy_bytes": (POINTER(PolicyConfig), POINTER(c_size_t)),
     "edgerl_policy_init": (POINTER(PolicyConfig), c_void_p, c_size_t),
+    "edgerl_policy_reset": (c_void_p,),
     "edgerl_policy_act": (c_void_p, c_void_p, c_void_p),
     "edgerl_policy_sample": (c_void_p, c_void_p, c_void_p, c_void_p),
     "edgerl_policy_windows": (c_void_p, POINTER(c_size_t), POINTER(c_size_t)),

@@ -12,6 +12,8 @@
 typedef struct policy_layer {
     uint32_t n_inputs, n_outputs;
     uint32_t n_padded; /* outputs, rounded up to whole vectors */
+    uint32_t units;    /* what the next layer is given: all outputs, or a cell's units */
+    uint32_t state;    /* where a cell's state begins in the policy's: h [units], then of an LSTM c [units] */
     int32_t layout;
     uint64_t values; /* dense: [n_inputs][n_padded]; sparse: [connections]; blocks: [blocks][4] */
     uint64_t rows;   /* uint16: the outputs of the connections, or the block rows of the blocks, input by input */
@@ -35,6 +37,8 @@ typedef struct policy_state {
     uint64_t observation, action; /* [n_observations], [n_actions]: the caller's, in its own units */
     uint64_t active;              /* uint32 [widest layer]: the inputs that are not zero */
     uint64_t vectors[2];          /* [widest layer]: outputs of even and of odd layers */
+    uint64_t state, following;    /* [n_state]: of all cells, and what it becomes if it is finite */
+    uint32_t n_state;
 } policy_state;
 
 /* What stands between two layers: sums [count], and room up to whole vectors. */
@@ -44,6 +48,15 @@ typedef struct policy_between {
     float norm_epsilon;
     const float *norm_scale, *norm_shift; /* null where there is no norm */
 } policy_between;
+
+/* A recurrent cell: its sums [4][units], in whose place its outputs [units] are written, and its state before and after. */
+typedef struct policy_cell {
+    uint32_t units;
+    int32_t kind;
+    float *sums;
+    const float *state;
+    float *following;
+} policy_cell;
 
 /* A layer's arrays, found in the arena. */
 typedef struct policy_columns {
@@ -134,6 +147,21 @@ static inline __attribute__((always_inline)) float activated(int32_t activation,
     }
 }
 
+static inline __attribute__((always_inline)) void gru_unit(const policy_cell *c, uint32_t i) {
+    const float *sums = c->sums + i;
+    const float kept = sigmoid(sums[c->units]), reset = sigmoid(sums[0]);
+    const float made = tanh_float(sums[2u * (size_t)c->units] + reset * sums[3u * (size_t)c->units]);
+    c->following[i] = (1.0f - kept) * made + kept * c->state[i];
+}
+
+static inline __attribute__((always_inline)) void lstm_unit(const policy_cell *c, uint32_t i) {
+    const float *sums = c->sums + i;
+    const float entering = sigmoid(sums[0]), kept = sigmoid(sums[c->units]), leaving = sigmoid(sums[3u * (size_t)c->units]);
+    const float memory = kept * c->state[c->units + i] + entering * tanh_float(sums[2u * (size_t)c->units]);
+    c->following[c->units + i] = memory;
+    c->following[i] = leaving * tanh_float(memory);
+}
+
 /* ---------------------------------------------------------------------------------------------- vector kernels */
 
 /* Wide tiles have eight vectors: as many sums as hide the latency of an addition. Without vector registers they have
@@ -182,6 +210,17 @@ static policy_hidden *const HIDDEN_KERNELS[] = {
 #if HAS_X86_LEVELS
     hidden_avx2,
     hidden_avx512,
+#endif
+};
+
+typedef void policy_step(const policy_cell *cell);
+
+static policy_step *const CELL_KERNELS[] = {
+    cell_baseline,
+    cell_baseline,
+#if HAS_X86_LEVELS
+    cell_avx2,
+    cell_avx512,
 #endif
 };
 
@@ -238,9 +277,31 @@ static int32_t check_policy_layer(const edgerl_layer *l) {
     return all_finite(l->values, stored) && all_finite(l->bias, l->n_outputs) ? EDGERL_OK : EDGERL_NOT_FINITE;
 }
 
+static int is_cell(int32_t activation) { return activation == EDGERL_GRU || activation == EDGERL_LSTM; }
+
+/* What layer i gives to the next one; behind the last stands the head. */
+static uint32_t given_by(const edgerl_policy_config *config, uint32_t i) {
+    const edgerl_layer *l = &config->layers[i];
+    return i + 1 < config->n_layers && is_cell(l->activation) ? l->n_outputs / 4u : l->n_outputs;
+}
+
+/* What layer i is given by the one before, or of the observation. */
+static uint32_t given_to(const edgerl_policy_config *config, uint32_t i) {
+    const edgerl_layer *l = &config->layers[i];
+    return i + 1 < config->n_layers && is_cell(l->activation) ? l->n_inputs - l->n_outputs / 4u : l->n_inputs;
+}
+
+static uint32_t state_of(const edgerl_policy_config *config, uint32_t i) {
+    const int32_t kind = i + 1 < config->n_layers ? config->layers[i].activation : EDGERL_RELU;
+    return kind == EDGERL_LSTM ? 2u * given_by(config, i) : kind == EDGERL_GRU ? given_by(config, i) : 0;
+}
+
 /* What stands behind a layer: of the last one nothing does. */
 static int32_t check_between(const edgerl_layer *l) {
-    if (l->activation < EDGERL_RELU || l->activation > EDGERL_GELU || (l->norm_scale == NULL) != (l->norm_shift == NULL)) {
+    if (is_cell(l->activation) && (l->n_outputs % 4u != 0 || l->n_inputs <= l->n_outputs / 4u || l->norm_scale != NULL)) {
+        return EDGERL_BAD_SHAPE;
+    }
+    if (l->activation < EDGERL_RELU || l->activation > EDGERL_LSTM || (l->norm_scale == NULL) != (l->norm_shift == NULL)) {
         return EDGERL_BAD_ARGUMENT;
     }
     if (l->norm_scale == NULL) {
@@ -258,15 +319,12 @@ static int32_t check_policy_layers(const edgerl_policy_config *config) {
         if (status != EDGERL_OK) {
             return status;
         }
-        if (i == 0) {
-            continue;
-        }
-        if (config->layers[i].n_inputs != config->layers[i - 1].n_outputs) {
-            return EDGERL_BAD_SHAPE;
-        }
-        const int32_t between = check_between(&config->layers[i - 1]);
+        const int32_t between = i + 1 < config->n_layers ? check_between(&config->layers[i]) : EDGERL_OK;
         if (between != EDGERL_OK) {
             return between;
+        }
+        if (i > 0 && given_to(config, i) != given_by(config, i - 1)) {
+            return EDGERL_BAD_SHAPE;
         }
     }
     return EDGERL_OK;
@@ -299,7 +357,7 @@ static int32_t check_policy(const edgerl_policy_config *config) {
     if (config->head == EDGERL_HEAD_GAUSSIAN && config->layers[config->n_layers - 1].n_outputs % 2 != 0) {
         return EDGERL_BAD_SHAPE;
     }
-    const uint32_t n = config->layers[0].n_inputs, m = actions_of(config);
+    const uint32_t n = given_to(config, 0), m = actions_of(config);
     const int finite = all_finite(bound_of(config, 0), m) && all_finite(bound_of(config, 1), m) &&
                        (config->mean == NULL || (all_finite(config->mean, n) && all_finite(config->scale, n)));
     return finite ? EDGERL_OK : EDGERL_NOT_FINITE;
@@ -439,9 +497,12 @@ static policy_state plan_policy(const edgerl_policy_config *config, policy_layer
         widest = l.n_padded > widest ? l.n_padded : widest;
         if (layers != NULL) {
             layers[i] = l;
+            layers[i].units = given_by(config, i);
+            layers[i].state = p.n_state;
         }
+        p.n_state += state_of(config, i);
     }
-    const uint32_t n = config->layers[0].n_inputs, m = actions_of(config);
+    const uint32_t n = given_to(config, 0), m = actions_of(config);
     p.n_actions = m;
     p.normalises = config->mean != NULL;
     p.mean = set_aside(&end, p.normalises ? n : 0, sizeof(float));
@@ -453,6 +514,8 @@ static policy_state plan_policy(const edgerl_policy_config *config, policy_layer
     p.active = set_aside(&end, round_up(widest, VECTOR_LANES_AVX512), sizeof(uint32_t));
     p.vectors[0] = set_aside(&end, widest, sizeof(float));
     p.vectors[1] = set_aside(&end, widest, sizeof(float));
+    p.state = set_aside(&end, p.n_state, sizeof(float));
+    p.following = set_aside(&end, p.n_state, sizeof(float));
     p.bytes = end;
     return p;
 }
@@ -578,14 +641,14 @@ int32_t edgerl_policy_init(const edgerl_policy_config *config, void *arena, size
     for (uint32_t i = 0; i < p->n_layers; i++) {
         fill_policy_layer(&config->layers[i], arena, &policy_layers(arena)[i]);
     }
-    const uint32_t n = config->layers[0].n_inputs, m = p->n_actions;
+    const uint32_t n = given_to(config, 0), m = p->n_actions;
     if (p->normalises) {
         copy_floats(floats(arena, p->mean), config->mean, n);
         copy_floats(floats(arena, p->scale), config->scale, n);
     }
     copy_floats(floats(arena, p->bounds[0]), bound_of(config, 0), m);
     copy_floats(floats(arena, p->bounds[1]), bound_of(config, 1), m);
-    return EDGERL_OK;
+    return edgerl_policy_reset(arena);
 }
 
 /* ---------------------------------------------------------------------------------------------- acting */
@@ -604,6 +667,18 @@ static int32_t check_policy_arena(const void *arena) {
         return EDGERL_ARENA_MISALIGNED;
     }
     return ((const policy_state *)arena)->magic == POLICY_MAGIC ? EDGERL_OK : EDGERL_ARENA_INVALID;
+}
+
+int32_t edgerl_policy_reset(void *arena) {
+    const int32_t status = check_policy_arena(arena);
+    if (status != EDGERL_OK) {
+        return status;
+    }
+    const policy_state *p = arena;
+    for (uint32_t i = 0; i < p->n_state; i++) {
+        floats(arena, p->state)[i] = 0;
+    }
+    return EDGERL_OK;
 }
 
 /* Write the observation, normalised and clipped, to `normalised` [count]; 0 where a number of it is not finite. */
@@ -690,27 +765,66 @@ static float drawn(float mean, float log_deviation, float noise) {
     return mean + (float)exponential(clipped_log_deviation((real)log_deviation)) * noise;
 }
 
+/* A cell's next state, and its outputs in place of its sums. */
+static void run_cell(void *arena, const policy_layer *l, float *sums) {
+    const policy_state *p = arena;
+    float *following = floats(arena, p->following) + l->state;
+    const policy_cell cell = {l->units, l->activation, sums, floats(arena, p->state) + l->state, following};
+    CELL_KERNELS[p->isa](&cell);
+    copy_floats(sums, following, l->units);
+}
+
+/* What layer `index`, whose inputs from the layer before are in x, is given: of a cell its own last outputs behind them. */
+static policy_active inputs_of(void *arena, uint32_t index, float *x) {
+    const policy_state *p = arena;
+    const policy_layer *l = &policy_layers(arena)[index];
+    int is_rectified = index > 0 && l[-1].activation == EDGERL_RELU;
+    if (index + 1 < p->n_layers && is_cell(l->activation)) {
+        const uint32_t fed = l->n_inputs - l->units;
+        for (uint32_t i = 0; is_rectified && i < fed; i++) {
+            x[i] = x[i] < 0 ? 0 : x[i];
+        }
+        copy_floats(x + fed, floats(arena, p->state) + l->state, l->units);
+        is_rectified = 0;
+    }
+    return find_active(arena, x, l->n_inputs, is_rectified);
+}
+
+/* The next state becomes the state, where all of it is finite. */
+static void keep_state(void *arena) {
+    const policy_state *p = arena;
+    if (all_finite(floats(arena, p->following), p->n_state)) {
+        copy_floats(floats(arena, p->state), floats(arena, p->following), p->n_state);
+    }
+}
+
 /* The action of a policy that was checked; noise: null for the one without any. */
 static void act(void *arena, const float *observation, const float *noise, float *action) {
     const policy_state *p = arena;
     const policy_layer *layers = policy_layers(arena);
-    const uint32_t n = layers[0].n_inputs, m = p->n_actions;
-    float *normalised = floats(arena, p->vectors[1]);
-    if (!normalise_observation(arena, observation, normalised, n)) {
+    const int begins_with_cell = p->n_layers > 1 && is_cell(layers[0].activation);
+    const uint32_t n = layers[0].n_inputs - (begins_with_cell ? layers[0].units : 0), m = p->n_actions;
+    float *outputs = floats(arena, p->vectors[1]);
+    if (!normalise_observation(arena, observation, outputs, n)) {
         for (uint32_t i = 0; i < m; i++) {
             action[i] = __builtin_nanf("");
         }
         return;
     }
-    policy_active x = find_active(arena, normalised, n, 0);
-    float *outputs = floats(arena, p->vectors[0]);
-    run_policy_layer(arena, 0, &x, outputs);
-    for (uint32_t i = 1; i < p->n_layers; i++) {
-        run_hidden(arena, &layers[i - 1], outputs);
-        x = find_active(arena, outputs, layers[i].n_inputs, layers[i - 1].activation == EDGERL_RELU);
+    for (uint32_t i = 0; i < p->n_layers; i++) {
+        const policy_active x = inputs_of(arena, i, outputs);
         outputs = floats(arena, p->vectors[i % 2]);
         run_policy_layer(arena, i, &x, outputs);
+        if (i + 1 == p->n_layers) {
+            break;
+        }
+        if (is_cell(layers[i].activation)) {
+            run_cell(arena, &layers[i], outputs);
+        } else {
+            run_hidden(arena, &layers[i], outputs);
+        }
     }
+    keep_state(arena);
     const float *first = floats(arena, p->bounds[0]), *second = floats(arena, p->bounds[1]);
     for (uint32_t i = 0; i < m; i++) {
         const float u = noise == NULL ? outputs[i] : drawn(outputs[i], outputs[m + i], noise[i]);

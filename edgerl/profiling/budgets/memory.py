@@ -26,7 +26,7 @@ INDEX_BYTES, START_BYTES = 2, 4
 BLOCK = 4
 """Outputs that share an index in the engine's block layout."""
 
-POLICY_BYTES, LAYER_BYTES = 120, 64
+POLICY_BYTES, LAYER_BYTES = 136, 72
 """Of the arena's structures policy_state and policy_layer (edgerl/edge/engine/policy.c)."""
 
 WIDEST_VECTOR = 16
@@ -48,6 +48,8 @@ class Columns:
     connections: int
     blocks: int
     has_norm: bool = False
+    n_fed: int | None = None  # inputs without a cell's own last outputs; None: all are
+    n_state: int = 0  # of a cell
 
 
 def memory_parts(
@@ -65,7 +67,7 @@ def memory_parts(
     is_in_flash = device.kind == "microcontroller"
     if form is not None:
         weights = 0 if is_in_flash else form.flash_bytes
-        return {"runtime": base, "weights": weights, "activations": form.scratch_bytes}
+        return {"runtime": base, "weights": weights, "activations": form.scratch_bytes + form.state_bytes}
     weights = 0 if is_in_flash else rows.constant_bytes + _stored_bytes(rows)
     return {"runtime": base, "weights": weights, "activations": _widest_pair(rows)}
 
@@ -114,7 +116,9 @@ def _columns(layer: LayerRow) -> Columns:
     positions = layer.n_inputs * -(-layer.n_outputs // BLOCK)
     is_in_blocks = layer.is_sparse and layer.block == BLOCK
     blocks = layer.stored_weights // BLOCK if is_in_blocks else min(layer.connections, positions)
-    return Columns(layer.n_inputs, layer.n_outputs, layer.connections, blocks, layer.has_norm)
+    return Columns(
+        layer.n_inputs, layer.n_outputs, layer.connections, blocks, layer.has_norm, layer.n_fed, layer.n_state
+    )
 
 
 def arena_parts(
@@ -127,13 +131,15 @@ def arena_parts(
 ) -> BytesByPart:
     """The arena of a policy, as edgerl_policy_bytes would say; its structures count as activations. n_actions: where
     the last layer gives more than those."""
-    n, m = layers[0].n_inputs, n_actions or layers[-1].n_outputs
+    n, m = layers[0].n_fed or layers[0].n_inputs, n_actions or layers[-1].n_outputs
+    n_state = sum(layer.n_state for layer in layers)
     widest = max(max(layer.n_inputs, _up(layer.n_outputs, n_lanes)) for layer in layers)
     weights = sum(layer_bytes(layer, layout, n_lanes) for layer, layout in zip(layers, layouts, strict=True))
     floats = (n, n) if normalises else ()
     constants = sum(_aligned(FLOAT_BYTES * count) for count in (*floats, m, m))
     structures = _aligned(POLICY_BYTES) + _aligned(len(layers) * LAYER_BYTES)
     activations = sum(_aligned(FLOAT_BYTES * count) for count in (n, m, _up(widest, WIDEST_VECTOR), widest, widest))
+    activations += 2 * _aligned(FLOAT_BYTES * n_state)
     return {"weights": weights + constants, "activations": structures + activations}
 
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from edgerl.edge.acting.policy import DENSE_IS_SLOWER_BELOW, LAYOUTS, Layout
 from edgerl.edge.runtimes import ModelKind
 from edgerl.policy.activation import ActivationName
+from edgerl.policy.cell import CellName, MaybeCell, architecture
 from edgerl.policy.compact import PRECISIONS, CompactPolicy, Precision
-from edgerl.policy.shape import architecture
 
 FLOAT_BYTES = 4
 
 
 @dataclass(frozen=True)
-class LayerRow:
+class LayerRow(MaybeCell):
     """One affine layer, and how a sparse engine stores it."""
 
     n_inputs: int
@@ -27,7 +27,7 @@ class LayerRow:
     stored_weights: int  # zeros that pad a block or fill a dense matrix included
     stored_bytes: int  # weights, indices, scales, biases
     connected_outputs: int  # those that at least one input reaches
-    activation: ActivationName = "relu"  # of a hidden layer, like the norm
+    activation: ActivationName | CellName = "relu"  # of a hidden layer, like the norm
     has_norm: bool = False
 
     @property

@@ -136,12 +136,13 @@ def _estimate_by_costs(
 
 def active_shares(layers: Sequence[LayerRow]) -> list[float]:
     """Of each layer's inputs, the share that is assumed not to be zero."""
-    return [1.0, *(_active_share(layer) for layer in layers[:-1])]
+    fed = [1.0, *(_active_share(layer) for layer in layers[:-1])]
+    return [1 - (1 - share) * layer.n_fed / layer.n_inputs for share, layer in zip(fed, layers, strict=True)]
 
 
 def _active_share(layer: LayerRow) -> float:
     """Of a hidden layer's units."""
-    if not ACTIVATIONS[layer.activation].makes_zeros:
+    if layer.cell is not None or not ACTIVATIONS[layer.activation].makes_zeros:
         return 1.0
     return ACTIVE_SHARE * layer.connected_outputs / layer.n_outputs
 

@@ -129,6 +129,8 @@ def policy_data(policy: CompactPolicy, sha256: str) -> bytes:
 
     Of a policy with an offset the observations are shifted already: its n subtractions are not measured.
     """
+    if policy.is_recurrent:
+        raise UnsupportedModelError(f"{policy.architecture} is recurrent, which the benchmark program does not measure")
     policy = policy.without_offset
     observations = benchmark_observations(policy)
     normalises = policy.observation_mean is not None and policy.observation_scale is not None

@@ -94,7 +94,7 @@ def measure_export(report: CReport, given: CompactPolicy, sha256: str, core: str
     measurement = measure_policy(sources, sources[0].stem, observations, policy.n_actions, core)
     difference = None
     if measurement.counted is not None:
-        expected = np.array([policy(observation, np.float64) for observation in observations])
+        expected = policy(observations, np.float64)
         difference = float(np.max(np.abs(measurement.counted.actions - expected) / action_span(policy)))
         largest = max(LARGEST_DIFFERENCE[layer.precision] for layer in policy.layers)
         if not difference <= largest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import re
 import threading
 from collections.abc import Callable
@@ -23,10 +24,11 @@ from edgerl.edge.engine import library as engine
 from edgerl.edge.engine.library import ALIGNMENT, GAUSSIAN_HEAD, ISAS, Isa, Library, PolicyConfig, library, new_arena
 from edgerl.errors import ConfigError, FileFormatError, MissingExtraError
 from edgerl.policy.activation import ACTIVATIONS, ActivationName
+from edgerl.policy.cell import CELLS, CellName
 from edgerl.policy.compact import CompactPolicy, Head, Layer, Precision, make_layer
 from edgerl.policy.format import save
 from tests.edge.compiled import ENGINE, compile_c
-from tests.policy.policies import random_policy, torch_actions
+from tests.policy.policies import episode, random_policy, recurrent_policy, torch_actions, torch_episode
 
 Array = npt.NDArray[Any]
 
@@ -645,3 +647,78 @@ def test_arrays_of_the_wrong_shape_never_reach_the_engine() -> None:
         Policy(replace(compact, observation_mean=np.zeros(4, np.float32)), "dense")
     with pytest.raises(ConfigError, match=r"action_low of the policy has shape"):
         Policy(replace(compact, action_low=np.zeros(1, np.float32), action_high=np.ones(1, np.float32)), "dense")
+
+
+# ---------------------------------------------------------------------------------------------- recurrent policies
+
+
+def _along(policy: Policy, seen: Array) -> Array:
+    policy.reset()
+    return np.stack([policy(observation) for observation in seen])
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("kind", CELLS)
+@pytest.mark.parametrize(("cells", "before"), [(1, 0), (2, 0), (1, 6)])
+def test_a_thousand_steps_are_those_of_pytorch(isa: Isa, kind: CellName, cells: int, before: int) -> None:
+    if ISAS.index(isa) > ISAS.index(library().best_isa):
+        pytest.skip(f"this processor has no {isa}")
+    made, outputs = recurrent_policy(kind, (11, 34, 19, 3), cells=cells, before=before, density=0.7)
+    seen = episode(made, 1000)
+    expected = torch_episode(made, outputs, seen)
+    for layout in LAYOUTS:
+        policy = Policy(made, layout, isa)
+        np.testing.assert_allclose(_along(policy, seen), expected, atol=1e-5)
+        np.testing.assert_allclose(_along(policy, seen[5:50]), made(seen[5:50]), atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_cells_of_smaller_weights(precision: Precision) -> None:
+    made, _ = recurrent_policy("gru", (11, 34, 19, 3), block=4, precision=precision, density=0.3)
+    seen = episode(made, 200)
+    np.testing.assert_allclose(_along(Policy(made), seen), made(seen, np.float64), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_what_is_not_finite_leaves_the_state_as_it_was(kind: CellName) -> None:
+    made, _ = recurrent_policy(kind, cells=2)
+    policy, seen = Policy(made), episode(made, 10)
+    expected = _along(policy, seen)
+    policy.reset()
+    for step, observation in enumerate(seen):
+        np.testing.assert_array_equal(policy(observation), expected[step])
+        assert np.isnan(policy(np.full_like(observation, np.nan))).all()
+        assert np.isnan(policy(np.where(np.arange(5) == 2, np.inf, observation))).all()
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_sums_that_overflow_leave_no_state_that_is_not_finite(kind: CellName) -> None:
+    made, _ = recurrent_policy(kind, cells=2)
+    policy, seen = Policy(made), episode(made, 40)
+    for observation in seen:
+        policy(np.float32(1e38) * np.sign(observation))
+        assert np.isfinite(policy(observation)).all()
+
+
+def test_threads_have_a_state_each() -> None:
+    made, _ = recurrent_policy("lstm")
+    policy, seen = Policy(made), episode(made, 30)
+    expected = _along(policy, seen)
+    policy(seen[0])
+    results: list[Array] = []
+    thread = threading.Thread(target=lambda: results.append(np.stack([policy(observation) for observation in seen])))
+    thread.start()
+    thread.join()
+    np.testing.assert_array_equal(results[0], expected)
+
+
+def test_a_control_loop_begins_an_episode() -> None:
+    made, _ = recurrent_policy("gru")
+    policy, observation, sent = Policy(made), episode(made, 1)[0], []
+    first = _along(policy, observation[None])[0]
+    clock = itertools.count(0, 20_000).__next__  # each look takes 20 µs
+    loop = ControlLoop(policy, lambda: observation, sent.append, 100, np.zeros(3), clock=clock, sleep=lambda _: None)
+    for _ in range(2):
+        sent.clear()
+        loop.run(0.05)
+        np.testing.assert_array_equal(sent[0], first)

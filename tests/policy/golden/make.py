@@ -72,10 +72,62 @@ WITH_PARTS = TENSORS | {
     "layers.0.norm_scale": ("F32", [5], struct.pack("<5f", 1.0, 1.0, 2.0, 1.0, 1.0)),
     "layers.0.norm_shift": ("F32", [5], struct.pack("<5f", 0.0, 0.0, 0.0, 0.0, 0.5)),
 }
+# 1 observation → an LSTM of one unit → a GRU of one unit → 1 action; each row of a cell is one gate's weights from its
+# input and from its own last output.
+LSTM = (((1.0, 0.5), (-1.0, 0.25), (0.5, -0.5), (2.0, 1.0)), (0.5, 0.0, -0.25, 0.125))
+GRU = (((1.0, -1.0), (0.5, 0.5), (2.0, 0.0), (0.0, 1.5)), (0.25, -0.5, 0.125, 0.75))
+FLAT = [value for row in (*LSTM[0], *GRU[0]) for value in row]
+
+
+def sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
+
+
+def sums(cell: tuple[Any, Any], x: float, h: float) -> list[float]:
+    return [w * x + u * h + b for (w, u), b in zip(*cell, strict=True)]
+
+
+def actions_of_cells(observations: tuple[float, ...]) -> list[float]:
+    """Of one episode."""
+    actions, h, c, k = [], 0.0, 0.0, 0.0
+    for x in observations:
+        i, f, g, o = sums(LSTM, x, h)
+        c = sigmoid(f) * c + sigmoid(i) * math.tanh(g)
+        h = sigmoid(o) * math.tanh(c)
+        r, z, a, b = sums(GRU, h, k)
+        k = (1 - sigmoid(z)) * math.tanh(a + sigmoid(r) * b) + sigmoid(z) * k
+        actions.append(math.tanh(2 * k + 0.5))
+    return actions
+
+
+CELL = {"block": 1, "inputs": 2, "layout": "dense", "norm_epsilon": None, "outputs": 4, "precision": "fp32"}
+OF_CELLS = {
+    "head": "tanh",
+    "layers": [
+        CELL | {"activation": "lstm"},
+        CELL | {"activation": "gru"},
+        {"block": 1, "inputs": 1, "layout": "dense", "outputs": 1, "precision": "fp32"},
+    ],
+    "observation_clip": None,
+    "version": 3,
+}
+WITH_CELLS = {
+    "action.high": ("F32", [1], struct.pack("<f", 1.0)),
+    "action.low": ("F32", [1], struct.pack("<f", -1.0)),
+    "example.action": ("F32", [1], struct.pack("<f", *actions_of_cells((1.0,)))),
+    "example.observation": ("F32", [1], struct.pack("<f", 1.0)),
+    "layers.0.bias": ("F32", [4], struct.pack("<4f", *LSTM[1])),
+    "layers.0.values": ("F32", [4, 2], struct.pack("<8f", *FLAT[:8])),
+    "layers.1.bias": ("F32", [4], struct.pack("<4f", *GRU[1])),
+    "layers.1.values": ("F32", [4, 2], struct.pack("<8f", *FLAT[8:])),
+    "layers.2.bias": ("F32", [1], struct.pack("<f", 0.5)),
+    "layers.2.values": ("F32", [1, 1], struct.pack("<f", 2.0)),
+}
 CONTENTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "": (METADATA, TENSORS),
     "offset": ({**METADATA, "version": 2}, WITH_OFFSET),
     "parts": ({**METADATA, **OF_PARTS}, WITH_PARTS),
+    "cells": ({**METADATA, **OF_CELLS}, WITH_CELLS),
 }
 NUMPY_NAMES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I8": "|i1", "U16": "<u2", "U32": "<u4"}
 LARGEST_ITEM_FIRST = (
@@ -93,7 +145,7 @@ def canonical(metadata: object) -> str:
 
 
 def make(what: str = "") -> bytes:
-    """The plain file, or the one with an offset, or with the parts of version 3."""
+    """The plain file, or the one with an offset, with the parts of version 3, or with cells."""
     metadata, tensors = CONTENTS[what]
     hashed = canonical(metadata).encode()
     for name, (dtype, shape, data) in sorted(tensors.items()):

@@ -13,13 +13,14 @@ import pytest
 from edgerl.commands.export import export_policy
 from edgerl.edge.acting.policy import LAYOUTS, Layout, Policy
 from edgerl.edge.engine.library import ISAS, Isa, library
+from edgerl.policy.cell import CELLS, CellName
 from edgerl.policy.compact import CompactPolicy, Precision, as_blocks
 from edgerl.policy.format import save
 from edgerl.profiling.budgets.device import find_device
 from edgerl.profiling.budgets.memory import BLOCK, LANES_BASELINE, Columns, arena_parts, memory_parts, native_parts
 from edgerl.profiling.budgets.model import policy_rows
 from edgerl.profiling.budgets.report import profile
-from tests.policy.policies import random_policy
+from tests.policy.policies import random_policy, recurrent_policy
 
 SHAPES = ((3, 2), (5, 9, 7, 3), (17, 64, 33, 6), (40, 130, 4), (2, 16, 16, 16, 1))
 
@@ -33,6 +34,8 @@ def _columns(policy: CompactPolicy) -> list[Columns]:
             int(np.count_nonzero(layer.matrix())),
             int(as_blocks(layer.matrix(), BLOCK).any(axis=2).sum()),
             layer.norm is not None,
+            layer.n_fed,
+            layer.n_state,
         )
         for layer in policy.layers
     ]
@@ -53,6 +56,16 @@ def test_the_arena_is_exact(widths: tuple[int, ...], block: int, normalize: bool
     for isa, n_lanes in _levels().items():
         for layout in LAYOUTS:
             parts = arena_parts(_columns(policy), [layout] * len(policy.layers), n_lanes, normalises=normalize)
+            assert sum(parts.values()) == Policy(policy, layout, isa).n_bytes
+
+
+@pytest.mark.parametrize("kind", CELLS)
+@pytest.mark.parametrize("before", [0, 6])
+def test_the_arena_of_cells_is_exact(kind: CellName, before: int) -> None:
+    policy, _ = recurrent_policy(kind, (7, 13, 9, 3), cells=2, before=before)
+    for isa, n_lanes in _levels().items():
+        for layout in LAYOUTS:
+            parts = arena_parts(_columns(policy), [layout] * len(policy.layers), n_lanes, normalises=True)
             assert sum(parts.values()) == Policy(policy, layout, isa).n_bytes
 
 
