@@ -394,6 +394,7 @@ def test_the_engine(edgerl: Run) -> None:
 def test_the_examples_of_help(edgerl: Run) -> None:
     """docs/cli.md has them all."""
     shutil.copy(ROOT / "device_profiles/jetson-nano.toml", "my-board.toml")
+    saved_checkpoint(Path("model_1500.pt"))
     assert edgerl("export", "--format", "learner", "-o", "learner.safetensors")[0] == 0
     grid = '[grid]\nenvironment = ["HalfCheetah-v5"]\nmethod = ["td3"]\nseed = [0]\n'
     Path("small.toml").write_text(f'title = "Small"\n[run]\n{SHORT}\n{grid}')
