@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgerl.errors import FileFormatError, UnsupportedModelError, quoted, reason, require
+from edgerl.errors import EdgerlError, FileFormatError, UnsupportedModelError, quoted, reason, require
 from edgerl.importers import onnx_file
 from edgerl.importers.options import Stated
 from edgerl.importers.signal import Signal, Unfit
@@ -19,7 +20,13 @@ from edgerl.policy.compact import MAXIMUM_POSITIONS, Array, LayerNorm
 from edgerl.policy.contract import UNKNOWN, Contract, from_text
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto
+    from onnx import GraphProto, ModelProto, NodeProto
+
+OLDEST_OPSET = 9
+"""Older ones broadcast by attributes."""
+
+MAXIMUM_NUMBERS = 1 << 27
+"""In all that the nodes make together, constants and matrices: several times what the largest policy has."""
 
 ACTION_OUTPUTS = ("actions", "action", "continuous_actions")
 """The output that is the action, where a graph has several."""
@@ -58,15 +65,21 @@ class Gate:
 
 def _ratio(first: Signal, second: Signal) -> float:
     """first / second, where they are the same function but for a number."""
-    if first.hidden is second.hidden and first.is_sums and second.is_sums:
+    if first.has_vector_of(second) and first.is_sums and second.is_sums and first.bounds is second.bounds is None:
         one, other = _last_numbers(first), _last_numbers(second)
-        is_same_norm = first.norm is second.norm or first.affine is second.affine
-        if is_same_norm and one.shape == other.shape and other.any():
+        if _have_same_norm(first, second) and one.shape == other.shape and other.any():
             place = np.unravel_index(np.argmax(np.abs(other)), other.shape)
             ratio = float(one[place] / other[place])
             if np.allclose(one, ratio * other, rtol=1e-5, atol=1e-7 * np.abs(one).max()):
                 return ratio
     raise Unfit("multiplies two computed values")
+
+
+def _have_same_norm(first: Signal, second: Signal) -> bool:
+    """Whether the same is normalised, if anything is; scale and shift aside."""
+    if first.norm is None or second.norm is None:
+        return first.norm is second.norm
+    return first.affine is second.affine and first.norm.epsilon == second.norm.epsilon
 
 
 def _last_numbers(signal: Signal) -> Array:
@@ -132,24 +145,56 @@ def read(data: bytes, path: Path, stated: Stated) -> Model:
     model = onnx_file.parse(data, path)
     if stated.external_data:
         take_external_data(model, path)
-        data = model.SerializeToString()
+    _check_meaning(model, path)
     graph = model.graph
     constants = onnx_file.initializers(graph, path)
     name, width = onnx_file.only_input(graph, constants, path)
     if width is None:
         raise UnsupportedModelError(f"{path} does not say how many numbers its observation has; export it with a size")
+    _check_rank(graph, name, path)
     output = _output([output.name for output in graph.output], path)
     values: dict[str, Value] = {key: _dense(constant, path) for key, constant in constants.items()}
     values[name] = Signal.observation(width)
-    reader = _Reader(path, values)
-    for node in _needed(graph.node, output):
+    reader, needed = _Reader(path, values), _needed(graph.node, output)
+    for node in needed:
         reader.step(node)
     action = values.get(output)
     if isinstance(action, Gate):
         action = action.alone()
     if not isinstance(action, Signal):
         raise UnsupportedModelError(f"{path} has an output {quoted(output)} that its observation does not change")
-    return Model(action, data, (name, output), path, _contract(model, path))
+    return Model(action, _read_part(model, needed, output), (name, output), path, _contract(model, path))
+
+
+def _check_meaning(model: ModelProto, path: Path) -> None:
+    """Raises UnsupportedModelError where operators of ONNX may mean something else than they do today."""
+    opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+    if opset < OLDEST_OPSET:
+        raise UnsupportedModelError(f"{path} has opset {opset}; expected {OLDEST_OPSET} or later: convert the model")
+    if any(function.domain in ("", "ai.onnx") for function in model.functions):
+        raise UnsupportedModelError(f"{path} defines operators of ONNX anew; export it without functions")
+
+
+def _check_rank(graph: GraphProto, name: str, path: Path) -> None:
+    """Raises UnsupportedModelError unless the observation is one row: the axes of all that follows are read so."""
+    sizes = next(value for value in graph.input if value.name == name).type.tensor_type.shape.dim
+    if len(sizes) != 2:
+        raise UnsupportedModelError(f"{path} has an input of {len(sizes)} dimensions; expected [batch, observation]")
+
+
+def _read_part(model: ModelProto, needed: Sequence[NodeProto], output: str) -> bytes:
+    """The model with nothing but what was read, which is all that is run: not what else stands in the file."""
+    part = model.__class__()
+    part.CopyFrom(model)
+    outputs = [value for value in part.graph.output if value.name == output]
+    names = {name for node in needed for name in node.input}
+    initializers = [tensor for tensor in part.graph.initializer if tensor.name in names]
+    for field, kept in (("node", needed), ("output", outputs), ("initializer", initializers), ("value_info", ())):
+        copies = [type(each).FromString(each.SerializeToString()) for each in kept]
+        del getattr(part.graph, field)[:]
+        getattr(part.graph, field).extend(copies)
+    del part.functions[:]
+    return bytes(part.SerializeToString())
 
 
 def _contract(model: ModelProto, path: Path) -> Contract:
@@ -165,26 +210,28 @@ def take_external_data(model: ModelProto, path: Path) -> None:
 
     Raises FileFormatError, UnsupportedModelError: only regular files of the model's own folder are read.
     """
+    room = onnx_file.MAXIMUM_BYTES
     for tensor in model.graph.initializer:
         if tensor.data_location != tensor.EXTERNAL:
             continue
         said = {entry.key: entry.value for entry in tensor.external_data}
-        tensor.raw_data = _external(said, path)
+        tensor.raw_data = _external(said, path, room)
+        room -= len(tensor.raw_data)
         del tensor.external_data[:]
         tensor.data_location = tensor.DEFAULT
 
 
-def _external(said: Mapping[str, str], path: Path) -> bytes:
-    """The bytes that a tensor's entries point to."""
+def _external(said: Mapping[str, str], path: Path, room: int) -> bytes:
+    """The bytes that a tensor's entries point to, at most `room`."""
     name = said.get("location", "")
     beside = path.parent / name
-    if Path(name).name != name or beside.is_symlink() or not beside.is_file():
+    if Path(name).name != name or os.path.islink(beside) or not os.path.isfile(beside):  # pathlib's raise errors
         raise UnsupportedModelError(f"{path} has weights in {quoted(name)}; expected a regular file in its own folder")
     try:
         offset = int(said.get("offset", 0))
         length = int(said.get("length", beside.stat().st_size - offset))
-        if not 0 <= offset <= offset + length <= min(beside.stat().st_size, onnx_file.MAXIMUM_BYTES):
-            raise ValueError(f"{length} bytes from {offset} on")
+        if not 0 <= offset <= offset + length <= beside.stat().st_size or length > room:
+            raise ValueError(f"{length} bytes from {offset} on, where at most {room} are read")
         with beside.open("rb") as file:
             file.seek(offset)
             return file.read(length)
@@ -200,8 +247,9 @@ def _output(names: Sequence[str], path: Path) -> str:
     for name in ACTION_OUTPUTS:
         if name in names:
             return name
+    found = ", ".join(name if name.isprintable() else quoted(name) for name in names)
     raise UnsupportedModelError(
-        f"{path} has the outputs {', '.join(names)[:80]}; expected one, or one of {', '.join(ACTION_OUTPUTS)}"
+        f"{path} has the outputs {found[:80]}; expected one, or one of {', '.join(ACTION_OUTPUTS)}"
     )
 
 
@@ -225,7 +273,7 @@ class _Reader:
     """Computes one node after the other."""
 
     def __init__(self, path: Path, values: dict[str, Value]) -> None:
-        self._path, self._values = path, values
+        self._path, self._values, self._room = path, values, MAXIMUM_NUMBERS
 
     def step(self, node: NodeProto) -> None:
         """Add what `node` makes to the values."""
@@ -236,9 +284,18 @@ class _Reader:
             )
         try:
             made = self._made(node)
+            self._room -= sum(map(_numbers, made))
+            if self._room < 0:
+                raise Unfit(f"is where all numbers together are more than {MAXIMUM_NUMBERS}")
+        except EdgerlError:
+            raise
         except Unfit as error:
             raise UnsupportedModelError(
                 f"{self._path} cannot become a policy: {onnx_file.describe(node)} {error}"
+            ) from error
+        except Exception as error:  # whatever a malformed node makes Python and numpy raise
+            raise FileFormatError(
+                f"{self._path} is not valid: {onnx_file.describe(node)} cannot be read ({reason(error)})"
             ) from error
         self._values |= zip(node.output, made, strict=False)
 
@@ -248,7 +305,7 @@ class _Reader:
         inputs = [self._values[name] if name else None for name in node.input]
         attributes = {attribute.name: attribute for attribute in node.attribute}
         if node.op_type == "Constant":
-            return [onnx_file.constant_of(node, self._path).values]
+            return [_dense(onnx_file.constant_of(node, self._path), self._path)]
         if all(value is None or isinstance(value, np.ndarray) for value in inputs):
             return _folded(node, [value for value in inputs if isinstance(value, np.ndarray)])
         if node.op_type == "Split":
@@ -256,6 +313,14 @@ class _Reader:
         if node.op_type not in STEPS:
             raise Unfit("is not understood")
         return [STEPS[node.op_type](inputs, attributes)]
+
+
+def _numbers(value: Value) -> int:
+    """How many it has, about."""
+    if isinstance(value, np.ndarray):
+        return value.size
+    affine = (value if isinstance(value, Signal) else value.of).affine
+    return affine.bias.size if affine.weight is None else affine.weight.size
 
 
 Inputs = Sequence[Value | None]
@@ -269,10 +334,7 @@ def _folded(node: NodeProto, inputs: list[Array]) -> list[Array]:
 
     if node.op_type not in FOLDED or not inputs or len(inputs) != len(node.input):
         raise Unfit("works on constants in a way that is not understood")
-    try:
-        largest = math.prod(np.broadcast_shapes(*(value.shape for value in inputs)))
-    except ValueError:  # of those that do not broadcast, the output is no larger than all inputs together
-        largest = sum(value.size for value in inputs)
+    largest = _largest(node.op_type, inputs)
     if largest > MAXIMUM_POSITIONS:
         raise Unfit(f"makes a constant of {largest} numbers; expected at most {MAXIMUM_POSITIONS}")
     names = [f"i{index}" for index in range(len(inputs))]
@@ -297,6 +359,17 @@ def _folded(node: NodeProto, inputs: list[Array]) -> list[Array]:
     return [np.asarray(made)]
 
 
+def _largest(operator: str, inputs: Sequence[Array]) -> int:
+    """How many numbers an operator can make of constants."""
+    if operator == "Gather":
+        return inputs[0].size * inputs[-1].size
+    try:
+        largest = math.prod(np.broadcast_shapes(*(value.shape for value in inputs)))
+    except ValueError:
+        largest = 0
+    return max(largest, sum(value.size for value in inputs))
+
+
 # ------------------------------------------------------------------------------------------- steps on computed values
 
 
@@ -311,9 +384,9 @@ def _signal(value: Value | None) -> Signal:
 
 def _row(value: Value | None, size: int) -> Array:
     """A constant as a number, or one number for each of `size`."""
-    if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu":
+    if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
         raise Unfit("combines two computed values")
-    if value.size != 1 and (value.size != size or value.shape[-1] != size):
+    if value.ndim > 2 or (value.size != 1 and (value.size != size or value.shape[-1] != size)):
         raise Unfit(f"has a constant of the shape {list(value.shape)} for {size} numbers")
     return value.astype(np.float64).reshape(-1)
 
@@ -444,6 +517,8 @@ def _layer_norm(inputs: Inputs, attributes: Attributes) -> Signal:
 
 def _batch_norm(inputs: Inputs, attributes: Attributes) -> Signal:
     value = _signal(inputs[0])
+    if _integer(attributes, "training_mode", 0):
+        raise Unfit("is in training mode")
     scale, shift, mean, variance = (_vector(part, value.size) for part in inputs[1:5])
     if np.any(variance < 0):
         raise Unfit("has a negative variance")
@@ -506,7 +581,8 @@ def _split(value: Signal, inputs: Inputs, attributes: Attributes, count: int) ->
         raise Unfit("splits along another axis than the last")
     stated = inputs[1] if len(inputs) > 1 else np.array(attributes["split"].ints) if "split" in attributes else None
     sizes = [-(-value.size // count)] * count if not isinstance(stated, np.ndarray) else [int(n) for n in stated]
-    if any(size < 0 for size in sizes) or len(sizes) != count:
+    is_whole = not isinstance(stated, np.ndarray) or sum(sizes) == value.size
+    if any(size < 0 for size in sizes) or len(sizes) != count or not is_whole:
         raise Unfit(f"splits {value.size} numbers into parts of {str(sizes)[:40]}")
     ends = np.cumsum(sizes)
     return [value.chosen(np.arange(value.size)[end - size : end]) for size, end in zip(sizes, ends, strict=True)]
@@ -530,6 +606,18 @@ def _cast(inputs: Inputs, attributes: Attributes) -> Signal:
     if _integer(attributes, "to", 1) not in (1, 11):
         raise Unfit("casts to another type than float or double")
     return _signal(inputs[0])
+
+
+def _dropout(inputs: Inputs, _: Attributes) -> Signal:
+    if any(value is not None for value in inputs[2:]) and np.any(inputs[2]):
+        raise Unfit("is in training mode")
+    return _signal(inputs[0])
+
+
+def _shape(inputs: Inputs, attributes: Attributes) -> Array:
+    """Of one row."""
+    begin, end = _integer(attributes, "start", 0), _integer(attributes, "end", 2)
+    return np.array([1, _signal(inputs[0]).size])[begin:end]
 
 
 def _check_last_axis(attributes: Attributes) -> None:
@@ -561,7 +649,7 @@ STEPS: Mapping[str, Callable[[Inputs, Attributes], Value]] = {
     "ReduceMean": _mean,
     "Pow": _power,
     "Sqrt": _root,
-    "Shape": lambda inputs, _: np.array([1, _signal(inputs[0]).size]),
+    "Shape": _shape,
     "Concat": _concat,
     "Slice": _slice,
     "Gather": _gather,
@@ -569,7 +657,7 @@ STEPS: Mapping[str, Callable[[Inputs, Attributes], Value]] = {
     "Flatten": _flatten,
     "Cast": _cast,
     "Identity": lambda inputs, _: _signal(inputs[0]),
-    "Dropout": lambda inputs, _: _signal(inputs[0]),
+    "Dropout": _dropout,
 }
 """By operator; Split, which makes several values, beside."""
 
