@@ -145,8 +145,7 @@ def read(data: bytes, path: Path, stated: Stated) -> Model:
     model = onnx_file.parse(data, path)
     if stated.external_data:
         take_external_data(model, path)
-    _check_meaning(model, path)
-    graph = model.graph
+    opset, graph = _opset(model, path), model.graph
     constants = onnx_file.initializers(graph, path)
     name, width = onnx_file.only_input(graph, constants, path)
     if width is None:
@@ -155,7 +154,7 @@ def read(data: bytes, path: Path, stated: Stated) -> Model:
     output = _output([output.name for output in graph.output], path)
     values: dict[str, Value] = {key: _dense(constant, path) for key, constant in constants.items()}
     values[name] = Signal.observation(width)
-    reader, needed = _Reader(path, values), _needed(graph.node, output)
+    reader, needed = _Reader(path, values, opset), _needed(graph.node, output)
     for node in needed:
         reader.step(node)
     action = values.get(output)
@@ -166,13 +165,14 @@ def read(data: bytes, path: Path, stated: Stated) -> Model:
     return Model(action, _read_part(model, needed, output), (name, output), path, _contract(model, path))
 
 
-def _check_meaning(model: ModelProto, path: Path) -> None:
-    """Raises UnsupportedModelError where operators of ONNX may mean something else than they do today."""
+def _opset(model: ModelProto, path: Path) -> int:
+    """The version of its operators. Raises UnsupportedModelError where they may mean something else than here."""
     opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
     if opset < OLDEST_OPSET:
         raise UnsupportedModelError(f"{path} has opset {opset}; expected {OLDEST_OPSET} or later: convert the model")
     if any(function.domain in ("", "ai.onnx") for function in model.functions):
         raise UnsupportedModelError(f"{path} defines operators of ONNX anew; export it without functions")
+    return opset
 
 
 def _check_rank(graph: GraphProto, name: str, path: Path) -> None:
@@ -272,8 +272,8 @@ def _dense(constant: onnx_file.Constant, path: Path) -> Array:
 class _Reader:
     """Computes one node after the other."""
 
-    def __init__(self, path: Path, values: dict[str, Value]) -> None:
-        self._path, self._values, self._room = path, values, MAXIMUM_NUMBERS
+    def __init__(self, path: Path, values: dict[str, Value], opset: int) -> None:
+        self._path, self._values, self._opset, self._room = path, values, opset, MAXIMUM_NUMBERS
 
     def step(self, node: NodeProto) -> None:
         """Add what `node` makes to the values."""
@@ -307,7 +307,7 @@ class _Reader:
         if node.op_type == "Constant":
             return [_dense(onnx_file.constant_of(node, self._path), self._path)]
         if all(value is None or isinstance(value, np.ndarray) for value in inputs):
-            return _folded(node, [value for value in inputs if isinstance(value, np.ndarray)])
+            return _folded(node, [value for value in inputs if isinstance(value, np.ndarray)], self._opset)
         if node.op_type == "Split":
             return _split(_signal(inputs[0]), inputs, attributes, len(node.output))
         if node.op_type not in STEPS:
@@ -327,13 +327,16 @@ Inputs = Sequence[Value | None]
 Attributes = Mapping[str, Any]
 
 
-def _folded(node: NodeProto, inputs: list[Array]) -> list[Array]:
+def _folded(node: NodeProto, inputs: list[Array], opset: int) -> list[Array]:
     """What a node makes of constants, by onnx's own reference."""
     import onnx
     from onnx.reference import ReferenceEvaluator
 
     if node.op_type not in FOLDED or not inputs or len(inputs) != len(node.input):
         raise Unfit("works on constants in a way that is not understood")
+    attributes = {attribute.name: attribute for attribute in node.attribute}
+    if _integer(attributes, "to", onnx.TensorProto.FLOAT) == onnx.TensorProto.STRING or "block_size" in attributes:
+        raise Unfit("makes texts, or is in blocks")
     largest = _largest(node.op_type, inputs)
     if largest > MAXIMUM_POSITIONS:
         raise Unfit(f"makes a constant of {largest} numbers; expected at most {MAXIMUM_POSITIONS}")
@@ -353,7 +356,9 @@ def _folded(node: NodeProto, inputs: list[Array]) -> list[Array]:
     )
     try:
         with np.errstate(all="ignore"):
-            (made,) = ReferenceEvaluator(onnx.helper.make_model(graph)).run(None, dict(zip(names, inputs, strict=True)))
+            version = onnx.defs.onnx_opset_version() if node.op_type == "DequantizeLinear" else opset  # it has no older
+            model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", version)])
+            (made,) = ReferenceEvaluator(model).run(None, dict(zip(names, inputs, strict=True)))
     except Exception as error:  # whatever a malformed node makes the library raise
         raise Unfit(f"cannot be computed ({reason(error)})") from error
     return [np.asarray(made)]

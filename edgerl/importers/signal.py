@@ -246,6 +246,7 @@ class Signal:
             raise Unfit("clips the observation otherwise than to [−c, c], all of it, once")
         return replace(ready, clip=bound)
 
+    @np.errstate(over="ignore")  # a number too large for float32 becomes infinite, which no file holds
     def policy(self) -> CompactPolicy:
         """The policy whose actions this value is; without an example and what it says about itself."""
         ended, head = self._with_head()
