@@ -128,8 +128,10 @@ class Model:
         """Actions [count, m] for observations [count, n], one by one: a batch may be fixed to 1."""
         onnxruntime = require("onnxruntime", "export")
         observation, action = self._names
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # what is wrong is in its errors; warnings would be printed as they are
         try:
-            session = onnxruntime.InferenceSession(self._data, providers=["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(self._data, options, providers=["CPUExecutionProvider"])
             rows = [session.run([action], {observation: row[None]})[0].reshape(-1) for row in observations]
         except Exception as error:  # onnxruntime has no common base for its own
             raise FileFormatError(f"{self._path} cannot be run by onnxruntime ({reason(error)})") from error
@@ -159,7 +161,10 @@ def read(data: bytes, path: Path, stated: Stated) -> Model:
         reader.step(node)
     action = values.get(output)
     if isinstance(action, Gate):
-        action = action.alone()
+        try:
+            action = action.alone()
+        except Unfit as error:
+            raise UnsupportedModelError(f"{path} cannot become a policy: its output {error}") from error
     if not isinstance(action, Signal):
         raise UnsupportedModelError(f"{path} has an output {quoted(output)} that its observation does not change")
     return Model(action, _read_part(model, needed, output), (name, output), path, _contract(model, path))
@@ -614,7 +619,8 @@ def _cast(inputs: Inputs, attributes: Attributes) -> Signal:
 
 
 def _dropout(inputs: Inputs, _: Attributes) -> Signal:
-    if any(value is not None for value in inputs[2:]) and np.any(inputs[2]):
+    training = inputs[2] if len(inputs) > 2 else None
+    if training is not None and not (isinstance(training, np.ndarray) and not training.any()):
         raise Unfit("is in training mode")
     return _signal(inputs[0])
 

@@ -129,8 +129,8 @@ def visited(environment: Environment, policy: CompactPolicy, count: int, deviati
         observation, is_over = environment.reset(seed), False
         while not is_over and len(seen) < count:
             seen.append(observation)
-            action = act(observation) + deviation * span * rng.normal(size=span.shape)
-            action = np.clip(action, environment.action_low, environment.action_high).astype(np.float32)
+            noisy = act(observation) + deviation * span * rng.normal(size=span.shape)
+            action = np.clip(noisy, environment.action_low, environment.action_high).astype(np.float32)
             observation, _, terminated, truncated = environment.step(action)
             is_over = terminated or truncated
         if len(seen) == count:

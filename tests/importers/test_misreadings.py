@@ -144,6 +144,11 @@ ODD: dict[str, tuple[list[Any], dict[str, Any], str]] = {
         {"w": W, "i": np.zeros(6_000_000, np.int32)},
         "makes 6000000 × 3 weights",
     ),
+    "an activation of what was clipped, at the end": (
+        [GEMM, node("Clip", ["h", "l", "t"], ["c"]), node("Sigmoid", ["c"], ["y"])],
+        {"w": W, "l": F32(-0.1), "t": F32(0.1)},
+        "its output is the activation sigmoid of what was clipped",
+    ),
     "a text": (
         [node("Cast", ["w"], ["t"], to=onnx.TensorProto.STRING), node("MatMul", ["x", "t"], ["y"])],
         {"w": W},
