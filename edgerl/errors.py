@@ -97,8 +97,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def reason(error: BaseException, longest: int = 120) -> str:
-    """What an exception says, on one line of at most `longest` characters; its type where it says nothing."""
-    return " ".join(str(error).split())[:longest] or type(error).__name__
+    """What an exception says, on one line of at most `longest` printable characters; its type where it says nothing."""
+    said = "".join(character if character.isprintable() else " " for character in str(error))
+    return " ".join(said.split())[:longest] or type(error).__name__
 
 
 def bare(error: BaseException) -> str:
@@ -112,3 +113,5 @@ def quoted(value: object, longest: int = 40) -> str:
         return repr(value)[:longest]
     except ValueError:  # Python refuses to print integers of thousands of digits
         return "a number of thousands of digits"
+    except RecursionError:
+        return "a value of thousands of levels"

@@ -18,7 +18,8 @@ def command(
     file: Annotated[
         Path,
         typer.Argument(
-            help="ONNX model, .zip of stable-baselines3, .pt of rsl_rl, .cleanrl_model.", show_default=False
+            help="ONNX model, TorchScript, .zip of stable-baselines3, .pt of rsl_rl, .cleanrl_model.",
+            show_default=False,
         ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="File to write.")] = Path("policy.safetensors"),

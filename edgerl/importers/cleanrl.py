@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,8 @@ def _on_policy(state: StateDict, path: Path, stated: Stated) -> Network:
 def _squashed(state: StateDict, last: str, path: Path, stated: Stated) -> Network:
     """TD3, DDPG and SAC: tanh, times action_scale, plus action_bias."""
     network = _begun(state, "fc1", path, stated)
+    if any(re.match(r"fc([03-9]|\d\d)", name) for name in state):
+        raise UnsupportedModelError(f"{path} has other hidden layers than CleanRL's fc1 and fc2")
     state_dict.perceptron(network, state, ["fc1", "fc2"], stated.activation or "relu", path)
     network.linear(state, last, path)
     network.activated("tanh")

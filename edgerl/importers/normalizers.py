@@ -12,6 +12,7 @@ import math
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
+from pickletools import genops
 from typing import Any
 
 import numpy as np
@@ -143,6 +144,8 @@ def _arrays(data: bytes, path: Path) -> Statistics:
 
 def _vec_normalize(data: bytes, path: Path) -> Statistics | None:
     try:
+        if any(type(place) is int and "PUT" in code.name and place > len(data) for code, place, _ in genops(data)):
+            raise ValueError("it memorises more than it holds")  # for which pickle would allocate
         found = _Reader(io.BytesIO(data)).load()
     except Exception as error:  # a hostile pickle can make it raise anything
         raise FileFormatError(

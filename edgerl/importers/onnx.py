@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgerl.errors import FileFormatError, UnsupportedModelError, quoted, reason, require
+from edgerl.errors import EdgerlError, FileFormatError, UnsupportedModelError, quoted, reason, require
 from edgerl.importers import onnx_file
 from edgerl.importers.options import Stated
 from edgerl.importers.signal import Signal, Unfit
@@ -22,6 +23,12 @@ from edgerl.policy.contract import UNKNOWN, Contract, from_text
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
+
+OLDEST_OPSET = 9
+"""Older ones broadcast by attributes."""
+
+MAXIMUM_NUMBERS = 1 << 27
+"""In all that the nodes make together, constants and matrices: several times what the largest policy has."""
 
 ACTION_OUTPUTS = ("actions", "action", "continuous_actions")
 """The output that is the action, where a graph has several."""
@@ -60,15 +67,21 @@ class Gate:
 
 def _ratio(first: Signal, second: Signal) -> float:
     """first / second, where they are the same function but for a number."""
-    if first.hidden is second.hidden and first.is_sums and second.is_sums:
+    if first.has_vector_of(second) and first.is_sums and second.is_sums and first.bounds is second.bounds is None:
         one, other = _last_numbers(first), _last_numbers(second)
-        is_same_norm = first.norm is second.norm or first.affine is second.affine
-        if is_same_norm and one.shape == other.shape and other.any():
+        if _have_same_norm(first, second) and one.shape == other.shape and other.any():
             place = np.unravel_index(np.argmax(np.abs(other)), other.shape)
             ratio = float(one[place] / other[place])
             if np.allclose(one, ratio * other, rtol=1e-5, atol=1e-7 * np.abs(one).max()):
                 return ratio
     raise Unfit("multiplies two computed values")
+
+
+def _have_same_norm(first: Signal, second: Signal) -> bool:
+    """Whether the same is normalised, if anything is; scale and shift aside."""
+    if first.norm is None or second.norm is None:
+        return first.norm is second.norm
+    return first.affine is second.affine and first.norm.epsilon == second.norm.epsilon
 
 
 def _last_numbers(signal: Signal) -> Array:
@@ -132,9 +145,11 @@ class Model:
         the steps of an episode."""
         onnxruntime = require("onnxruntime", "export")
         observation, action = self._names
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # what is wrong is in its errors; warnings would be printed as they are
         rows = []
         try:
-            session = onnxruntime.InferenceSession(self._data, providers=["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(self._data, options, providers=["CPUExecutionProvider"])
             state = {each.name: _zeros(each.shape) for each in session.get_inputs() if each.name in self._states}
             for row in observations:
                 acted, *after = session.run([action, *self._states.values()], {observation: row[None], **state})
@@ -162,26 +177,63 @@ def read(data: bytes, path: Path, stated: Stated) -> Model:
     model = onnx_file.parse(data, path)
     if stated.external_data:
         take_external_data(model, path)
-        data = model.SerializeToString()
-    graph = model.graph
+    opset, graph = _opset(model, path), model.graph
     constants = onnx_file.initializers(graph, path)
     states = _states_of(graph, constants)
     name, width = onnx_file.only_input(graph, {*constants, *states}, path)
     if width is None:
         raise UnsupportedModelError(f"{path} does not say how many numbers its observation has; export it with a size")
+    _check_rank(graph, name, path)
     output = _output([each.name for each in graph.output if each.name not in states.values()], path)
     values: dict[str, Value] = {key: _dense(constant, path) for key, constant in constants.items()}
     values |= dict.fromkeys(states, Memory())
     values[name] = Signal.observation(width)
-    reader = _Reader(path, values)
-    for node in _needed(graph.node, output):
+    reader, needed = _Reader(path, values, opset), _needed(graph.node, [output])
+    for node in needed:
         reader.step(node)
     action = values.get(output)
     if isinstance(action, Gate):
-        action = action.alone()
+        try:
+            action = action.alone()
+        except Unfit as error:
+            raise UnsupportedModelError(f"{path} cannot become a policy: its output {error}") from error
     if not isinstance(action, Signal):
         raise UnsupportedModelError(f"{path} has an output {quoted(output)} that its observation does not change")
-    return Model(action, data, (name, output), states, path, _contract(model, path))
+    part = _read_part(model, {output, *states.values()})
+    return Model(action, part, (name, output), states, path, _contract(model, path))
+
+
+def _opset(model: ModelProto, path: Path) -> int:
+    """The version of its operators. Raises UnsupportedModelError where they may mean something else than here."""
+    opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+    if opset < OLDEST_OPSET:
+        raise UnsupportedModelError(f"{path} has opset {opset}; expected {OLDEST_OPSET} or later: convert the model")
+    if any(function.domain in ("", "ai.onnx") for function in model.functions):
+        raise UnsupportedModelError(f"{path} defines operators of ONNX anew; export it without functions")
+    return opset
+
+
+def _check_rank(graph: GraphProto, name: str, path: Path) -> None:
+    """Raises UnsupportedModelError unless the observation is one row: the axes of all that follows are read so."""
+    sizes = next(value for value in graph.input if value.name == name).type.tensor_type.shape.dim
+    if len(sizes) != 2:
+        raise UnsupportedModelError(f"{path} has an input of {len(sizes)} dimensions; expected [batch, observation]")
+
+
+def _read_part(model: ModelProto, wanted: Container[str]) -> bytes:
+    """The model with nothing but what these outputs need, which is all that is run: not what else is in the file."""
+    part = model.__class__()
+    part.CopyFrom(model)
+    outputs = [value for value in part.graph.output if value.name in wanted]
+    needed = _needed(model.graph.node, [value.name for value in outputs])
+    names = {name for node in needed for name in node.input}
+    initializers = [tensor for tensor in part.graph.initializer if tensor.name in names]
+    for field, kept in (("node", needed), ("output", outputs), ("initializer", initializers), ("value_info", ())):
+        copies = [type(each).FromString(each.SerializeToString()) for each in kept]
+        del getattr(part.graph, field)[:]
+        getattr(part.graph, field).extend(copies)
+    del part.functions[:]
+    return bytes(part.SerializeToString())
 
 
 def _contract(model: ModelProto, path: Path) -> Contract:
@@ -205,26 +257,28 @@ def take_external_data(model: ModelProto, path: Path) -> None:
 
     Raises FileFormatError, UnsupportedModelError: only regular files of the model's own folder are read.
     """
+    room = onnx_file.MAXIMUM_BYTES
     for tensor in model.graph.initializer:
         if tensor.data_location != tensor.EXTERNAL:
             continue
         said = {entry.key: entry.value for entry in tensor.external_data}
-        tensor.raw_data = _external(said, path)
+        tensor.raw_data = _external(said, path, room)
+        room -= len(tensor.raw_data)
         del tensor.external_data[:]
         tensor.data_location = tensor.DEFAULT
 
 
-def _external(said: Mapping[str, str], path: Path) -> bytes:
-    """The bytes that a tensor's entries point to."""
+def _external(said: Mapping[str, str], path: Path, room: int) -> bytes:
+    """The bytes that a tensor's entries point to, at most `room`."""
     name = said.get("location", "")
     beside = path.parent / name
-    if Path(name).name != name or beside.is_symlink() or not beside.is_file():
+    if Path(name).name != name or os.path.islink(beside) or not os.path.isfile(beside):  # pathlib's raise errors
         raise UnsupportedModelError(f"{path} has weights in {quoted(name)}; expected a regular file in its own folder")
     try:
         offset = int(said.get("offset", 0))
         length = int(said.get("length", beside.stat().st_size - offset))
-        if not 0 <= offset <= offset + length <= min(beside.stat().st_size, onnx_file.MAXIMUM_BYTES):
-            raise ValueError(f"{length} bytes from {offset} on")
+        if not 0 <= offset <= offset + length <= beside.stat().st_size or length > room:
+            raise ValueError(f"{length} bytes from {offset} on, where at most {room} are read")
         with beside.open("rb") as file:
             file.seek(offset)
             return file.read(length)
@@ -240,14 +294,15 @@ def _output(names: Sequence[str], path: Path) -> str:
     for name in ACTION_OUTPUTS:
         if name in names:
             return name
+    found = ", ".join(name if name.isprintable() else quoted(name) for name in names)
     raise UnsupportedModelError(
-        f"{path} has the outputs {', '.join(names)[:80]}; expected one, or one of {', '.join(ACTION_OUTPUTS)}"
+        f"{path} has the outputs {found[:80]}; expected one, or one of {', '.join(ACTION_OUTPUTS)}"
     )
 
 
-def _needed(nodes: Sequence[NodeProto], output: str) -> list[NodeProto]:
-    """The nodes that the output depends on, in their order."""
-    wanted, needed = {output}, []
+def _needed(nodes: Sequence[NodeProto], outputs: Sequence[str]) -> list[NodeProto]:
+    """The nodes that the outputs depend on, in their order."""
+    wanted, needed = set(outputs), []
     for node in reversed(nodes):
         if wanted.intersection(node.output):
             wanted.update(node.input)
@@ -264,8 +319,8 @@ def _dense(constant: onnx_file.Constant, path: Path) -> Array:
 class _Reader:
     """Computes one node after the other."""
 
-    def __init__(self, path: Path, values: dict[str, Value]) -> None:
-        self._path, self._values = path, values
+    def __init__(self, path: Path, values: dict[str, Value], opset: int) -> None:
+        self._path, self._values, self._opset, self._room = path, values, opset, MAXIMUM_NUMBERS
 
     def step(self, node: NodeProto) -> None:
         """Add what `node` makes to the values."""
@@ -276,9 +331,18 @@ class _Reader:
             )
         try:
             made = self._made(node)
+            self._room -= sum(map(_count_of, made))
+            if self._room < 0:
+                raise Unfit(f"is where all numbers together are more than {MAXIMUM_NUMBERS}")
+        except EdgerlError:
+            raise
         except Unfit as error:
             raise UnsupportedModelError(
                 f"{self._path} cannot become a policy: {onnx_file.describe(node)} {error}"
+            ) from error
+        except Exception as error:  # whatever a malformed node makes Python and numpy raise
+            raise FileFormatError(
+                f"{self._path} is not valid: {onnx_file.describe(node)} cannot be read ({reason(error)})"
             ) from error
         self._values |= zip(node.output, made, strict=False)
 
@@ -288,9 +352,9 @@ class _Reader:
         inputs = [self._values[name] if name else None for name in node.input]
         attributes = {attribute.name: attribute for attribute in node.attribute}
         if node.op_type == "Constant":
-            return [onnx_file.constant_of(node, self._path).values]
+            return [_dense(onnx_file.constant_of(node, self._path), self._path)]
         if all(value is None or isinstance(value, np.ndarray) for value in inputs):
-            return _folded(node, [value for value in inputs if isinstance(value, np.ndarray)])
+            return _folded(node, [value for value in inputs if isinstance(value, np.ndarray)], self._opset)
         if isinstance(inputs[0], Memory) and node.op_type in OF_MEMORY:
             return [Memory()] * len(node.output)
         if node.op_type in ("GRU", "LSTM"):
@@ -306,21 +370,32 @@ class _Reader:
 OF_MEMORY = frozenset({"Cast", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"})
 """Operators that take parts of a state."""
 
+
+def _count_of(value: Value) -> int:
+    """How many it has, about."""
+    if isinstance(value, np.ndarray):
+        return value.size
+    if isinstance(value, Memory):
+        return 0
+    affine = (value if isinstance(value, Signal) else value.of).affine
+    return affine.bias.size if affine.weight is None else affine.weight.size
+
+
 Inputs = Sequence[Value | None]
 Attributes = Mapping[str, Any]
 
 
-def _folded(node: NodeProto, inputs: list[Array]) -> list[Array]:
+def _folded(node: NodeProto, inputs: list[Array], opset: int) -> list[Array]:
     """What a node makes of constants, by onnx's own reference."""
     import onnx
     from onnx.reference import ReferenceEvaluator
 
     if node.op_type not in FOLDED or not inputs or len(inputs) != len(node.input):
         raise Unfit("works on constants in a way that is not understood")
-    try:
-        largest = math.prod(np.broadcast_shapes(*(value.shape for value in inputs)))
-    except ValueError:  # of those that do not broadcast, the output is no larger than all inputs together
-        largest = sum(value.size for value in inputs)
+    attributes = {attribute.name: attribute for attribute in node.attribute}
+    if _integer(attributes, "to", onnx.TensorProto.FLOAT) == onnx.TensorProto.STRING or "block_size" in attributes:
+        raise Unfit("makes texts, or is in blocks")
+    largest = _largest(node.op_type, inputs)
     if largest > MAXIMUM_POSITIONS:
         raise Unfit(f"makes a constant of {largest} numbers; expected at most {MAXIMUM_POSITIONS}")
     names = [f"i{index}" for index in range(len(inputs))]
@@ -339,10 +414,23 @@ def _folded(node: NodeProto, inputs: list[Array]) -> list[Array]:
     )
     try:
         with np.errstate(all="ignore"):
-            (made,) = ReferenceEvaluator(onnx.helper.make_model(graph)).run(None, dict(zip(names, inputs, strict=True)))
+            version = onnx.defs.onnx_opset_version() if node.op_type == "DequantizeLinear" else opset  # it has no older
+            model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", version)])
+            (made,) = ReferenceEvaluator(model).run(None, dict(zip(names, inputs, strict=True)))
     except Exception as error:  # whatever a malformed node makes the library raise
         raise Unfit(f"cannot be computed ({reason(error)})") from error
     return [np.asarray(made)]
+
+
+def _largest(operator: str, inputs: Sequence[Array]) -> int:
+    """How many numbers an operator can make of constants."""
+    if operator == "Gather":
+        return inputs[0].size * inputs[-1].size
+    try:
+        largest = math.prod(np.broadcast_shapes(*(value.shape for value in inputs)))
+    except ValueError:
+        largest = 0
+    return max(largest, sum(value.size for value in inputs))
 
 
 # ------------------------------------------------------------------------------------------- steps on computed values
@@ -359,9 +447,9 @@ def _signal(value: Value | None) -> Signal:
 
 def _row(value: Value | None, size: int) -> Array:
     """A constant as a number, or one number for each of `size`."""
-    if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu":
+    if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
         raise Unfit("combines two computed values")
-    if value.size != 1 and (value.size != size or value.shape[-1] != size):
+    if value.ndim > 2 or (value.size != 1 and (value.size != size or value.shape[-1] != size)):
         raise Unfit(f"has a constant of the shape {list(value.shape)} for {size} numbers")
     return value.astype(np.float64).reshape(-1)
 
@@ -492,6 +580,8 @@ def _layer_norm(inputs: Inputs, attributes: Attributes) -> Signal:
 
 def _batch_norm(inputs: Inputs, attributes: Attributes) -> Signal:
     value = _signal(inputs[0])
+    if _integer(attributes, "training_mode", 0):
+        raise Unfit("is in training mode")
     scale, shift, mean, variance = (_vector(part, value.size) for part in inputs[1:5])
     if np.any(variance < 0):
         raise Unfit("has a negative variance")
@@ -615,7 +705,8 @@ def _split(value: Signal, inputs: Inputs, attributes: Attributes, count: int) ->
         raise Unfit("splits along another axis than the last")
     stated = inputs[1] if len(inputs) > 1 else np.array(attributes["split"].ints) if "split" in attributes else None
     sizes = [-(-value.size // count)] * count if not isinstance(stated, np.ndarray) else [int(n) for n in stated]
-    if any(size < 0 for size in sizes) or len(sizes) != count:
+    is_whole = not isinstance(stated, np.ndarray) or sum(sizes) == value.size
+    if any(size < 0 for size in sizes) or len(sizes) != count or not is_whole:
         raise Unfit(f"splits {value.size} numbers into parts of {str(sizes)[:40]}")
     ends = np.cumsum(sizes)
     return [value.chosen(np.arange(value.size)[end - size : end]) for size, end in zip(sizes, ends, strict=True)]
@@ -656,6 +747,19 @@ def _cast(inputs: Inputs, attributes: Attributes) -> Signal:
     return _signal(inputs[0])
 
 
+def _dropout(inputs: Inputs, _: Attributes) -> Signal:
+    training = inputs[2] if len(inputs) > 2 else None
+    if training is not None and not (isinstance(training, np.ndarray) and not training.any()):
+        raise Unfit("is in training mode")
+    return _signal(inputs[0])
+
+
+def _shape(inputs: Inputs, attributes: Attributes) -> Array:
+    """Of one row."""
+    begin, end = _integer(attributes, "start", 0), _integer(attributes, "end", 2)
+    return np.array([1, _signal(inputs[0]).size])[begin:end]
+
+
 def _check_last_axis(attributes: Attributes) -> None:
     if _integer(attributes, "axis", 1) not in (-1, 1):
         raise Unfit("works along another axis than the last")
@@ -685,7 +789,7 @@ STEPS: Mapping[str, Callable[[Inputs, Attributes], Value]] = {
     "ReduceMean": _mean,
     "Pow": _power,
     "Sqrt": _root,
-    "Shape": lambda inputs, _: np.array([1, _signal(inputs[0]).size]),
+    "Shape": _shape,
     "Concat": _concat,
     "Slice": _slice,
     "Gather": _gather,
@@ -696,7 +800,7 @@ STEPS: Mapping[str, Callable[[Inputs, Attributes], Value]] = {
     "Flatten": _flatten,
     "Cast": _cast,
     "Identity": lambda inputs, _: _signal(inputs[0]),
-    "Dropout": lambda inputs, _: _signal(inputs[0]),
+    "Dropout": _dropout,
 }
 """By operator; Split, GRU and LSTM, which make several values, beside."""
 

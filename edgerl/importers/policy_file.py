@@ -13,10 +13,10 @@ import numpy as np
 
 from edgerl import __version__
 from edgerl.environments.make import make
-from edgerl.errors import CheckFailed, FileFormatError, UnsupportedModelError
+from edgerl.errors import CheckFailed, ConfigError, FileFormatError, UnsupportedModelError
 from edgerl.files.atomic import read_bytes, refuse_existing
 from edgerl.files.kind import ONNX, OURS, kind_of
-from edgerl.importers import cleanrl, onnx, rsl_rl, stable_baselines3, state_dict, torchscript
+from edgerl.importers import cleanrl, normalizers, onnx, rsl_rl, stable_baselines3, state_dict, torchscript
 from edgerl.importers.options import Stated
 from edgerl.importers.signal import Signal, Unfit
 from edgerl.policy import format as policy_format
@@ -72,6 +72,7 @@ class Original:
     notes: tuple[str, ...] = ()
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what becomes infinite is refused
 def import_policy(
     file: str | Path,
     path: str | Path = "policy.safetensors",
@@ -85,11 +86,12 @@ def import_policy(
 ) -> ImportReport:
     """Write the policy that another program trained to `path`, once its actions are those of the original.
 
-    file: an ONNX model; a model of stable-baselines3 (PPO, A2C, SAC, TQC, TD3, DDPG); a checkpoint of rsl_rl; a model
-    of CleanRL. activation: of the hidden layers, where the file does not say it. normalizer: a file with the statistics
-    of observations, where they are not in the policy's: VecNormalize of stable-baselines3, or an .npz with `mean` and
-    `var`; "none" where there are none. env: the environment that it is for, which the file then names. external_data:
-    an ONNX model may have its weights in files beside it. check: compare with the original, on 1000 observations.
+    file: an ONNX model; a TorchScript file; a model of stable-baselines3 (PPO, A2C, SAC, TQC, TD3, DDPG); a checkpoint
+    of rsl_rl; a model of CleanRL. activation: of the hidden layers, where the file does not say it. normalizer: a file
+    with the statistics of observations, where they are not in the policy's: VecNormalize of stable-baselines3, or an
+    .npz with `mean` and `var`; "none" where there are none. What contradicts the file is refused. env: the environment
+    that it is for, which the file then names. external_data: an ONNX model may have its weights in files beside it.
+    check: compare with the original, on 1000 observations.
 
     Raises FileFormatError, UnsupportedModelError, ConfigError, OutputError, MissingExtraError; CheckFailed, writing
     nothing, where an action differs by more than 1e-5 of its range.
@@ -97,7 +99,7 @@ def import_policy(
     source, goal = Path(file), Path(path)
     stated = Stated(activation, normalizer, external_data)
     refuse_existing(goal, force=force)
-    data = read_bytes(source)
+    data = read_bytes(source, state_dict.MAXIMUM_BYTES)
     original = read(data, source, stated)
     about = {
         "edgerl": __version__,
@@ -106,12 +108,21 @@ def import_policy(
         "source_sha256": sha256(data).hexdigest(),
     }
     policy = replace(original.policy, metadata=about | ({} if env is None else {"environment": env}))
-    policy = policy.with_example(sampled_observations(policy)[0])
+    policy = _storable(policy.with_example(sampled_observations(policy)[0]), source)
     if env is not None:
         _check_environment(policy, env)
     difference = _compared(policy, original, source) if check else None
     policy_format.save(policy, goal, force=force)
     return ImportReport(goal, source, original.kind, policy, difference, original.notes)
+
+
+def _storable(policy: CompactPolicy, source: Path) -> CompactPolicy:
+    """The policy. Raises UnsupportedModelError where its file would not be read again."""
+    try:
+        return policy_format.from_bytes(policy_format.to_bytes(policy), source)
+    except FileFormatError as error:
+        what = str(error).removeprefix(f"{source} is not valid: ").removesuffix("; make the file again")
+        raise UnsupportedModelError(f"{source} cannot become a policy: {what}") from error
 
 
 def _check_environment(policy: CompactPolicy, env: str) -> None:
@@ -127,6 +138,7 @@ def _check_environment(policy: CompactPolicy, env: str) -> None:
 def read(data: bytes, path: Path, stated: Stated) -> Original:
     """The policy in a file of any kind that is known. Raises what `import_policy` does."""
     kind = kind_of(data) or "a file of an unknown kind"
+    _check_stated(kind, data, path, stated)
     if kind == ONNX:
         model = onnx.read(data, path, stated)
         return Original("ONNX", replace(_policy(model.action, path), contract=model.contract), model)
@@ -145,6 +157,16 @@ def read(data: bytes, path: Path, stated: Stated) -> Original:
     raise FileFormatError(
         f"{path} is {kind}; expected an ONNX model, a model of stable-baselines3 or CleanRL, or a checkpoint of rsl_rl"
     )
+
+
+def _check_stated(kind: str, data: bytes, path: Path, stated: Stated) -> None:
+    """Raises ConfigError where an option means nothing to the file, and so would be passed over."""
+    is_graph = kind == ONNX or (kind.startswith(PYTORCH) and torchscript.is_torchscript(data))
+    if is_graph and (stated.activation is not None or stated.normalizer not in (None, normalizers.NONE)):
+        option = "activation" if stated.activation is not None else "normalizer"
+        raise ConfigError(f"{path} is a whole computation, which has its own `{option}`; leave that out")
+    if stated.external_data and kind != ONNX:
+        raise ConfigError(f"{path} is {kind}; `external_data` is for ONNX models")
 
 
 WITHOUT_STATISTICS = (

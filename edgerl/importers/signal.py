@@ -14,7 +14,7 @@ import numpy as np
 
 from edgerl.policy.activation import ActivationName
 from edgerl.policy.cell import CELLS, GATES, CellName
-from edgerl.policy.compact import Array, CompactPolicy, Head, LayerNorm, make_layer
+from edgerl.policy.compact import MAXIMUM_POSITIONS, Array, CompactPolicy, Head, LayerNorm, make_layer
 
 SATURATED = 9.0
 """Where tanh is ±1 but for 3e-8: a clip there, or beyond, changes nothing before it."""
@@ -47,7 +47,7 @@ class Affine:
         """The weight [outputs, inputs], made where there is none."""
         if self.weight is not None:
             return self.weight
-        made = np.zeros((len(self.bias), inputs))
+        made = np.zeros((_checked(len(self.bias), inputs), inputs))
         made[np.arange(len(self.bias)), self.index] = self.scale
         return made
 
@@ -60,12 +60,25 @@ class Affine:
     def chosen(self, rows: Array) -> Affine:
         """These outputs, in this order."""
         if self.weight is not None:
+            _checked(len(rows), self.weight.shape[1])
             return Affine.matrix(self.weight[rows], self.bias[rows])
         return Affine(self.bias[rows], self.index[rows], self.scale[rows])
 
     def behind(self, weight: Array, bias: Array, inputs: int) -> Affine:
         """weight · (this one) + bias."""
-        return Affine.matrix(weight @ self.weights(inputs), weight @ self.bias + bias)
+        _checked(len(weight), inputs)
+        if self.weight is not None:
+            return Affine.matrix(weight @ self.weight, weight @ self.bias + bias)
+        product = np.zeros((len(weight), inputs))
+        np.add.at(product.T, self.index, (weight * self.scale).T)
+        return Affine.matrix(product, weight @ self.bias + bias)
+
+
+def _checked(outputs: int, inputs: int) -> int:
+    """The number of outputs. Raises Unfit, before anything is allocated, where the matrix is too large."""
+    if outputs * inputs > MAXIMUM_POSITIONS:
+        raise Unfit(f"makes {outputs} × {inputs} weights; expected at most {MAXIMUM_POSITIONS}")
+    return outputs
 
 
 @dataclass(frozen=True)
@@ -156,17 +169,27 @@ class Signal:
     def joined(self, *others: Signal) -> Signal:
         """With the others behind it; all must be functions of one vector."""
         parts = [part._with_clip() if part._is_clipped_observation else part for part in (self, *others)]
-        if any(part.hidden != self.hidden or part.clip != parts[0].clip for part in parts):
+        if not all(part.has_vector_of(parts[0]) for part in parts):
             raise Unfit("joins values that different layers made")
         if any(part.norm is not None or part.bounds is not None for part in parts):
             raise Unfit("joins values behind a norm or a clip")
         affines = [part.affine for part in parts]
+        _checked(sum(part.size for part in parts), 1 if all(each.weight is None for each in affines) else self.inputs)
         bias = np.concatenate([each.bias for each in affines])
         if all(each.weight is None for each in affines):
             index, scale = (np.concatenate([getattr(each, name) for each in affines]) for name in ("index", "scale"))
             return replace(parts[0], affine=Affine(bias, index, scale))
         weight = np.concatenate([each.weights(self.inputs) for each in affines])
         return replace(parts[0], affine=Affine.matrix(weight, bias))
+
+    def has_vector_of(self, other: Signal) -> bool:
+        """Whether both are affine functions of one vector: behind the same layers, normaliser and clip."""
+        if self.hidden is not other.hidden or self.clip != other.clip:
+            return False
+        first, second = self.normaliser, other.normaliser
+        if first is None or second is None:
+            return first is second
+        return np.array_equal(first.scale, second.scale) and np.array_equal(first.bias, second.bias)
 
     def linear(self, weight: Array, bias: Array | float = 0.0) -> Signal:
         """weight [outputs, inputs] · x + bias."""
@@ -237,6 +260,7 @@ class Signal:
             raise Unfit("clips the observation otherwise than to [−c, c], all of it, once")
         return replace(ready, clip=bound)
 
+    @np.errstate(over="ignore")  # a number too large for float32 becomes infinite, which no file holds
     def policy(self) -> CompactPolicy:
         """The policy whose actions this value is; without an example and what it says about itself."""
         ended, head = self._with_head()

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from edgerl.errors import FileFormatError, UnsupportedModelError, quoted, reason
+from edgerl.errors import ConfigError, FileFormatError, UnsupportedModelError, quoted, reason
+from edgerl.files.atomic import MAXIMUM_JSON_BYTES
 from edgerl.files.strict_json import parse_json
 from edgerl.importers import normalizers, state_dict
 from edgerl.importers.options import Stated
@@ -50,10 +51,12 @@ def read(data: bytes, path: Path, stated: Stated) -> tuple[Network, str]:
     Raises FileFormatError, UnsupportedModelError, MissingExtraError.
     """
     archive = _archive(data, path)
-    about = _json(_member(archive, "data", path), path)
-    state = state_dict.tensors(state_dict.load(_member(archive, "policy.pth", path), path), path, "policy.pth")
+    about = _json(_member(archive, "data", path, MAXIMUM_JSON_BYTES), path)
+    weights = _member(archive, "policy.pth", path, state_dict.MAXIMUM_BYTES)
+    state = state_dict.tensors(state_dict.load(weights, path), path, "policy.pth")
     if any(name.startswith(("features_extractor.", "actor.features_extractor.")) for name in state):
         raise UnsupportedModelError(f"{path} has a features extractor; expected an MlpPolicy or an MlpLstmPolicy")
+    _check_observations(about, path)
     model = _Model(state, about, _bounds(about.get("action_space"), path), path, stated)
     try:
         if "action_net.weight" in state:
@@ -77,19 +80,19 @@ def _archive(data: bytes, path: Path) -> zipfile.ZipFile:
         raise FileFormatError(f"{path} is not a zip archive, or is truncated ({reason(error)})") from error
 
 
-def _member(archive: zipfile.ZipFile, name: str, path: Path) -> bytes:
+def _member(archive: zipfile.ZipFile, name: str, path: Path, at_most: int) -> bytes:
     """The bytes of a member, of bounded size however it is packed."""
     try:
         with archive.open(name) as member:
-            data = member.read(state_dict.MAXIMUM_BYTES + 1)
+            data = member.read(at_most + 1)
     except KeyError as error:
         raise FileFormatError(
             f"{path} has no member {name!r}; expected a model that stable-baselines3 saved"
         ) from error
     except Exception as error:  # zlib's, zipfile's and the operating system's
         raise FileFormatError(f"{path} is not valid: its member {name!r} cannot be read ({reason(error)})") from error
-    if len(data) > state_dict.MAXIMUM_BYTES:
-        raise UnsupportedModelError(f"{path}: {name} has more than {state_dict.MAXIMUM_BYTES} bytes")
+    if len(data) > at_most:
+        raise UnsupportedModelError(f"{path}: {name} has more than {at_most} bytes")
     return data
 
 
@@ -101,6 +104,17 @@ def _json(data: bytes, path: Path) -> Mapping[str, Any]:
     if not isinstance(about, dict):
         raise FileFormatError(f"{path} is not valid: its data is not a JSON object")
     return about
+
+
+def _check_observations(about: Mapping[str, Any], path: Path) -> None:
+    """Raises UnsupportedModelError where something without weights, which the file shows by name only, comes first."""
+    space, keywords = about.get("observation_space"), about.get("policy_kwargs")
+    kind = space.get(":type:") if isinstance(space, dict) else space
+    if not str(kind).endswith("Box'>"):
+        raise UnsupportedModelError(f"{path} observes {quoted(kind, 60)}; expected one vector, a Box")
+    extractor = keywords.get("features_extractor_class") if isinstance(keywords, dict) else None
+    if extractor is not None and "FlattenExtractor" not in str(extractor):
+        raise UnsupportedModelError(f"{path} has the features extractor {quoted(extractor, 80)}; expected an MlpPolicy")
 
 
 def _bounds(space: Any, path: Path) -> tuple[Array, Array]:
@@ -137,7 +151,12 @@ class _Model:
 
     def on_policy(self) -> Network:
         """PPO and A2C: the mean, clipped to the bounds, unless the policy squashes it."""
-        names = state_dict.linear_names(self.state, "mlp_extractor.policy_net.", self.path, may_be_none=True)
+        parts = ("shared_net", "policy_net")  # shared with the critic: until version 1.7
+        names = [
+            name
+            for part in parts
+            for name in state_dict.linear_names(self.state, f"mlp_extractor.{part}.", self.path, may_be_none=True)
+        ]
         network = self._perceptron(names, "action_net", ON_POLICY_DEFAULT)
         if self._keyword("squash_output") is True:
             return self._squashed(network)
@@ -186,13 +205,15 @@ class _Model:
 
     def _activation(self, default: ActivationName) -> ActivationName:
         said = self._keyword("activation_fn")
-        if self.stated.activation is not None or said is None:
+        if said is None:
             return self.stated.activation or default
         name = str(said).rstrip("'>").rpartition(".")[2]
         if name not in ACTIVATIONS:
             raise UnsupportedModelError(
                 f"{self.path} has the activation {quoted(said, 60)}; expected {', '.join(ACTIVATIONS)}"
             )
+        if self.stated.activation not in (None, ACTIVATIONS[name]):
+            raise ConfigError(f"`activation` is {self.stated.activation}, and {self.path} says {ACTIVATIONS[name]}")
         return ACTIVATIONS[name]
 
     def _keyword(self, name: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from edgerl.errors import FileFormatError, UnsupportedModelError, quoted, reason
 from edgerl.importers.signal import Signal
 from edgerl.policy.activation import ActivationName
 from edgerl.policy.cell import CellName, joined_weights
-from edgerl.policy.compact import MAXIMUM_POSITIONS, MAXIMUM_UNITS, Array
+from edgerl.policy.compact import MAXIMUM_UNITS, Array
+from edgerl.policy.format import MAXIMUM_NETWORK_POSITIONS
 
 StateDict = Mapping[str, Array]
 
@@ -32,6 +34,7 @@ def load(data: bytes, path: Path) -> Any:
     executed, and MissingExtraError without torch.
     """
     torch = require("torch", "train")
+    _check_unpacked(data, path)
     try:
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # pickle's, torch's and zip's errors have no common base
@@ -44,17 +47,28 @@ def load(data: bytes, path: Path) -> Any:
         raise FileFormatError(f"{path} is not a PyTorch file, or is truncated ({reason(error)})") from error
 
 
+def _check_unpacked(data: bytes, path: Path) -> None:
+    """Raise UnsupportedModelError where an archive becomes too large: PyTorch would unpack whatever it holds."""
+    try:
+        n_bytes = sum(member.file_size for member in zipfile.ZipFile(io.BytesIO(data)).infolist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):  # PyTorch says what it is
+        return
+    if n_bytes > MAXIMUM_BYTES:
+        raise UnsupportedModelError(f"{path} unpacks to {n_bytes} bytes; expected at most {MAXIMUM_BYTES}")
+
+
 def tensors(state: Any, path: Path, name: str = "its state_dict") -> StateDict:
     """The tensors of a state dict as float64 arrays. Raises FileFormatError, UnsupportedModelError."""
     if not isinstance(state, Mapping):
         raise FileFormatError(f"{path} is not valid: {name} is {type(state).__name__}; expected tensors by name")
-    arrays = {}
-    for key, value in state.items():
-        if hasattr(value, "detach") and value.is_floating_point():
-            if value.numel() > MAXIMUM_POSITIONS:
-                raise UnsupportedModelError(f"{path}: {quoted(key)} has {value.numel()} numbers; expected a policy's")
-            arrays[str(key)] = value.detach().double().numpy()
-    return arrays
+    real = {key: value for key, value in state.items() if hasattr(value, "detach") and value.is_floating_point()}
+    count = sum(value.numel() for value in real.values())  # which no storage must have: a stride can be 0
+    if count > MAXIMUM_NETWORK_POSITIONS:
+        raise UnsupportedModelError(f"{path} has {count} numbers in {name}; expected a policy's")
+    try:
+        return {str(key): value.detach().to_dense().double().numpy() for key, value in real.items()}
+    except Exception as error:  # of tensors that are quantised, on no device, …
+        raise UnsupportedModelError(f"{path} has tensors in {name} that hold no numbers ({reason(error)})") from error
 
 
 def tensor(state: StateDict, name: str, shape: tuple[int | None, ...], path: Path) -> Array:
@@ -82,12 +96,23 @@ def row(state: StateDict, name: str, size: int, path: Path) -> Array:
 
 
 def linear_names(state: StateDict, prefix: str, path: Path, *, may_be_none: bool = False) -> list[str]:
-    """The affine layers named `prefix` and a number, in their order: those of a Sequential. Raises FileFormatError."""
-    numbers = (re.fullmatch(re.escape(prefix) + r"(\d+)\.weight", name) for name in state)
-    names = [f"{prefix}{number}" for number in sorted(int(found[1]) for found in numbers if found)]
-    if not names and not may_be_none:
+    """The affine layers named `prefix` and a number, in their order: those of a Sequential.
+
+    Raises FileFormatError; UnsupportedModelError where the numbers show that between two of them there is not one
+    module, the activation, or that there are other tensors: what these mean is unknown, and would be passed over.
+    """
+    own = [name for name in state if name.startswith(prefix)]
+    matches = [re.fullmatch(r"([0-9]{1,4})\.(?:weight|bias)", name.removeprefix(prefix)) for name in own]
+    odd = next((name for name, found in zip(own, matches, strict=True) if not found), None)
+    numbers = sorted({int(found[1]) for found in matches if found})
+    if odd is not None or numbers != list(range(0, 2 * len(numbers), 2)):
+        what = f"the tensor {quoted(odd, 60)}" if odd is not None else f"layers {prefix}{{{str(numbers)[1:-1][:40]}}}"
+        raise UnsupportedModelError(
+            f"{path} has {what}; expected affine layers {prefix}0, {prefix}2, … with an activation between them"
+        )
+    if not numbers and not may_be_none:
         raise FileFormatError(f"{path} is not valid: the tensor '{prefix}0.weight' is missing")
-    return names
+    return [f"{prefix}{number}" for number in numbers]
 
 
 class Network:

@@ -1,17 +1,19 @@
 """TorchScript files: as PyTorch's own exporter turns them into ONNX, which is then read.
 
-TorchScript is a program of its own language, which PyTorch interprets; no Python in the file is executed.
+TorchScript is a program, which PyTorch interprets: no Python, but its operators can write files, too. So its text is
+looked through before it is loaded: it may call only operators that compute what perceptrons need, and must not loop.
 """
 
 from __future__ import annotations
 
+import ast
 import io
 import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
 
-from edgerl.errors import FileFormatError, UnsupportedModelError, reason, require
+from edgerl.errors import FileFormatError, UnsupportedModelError, quoted, reason, require
 from edgerl.importers import onnx
 from edgerl.importers.options import Stated
 from edgerl.importers.signal import Signal
@@ -19,11 +21,81 @@ from edgerl.policy.compact import MAXIMUM_UNITS, Array
 
 OPSET = 17
 
+MAXIMUM_TEXT_BYTES = 1 << 20
+
+OPERATORS = frozenset(
+    """
+    abs add add_ addmm alpha append batch_norm bias cat celu celu_ chunk clamp clamp_ clamp_max clamp_min clip clone
+    concat contiguous count detach dim div div_ dropout elu elu_ eq erf exp expand expand_as flatten float format ge
+    gelu gt hardtanh hardtanh_ index layer_norm le leaky_relu leaky_relu_ len linear lt matmul max
+    maximum mean min minimum mm mul mul_ narrow ne neg norm numel ones_like permute pow reciprocal relu relu_ reshape
+    rsqrt select shape sigmoid sigmoid_ silu silu_ size slice softplus split split_with_sizes sqrt square squeeze stack
+    std sub sub_ sum t tanh tanh_ to transpose type_as unsqueeze var view warn weight zeros_like __and__
+    __contains__ __getitem__ __is__ __isnot__ __not__ __or__
+    """.split()  # noqa: SIM905 — a list of 100 lines
+)
+"""What a program may call. None does anything but compute."""
+
+PRIMITIVES = frozenset({"NumToTensor", "RaiseException", "unchecked_cast"})
+"""Of ops.prim."""
+
+
+def _check_program(data: bytes, path: Path) -> None:
+    """Raise UnsupportedModelError where the program may do more than compute, or may not end."""
+    nodes: list[ast.AST] = []
+    for member in zipfile.ZipFile(io.BytesIO(data)).infolist():
+        if member.filename.lower().endswith(".py"):  # PyTorch finds names in any case
+            try:
+                with zipfile.ZipFile(io.BytesIO(data)).open(member) as file:
+                    text = file.read(MAXIMUM_TEXT_BYTES + 1)
+                nodes += ast.walk(ast.parse(text if len(text) <= MAXIMUM_TEXT_BYTES else "too long"))
+            except Exception as error:  # zipfile's, zlib's, the parser's
+                raise FileFormatError(f"{path} has a program that cannot be read ({reason(error)})") from error
+    if any(isinstance(node, ast.Attribute) and node.attr in ("lstm", "gru") for node in nodes):
+        raise UnsupportedModelError(f"{path} is recurrent; expected a perceptron")
+    refused = next((what for node in nodes if (what := _refused(node)) is not None), None)
+    if refused is not None:
+        raise UnsupportedModelError(f"{path} {refused}, which no perceptron needs; a program is not run unseen")
+
+
+def _refused(node: ast.AST) -> str | None:
+    """What speaks against a part of a program."""
+    if isinstance(node, ast.For | ast.While):
+        return "is a program with a loop"
+    if isinstance(node, ast.Name) and node.id in ("fork", "awaitable", "rpc_async"):
+        return f"calls {node.id}"
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "getattr":
+        name = node.args[1] if len(node.args) == 2 else None
+        if not isinstance(name, ast.Constant) or not _is_known(str(name.value)):
+            return f"calls {quoted(ast.unparse(node), 60)}"
+    if isinstance(node, ast.Attribute) and not _is_known_attribute(node):
+        return f"calls {quoted(ast.unparse(node), 60)}"
+    return None
+
+
+def _is_known_attribute(node: ast.Attribute) -> bool:
+    root, names = node.value, [node.attr]
+    while isinstance(root, ast.Attribute):
+        names, root = [root.attr, *names], root.value
+    origin = root.id if isinstance(root, ast.Name) else ""
+    if origin == "__torch__":  # functions and classes of the program itself
+        return names[:2] != ["torch", "classes"]
+    if origin == "ops":
+        return names == ["prim"] or (names[0] == "prim" and names[1] in PRIMITIVES)
+    if origin == "torch":
+        return names[0] in OPERATORS and len(names) == 1
+    return _is_known(node.attr)
+
+
+def _is_known(name: str) -> bool:
+    """Of an attribute: whether it is an operator that may be called, or none at all."""
+    return name in OPERATORS or not hasattr(require("torch", "train").ops.aten, name)
+
 
 def is_torchscript(data: bytes) -> bool:
     """Whether a PyTorch file holds a program, not only tensors."""
     try:
-        return any("/code/" in name for name in zipfile.ZipFile(io.BytesIO(data)).namelist())
+        return any("/code/" in name.lower() for name in zipfile.ZipFile(io.BytesIO(data)).namelist())
     except (zipfile.BadZipFile, ValueError, NotImplementedError):
         return False
 
@@ -52,6 +124,7 @@ def read(data: bytes, path: Path, stated: Stated) -> Module:
     Raises FileFormatError, UnsupportedModelError, MissingExtraError.
     """
     torch = require("torch", "train")
+    _check_program(data, path)
     try:
         with warnings.catch_warnings():  # that TorchScript is an old format
             warnings.simplefilter("ignore")

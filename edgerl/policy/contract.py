@@ -7,7 +7,6 @@ keys as text, in an ONNX file's metadata, are those of mjlab, one for each field
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -87,7 +86,7 @@ def _items(name: str, values: Any) -> tuple[Any, ...]:
     if not isinstance(values, list) or len(values) > MAXIMUM_ITEMS:
         raise ValueError(f"{name} that is not a list of at most {MAXIMUM_ITEMS}")
     for value in values:
-        is_name = isinstance(value, str) and 0 < len(value) <= LONGEST_NAME and re.fullmatch(r"[^\x00-\x1f,]+", value)
+        is_name = isinstance(value, str) and 0 < len(value) <= LONGEST_NAME and value.isprintable() and "," not in value
         is_number = type(value) in (int, kind) and kind is not str and math.isfinite(value)
         if not (is_name if kind is str else is_number):
             raise ValueError(f"{name} of {quoted(value)}")
