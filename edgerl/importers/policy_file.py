@@ -86,21 +86,12 @@ def import_policy(
 ) -> ImportReport:
     """Write the policy that another program trained to `path`, once its actions are those of the original.
 
-<<<<<<< HEAD
-    file: an ONNX model; a TorchScript file; a model of stable-baselines3 (PPO, A2C, SAC, TQC, TD3, DDPG); a checkpoint
-    of rsl_rl; a model of CleanRL. activation: of the hidden layers, where the file does not say it. normalizer: a file
-    with the statistics of observations, where they are not in the policy's: VecNormalize of stable-baselines3, or an
-    .npz with `mean` and `var`; "none" where there are none. What contradicts the file is refused. env: the environment
-    that it is for, which the file then names. external_data: an ONNX model may have its weights in files beside it.
-    check: compare with the original, on 1000 observations.
-=======
     file: an ONNX model; a TorchScript file; a model of stable-baselines3 (PPO, A2C, SAC, TQC, TD3, DDPG); a
     checkpoint of rsl_rl; a model of CleanRL. activation: of the hidden layers, where the file does not say it.
     normalizer: a file with the statistics of observations, where they are not in the policy's: VecNormalize of
     stable-baselines3, or an .npz with `mean` and `var`; "none" where there are none. What contradicts the file is
     refused. env: the environment that it is for, which the file then names. external_data: an ONNX model may have
     its weights in files beside it. check: compare with the original, on 1000 observations.
->>>>>>> review17
 
     Raises FileFormatError, UnsupportedModelError, ConfigError, OutputError, MissingExtraError; CheckFailed, writing
     nothing, where an action differs by more than 1e-5 of its range.
