@@ -99,7 +99,7 @@ static const learner_case CASES[] = {
     {"CrossQ in blocks with a narrow row", 5, 3, {17, 13}, 4, 50, 7, 4, 3, 3, GRADIENT, COSINE, 40, 0, CROSSQ | BATCH | SCALED},
     {"CrossQ, a batch in chunks", 3, 1, {7, 6}, 1, 60, 150, 6, 2, 1, GRADIENT, CONSTANT, 40, 1, CROSSQ | BATCH | DEEPER},
     {"CrossQ without batch norms", 5, 3, {17, 12}, 1, 50, 7, 5, 2, 1, RANDOM, CONSTANT, 40, 1, CROSSQ | NORM | SCALED},
-    {"CrossQ, clipped gradients", 5, 3, {17, 12}, 1, 50, 7, 5, 1, 1, RANDOM, CONSTANT, 40, 1, CROSSQ | BATCH | CLIPPED},
+    {"CrossQ, clipped gradients", 5, 3, {17, 12}, 1, 50, 7, 5, 2, 1, RANDOM, CONSTANT, 40, 1, CROSSQ | NORM | CLIPPED},
     {"everything", 6, 2, {9, 14}, 1, 40, 7, 4, 3, 3, GRADIENT, COSINE, 40, 1, NORM | ADAMW | SCALED | DEEPER | CLIPPED},
 };
 #define N_CASES (sizeof CASES / sizeof CASES[0])

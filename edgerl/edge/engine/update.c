@@ -728,7 +728,7 @@ typedef enum operation {
     TARGET_NORMALISE,
     NORMALISE,
     BATCH_STATISTICS,
-    FOLD_BATCH,   /* of a batch norm, into the layer behind it, with the statistics of the batch */
+    FOLD_STATISTICS,   /* of a batch norm, into the layer behind it, with the statistics of the batch */
     FOLD_RUNNING, /* with the running statistics */
     NORM_SUMS,    /* of the gradient through a norm */
     NORM_GRADIENT,
@@ -854,9 +854,9 @@ static const step_of_update UPDATE_OF_CROSSQ[] = {
     {EVERY_UPDATE, EDGERL_ACTOR, ONCE, {SAMPLE}},
     {EVERY_UPDATE, EDGERL_ACTOR, FIRST_TO_LAST, {FOLD_RUNNING, NEXT_FORWARD}},
     {EVERY_UPDATE, EDGERL_ACTOR, ONCE, {NEXT_SAMPLE}},
-    {EVERY_UPDATE, EDGERL_CRITIC_1, FIRST_TO_LAST, {BATCH_STATISTICS, FOLD_BATCH, FORWARD, NORMALISE}}, /* on both halves */
+    {EVERY_UPDATE, EDGERL_CRITIC_1, FIRST_TO_LAST, {BATCH_STATISTICS, FOLD_STATISTICS, FORWARD, NORMALISE}}, /* on both halves */
     {EVERY_UPDATE, EDGERL_CRITIC_1, ONCE, {TARGET_VALUE}},
-    {EVERY_UPDATE, EDGERL_CRITIC_2, FIRST_TO_LAST, {BATCH_STATISTICS, FOLD_BATCH, FORWARD, NORMALISE}},
+    {EVERY_UPDATE, EDGERL_CRITIC_2, FIRST_TO_LAST, {BATCH_STATISTICS, FOLD_STATISTICS, FORWARD, NORMALISE}},
     {EVERY_UPDATE, EDGERL_CRITIC_2, ONCE, {TARGET_VALUE}},
     {EVERY_UPDATE, EDGERL_CRITIC_1, ONCE, {CRITIC_LOSS}},
     {EVERY_UPDATE, EDGERL_CRITIC_1, LAST_TO_FIRST, LEARN_THROUGH_NORMS},
@@ -869,7 +869,7 @@ static const step_of_update UPDATE_OF_CROSSQ[] = {
     {EVOLVING, EDGERL_CRITIC_2, ONCE, {NOTE_EVOLUTION}},
 
     {DELAYED, EDGERL_ACTOR, ONCE, {POLICY_NOISE}},
-    {DELAYED, EDGERL_ACTOR, FIRST_TO_LAST, {BATCH_STATISTICS, FOLD_BATCH, FORWARD}},
+    {DELAYED, EDGERL_ACTOR, FIRST_TO_LAST, {BATCH_STATISTICS, FOLD_STATISTICS, FORWARD}},
     {DELAYED, EDGERL_ACTOR, ONCE, {POLICY_SAMPLE}},
     {DELAYED, EDGERL_CRITIC_1, FIRST_TO_LAST, {FOLD_RUNNING, FORWARD, NORMALISE}},
     {DELAYED, EDGERL_CRITIC_1, ONCE, {KEEP_VALUE}},
@@ -901,7 +901,7 @@ static table_of_steps update_of(const edgerl_learner_config *c) {
 }
 
 /* Columns that a step goes over: a critic learns from a joint batch, and values the actor's actions alone. */
-static uint32_t width_of_step(const learner *l, const step_of_update *s) {
+static uint32_t step_width(const learner *l, const step_of_update *s) {
     const int is_joint = has_joint_batch(&l->config) && s->network != EDGERL_ACTOR && s->when != DELAYED;
     return is_joint ? 2 * l->width : l->width;
 }
@@ -921,7 +921,7 @@ static uint64_t per_row(const sparse_layer *layer, uint32_t rows, uint32_t width
 static work_item item_of(const learner *l, const step_of_update *s, uint32_t number) {
     const uint32_t turn = number / OPERATIONS, i = s->layers == LAST_TO_FIRST ? layers_of(l, s->network) - 1 - turn : turn;
     const sparse_layer *layer = &l->layers[s->network][i];
-    const uint32_t columns = input_gradient_rows(layer), if_sparse = !layer->is_dense, width = width_of_step(l, s);
+    const uint32_t columns = input_gradient_rows(layer), if_sparse = !layer->is_dense, width = step_width(l, s);
     const uint32_t if_evolving = if_sparse && network_plan(&l->config, s->network)->evolves;
     const uint32_t to_score = if_evolving && is_scored(l->config.growth) ? layer->rows : 0;
     const uint64_t elementwise = 16 * (uint64_t)width * (l->config.n_observations + l->config.n_actions);
@@ -974,7 +974,7 @@ static work_item item_of(const learner *l, const step_of_update *s, uint32_t num
         return (work_item){norm_gradient, i, has_layer_norm(layer) ? layer->n_outputs : 0, by_unit};
     case BATCH_STATISTICS:
         return (work_item){batch_statistics, i, batch_inputs, by_unit};
-    case FOLD_BATCH:
+    case FOLD_STATISTICS:
         return (work_item){fold_batch, i, batch_norms, sweep};
     case FOLD_RUNNING:
         return (work_item){fold_running, i, batch_norms, sweep};
@@ -1096,7 +1096,7 @@ int32_t edgerl_learner_update(void *arena, const edgerl_replay *replay, uint64_t
         if (rows > 0) {
             p.network = now->network;
             p.index = i.index;
-            p.width = width_of_step(l, now);
+            p.width = step_width(l, now);
             p.first = l->place.row;
             p.last = p.first + rows;
             i.run(&p);

@@ -1845,7 +1845,7 @@ def test_snapshots_that_say_what_cannot_be(change: dict[str, Any], problem: str)
 HOSTILE_TENSORS: dict[str, tuple[dict[str, Any], str]] = {
     "state of floats": ({"state": np.zeros(9, np.float32)}, "its state is not a list of bytes"),
     "no state": ({"state": np.zeros(0, np.uint8)}, "the learner's state: the arena"),
-    "zeros": ({"state": np.zeros(9000, np.uint8)}, "the learner's state: the arena holds no policy, or no learner"),
+    "zeros": ({"state": np.zeros(1 << 15, np.uint8)}, "the learner's state: the arena holds no policy, or no learner"),
     "bounds": ({"action.low": HIGH, "action.high": LOW}, "an action bound's low is not below its high"),
     "bounds a step apart, upside down": (
         {"action.low": np.ones(M, np.float32), "action.high": np.full(M, 1 - 2**-24, np.float32)},
