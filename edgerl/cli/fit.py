@@ -10,7 +10,7 @@ import typer
 
 from edgerl.cli.support.output import Force, Json, OwnEnv, note, print_json, print_table
 from edgerl.cli.support.profile_formats import human_latency, print_uncertainty, use_of_budget
-from edgerl.commands.models import find_run
+from edgerl.commands.models import find_subject
 from edgerl.errors import CheckFailed
 from edgerl.run_folder import short
 from edgerl.units import human_bytes
@@ -54,7 +54,7 @@ def command(
     from edgerl.compression.fit import fit
     from edgerl.units import parse_share
 
-    folder = run if run is not None and run.is_file() else find_run(run, note)
+    folder = find_subject(run, note)
     share = None if max_loss is None else parse_share(max_loss, "--max-loss")
     with _Progress() as progress:
         result = fit(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgerl.cli.support.output import Force, Json, OwnEnv, note, print_json, print_table
-from edgerl.commands.models import find_run
+from edgerl.commands.models import find_subject
 from edgerl.run_folder import short
 from edgerl.units import human_bytes
 
@@ -46,8 +46,9 @@ def command(
 
     if dtype not in PRECISIONS:
         raise ConfigError(f"--dtype is {dtype!r}; expected {', '.join(PRECISIONS)}")
-    source = run if run is not None and run.is_file() else find_run(run, note)
-    result = prune(source, output, sparsity=sparsity, precision=dtype, episodes=episodes, env=env, force=force)
+    result = prune(
+        find_subject(run, note), output, sparsity=sparsity, precision=dtype, episodes=episodes, env=env, force=force
+    )
     if not as_json:
         _print(result)
         return

@@ -38,6 +38,11 @@ def find_run(run: str | Path | None, notice: Notice) -> Path:
     return run
 
 
+def find_subject(source: Path | None, notice: Notice) -> Path:
+    """What is to become smaller: the policy file that `source` names, else a run folder as `find_run` takes it."""
+    return source if source is not None and source.is_file() else find_run(source, notice)
+
+
 def find_model(
     model: str | Path | None,
     notice: Notice,

@@ -19,7 +19,7 @@ from edgerl.environments.make import Environment, make, make_for_run
 from edgerl.errors import ConfigError, EnvironmentError
 from edgerl.files.paths import anchored
 from edgerl.policy import format as policy_file
-from edgerl.policy.compact import CompactPolicy
+from edgerl.policy.compact import CompactPolicy, shifted
 from edgerl.policy.loss import Observed, sampled_observations
 from edgerl.training import checkpoint as checkpoint_file
 from edgerl.training.checkpoint import Checkpoint
@@ -135,9 +135,7 @@ def visited(environment: Environment, policy: CompactPolicy, count: int, deviati
             is_over = terminated or truncated
         if len(seen) == count:
             break
-    observations = np.array(seen)
-    offset = policy.observation_offset
-    return observations if offset is None else (observations - offset).astype(np.float32)
+    return shifted(np.array(seen), policy.observation_offset)
 
 
 def acting(policy: CompactPolicy, environment: Environment) -> Act:

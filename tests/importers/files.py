@@ -165,3 +165,11 @@ def saved_checkpoint(path: Path) -> None:
     actor, _ = nn.Sequential(nn.Linear(48, 32), nn.ELU(), nn.Linear(32, 12)), torch.manual_seed(0)
     state = {f"mlp.{name}": value for name, value in actor.state_dict().items()}
     torch.save({"actor_state_dict": state | {"distribution.std_param": torch.ones(12)}, "iter": 1500}, path)
+
+
+def mutated(whole: bytes, rng: np.random.Generator, most: int = 8) -> bytes:
+    """With fewer than `most` other bytes; one in five is cut off."""
+    data = bytearray(whole)
+    for _ in range(int(rng.integers(1, most))):
+        data[int(rng.integers(len(data)))] = int(rng.integers(256))
+    return bytes(data[: int(rng.integers(1, len(data)))] if rng.random() < 0.2 else data)

@@ -14,7 +14,7 @@ import edgerl
 from edgerl.errors import ConfigError, EdgerlError, UnsupportedModelError
 from edgerl.policy.cell import CELLS, CellName
 
-from .files import Actor, actions, scripted
+from .files import Actor, actions, mutated, scripted
 
 OBSERVATIONS = np.random.default_rng(0).normal(0, 2, (100, 9)).astype(np.float32)
 
@@ -275,10 +275,7 @@ def test_mutated_checkpoints_are_read_or_refused(tmp_path: Path) -> None:
     torch.save(LAYOUTS["5.4"][0], tmp_path / "model.pt")
     whole, rng, path = (tmp_path / "model.pt").read_bytes(), np.random.default_rng(0), tmp_path / "mutated.pt"
     for _ in range(400):
-        data = bytearray(whole)
-        for _ in range(int(rng.integers(1, 8))):
-            data[int(rng.integers(len(data)))] = int(rng.integers(256))
-        path.write_bytes(data[: int(rng.integers(1, len(data)))] if rng.random() < 0.2 else data)
+        path.write_bytes(mutated(whole, rng))
         try:
             edgerl.import_policy(path, tmp_path / "p.safetensors", activation="elu", force=True)
         except EdgerlError:

@@ -25,7 +25,7 @@ from edgerl.policy.cell import CELLS, CellName
 from edgerl.policy.compact import CompactPolicy
 from tests.policy.policies import episode, random_policy, recurrent_policy
 
-from .files import Actor, RecurrentActor, actions, exported, exported_cells
+from .files import Actor, RecurrentActor, actions, exported, exported_cells, mutated
 
 OBSERVATIONS = np.random.default_rng(0).normal(0, 2, (200, 9)).astype(np.float32)
 KINDS: dict[str, dict[str, Any]] = {
@@ -303,12 +303,8 @@ def test_mutated_files_are_read_or_refused(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     whole = exported(Actor(nn.SiLU, is_distribution=True, tanh=True), tmp_path / "actor.onnx").read_bytes()
     for _ in range(1500):
-        data = bytearray(whole)
-        for _ in range(int(rng.integers(1, 8))):
-            data[int(rng.integers(len(data)))] = int(rng.integers(256))
-        data = data[: int(rng.integers(1, len(data)))] if rng.random() < 0.2 else data
         with contextlib.suppress(EdgerlError):
-            read(bytes(data), Path("mutated.onnx"), Stated())
+            read(mutated(whole, rng), Path("mutated.onnx"), Stated())
 
 
 # ---------------------------------------------------------------------------------------------- recurrent policies
@@ -398,9 +394,5 @@ def test_mutated_recurrent_files_are_read_or_refused(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     whole = exported_cells(RecurrentActor("lstm", 2), tmp_path / "actor.onnx").read_bytes()
     for _ in range(500):
-        data = bytearray(whole)
-        for _ in range(int(rng.integers(1, 8))):
-            data[int(rng.integers(len(data)))] = int(rng.integers(256))
-        data = data[: int(rng.integers(1, len(data)))] if rng.random() < 0.2 else data
         with contextlib.suppress(EdgerlError):
-            read(bytes(data), Path("mutated.onnx"), Stated())
+            read(mutated(whole, rng), Path("mutated.onnx"), Stated())

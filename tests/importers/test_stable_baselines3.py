@@ -21,7 +21,7 @@ from edgerl import import_policy, load
 from edgerl.errors import EdgerlError, FileFormatError, UnsupportedModelError
 from edgerl.importers import normalizers
 
-from .files import Task, saved_model
+from .files import Task, mutated, saved_model
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -233,10 +233,7 @@ def test_mutated_statistics_are_read_or_refused(tmp_path: Path) -> None:
     whole = (tmp_path / "vecnormalize.pkl").read_bytes()
     rng, path, refused = np.random.default_rng(0), tmp_path / "mutated.pkl", 0
     for _ in range(3000):
-        data = bytearray(whole)
-        for _ in range(int(rng.integers(1, 6))):
-            data[int(rng.integers(len(data)))] = int(rng.integers(256))
-        path.write_bytes(data[: int(rng.integers(1, len(data)))] if rng.random() < 0.2 else data)
+        path.write_bytes(mutated(whole, rng, 6))
         try:
             normalizers.read(path)
         except (FileFormatError, UnsupportedModelError):
