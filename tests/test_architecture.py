@@ -110,6 +110,18 @@ def test_the_only_onnxruntime_in_edge_is_in_onnx_policy() -> None:
         assert ("onnxruntime" in _imports(path.read_text())) == (path.name == "onnx_policy.py")
 
 
+def test_policies_multiply_in_one_place_which_knows_of_false_alarms() -> None:
+    """A warning of OpenBLAS's, on some processors, fails nothing here that the user would not see."""
+    products = [
+        (path.name, node.name)
+        for path in (ROOT / "edgerl/policy").glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef)
+        and any(isinstance(part, ast.BinOp) and isinstance(part.op, ast.MatMult) for part in ast.walk(node))
+    ]
+    assert products == [("compact.py", "product")]
+
+
 def test_no_import_cycle() -> None:
     """Of modules, whether at import or inside functions; imports only for types load nothing."""
     sources = {_module(path): path for room in ("", "export", "device_profiles") for path in _sources(room)}

@@ -228,7 +228,6 @@ class CompactPolicy:
         outputs, following = self.outputs_of(x, state.astype(dtype))
         return self.actions_of(outputs), following
 
-    @np.errstate(invalid="ignore")  # OpenBLAS also reports it for unused lanes; a NaN in an action is visible anyway
     def outputs_of(
         self, x: Array, state: Array, given: Callable[[Layer, Array], Array] = lambda _, inputs: inputs
     ) -> tuple[Array, Array]:
@@ -241,10 +240,11 @@ class CompactPolicy:
         *_, last = self.layers
         for layer, before, (weight, bias) in zip(self.layers, states, self._affine(x.dtype), strict=True):
             if layer.cell is None:
-                sums = given(layer, x) @ weight + bias
+                sums = product(given(layer, x), weight) + bias
                 x = sums if layer is last else layer.hidden(sums)
             else:
-                sums = given(layer, np.concatenate([x, before[..., : layer.units]], axis=-1)) @ weight + bias
+                inputs = np.concatenate([x, before[..., : layer.units]], axis=-1)
+                sums = product(given(layer, inputs), weight) + bias
                 following.append(layer.cell.forward(sums, before))
                 x = following[-1][..., : layer.units]
         return x, np.concatenate(following, axis=-1) if following else state
@@ -340,6 +340,14 @@ def action_scaling(low: Array, high: Array) -> tuple[Array, Array]:
             half_range = np.where(outside, np.maximum(half_range - step, 0), half_range)
             step = step * 2
     return centre, half_range
+
+
+def product(left: Array, right: Array) -> Array:
+    """left @ right, silent where it is not a number: OpenBLAS reports that for unused lanes of finite numbers too, and
+    on some processors only. A NaN in the product is visible anyway."""
+    with np.errstate(invalid="ignore"):
+        result: Array = left @ right
+    return result
 
 
 def as_blocks(weight: Array, block: int) -> Array:

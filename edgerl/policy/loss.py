@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from edgerl.policy.compact import Array, CompactPolicy, shifted
+from edgerl.policy.compact import Array, CompactPolicy, product, shifted
 
 Observed = Literal["recorded", "sampled"]
 
@@ -91,9 +91,9 @@ def resolution(policy: CompactPolicy, observations: Array) -> Array:
         x = policy.normalised(x)
     for index, layer in enumerate(policy.layers):
         weight = layer.matrix(np.float64).T
-        terms = np.square(x) @ np.square(weight) + np.square(layer.bias.astype(np.float64))
-        variance = variance @ np.square(weight) + np.square(unit) * layer.n_inputs * terms
-        x = x @ weight + layer.bias
+        terms = product(np.square(x), np.square(weight)) + np.square(layer.bias.astype(np.float64))
+        variance = product(variance, np.square(weight)) + np.square(unit) * layer.n_inputs * terms
+        x = product(x, weight) + layer.bias
         if index + 1 == len(policy.layers):
             break
         if layer.norm is not None:

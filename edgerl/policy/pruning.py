@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from edgerl.errors import ConfigError, UnsupportedModelError
 from edgerl.policy.activation import RELU
-from edgerl.policy.compact import CompactPolicy, Layer, Precision, as_blocks, make_layer
+from edgerl.policy.compact import CompactPolicy, Layer, Precision, as_blocks, make_layer, product
 from edgerl.policy.loss import action_span
 
 Array = npt.NDArray[Any]
@@ -106,7 +106,8 @@ def _zero_dead_units(layer: Affine, following: Affine, functions: Functions, ind
     (weight, bias), (next_weight, next_bias) = layer, following
     constant = ~weight.any(axis=1) & next_weight.any(axis=0)
     if constant.any():
-        next_bias += next_weight[:, constant].astype(np.float64) @ functions.hidden(index, bias[constant])
+        constants = functions.hidden(index, bias[constant])
+        next_bias += product(next_weight[:, constant].astype(np.float64), constants)
         next_weight[:, constant] = 0
     unheard = ~next_weight.any(axis=0) & (weight.any(axis=1) | (bias != 0))
     weight[unheard], bias[unheard] = 0, 0

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgerl.policy.compact import as_blocks
+from edgerl.policy.compact import as_blocks, product
 from edgerl.policy.pruning import (
     PLAIN,
     Affine,
@@ -56,24 +56,23 @@ def layer_inputs(network: Sequence[Affine], inputs: Array, functions: Functions 
     """What each layer is given, [rows, its inputs]."""
     by_layer = [inputs]
     for index, (weight, bias) in enumerate(network[:-1]):
-        by_layer.append(functions.hidden(index, by_layer[-1] @ weight.T + bias))
+        by_layer.append(functions.hidden(index, product(by_layer[-1], weight.T) + bias))
     return by_layer
 
 
 def unit_actions(network: Sequence[Affine], inputs: Array, functions: Functions = PLAIN) -> Array:
     """The network's actions in shares of half their range, [rows, m]."""
     weight, bias = network[-1]
-    return functions.head(layer_inputs(network, inputs, functions)[-1] @ weight.T + bias)
+    return functions.head(product(layer_inputs(network, inputs, functions)[-1], weight.T) + bias)
 
 
-@np.errstate(invalid="ignore")  # see CompactPolicy
 def replace_units(network: Sequence[Affine], layer: int, units: Array, constants: Array) -> Network:
     """The network in which each of `units` (bool) of hidden layer `layer` always gives its constant.
 
     The constants are folded into the next layer's bias, and the units become zeros, which `remove_dead_units` removes.
     """
     (weight, bias), (next_weight, next_bias) = network[layer : layer + 2]
-    folded = next_weight[:, units] @ constants[units]
+    folded = product(next_weight[:, units], constants[units])
     replaced = [
         (np.where(units[:, None], weight.dtype.type(0), weight), np.where(units, bias.dtype.type(0), bias)),
         (np.where(units, next_weight.dtype.type(0), next_weight), (next_bias + folded).astype(next_bias.dtype)),
@@ -81,11 +80,10 @@ def replace_units(network: Sequence[Affine], layer: int, units: Array, constants
     return [*network[:layer], *replaced, *network[layer + 2 :]]
 
 
-@np.errstate(invalid="ignore")
 def replace_connections(network: Sequence[Affine], layer: int, removed: Array, constants: Array) -> Network:
     """The network in which each connection of `removed` (bool [outputs, inputs]) has its input's constant instead."""
     weight, bias = network[layer]
-    folded = np.where(removed, weight, weight.dtype.type(0)) @ constants
+    folded = product(np.where(removed, weight, weight.dtype.type(0)), constants)
     replaced = np.where(removed, weight.dtype.type(0), weight), (bias + folded).astype(bias.dtype)
     return [*network[:layer], replaced, *network[layer + 1 :]]
 
@@ -166,7 +164,7 @@ class Teacher:
 def teacher_of(network: Sequence[Affine], inputs: Array, functions: Functions = PLAIN) -> Teacher:
     """What `network` computes on these inputs."""
     by_layer = layer_inputs(network, inputs, functions)
-    sums = tuple(x @ weight.T + bias for x, (weight, bias) in zip(by_layer, network, strict=True))
+    sums = tuple(product(x, weight.T) + bias for x, (weight, bias) in zip(by_layer, network, strict=True))
     return Teacher(inputs, sums, functions.head(sums[-1]), functions)
 
 
@@ -176,7 +174,7 @@ def fitted(network: Sequence[Affine], teacher: Teacher, iterations: int) -> Netw
     for index, ((weight, bias), sums) in enumerate(zip(network, teacher.sums, strict=True)):
         layers.append(fit_layer(weight, bias, inputs, sums, iterations))
         if index + 1 < len(network):
-            inputs = teacher.functions.hidden(index, inputs @ layers[-1][0].T + layers[-1][1])
+            inputs = teacher.functions.hidden(index, product(inputs, layers[-1][0].T) + layers[-1][1])
     return layers
 
 
@@ -186,16 +184,16 @@ def fit_layer(weight: Array, bias: Array, inputs: Array, sums: Array, iterations
     Least squares with a ridge towards the present weights, by conjugate gradients for all outputs at once.
     """
     augmented = np.column_stack([inputs, np.ones(len(inputs), inputs.dtype)])
-    gram = augmented.T @ augmented / len(augmented)
+    gram = product(augmented.T, augmented) / len(augmented)
     ridge = RIDGE * gram.diagonal().mean()
     free = np.column_stack([weight != 0, np.ones(len(weight), bool)])
     present = np.column_stack([weight, bias])
-    residual = np.where(free, sums.T @ augmented / len(augmented) - present @ gram, 0)
+    residual = np.where(free, product(sums.T, augmented) / len(augmented) - product(present, gram), 0)
     scale = 1 / (gram.diagonal() + ridge)
     direction = residual * scale
     square = _row_products(residual, direction)
     for _ in range(iterations):
-        image = np.where(free, direction @ gram + ridge * direction, 0)
+        image = np.where(free, product(direction, gram) + ridge * direction, 0)
         step = (square / np.maximum(_row_products(direction, image), SMALLEST_SQUARE))[:, None]
         present = present + step * direction
         residual = residual - step * image
