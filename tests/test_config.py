@@ -215,8 +215,21 @@ def test_an_environment_is_named_by_a_text() -> None:
 
 
 def test_an_unknown_preset_is_refused() -> None:
-    with pytest.raises(ConfigError, match="`preset` is 'slow'; expected paper or quick"):
+    with pytest.raises(ConfigError, match="`preset` is 'slow'; expected paper, quick, fast"):
         make_config("slow")  # type: ignore[arg-type]
+
+
+def test_the_fast_preset_is_crossq_at_a_tenth_and_gives_way_to_what_is_stated() -> None:
+    config = make_config("fast")
+    assert (config.algorithm, config.network.sparsity, config.schedule.steps) == ("crossq", 0.9, 300_000)
+    assert config.learning == make_config(algorithm="crossq").learning
+    assert make_config("fast", topology="dense") == make_config(
+        algorithm="crossq", topology="dense", steps=300_000, start_steps=5000
+    )
+    assert make_config("fast", algorithm="td3", critic_sparsity=0.8).learning == make_config().learning
+    assert make_config("fast", critic_sparsity=0.8).network.sparsities == (0.9, 0.8)
+    assert make_config("fast", lambda1=7.0, lambda2=64.0).network.sparsity is None
+    assert make_config("fast", block=4, sparsity=0.95).network.sparsity == 0.95
 
 
 def test_every_number_has_a_unit_a_range_and_a_source() -> None:

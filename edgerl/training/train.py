@@ -41,7 +41,7 @@ def train(
 
     env: a gymnasium id, `module:id`, which importing the module registers, or `module:factory` (default
     HalfCheetah-v5); with `resume` the run's own, required where it is code: a run folder may not choose what runs.
-    config: a TOML file of options, which those given here override. preset: paper (default) or quick.
+    config: a TOML file of options, which those given here override. preset: paper (default), quick or fast.
     out: the run folder, which must not exist (default `runs/<env>-<method>-seed<n>`). options: each of
     edgerl.config.OPTIONS by name, such as steps, seed, sparsity, and env_args, the arguments of what makes the
     environment; or `method`, algorithm and topology in a word of edgerl.config.METHODS. report: called every 100 steps.

@@ -16,12 +16,10 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 def test_the_path_works_in_an_empty_folder_and_all_again(edgerl: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dataclasses import replace
-
     from edgerl import config
 
     quick = config.PRESETS["quick"]
-    shorter = replace(quick, steps=700, start_steps=400, evaluation_interval=350, evaluation_episodes=1)
+    shorter = {**quick, "steps": 700, "start_steps": 400, "evaluation_interval": 350, "evaluation_episodes": 1}
     monkeypatch.setitem(config.PRESETS, "quick", shorter)  # type: ignore[arg-type]
     for number in ("", "-2"):
         run = f"runs/HalfCheetah-v5-ds-td3-seed0{number}"
