@@ -38,47 +38,53 @@ def call(function: str, path: Path, **request: Any) -> dict[str, np.ndarray[Any,
 
     Raises the EdgerlError that it raises; UnsupportedModelError where it exceeds the bounds or crashes.
     """
-    command = [sys.executable, "-c", f"from {__name__} import serve; serve()", function, str(path)]
-    command += [str(MAXIMUM_MEMORY), str(MAXIMUM_SECONDS)]
     given = {
         key: np.frombuffer(value, np.uint8) if isinstance(value, bytes) else value for key, value in request.items()
     }
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # threads' stacks count as memory
-    try:
-        ran = subprocess.run(
-            command, input=_packed(given), capture_output=True, env=environment, timeout=2 * MAXIMUM_SECONDS
-        )
-    except subprocess.TimeoutExpired as error:
-        raise _excess(path, "took too long") from error
-    if ran.returncode:
-        raise _excess(path, _ending(ran.returncode))
-    answer = _unpacked(ran.stdout)
+    answer = _unpacked(_run(function, path, _packed(given)))
     if FAILURE in answer:
         kind, message = (str(text) for text in answer[FAILURE])
         raise getattr(errors, kind)(message)
     return answer
 
 
+def _run(function: str, path: Path, request: bytes) -> bytes:
+    """What the process answers."""
+    command = [sys.executable, "-c", f"from {__name__} import serve; serve()", function, str(path)]
+    command += [str(MAXIMUM_MEMORY), str(MAXIMUM_SECONDS)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # threads' stacks count as memory
+    try:
+        ran = subprocess.run(command, input=request, capture_output=True, env=environment, timeout=2 * MAXIMUM_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        raise excess(path, -signal.SIGKILL) from error
+    if ran.returncode:
+        raise excess(path, ran.returncode)
+    return ran.stdout
+
+
 def serve() -> None:
     """In the process itself: answer the request on stdin. Its limits begin before any library is loaded."""
     function, path, memory, seconds = sys.argv[1:]
-    _limit(int(memory), int(seconds))
-    module, _, name = function.partition(":")
-    request = {
-        key: value.tobytes() if value.dtype == np.uint8 else value
-        for key, value in _unpacked(sys.stdin.buffer.read()).items()
-    }
+    limit(int(memory), int(seconds))
     answer = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print is not the answer
+    with answer:
+        answer.write(answered(function, Path(path), sys.stdin.buffer.read()))
+
+
+def answered(function: str, path: Path, request: bytes) -> bytes:
+    """What `serve` answers to a request."""
+    module, _, name = function.partition(":")
+    given = {key: value.tobytes() if value.dtype == np.uint8 else value for key, value in _unpacked(request).items()}
     try:
-        made: Arrays = getattr(importlib.import_module(f"edgerl.importers.{module}"), name)(Path(path), **request)
+        made: Arrays = getattr(importlib.import_module(f"edgerl.importers.{module}"), name)(path, **given)
     except EdgerlError as error:
         made = {FAILURE: np.array([type(error).__name__, str(error)])}
-    with answer:
-        answer.write(_packed(made))
+    return _packed(made)
 
 
-def _limit(memory: int, seconds: int) -> None:
+def limit(memory: int, seconds: int) -> None:
+    """Bound this process, for good."""
     import resource  # POSIX only, as edgerl is; the module itself is imported anywhere
 
     for what, most in (
@@ -92,13 +98,10 @@ def _limit(memory: int, seconds: int) -> None:
         resource.setrlimit(what, (bound, bound))
 
 
-def _ending(code: int) -> str:
-    if code in (-signal.SIGXCPU, -signal.SIGKILL):
-        return "took too long"
-    return f"was ended by {signal.Signals(-code).name}" if code < 0 else "ran out of memory or failed"
-
-
-def _excess(path: Path, how: str) -> UnsupportedModelError:
+def excess(path: Path, code: int) -> UnsupportedModelError:
+    """The error for an exit code."""
+    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else "ran out of memory or failed"
+    how = "took too long" if code in (-signal.SIGXCPU, -signal.SIGKILL) else how
     return UnsupportedModelError(
         f"{path} cannot be read within {MAXIMUM_SECONDS} s and {MAXIMUM_MEMORY >> 20} MiB: what reads it {how}; "
         "expected a policy"

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import pickle
+import sys
+import types
 import warnings
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import gymnasium
 import numpy as np
@@ -214,6 +218,43 @@ def saved_brax_folder(
     keywords = {**config["network_factory_kwargs"], **changes.pop("keywords", {})}  # type: ignore[dict-item]
     (folder / name).write_text(json.dumps({**config, "network_factory_kwargs": keywords, **changes}))
     return folder
+
+
+BRAX_MODULES = (
+    *("brax", "brax.training", "brax.training.acme", "brax.training.acme.running_statistics"),
+    *("jax", "jax._src", "jax._src.array"),
+)
+
+
+class _JaxArray:
+    """An array of JAX, as it pickles itself."""
+
+    def __init__(self, values: Any) -> None:
+        self.values = values
+
+    def __reduce__(self) -> Any:
+        maker, arguments, state = self.values.__reduce__()
+        return _named("jax._src.array", "_reconstruct_array"), (maker, arguments, state, {"weak_type": False})
+
+
+def _named(module: str, name: str) -> Any:
+    """A class under the name that it has in a library."""
+    if not hasattr(sys.modules[module], name):
+        setattr(sys.modules[module], name, type(name, (), {"__module__": module}))
+    return getattr(sys.modules[module], name)
+
+
+def saved_brax_parameters(path: Path) -> None:
+    """What brax.io.model.save_params writes: statistics and layers of the policy, in arrays of JAX."""
+    with mock.patch.dict(sys.modules, {name: types.ModuleType(name) for name in BRAX_MODULES}):
+        state = _named("brax.training.acme.running_statistics", "RunningStatisticsState")()
+        mean, deviation = (_JaxArray(values) for values in statistics_of())
+        state.__dict__ = {"mean": {"state": mean}, "std": {"state": deviation}, "std_eps": 0.0}
+        layers = {
+            f"hidden_{index}": {"kernel": _JaxArray(weight.T), "bias": _JaxArray(bias)}
+            for index, (weight, bias) in enumerate(perceptron_arrays())
+        }
+        path.write_bytes(pickle.dumps((state, {"params": layers}, {"params": {}})))
 
 
 def saved_skrl(path: Path, **changes: Any) -> None:

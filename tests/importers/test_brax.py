@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pickle
 import shutil
-import sys
-import types
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ import torch
 import edgerl
 from edgerl.errors import ConfigError, EdgerlError, FileFormatError, UnsupportedModelError
 
-from .files import brax_arrays, mutated, perceptron_arrays, saved_brax_folder, statistics_of
+from .files import brax_arrays, mutated, perceptron_arrays, saved_brax_folder, saved_brax_parameters, statistics_of
 
 OBSERVATIONS = np.random.default_rng(2).normal(0, 2, (100, 9)).astype(np.float32)
 
@@ -128,44 +126,9 @@ def test_a_missing_tensorstore_is_named(tmp_path: Path, monkeypatch: pytest.Monk
 # ---------------------------------------------------------------------------------------------------------- pickles
 
 
-LIBRARIES = (
-    *("brax", "brax.training", "brax.training.acme", "brax.training.acme.running_statistics"),
-    *("jax", "jax._src", "jax._src.array"),
-)
-
-
-class Jax:
-    """An array of JAX, as it pickles itself."""
-
-    def __init__(self, values: Any) -> None:
-        self.values = values
-
-    def __reduce__(self) -> Any:
-        maker, arguments, state = self.values.__reduce__()
-        return _library("jax._src.array", "_reconstruct_array"), (maker, arguments, state, {"weak_type": False})
-
-
-def _library(module: str, name: str) -> Any:
-    """A class under the name that it has in another library, which LIBRARIES has for the time of a test."""
-    made = sys.modules[module]
-    if not hasattr(made, name):
-        setattr(made, name, type(name, (), {"__module__": module}))
-    return getattr(made, name)
-
-
 @pytest.fixture
-def parameters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What brax.io.model.save_params writes, of arrays of JAX."""
-    for name in LIBRARIES:
-        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
-    state = _library("brax.training.acme.running_statistics", "RunningStatisticsState")()
-    mean, deviation = statistics_of()
-    state.__dict__ = {"mean": {"state": Jax(mean)}, "std": {"state": Jax(deviation)}, "std_eps": 0.0}
-    layers = {
-        f"hidden_{index}": {"kernel": Jax(weight.T), "bias": Jax(bias)}
-        for index, (weight, bias) in enumerate(perceptron_arrays())
-    }
-    (tmp_path / "params").write_bytes(pickle.dumps((state, {"params": layers}, {"params": {}})))
+def parameters(tmp_path: Path) -> Path:
+    saved_brax_parameters(tmp_path / "params")
     return tmp_path / "params"
 
 
