@@ -166,9 +166,8 @@ def read(data: bytes, path: Path, stated: Stated) -> Original:
         return Original("ONNX", replace(_policy(model.action, path), contract=model.contract), model)
     if kind.startswith(STABLE_BASELINES3):
         network, name = stable_baselines3.read(data, path, stated)
-        return Original(
-            name, _policy(network.signal, path), network, () if stated.normalizer else (WITHOUT_STATISTICS,)
-        )
+        notes = stable_baselines3.notes(data, path, stated)
+        return Original(name, _policy(network.signal, path), network, notes)
     if kind.startswith(PYTORCH) and torchscript.is_torchscript(data):
         module = torchscript.read(data, path, stated)
         return Original("TorchScript", _policy(module.action, path), module)
@@ -193,12 +192,6 @@ def _check_stated(kind: str, data: bytes, path: Path, stated: Stated) -> None:
         raise ConfigError(f"{path} is a whole computation, which has its own `{option}`; leave that out")
     if stated.external_data and kind != ONNX:
         raise ConfigError(f"{path} is {kind}; `external_data` is for ONNX models")
-
-
-WITHOUT_STATISTICS = (
-    "observations are taken as they are; if the policy was trained with VecNormalize, import it with its statistics: "
-    "--normalizer vecnormalize.pkl"
-)
 
 
 def _pytorch(content: Any, path: Path, stated: Stated) -> Original:

@@ -4,6 +4,7 @@ could be ruined with: each is refused in one line, also where nothing is compare
 from __future__ import annotations
 
 import struct
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ import pytest
 import torch
 from onnx import numpy_helper
 from stable_baselines3 import PPO
+from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import nn
 
 import edgerl
-from edgerl.errors import ConfigError, EdgerlError, FileFormatError, UnsupportedModelError
+from edgerl.errors import ConfigError, EdgerlError, FileFormatError, MissingExtraError, UnsupportedModelError
 from edgerl.importers import normalizers
 from edgerl.importers.options import Stated
 from edgerl.importers.policy_file import read
@@ -354,6 +356,26 @@ def test_what_a_model_of_stable_baselines3_does_before_its_layers_is_not_passed_
     extractor = {"policy_kwargs": {"features_extractor_class": "<class 'mine.Scaled'>"}}
     with pytest.raises(UnsupportedModelError, match=r"has the features extractor .*mine.Scaled"):
         edgerl.import_policy(_changed_model(tmp_path, extractor, {}), tmp_path / "p.safetensors")
+
+
+class MyPolicy(ActorCriticPolicy):
+    """Of another module than stable-baselines3."""
+
+
+def test_a_policy_class_of_ones_own_is_mentioned(tmp_path: Path) -> None:
+    PPO(MyPolicy, Task(), device="cpu").save(tmp_path / "model.zip")
+    report = edgerl.import_policy(tmp_path / "model.zip", tmp_path / "p.safetensors", normalizer="none")
+    assert report.notes == (
+        f"its policy class is of {__name__!r}: what that does besides its layers is not in the file",
+    )
+
+
+def test_what_compares_is_named_where_it_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exported(nn.Sequential(nn.Linear(9, 2)), tmp_path / "m.onnx")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingExtraError, match=r"^onnxruntime is not installed; run: pip install 'edgerl\[export\]'$"):
+        edgerl.import_policy(tmp_path / "m.onnx", tmp_path / "p.safetensors")
+    assert edgerl.import_policy(tmp_path / "m.onnx", tmp_path / "p.safetensors", check=False).difference is None
 
 
 def test_options_that_mean_nothing_to_a_file_or_contradict_it(tmp_path: Path) -> None:
