@@ -187,11 +187,13 @@ def statistics_of(n: int = 9) -> tuple[Any, Any]:
     return rng.normal(size=n).astype(np.float32), (rng.random(n) + 0.1).astype(np.float32)
 
 
-def brax_arrays(keys: Sequence[str] = ("",)) -> dict[str, Any]:
-    """Of a checkpoint with a policy of 9 observations and 4 actions, by the names that Orbax gives them."""
-    mean, deviation = statistics_of()
+def brax_arrays(
+    keys: Sequence[str] = ("",), n: int = 9, widths: Sequence[int] = (16, 12), outputs: int = 8
+) -> dict[str, Any]:
+    """Of a checkpoint, by the names that Orbax gives them; half of the outputs are actions."""
+    mean, deviation = statistics_of(n)
     found = {f"0.{part}{key}": values for key in keys for part, values in (("mean", mean), ("std", deviation))}
-    for index, (weight, bias) in enumerate(perceptron_arrays()):
+    for index, (weight, bias) in enumerate(perceptron_arrays(n, widths, outputs)):
         found[f"1.params.hidden_{index}.kernel"], found[f"1.params.hidden_{index}.bias"] = weight.T, bias
     found["2.params.hidden_0.kernel"] = np.zeros((9, 4), np.float32)
     return found
