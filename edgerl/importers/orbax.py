@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgerl.errors import FileFormatError, UnsupportedModelError, quoted, reason, require
+from edgerl.errors import EdgerlError, FileFormatError, UnsupportedModelError, quoted, reason, require
 from edgerl.files.atomic import read_bytes
 from edgerl.importers import bounded
 from edgerl.policy.compact import MAXIMUM_POSITIONS, Array
@@ -60,21 +60,19 @@ def read(data: bytes, path: Path, prefixes: tuple[str, ...]) -> dict[str, Array]
 
 def stored(path: Path, data: bytes, prefixes: Array) -> dict[str, Array]:
     """In a process of its own: the same."""
-    require("tensorstore", "import")
     try:
         archive = zipfile.ZipFile(io.BytesIO(data))
         if _MARK not in archive.namelist():
             raise UnsupportedModelError(f"{path} holds no arrays as Orbax writes them today (it has no {_MARK})")
         return _arrays(archive, tuple(str(prefix) for prefix in prefixes), path)
-    except UnsupportedModelError:
+    except EdgerlError:
         raise
     except Exception as error:  # tensorstore's, zipfile's, numpy's
         raise FileFormatError(f"{path} is no checkpoint of Orbax, or is damaged ({reason(error)})") from error
 
 
 def _arrays(archive: zipfile.ZipFile, prefixes: tuple[str, ...], path: Path) -> dict[str, Array]:
-    import tensorstore
-
+    tensorstore = require("tensorstore", "import")
     context = tensorstore.Context()
     files = tensorstore.KvStore.open("memory://checkpoint/", context=context).result()
     for name in archive.namelist():

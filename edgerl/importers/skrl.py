@@ -88,7 +88,8 @@ def _layers(state: StateDict, path: Path) -> tuple[list[str], str]:
             )
     if len(containers) != 1 or len(own) > 1:
         raise UnsupportedModelError(f"{path} has {len(containers)} containers of layers; expected one, net_container")
-    names = state_dict.linear_names({name: state[name] for name in state if LAYER.fullmatch(name)}, *containers, path)
+    layers = {name: values for name, values in state.items() if LAYER.fullmatch(name)}
+    names = state_dict.linear_names(layers, containers.pop(), path)
     return (names, own[0]) if own else (names[:-1], names[-1])
 
 
