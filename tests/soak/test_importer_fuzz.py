@@ -92,22 +92,22 @@ def _clean_rl(path: Path) -> None:
 
 
 KINDS: dict[str, tuple[Make, int, dict[str, Any]]] = {
-    "ONNX": (lambda path: exported(Actor(nn.SiLU, norm=True, clip=2.0, is_distribution=True), path), 30_000, {}),
-    "recurrent ONNX": (lambda path: exported_cells(RecurrentActor("lstm", 1), path), 3_000, {}),
+    "ONNX": (lambda path: exported(Actor(nn.SiLU, norm=True, clip=2.0, is_distribution=True), path), 32_000, {}),
+    "recurrent ONNX": (lambda path: exported_cells(RecurrentActor("lstm", 1), path), 1_000, {}),
     "PPO of stable-baselines3": (_model(PPO), 7_000, {}),
     "SAC of stable-baselines3": (_model(SAC), 7_000, {}),
     "TD3 of stable-baselines3": (_model(TD3), 7_000, {}),
     "rsl_rl": (saved_checkpoint, 12_000, {"activation": "elu"}),
-    "CleanRL": (_clean_rl, 9_000, {"normalizer": "none"}),
-    "skrl": (saved_skrl, 9_000, {"activation": "elu"}),
-    "parameters of Brax": (saved_brax_parameters, 5_000, {"activation": "silu", "normalizer": "file"}),
-    "folder of Brax": (_brax, 500, {}),
-    "RLtools": (_rl_tools, 4_000, {}),
-    "TorchScript": (lambda path: scripted(Actor(nn.ELU), path), 1_500, {}),
+    "CleanRL": (_clean_rl, 10_000, {"normalizer": "none"}),
+    "skrl": (saved_skrl, 10_000, {"activation": "elu"}),
+    "parameters of Brax": (saved_brax_parameters, 6_000, {"activation": "silu", "normalizer": "file"}),
+    "folder of Brax": (_brax, 300, {}),
+    "RLtools": (_rl_tools, 1_500, {}),
+    "TorchScript": (lambda path: scripted(Actor(nn.ELU), path), 700, {}),
 }
 """Kind → what makes a file, how many mutations of it there are, options of its import."""
 
-STATISTICS = 5_000
+STATISTICS = 5_500
 """Mutations of a VecNormalize; 100 000 in all."""
 
 
