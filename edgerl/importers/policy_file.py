@@ -121,7 +121,7 @@ def import_policy(
     source, goal = Path(file), Path(path)
     stated = Stated(activation, normalizer, external_data)
     refuse_existing(goal, force=force)
-    data = brax.archived(source) if source.is_dir() else read_bytes(source, state_dict.MAXIMUM_BYTES)
+    data = content_of(source)
     original = read(data, source, stated)
     about = {
         "edgerl": __version__,
@@ -136,6 +136,11 @@ def import_policy(
     difference = _compared(policy, original, source) if check else None
     policy_format.save(policy, goal, force=force)
     return ImportReport(goal, source, original.kind, policy, difference, original.notes)
+
+
+def content_of(source: Path) -> bytes:
+    """The bytes of a file, or of a checkpoint's folder as an archive. Raises FileFormatError, UnsupportedModelError."""
+    return brax.archived(source) if source.is_dir() else read_bytes(source, state_dict.MAXIMUM_BYTES)
 
 
 def _storable(policy: CompactPolicy, source: Path) -> CompactPolicy:
