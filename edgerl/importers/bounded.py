@@ -27,6 +27,9 @@ MAXIMUM_MEMORY = 1 << 31
 MAXIMUM_SECONDS = 120
 """Of processor time, and half of what it may wait; a policy needs three."""
 
+MAXIMUM_ANSWER = 1 << 28
+"""Bytes of an answer, which the process that asked has to hold, too."""
+
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 
 FAILURE = "error"
@@ -78,6 +81,8 @@ def answered(function: str, path: Path, request: bytes) -> bytes:
     given = {key: value.tobytes() if value.dtype == np.uint8 else value for key, value in _unpacked(request).items()}
     try:
         made: Arrays = getattr(importlib.import_module(f"edgerl.importers.{module}"), name)(path, **given)
+        if (n_bytes := sum(array.nbytes for array in made.values())) > MAXIMUM_ANSWER:
+            raise UnsupportedModelError(f"{path} unpacks to {n_bytes} bytes; expected at most {MAXIMUM_ANSWER}")
     except EdgerlError as error:
         made = {FAILURE: np.array([type(error).__name__, str(error)])}
     return _packed(made)

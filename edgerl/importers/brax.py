@@ -124,7 +124,7 @@ def read_pickle(data: bytes, path: Path, stated: Stated) -> tuple[Network, str]:
             f"name it: `normalizer` {path} for its own statistics, or `normalizer` none"
         )
     network = _begun(arrays, path)
-    if Path(stated.normalizer) == path:
+    if Path(stated.normalizer).absolute() == path.absolute():
         _normalise(network, arrays, DEFAULT_OBSERVATION, path)
     else:
         normalizers.apply(stated.normalizer, network)

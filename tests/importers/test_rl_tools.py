@@ -160,6 +160,21 @@ def test_files_that_are_refused_in_one_line(fill: Any, problem: str, tmp_path: P
     assert "\n" not in str(refused.value)
 
 
+def test_an_archive_that_unpacks_to_gigabytes(tmp_path: Path) -> None:
+    """Zeros, in a file of a megabyte."""
+
+    def fill(actor: Any, _: Any) -> None:
+        layers = _sequential(actor)
+        for index in range(9):
+            group = layers.create_group(f"{index}/weights")
+            group.create_dataset("parameters", (2048, 2048), "f4", chunks=(2048, 2048), compression="gzip")[:] = 0
+
+    path = saved_rl_tools(tmp_path / "checkpoint.h5", fill)
+    assert path.stat().st_size < 1 << 20
+    with pytest.raises(UnsupportedModelError, match=r"unpacks to .* bytes; expected at most 268435456"):
+        edgerl.import_policy(path, tmp_path / "policy.safetensors")
+
+
 def test_other_files_of_hdf5(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "keras.h5", "w") as file:
         file.create_group("model_weights")
