@@ -6,6 +6,7 @@ from __future__ import annotations
 import struct
 import sys
 import zipfile
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -356,6 +357,17 @@ def test_what_a_model_of_stable_baselines3_does_before_its_layers_is_not_passed_
     extractor = {"policy_kwargs": {"features_extractor_class": "<class 'mine.Scaled'>"}}
     with pytest.raises(UnsupportedModelError, match=r"has the features extractor .*mine.Scaled"):
         edgerl.import_policy(_changed_model(tmp_path, extractor, {}), tmp_path / "p.safetensors")
+
+
+@pytest.mark.parametrize("text", [b"obs", b"actions", b"actor.0.weight"])
+def test_text_that_is_none(text: bytes, tmp_path: Path) -> None:
+    """Protobuf hands it on as bytes."""
+    path = exported(nn.Sequential(OrderedDict(actor=nn.Sequential(nn.Linear(9, 2)))), tmp_path / "m.onnx")
+    data = path.read_bytes()
+    assert text in data
+    path.write_bytes(data.replace(text, b"\xdc" + text[1:]))
+    with pytest.raises(FileFormatError, match="is not valid: it holds text that is not UTF-8"):
+        edgerl.import_policy(path, tmp_path / "p.safetensors")
 
 
 class MyPolicy(ActorCriticPolicy):

@@ -200,7 +200,7 @@ def test_files(kind: str, capfd: pytest.CaptureFixture[str]) -> None:
         with _refused_in_one_line(f"{kind} {case}"):
             edgerl.import_policy(file, goal, force=True, **options)
             read += 1
-    assert capfd.readouterr().err == ""
+    assert capfd.readouterr() == ("", "")
     with capfd.disabled():
         print(f"\n{kind}: {read} of {round(count * SOAK)} read", end="")
 
