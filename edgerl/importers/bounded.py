@@ -53,8 +53,9 @@ def call(function: str, path: Path, **request: Any) -> dict[str, np.ndarray[Any,
 
 def _run(function: str, path: Path, request: bytes) -> bytes:
     """What the process answers."""
-    command = [sys.executable, "-c", f"from {__name__} import serve; serve()", function, str(path)]
-    command += [str(MAXIMUM_MEMORY), str(MAXIMUM_SECONDS)]
+    # Modules come from where ours do: -c alone would look into the current folder first.
+    program = f"import sys; sys.path[:] = {sys.path}; from {__name__} import serve; serve()"
+    command = [sys.executable, "-c", program, function, str(path), str(MAXIMUM_MEMORY), str(MAXIMUM_SECONDS)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # threads' stacks count as memory
     try:
         ran = subprocess.run(command, input=request, capture_output=True, env=environment, timeout=2 * MAXIMUM_SECONDS)

@@ -74,3 +74,11 @@ def test_what_crashes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         UnsupportedModelError, match="within 120 s and 1 MiB: what reads it ran out of memory or failed"
     ):
         edgerl.import_policy(tmp_path / "policy.pt", tmp_path / "policy.safetensors")
+
+
+def test_no_module_of_the_current_folder_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted(nn.Sequential(nn.Linear(3, 2)), tmp_path / "policy.pt")
+    monkeypatch.chdir(tmp_path)
+    for name in ("numpy", "torch"):
+        Path(f"{name}.py").write_text("raise SystemExit('executed')")
+    assert edgerl.import_policy("policy.pt").policy.architecture == "3-2"

@@ -118,7 +118,7 @@ def test_a_missing_tensorstore_is_named(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "absent").mkdir()
     (tmp_path / "absent/tensorstore.py").write_text("raise ModuleNotFoundError(name='tensorstore')")
     folder = saved_brax_folder(tmp_path / "ck")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "absent"))
+    monkeypatch.syspath_prepend(tmp_path / "absent")
     with pytest.raises(edgerl.errors.MissingExtraError, match=r"run: pip install 'edgerl\[import\]'"):
         edgerl.import_policy(folder, tmp_path / "policy.safetensors")
 
