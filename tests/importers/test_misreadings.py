@@ -439,6 +439,20 @@ def test_a_pickle_of_a_thousand_levels_is_refused(tmp_path: Path) -> None:
         normalizers.read(tmp_path / "v.pkl")
 
 
+def test_a_pickle_that_calls_a_tensor_is_refused_without_more_words(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """PyTorch warns before it refuses it."""
+    torch.save(torch.zeros(3), tmp_path / "model.pt")
+    with zipfile.ZipFile(tmp_path / "model.pt") as whole, zipfile.ZipFile(tmp_path / "changed.pt", "w") as changed:
+        for name in whole.namelist():
+            data = whole.read(name)
+            changed.writestr(name, data[:-1] + b")R." if name.endswith("/data.pkl") else data)
+    with pytest.raises(UnsupportedModelError, match="holds more than tensors, which loading would execute"):
+        edgerl.import_policy(tmp_path / "changed.pt", tmp_path / "p.safetensors")
+    assert capfd.readouterr() == ("", "")
+
+
 class Writes(nn.Module):
     """A program of TorchScript that writes a file."""
 
