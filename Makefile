@@ -26,7 +26,7 @@ $(VENV)/.demo: pyproject.toml constraints.txt $(ENGINE) | $(BIN)/pip
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt $(ENGINE) | $(BIN)/pip
-	$(INSTALL) --editable '.[train,export,report,docs,sweep,dev]'
+	$(INSTALL) --editable '.[train,export,import,report,docs,sweep,dev]'
 	touch $@
 
 # RLtools and MKL are peers of 0.9 GB: where they cannot be installed, the benchmark says so and goes on without.

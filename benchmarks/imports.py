@@ -2,12 +2,13 @@
 
     python benchmarks/imports.py policy.onnx sac/HalfCheetah-v3.zip … [--activation elu] [--env HalfCheetah-v5]
 
-A row is a file; the figures are the largest differences of actions to the original's, run by onnxruntime or PyTorch,
-over 1001 observations drawn from the file's own statistics, in shares of the action range: of the imported policy on
-the native engine, of its ONNX file in onnxruntime, and of its C, compiled by gcc -O2. With an environment, of all files
-then, they are followed by mean returns over 20 episodes with their 95 % intervals: of the original, the native engine
-and the C. Statistics of a VecNormalize are taken from FILE.pkl or FILE/vecnormalize.pkl where FILE.zip has one beside
-it. What cannot be imported is named with the reason.
+A row is a file, or the folder of a checkpoint; the figures are the largest differences of actions to the original's,
+run by onnxruntime or PyTorch, over 1001 observations drawn from the file's own statistics, in shares of the action
+range: of the imported policy on the native engine, of its ONNX file in onnxruntime, and of its C, compiled by gcc -O2.
+With an environment, of all files then, they are followed by mean returns over 20 episodes with their 95 % intervals: of
+the original, the native engine and the C. Statistics of a VecNormalize are taken from FILE.pkl or
+FILE/vecnormalize.pkl where FILE.zip has one beside it, those of parameters of Brax, FILE.pickle, from themselves. What
+cannot be imported is named with the reason.
 """
 
 from __future__ import annotations
@@ -28,9 +29,8 @@ import edgerl
 from edgerl.edge import OnnxPolicy, Policy
 from edgerl.environments.make import make
 from edgerl.errors import EdgerlError
-from edgerl.files.atomic import read_bytes
 from edgerl.importers.options import Stated
-from edgerl.importers.policy_file import read
+from edgerl.importers.policy_file import content_of, read
 from edgerl.policy.activation import ActivationName
 from edgerl.policy.compact import Array
 from edgerl.policy.loss import action_span, sampled_observations
@@ -67,7 +67,8 @@ def returns(acts: Sequence[Act], env: str) -> list[str]:
 def row(file: Path, activation: ActivationName | None, env: str | None) -> list[str]:
     """What the table has of one file."""
     beside = [file.with_suffix(".pkl"), file.with_suffix("") / "vecnormalize.pkl"]
-    normalizer = next((str(path) for path in beside if path.is_file()), "none" if file.suffix == ".zip" else None)
+    otherwise = {".zip": "none", ".pickle": str(file)}.get(file.suffix)
+    normalizer = next((str(path) for path in beside if path.is_file()), otherwise)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         path = folder / "policy.safetensors"
@@ -75,7 +76,7 @@ def row(file: Path, activation: ActivationName | None, env: str | None) -> list[
             report = edgerl.import_policy(file, path, activation=activation, normalizer=normalizer)
         except EdgerlError as error:
             return [file.name, str(error).replace(str(file), "it")]
-        policy, original = report.policy, read(read_bytes(file), file, Stated(activation, normalizer)).act
+        policy, original = report.policy, read(content_of(file), file, Stated(activation, normalizer)).act
         edgerl.export_policy(path, "onnx", folder / "policy.onnx")
         native, c = Policy(policy), compiled(path, policy.n_actions, folder)
         observations = sampled_observations(policy)

@@ -73,9 +73,16 @@ KINDS: dict[str, tuple[Make, str]] = {
         "a PyTorch file of pickles",
     ),
     "pickle": (lambda path: path.write_bytes(pickle.dumps({"a": [1, 2]})), "a pickle of Python"),
+    "pickle of Brax": (
+        lambda path: path.write_bytes(pickle.dumps("brax.training.acme")),
+        "parameters of Brax (a pickle of Python)",
+    ),
     "npz": (lambda path: _saved(path, np.savez), "a NumPy archive"),
     "npy": (lambda path: _saved(path, np.save), "a NumPy array"),
-    "hdf5": (lambda path: path.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(99)), "an HDF5 file, as Keras saves"),
+    "hdf5": (
+        lambda path: path.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(99)),
+        "an HDF5 file, as RLtools and Keras save",
+    ),
     "tflite": (lambda path: path.write_bytes(b"\x1c\0\0\0TFL3" + bytes(99)), "a TFLite model"),
     "ort": (lambda path: path.write_bytes(b"\x1c\0\0\0ORTM" + bytes(99)), "a model in onnxruntime's own format"),
     "gzip": (lambda path: path.write_bytes(gzip.compress(b"a")), "a gzip archive"),
@@ -88,6 +95,10 @@ KINDS: dict[str, tuple[Make, str]] = {
     "noise": (lambda path: path.write_bytes(np.random.default_rng(0).bytes(999)), "a file"),
     "folder": (lambda path: path.mkdir(), "a folder"),
     "run folder": (lambda path: (path.mkdir(), (path / "config.json").touch()), "a run folder"),
+    "folder of Brax": (
+        lambda path: (path.mkdir(), (path / "ppo_network_config.json").touch()),
+        "the folder of a checkpoint of Brax",
+    ),
     "nothing": (lambda path: path, "not there"),
     "pipe": (lambda path: os.mkfifo(path), "not a regular file"),
 }
@@ -150,7 +161,7 @@ READERS: dict[str, tuple[Callable[[Path], object], str, tuple[str, ...]]] = {
         ("json", "text", "noise"),
     ),
 }
-NO_FILES = ("folder", "run folder", "nothing", "pipe", "empty")
+NO_FILES = ("folder", "folder of Brax", "run folder", "nothing", "pipe", "empty")
 
 
 @pytest.mark.parametrize("reader", READERS)

@@ -20,7 +20,14 @@ import edgerl as library
 from edgerl.edge.acting.onnx_policy import OnnxPolicy
 from tests.edge.compiled import WARNINGS
 from tests.foreign import write_actor
-from tests.importers.files import Task, saved_checkpoint, saved_model
+from tests.importers.files import (
+    Task,
+    brax_arrays,
+    saved_brax_folder,
+    saved_brax_parameters,
+    saved_checkpoint,
+    saved_model,
+)
 from tests.pages import DOCS, ROOT, TABS, Block, Follower, Reader, Run, apply, assert_prints, blocks
 from tests.processes import Processes
 from tests.profiling.machine import BOARD, KnownMachine, fake_linux
@@ -271,6 +278,37 @@ def test_from_training_to_a_board(edgerl: Run, reader: Reader) -> None:
 
 
 @in_both
+def test_from_stable_baselines3_to_a_board(edgerl: Run, reader: Reader) -> None:
+    changes = {
+        "model.learn(1_000_000)": "model.learn(1)",
+        '"MlpPolicy", environment': '"MlpPolicy", environment, n_steps=64',
+        "--seconds 10": "--seconds 0.5",
+        "seconds=10": "seconds=0.5",
+        "--sparsity 0.5": "--sparsity 0.5 --episodes 1",
+        "sparsity=0.5": "sparsity=0.5, episodes=1",
+    }
+    Follower(edgerl, changes).follow("tutorials/stable-baselines3.md", reader)
+    assert Path("firmware/edgerl_policy.c").exists()
+
+
+@in_both
+def test_from_rsl_rl_to_a_board(edgerl: Run, reader: Reader) -> None:
+    saved_checkpoint(Path("model_1500.pt"))
+    Follower(edgerl, {"seconds=10": "seconds=0.1"}).follow("tutorials/rsl-rl.md", reader)
+    assert Path("quadruped-c/edgerl_policy.c").exists()
+
+
+@in_both
+def test_from_mujoco_playground_to_a_board(edgerl: Run, reader: Reader) -> None:
+    Path("000200540160").mkdir()
+    arrays = brax_arrays((".state", ".privileged_state"), 48, (512, 256, 128), 24)
+    saved_brax_folder(Path("000200540160"), arrays, action_size=12)
+    saved_brax_parameters(Path("params"))
+    Follower(edgerl).follow("tutorials/playground.md", reader)
+    assert Path("go1-c/edgerl_policy.c").exists()
+
+
+@in_both
 def test_your_own_environment(edgerl: Run, reader: Reader) -> None:
     Follower(edgerl, {**QUICK, **SECONDS}).follow("tutorials/environment.md", reader)
 
@@ -416,6 +454,9 @@ def test_the_examples_of_help(edgerl: Run) -> None:
 # ------------------------------------------------------------------------------------------------- every block
 
 NOT_RUN = {
+    ("tutorials/playground.md", "python learning/train_jax_ppo.py"): "needs MuJoCo Playground and an accelerator",
+    ("tutorials/playground.md", "pip install 'edgerl[train,import]'"): "needs the network",
+    ("tutorials/playground.md", "python -c"): "needs Brax",
     ("quickstart.md", "python3 -m venv .venv"): "needs a network",
     ("deploy.md", "pip install ."): "needs a network and a board",
     ("devices.md", "edgerl profile --ssh user@board --device jetson-nano"): "needs a board",

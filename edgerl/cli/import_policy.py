@@ -18,7 +18,8 @@ def command(
     file: Annotated[
         Path,
         typer.Argument(
-            help="ONNX model, TorchScript, .zip of stable-baselines3, .pt of rsl_rl, .cleanrl_model.",
+            help="ONNX model, TorchScript, .zip of stable-baselines3, .pt of rsl_rl or skrl, folder of a checkpoint of "
+            "Brax, .h5 of RLtools, .cleanrl_model.",
             show_default=False,
         ),
     ],
@@ -29,7 +30,9 @@ def command(
     ] = None,
     normalizer: Annotated[
         str | None,
-        typer.Option(help="Statistics of observations: vecnormalize.pkl, an .npz with mean and var, or none."),
+        typer.Option(
+            help="Statistics of observations: vecnormalize.pkl, an .npz with mean and var, parameters of Brax, or none."
+        ),
     ] = None,
     env: Annotated[str | None, typer.Option(help="Environment that the policy is for.")] = None,
     external_data: Annotated[

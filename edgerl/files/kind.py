@@ -19,6 +19,9 @@ SAMPLE_BYTES = 1 << 16
 
 ONNX = "an ONNX model"
 REPLAY = "a replay memory of edgerl"
+BRAX_FOLDER = "the folder of a checkpoint of Brax"
+BRAX_PICKLE = "parameters of Brax (a pickle of Python)"
+RL_TOOLS = "an HDF5 file, as RLtools and Keras save"
 EMPTY = "empty"
 JSON, TOML, TEXT = "JSON text", "TOML text", "a text file"
 TENSOR_FILES = {
@@ -37,7 +40,7 @@ _BEGINNINGS = (
     (0, b"\x28\xb5\x2f\xfd", "a zstd archive"),
     (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
     (257, b"ustar", "a tar archive"),
-    (0, b"\x89HDF\r\n\x1a\n", "an HDF5 file, as Keras saves"),
+    (0, b"\x89HDF\r\n\x1a\n", RL_TOOLS),
     (0, b"\x93NUMPY", "a NumPy array"),
     (4, b"TFL3", "a TFLite model"),
     (4, b"ORTM", "a model in onnxruntime's own format"),
@@ -74,7 +77,7 @@ def kind_of(data: bytes) -> str | None:
     if data.startswith(b"PK\x03\x04"):
         return _archive(data)
     if _PICKLE.match(data) and data.endswith(b"."):
-        return "a pickle of Python"
+        return BRAX_PICKLE if b"brax.training" in data else "a pickle of Python"
     if data[8:9] == b"{" and struct.unpack_from("<Q", data)[0] < _LARGEST_HEADER:
         return _tensor_file(data)
     return ONNX if _ONNX.match(data) else _text(data)
@@ -118,6 +121,7 @@ _FOLDERS = {
     "snapshot-*.safetensors": "a learner's state folder",
     "study.json": "a study's folder",
     "saved_model.pb": "a TensorFlow SavedModel",
+    "*_network_config.json": BRAX_FOLDER,
 }
 """A file in a folder → what the folder is."""
 
@@ -140,6 +144,8 @@ def _archive(data: bytes) -> str:
         return "a model of stable-baselines3 (a zip archive of PyTorch weights)"
     if b"/data.pkl" in data:
         return "a PyTorch file (a zip archive with a pickle)"
+    if b"_network_config.json" in data:
+        return BRAX_FOLDER
     if b".npy" in data[:SAMPLE_BYTES]:
         return "a NumPy archive"
     return "a zip archive"

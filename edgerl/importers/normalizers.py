@@ -1,24 +1,22 @@
 """Statistics of observations in a file of their own: a VecNormalize of stable-baselines3, or arrays in an .npz.
 
-A VecNormalize is a pickle, of which nothing is executed: every class and function that it names is one of the stand-ins
-below, which only keep what they are given; any other name is refused. Numbers are made of bytes here, once their type
-and count are checked.
+A VecNormalize is a pickle, which is read as data: edgerl.importers.pickled.
 """
 
 from __future__ import annotations
 
 import io
-import math
-import pickle
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from pickletools import genops
 from typing import Any
 
 import numpy as np
 
 from edgerl.errors import FileFormatError, UnsupportedModelError, quoted, reason
 from edgerl.files.atomic import read_bytes
+from edgerl.importers import pickled
+from edgerl.importers.pickled import PickledArray, Record
 from edgerl.importers.state_dict import Network
 from edgerl.policy.compact import MAXIMUM_UNITS, Array
 
@@ -38,80 +36,17 @@ class Statistics:
     clip: float  # infinite: none
 
 
-class _Record:
-    """An object of any class that is named: it keeps its state."""
-
-    def __init__(self, *arguments: Any) -> None:
-        self.arguments = arguments
-        self.fields: dict[str, Any] = {}
-
-    def __setstate__(self, state: Any) -> None:
-        self.fields = state if isinstance(state, dict) else {}
-
-
-class _Type(_Record):
-    """numpy.dtype."""
-
-    def __setstate__(self, state: Any) -> None:
-        self.order = state[1] if isinstance(state, tuple) and len(state) > 1 else "<"
-
-    def made(self) -> np.dtype[Any]:
-        name = self.arguments[0] if self.arguments else ""
-        if not isinstance(name, str) or name not in ("f4", "f8", "i4", "i8", "b1"):
-            raise ValueError(f"the type {quoted(name)}")
-        return np.dtype(getattr(self, "order", "<").replace("|", "=") + name)
-
-
-class _Array(_Record):
-    """A numpy array, in any of the forms that numpy's versions pickle."""
-
-    def __setstate__(self, state: Any) -> None:
-        _version, self.shape, self.type, _is_fortran, self.data = state
-
-    def made(self) -> Array:
-        """Of one dimension at most."""
-        if len(self.arguments) == 4:  # _frombuffer
-            self.data, self.type, self.shape = self.arguments[:3]
-        elif len(self.arguments) == 2:  # scalar
-            self.type, self.data, self.shape = *self.arguments, ()
-        if not isinstance(self.type, _Type) or not isinstance(self.data, bytes | bytearray):
-            raise ValueError("an array without numbers")
-        numbers = np.frombuffer(bytes(self.data), self.type.made())
-        if not isinstance(self.shape, tuple) or len(self.shape) > 1 or numbers.size != math.prod(self.shape):
-            raise ValueError(f"an array of the shape {quoted(self.shape)}")
-        return numbers.astype(np.float64)
-
-
-class _Normalizer(_Record):
+class _Normalizer(Record):
     """VecNormalize itself."""
 
 
-_STAND_INS = {
+_STAND_INS: Mapping[str, type[Record]] = {
     "stable_baselines3.common.vec_env.vec_normalize.VecNormalize": _Normalizer,
-    "stable_baselines3.common.running_mean_std.RunningMeanStd": _Record,
-    "gymnasium.spaces.box.Box": _Record,
-    "gym.spaces.box.Box": _Record,
-    "gymnasium.spaces.dict.Dict": _Record,
-    "collections.OrderedDict": _Record,
-    "numpy.dtype": _Type,
-    "numpy.ndarray": _Record,
-    **{
-        f"numpy.{core}.{name}": _Array
-        for core in ("core", "_core")
-        for name in ("multiarray._reconstruct", "multiarray.scalar", "numeric._frombuffer")
-    },
+    "stable_baselines3.common.running_mean_std.RunningMeanStd": Record,
+    "gymnasium.spaces.box.Box": Record,
+    "gym.spaces.box.Box": Record,
+    "gymnasium.spaces.dict.Dict": Record,
 }
-
-
-class _Reader(pickle.Unpickler):
-    """Knows no name but those of the stand-ins."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module.startswith("numpy.random."):  # the generators of spaces that were sampled from
-            return _Record
-        if f"{module}.{name}" not in _STAND_INS:
-            raise pickle.UnpicklingError(f"it names {quoted(f'{module}.{name}', 80)}")
-        return _STAND_INS[f"{module}.{name}"]
 
 
 def read(path: Path) -> Statistics | None:
@@ -144,9 +79,7 @@ def _arrays(data: bytes, path: Path) -> Statistics:
 
 def _vec_normalize(data: bytes, path: Path) -> Statistics | None:
     try:
-        if any(type(place) is int and "PUT" in code.name and place > len(data) for code, place, _ in genops(data)):
-            raise ValueError("it memorises more than it holds")  # for which pickle would allocate
-        found = _Reader(io.BytesIO(data)).load()
+        found = pickled.load(data, _STAND_INS)
     except Exception as error:  # a hostile pickle can make it raise anything
         raise FileFormatError(
             f"{path} is not a VecNormalize of stable-baselines3, as its save() writes ({reason(error)})"
@@ -200,7 +133,7 @@ def _checked(mean: Array, variance: Array, epsilon: float, clip: float) -> Stati
 
 
 def _number(value: Any) -> float:
-    number = float(value.made()) if isinstance(value, _Array) else value
+    number = float(value.made()) if isinstance(value, PickledArray) else value
     if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number < 1e30:
         raise ValueError(f"the number {quoted(value)}")
     return float(number)

@@ -149,7 +149,8 @@ class Model:
         options.log_severity_level = 4  # what is wrong is in its errors; warnings would be printed as they are
         rows = []
         try:
-            session = onnxruntime.InferenceSession(self._data, options, providers=["CPUExecutionProvider"])
+            providers = ["CPUExecutionProvider"]
+            session = onnxruntime.InferenceSession(self._data, options, providers=providers, enable_fallback=False)
             state = {each.name: _zeros(each.shape) for each in session.get_inputs() if each.name in self._states}
             for row in observations:
                 acted, *after = session.run([action, *self._states.values()], {observation: row[None], **state})

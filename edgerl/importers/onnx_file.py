@@ -6,7 +6,7 @@ Sizes are bounded, nothing outside the file is read, and no dense matrix is made
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -136,7 +136,21 @@ def parse(data: bytes, path: Path) -> ModelProto:
             )
     if not 1 <= len(model.graph.node) <= MAXIMUM_NODES:
         raise UnsupportedModelError(f"{path} has {len(model.graph.node)} nodes; expected 1 to {MAXIMUM_NODES}")
+    if any(isinstance(text, bytes) for text in _texts(model)):  # as protobuf leaves what it cannot decode
+        raise FileFormatError(f"{path} is not valid: it holds text that is not UTF-8")
     return model
+
+
+def _texts(message: Any) -> Iterator[str | bytes]:
+    """All texts in a message of protobuf."""
+    for field, value in message.ListFields():
+        is_one = isinstance(value, str | bytes) or hasattr(value, "ListFields")
+        values = [value] if is_one else value
+        if field.type == field.TYPE_STRING:
+            yield from values
+        elif field.type == field.TYPE_MESSAGE:
+            for each in values:
+                yield from _texts(each)
 
 
 def initializers(graph: GraphProto, path: Path) -> dict[str, Constant]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
@@ -15,10 +15,22 @@ from edgerl import __version__
 from edgerl.environments.make import make
 from edgerl.errors import CheckFailed, ConfigError, FileFormatError, UnsupportedModelError
 from edgerl.files.atomic import read_bytes, refuse_existing
-from edgerl.files.kind import ONNX, OURS, kind_of
-from edgerl.importers import cleanrl, normalizers, onnx, rsl_rl, stable_baselines3, state_dict, torchscript
+from edgerl.files.kind import BRAX_FOLDER, BRAX_PICKLE, ONNX, OURS, RL_TOOLS, kind_of
+from edgerl.importers import (
+    brax,
+    cleanrl,
+    normalizers,
+    onnx,
+    rl_tools,
+    rsl_rl,
+    skrl,
+    stable_baselines3,
+    state_dict,
+    torchscript,
+)
 from edgerl.importers.options import Stated
 from edgerl.importers.signal import Signal, Unfit
+from edgerl.importers.state_dict import Network
 from edgerl.policy import format as policy_format
 from edgerl.policy.activation import ActivationName
 from edgerl.policy.compact import Array, CompactPolicy
@@ -62,6 +74,14 @@ class ImportReport:
         }
 
 
+READERS: Mapping[str, Callable[[bytes, Path, Stated], tuple[Network, str]]] = {
+    BRAX_FOLDER: brax.read,
+    BRAX_PICKLE: brax.read_pickle,
+    RL_TOOLS: rl_tools.read,
+}
+"""Of kinds that one reader takes as they are."""
+
+
 @dataclass(frozen=True)
 class Original:
     """A policy as its file has it."""
@@ -87,11 +107,13 @@ def import_policy(
     """Write the policy that another program trained to `path`, once its actions are those of the original.
 
     file: an ONNX model; a TorchScript file; a model of stable-baselines3 (PPO, A2C, SAC, TQC, TD3, DDPG); a
-    checkpoint of rsl_rl; a model of CleanRL. activation: of the hidden layers, where the file does not say it.
+    checkpoint of rsl_rl, skrl (PPO) or RLtools (HDF5); the folder of a checkpoint of Brax or MuJoCo Playground, or its
+    pickled parameters; a model of CleanRL. activation: of the hidden layers, where the file does not say it.
     normalizer: a file with the statistics of observations, where they are not in the policy's: VecNormalize of
-    stable-baselines3, or an .npz with `mean` and `var`; "none" where there are none. What contradicts the file is
-    refused. env: the environment that it is for, which the file then names. external_data: an ONNX model may have
-    its weights in files beside it. check: compare with the original, on 1000 observations.
+    stable-baselines3, an .npz with `mean` and `var`, or, for parameters of Brax, these themselves; "none" where there
+    are none. What contradicts the file is refused. env: the environment that it is for, which the file then names.
+    external_data: an ONNX model may have its weights in files beside it. check: compare with the original, on 1000
+    observations.
 
     Raises FileFormatError, UnsupportedModelError, ConfigError, OutputError, MissingExtraError; CheckFailed, writing
     nothing, where an action differs by more than 1e-5 of its range.
@@ -99,7 +121,7 @@ def import_policy(
     source, goal = Path(file), Path(path)
     stated = Stated(activation, normalizer, external_data)
     refuse_existing(goal, force=force)
-    data = read_bytes(source, state_dict.MAXIMUM_BYTES)
+    data = content_of(source)
     original = read(data, source, stated)
     about = {
         "edgerl": __version__,
@@ -114,6 +136,11 @@ def import_policy(
     difference = _compared(policy, original, source) if check else None
     policy_format.save(policy, goal, force=force)
     return ImportReport(goal, source, original.kind, policy, difference, original.notes)
+
+
+def content_of(source: Path) -> bytes:
+    """The bytes of a file, or of a checkpoint's folder as an archive. Raises FileFormatError, UnsupportedModelError."""
+    return brax.archived(source) if source.is_dir() else read_bytes(source, state_dict.MAXIMUM_BYTES)
 
 
 def _storable(policy: CompactPolicy, source: Path) -> CompactPolicy:
@@ -144,18 +171,21 @@ def read(data: bytes, path: Path, stated: Stated) -> Original:
         return Original("ONNX", replace(_policy(model.action, path), contract=model.contract), model)
     if kind.startswith(STABLE_BASELINES3):
         network, name = stable_baselines3.read(data, path, stated)
-        return Original(
-            name, _policy(network.signal, path), network, () if stated.normalizer else (WITHOUT_STATISTICS,)
-        )
+        notes = stable_baselines3.notes(data, path, stated)
+        return Original(name, _policy(network.signal, path), network, notes)
     if kind.startswith(PYTORCH) and torchscript.is_torchscript(data):
         module = torchscript.read(data, path, stated)
         return Original("TorchScript", _policy(module.action, path), module)
     if kind.startswith(PYTORCH):
         return _pytorch(state_dict.load(data, path), path, stated)
+    if kind in READERS:
+        network, name = READERS[kind](data, path, stated)
+        return Original(name, _policy(network.signal, path), network)
     if kind in OURS:
         raise UnsupportedModelError(f"{path} is {kind} already; every command takes it as it is")
     raise FileFormatError(
-        f"{path} is {kind}; expected an ONNX model, a model of stable-baselines3 or CleanRL, or a checkpoint of rsl_rl"
+        f"{path} is {kind}; expected an ONNX model, a model of stable-baselines3 or CleanRL, or a checkpoint of "
+        "rsl_rl, skrl, Brax or RLtools"
     )
 
 
@@ -169,21 +199,19 @@ def _check_stated(kind: str, data: bytes, path: Path, stated: Stated) -> None:
         raise ConfigError(f"{path} is {kind}; `external_data` is for ONNX models")
 
 
-WITHOUT_STATISTICS = (
-    "observations are taken as they are; if the policy was trained with VecNormalize, import it with its statistics: "
-    "--normalizer vecnormalize.pkl"
-)
-
-
 def _pytorch(content: Any, path: Path, stated: Stated) -> Original:
     """Raises ConfigError where the file does not say what must be known."""
     if rsl_rl.is_checkpoint(content):
         network, name = rsl_rl.read(content, path, stated)
         return Original(name, _policy(network.signal, path), network)
+    if skrl.is_agent(content):
+        network, name = skrl.read(content, path, stated)
+        return Original(name, _policy(network.signal, path), network, skrl.NOTES)
     actor = cleanrl.actor_in(content)
     if actor is None:
         raise UnsupportedModelError(
-            f"{path} holds no policy in a layout that is known; expected a checkpoint of rsl_rl, or a model of CleanRL"
+            f"{path} holds no policy in a layout that is known; expected a checkpoint of rsl_rl, an agent of "
+            "skrl, or a model of CleanRL"
         )
     network, name = cleanrl.read(actor, path, stated)
     return Original(name, _policy(network.signal, path), network)

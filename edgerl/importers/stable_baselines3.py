@@ -41,6 +41,11 @@ ON_POLICY_DEFAULT: ActivationName = "tanh"
 OFF_POLICY_DEFAULT: ActivationName = "relu"
 """Where policy_kwargs have none: the libraries' own defaults."""
 
+WITHOUT_STATISTICS = (
+    "observations are taken as they are; if the policy was trained with VecNormalize, import it with its statistics: "
+    "--normalizer vecnormalize.pkl"
+)
+
 LSTM = "lstm_actor."
 """Of the actor's cells, of sb3-contrib's RecurrentPPO."""
 
@@ -71,6 +76,16 @@ def read(data: bytes, path: Path, stated: Stated) -> tuple[Network, str]:
     raise UnsupportedModelError(
         f"{path} is of an algorithm that is not known; expected PPO, A2C, SAC, TQC, TD3 or DDPG"
     )
+
+
+def notes(data: bytes, path: Path, stated: Stated) -> tuple[str, ...]:
+    """What a person should know of a model that `read` took."""
+    about = _json(_member(_archive(data, path), "data", path, MAXIMUM_JSON_BYTES), path)
+    said = about.get("policy_class")
+    module = said.get("__module__") if isinstance(said, dict) else None
+    is_custom = isinstance(module, str) and not module.startswith(("stable_baselines3.", "sb3_contrib."))
+    custom = f"its policy class is of {quoted(module, 60)}: what that does besides its layers is not in the file"
+    return (custom,) * is_custom + (WITHOUT_STATISTICS,) * (stated.normalizer is None)
 
 
 def _archive(data: bytes, path: Path) -> zipfile.ZipFile:

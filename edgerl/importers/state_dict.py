@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -36,7 +37,9 @@ def load(data: bytes, path: Path) -> Any:
     torch = require("torch", "train")
     _check_unpacked(data, path)
     try:
-        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # of what it then refuses
+            warnings.simplefilter("ignore")
+            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # pickle's, torch's and zip's errors have no common base
         if "weights_only" in str(error) or "Unsupported" in str(error):
             found = re.search(r"GLOBAL ([\w.]+)", str(error))

@@ -2,6 +2,7 @@
 
 TorchScript is a program, which PyTorch interprets: no Python, but its operators can write files, too. So its text is
 looked through before it is loaded: it may call only operators that compute what perceptrons need, and must not loop.
+All of it happens in a process of its own, whose memory and time are bounded.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edgerl.errors import FileFormatError, UnsupportedModelError, quoted, reason, require
-from edgerl.importers import onnx
+from edgerl.importers import bounded, onnx
 from edgerl.importers.options import Stated
 from edgerl.importers.signal import Signal
 from edgerl.policy.compact import MAXIMUM_UNITS, Array
@@ -22,6 +25,7 @@ from edgerl.policy.compact import MAXIMUM_UNITS, Array
 OPSET = 17
 
 MAXIMUM_TEXT_BYTES = 1 << 20
+"""Of all of the program."""
 
 OPERATORS = frozenset(
     """
@@ -43,14 +47,17 @@ PRIMITIVES = frozenset({"NumToTensor", "RaiseException", "unchecked_cast"})
 def _check_program(data: bytes, path: Path) -> None:
     """Raise UnsupportedModelError where the program may do more than compute, or may not end."""
     nodes: list[ast.AST] = []
-    for member in zipfile.ZipFile(io.BytesIO(data)).infolist():
-        if member.filename.lower().endswith(".py"):  # PyTorch finds names in any case
-            try:
-                with zipfile.ZipFile(io.BytesIO(data)).open(member) as file:
-                    text = file.read(MAXIMUM_TEXT_BYTES + 1)
-                nodes += ast.walk(ast.parse(text if len(text) <= MAXIMUM_TEXT_BYTES else "too long"))
-            except Exception as error:  # zipfile's, zlib's, the parser's
-                raise FileFormatError(f"{path} has a program that cannot be read ({reason(error)})") from error
+    room = MAXIMUM_TEXT_BYTES
+    try:
+        archive = zipfile.ZipFile(io.BytesIO(data))
+        for member in archive.infolist():
+            if member.filename.lower().endswith(".py"):  # PyTorch finds names in any case
+                with archive.open(member) as file:
+                    text = file.read(room + 1)
+                room -= len(text)
+                nodes += ast.walk(ast.parse(text if room >= 0 else "too long"))
+    except Exception as error:  # zipfile's, zlib's, the parser's
+        raise FileFormatError(f"{path} has a program that cannot be read ({reason(error)})") from error
     if any(isinstance(node, ast.Attribute) and node.attr in ("lstm", "gru") for node in nodes):
         raise UnsupportedModelError(f"{path} is recurrent; expected a perceptron")
     refused = next((what for node in nodes if (what := _refused(node)) is not None), None)
@@ -103,19 +110,12 @@ def is_torchscript(data: bytes) -> bool:
 class Module:
     """The action of a TorchScript file, and what PyTorch makes of observations."""
 
-    def __init__(self, module: Any, action: Signal, path: Path) -> None:
-        self.action, self._module, self._path = action, module, path
+    def __init__(self, action: Signal, data: bytes, path: Path) -> None:
+        self.action, self._data, self._path = action, data, path
 
     def __call__(self, observations: Array) -> Array:
         """Actions [count, m] for observations [count, n]."""
-        torch = require("torch", "train")
-        try:
-            with torch.no_grad():
-                rows = [self._module(row[None]).reshape(-1) for row in torch.from_numpy(observations)]
-                actions: Array = torch.stack(rows).numpy()
-        except Exception as error:  # the interpreter's
-            raise FileFormatError(f"{self._path} cannot be run by PyTorch ({reason(error)})") from error
-        return actions
+        return bounded.call("torchscript:acted", self._path, data=self._data, observations=observations)["actions"]
 
 
 def read(data: bytes, path: Path, stated: Stated) -> Module:
@@ -123,21 +123,41 @@ def read(data: bytes, path: Path, stated: Stated) -> Module:
 
     Raises FileFormatError, UnsupportedModelError, MissingExtraError.
     """
-    torch = require("torch", "train")
     _check_program(data, path)
+    graph = bounded.call("torchscript:exported", path, data=data)["graph"].tobytes()
+    return Module(onnx.read(graph, path, stated).action, data, path)
+
+
+def acted(path: Path, data: bytes, observations: Array) -> dict[str, Array]:
+    """In a process of its own: the actions for observations, one by one: a batch may be fixed to 1."""
+    torch, module = require("torch", "train"), _loaded(data, path)
     try:
-        with warnings.catch_warnings():  # that TorchScript is an old format
-            warnings.simplefilter("ignore")
-            module = torch.jit.load(io.BytesIO(data), map_location="cpu").eval()
-        state = dict(module.named_parameters()) | dict(module.named_buffers())
+        with torch.no_grad():
+            rows = [module(row[None]).reshape(-1) for row in torch.from_numpy(observations)]
+            return {"actions": torch.stack(rows).numpy()}
     except Exception as error:  # the interpreter's
-        raise FileFormatError(f"{path} is not a TorchScript file, or is truncated ({reason(error)})") from error
+        raise FileFormatError(f"{path} cannot be run by PyTorch ({reason(error)})") from error
+
+
+def exported(path: Path, data: bytes) -> dict[str, Array]:
+    """In a process of its own: the module as PyTorch turns it into ONNX."""
+    module = _loaded(data, path)
+    state = dict(module.named_parameters()) | dict(module.named_buffers())
     if any(".weight_ih" in name for name in state) or any(
         name.startswith(("hidden_state", "cell_state")) for name in state
     ):
         raise UnsupportedModelError(f"{path} is recurrent; expected a perceptron")
-    graph = _exported(module, _n_observations(module, path), path)
-    return Module(module, onnx.read(graph, path, stated).action, path)
+    return {"graph": np.frombuffer(_exported(module, _n_observations(module, path), path), np.uint8)}
+
+
+def _loaded(data: bytes, path: Path) -> Any:
+    torch = require("torch", "train")
+    try:
+        with warnings.catch_warnings():  # that TorchScript is an old format
+            warnings.simplefilter("ignore")
+            return torch.jit.load(io.BytesIO(data), map_location="cpu").eval()
+    except Exception as error:  # the interpreter's
+        raise FileFormatError(f"{path} is not a TorchScript file, or is truncated ({reason(error)})") from error
 
 
 def _n_observations(module: Any, path: Path) -> int:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import pickle
+import sys
+import types
 import warnings
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import gymnasium
 import numpy as np
@@ -165,6 +170,138 @@ def saved_checkpoint(path: Path) -> None:
     actor, _ = nn.Sequential(nn.Linear(48, 32), nn.ELU(), nn.Linear(32, 12)), torch.manual_seed(0)
     state = {f"mlp.{name}": value for name, value in actor.state_dict().items()}
     torch.save({"actor_state_dict": state | {"distribution.std_param": torch.ones(12)}, "iter": 1500}, path)
+
+
+def perceptron_arrays(n: int = 9, widths: Sequence[int] = (16, 12), outputs: int = 8) -> list[tuple[Any, Any]]:
+    """(weight [outputs, inputs], bias) of each layer, float32."""
+    rng, sizes = np.random.default_rng(0), (n, *widths, outputs)
+    return [
+        (rng.normal(0, 1 / n**0.5, (b, a)).astype(np.float32), rng.normal(0, 0.3, b).astype(np.float32))
+        for a, b in pairwise(sizes)
+    ]
+
+
+def statistics_of(n: int = 9) -> tuple[Any, Any]:
+    """(mean, deviation) of observations, float32."""
+    rng = np.random.default_rng(1)
+    return rng.normal(size=n).astype(np.float32), (rng.random(n) + 0.1).astype(np.float32)
+
+
+def brax_arrays(
+    keys: Sequence[str] = ("",), n: int = 9, widths: Sequence[int] = (16, 12), outputs: int = 8
+) -> dict[str, Any]:
+    """Of a checkpoint, by the names that Orbax gives them; half of the outputs are actions."""
+    mean, deviation = statistics_of(n)
+    found = {f"0.{part}{key}": values for key in keys for part, values in (("mean", mean), ("std", deviation))}
+    for index, (weight, bias) in enumerate(perceptron_arrays(n, widths, outputs)):
+        found[f"1.params.hidden_{index}.kernel"], found[f"1.params.hidden_{index}.bias"] = weight.T, bias
+    found["2.params.hidden_0.kernel"] = np.zeros((9, 4), np.float32)
+    return found
+
+
+def saved_brax_folder(
+    folder: Path, arrays: dict[str, Any] | None = None, name: str = "ppo_network_config.json", **changes: Any
+) -> Path:
+    """As brax.training.checkpoint writes it: arrays of zarr in OCDBT, and a configuration of the network."""
+    import tensorstore
+
+    database = {"driver": "ocdbt", "base": f"file://{folder.absolute()}/"}
+    for key, values in (brax_arrays() if arrays is None else arrays).items():
+        what = {"driver": "zarr", "kvstore": {**database, "path": f"{key}/"}}
+        metadata = {"compressor": {"id": "zstd", "level": 1}, "shape": values.shape, "dtype": values.dtype.str}
+        array = tensorstore.open({**what, "metadata": metadata}, create=True, open=True).result()
+        array.write(np.ascontiguousarray(values)).result()
+    config = {
+        "action_size": 4,
+        "network_factory_kwargs": {"activation": "silu", "policy_obs_key": "state", "mean_clip_scale": None},
+        "normalize_observations": True,
+        "observation_size": 9,
+    }
+    keywords = {**config["network_factory_kwargs"], **changes.pop("keywords", {})}  # type: ignore[dict-item]
+    (folder / name).write_text(json.dumps({**config, "network_factory_kwargs": keywords, **changes}))
+    return folder
+
+
+BRAX_MODULES = (
+    *("brax", "brax.training", "brax.training.acme", "brax.training.acme.running_statistics"),
+    *("jax", "jax._src", "jax._src.array"),
+)
+
+
+class _JaxArray:
+    """An array of JAX, as it pickles itself."""
+
+    def __init__(self, values: Any) -> None:
+        self.values = values
+
+    def __reduce__(self) -> Any:
+        maker, arguments, state = self.values.__reduce__()
+        return _named("jax._src.array", "_reconstruct_array"), (maker, arguments, state, {"weak_type": False})
+
+
+def _named(module: str, name: str) -> Any:
+    """A class under the name that it has in a library."""
+    if not hasattr(sys.modules[module], name):
+        setattr(sys.modules[module], name, type(name, (), {"__module__": module}))
+    return getattr(sys.modules[module], name)
+
+
+def saved_brax_parameters(path: Path) -> None:
+    """What brax.io.model.save_params writes: statistics and layers of the policy, in arrays of JAX."""
+    with mock.patch.dict(sys.modules, {name: types.ModuleType(name) for name in BRAX_MODULES}):
+        state = _named("brax.training.acme.running_statistics", "RunningStatisticsState")()
+        mean, deviation = (_JaxArray(values) for values in statistics_of())
+        state.__dict__ = {"mean": {"state": mean}, "std": {"state": deviation}, "std_eps": 0.0}
+        layers = {
+            f"hidden_{index}": {"kernel": _JaxArray(weight.T), "bias": _JaxArray(bias)}
+            for index, (weight, bias) in enumerate(perceptron_arrays())
+        }
+        path.write_bytes(pickle.dumps((state, {"params": layers}, {"params": {}})))
+
+
+def saved_skrl(path: Path, **changes: Any) -> None:
+    """A PPO of skrl, as Isaac Lab configures it: 9 observations, 4 actions."""
+    layers = perceptron_arrays(outputs=4)
+    policy = {
+        f"net_container.{2 * index}.{part}": torch.from_numpy(values)
+        for index, layer in enumerate(layers)
+        for part, values in zip(("weight", "bias"), layer, strict=True)
+    }
+    mean, deviation = (torch.from_numpy(values).double() for values in statistics_of())
+    scaler = {"running_mean": mean, "running_variance": deviation**2, "current_count": torch.tensor(99.0)}
+    content = {
+        "policy": {**policy, "log_std_parameter": torch.zeros(4)},
+        "value": {"net_container.0.weight": torch.zeros(3, 9)},
+        "optimizer": {"state": {}, "param_groups": [{"lr": 1e-3}]},
+        "state_preprocessor": scaler,
+        "value_preprocessor": {"running_mean": torch.zeros(1).double()},
+    }
+    torch.save({**content, **changes}, path)
+
+
+def saved_rl_tools(path: Path, fill: Any, example: tuple[Any, Any] | None = None) -> Path:
+    """A checkpoint of RLtools whose actor `fill(group, layer)` writes: layer(group, name, type, …) is one layer."""
+    import h5py
+
+    def layer(group: Any, name: str, kind: str, activation: str | None = None, **parameters: Any) -> Any:
+        made = group.create_group(name)
+        if kind:
+            made.attrs["type"] = kind
+        if activation:
+            made.attrs["activation_function"] = activation
+        for part, values in parameters.items():
+            made.create_group(part).create_dataset("parameters", data=np.asarray(values, np.float32))
+        return made
+
+    with h5py.File(path, "w") as file:
+        actor = file.create_group("actor")
+        actor.attrs["checkpoint_name"] = "steps/000000000010000"
+        fill(actor, layer)
+        if example is not None:
+            group = file.create_group("example")
+            for name, values in zip(("input", "output"), example, strict=True):
+                group.create_dataset(name, data=np.asarray(values, np.float32))
+    return path
 
 
 def mutated(whole: bytes, rng: np.random.Generator, most: int = 8) -> bytes:

@@ -4,7 +4,9 @@ could be ruined with: each is refused in one line, also where nothing is compare
 from __future__ import annotations
 
 import struct
+import sys
 import zipfile
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,11 @@ import pytest
 import torch
 from onnx import numpy_helper
 from stable_baselines3 import PPO
+from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import nn
 
 import edgerl
-from edgerl.errors import ConfigError, EdgerlError, FileFormatError, UnsupportedModelError
+from edgerl.errors import ConfigError, EdgerlError, FileFormatError, MissingExtraError, UnsupportedModelError
 from edgerl.importers import normalizers
 from edgerl.importers.options import Stated
 from edgerl.importers.policy_file import read
@@ -356,6 +359,37 @@ def test_what_a_model_of_stable_baselines3_does_before_its_layers_is_not_passed_
         edgerl.import_policy(_changed_model(tmp_path, extractor, {}), tmp_path / "p.safetensors")
 
 
+@pytest.mark.parametrize("text", [b"obs", b"actions", b"actor.0.weight"])
+def test_text_that_is_none(text: bytes, tmp_path: Path) -> None:
+    """Protobuf hands it on as bytes."""
+    path = exported(nn.Sequential(OrderedDict(actor=nn.Sequential(nn.Linear(9, 2)))), tmp_path / "m.onnx")
+    data = path.read_bytes()
+    assert text in data
+    path.write_bytes(data.replace(text, b"\xdc" + text[1:]))
+    with pytest.raises(FileFormatError, match="is not valid: it holds text that is not UTF-8"):
+        edgerl.import_policy(path, tmp_path / "p.safetensors")
+
+
+class MyPolicy(ActorCriticPolicy):
+    """Of another module than stable-baselines3."""
+
+
+def test_a_policy_class_of_ones_own_is_mentioned(tmp_path: Path) -> None:
+    PPO(MyPolicy, Task(), device="cpu").save(tmp_path / "model.zip")
+    report = edgerl.import_policy(tmp_path / "model.zip", tmp_path / "p.safetensors", normalizer="none")
+    assert report.notes == (
+        f"its policy class is of {__name__!r}: what that does besides its layers is not in the file",
+    )
+
+
+def test_what_compares_is_named_where_it_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exported(nn.Sequential(nn.Linear(9, 2)), tmp_path / "m.onnx")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingExtraError, match=r"^onnxruntime is not installed; run: pip install 'edgerl\[export\]'$"):
+        edgerl.import_policy(tmp_path / "m.onnx", tmp_path / "p.safetensors")
+    assert edgerl.import_policy(tmp_path / "m.onnx", tmp_path / "p.safetensors", check=False).difference is None
+
+
 def test_options_that_mean_nothing_to_a_file_or_contradict_it(tmp_path: Path) -> None:
     module = nn.Sequential(nn.Linear(9, 8), nn.ELU(), nn.Linear(8, 2))
     exported(module, tmp_path / "m.onnx")
@@ -403,6 +437,20 @@ def test_a_pickle_of_a_thousand_levels_is_refused(tmp_path: Path) -> None:
     (tmp_path / "v.pkl").write_bytes(b"\x80\x03" + normalizer + b"sb.")
     with pytest.raises(FileFormatError, match="is a VecNormalize that edgerl cannot read"):
         normalizers.read(tmp_path / "v.pkl")
+
+
+def test_a_pickle_that_calls_a_tensor_is_refused_without_more_words(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """PyTorch warns before it refuses it."""
+    torch.save(torch.zeros(3), tmp_path / "model.pt")
+    with zipfile.ZipFile(tmp_path / "model.pt") as whole, zipfile.ZipFile(tmp_path / "changed.pt", "w") as changed:
+        for name in whole.namelist():
+            data = whole.read(name)
+            changed.writestr(name, data[:-1] + b")R." if name.endswith("/data.pkl") else data)
+    with pytest.raises(UnsupportedModelError, match="holds more than tensors, which loading would execute"):
+        edgerl.import_policy(tmp_path / "changed.pt", tmp_path / "p.safetensors")
+    assert capfd.readouterr() == ("", "")
 
 
 class Writes(nn.Module):
