@@ -20,6 +20,8 @@ SAMPLE_BYTES = 1 << 16
 ONNX = "an ONNX model"
 REPLAY = "a replay memory of edgerl"
 EMPTY = "empty"
+STABLE_BASELINES3 = "a model of stable-baselines3"
+"""How the kind of such a file begins."""
 JSON, TOML, TEXT = "JSON text", "TOML text", "a text file"
 TENSOR_FILES = {
     "policy": "a policy of edgerl",
@@ -137,7 +139,7 @@ def sample(path: Path) -> bytes:
 def _archive(data: bytes) -> str:
     """By the names of its members, which are at its beginning and, all of them, at its end."""
     if b"_stable_baselines3_version" in data:
-        return "a model of stable-baselines3 (a zip archive of PyTorch weights)"
+        return f"{STABLE_BASELINES3} (a zip archive of PyTorch weights)"
     if b"/data.pkl" in data:
         return "a PyTorch file (a zip archive with a pickle)"
     if b".npy" in data[:SAMPLE_BYTES]:

@@ -119,10 +119,15 @@ def read(path: Path) -> Statistics | None:
 
     Raises FileFormatError, UnsupportedModelError.
     """
+    data = _read(path)
+    return _arrays(data, path) if data.startswith(b"PK") else _vec_normalize(data, path)
+
+
+def _read(path: Path) -> bytes:
     data = read_bytes(path)
     if len(data) > MAXIMUM_BYTES:
         raise UnsupportedModelError(f"{path} has {len(data)} bytes; expected statistics, of at most {MAXIMUM_BYTES}")
-    return _arrays(data, path) if data.startswith(b"PK") else _vec_normalize(data, path)
+    return data
 
 
 def _arrays(data: bytes, path: Path) -> Statistics:
@@ -142,7 +147,35 @@ def _arrays(data: bytes, path: Path) -> Statistics:
         ) from error
 
 
+def reward_deviation(stated: str | Path | None) -> float:
+    """What a VecNormalize divides rewards by; 1 where it leaves them, and where there is none.
+
+    Raises FileFormatError.
+    """
+    if stated is None or str(stated) == NONE:
+        return 1.0
+    path = Path(stated)
+    data = _read(path)
+    fields = {} if data.startswith(b"PK") else _loaded(data, path).fields
+    if fields.get("norm_reward") is not True:
+        return 1.0
+    try:
+        return math.sqrt(_number(fields["ret_rms"].fields["var"]) + _number(fields["epsilon"]))
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise FileFormatError(f"{path} is a VecNormalize that edgerl cannot read: it has {reason(error)}") from error
+
+
 def _vec_normalize(data: bytes, path: Path) -> Statistics | None:
+    fields = _loaded(data, path).fields
+    if fields.get("norm_obs") is False:
+        return None
+    try:
+        return _statistics(fields)
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise FileFormatError(f"{path} is a VecNormalize that edgerl cannot read: it has {reason(error)}") from error
+
+
+def _loaded(data: bytes, path: Path) -> _Normalizer:
     try:
         if any(type(place) is int and "PUT" in code.name and place > len(data) for code, place, _ in genops(data)):
             raise ValueError("it memorises more than it holds")  # for which pickle would allocate
@@ -153,12 +186,7 @@ def _vec_normalize(data: bytes, path: Path) -> Statistics | None:
         ) from error
     if not isinstance(found, _Normalizer):
         raise FileFormatError(f"{path} is a pickle of something else than a VecNormalize of stable-baselines3")
-    if found.fields.get("norm_obs") is False:
-        return None
-    try:
-        return _statistics(found.fields)
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
-        raise FileFormatError(f"{path} is a VecNormalize that edgerl cannot read: it has {reason(error)}") from error
+    return found
 
 
 def apply(stated: str | Path | None, network: Network) -> None:
@@ -200,7 +228,7 @@ def _checked(mean: Array, variance: Array, epsilon: float, clip: float) -> Stati
 
 
 def _number(value: Any) -> float:
-    number = float(value.made()) if isinstance(value, _Array) else value
+    number = value.made().item() if isinstance(value, _Array) else value
     if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number < 1e30:
         raise ValueError(f"the number {quoted(value)}")
     return float(number)

@@ -15,7 +15,7 @@ from edgerl import __version__
 from edgerl.environments.make import make
 from edgerl.errors import CheckFailed, ConfigError, FileFormatError, UnsupportedModelError
 from edgerl.files.atomic import read_bytes, refuse_existing
-from edgerl.files.kind import ONNX, OURS, kind_of
+from edgerl.files.kind import ONNX, OURS, STABLE_BASELINES3, kind_of
 from edgerl.importers import cleanrl, normalizers, onnx, rsl_rl, stable_baselines3, state_dict, torchscript
 from edgerl.importers.options import Stated
 from edgerl.importers.signal import Signal, Unfit
@@ -27,7 +27,6 @@ from edgerl.policy.loss import ActionDifference, action_difference, action_span,
 TOLERANCE = 1e-5
 """Largest difference to the original, of the action range: float32 rounds either."""
 
-STABLE_BASELINES3 = "a model of stable-baselines3"
 PYTORCH = "a PyTorch file"
 
 
@@ -101,12 +100,7 @@ def import_policy(
     refuse_existing(goal, force=force)
     data = read_bytes(source, state_dict.MAXIMUM_BYTES)
     original = read(data, source, stated)
-    about = {
-        "edgerl": __version__,
-        "imported_from": original.kind,
-        "source": source.name,
-        "source_sha256": sha256(data).hexdigest(),
-    }
+    about = provenance(original.kind, source, data)
     policy = replace(original.policy, metadata=about | ({} if env is None else {"environment": env}))
     policy = _storable(policy.with_example(sampled_observations(policy)[0]), source)
     if env is not None:
@@ -114,6 +108,16 @@ def import_policy(
     difference = _compared(policy, original, source) if check else None
     policy_format.save(policy, goal, force=force)
     return ImportReport(goal, source, original.kind, policy, difference, original.notes)
+
+
+def provenance(kind: str, source: Path, data: bytes) -> dict[str, Any]:
+    """What a file that was made of `data` says about itself."""
+    return {
+        "edgerl": __version__,
+        "imported_from": kind,
+        "source": source.name,
+        "source_sha256": sha256(data).hexdigest(),
+    }
 
 
 def _storable(policy: CompactPolicy, source: Path) -> CompactPolicy:
@@ -170,7 +174,7 @@ def _check_stated(kind: str, data: bytes, path: Path, stated: Stated) -> None:
 
 
 WITHOUT_STATISTICS = (
-    "observations are taken as they are; if the policy was trained with VecNormalize, import it with its statistics: "
+    "observations are taken as they are; if the policy was trained with VecNormalize, give its statistics: "
     "--normalizer vecnormalize.pkl"
 )
 
