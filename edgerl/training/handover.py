@@ -166,7 +166,7 @@ def hand_over_model(
     config, policy = found.config, found.policy
     normalisation = policy.observation_mean, policy.observation_scale
     _check_keep(keep, config, str(source))
-    if precision == "fp16" and normalisation == (None, None):
+    if precision == "fp16" and policy.observation_mean is None:
         raise ConfigError(
             f"`replay_dtype` is fp16, in which observations are kept standardised, and nothing is known of those of "
             f"{source}; name their statistics, `normalizer` vecnormalize.pkl, or keep them in fp32"
