@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from edgerl.config import Config, make_config
+from edgerl.edge.continual.trials import LARGEST_REWARD
 from edgerl.errors import ConfigError, FileFormatError, UnsupportedModelError, bare, quoted, reason
 from edgerl.importers import normalizers, state_dict
 from edgerl.importers.options import Stated
@@ -79,6 +80,8 @@ def read(data: bytes, path: Path, stated: Stated, learning_rate: float | None = 
         state["agent.temperature"] = _temperature(model, rewards, notes)
     notes += _notes_on_normaliser(stated.normalizer, policy, rewards)
     reward = (1 - config.learning.discount) * rewards * networks.largest_value(policy)
+    if not reward <= LARGEST_REWARD:
+        raise FileFormatError(f"{path} is not valid: its critics give values that are not finite")
     return LearningModel(config, policy, state, reward, tuple(notes))
 
 
@@ -171,8 +174,8 @@ class _Networks:
             )
         if len(self._critics) != 2:
             raise UnsupportedModelError(
-                f"{self._path} has {len(self._critics)} critics (a DDPG has 1); a learner has 2, and goes by the lower "
-                "value: train TD3, or with policy_kwargs={'n_critics': 2}"
+                f"{self._path} was trained with n_critics {len(self._critics)}, which is 1 in DDPG; expected 2, since "
+                "a learner goes by the lower of two values: train TD3, or with policy_kwargs={'n_critics': 2}"
             )
         if activation != HIDDEN.name:
             raise UnsupportedModelError(
@@ -193,7 +196,9 @@ class _Networks:
         their layers do not fit together."""
         observations = sampled_observations(policy)
         centre, half_range = action_scaling(policy.action_low, policy.action_high)
-        x = np.concatenate([policy.normalised(observations), (policy(observations) - centre) / half_range], axis=1)
+        with np.errstate(over="ignore", invalid="ignore"):  # the caller looks at what comes of it
+            actions = (policy(observations) - centre) / half_range
+        x = np.concatenate([policy.normalised(observations), actions], axis=1)
         return max(float(np.abs(self._critic(names, x.shape[1])(x)).max()) for names in self._critics)
 
     def _critic(self, names: list[str], n_inputs: int) -> Network:

@@ -316,5 +316,6 @@ def _plan_memory(agent: NativeAgent, constants: Constants, shape: RecordFormat, 
 def _loss(trained: _Trained, shape: RecordFormat) -> ActionDifference:
     """What rounding observations does to the policy's actions."""
     policy, observations = trained.policy.without_offset, trained.observations()
-    before, after = policy(observations), policy(shape.remembered(observations))
+    with np.errstate(over="ignore"):  # of sums beyond float32, which tanh bounds
+        before, after = policy(observations), policy(shape.remembered(observations))
     return action_difference(before, after, action_span(policy), trained.observed)

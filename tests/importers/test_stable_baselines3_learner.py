@@ -418,8 +418,8 @@ def test_a_model_without_steps_begins_with_zero_moments() -> None:
 REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
     "PPO": (PPO, {}, r"is of PPO or A2C, whose critic values observations without actions, so that there is nothing "),
     "A2C": (A2C, {}, r"is of PPO or A2C, .* train SAC or TD3, or take the policy as it is: edgerl import$"),
-    "DDPG": (DDPG, {}, r"has 1 critics \(a DDPG has 1\); a learner has 2, and goes by the lower value: train TD3"),
-    "three critics": (SAC, {"policy_kwargs": {"n_critics": 3}}, r"has 3 critics"),
+    "DDPG": (DDPG, {}, r"was trained with n_critics 1, which is 1 in DDPG; expected 2, since a learner goes"),
+    "three critics": (SAC, {"policy_kwargs": {"n_critics": 3}}, r"was trained with n_critics 3, which"),
     "tanh": (TD3, {"policy_kwargs": {"activation_fn": nn.Tanh}}, r"has the activation tanh; a learner has relu: tr"),
     "SGD": (SAC, {"policy_kwargs": {"optimizer_class": torch.optim.SGD}}, r"was trained with .*SGD.*; a learner has"),
     "use_sde": (SAC, {"use_sde": True}, r"was trained with use_sde"),
@@ -574,6 +574,7 @@ HOSTILE: dict[str, tuple[Callable[[dict[str, bytes]], object], str]] = {
     "other critics": (lambda m: _weights(m, critic__qf1__0__weight=torch.zeros(20, 9)), "has the shape"),
     "other deviations": (lambda m: _weights(m, actor__log_std__weight=torch.zeros(2, 9)), "has the shape"),
     "a critic that is not finite": (lambda m: _weights(m, critic__qf0__0__weight=NAN), "that is not finite"),
+    "a critic too large": (lambda m: _weights(m, critic__qf0__0__weight=1e38 * torch.ones(FIRST)), "are not finite$"),
     "a critic of 3 dimensions": (lambda m: _weights(m, critic__qf0__4__weight=torch.zeros(1, 9, 1)), "has the shape"),
     "something between": (lambda m: _weights(m, critic__qf0__1__weight=torch.zeros(1)), "expected affine layers"),
     "no temperature": (lambda m: m.pop(VARIABLES), f"has no member '{VARIABLES}'"),
@@ -613,6 +614,14 @@ def test_a_model_without_optimisers_begins_anew(sac: bytes) -> None:
     assert "the model has no state of its optimisers; Adam begins anew" in found.notes
     assert found.state["agent.counters"][0] == 0
     assert not any(array.any() for name, array in found.state.items() if name.endswith("_moment"))
+
+
+def test_an_actor_beyond_float32_is_bounded_by_tanh(sac: bytes) -> None:
+    Path("model.zip").write_bytes(sac)
+    hand_over_model(_changed(lambda m: _weights(m, actor__mu__weight=3e38 * torch.ones(2, 12))), GOAL)
+    with closing(Learner.load(GOAL)) as learner:
+        action, bounds = learner.act(OBSERVATIONS[0], explore=False), (learner.action_low, learner.action_high)
+        assert np.minimum(*(np.abs(action - bound) for bound in bounds)).max() < 1e-5
 
 
 def test_mutated_models_are_read_or_refused(sac: bytes) -> None:
