@@ -64,16 +64,16 @@ class PolicySource:
 
 @dataclass(frozen=True)
 class LearnerSource:
-    """A learner: of a run, which hands it over, or in a file that one handed over before."""
+    """A learner: of a run or a model, which hands it over, or in a file that one handed over before."""
 
-    path: Path  # the run folder, or a learner.safetensors
-    hand_over: Callable[..., Any] | None  # training.handover.hand_over of the run; None: it is a file
+    path: Path  # the run folder, the model of stable-baselines3, or a learner.safetensors
+    hand_over: Callable[..., Any] | None  # that of training.handover; None: it is a learner.safetensors
     device: TargetDevice | None = None
 
     @property
     def folder(self) -> Path:
         """Where what is exported of it goes."""
-        return self.path if self.hand_over else self.path.parent
+        return self.path.parent if self.path.is_file() else self.path
 
 
 class Format(Protocol):

@@ -1,5 +1,5 @@
-"""The format `learner`: a run's learner in one file, with which `edgerl learn` continues on a device
-(docs/continual.md). edgerl.training.handover writes it."""
+"""The format `learner`: the learner of a run, or of a model of stable-baselines3, in one file, with which
+`edgerl learn` continues on a device (docs/continual.md). edgerl.training.handover writes it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from edgerl.errors import FileFormatError
+from edgerl.errors import ConfigError, FileFormatError
 from edgerl.export import ExportReport, LearnerSource
 from edgerl.files.kind import what_is
 from edgerl.options import Checked, option
@@ -22,6 +22,12 @@ SOURCE, OUTPUT, REQUIRES = "learner", "learner.safetensors", ()
 
 Precision = Literal["fp32", "fp16"]
 KeepPolicy = Literal["ring", "reservoir"]
+
+
+EXPECTED = (
+    "a run folder, as edgerl train makes, or a SAC or TD3 of stable-baselines3: learning on takes critics, which no "
+    "policy holds"
+)
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,18 @@ class Options(Checked):
         unit="bytes",
         shown="32MiB",
     )
+    learning_rate: float | None = option(
+        None,
+        "Learning rate on the device.",
+        range="(0, 1]",
+        unit="per update",
+        shown="the run's, or the model's",
+    )
+    normalizer: str | None = option(
+        None,
+        "Statistics of a model's observations: vecnormalize.pkl, an .npz with mean and var, or none.",
+        shown="none",
+    )
 
 
 @dataclass(frozen=True)
@@ -58,6 +76,7 @@ class LearnerReport(ExportReport):
     keep: KeepPolicy
     memory: MemoryPlan  # on this machine
     action_difference: ActionDifference  # of the policy's actions, by how observations are kept
+    notes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -66,16 +85,24 @@ class LearnerReport(ExportReport):
 
 
 def export(source: LearnerSource, path: Path, options: Options, *, force: bool) -> LearnerReport:
-    """Write the learner of a run to the file `path`. Raises ConfigError, FileFormatError, OutputError."""
+    """Write the learner of a run, or of a model, to the file `path`.
+
+    Raises ConfigError, FileFormatError, UnsupportedModelError, OutputError.
+    """
     if source.hand_over is None:
-        raise FileFormatError(f"{source.path} is {what_is(source.path)}; expected a run folder, as edgerl train makes")
+        raise FileFormatError(f"{source.path} is {what_is(source.path)}; expected {EXPECTED}")
+    own = {} if options.normalizer is None else {"normalizer": options.normalizer}
+    if own and source.path.is_dir():
+        raise ConfigError(f"`normalizer` was given, and {source.path} is a run, which has its own; leave it out")
     handed = source.hand_over(
         path,
         seed=options.replay,
         precision=options.replay_dtype,
         keep=options.replay_policy,
         memory=options.memory,
+        learning_rate=options.learning_rate,
         force=force,
+        **own,
     )
     return LearnerReport(format="learner", **vars(handed))
 

@@ -36,7 +36,7 @@ ROOMS: dict[str, set[str]] = {
     "algorithms": {"edgerl.config", "edgerl.policy", "edgerl.edge", "numpy", "torch"},
     "training": {
         *("edgerl.config", "edgerl.policy", "edgerl.edge", "edgerl.environments", "edgerl.algorithms"),
-        *("numpy", "torch", "tensorboard"),
+        *("edgerl.importers", "numpy", "torch", "tensorboard"),
     },
     "importers": {
         *("edgerl.config", "edgerl.policy", "edgerl.edge", "edgerl.environments", "numpy", "torch", "onnx"),

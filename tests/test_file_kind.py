@@ -178,20 +178,17 @@ def test_readers_say_what_they_got_and_what_they_need(reader: str, kind: str) ->
     assert str(caught.value) == f"given is {said}; expected {expected}"
 
 
+BY_EXPORT = r"a learner.safetensors: edgerl export model(\.zip)? --format learner makes one of a SAC or TD3"
 COMMANDS = [
     ("export {} --format c", "a policy.safetensors, as edgerl train, prune and import write"),
     ("export {} --format onnx", "a policy.safetensors, as edgerl train, prune and import write"),
-    ("export {} --format learner", "a run folder, as edgerl train makes"),
     ("export {} --format c --learn", "a learner.safetensors, as edgerl export --format learner writes"),
-    ("learn {}", "a learner.safetensors, as edgerl export --format learner writes"),
+    ("learn {}", BY_EXPORT),
     ("run {}", r"a policy.safetensors \(edgerl import makes one\), or an ONNX model"),
     ("play {} --video v.mp4", r"a policy.safetensors \(edgerl import makes one\), or an ONNX model"),
     ("profile {} --device jetson-nano", r"a policy.safetensors \(edgerl import makes one\), or an ONNX model"),
     ("profile {} --measure", r"a policy.safetensors \(edgerl import makes one\), or an ONNX model"),
-    (
-        "profile {} --device jetson-nano --learn",
-        "a learner.safetensors, as edgerl export --format learner writes",
-    ),
+    ("profile {} --device jetson-nano --learn", BY_EXPORT),
     ("profile --network 3-1 --device {}", r"the id of a device \(edgerl devices list\), or a \.toml file"),
     ("prune {}", "a policy.safetensors, as edgerl train, prune and import write"),
     ("fit {} --device jetson-nano", "a policy.safetensors, as edgerl train, prune and import write"),

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tomllib
-from stable_baselines3 import PPO
+from stable_baselines3 import PPO, SAC
 
 import edgerl as library
 from edgerl.edge.acting.onnx_policy import OnnxPolicy
@@ -105,8 +105,12 @@ def test_training(edgerl: Run, reader: Reader) -> None:
 def test_bring_your_own(edgerl: Run, reader: Reader) -> None:
     write_actor(Path("actor.onnx"), n_observations=17, n_actions=6)
     saved_model(PPO, Path(), Task(17, ([-1] * 6, [1] * 6)))
+    Path("cheetah").mkdir()
+    saved_model(SAC, Path("cheetah"), Task(17, ([-1] * 6, [1] * 6)), policy_kwargs={"net_arch": [16, 16]})
     saved_checkpoint(Path("model_1500.pt"))
     changes = {
+        "--hours 0.01": "--hours 0.0002",
+        "hours=0.01": "hours=0.0002",
         "--seconds 5": "--seconds 0.1",
         "seconds=5": "seconds=0.1",
         "--video actor.mp4": "--video actor.mp4 --steps 4",

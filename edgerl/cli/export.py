@@ -19,7 +19,8 @@ def command(
     policy: Annotated[
         Path | None,
         typer.Argument(
-            help="Run folder, policy.safetensors or state folder of a learner; default: runs/latest.",
+            help="Run folder, policy.safetensors or state folder of a learner; for a learner also a SAC or TD3 of "
+            "stable-baselines3 (.zip). Default: runs/latest.",
             show_default=False,
         ),
     ] = None,
@@ -39,7 +40,8 @@ def command(
 
     onnx and c: normalisation and action scaling are inside. Of the state folder of `edgerl learn`, the policy that
     drives, without dead units. c: a header and a C file for a firmware project. c-learner: the same of the
-    learner, from a run folder or a learner.safetensors. learner: everything that `edgerl learn` needs.
+    learner, from a run folder or a learner.safetensors. learner: everything that `edgerl learn` needs, from a run
+    folder, or a SAC or TD3 of stable-baselines3.
 
     In a run or state folder, policy.onnx, the files in c/ and learner.safetensors are replaced; any other output that
     exists needs --force.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
@@ -16,6 +16,7 @@ from edgerl.edge.runtimes import RUNTIMES, RuntimeName, refuse_onnx
 from edgerl.errors import ConfigError, FileFormatError, nearest, require
 from edgerl.export import ExportReport, Format, LearnerSource, PolicySource, TargetDevice, c, find_format, formats
 from edgerl.files.atomic import read_bytes
+from edgerl.files.kind import STABLE_BASELINES3, what_is
 from edgerl.options import Checked, options_of
 from edgerl.policy import format as policy_file
 from edgerl.policy.compact import Array, CompactPolicy
@@ -79,7 +80,8 @@ def export_policy(
     """Write a policy or a learner in `format`, with the options that `edgerl export` has for it.
 
     policy: a CompactPolicy; or a policy.safetensors, the state folder of a learner, or a run folder (default
-    runs/latest). c-learner and learner take a run folder, c-learner also a learner.safetensors. path: the file or
+    runs/latest). c-learner and learner take a run folder, c-learner also a learner.safetensors, learner also a SAC or
+    TD3 of stable-baselines3. path: the file or
     folder to write (default beside the policy; in a run or state folder it replaces what is there). force: replace
     another one, too. device: write for this one, and keep its budgets: as `target`, where that names a device.
     observations: recorded ones [count, n], less the policy's offset, over which the loss of smaller weights is stated
@@ -98,7 +100,7 @@ def export_policy(
     source: PolicySource | LearnerSource
     if chosen.SOURCE == "learner":
         source = _learner(policy, format, target, notice)
-        default = _Default(source.folder / chosen.OUTPUT, is_ours=True)
+        default = _Default(source.folder / chosen.OUTPUT, is_ours=source.hand_over is None or source.path.is_dir())
     else:
         found = policy if isinstance(policy, CompactPolicy) else _find_policy(policy, notice)
         default = _beside_policy(found, chosen)
@@ -209,8 +211,18 @@ def _learner(learner: Exported, format: str, target: TargetDevice | None, notice
     if isinstance(learner, CompactPolicy):
         raise ConfigError(f"`format` {format} takes a learner, and this is a policy; name a run folder")
     if learner is not None and Path(learner).is_file():
-        return LearnerSource(Path(learner), None, target)
+        path = Path(learner)
+        return LearnerSource(path, _model_handed_over(path) if format == "learner" else None, target)
     run = find_run(learner, notice)
     from edgerl.training.handover import hand_over
 
     return LearnerSource(run, partial(hand_over, run), target)
+
+
+def _model_handed_over(path: Path) -> Callable[..., Any] | None:
+    """What hands the learner of a foreign model over; None for a file of edgerl's own."""
+    if not what_is(path).startswith(STABLE_BASELINES3):
+        return None
+    from edgerl.training.handover import hand_over_model
+
+    return partial(hand_over_model, path)

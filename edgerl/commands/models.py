@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from edgerl.environments.arguments import NOTHING, Arguments, stated
 from edgerl.environments.consent import check_consent
-from edgerl.errors import ConfigError, FileFormatError
-from edgerl.files.kind import is_onnx, what_is
+from edgerl.errors import ConfigError, FileFormatError, UnsupportedModelError
+from edgerl.files.kind import STABLE_BASELINES3, TENSOR_FILES, is_onnx, what_is
 from edgerl.run_folder import CHECKPOINT, LATEST, LEARNER, ONNX, POLICY, RUNS, short
 
 if TYPE_CHECKING:
@@ -84,6 +84,15 @@ def find_learner(bundle: str | Path | None, notice: Notice) -> Path:
         return nearest
     found = find_model(bundle, notice, (LEARNER,), fix="export one: edgerl export --format learner")
     refuse_onnx(found, "native", f"a {LEARNER}: edgerl export --format learner")
+    if (kind := what_is(found)).startswith(STABLE_BASELINES3):
+        raise UnsupportedModelError(
+            f"{found} is {kind}; expected a {LEARNER}: edgerl export {found} --format learner makes one of a SAC or TD3"
+        )
+    if kind == TENSOR_FILES["policy"]:
+        raise UnsupportedModelError(
+            f"{found} is {kind}, which holds no critics to learn on with; expected a {LEARNER}: edgerl export RUN "
+            "--format learner makes one of the run that it is from"
+        )
     return found
 
 

@@ -23,6 +23,8 @@ BRAX_FOLDER = "the folder of a checkpoint of Brax"
 BRAX_PICKLE = "parameters of Brax (a pickle of Python)"
 RL_TOOLS = "an HDF5 file, as RLtools and Keras save"
 EMPTY = "empty"
+STABLE_BASELINES3 = "a model of stable-baselines3"
+"""How the kind of such a file begins."""
 JSON, TOML, TEXT = "JSON text", "TOML text", "a text file"
 TENSOR_FILES = {
     "policy": "a policy of edgerl",
@@ -141,7 +143,7 @@ def sample(path: Path) -> bytes:
 def _archive(data: bytes) -> str:
     """By the names of its members, which are at its beginning and, all of them, at its end."""
     if b"_stable_baselines3_version" in data:
-        return "a model of stable-baselines3 (a zip archive of PyTorch weights)"
+        return f"{STABLE_BASELINES3} (a zip archive of PyTorch weights)"
     if b"/data.pkl" in data:
         return "a PyTorch file (a zip archive with a pickle)"
     if b"_network_config.json" in data:

@@ -6,6 +6,7 @@ A VecNormalize is a pickle, which is read as data: edgerl.importers.pickled.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,10 +55,15 @@ def read(path: Path) -> Statistics | None:
 
     Raises FileFormatError, UnsupportedModelError.
     """
+    data = _read(path)
+    return _arrays(data, path) if data.startswith(b"PK") else _vec_normalize(data, path)
+
+
+def _read(path: Path) -> bytes:
     data = read_bytes(path)
     if len(data) > MAXIMUM_BYTES:
         raise UnsupportedModelError(f"{path} has {len(data)} bytes; expected statistics, of at most {MAXIMUM_BYTES}")
-    return _arrays(data, path) if data.startswith(b"PK") else _vec_normalize(data, path)
+    return data
 
 
 def _arrays(data: bytes, path: Path) -> Statistics:
@@ -77,7 +83,35 @@ def _arrays(data: bytes, path: Path) -> Statistics:
         ) from error
 
 
+def reward_deviation(stated: str | Path | None) -> float:
+    """What a VecNormalize divides rewards by; 1 where it leaves them, and where there is none.
+
+    Raises FileFormatError.
+    """
+    if stated is None or str(stated) == NONE:
+        return 1.0
+    path = Path(stated)
+    data = _read(path)
+    fields = {} if data.startswith(b"PK") else _loaded(data, path).fields
+    if fields.get("norm_reward") is not True:
+        return 1.0
+    try:
+        return math.sqrt(_number(fields["ret_rms"].fields["var"]) + _number(fields["epsilon"]))
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise FileFormatError(f"{path} is a VecNormalize that edgerl cannot read: it has {reason(error)}") from error
+
+
 def _vec_normalize(data: bytes, path: Path) -> Statistics | None:
+    fields = _loaded(data, path).fields
+    if fields.get("norm_obs") is False:
+        return None
+    try:
+        return _statistics(fields)
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise FileFormatError(f"{path} is a VecNormalize that edgerl cannot read: it has {reason(error)}") from error
+
+
+def _loaded(data: bytes, path: Path) -> _Normalizer:
     try:
         found = pickled.load(data, _STAND_INS)
     except Exception as error:  # a hostile pickle can make it raise anything
@@ -86,12 +120,7 @@ def _vec_normalize(data: bytes, path: Path) -> Statistics | None:
         ) from error
     if not isinstance(found, _Normalizer):
         raise FileFormatError(f"{path} is a pickle of something else than a VecNormalize of stable-baselines3")
-    if found.fields.get("norm_obs") is False:
-        return None
-    try:
-        return _statistics(found.fields)
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
-        raise FileFormatError(f"{path} is a VecNormalize that edgerl cannot read: it has {reason(error)}") from error
+    return found
 
 
 def apply(stated: str | Path | None, network: Network) -> None:
@@ -133,7 +162,7 @@ def _checked(mean: Array, variance: Array, epsilon: float, clip: float) -> Stati
 
 
 def _number(value: Any) -> float:
-    number = float(value.made()) if isinstance(value, PickledArray) else value
+    number = value.made().item() if isinstance(value, PickledArray) else value
     if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number < 1e30:
         raise ValueError(f"the number {quoted(value)}")
     return float(number)

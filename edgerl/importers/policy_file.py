@@ -15,7 +15,7 @@ from edgerl import __version__
 from edgerl.environments.make import make
 from edgerl.errors import CheckFailed, ConfigError, FileFormatError, UnsupportedModelError
 from edgerl.files.atomic import read_bytes, refuse_existing
-from edgerl.files.kind import BRAX_FOLDER, BRAX_PICKLE, ONNX, OURS, RL_TOOLS, kind_of
+from edgerl.files.kind import BRAX_FOLDER, BRAX_PICKLE, ONNX, OURS, RL_TOOLS, STABLE_BASELINES3, kind_of
 from edgerl.importers import (
     brax,
     cleanrl,
@@ -39,7 +39,6 @@ from edgerl.policy.loss import ActionDifference, action_difference, action_span,
 TOLERANCE = 1e-5
 """Largest difference to the original, of the action range: float32 rounds either."""
 
-STABLE_BASELINES3 = "a model of stable-baselines3"
 PYTORCH = "a PyTorch file"
 
 
@@ -123,12 +122,7 @@ def import_policy(
     refuse_existing(goal, force=force)
     data = content_of(source)
     original = read(data, source, stated)
-    about = {
-        "edgerl": __version__,
-        "imported_from": original.kind,
-        "source": source.name,
-        "source_sha256": sha256(data).hexdigest(),
-    }
+    about = provenance(original.kind, source, data)
     policy = replace(original.policy, metadata=about | ({} if env is None else {"environment": env}))
     policy = _storable(policy.with_example(sampled_observations(policy)[0]), source)
     if env is not None:
@@ -141,6 +135,16 @@ def import_policy(
 def content_of(source: Path) -> bytes:
     """The bytes of a file, or of a checkpoint's folder as an archive. Raises FileFormatError, UnsupportedModelError."""
     return brax.archived(source) if source.is_dir() else read_bytes(source, state_dict.MAXIMUM_BYTES)
+
+
+def provenance(kind: str, source: Path, data: bytes) -> dict[str, Any]:
+    """What a file that was made of `data` says about itself."""
+    return {
+        "edgerl": __version__,
+        "imported_from": kind,
+        "source": source.name,
+        "source_sha256": sha256(data).hexdigest(),
+    }
 
 
 def _storable(policy: CompactPolicy, source: Path) -> CompactPolicy:

@@ -42,7 +42,7 @@ OFF_POLICY_DEFAULT: ActivationName = "relu"
 """Where policy_kwargs have none: the libraries' own defaults."""
 
 WITHOUT_STATISTICS = (
-    "observations are taken as they are; if the policy was trained with VecNormalize, import it with its statistics: "
+    "observations are taken as they are; if the policy was trained with VecNormalize, give its statistics: "
     "--normalizer vecnormalize.pkl"
 )
 
@@ -55,27 +55,18 @@ def read(data: bytes, path: Path, stated: Stated) -> tuple[Network, str]:
 
     Raises FileFormatError, UnsupportedModelError, MissingExtraError.
     """
+    return open_model(data, path, stated).policy()
+
+
+def open_model(data: bytes, path: Path, stated: Stated) -> Model:
+    """The parts of a model. Raises FileFormatError, UnsupportedModelError, MissingExtraError."""
     archive = _archive(data, path)
     about = _json(_member(archive, "data", path, MAXIMUM_JSON_BYTES), path)
-    weights = _member(archive, "policy.pth", path, state_dict.MAXIMUM_BYTES)
-    state = state_dict.tensors(state_dict.load(weights, path), path, "policy.pth")
+    state = state_dict.tensors(loaded(archive, "policy.pth", path), path, "policy.pth")
     if any(name.startswith(("features_extractor.", "actor.features_extractor.")) for name in state):
         raise UnsupportedModelError(f"{path} has a features extractor; expected an MlpPolicy or an MlpLstmPolicy")
     _check_observations(about, path)
-    model = _Model(state, about, _bounds(about.get("action_space"), path), path, stated)
-    try:
-        if "action_net.weight" in state:
-            is_recurrent = f"{LSTM}weight_ih_l0" in state
-            return model.on_policy(), "sb3-contrib RecurrentPPO" if is_recurrent else "stable-baselines3 PPO or A2C"
-        if "actor.latent_pi.0.weight" in state:
-            return model.soft(), "stable-baselines3 SAC or TQC"
-        if "actor.mu.0.weight" in state:
-            return model.deterministic(), "stable-baselines3 TD3 or DDPG"
-    except Unfit as error:
-        raise UnsupportedModelError(f"{path} cannot become a policy: it {error}") from error
-    raise UnsupportedModelError(
-        f"{path} is of an algorithm that is not known; expected PPO, A2C, SAC, TQC, TD3 or DDPG"
-    )
+    return Model(archive, state, about, _bounds(about.get("action_space"), path), path, stated)
 
 
 def notes(data: bytes, path: Path, stated: Stated) -> tuple[str, ...]:
@@ -109,6 +100,11 @@ def _member(archive: zipfile.ZipFile, name: str, path: Path, at_most: int) -> by
     if len(data) > at_most:
         raise UnsupportedModelError(f"{path}: {name} has more than {at_most} bytes")
     return data
+
+
+def loaded(archive: zipfile.ZipFile, name: str, path: Path) -> Any:
+    """What torch.save wrote as a member. Raises FileFormatError, UnsupportedModelError, MissingExtraError."""
+    return state_dict.load(_member(archive, name, path, state_dict.MAXIMUM_BYTES), path)
 
 
 def _json(data: bytes, path: Path) -> Mapping[str, Any]:
@@ -155,14 +151,36 @@ def _printed(text: Any, name: str, path: Path) -> Array:
 
 
 @dataclass(frozen=True)
-class _Model:
+class Model:
     """The parts of a model, and how each algorithm makes actions of them."""
 
+    archive: zipfile.ZipFile
     state: state_dict.StateDict
     about: Mapping[str, Any]
     bounds: tuple[Array, Array]
     path: Path
     stated: Stated
+
+    def policy(self) -> tuple[Network, str]:
+        """(the network, what kind of policy it is). Raises FileFormatError, UnsupportedModelError."""
+        try:
+            if self.is_on_policy:
+                is_recurrent = f"{LSTM}weight_ih_l0" in self.state
+                return self.on_policy(), "sb3-contrib RecurrentPPO" if is_recurrent else "stable-baselines3 PPO or A2C"
+            if "actor.latent_pi.0.weight" in self.state:
+                return self.soft(), "stable-baselines3 SAC or TQC"
+            if "actor.mu.0.weight" in self.state:
+                return self.deterministic(), "stable-baselines3 TD3 or DDPG"
+        except Unfit as error:
+            raise UnsupportedModelError(f"{self.path} cannot become a policy: it {error}") from error
+        raise UnsupportedModelError(
+            f"{self.path} is of an algorithm that is not known; expected PPO, A2C, SAC, TQC, TD3 or DDPG"
+        )
+
+    @property
+    def is_on_policy(self) -> bool:
+        """Whether it is of PPO or A2C, whose critic values states alone."""
+        return "action_net.weight" in self.state
 
     def on_policy(self) -> Network:
         """PPO and A2C: the mean, clipped to the bounds, unless the policy squashes it."""
@@ -173,7 +191,7 @@ class _Model:
             for name in state_dict.linear_names(self.state, f"mlp_extractor.{part}.", self.path, may_be_none=True)
         ]
         network = self._perceptron(names, "action_net", ON_POLICY_DEFAULT)
-        if self._keyword("squash_output") is True:
+        if self.keyword("squash_output") is True:
             return self._squashed(network)
         self._check_actions(network)
         network.clipped(*self.bounds)
@@ -202,7 +220,7 @@ class _Model:
         normalizers.apply(self.stated.normalizer, network)
         if is_recurrent:
             network.recurrent(self.state, LSTM, self.path)
-        state_dict.perceptron(network, self.state, names, self._activation(default), self.path)
+        state_dict.perceptron(network, self.state, names, self.activation(default), self.path)
         network.linear(self.state, last, self.path)
         return network
 
@@ -218,8 +236,9 @@ class _Model:
         if has != bounds:
             raise FileFormatError(f"{self.path} is not valid: it gives {has} actions and has {bounds} bounds")
 
-    def _activation(self, default: ActivationName) -> ActivationName:
-        said = self._keyword("activation_fn")
+    def activation(self, default: ActivationName) -> ActivationName:
+        """Of the hidden layers. Raises UnsupportedModelError, ConfigError."""
+        said = self.keyword("activation_fn")
         if said is None:
             return self.stated.activation or default
         name = str(said).rstrip("'>").rpartition(".")[2]
@@ -231,7 +250,7 @@ class _Model:
             raise ConfigError(f"`activation` is {self.stated.activation}, and {self.path} says {ACTIVATIONS[name]}")
         return ACTIVATIONS[name]
 
-    def _keyword(self, name: str) -> Any:
+    def keyword(self, name: str) -> Any:
         """One of policy_kwargs."""
         keywords = self.about.get("policy_kwargs")
         return keywords.get(name) if isinstance(keywords, dict) else None

@@ -1,27 +1,37 @@
-"""From a run to a learner: the bundle with which a device goes on learning where training stopped."""
+"""From a run, or a model of stable-baselines3, to a learner: the bundle with which a device goes on learning where
+training stopped."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from edgerl import __version__, run_folder
-from edgerl.algorithms.native import NativeAgent
+from edgerl.algorithms.native import NativeAgent, learner_config
 from edgerl.algorithms.normalizer import Normalizer
+from edgerl.algorithms.state import Arrays
+from edgerl.algorithms.topology import plan_networks
+from edgerl.config import OPTIONS, Config
 from edgerl.edge.continual import bundle
 from edgerl.edge.continual.bundle import Constants, ReplayPlan
 from edgerl.edge.continual.champion import Champion
 from edgerl.edge.continual.memory import DEFAULT_MEMORY, MemoryPlan, check_memory, plan_memory
 from edgerl.edge.continual.replay import Replay
 from edgerl.edge.continual.transitions import KEEP_POLICIES, PRECISIONS, KeepPolicy, Precision, RecordFormat
-from edgerl.edge.engine.library import library
+from edgerl.edge.engine.library import BytesOf, library
 from edgerl.errors import ConfigError, FileFormatError
-from edgerl.files.atomic import refuse_existing
+from edgerl.files.atomic import read_bytes, refuse_existing
 from edgerl.files.tensors import write_tensors
-from edgerl.policy.loss import ActionDifference, action_difference, action_span
+from edgerl.importers import stable_baselines3_learner
+from edgerl.importers.options import Stated
+from edgerl.importers.state_dict import MAXIMUM_BYTES
+from edgerl.policy.compact import Array, CompactPolicy
+from edgerl.policy.loss import ActionDifference, Observed, action_difference, action_span, sampled_observations
 from edgerl.training import checkpoint as checkpoint_file
 from edgerl.training.checkpoint import Checkpoint
 from edgerl.training.recorded import (
@@ -39,6 +49,10 @@ NO_END = (1 << 64) - 1
 """A `last_update` that never comes."""
 
 
+Statistics = tuple[Array | None, Array | None]
+"""(mean, 1 / standard deviation) of observations, float32 [n] each; None where there are none."""
+
+
 @dataclass(frozen=True)
 class HandoverReport:
     """A bundle that was written."""
@@ -52,6 +66,21 @@ class HandoverReport:
     keep: KeepPolicy
     memory: MemoryPlan  # on this machine
     action_difference: ActionDifference  # of the policy's actions, by how observations are kept
+    notes: tuple[str, ...] = ()  # what a person should know
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """What a learner is made of, whoever trained it."""
+
+    agent: NativeAgent
+    policy: CompactPolicy  # bounds and offset, and what it says about itself
+    normalisation: Statistics  # of what the networks are given
+    standardisation: Statistics  # of what is kept in halves
+    largest_reward: float  # in magnitude
+    transitions: Callable[[int, RecordFormat], Array]  # at most so many to begin with, as a device stores them
+    observations: Callable[[], Array]  # some that it may be given [count, n], less the offset
+    observed: Observed
 
 
 def hand_over(
@@ -63,6 +92,7 @@ def hand_over(
     keep: KeepPolicy = "ring",
     memory: int = DEFAULT_MEMORY,
     evolve: bool = True,
+    learning_rate: float | None = None,
     force: bool = False,
 ) -> HandoverReport:
     """Write the learner of a run folder's checkpoint to `path`.
@@ -70,7 +100,7 @@ def hand_over(
     seed: transitions of the run to start with, whole episodes spread from its first to its last (default 10 000, or as
     many as there are, or as many as fit). precision: how the device keeps transitions. keep: the newest ones (ring), or
     a sample of all (reservoir). memory: bytes that networks and replay may use together on the device. evolve: whether
-    the topology goes on changing, where it did.
+    the topology goes on changing, where it did. learning_rate: of all networks (default: the run's).
 
     Raises ConfigError, FileFormatError, OutputError, MissingExtraError.
     """
@@ -78,42 +108,108 @@ def hand_over(
     _check_options(seed, precision, keep, memory)
     refuse_existing(goal, force=force)
     checkpoint = checkpoint_file.read(folder / run_folder.CHECKPOINT)
-    if checkpoint.config.algorithm == "crossq":
-        raise ConfigError(
-            f"{folder} was trained with `algorithm` crossq; a learner on a device runs td3 or sac: export its policy, "
-            "or train with one of these"
-        )
-    if checkpoint.config.evolution.drop == "global-threshold":
-        raise ConfigError(
-            f"{folder} was trained with `drop` global-threshold, and the layers of a learner on a device have a fixed "
-            "number of connections: export its policy, or train with another `drop`"
-        )
-    if keep == "reservoir" and checkpoint.config.learning.n_step > 1:
-        raise ConfigError(
-            f"the run has returns of {checkpoint.config.learning.n_step} rewards; a reservoir needs 1 (use a ring, or "
-            "train with `n_step` 1)"
-        )
-    agent, normalizer = _restore(checkpoint, folder, evolve)
-    plan = ReplayPlan(precision, keep, memory)
-    counters = checkpoint.counters
+    policy, counters = checkpoint.policy, checkpoint.counters
+    config = _with_learning_rate(checkpoint.config, learning_rate)
+    _check_run(config, folder)
+    _check_keep(keep, config, "the run")
+    try:
+        agent = _agent(config, policy, checkpoint.agent_state, evolve)
+        normalisation = _normalisation(checkpoint)
+    except ValueError as error:
+        raise FileFormatError(f"{folder / run_folder.CHECKPOINT} is not valid: {error}; train again") from error
     path_of_replay = folder / run_folder.REPLAY
     with closing(Replay.open_recorded(path_of_replay, counters.replay_count, counters.replay_dropped)) as replay:
-        if (replay.n_observations, replay.n_actions) != _sizes(checkpoint):
+        if (replay.n_observations, replay.n_actions) != (policy.n_observations, policy.n_actions):
             raise FileFormatError(
                 f"{folder} holds a replay of another task than its policy's; they are not from the same run"
             )
-        constants = _constants(checkpoint, normalizer, replay, precision)
-        shape = constants.record_format(replay.n_observations, precision)
-        planned = _plan_memory(agent, constants, shape, plan)
-        count = min(DEFAULT_SEED if seed is None else seed, planned.capacity, replay.size)
-        rows = first_transitions(replay, count, shape)
-        metadata = {
-            "about": {**checkpoint.policy.metadata, "edgerl": __version__},
-            "exploration_noise": checkpoint.config.learning.exploration_noise,
-            "replay": plan.as_json(),
-            "largest_reward": largest_reward(replay),
-        }
-    loss = _loss(checkpoint, shape, folder)
+        trained = _Trained(
+            agent=agent,
+            policy=policy,
+            normalisation=normalisation,
+            standardisation=standardisation(replay) if precision == "fp16" else (None, None),
+            largest_reward=largest_reward(replay),
+            transitions=lambda most, shape: first_transitions(replay, min(most, replay.size), shape),
+            observations=partial(recorded_observations, folder, checkpoint, RECORDED_OBSERVATIONS),
+            observed="recorded",
+        )
+        most = DEFAULT_SEED if seed is None else seed
+        return _write(trained, goal, ReplayPlan(precision, keep, memory), most, force=force)
+
+
+def hand_over_model(
+    model: str | Path,
+    path: str | Path,
+    *,
+    normalizer: str | Path | None = None,
+    seed: int | None = None,
+    precision: Precision = "fp32",
+    keep: KeepPolicy = "ring",
+    memory: int = DEFAULT_MEMORY,
+    learning_rate: float | None = None,
+    force: bool = False,
+) -> HandoverReport:
+    """Write the learner of a SAC or TD3 that stable-baselines3 saved, which has no transitions, to `path`.
+
+    normalizer: the file with the statistics of its observations, as `edgerl.import_policy` takes it. learning_rate: of
+    all networks (default: the model's). The others are those of `hand_over`.
+
+    Raises ConfigError, FileFormatError, UnsupportedModelError, OutputError, MissingExtraError.
+    """
+    source, goal = Path(model), Path(path)
+    _check_options(seed, precision, keep, memory)
+    refuse_existing(goal, force=force)
+    if seed:
+        raise ConfigError(f"`replay` is {seed}, and {source} has no transitions to begin with; leave it out")
+    data = read_bytes(source, MAXIMUM_BYTES)
+    found = stable_baselines3_learner.read(data, source, Stated(normalizer=normalizer), learning_rate)
+    config, policy = found.config, found.policy
+    normalisation = policy.observation_mean, policy.observation_scale
+    _check_keep(keep, config, str(source))
+    if precision == "fp16" and policy.observation_mean is None:
+        raise ConfigError(
+            f"`replay_dtype` is fp16, in which observations are kept standardised, and nothing is known of those of "
+            f"{source}; name their statistics, `normalizer` vecnormalize.pkl, or keep them in fp32"
+        )
+    _check_room(config, policy, memory, source)
+    try:
+        agent = _agent(config, policy, dict(found.state), evolve=False)
+    except ValueError as error:
+        raise FileFormatError(f"{source} is not valid: {error}; save it again") from error
+    trained = _Trained(
+        agent=agent,
+        policy=policy,
+        normalisation=normalisation,
+        standardisation=normalisation if precision == "fp16" else (None, None),
+        largest_reward=found.expected_reward,
+        transitions=lambda _, shape: np.zeros((0, shape.row_bytes), np.uint8),
+        observations=partial(sampled_observations, policy),
+        observed="sampled",
+    )
+    report = _write(trained, goal, ReplayPlan(precision, keep, memory), 0, force=force)
+    return replace(report, notes=found.notes)
+
+
+def _write(trained: _Trained, goal: Path, plan: ReplayPlan, most: int, *, force: bool) -> HandoverReport:
+    """most: transitions to begin with, where there is room for them."""
+    agent, policy = trained.agent, trained.policy
+    constants = Constants(
+        policy.action_low,
+        policy.action_high,
+        *trained.normalisation,
+        *trained.standardisation,
+        observation_offset=policy.observation_offset,
+    )
+    shape = constants.record_format(policy.n_observations, plan.precision)
+    planned = _plan_memory(agent, constants, shape, plan)
+    rows = trained.transitions(min(most, planned.capacity), shape)
+    metadata = {
+        "about": {**policy.metadata, "edgerl": __version__},
+        "exploration_noise": agent.config.learning.exploration_noise,
+        "replay": plan.as_json(),
+        "largest_reward": trained.largest_reward,
+    }
+    loss = _loss(trained, shape)
     tensors = {"state": agent.arena.state, "seed": rows, **constants.tensors()}
     write_tensors(goal, bundle.KIND, bundle.version_of(tensors), metadata, tensors, force=force)
     return HandoverReport(
@@ -122,8 +218,8 @@ def hand_over(
         updates=agent.updates,
         connections={name: sum(network.connections()) for name, network in agent.networks},
         seed=len(rows),
-        precision=precision,
-        keep=keep,
+        precision=plan.precision,
+        keep=plan.keep,
         memory=planned,
         action_difference=loss,
     )
@@ -138,47 +234,71 @@ def _check_options(seed: int | None, precision: str, keep: str, memory: int) -> 
     check_memory(memory)
 
 
-def _sizes(checkpoint: Checkpoint) -> tuple[int, int]:
-    return checkpoint.policy.n_observations, checkpoint.policy.n_actions
+def _check_run(config: Config, folder: Path) -> None:
+    if config.algorithm == "crossq":
+        raise ConfigError(
+            f"{folder} was trained with `algorithm` crossq; a learner on a device runs td3 or sac: export its policy, "
+            "or train with one of these"
+        )
+    if config.evolution.drop == "global-threshold":
+        raise ConfigError(
+            f"{folder} was trained with `drop` global-threshold, and the layers of a learner on a device have a fixed "
+            "number of connections: export its policy, or train with another `drop`"
+        )
 
 
-def _restore(checkpoint: Checkpoint, folder: Path, evolve: bool) -> tuple[NativeAgent, Normalizer | None]:
-    """The run's agent on the native engine, whichever trained it, and its normaliser.
+def _check_keep(keep: KeepPolicy, config: Config, source: str) -> None:
+    if keep == "reservoir" and config.learning.n_step > 1:
+        raise ConfigError(
+            f"{source} has returns of {config.learning.n_step} rewards; a reservoir needs 1 (use a ring, or train with "
+            "`n_step` 1)"
+        )
+
+
+def _check_room(config: Config, policy: CompactPolicy, memory: int, source: Path) -> None:
+    """Raise ConfigError, before anything is allocated, where a model's networks and batches need more."""
+    loaded, needed = library(), BytesOf()
+    n, m, isa = policy.n_observations, policy.n_actions, loaded.isa()
+    planned = learner_config(config, plan_networks(config, n, m), m, isa, loaded.lanes(isa))
+    loaded.call(f"the learner of {source}", "edgerl_learner_bytes", planned, needed)
+    if needed.total > memory:
+        raise ConfigError(
+            f"the memory is {memory} bytes; expected more than the {needed.total} that the networks of {source} need "
+            f"for batches of {config.learning.batch_size}"
+        )
+
+
+def _with_learning_rate(config: Config, rate: float | None) -> Config:
+    if rate is None:
+        return config
+    OPTIONS["learning_rate"].check(rate)
+    learning = replace(config.learning, learning_rate=rate, actor_learning_rate=None, critic_learning_rate=None)
+    return replace(config, learning=learning)
+
+
+def _agent(config: Config, policy: CompactPolicy, state: Arrays, evolve: bool) -> NativeAgent:
+    """The agent on the native engine, whichever trained it. Raises ValueError where the state is not its own.
 
     On a device there is no last update, towards which a run's drop fraction could fall.
     """
-    config = replace(checkpoint.config, engine="native", device="cpu")
-    agent = NativeAgent(config, *_sizes(checkpoint))
-    normalizer = Normalizer(checkpoint.policy.n_observations) if config.normalize else None
-    state = checkpoint.agent_state
+    agent = NativeAgent(replace(config, engine="native", device="cpu"), policy.n_observations, policy.n_actions)
     if (sums := state.get("agent.loss_sums")) is not None and sums.dtype == np.float32:  # PyTorch's
         state["agent.loss_sums"] = sums.astype(np.float64)
-    try:
-        agent.load_state(state)
-        if normalizer is not None:
-            normalizer.load_state(checkpoint.normalizer_state)
-    except ValueError as error:
-        raise FileFormatError(f"{folder / run_folder.CHECKPOINT} is not valid: {error}; train again") from error
+    agent.load_state(state)
     agent.arena.config.last_update = NO_END
     agent.arena.config.drop_schedule = 0
     agent.arena.config.evolution_interval *= evolve
     agent.arena.reconfigure()
-    return agent, normalizer
+    return agent
 
 
-def _constants(
-    checkpoint: Checkpoint, normalizer: Normalizer | None, replay: Replay, precision: Precision
-) -> Constants:
-    mean, scale = standardisation(replay) if precision == "fp16" else (None, None)
-    return Constants(
-        action_low=checkpoint.policy.action_low,
-        action_high=checkpoint.policy.action_high,
-        observation_mean=None if normalizer is None else normalizer.mean,
-        observation_scale=None if normalizer is None else normalizer.scale,
-        storage_mean=mean,
-        storage_scale=scale,
-        observation_offset=checkpoint.policy.observation_offset,
-    )
+def _normalisation(checkpoint: Checkpoint) -> Statistics:
+    """Of a run. Raises ValueError."""
+    if not checkpoint.config.normalize:
+        return None, None
+    normalizer = Normalizer(checkpoint.policy.n_observations)
+    normalizer.load_state(checkpoint.normalizer_state)
+    return normalizer.mean, normalizer.scale
 
 
 def _plan_memory(agent: NativeAgent, constants: Constants, shape: RecordFormat, plan: ReplayPlan) -> MemoryPlan:
@@ -193,9 +313,9 @@ def _plan_memory(agent: NativeAgent, constants: Constants, shape: RecordFormat, 
     return plan_memory(arena.config, int(arena.bytes.total), champion.n_bytes, shape.record.itemsize, plan)
 
 
-def _loss(checkpoint: Checkpoint, shape: RecordFormat, folder: Path) -> ActionDifference:
-    """What rounding recorded observations does to the policy's actions."""
-    policy = checkpoint.policy.without_offset
-    observations = recorded_observations(folder, checkpoint, RECORDED_OBSERVATIONS)
-    before, after = policy(observations), policy(shape.remembered(observations))
-    return action_difference(before, after, action_span(policy))
+def _loss(trained: _Trained, shape: RecordFormat) -> ActionDifference:
+    """What rounding observations does to the policy's actions."""
+    policy, observations = trained.policy.without_offset, trained.observations()
+    with np.errstate(over="ignore"):  # of sums beyond float32, which tanh bounds
+        before, after = policy(observations), policy(shape.remembered(observations))
+    return action_difference(before, after, action_span(policy), trained.observed)

@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from stable_baselines3 import SAC
 
 from edgerl.cli.support.live import _news
 from tests.edge.learners import learner_config, write_bundle
 from tests.edge.test_import import HEAVY
 from tests.foreign import write_actor
+from tests.importers.files import Task, saved_model
 from tests.processes import Processes
 
 Run = Callable[..., tuple[int, str, str]]
@@ -152,6 +154,43 @@ def test_a_run_of_sac_goes_on_learning(edgerl: Run) -> None:
     assert updates[1] - updates[0] == 4 * (steps[1] - steps[0]) > 0
     code, out, _ = edgerl("export", "runs/latest/state", "--format", "onnx")
     assert (code, "3-16-16-1" in out) == (0, True)
+
+
+def test_a_model_of_stable_baselines3_goes_on_learning(edgerl: Run) -> None:
+    """From its file to the champion's export; and what has no critics, or has them in another file, is told so."""
+    saved_model(SAC, Path(), Task(4, ([-1, -1], [1, 1])), policy_kwargs={"net_arch": [16, 16]}, batch_size=16)
+    Path("learner.safetensors").unlink()
+    assert edgerl("import", "model.zip", "--normalizer", "none")[0] == 0
+    for file, problem in (
+        (
+            "model.zip",
+            "expected a learner.safetensors: edgerl export model.zip --format learner makes one of a SAC or TD3",
+        ),
+        (
+            "policy.safetensors",
+            "is a policy of edgerl, which holds no critics to learn on with; expected a learner.safet",
+        ),
+    ):
+        code, out, err = edgerl("learn", file, *SHORT)
+        assert (code, out, err.count("\n"), problem in err) == (2, "", 1, True), err
+    code, out, err = edgerl("export", "model.zip", "--format", "learner", "--learning-rate", "1e-4")
+    assert (code, err.count("\n")) == (0, 1)
+    assert err.startswith(
+        "observations are taken as they are; if the policy was trained with VecNormalize, give its sta"
+    )
+    assert "learner.safetensors: " in out
+    assert "0 of the run to begin with" in out
+    code, _, err = edgerl("export", "model.zip", "--format", "learner")
+    assert (code, "learner.safetensors exists already" in err) == (2, True)
+    code, out, err = edgerl("export", "model.zip", "--format", "learner", "--force", "--json", "--normalizer", "none")
+    assert (code, err, json.loads(out)["updates"], json.loads(out)["notes"]) == (0, "", 0, [])
+    code, out, _ = edgerl("learn", "learner.safetensors", *SHORT, "--json")
+    last = events(out)[-1]
+    assert (code, last["abandoned_updates"], last["trials"]["divergences"]) == (0, 0, 0)
+    assert last["updates"] == last["steps"] > 16
+    assert edgerl("info", "state")[0] == 0
+    code, out, _ = edgerl("export", "state", "--format", "onnx")
+    assert (code, "4-16-16-2" in out) == (0, True)
 
 
 def test_at_a_rate_every_tick_is_one_step(edgerl: Run) -> None:

@@ -336,6 +336,23 @@ def test_on_a_device_learning_has_no_end(run: Run) -> None:
         assert learner.status()["replaced_blocks"] == 0
 
 
+def test_another_learning_rate_is_that_of_all_networks(run: Run) -> None:
+    hand_over(run("ds-td3"), GOAL, learning_rate=2e-4)
+    config = _arena().config
+    assert config.actor.learning_rate == config.critic.learning_rate == np.float32(2e-4)
+    with pytest.raises(ConfigError, match=r"^`learning_rate` is 0; expected a number in \(0, 1\] \(per update\)$"):
+        hand_over(run("ds-td3"), GOAL, learning_rate=0, force=True)
+
+
+def test_statistics_are_a_models_alone(run: Run) -> None:
+    folder = run("ds-td3")
+    with pytest.raises(
+        ConfigError, match=r"^`normalizer` was given, and .*ds-td3 is a run, which has its own; leave it"
+    ):
+        edgerl.export_policy(folder, "learner", GOAL, normalizer="vecnormalize.pkl")
+    assert not GOAL.exists()
+
+
 def test_constants_are_the_policys(run: Run) -> None:
     for name in ("ds-td3", "normalised"):
         hand_over(run(name), GOAL, force=True)

@@ -44,7 +44,7 @@ def _annotation(options: Mapping[str, Option]) -> Any:
         show_default=option.default is not False and shown,
         rich_help_panel=f"Options of {' and '.join(options)}",
     )
-    kind = option.kind if option.kind in (int, bool) and not _is_bytes(option) else str
+    kind = option.kind if option.kind in (int, float, bool) and not _is_bytes(option) else str
     return Annotated[kind | None, made]
 
 
