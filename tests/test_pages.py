@@ -20,7 +20,7 @@ import edgerl as library
 from edgerl.edge.acting.onnx_policy import OnnxPolicy
 from tests.edge.compiled import WARNINGS
 from tests.foreign import write_actor
-from tests.importers.files import Task, saved_checkpoint, saved_model
+from tests.importers.files import Task, deploy, saved_checkpoint, saved_model, write_deploy
 from tests.pages import DOCS, ROOT, TABS, Block, Follower, Reader, Run, apply, assert_prints, blocks
 from tests.processes import Processes
 from tests.profiling.machine import BOARD, KnownMachine, fake_linux
@@ -99,6 +99,8 @@ def test_bring_your_own(edgerl: Run, reader: Reader) -> None:
     write_actor(Path("actor.onnx"), n_observations=17, n_actions=6)
     saved_model(PPO, Path(), Task(17, ([-1] * 6, [1] * 6)))
     saved_checkpoint(Path("model_1500.pt"))
+    write_actor(Path("g1.onnx"), n_observations=60, n_actions=3)
+    write_deploy(Path("deploy.yaml"), deploy({"base_ang_vel": 3, "joint_pos_rel": 3, "last_action": 6}, 3, history=5))
     changes = {
         "--seconds 5": "--seconds 0.1",
         "seconds=5": "seconds=0.1",

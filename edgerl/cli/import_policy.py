@@ -32,6 +32,10 @@ def command(
         typer.Option(help="Statistics of observations: vecnormalize.pkl, an .npz with mean and var, or none."),
     ] = None,
     env: Annotated[str | None, typer.Option(help="Environment that the policy is for.")] = None,
+    contract: Annotated[
+        Path | None,
+        typer.Option(help="Observation terms, joints, gains and rate: deploy.yaml of unitree_rl_lab."),
+    ] = None,
     external_data: Annotated[
         bool, typer.Option("--external-data", help="Read weights of an ONNX model from files beside it.")
     ] = False,
@@ -53,6 +57,7 @@ def command(
         activation=activation,  # type: ignore[arg-type]  # checked there
         normalizer=normalizer,
         env=env,
+        contract=contract,
         external_data=external_data,
         check=check,
         force=force,

@@ -16,12 +16,13 @@ from edgerl.environments.make import make
 from edgerl.errors import CheckFailed, ConfigError, FileFormatError, UnsupportedModelError
 from edgerl.files.atomic import read_bytes, refuse_existing
 from edgerl.files.kind import ONNX, OURS, kind_of
-from edgerl.importers import cleanrl, normalizers, onnx, rsl_rl, stable_baselines3, state_dict, torchscript
+from edgerl.importers import cleanrl, deploy_yaml, normalizers, onnx, rsl_rl, stable_baselines3, state_dict, torchscript
 from edgerl.importers.options import Stated
 from edgerl.importers.signal import Signal, Unfit
 from edgerl.policy import format as policy_format
 from edgerl.policy.activation import ActivationName
 from edgerl.policy.compact import Array, CompactPolicy
+from edgerl.policy.contract import Contract, checked
 from edgerl.policy.loss import ActionDifference, action_difference, action_span, resolution, sampled_observations
 
 TOLERANCE = 1e-5
@@ -80,6 +81,7 @@ def import_policy(
     activation: ActivationName | None = None,
     normalizer: str | Path | None = None,
     env: str | None = None,
+    contract: str | Path | None = None,
     external_data: bool = False,
     check: bool = True,
     force: bool = False,
@@ -90,8 +92,9 @@ def import_policy(
     checkpoint of rsl_rl; a model of CleanRL. activation: of the hidden layers, where the file does not say it.
     normalizer: a file with the statistics of observations, where they are not in the policy's: VecNormalize of
     stable-baselines3, or an .npz with `mean` and `var`; "none" where there are none. What contradicts the file is
-    refused. env: the environment that it is for, which the file then names. external_data: an ONNX model may have
-    its weights in files beside it. check: compare with the original, on 1000 observations.
+    refused. env: the environment that it is for, which the file then names. contract: deploy.yaml of
+    unitree_rl_lab, whose observation terms, joints, gains and rate the file then states. external_data: an ONNX model
+    may have its weights in files beside it. check: compare with the original, on 1000 observations.
 
     Raises FileFormatError, UnsupportedModelError, ConfigError, OutputError, MissingExtraError; CheckFailed, writing
     nothing, where an action differs by more than 1e-5 of its range.
@@ -108,12 +111,22 @@ def import_policy(
         "source_sha256": sha256(data).hexdigest(),
     }
     policy = replace(original.policy, metadata=about | ({} if env is None else {"environment": env}))
+    if contract is not None:
+        policy = replace(policy, contract=_with_stated(policy.contract, Path(contract)))
     policy = _storable(policy.with_example(sampled_observations(policy)[0]), source)
     if env is not None:
         _check_environment(policy, env)
     difference = _compared(policy, original, source) if check else None
     policy_format.save(policy, goal, force=force)
     return ImportReport(goal, source, original.kind, policy, difference, original.notes)
+
+
+def _with_stated(contract: Contract, path: Path) -> Contract:
+    """Raises FileFormatError, also where the file contradicts what the policy's own file says of other things."""
+    try:
+        return checked(deploy_yaml.merged(deploy_yaml.read(path), contract))
+    except ValueError as error:
+        raise FileFormatError(f"{path} does not fit what the policy's file says: together they have {error}") from error
 
 
 def _storable(policy: CompactPolicy, source: Path) -> CompactPolicy:
