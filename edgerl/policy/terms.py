@@ -71,7 +71,7 @@ def terms_of(contract: Contract, name: str = "the policy") -> Terms:
     if not sizes:
         raise UnsupportedModelError(
             f"{name} does not say how many numbers the terms of its observation have (observation_terms_size); "
-            "import it with a `contract` that says so"
+            "import it again, with --contract deploy.yaml"
         )
     scales = contract.observation_terms_scale or ((1.0,),) * len(sizes)
     clips = contract.observation_terms_clip or ((-np.inf, np.inf),) * len(sizes)

@@ -108,7 +108,9 @@ class PolicyForm:
         policy = self.policy
         normalisation = (policy.observation_offset, policy.observation_mean, policy.observation_scale)
         example = policy.example_observation.nbytes + FLOAT_BYTES * policy.n_actions
-        of_terms = () if self.terms is None else (self.terms.scale, self.terms.low, self.terms.high)
+        of_terms: tuple[Array, ...] = ()
+        if self.terms is not None:
+            of_terms = self.terms.scale, self.terms.low, self.terms.high
         arrays = (*normalisation, *head_arrays(policy).values(), *of_terms)
         return sum(self.layer_bytes) + sum(array.nbytes for array in arrays if array is not None) + example
 

@@ -340,8 +340,8 @@ def refuse_unsafe(data: bytes, source: Path) -> bool:
             for field, content in _fields(message):
                 if kind == "tensor" and field in (_EXTERNAL_DATA, _DATA_LOCATION) and content != 0:
                     raise UnsupportedModelError(
-                        f"{source} keeps weights in another file; expected one file "
-                        "(onnx.save with save_as_external_data=False makes one)"
+                        f"{source} keeps weights in another file; expected one file, as onnx.save with "
+                        f"save_as_external_data=False makes, or a policy: edgerl import {source} --external-data"
                     )
                 if kind == "node" and field == _OPERATOR and isinstance(content, memoryview):
                     operators.add(bytes(content[:40]).decode("ascii", "replace"))

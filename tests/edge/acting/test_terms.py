@@ -104,7 +104,7 @@ def test_a_step_of_another_length_is_refused() -> None:
 
 
 def test_terms_that_the_file_does_not_size_are_refused() -> None:
-    with pytest.raises(UnsupportedModelError, match="import it with a `contract` that says so"):
+    with pytest.raises(UnsupportedModelError, match=r"import it again, with --contract deploy\.yaml"):
         Policy(random_policy(0)).of_terms()
 
 
