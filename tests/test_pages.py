@@ -120,6 +120,7 @@ def test_what_a_policy_from_elsewhere_cannot_do_is_refused(edgerl: Run, command:
     code, _, err = edgerl(name, "actor.onnx", *options)
     assert code == 2
     assert "actor.onnx" in err
+    assert ("edgerl import actor.onnx" in err) == (name != "learn")
 
 
 @in_both
