@@ -11,9 +11,10 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
-from edgerl.errors import quoted
+from edgerl.errors import FileFormatError, quoted
 
 MAXIMUM_ITEMS = 4096
 LONGEST_NAME = 200
@@ -100,6 +101,14 @@ def from_dict(stated: Any) -> Contract:
 def from_text(properties: Mapping[str, str]) -> Contract:
     """The contract in an ONNX file's metadata, UNKNOWN where there is none. Raises ValueError, with what is wrong."""
     return from_dict({name: _parsed(name, properties[name]) for name in TYPES if name in properties})
+
+
+def of_onnx(properties: Mapping[str, str], source: Path) -> Contract:
+    """The contract in the metadata of the ONNX file `source`. Raises FileFormatError."""
+    try:
+        return from_text(properties)
+    except ValueError as error:
+        raise FileFormatError(f"{source} is not valid: its metadata has {error}") from error
 
 
 def _parsed(name: str, text: str) -> list[Any]:

@@ -62,6 +62,8 @@ def test_mjlabs_metadata_is_kept_through_every_file(tmp_path: Path) -> None:
     properties = {entry.key: entry.value for entry in onnx.load(tmp_path / "again.onnx").metadata_props}
     assert from_text(properties) == KNOWN
     assert properties["joint_stiffness"] == "40.179,99.098"
+    for name in ("actor.onnx", "again.onnx"):
+        assert edgerl.info(tmp_path / name)["contract"] == KNOWN.as_dict()
     assert edgerl.import_policy(tmp_path / "again.onnx", tmp_path / "p.safetensors").policy.contract == KNOWN
 
 

@@ -28,7 +28,7 @@ from edgerl.files.atomic import read_bytes
 from edgerl.files.kind import ONNX, refuse_other_kinds
 from edgerl.files.strict_json import parse_json
 from edgerl.policy.compact import MAXIMUM_UNITS, Array, refuse_lost_digits
-from edgerl.policy.contract import Contract, check_sizes, from_text
+from edgerl.policy.contract import Contract, check_sizes, of_onnx
 
 METADATA_KEY = "edgerl"
 """The one key of an export's metadata; its value is a JSON object (docs/onnx.md)."""
@@ -191,8 +191,8 @@ def parse_metadata(properties: Mapping[str, str], n_observations: int, n_actions
 
 
 def _contract(properties: Mapping[str, str], n_observations: int, n_actions: int, source: Path) -> Contract:
+    contract = of_onnx(properties, source)
     try:
-        contract = from_text(properties)
         check_sizes(contract, n_observations, n_actions)
     except ValueError as error:
         raise FileFormatError(f"{source} is not valid: its metadata has {error}") from error
