@@ -40,7 +40,7 @@ ROOMS: dict[str, set[str]] = {
     },
     "importers": {
         *("edgerl.config", "edgerl.policy", "edgerl.edge", "edgerl.environments", "numpy", "torch", "onnx"),
-        *("onnxruntime", "h5py", "tensorstore"),
+        *("onnxruntime", "h5py", "tensorstore", "yaml"),
     },
     "profiling": {
         *("edgerl.policy", "edgerl.edge", "edgerl.export", "edgerl.importers", "edgerl.device_profiles"),

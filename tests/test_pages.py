@@ -23,10 +23,12 @@ from tests.foreign import write_actor
 from tests.importers.files import (
     Task,
     brax_arrays,
+    deploy,
     saved_brax_folder,
     saved_brax_parameters,
     saved_checkpoint,
     saved_model,
+    write_deploy,
 )
 from tests.pages import DOCS, ROOT, TABS, Block, Follower, Reader, Run, apply, assert_prints, blocks
 from tests.processes import Processes
@@ -108,6 +110,8 @@ def test_bring_your_own(edgerl: Run, reader: Reader) -> None:
     Path("cheetah").mkdir()
     saved_model(SAC, Path("cheetah"), Task(17, ([-1] * 6, [1] * 6)), policy_kwargs={"net_arch": [16, 16]})
     saved_checkpoint(Path("model_1500.pt"))
+    write_actor(Path("g1.onnx"), n_observations=60, n_actions=3)
+    write_deploy(Path("deploy.yaml"), deploy({"base_ang_vel": 3, "joint_pos_rel": 3, "last_action": 6}, 3, history=5))
     changes = {
         "--hours 0.01": "--hours 0.0002",
         "hours=0.01": "hours=0.0002",
@@ -129,6 +133,7 @@ def test_what_a_policy_from_elsewhere_cannot_do_is_refused(edgerl: Run, command:
     code, _, err = edgerl(name, "actor.onnx", *options)
     assert code == 2
     assert "actor.onnx" in err
+    assert ("edgerl import actor.onnx" in err) == (name != "learn")
 
 
 @in_both

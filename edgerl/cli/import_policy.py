@@ -35,6 +35,10 @@ def command(
         ),
     ] = None,
     env: Annotated[str | None, typer.Option(help="Environment that the policy is for.")] = None,
+    contract: Annotated[
+        Path | None,
+        typer.Option(help="Observation terms, joints, gains and rate: deploy.yaml of unitree_rl_lab."),
+    ] = None,
     external_data: Annotated[
         bool, typer.Option("--external-data", help="Read weights of an ONNX model from files beside it.")
     ] = False,
@@ -56,6 +60,7 @@ def command(
         activation=activation,  # type: ignore[arg-type]  # checked there
         normalizer=normalizer,
         env=env,
+        contract=contract,
         external_data=external_data,
         check=check,
         force=force,

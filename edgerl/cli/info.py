@@ -65,6 +65,6 @@ def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, list):
-        return ", ".join(map(_text, value))
+        return ", ".join(f"({_text(each)})" if isinstance(each, list) else _text(each) for each in value)
     text = "–" if value is None else str(value)
     return text if text.isprintable() else repr(text)  # a file must not steer the terminal

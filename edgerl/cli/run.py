@@ -24,7 +24,10 @@ def command(
     env: Annotated[
         str | None, typer.Option("--env", help="Environment; default: the one the file names.", show_default=False)
     ] = None,
-    rate: Annotated[float, typer.Option("--rate", help="Control rate in Hz.")] = 100.0,
+    rate: Annotated[
+        float | None,
+        typer.Option("--rate", help="Control rate in Hz; default: its contract's, else 100.", show_default=False),
+    ] = None,
     actions: Actions = None,
     seconds: Annotated[float, typer.Option("--seconds", help="How long to run.")] = 5.0,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the first episode; each next one adds 1.")] = 0,
@@ -33,7 +36,8 @@ def command(
     """Run a policy at a fixed rate in its environment: latency, jitter, missed deadlines, return.
 
     policy.safetensors runs on edgerl's own engine, policy.onnx on onnxruntime. A policy whose actions have other bounds
-    than the environment's is refused unless --actions says what they are.
+    than the environment's is refused unless --actions says what they are, and so is a rate that its contract rules out.
+    Where the environment gives single steps and the contract a history of them, they are stacked.
 
     The environment stands in for the robot: it makes one step per action, however much simulated time that is. A
     missed deadline sends the fallback, zero within the action's bounds.

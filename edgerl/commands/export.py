@@ -188,7 +188,7 @@ def _read_policy(policy: CompactPolicy | Path, format: str) -> tuple[CompactPoli
     if isinstance(policy, CompactPolicy):
         return policy, sha256(policy_file.to_bytes(policy)).hexdigest()
     runtime: RuntimeName = next((name for name in RUNTIMES if name == format), "onnxruntime")
-    refuse_onnx(policy, runtime, f"the {POLICY} of a policy that edgerl trained")
+    refuse_onnx(policy, runtime, f"the {POLICY} that it was made from, or one of it: edgerl import {policy}")
     data = read_bytes(policy)
     return policy_file.from_bytes(data, policy), sha256(data).hexdigest()
 

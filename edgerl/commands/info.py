@@ -186,6 +186,7 @@ def _onnx(path: Path) -> Description:
     from edgerl.edge.acting.onnx_policy import OnnxPolicy, refuse_unsafe
     from edgerl.errors import require
     from edgerl.files.atomic import read_bytes
+    from edgerl.policy.contract import of_onnx
 
     data = read_bytes(path)
     is_ours = refuse_unsafe(data, path)
@@ -209,6 +210,7 @@ def _onnx(path: Path) -> Description:
         "sparse_initializers": len(model.graph.sparse_initializer),
         "operators": " ".join(node.op_type for node in model.graph.node),
         **_perceptron(path),
+        "contract": of_onnx({entry.key: entry.value for entry in model.metadata_props}, path).as_dict(),
         **{key: metadata[key] for key in ("action", "policy_sha256", "about") if key in metadata},
     }
 

@@ -16,6 +16,9 @@ from edgerl.edge.acting.actions import ActionMode, adapted
 from edgerl.edge.acting.control import ControlLoop, ControlStatistics
 from edgerl.environments.make import Environment, make
 
+DEFAULT_RATE = 100.0
+"""Hz."""
+
 
 @dataclass
 class EpisodeSoFar:
@@ -94,7 +97,7 @@ def run(
     model: str | Path | None = None,
     *,
     env: str | None = None,
-    rate: float = 100.0,
+    rate: float | None = None,
     actions: ActionMode | None = None,
     seconds: float = 5.0,
     seed: int = 0,
@@ -103,9 +106,9 @@ def run(
     """Run a policy at a fixed rate in its environment: latency, jitter, missed deadlines, return.
 
     model: a policy.safetensors, which runs on edgerl's own engine, an ONNX file, which runs on onnxruntime, or a run
-    folder (default runs/latest). env: the environment (default the one that the file names). rate: in Hz. actions: of a
-    policy with other bounds than the environment's, scale or clip. seed: of the first episode; each next one adds 1.
-    notice: called with lines that a person should read.
+    folder (default runs/latest). env: the environment (default the one that the file names). rate: in Hz (default
+    what the policy's contract says, else 100). actions: of a policy with other bounds than the environment's, scale or
+    clip. seed: of the first episode; each next one adds 1. notice: called with lines that a person should read.
 
     Raises ConfigError, EnvironmentError, FileFormatError, UnsupportedModelError; CutShort, with the report, on Ctrl-C.
     """
@@ -115,9 +118,15 @@ def run(
     environment = make(name, arguments=arguments)
     with contextlib.closing(environment):
         driver = adapted(policy, environment, actions, str(path))
+        if driver.n_observations != policy.n_observations:
+            notice(
+                f"{environment.name} gives single steps of {driver.n_observations} numbers; they are clipped, scaled "
+                f"and stacked to {policy.n_observations}, as the contract of {path} says"
+            )
         environment.observation_dtype = policy.observation_dtype
         simulation = _Simulation(environment, seed, driver.reset)
         fallback = np.clip(0, environment.action_low, environment.action_high)
+        rate = (policy.contract.rate_hz or DEFAULT_RATE) if rate is None else rate
         loop = ControlLoop(driver, simulation.observe, simulation.act, rate, fallback)
         is_cut = False
         try:

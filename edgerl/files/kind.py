@@ -35,6 +35,9 @@ TENSOR_FILES = {
 OTHER_TENSORS = "a tensor file of edgerl"
 OURS = frozenset((*TENSOR_FILES.values(), OTHER_TENSORS))
 
+IMPORTED = (ONNX, "a PyTorch file", STABLE_BASELINES3, BRAX_PICKLE, RL_TOOLS)
+"""How the kinds begin that `edgerl import` makes a policy of."""
+
 _BEGINNINGS = (
     (0, b"\x1f\x8b", "a gzip archive"),
     (0, b"BZh", "a bzip2 archive"),
@@ -105,10 +108,14 @@ def is_onnx(path: Path) -> bool:
     if kind is None:
         return path.suffix == ".onnx"
     if kind != ONNX and kind not in OURS:
-        raise FileFormatError(
-            f"{path} is {kind}; expected a policy.safetensors (edgerl import makes one), or an ONNX model"
-        )
+        expected = "a policy.safetensors (edgerl import makes one), or an ONNX model"
+        raise FileFormatError(f"{path} is {kind}; expected {expected}{importing(kind, path)}")
     return kind == ONNX
+
+
+def importing(kind: str, source: str | Path) -> str:
+    """The command that makes a policy of a file of another program, behind a colon; nothing where there is none."""
+    return f": edgerl import {source}" if kind.startswith(IMPORTED) else ""
 
 
 def refuse_other_kinds(data: bytes, source: str | Path, expected: str, *own: str) -> None:

@@ -27,7 +27,7 @@ import safetensors
 from edgerl.errors import FileFormatError, OutputError, quoted, reason
 from edgerl.files.atomic import MAXIMUM_BYTES, check_file, write_parts
 from edgerl.files.disk import DISK, Bytes, Disk, open_regular
-from edgerl.files.kind import OURS, SAMPLE_BYTES, refuse_other_kinds
+from edgerl.files.kind import OURS, SAMPLE_BYTES, importing, kind_of, refuse_other_kinds
 from edgerl.files.strict_json import parse_json
 
 Tensors = dict[str, npt.NDArray[Any]]
@@ -293,8 +293,9 @@ def _refusals(source: Path, sample: Callable[[], bytes] | None = None, kind: str
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         if sample is not None:
             with contextlib.suppress(OSError, ValueError):  # the failure itself says enough
-                expected = _WRITERS.get(kind or "", "a tensor file of edgerl")
-                refuse_other_kinds(sample(), source, expected, *OURS)
+                data, expected = sample(), _WRITERS.get(kind or "", "a tensor file of edgerl")
+                expected += importing(kind_of(data) or "", source) if kind == "policy" else ""
+                refuse_other_kinds(data, source, expected, *OURS)
         raise FileFormatError(f"{source} is not an edgerl tensor file, or is truncated ({reason(error)})") from error
 
 

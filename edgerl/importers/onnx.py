@@ -19,7 +19,7 @@ from edgerl.importers.signal import Signal, Unfit
 from edgerl.policy.activation import LEAKY_SLOPE
 from edgerl.policy.cell import CellName, joined_weights
 from edgerl.policy.compact import MAXIMUM_POSITIONS, MAXIMUM_UNITS, Array, LayerNorm
-from edgerl.policy.contract import UNKNOWN, Contract, from_text
+from edgerl.policy.contract import UNKNOWN, Contract, of_onnx
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
@@ -201,7 +201,8 @@ def read(data: bytes, path: Path, stated: Stated) -> Model:
     if not isinstance(action, Signal):
         raise UnsupportedModelError(f"{path} has an output {quoted(output)} that its observation does not change")
     part = _read_part(model, {output, *states.values()})
-    return Model(action, part, (name, output), states, path, _contract(model, path))
+    contract = of_onnx({entry.key: entry.value for entry in model.metadata_props}, path)
+    return Model(action, part, (name, output), states, path, contract)
 
 
 def _opset(model: ModelProto, path: Path) -> int:
@@ -235,14 +236,6 @@ def _read_part(model: ModelProto, wanted: Container[str]) -> bytes:
         getattr(part.graph, field).extend(copies)
     del part.functions[:]
     return bytes(part.SerializeToString())
-
-
-def _contract(model: ModelProto, path: Path) -> Contract:
-    """What its metadata says of a robot, as mjlab writes it."""
-    try:
-        return from_text({entry.key: entry.value for entry in model.metadata_props})
-    except ValueError as error:
-        raise FileFormatError(f"{path} is not valid: its metadata has {error}") from error
 
 
 def _states_of(graph: GraphProto, constants: Container[str]) -> dict[str, str]:

@@ -84,7 +84,8 @@ def read_tensor(tensor: TensorProto, source: Path) -> Constant:
     name = tensor.name[:40]
     if tensor.data_location == Types.EXTERNAL or len(tensor.external_data):
         raise UnsupportedModelError(
-            f"{source} keeps {name!r} in another file, which is refused; save the model with its weights inside"
+            f"{source} keeps {name!r} in another file, which is refused; save the model with its weights inside, or "
+            f"make a policy of it: edgerl import {source} --external-data"
         )
     shape = _shape(tensor.dims, name, source)
     try:

@@ -19,6 +19,7 @@ from edgerl.files.kind import BRAX_FOLDER, BRAX_PICKLE, ONNX, OURS, RL_TOOLS, ST
 from edgerl.importers import (
     brax,
     cleanrl,
+    deploy_yaml,
     normalizers,
     onnx,
     rl_tools,
@@ -34,6 +35,7 @@ from edgerl.importers.state_dict import Network
 from edgerl.policy import format as policy_format
 from edgerl.policy.activation import ActivationName
 from edgerl.policy.compact import Array, CompactPolicy
+from edgerl.policy.contract import Contract, checked
 from edgerl.policy.loss import ActionDifference, action_difference, action_span, resolution, sampled_observations
 
 TOLERANCE = 1e-5
@@ -99,6 +101,7 @@ def import_policy(
     activation: ActivationName | None = None,
     normalizer: str | Path | None = None,
     env: str | None = None,
+    contract: str | Path | None = None,
     external_data: bool = False,
     check: bool = True,
     force: bool = False,
@@ -111,6 +114,7 @@ def import_policy(
     normalizer: a file with the statistics of observations, where they are not in the policy's: VecNormalize of
     stable-baselines3, an .npz with `mean` and `var`, or, for parameters of Brax, these themselves; "none" where there
     are none. What contradicts the file is refused. env: the environment that it is for, which the file then names.
+    contract: deploy.yaml of unitree_rl_lab, whose observation terms, joints, gains and rate the file then states.
     external_data: an ONNX model may have its weights in files beside it. check: compare with the original, on 1000
     observations.
 
@@ -124,6 +128,8 @@ def import_policy(
     original = read(data, source, stated)
     about = provenance(original.kind, source, data)
     policy = replace(original.policy, metadata=about | ({} if env is None else {"environment": env}))
+    if contract is not None:
+        policy = replace(policy, contract=_with_stated(policy.contract, Path(contract)))
     policy = _storable(policy.with_example(sampled_observations(policy)[0]), source)
     if env is not None:
         _check_environment(policy, env)
@@ -145,6 +151,14 @@ def provenance(kind: str, source: Path, data: bytes) -> dict[str, Any]:
         "source": source.name,
         "source_sha256": sha256(data).hexdigest(),
     }
+
+
+def _with_stated(contract: Contract, path: Path) -> Contract:
+    """Raises FileFormatError, also where the file contradicts what the policy's own file says of other things."""
+    try:
+        return checked(deploy_yaml.merged(deploy_yaml.read(path), contract))
+    except ValueError as error:
+        raise FileFormatError(f"{path} does not fit what the policy's file says: together they have {error}") from error
 
 
 def _storable(policy: CompactPolicy, source: Path) -> CompactPolicy:

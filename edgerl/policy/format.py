@@ -26,7 +26,7 @@ from edgerl.policy.compact import (
     LayerNorm,
     observation_dtype,
 )
-from edgerl.policy.contract import Contract, from_dict
+from edgerl.policy.contract import Contract, check_sizes, from_dict
 
 KIND = "policy"
 VERSION = 1
@@ -186,12 +186,16 @@ class _Reader:
             raise self.fail("its metadata 'about' is not a JSON object")
         if self.tensors:
             raise self.fail(f"tensor {min(self.tensors)[:40]!r} does not belong in a policy")
-        contract = self.contract(metadata.get("contract", {}))
+        contract = self.contract(metadata.get("contract", {}), n, m)
+        if contract.observation_terms_size and offset is not None:
+            raise self.fail("it has observation terms beside an observation offset")
         return CompactPolicy(layers, low, high, mean, scale, example, action, about, offset, clip, head, contract)
 
-    def contract(self, stated: Any) -> Contract:
+    def contract(self, stated: Any, n_observations: int, n_actions: int) -> Contract:
         try:
-            return from_dict(stated)
+            contract = from_dict(stated)
+            check_sizes(contract, n_observations, n_actions)
+            return contract
         except ValueError as error:
             raise self.fail(f"it has {error}") from error
 

@@ -51,6 +51,7 @@ class CReport(ExportReport):
     flash_bytes: int
     scratch_bytes: int
     state_bytes: int  # of cells; 0 where the policy is not recurrent
+    history_bytes: int  # of steps that are stacked; 0 where its contract does not say how
     tolerance: float
     action_difference: ActionDifference  # of the code's actions to those of the policy that was given
     measured: Measured | None = None
@@ -100,6 +101,7 @@ def export(source: PolicySource, path: Path, options: Options, *, force: bool) -
         flash_bytes=made.flash_bytes,
         scratch_bytes=made.scratch_bytes,
         state_bytes=made.state_bytes,
+        history_bytes=made.history_bytes,
         tolerance=made.tolerance,
         action_difference=loss(source.policy, made.policy, source.recorded()),
     )
@@ -108,9 +110,10 @@ def export(source: PolicySource, path: Path, options: Options, *, force: bool) -
 def _check_budgets(made: CSource, device: TargetDevice) -> None:
     """Raise CheckFailed where the code takes more flash or memory than the device's budgets allow."""
     in_memory = made.flash_bytes if device.constants_in_memory else 0
+    kept = made.scratch_bytes + made.state_bytes + made.history_bytes
     for name, used, budget in (
         ("flash", device.installed + made.flash_bytes, device.flash_budget),
-        ("memory", device.base_memory + in_memory + made.scratch_bytes + made.state_bytes, device.memory_budget),
+        ("memory", device.base_memory + in_memory + kept, device.memory_budget),
     ):
         if used > budget:
             raise CheckFailed(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -20,6 +21,7 @@ from edgerl.policy.activation import ACTIVATIONS
 from edgerl.policy.compact import Array, CompactPolicy, Layer, Precision, as_blocks, without_denormals
 from edgerl.policy.loss import action_span
 from edgerl.policy.pruning import network_of, with_network
+from edgerl.policy.terms import Terms, terms_of
 
 FLOAT_BYTES = 4
 
@@ -106,7 +108,10 @@ class PolicyForm:
         policy = self.policy
         normalisation = (policy.observation_offset, policy.observation_mean, policy.observation_scale)
         example = policy.example_observation.nbytes + FLOAT_BYTES * policy.n_actions
-        arrays = (*normalisation, *head_arrays(policy).values())
+        of_terms: tuple[Array, ...] = ()
+        if self.terms is not None:
+            of_terms = self.terms.scale, self.terms.low, self.terms.high
+        arrays = (*normalisation, *head_arrays(policy).values(), *of_terms)
         return sum(self.layer_bytes) + sum(array.nbytes for array in arrays if array is not None) + example
 
     @property
@@ -123,6 +128,18 @@ class PolicyForm:
     def state_bytes(self) -> int:
         """Of the state of cells."""
         return FLOAT_BYTES * self.policy.n_state
+
+    @cached_property
+    def terms(self) -> Terms | None:
+        """What the code makes observations of, where the contract says it."""
+        contract = self.policy.contract
+        is_known = bool(contract.observation_terms_size) and self.policy.observation_offset is None
+        return terms_of(contract) if is_known else None
+
+    @property
+    def history_bytes(self) -> int:
+        """Of the steps that are stacked, and of whether there was one."""
+        return 0 if self.terms is None else FLOAT_BYTES * (self.policy.n_observations + 1)
 
 
 def _weight_bytes(layer: Layer) -> int:

@@ -31,6 +31,7 @@ from edgerl.policy.activation import ACTIVATIONS, ActivationName
 from edgerl.policy.cell import CELLS, CellName
 from edgerl.policy.compact import Array, CompactPolicy, Layer, Precision, shifted
 from edgerl.policy.loss import ActionDifference, action_difference, action_span, sampled_observations
+from edgerl.policy.terms import Terms
 
 MAXIMUM_FLASH_BYTES = 1 << 24
 """No microcontroller holds more constants, and a C file of them would have hundreds of megabytes."""
@@ -71,6 +72,7 @@ class CSource:
     flash_bytes: int  # constants; code comes on top
     scratch_bytes: int
     state_bytes: int  # of cells
+    history_bytes: int  # of steps that are stacked
     tolerance: float  # of the self-test, in shares of the action range
     policy: CompactPolicy = field(repr=False, compare=False)  # with its weights in the precision that is written
 
@@ -107,6 +109,7 @@ def generate(policy: CompactPolicy, *, options: Options, provenance: Provenance)
         flash_bytes=form.flash_bytes,
         scratch_bytes=form.scratch_bytes,
         state_bytes=form.state_bytes,
+        history_bytes=form.history_bytes,
         tolerance=tolerance(form.policy),
         policy=form.policy,
     )
@@ -179,7 +182,7 @@ _HEADER = Template("""\
  *   infinite or NaN: then every action is the middle of its range, and what is safe instead is for you to know.
  * - $arrays Both must be there.
  * - $p uses one static scratch buffer: one call at a time. ${p}_r computes in yours: as many at a
- *   time as there are scratch buffers; nothing in one needs to be kept between calls.$recurrent
+ *   time as there are scratch buffers; nothing in one needs to be kept between calls.$recurrent$of_terms
  * - ${p}_self_test returns 0 when this processor computes what the workstation did for one recorded
  *   observation, to $tolerance of each action's range; else 1 + the number of the first action that differs, or
  *   -1 where the example was refused. Call it once at start, before a motor moves.
@@ -200,7 +203,7 @@ _HEADER = Template("""\
 #define ${P}_ACTIONS $M
 #define ${P}_FLASH_BYTES $flash
 #define ${P}_SCRATCH_BYTES $scratch
-$state_macro#define ${P}_NOT_FINITE 1
+$state_macro$history_macro#define ${P}_NOT_FINITE 1
 #define ${P}_TAG $tag /* the same in both files */
 
 #ifdef __cplusplus
@@ -211,9 +214,9 @@ ${union}typedef struct {
     $number values[$values];
 } ${p}_scratch;
 
-${state_type}int $p(const $given observation[$N], float action[$M]);
+${state_type}${history_type}int $p(const $given observation[$N], float action[$M]);
 int ${p}_r(const $given observation[$N], float action[$M], ${p}_scratch *scratch$state_argument);
-${resets}int ${p}_self_test(void);
+${steps}${resets}int ${p}_self_test(void);
 
 #ifdef __cplusplus
 }
@@ -235,7 +238,30 @@ typedef struct {
 
 """)
 
-_RESETS = Template("void ${p}_reset(void);\nvoid ${p}_reset_r(${p}_state *state);\n")
+_OF_TERMS = Template("""
+ * - ${p}_step does the same with the $K numbers of one step as they were measured: the terms
+ *   $names
+ *   of an observation. It clips and scales them, and stacks them on the steps before, as in training, in a static
+ *   history of $history bytes. A first step fills it: call ${p}_reset where an episode begins.
+ *   ${p}_step_r does so in your history, which ${p}_forget_r empties. A step that is not finite
+ *   leaves a history as it was.\
+""")
+
+_HISTORY_MACRO = Template("#define ${P}_STEP $K\n#define ${P}_HISTORY_BYTES $history\n")
+
+_HISTORY_TYPE = Template("""\
+typedef struct {
+    float values[$N]; /* what the policy was given last */
+    int32_t is_begun;
+} ${p}_history;
+
+""")
+
+_STEPS = Template("""\
+int ${p}_step(const float step[$K], float action[$M]);
+int ${p}_step_r(const float step[$K], float action[$M], ${p}_scratch *scratch,
+    ${p}_history *history$state_argument);
+""")
 
 _SAME_ARRAY = "observation and action may be the same array."
 
@@ -280,21 +306,52 @@ def _header(form: PolicyForm, options: Options, provenance: Provenance, tag: str
         number=_number(options.prefix, policy),
         values=form.scratch_numbers,
         **_header_of_state(form, options.prefix),
+        **_header_of_terms(form, options.prefix),
+        resets="".join(f"void {line};\n" for line in _resets(form, options.prefix)),
     )
 
 
 def _header_of_state(form: PolicyForm, p: str) -> dict[str, str]:
     """What the header says of the state of cells; nothing where there is none."""
     if not form.policy.is_recurrent:
-        return dict.fromkeys(("recurrent", "state", "state_macro", "state_type", "state_argument", "resets"), "")
+        return dict.fromkeys(("recurrent", "state", "state_macro", "state_type", "state_argument"), "")
     return {
         "recurrent": _RECURRENT.substitute(p=p),
         "state": f" {form.state_bytes} bytes of state,",
         "state_macro": f"#define {p.upper()}_STATE_BYTES {form.state_bytes}\n",
         "state_type": _STATE_TYPE.substitute(p=p, count=form.policy.n_state),
         "state_argument": f", {p}_state *state",
-        "resets": _RESETS.substitute(p=p),
     }
+
+
+def _header_of_terms(form: PolicyForm, p: str) -> dict[str, str]:
+    """What the header says of single steps; nothing where the contract doesn't say what they are."""
+    if form.terms is None:
+        return dict.fromkeys(("of_terms", "history_macro", "history_type", "steps"), "")
+    policy = form.policy
+    known = {
+        "p": p,
+        "P": p.upper(),
+        "K": form.terms.n_step,
+        "N": policy.n_observations,
+        "M": policy.n_actions,
+        "history": form.history_bytes,
+        "names": comment_text(", ".join(policy.contract.observation_names) or "of the contract", 400),
+        "state_argument": _header_of_state(form, p)["state_argument"],
+    }
+    return {
+        "of_terms": _OF_TERMS.substitute(known),
+        "history_macro": _HISTORY_MACRO.substitute(known),
+        "history_type": _HISTORY_TYPE.substitute(known),
+        "steps": _STEPS.substitute(known),
+    }
+
+
+def _resets(form: PolicyForm, p: str) -> list[str]:
+    """Of what is kept from one call to the next."""
+    own = [f"{p}_reset_r({p}_state *state)"] if form.policy.is_recurrent else []
+    own += [] if form.terms is None else [f"{p}_forget_r({p}_history *history)"]
+    return [f"{p}_reset(void)", *own] if own else []
 
 
 def _given(policy: CompactPolicy) -> str:
@@ -334,22 +391,48 @@ def _number(p: str, policy: CompactPolicy) -> str:
 def _code(form: PolicyForm, p: str) -> str:
     parts = [*_constants(form, p), *_functions(form, p)]
     parts.append(_act(form, p))
-    parts.append(_end(form.policy, p))
+    parts.append(_end(form, p))
     return "\n".join(parts)
 
 
-def _end(policy: CompactPolicy, p: str) -> str:
+def _end(form: PolicyForm, p: str) -> str:
     """What calls the function: with the example as it lies in flash where that is double, which no AVR takes."""
+    policy = form.policy
     span = f"2.0f * {p}_half_range[j]" if policy.head == "tanh" else f"{p}_span[j]"
     names = {"p": p, "P": p.upper(), "tolerance": number(tolerance(policy)), "span": span}
-    names |= dict.fromkeys(("own_state", "begin", "passed_state", "forget"), "")
+    names |= dict.fromkeys(("own_state", "begin", "passed_state", "forget", "steps"), "")
     if policy.is_recurrent:
         names["own_state"] = _OWN_STATE.substitute(names, count=policy.n_state)
         names["passed_state"] = f", &{p}_episode"
         names["begin"], names["forget"] = f"    {p}_reset();\n", f"    {p}_reset();\n"
+    if form.terms is not None:
+        names["steps"] = _step(form.terms, names, "" if not policy.is_recurrent else f", {p}_state *state")
+    if _resets(form, p):
+        names["steps"] += _reset(form, p)
     if policy.observation_offset is None:
         return _END_OF_SOURCE.substitute(names, given="float", example=_EXAMPLE.substitute(names), passed="observation")
     return _END_OF_SOURCE.substitute(names, given="double", example="", passed=f"{p}_example_observation")
+
+
+def _step(terms: Terms, names: Mapping[str, str], state_argument: str) -> str:
+    """The functions that make an observation of single steps."""
+    p, pushes = names["p"], []
+    past, first = 0, 0
+    for size, length in zip(terms.sizes, terms.lengths, strict=True):
+        pushes.append(f"    {p}_push({size}, {size * (length - 1)}, {first}, step, history, {past});\n")
+        past, first = past + size * length, first + size
+    return _STEP.substitute(
+        names,
+        pushes="".join(pushes),
+        state_argument=state_argument,
+        state=", state" if state_argument else "",
+    )
+
+
+def _reset(form: PolicyForm, p: str) -> str:
+    calls = [f"    {p}_reset_r(&{p}_episode);\n"] if form.policy.is_recurrent else []
+    calls += [] if form.terms is None else [f"    {p}_forget_r(&{p}_past);\n"]
+    return f"\nvoid {p}_reset(void) {{\n{''.join(calls)}}}\n"
 
 
 _START_OF_SOURCE = Template("""\
@@ -409,6 +492,9 @@ def _constants(form: PolicyForm, p: str) -> list[str]:
         title = f"/* Layer {index}: {layer.n_inputs} inputs, {layer.n_outputs} outputs, {layer.precision}, "
         parts += [f"{title}{_layout_name(stored)}. */\n" + "\n".join(arrays)]
     parts += [floats(name, values) for name, values in head_arrays(policy).items()]
+    if form.terms is not None:
+        bounds = {"term_low": form.terms.low, "term_high": form.terms.high}
+        parts += [floats(name, values) for name, values in {"term_scale": form.terms.scale, **bounds}.items()]
     parts.append(array(attribute, _stored(p, _given(policy)), f"{p}_example_observation", policy.example_observation))
     return [*parts, floats("example_action", example_action(policy))]
 
@@ -422,7 +508,7 @@ def _functions(form: PolicyForm, p: str) -> list[str]:
     parts = [kernels.FINITE.substitute(p=p)]
     if policy.is_recurrent or policy.head == "tanh" or any(layer.activation == "tanh" for layer in hidden):
         parts.append(kernels.TANH.substitute(p=p))
-    if policy.head == "clip" or policy.observation_clip is not None:
+    if policy.head == "clip" or policy.observation_clip is not None or form.terms is not None:
         parts.append(kernels.CLIP.substitute(p=p))
     parts += _activations({layer.activation for layer in hidden}, names)
     if policy.is_recurrent:
@@ -695,9 +781,43 @@ void ${p}_reset_r(${p}_state *state) {
         state->values[j] = 0.0f;
     }
 }
+""")
 
-void ${p}_reset(void) {
-    ${p}_reset_r(&${p}_episode);
+_STEP = Template("""
+${P}_SCRATCH static ${p}_history ${p}_past;
+
+static float ${p}_measured(const float *step, size_t i) {
+    return ${p}_clip(step[i], ${p}_term_low[i], ${p}_term_high[i]) * ${p}_term_scale[i];
+}
+
+/* Puts a term of `size` numbers behind the `kept` that it was before; a first one is all of them. */
+static void ${p}_push(size_t size, size_t kept, size_t first, const float *step, ${p}_history *history, size_t begin) {
+    float *const past = history->values + begin;
+    for (size_t i = 0; i < kept; i++) {
+        past[i] = history->is_begun ? past[i + size] : ${p}_measured(step, first + i % size);
+    }
+    for (size_t i = 0; i < size; i++) {
+        past[kept + i] = ${p}_measured(step, first + i);
+    }
+}
+
+void ${p}_forget_r(${p}_history *history) {
+    history->is_begun = 0;
+}
+
+int ${p}_step_r(const float step[${P}_STEP], float action[${P}_ACTIONS], ${p}_scratch *scratch,
+    ${p}_history *history$state_argument) {
+    for (size_t i = 0; i < ${P}_STEP; i++) {
+        if (!${p}_is_finite(step[i]) || !${p}_is_finite(${p}_measured(step, i))) {
+            return ${p}_refuse(action);
+        }
+    }
+$pushes    history->is_begun = 1;
+    return ${p}_r(history->values, action, scratch$state);
+}
+
+int ${p}_step(const float step[${P}_STEP], float action[${P}_ACTIONS]) {
+    return ${p}_step_r(step, action, &${p}_memory, &${p}_past$passed_state);
 }
 """)
 
@@ -717,7 +837,7 @@ $own_state
 int ${p}(const $given observation[${P}_OBSERVATIONS], float action[${P}_ACTIONS]) {
     return ${p}_r(observation, action, &${p}_memory$passed_state);
 }
-
+$steps
 int ${p}_self_test(void) {
     float action[${P}_ACTIONS];
 $begin${example}    if (${p}($passed, action) != 0) {

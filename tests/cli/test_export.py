@@ -161,7 +161,7 @@ SMALL_RUN = ("--env", "robots:robot", "--hidden", "16,16", "--preset", "quick", 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "ppo.onnx is an ONNX model, which edgerl only runs; expected the policy.safetensors"),
+        ((), "expected the policy.safetensors that it was made from, or one of it: edgerl import ppo.onnx"),
         (("--format", "c"), "c cannot run ppo.onnx: it was not written by edgerl, and only onnxruntime can"),
         (("--format", "c", "--learn"), "c cannot run ppo.onnx: it was not written by edgerl"),
     ],

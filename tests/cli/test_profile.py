@@ -203,6 +203,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
     ("device", "runtime", "fix"),
     [
         ("stm32f405", None, "stm32f405 has none; for a policy of edgerl of that size: --network 3-8-1"),
+        ("stm32f405", None, "make a policy of it, which all can run: edgerl import"),
         ("jetson-orin-nano", "native", "choose --runtime onnxruntime"),
         ("jetson-orin-nano", "c", "choose --runtime onnxruntime"),
         ("beaglebone-black", None, "beaglebone-black has none"),  # native is its default, onnxruntime has no wheel

@@ -15,6 +15,7 @@ import pytest
 
 from edgerl.commands.export import export_policy
 from edgerl.policy.compact import CompactPolicy, make_layer
+from edgerl.policy.contract import Contract
 from edgerl.policy.format import save
 from tests.foreign import write_actor
 from tests.processes import Processes
@@ -270,6 +271,83 @@ def test_a_policy_of_another_range_than_the_environments_is_asked_about(edgerl: 
     code, _, err = edgerl("run", "narrow.safetensors", "--seconds", "0.1", "--actions", "stretch")
     assert code == 2
     assert "--actions is 'stretch'; expected scale or clip" in err
+
+
+CART = """
+import gymnasium
+
+class Cart(gymnasium.ObservationWrapper):
+    '''Tells the angle's cosine and sine, and not the speed.'''
+    def __init__(self):
+        super().__init__(gymnasium.make("Pendulum-v1"))
+        self.observation_space = gymnasium.spaces.Box(-1, 1, (2,))
+    def observation(self, observation):
+        return observation[:2]
+
+def make():
+    return Cart()
+"""
+
+
+def of_steps() -> CompactPolicy:
+    """For that cart: of three steps of the cosine, and two of the sine, at 50 Hz."""
+    weight = np.array([[1, 2, 3, 4, 5]], np.float32) / 10
+    contract = Contract(
+        step_dt=(0.02,),
+        observation_names=("cosine", "sine"),
+        observation_terms_size=(1, 1),
+        observation_terms_history_length=(3, 2),
+        observation_terms_scale=((2.0,), (-1.0,)),
+    )
+    layer = make_layer(weight, np.zeros(1, np.float32), 1)
+    policy = CompactPolicy((layer,), np.full(1, -2, np.float32), np.full(1, 2, np.float32), contract=contract)
+    return policy.with_example(np.ones(5, np.float32))
+
+
+@pytest.mark.parametrize("format", ["policy", "onnx"])
+def test_single_steps_are_stacked_at_the_contracts_rate(format: str, edgerl: Run) -> None:
+    Path("carts.py").write_text(CART)
+    save(of_steps(), Path("policy.safetensors"))
+    model = "policy.safetensors"
+    if format == "onnx":
+        model = str(export_policy(of_steps(), "onnx", Path("m.onnx")).path)
+    code, out, err = edgerl("run", model, "--env", "carts:make", "--seconds", "0.5", "--seed", "3", "--json")
+    assert code == 0, err
+    expected = (
+        "carts:make gives single steps of 2 numbers; they are clipped, scaled and stacked to 5, as the contract of "
+    )
+    assert err == f"{expected}{model} says\n"
+    report = json.loads(out)
+    assert report["rate_hz"] == 50
+    if report["missed_deadlines"] or report["skipped_ticks"]:
+        pytest.skip("this machine was too busy: a fallback was sent")
+    import gymnasium
+
+    environment, policy = gymnasium.make("Pendulum-v1"), of_steps()
+    observation, _ = environment.reset(seed=3)
+    cosines, sines, total = [2 * observation[0]] * 3, [-observation[1]] * 2, 0.0
+    for _ in range(report["cycles"]):
+        cosines, sines = [*cosines[1:], 2 * observation[0]], [*sines[1:], -observation[1]]
+        observation, reward, *_ = environment.step(policy(np.array([*cosines, *sines], np.float32)))
+        total += float(reward)
+    environment.close()
+    assert report["unfinished_episode"]["return"] == pytest.approx(total, rel=1e-3)
+
+
+def test_another_rate_than_the_contracts_is_refused(edgerl: Run) -> None:
+    Path("carts.py").write_text(CART)
+    save(of_steps(), Path("policy.safetensors"))
+    code, out, err = edgerl("run", "policy.safetensors", "--env", "carts:make", "--rate", "100")
+    assert (code, out) == (2, "")
+    line = "edgerl: the rate is 100 Hz, and the policy's contract says 50 Hz (step_dt 0.02 s); expected that --rate"
+    assert err.splitlines()[-1] == line
+
+
+def test_other_observations_than_whole_ones_and_steps_are_refused(edgerl: Run) -> None:
+    save(of_steps(), Path("policy.safetensors"))
+    code, _, err = edgerl("run", "policy.safetensors", "--env", "Pendulum-v1")
+    assert code == 2
+    assert "policy.safetensors maps 5 observations (or steps of 2) to 1 actions; Pendulum-v1 has 3 and 1" in err
 
 
 @pytest.mark.parametrize(("number", "code", "word"), [(2, 130, "interrupted"), (15, 143, "stopped by SIGTERM")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ import pytest
 
 from edgerl.commands.export import export_policy
 from edgerl.edge.acting.onnx_policy import OnnxPolicy
+from edgerl.edge.acting.policy import Policy
 from edgerl.errors import ConfigError, OutputError, UnsupportedModelError
 from edgerl.export.c.form import ACTIVE, COSTS, ColumnForm, DenseForm, Layout, column_form, layer_form, policy_form
 from edgerl.export.c.options import Options, Target
@@ -24,7 +26,9 @@ from edgerl.export.c.text import comment_text, number
 from edgerl.policy.activation import ACTIVATIONS, ActivationName
 from edgerl.policy.cell import CELLS, CellName
 from edgerl.policy.compact import Array, CompactPolicy, Head, Precision, as_blocks, make_layer
+from edgerl.policy.contract import Contract
 from edgerl.policy.format import save
+from edgerl.policy.terms import terms_of
 from edgerl.profiling.budgets.report import profile
 from tests.policy.policies import episode, random_policy, recurrent_policy, torch_actions, torch_episode
 
@@ -55,6 +59,17 @@ def observations_of(policy: CompactPolicy, count: int, seed: int = 7) -> Array:
 def largest_difference(policy: CompactPolicy, actions: Array, expected: Array) -> float:
     span = policy.action_high.astype(np.float64) - policy.action_low
     return float((np.abs(actions.astype(np.float64) - expected) / span).max())
+
+
+def run_on_cortex(core: str, sources: tuple[str, ...], folder: Path) -> None:
+    """Run a program of C files on an emulated board, where it must end with 0."""
+    link = ("-nostdlib", "-T", EDGE / "cortex_m7.ld", "-lgcc", "-o", "program.elf")
+    machine = (*CORTEX[core], "-ffreestanding", "-O2")
+    run("arm-none-eabi-gcc", *machine, *sources, EDGE / "cortex_m7.c", *link, folder=folder)
+    board = "mps2-an500" if core == "M7" else "mps2-an386"
+    quiet = ("-nographic", "-monitor", "none", "-serial", "none")
+    semihosting = ("-semihosting-config", "enable=on,target=native")
+    run("qemu-system-arm", "-machine", board, *quiet, *semihosting, "-kernel", "program.elf", folder=folder)
 
 
 # ---------------------------------------------------------------------------------------------------------- actions
@@ -169,6 +184,126 @@ def test_an_episode_on_an_emulated_cortex(kind: CellName, tmp_path: Path) -> Non
     assert measured["largest_difference"] < 1e-5
     assert measured["stack_bytes"] < 300
     assert measured["bss_bytes"] == report.scratch_bytes + report.state_bytes  # type: ignore[attr-defined]
+
+
+CONTRACT = Contract(
+    observation_names=("speed", "joint_pos", "command"),
+    observation_terms_size=(3, 1, 2),
+    observation_terms_history_length=(3, 0, 2),
+    observation_terms_scale=((0.25,), (3.0,), (0.05, 7.0)),
+    observation_terms_clip=((-1.0, 0.5), (-np.inf, np.inf), (-np.inf, 0.1)),
+)
+"""Of 6 numbers in a step, and 14 in an observation."""
+
+
+def steps(count: int) -> Array:
+    """Steps [count, 6] of all sizes, which the C below makes too."""
+    state, drawn = 1, []
+    for _ in range(count * 6):
+        state = (state * 1664525 + 1013904223) % 2**32
+        drawn.append(np.float32((state >> 8) - (1 << 23)) * np.float32(2.0**-21))
+    return np.array(drawn, np.float32).reshape(count, 6)
+
+
+STEPS_IN_C = """
+static float drawn(uint32_t *state) {
+    *state = *state * 1664525u + 1013904223u;
+    return (float)((int32_t)(*state >> 8) - (1 << 23)) * 0x1p-21f;
+}
+"""
+
+
+@pytest.mark.parametrize("kind", ["gru", None])
+def test_single_steps_are_stacked_to_the_bit(kind: CellName | None, tmp_path: Path) -> None:
+    widths = (14, 9, 7, 3)
+    policy = random_policy(0, widths) if kind is None else recurrent_policy(kind, widths)[0]
+    library = StepLibrary(replace(policy, contract=CONTRACT), tmp_path)
+    terms, stack, seen = terms_of(CONTRACT), None, []
+    for step in steps(1000):
+        code, action = library.step(step)
+        stack = terms.stacked(terms.scaled(step), stack)
+        np.testing.assert_array_equal(library.history().view(np.uint32), stack.view(np.uint32))
+        assert code == 0
+        seen.append((action, stack))
+    actions = library.actions(np.stack([observation for _, observation in seen]))
+    np.testing.assert_array_equal(actions, np.stack([action for action, _ in seen]))
+    stepwise = Policy(library.policy).of_terms()
+    expected = np.stack([stepwise(step) for step in steps(1000)])
+    assert largest_difference(policy, actions, expected) < 1e-5
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 3e38])
+def test_a_step_that_is_not_finite_leaves_the_history(bad: float, tmp_path: Path) -> None:
+    library = StepLibrary(replace(random_policy(0, (14, 9, 7, 3)), contract=CONTRACT), tmp_path)
+    broken = np.zeros(6, np.float32)
+    assert library.step(np.where(np.arange(6) == 3, np.float32(bad), broken))[0] == 1
+    for step in steps(5):
+        assert library.step(step)[0] == 0
+        before = library.history()
+        assert library.step(np.where(np.arange(6) == 3, np.float32(bad), broken))[0] == 1
+        np.testing.assert_array_equal(library.history(), before)
+    library.forget()
+    library.step(steps(1)[0])
+    stack = terms_of(CONTRACT)
+    np.testing.assert_array_equal(library.history(), stack.stacked(stack.scaled(steps(1)[0]), None))
+
+
+class StepLibrary(Library):
+    """An exported policy that takes single steps, in a history of ours."""
+
+    def __init__(self, policy: CompactPolicy, folder: Path) -> None:
+        super().__init__(policy, folder)
+        self.policy = policy
+        code = ctypes.CDLL(str(folder / "libedgerl_policy.so"))
+        self._step, self._forget = code.edgerl_policy_step_r, code.edgerl_policy_forget_r
+        self._scratch = (ctypes.c_char * self.made.scratch_bytes)()
+        self._history = (ctypes.c_char * self.made.history_bytes)()
+        self._state = [(ctypes.c_char * self.made.state_bytes)()] if policy.is_recurrent else []
+
+    def step(self, step: Array) -> tuple[int, Array]:
+        action = np.full(3, np.nan, np.float32)
+        pointers = (array.ctypes.data_as(ctypes.c_void_p) for array in (np.ascontiguousarray(step), action))
+        return self._step(*pointers, self._scratch, self._history, *self._state), action
+
+    def history(self) -> Array:
+        return np.frombuffer(self._history, np.float32)[:14].copy()
+
+    def forget(self) -> None:
+        self._forget(self._history)
+
+
+@pytest.mark.needs("arm-none-eabi-gcc", "qemu-system-arm")
+@pytest.mark.parametrize("core", CORTEX)
+def test_single_steps_are_stacked_alike_on_a_cortex(core: str, tmp_path: Path) -> None:
+    """A sum over the bits of all 1000 stacks, which the processor and its compiler must make alike."""
+    made = write(replace(random_policy(0, (14, 9, 7, 3)), contract=CONTRACT), tmp_path)
+    terms, digest = terms_of(CONTRACT), 0
+    stack: Array | None = None
+    for index, step in enumerate(steps(1000)):
+        stack = terms.stacked(terms.scaled(step), None if index in (0, 500) else stack)
+        for bits in stack.view(np.uint32).tolist():
+            digest = (digest * 31 + bits) % 2**32
+    (tmp_path / "main.c").write_text(
+        f'#include "edgerl_policy.h"\n{STEPS_IN_C}'
+        "static edgerl_policy_scratch scratch;\nstatic edgerl_policy_history history;\nint main(void) {\n"
+        "    uint32_t state = 1, digest = 0;\n"
+        "    for (int i = 0; i < 1000; i++) {\n"
+        "        float step[EDGERL_POLICY_STEP], action[EDGERL_POLICY_ACTIONS], other[EDGERL_POLICY_ACTIONS];\n"
+        "        for (int j = 0; j < EDGERL_POLICY_STEP; j++) step[j] = drawn(&state);\n"
+        "        if (i == 500) { edgerl_policy_reset(); edgerl_policy_forget_r(&history); }\n"
+        "        if (edgerl_policy_step_r(step, action, &scratch, &history)) return 1;\n"
+        "        if (edgerl_policy_step(step, other)) return 2;\n"
+        "        for (int j = 0; j < EDGERL_POLICY_ACTIONS; j++) if (action[j] != other[j]) return 3;\n"
+        "        for (int j = 0; j < EDGERL_POLICY_OBSERVATIONS; j++) {\n"
+        "            const union { float real; uint32_t bits; } number = {history.values[j]};\n"
+        "            digest = digest * 31u + number.bits;\n        }\n    }\n"
+        f"    return digest != {digest}u || sizeof history != EDGERL_POLICY_HISTORY_BYTES;\n}}\n"
+    )
+    assert made.history_bytes == 4 * 15
+    sources = ("edgerl_policy.c", "main.c")
+    run("gcc", "-std=c99", "-O2", *sources, "-o", "program", folder=tmp_path)
+    run(tmp_path / "program", folder=tmp_path)
+    run_on_cortex(core, sources, tmp_path)
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e6])
@@ -438,8 +573,6 @@ def test_files_of_two_exports_do_not_compile_together(tmp_path: Path) -> None:
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_it_computes_the_same_on_a_cortex(precision: Precision, core: str, tmp_path: Path) -> None:
     """The self-test, in emulation, of every kernel: Arm's own instructions are used nowhere else."""
-    start = EDGE / "cortex_m7.c"
-    machine = (*CORTEX[core], "-ffreestanding")
     for block, layout, widths in (
         *((1, "sparse", (5, 301, 9, 3)), (1, "sparse", (5, 99, 30, 3)), (4, "sparse", (5, 99, 30, 3))),
         *((4, "sparse", (5, 1500, 3)), (1, "dense", (5, 97, 30, 3))),
@@ -455,13 +588,7 @@ def test_it_computes_the_same_on_a_cortex(precision: Precision, core: str, tmp_p
                 '#include "edgerl_policy.h"\n'
                 f"int main(void) {{ return edgerl_policy_self_test() {'==' if attempt else '!='} 0; }}\n"
             )
-            sources = ("edgerl_policy.c", "main.c", start)
-            link = ("-nostdlib", "-T", EDGE / "cortex_m7.ld", "-lgcc", "-o", "program.elf")
-            run("arm-none-eabi-gcc", *machine, "-O2", *sources, *link, folder=tmp_path)
-            board = "mps2-an500" if core == "M7" else "mps2-an386"
-            quiet = ("-nographic", "-monitor", "none", "-serial", "none")
-            semihosting = ("-semihosting-config", "enable=on,target=native")
-            run("qemu-system-arm", "-machine", board, *quiet, *semihosting, "-kernel", "program.elf", folder=tmp_path)
+            run_on_cortex(core, ("edgerl_policy.c", "main.c"), tmp_path)
 
 
 # ------------------------------------------------------------------------------------------------------------ sizes

@@ -7,7 +7,7 @@ import pickle
 import sys
 import types
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from unittest import mock
 import gymnasium
 import numpy as np
 import torch
+import yaml
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
@@ -310,3 +311,45 @@ def mutated(whole: bytes, rng: np.random.Generator, most: int = 8) -> bytes:
     for _ in range(int(rng.integers(1, most))):
         data[int(rng.integers(len(data)))] = int(rng.integers(256))
     return bytes(data[: int(rng.integers(1, len(data)))] if rng.random() < 0.2 else data)
+
+
+class AllJoints:
+    """What unitree_rl_lab's exporter leaves in its YAML where an action is of all joints."""
+
+
+def deploy(sizes: Mapping[str, int], joints: int, history: int = 1) -> dict[str, Any]:
+    """What unitree_rl_lab's exporter writes of a robot with these terms; its last joint has the first motor."""
+    numbers = [0.1 * (index + 1) for index in range(joints)]
+    return {
+        "joint_ids_map": [*range(1, joints), 0],
+        "step_dt": 0.02,
+        "stiffness": [10.0 * (motor + 1) for motor in range(joints)],
+        "damping": [1.0 * (motor + 1) for motor in range(joints)],
+        "default_joint_pos": numbers,
+        "commands": {"base_velocity": {"ranges": {"lin_vel_x": [-0.5, 1.0], "heading": None}}},
+        "actions": {
+            "JointPositionAction": {
+                "clip": None,
+                "joint_names": [".*"],
+                "scale": [0.25] * joints,
+                "offset": numbers,
+                "joint_ids": AllJoints(),
+            }
+        },
+        "observations": {
+            name: {"params": {}, "clip": None, "scale": [0.5] * size, "history_length": history}
+            for name, size in sizes.items()
+        },
+    }
+
+
+def write_deploy(path: Path, stated: Any) -> Path:
+    """As that exporter does, with its tag of a slice."""
+
+    class Dumper(yaml.SafeDumper):
+        ignore_aliases = lambda *_: True  # noqa: E731 — its numbers are copies, which have none
+
+    tag = "tag:yaml.org,2002:python/object/apply:builtins.slice"
+    Dumper.add_representer(AllJoints, lambda dumper, _: dumper.represent_sequence(tag, [None] * 3))
+    path.write_text(yaml.dump(stated, Dumper=Dumper, default_flow_style=None, sort_keys=False))
+    return path

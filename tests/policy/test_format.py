@@ -20,6 +20,7 @@ from edgerl.policy import format as policy_file
 from edgerl.policy.activation import ACTIVATIONS, ActivationName
 from edgerl.policy.cell import CELLS, CellName
 from edgerl.policy.compact import CompactPolicy, Head, Precision, make_layer
+from edgerl.policy.contract import UNKNOWN
 from tests.policy.golden import make as golden
 from tests.policy.policies import assert_same, random_policy, recurrent_policy
 
@@ -27,6 +28,7 @@ GOLDEN = Path(__file__).parent / "golden" / "policy.safetensors"
 GOLDEN_OFFSET = GOLDEN.with_name("policy-offset.safetensors")
 GOLDEN_PARTS = GOLDEN.with_name("policy-parts.safetensors")
 GOLDEN_CELLS = GOLDEN.with_name("policy-cells.safetensors")
+GOLDEN_CONTRACT = GOLDEN.with_name("policy-contract.safetensors")
 SOURCE = Path("policy.safetensors")
 
 Metadata = dict[str, Any]
@@ -38,10 +40,11 @@ def test_the_golden_file_is_what_its_script_makes() -> None:
     assert GOLDEN_OFFSET.read_bytes() == golden.make("offset")
     assert GOLDEN_PARTS.read_bytes() == golden.make("parts")
     assert GOLDEN_CELLS.read_bytes() == golden.make("cells")
+    assert GOLDEN_CONTRACT.read_bytes() == golden.make("contract")
 
 
 def test_the_golden_file_is_read_and_written_byte_for_byte() -> None:
-    for path in (GOLDEN, GOLDEN_OFFSET, GOLDEN_PARTS, GOLDEN_CELLS):
+    for path in (GOLDEN, GOLDEN_OFFSET, GOLDEN_PARTS, GOLDEN_CELLS, GOLDEN_CONTRACT):
         assert policy_file.to_bytes(policy_file.load(path)) == path.read_bytes()
 
 
@@ -76,6 +79,16 @@ def test_the_golden_file_with_parts() -> None:
     assert (policy.action_low.tolist(), policy.action_high.tolist()) == ([-1, -3], [2, np.inf])
     np.testing.assert_allclose(policy(policy.example_observation), golden.EXAMPLE_OF_PARTS, rtol=1e-6)
     np.testing.assert_allclose(policy.example_action, golden.EXAMPLE_OF_PARTS, rtol=1e-6)
+
+
+def test_the_golden_file_with_a_contract() -> None:
+    """It is the plain one but for that, and so in its version: programs that know no contract run it all the same."""
+    policy = policy_file.load(GOLDEN_CONTRACT)
+    assert policy_file.version_of(policy) == 1
+    assert policy.contract.as_dict() == golden.CONTRACT
+    assert policy.contract.observation_terms_clip == ((-4, np.inf),)
+    assert policy.contract.rate_hz == 50
+    assert_same(replace(policy, contract=UNKNOWN), policy_file.load(GOLDEN))
 
 
 def test_the_golden_file_with_cells() -> None:

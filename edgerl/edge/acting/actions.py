@@ -17,6 +17,7 @@ from typing import Any, Literal, Protocol, get_args
 import numpy as np
 import numpy.typing as npt
 
+from edgerl.edge.acting.terms import Contracted, TermPolicy
 from edgerl.errors import ConfigError, UnsupportedModelError, quoted
 from edgerl.policy.compact import Array
 
@@ -37,21 +38,11 @@ class Bounded(Protocol):
     def action_high(self) -> Array | None: ...
 
 
-class Playable(Bounded, Protocol):
-    """A policy: observation [n] → action [m]; `reset` where an episode begins."""
+class Playable(Contracted, Protocol):
+    """A policy that knows how long an observation is."""
 
     @property
     def n_observations(self) -> int: ...
-
-    @property
-    def n_actions(self) -> int: ...
-
-    @property
-    def observation_dtype(self) -> type[np.floating[Any]]: ...
-
-    def __call__(self, observation: Array) -> Array: ...
-
-    def reset(self) -> None: ...
 
 
 class Task(Protocol):
@@ -70,7 +61,7 @@ class AdaptedPolicy:
     def __init__(self, policy: Playable, task: Task, mode: ActionMode) -> None:
         self.mode = mode
         self.n_observations, self.n_actions = policy.n_observations, policy.n_actions
-        self.observation_dtype = policy.observation_dtype
+        self.observation_dtype, self.contract = policy.observation_dtype, policy.contract
         self.action_low, self.action_high = task.action_low, task.action_high
         self._policy = policy
         unit: Bounds = -np.ones(self.n_actions), np.ones(self.n_actions)
@@ -91,18 +82,25 @@ class AdaptedPolicy:
 
 
 def adapted(policy: Playable, task: Task, mode: ActionMode | None, name: str = "the policy") -> Playable:
-    """The policy with the task's actions: itself where bounds agree; `name` is for messages.
+    """The policy with the task's actions, of the task's observations; `name` is for messages.
+
+    It is the policy itself where bounds agree. Where the task gives single steps, and the policy's contract says what
+    its observations are made of, they are made of these.
 
     Raises ConfigError for an unknown mode, UnsupportedModelError for another number of observations or actions, and
     where the bounds differ and no mode is given.
     """
     if mode is not None and mode not in ACTION_MODES:
         raise ConfigError(f"`actions` is {quoted(mode)}; expected {' or '.join(ACTION_MODES)}")
+    n_step = sum(policy.contract.observation_terms_size)
+    if policy.n_observations != task.n_observations == n_step:
+        policy = TermPolicy(policy)
     has, needs = (policy.n_observations, policy.n_actions), (task.n_observations, task.n_actions)
     if has != needs:
+        steps = f" (or steps of {n_step})" if n_step else ""
         raise UnsupportedModelError(
-            f"{name} maps {has[0]} observations to {has[1]} actions; {task.name} has {needs[0]} and {needs[1]}; name "
-            "its own with `env`"
+            f"{name} maps {has[0]} observations{steps} to {has[1]} actions; {task.name} has {needs[0]} and {needs[1]}; "
+            "name its own with `env`"
         )
     if has_bounds_of(policy, task):
         return policy

@@ -44,6 +44,7 @@ import numpy.typing as npt
 
 from edgerl.errors import ConfigError
 from edgerl.policy.compact import Array
+from edgerl.policy.contract import UNKNOWN, Contract
 
 Cause = Literal["observation_not_finite", "inference_failed", "action_not_finite", "missed_deadline"]
 CAUSES: tuple[Cause, ...] = get_args(Cause)
@@ -57,6 +58,9 @@ Linux wakes a sleeper late: at 100 Hz, a cycle started 152 µs after its tick in
 3 µs with this wait (docs/onnx.md). It takes at most 5 % of a core, 2 % at 100 Hz, which a board with one core can
 spare. Python has no clock_nanosleep that could wake at an absolute time.
 """
+
+RATE_TOLERANCE = 0.01
+"""Contracts are written with three digits."""
 
 LONGEST_SLEEP_NS = 100_000_000
 """The longest sleep before a loop checks whether it was stopped."""
@@ -111,7 +115,7 @@ class ControlLoop:
 
         `idle` gets the ns that a cycle left; `clock` (ns, monotonic) and `sleep` (s) are there for tests.
 
-        Raises ConfigError.
+        Raises ConfigError, also where the policy has a contract that states another rate, to a hundredth.
         """
         if not 1e-6 <= rate_hz <= 1e6:
             raise ConfigError(f"the rate is {rate_hz:g} Hz; expected a number in [1e-6, 1e6]")
@@ -121,6 +125,7 @@ class ControlLoop:
                 f"the fallback action is {str(fallback_action)[:60]}; expected a vector of finite numbers"
             )
         self._policy = policy
+        _check_contract(policy, rate_hz, len(self._fallback))
         is_wide = getattr(policy, "observation_dtype", np.float32) is np.float64
         self._dtype = None if is_wide else np.float32  # None: as it was read, so that the policy sees lost digits
         self._read_observation = read_observation
@@ -254,6 +259,19 @@ class ControlLoop:
         if not np.isfinite(action).all():
             return self._fallback, "action_not_finite"
         return action, None
+
+
+def _check_contract(policy: Callable[[Array], Array], rate_hz: float, n_fallback: int) -> None:
+    """Raise ConfigError where a loop would run a policy otherwise than what that says of itself."""
+    contract: Contract = getattr(policy, "contract", UNKNOWN)
+    expected, n_actions = contract.rate_hz, getattr(policy, "n_actions", n_fallback)
+    if expected is not None and not math.isclose(rate_hz, expected, rel_tol=RATE_TOLERANCE):
+        raise ConfigError(
+            f"the rate is {rate_hz:g} Hz, and the policy's contract says {expected:g} Hz (step_dt "
+            f"{contract.step_dt[0]:g} s); expected that `rate`"
+        )
+    if n_actions != n_fallback:
+        raise ConfigError(f"the fallback action has {n_fallback} numbers; expected {n_actions}, like the policy's")
 
 
 class Histogram:

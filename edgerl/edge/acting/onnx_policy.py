@@ -22,11 +22,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgerl.edge.acting.terms import TermPolicy
 from edgerl.errors import FileFormatError, UnsupportedModelError, require
 from edgerl.files.atomic import read_bytes
 from edgerl.files.kind import ONNX, refuse_other_kinds
 from edgerl.files.strict_json import parse_json
 from edgerl.policy.compact import MAXIMUM_UNITS, Array, refuse_lost_digits
+from edgerl.policy.contract import Contract, check_sizes, of_onnx
 
 METADATA_KEY = "edgerl"
 """The one key of an export's metadata; its value is a JSON object (docs/onnx.md)."""
@@ -58,8 +60,9 @@ class OnnxPolicy:
     not finite its action is NaN, and the state stays as it was.
 
     Attributes: `n_observations`, `n_actions`; `is_ours`, whether edgerl wrote the file, by its own word; `metadata`,
-    what the export wrote (empty for a file from elsewhere); `action_low` and `action_high`, float32 [m], or None where
-    the metadata does not tell; `observation_dtype`, float32, or float64 where the file subtracts an offset first.
+    what the export wrote (empty for a file from elsewhere); `contract`, what the file says of a robot; `action_low` and
+    `action_high`, float32 [m], or None where the metadata does not tell; `observation_dtype`, float32, or float64 where
+    the file subtracts an offset first.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -79,6 +82,7 @@ class OnnxPolicy:
                 f"{source} has been altered: a name in it is not UTF-8; make the file again"
             ) from error
         self.metadata = parse_metadata(properties, self.n_observations, self.n_actions, source)
+        self.contract = _contract(properties, self.n_observations, self.n_actions, source)
         bounds = self.metadata.get("action")
         self.action_low: Array | None = np.array(bounds["low"], np.float32) if bounds else None
         self.action_high: Array | None = np.array(bounds["high"], np.float32) if bounds else None
@@ -107,6 +111,13 @@ class OnnxPolicy:
                 before[...] = after
         acted: Array = action[0].copy()
         return acted
+
+    def of_terms(self) -> TermPolicy:
+        """The policy for single steps as they were measured, which it clips, scales and stacks as its contract says.
+
+        Raises UnsupportedModelError where the contract does not say how large the terms are.
+        """
+        return TermPolicy(self)
 
     def reset(self) -> None:
         """An episode begins in this thread: a recurrent policy forgets what it saw."""
@@ -177,6 +188,15 @@ def parse_metadata(properties: Mapping[str, str], n_observations: int, n_actions
     except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise FileFormatError(f"{source} has metadata that edgerl did not write ({_reason(error)})") from error
     return dict(metadata)
+
+
+def _contract(properties: Mapping[str, str], n_observations: int, n_actions: int, source: Path) -> Contract:
+    contract = of_onnx(properties, source)
+    try:
+        check_sizes(contract, n_observations, n_actions)
+    except ValueError as error:
+        raise FileFormatError(f"{source} is not valid: its metadata has {error}") from error
+    return contract
 
 
 def _vector(values: Any, length: int) -> Array:
@@ -320,8 +340,8 @@ def refuse_unsafe(data: bytes, source: Path) -> bool:
             for field, content in _fields(message):
                 if kind == "tensor" and field in (_EXTERNAL_DATA, _DATA_LOCATION) and content != 0:
                     raise UnsupportedModelError(
-                        f"{source} keeps weights in another file; expected one file "
-                        "(onnx.save with save_as_external_data=False makes one)"
+                        f"{source} keeps weights in another file; expected one file, as onnx.save with "
+                        f"save_as_external_data=False makes, or a policy: edgerl import {source} --external-data"
                     )
                 if kind == "node" and field == _OPERATOR and isinstance(content, memoryview):
                     operators.add(bytes(content[:40]).decode("ascii", "replace"))

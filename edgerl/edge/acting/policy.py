@@ -20,6 +20,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from edgerl.edge.acting.terms import TermPolicy
 from edgerl.edge.engine.library import ISAS, Arena, Isa, LayerConfig, Library, PolicyConfig, library, new_arena
 from edgerl.errors import ConfigError, quoted
 from edgerl.policy import format as file
@@ -60,8 +61,8 @@ class Policy:
 
     Attributes: `n_observations`, `n_actions`; `action_low` and `action_high`, float32 [m], which no action exceeds, or
     None where one of them is infinite; `metadata`, what the file says about itself, under `about` as in an export;
-    `observation_dtype`, float32 or float64; `layouts`, one per layer; `isa`, the instruction set; `n_bytes`, all the
-    memory that the engine uses for it, in each thread that calls.
+    `contract`, what it says of a robot; `observation_dtype`, float32 or float64; `layouts`, one per layer; `isa`, the
+    instruction set; `n_bytes`, all the memory that the engine uses for it, in each thread that calls.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Policy:
         self.action_low: Array | None = policy.action_low if policy.is_bounded else None
         self.action_high: Array | None = policy.action_high if policy.is_bounded else None
         self.metadata: dict[str, Any] = {"about": dict(policy.metadata)}
+        self.contract = policy.contract
         self.observation_dtype, self._offset = policy.observation_dtype, policy.observation_offset
         loaded = library()
         level = loaded.isa(isa)
@@ -103,6 +105,13 @@ class Policy:
         window[...] = observation if self._offset is None else shifted(observation, self._offset)
         self._act(arena)  # an arena that was built once is never refused
         return action.copy()
+
+    def of_terms(self) -> TermPolicy:
+        """The policy for single steps as they were measured, which it clips, scales and stacks as its contract says.
+
+        Raises UnsupportedModelError where the contract does not say how large the terms are.
+        """
+        return TermPolicy(self)
 
     def reset(self) -> None:
         """An episode begins in this thread: a recurrent policy forgets what it saw."""

@@ -67,7 +67,8 @@ def memory_parts(
     is_in_flash = device.kind == "microcontroller"
     if form is not None:
         weights = 0 if is_in_flash else form.flash_bytes
-        return {"runtime": base, "weights": weights, "activations": form.scratch_bytes + form.state_bytes}
+        kept = form.state_bytes + form.history_bytes
+        return {"runtime": base, "weights": weights, "activations": form.scratch_bytes + kept}
     weights = 0 if is_in_flash else rows.constant_bytes + _stored_bytes(rows)
     return {"runtime": base, "weights": weights, "activations": _widest_pair(rows)}
 

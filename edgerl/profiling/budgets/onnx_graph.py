@@ -73,7 +73,7 @@ class _Chain:
     def refuse(self, node: NodeProto, why: str) -> UnsupportedModelError:
         return UnsupportedModelError(
             f"{self.source} is not a multi-layer perceptron: {describe(node)} {why}; profile takes chains of Gemm or "
-            "MatMul, activations and scaling by constants"
+            f"MatMul, activations and scaling by constants, and policies: edgerl import {self.source}"
         )
 
     def step(self, node: NodeProto) -> None:

@@ -308,6 +308,8 @@ def _check_runtime(rows: ModelRows, device: Device, runtime: Runtime) -> None:
         if able
         else f"{device.id} has none; for a policy of edgerl of that size: `network` {rows.architecture}"
     )
+    if rows.kind == "foreign onnx":
+        fix += f"; or make a policy of it, which all can run: edgerl import {rows.name}"
     raise UnsupportedModelError(f"{problem}; {fix}")
 
 

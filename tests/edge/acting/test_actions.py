@@ -11,6 +11,7 @@ import pytest
 from edgerl.edge.acting.actions import ActionMode, AdaptedPolicy, adapted
 from edgerl.errors import UnsupportedModelError
 from edgerl.policy.compact import Array
+from edgerl.policy.contract import UNKNOWN, Contract
 
 
 @dataclass
@@ -22,6 +23,7 @@ class Actor:
     n_observations: int = 2
     n_actions: int = 2
     observation_dtype: type[np.floating[Any]] = np.float32
+    contract: Contract = UNKNOWN
 
     def __call__(self, observation: Array) -> Array:
         return observation

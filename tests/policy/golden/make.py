@@ -123,11 +123,31 @@ WITH_CELLS = {
     "layers.2.bias": ("F32", [1], struct.pack("<f", 0.5)),
     "layers.2.values": ("F32", [1, 1], struct.pack("<f", 2.0)),
 }
+# The plain one, whose two observations are one number now and a step ago.
+CONTRACT = {
+    "action_clip": [[-1.0, 2.0], [None, 0.5]],
+    "action_offset": [0.5, -1.25],
+    "action_scale": [1.5, 1.75],
+    "command_names": ["twist"],
+    "default_joint_pos": [0.5, -1.25],
+    "joint_damping": [1.0, 2.0],
+    "joint_ids_map": [1, 0],
+    "joint_names": ["hip", "knee"],
+    "joint_stiffness": [20.0, 40.0],
+    "observation_names": ["speed"],
+    "observation_terms_clip": [[-4.0, None]],
+    "observation_terms_flatten_history_dim": [1],
+    "observation_terms_history_length": [2],
+    "observation_terms_scale": [[0.25]],
+    "observation_terms_size": [1],
+    "step_dt": [0.02],
+}
 CONTENTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "": (METADATA, TENSORS),
     "offset": ({**METADATA, "version": 2}, WITH_OFFSET),
     "parts": ({**METADATA, **OF_PARTS}, WITH_PARTS),
     "cells": ({**METADATA, **OF_CELLS}, WITH_CELLS),
+    "contract": ({**METADATA, "contract": CONTRACT}, TENSORS),
 }
 NUMPY_NAMES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I8": "|i1", "U16": "<u2", "U32": "<u4"}
 LARGEST_ITEM_FIRST = (
@@ -145,7 +165,7 @@ def canonical(metadata: object) -> str:
 
 
 def make(what: str = "") -> bytes:
-    """The plain file, or the one with an offset, with the parts of version 3, or with cells."""
+    """The plain file, or the one with an offset, with the parts of version 3, with cells, or with a contract."""
     metadata, tensors = CONTENTS[what]
     hashed = canonical(metadata).encode()
     for name, (dtype, shape, data) in sorted(tensors.items()):
