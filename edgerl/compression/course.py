@@ -1,0 +1,192 @@
+"""A distillation under way: rounds of meeting states and learning from all that were met so far, saved and taken up.
+
+DAgger (Ross, Gordon and Bagnell 2011): the teacher acts in the first round and the student in all others; the teacher
+says everywhere what it would do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgerl import __version__
+from edgerl.algorithms.imitation import RATE_INTERVAL, Imitator
+from edgerl.algorithms.topology import LayerPlan
+from edgerl.compression.lessons import Meeting, Pause, Source, Units, examples, statistics
+from edgerl.config import Config
+from edgerl.errors import ConfigError, FileFormatError, reason
+from edgerl.files.atomic import read_bytes, write_atomically
+from edgerl.files.tensors import pack_tensors, unpack_tensors
+from edgerl.policy.compact import CompactPolicy, make_layer
+from edgerl.policy.pruning import Affine, compact
+from edgerl.policy.shape import architecture
+
+Array = npt.NDArray[Any]
+
+KIND, VERSION = "distillation", 1
+
+KEPT = ("environment", "env_args")
+"""What a student's file says as its teacher's does."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round: what was met, and how near the student is to the teacher in what it learns from."""
+
+    observations: int  # in all, so far
+    episodes: int  # complete ones of this round
+    mean_return: float | None  # of these: the teacher's in the first round, else the student's before it; or None
+    root_mean_square: float  # of the action error in the batches, as a share of the action range
+
+
+def student_policy(teacher: CompactPolicy, network: Sequence[Affine], block: int) -> CompactPolicy:
+    """The policy of a network that has learnt to give actions in shares: normalisation, head, bounds and contract are
+    those of `teacher`, hidden activations ReLU, dead units removed."""
+    *hidden, (weight, bias) = network
+    if teacher.head == "clip":
+        units = Units.of(teacher)
+        weight = (weight * units.half[:, None]).astype(np.float32)
+        bias = (bias * units.half + units.centre).astype(np.float32)
+    layers = tuple(make_layer(*affine, block) for affine in (*hidden, (weight, bias)))
+    return compact(replace(teacher, layers=layers).with_example(teacher.example_observation))
+
+
+class Course:
+    """A student on its way."""
+
+    def __init__(
+        self,
+        teacher: CompactPolicy,
+        plans: Sequence[LayerPlan],
+        config: Config,
+        rounds: int,
+        updates: int,
+        asked: Mapping[str, Any],
+    ) -> None:
+        """asked: what it was begun with, as JSON; only a course with the same is taken up."""
+        self._given, self._config, self._asked = teacher, config, dict(asked)
+        self._plans, self._updates, self._n_rounds = tuple(plans), updates, rounds
+        self._imitator = Imitator(config, plans, teacher.head, updates)
+        self._observations: list[Array] = []  # of each round
+        self._mean_returns: list[tuple[int, float | None]] = []
+        self.rounds: list[Round] = []
+
+    @property
+    def teacher(self) -> CompactPolicy:
+        """With normalisation: its own or, where it has none, by the statistics of what it met in the first round."""
+        given = self._given
+        if given.observation_mean is not None or given.observation_clip is not None or not self._observations:
+            return given
+        mean, scale = statistics(self._observations[0])
+        return replace(given, observation_mean=mean, observation_scale=scale)
+
+    @property
+    def updates(self) -> int:
+        """That were made."""
+        return self._imitator.updates
+
+    @property
+    def diverged(self) -> bool:
+        """Whether it met numbers that are not finite."""
+        return self._imitator.abandoned > 0
+
+    def student(self) -> CompactPolicy:
+        """As it is now."""
+        return student_policy(self.teacher, self._imitator.layers(), self._config.network.block)
+
+    def finished(self, about: Mapping[str, Any]) -> CompactPolicy:
+        """The student, with what its file says of it."""
+        student, positions = self.student(), sum(plan.n_inputs * plan.n_outputs for plan in self._plans)
+        connections = [plan.connections for plan in self._plans]
+        metadata = {name: self._given.metadata[name] for name in KEPT if name in self._given.metadata}
+        metadata |= {
+            "edgerl": __version__,
+            "seed": self._config.seed,
+            "sparsity": 1 - sum(connections) / positions,
+            "trained_connections": connections,
+            "trained_architecture": architecture([plan.shape for plan in self._plans]),
+            "distilled": dict(about),
+        }
+        return replace(student, metadata=metadata)
+
+    def run(self, source: Source, pause: Pause, report: Callable[[], None]) -> None:
+        """All rounds that are left. pause: called often, and may raise to end it; report: called after each round."""
+        for number in range(len(self.rounds), self._n_rounds):
+            if number == len(self._observations):
+                self._take(source.meet(number, self.student() if number else self._given, pause))
+            self._learn(number, pause)
+            report()
+
+    def _take(self, meeting: Meeting) -> None:
+        self._observations.append(meeting.observations)
+        returns = meeting.returns
+        self._mean_returns.append((len(returns), float(np.mean(returns)) if returns else None))
+        self._imitator.reset_loss()
+
+    def _learn(self, number: int, pause: Pause) -> None:
+        known = np.concatenate(self._observations)
+        shown, last = examples(self._given, self.teacher, known), self._updates * (number + 1) // self._n_rounds
+        while (left := last - self.updates) > 0:
+            pause()
+            self._imitator.learn(shown, min(left, RATE_INTERVAL - self.updates % RATE_INTERVAL))
+        error = float(np.sqrt(self._imitator.loss) / 2)
+        self.rounds.append(Round(len(known), *self._mean_returns[number], error))
+
+    def save(self, path: Path) -> None:
+        """Write all that `take_up` goes on from."""
+        metadata = {
+            "asked": self._asked,
+            "sizes": [len(part) for part in self._observations],
+            "mean_returns": [list(pair) for pair in self._mean_returns],
+            "rounds": [asdict(each) for each in self.rounds],
+        }
+        met = np.concatenate(self._observations) if self._observations else np.zeros((0, self._given.n_observations))
+        tensors = {"observations": met.astype(np.float32), **self._imitator.state()}
+        write_atomically(path, pack_tensors(KIND, VERSION, metadata, tensors))
+
+    def take_up(self, path: Path) -> None:
+        """Go on from what `save` wrote; nothing in it is trusted. Raises ConfigError where it was begun otherwise,
+        FileFormatError."""
+        metadata, tensors = unpack_tensors(read_bytes(path), path, KIND, VERSION)
+        try:
+            begun = metadata["asked"]
+            other = [name for name, value in self._asked.items() if begun.get(name) != value]
+            if other:
+                raise _OtherwiseError(other[0], begun.get(other[0]), self._asked[other[0]])
+            observations, sizes = tensors["observations"], [int(size) for size in metadata["sizes"]]
+            expected = (sum(sizes), self._given.n_observations)
+            if (
+                observations.dtype != np.float32
+                or observations.shape != expected
+                or not np.isfinite(observations).all()
+            ):
+                raise ValueError(f"its observations are not {expected[0]} finite ones of {expected[1]}")
+            rounds = [Round(**each) for each in metadata["rounds"]]
+            means = [(int(episodes), mean) for episodes, mean in metadata["mean_returns"]]
+            if (
+                not len(rounds) <= len(sizes) == len(means) <= min(len(rounds) + 1, self._n_rounds)
+                or min(sizes, default=1) < 1
+            ):
+                raise ValueError("its rounds do not fit together")
+            self._imitator.load_state(tensors)
+        except _OtherwiseError as error:
+            raise ConfigError(
+                f"`{error.name}` is {error.now}, and {path} was begun with {error.before}; give it as it was, or begin "
+                "anew with `force`"
+            ) from error
+        except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
+            raise FileFormatError(f"{path} is not valid: {reason(error, 200)}; begin anew with `force`") from error
+        self._observations = np.split(observations, np.cumsum(sizes)[:-1]) if sizes else []
+        self._mean_returns, self.rounds = means, rounds
+
+
+class _OtherwiseError(Exception):
+    """A course was begun with another value of an option."""
+
+    def __init__(self, name: str, before: Any, now: Any) -> None:
+        self.name, self.before, self.now = name, before, now
