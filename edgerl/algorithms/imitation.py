@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgerl.algorithms.native import NativeLayer, learner_config
-from edgerl.algorithms.state import Arrays
+from edgerl.algorithms.state import Arrays, take
 from edgerl.algorithms.topology import LayerPlan
 from edgerl.config import Config
 from edgerl.edge.engine.arena import LearnerArena
@@ -78,7 +78,7 @@ class Imitator:
         replay = ReplayStructure(rows=rows.ctypes.data, room=len(rows), capacity=len(rows), count=len(rows))
         for update in range(self.updates, self.updates + count):
             if update % RATE_INTERVAL == 0:
-                self._set_rate(update)
+                self._set_rate()
             self.arena.step(replay)
 
     @property
@@ -93,8 +93,9 @@ class Imitator:
         progress.actor_loss_sum, progress.actor_losses = 0.0, 0
         self.arena.progress = progress
 
-    def _set_rate(self, update: int) -> None:
-        self.arena.config.actor.learning_rate = self._rate * (1 - update / self._updates)
+    def _set_rate(self) -> None:
+        begun = self.updates // RATE_INTERVAL * RATE_INTERVAL
+        self.arena.config.actor.learning_rate = self._rate * (1 - begun / self._updates)
         self.arena.reconfigure()
 
     def layers(self) -> list[tuple[Array, Array]]:
@@ -107,13 +108,10 @@ class Imitator:
 
     def load_state(self, arrays: Arrays) -> None:
         """Undo `state`; nothing in it is trusted. Raises ConfigError, ValueError where it is of another student."""
-        found = arrays["engine"]
-        if found.dtype != np.uint8 or found.shape != self.arena.state.shape:
-            raise ValueError(
-                f"engine is {found.dtype} {list(found.shape)}, expected uint8 {list(self.arena.state.shape)}"
-            )
+        found = take(dict(arrays), "engine", np.dtype(np.uint8), self.arena.state.shape)
 
         def copy(to: Array, offset: int) -> None:
             to[...] = found[offset : offset + len(to)]
 
         self.arena.load_state(copy)
+        self._set_rate()

@@ -16,10 +16,11 @@ import numpy.typing as npt
 
 from edgerl import __version__
 from edgerl.algorithms.imitation import RATE_INTERVAL, Imitator
+from edgerl.algorithms.state import take
 from edgerl.algorithms.topology import LayerPlan
 from edgerl.compression.lessons import Meeting, Pause, Source, Units, examples, statistics
 from edgerl.config import Config
-from edgerl.errors import ConfigError, FileFormatError, reason
+from edgerl.errors import ConfigError, FileFormatError, quoted, reason
 from edgerl.files.atomic import read_bytes, write_atomically
 from edgerl.files.tensors import pack_tensors, unpack_tensors
 from edgerl.policy.compact import CompactPolicy, make_layer
@@ -153,40 +154,26 @@ class Course:
         """Go on from what `save` wrote; nothing in it is trusted. Raises ConfigError where it was begun otherwise,
         FileFormatError."""
         metadata, tensors = unpack_tensors(read_bytes(path), path, KIND, VERSION)
+        self._check_asked(metadata.get("asked"), path)
         try:
-            begun = metadata["asked"]
-            other = [name for name, value in self._asked.items() if begun.get(name) != value]
-            if other:
-                raise _OtherwiseError(other[0], begun.get(other[0]), self._asked[other[0]])
-            observations, sizes = tensors["observations"], [int(size) for size in metadata["sizes"]]
-            expected = (sum(sizes), self._given.n_observations)
-            if (
-                observations.dtype != np.float32
-                or observations.shape != expected
-                or not np.isfinite(observations).all()
-            ):
-                raise ValueError(f"its observations are not {expected[0]} finite ones of {expected[1]}")
+            sizes = [int(size) for size in metadata["sizes"]]
+            observations = take(tensors, "observations", np.dtype(np.float32), (sum(sizes), self._given.n_observations))
             rounds = [Round(**each) for each in metadata["rounds"]]
             means = [(int(episodes), mean) for episodes, mean in metadata["mean_returns"]]
-            if (
-                not len(rounds) <= len(sizes) == len(means) <= min(len(rounds) + 1, self._n_rounds)
-                or min(sizes, default=1) < 1
-            ):
+            is_between = len(rounds) <= len(sizes) == len(means) <= min(len(rounds) + 1, self._n_rounds)
+            if not is_between or min(sizes, default=1) < 1 or not np.isfinite(observations).all():
                 raise ValueError("its rounds do not fit together")
             self._imitator.load_state(tensors)
-        except _OtherwiseError as error:
-            raise ConfigError(
-                f"`{error.name}` is {error.now}, and {path} was begun with {error.before}; give it as it was, or begin "
-                "anew with `force`"
-            ) from error
-        except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
+        except (KeyError, TypeError, ValueError, ConfigError) as error:
             raise FileFormatError(f"{path} is not valid: {reason(error, 200)}; begin anew with `force`") from error
         self._observations = np.split(observations, np.cumsum(sizes)[:-1]) if sizes else []
         self._mean_returns, self.rounds = means, rounds
 
-
-class _OtherwiseError(Exception):
-    """A course was begun with another value of an option."""
-
-    def __init__(self, name: str, before: Any, now: Any) -> None:
-        self.name, self.before, self.now = name, before, now
+    def _check_asked(self, begun: Any, path: Path) -> None:
+        for name, value in self._asked.items():
+            before = begun.get(name) if isinstance(begun, dict) else None
+            if before != value:
+                raise ConfigError(
+                    f"`{name}` is {quoted(value)}, and {path} was begun with {quoted(before)}; give it as it was, or "
+                    "begin anew with `force`"
+                )

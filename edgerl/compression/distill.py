@@ -40,7 +40,7 @@ OF_STUDENTS: dict[str, Any] = {
 """Options of a run that no student chooses: the first and the third are RigL's."""
 
 ASKED = (
-    *("network.hidden", "network.topology", "network.sparsity", "network.block", "evolution.growth"),
+    *("network.topology", "network.sparsity", "network.block", "evolution.growth"),
     *("learning.learning_rate", "learning.batch_size", "seed"),
 )
 """What an interrupted distillation must have been begun with."""
@@ -147,7 +147,8 @@ def distill(
         "env": env,
         "rounds": rounds if known is None else 1,
         "updates": updates,
-        **{name: flat(config)[name] for name in ASKED},
+        "hidden": list(config.network.hidden),
+        **{name.rpartition(".")[2]: flat(config)[name] for name in ASKED},
     }
     course = Course(policy, plans, config, asked["rounds"], updates, asked)
     if resume:

@@ -163,11 +163,13 @@ def read_observations(source: Path, policy: CompactPolicy) -> Array:
         )
     if len(found) < HELD_OUT:
         raise ConfigError(f"{source} holds {len(found)} observations; expected at least {HELD_OUT}, one to be held out")
-    if not (finite := np.isfinite(found).all(axis=1)).all():
+    with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite
+        observations = shifted(found.astype(policy.observation_dtype), policy.observation_offset)
+    if not (finite := np.isfinite(observations).all(axis=1)).all():
         raise ConfigError(
             f"{source} holds a number that is not finite in observation {int(np.argmin(finite))}; leave that one out"
         )
-    return shifted(found.astype(policy.observation_dtype), policy.observation_offset)[-LARGEST_SET:]
+    return observations[-LARGEST_SET:]
 
 
 def _array(data: bytes, source: Path) -> Array:
