@@ -23,6 +23,7 @@ STUDENTS: dict[str, dict[str, Any]] = {
     "dense 32-32": {"topology": "dense", "hidden": (32, 32)},
     "95 % sparse": {"sparsity": 0.95},
     "80 % sparse, static": {"sparsity": 0.8, "topology": "static"},
+    "80 % sparse, the teacher acts": {"sparsity": 0.8, "method": "kd"},
 }
 
 

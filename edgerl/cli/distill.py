@@ -32,6 +32,10 @@ def command(
         Path | None,
         typer.Option(help="Learn from these alone: a .npy, a .csv or a run folder; no return is measured."),
     ] = None,
+    method: Annotated[
+        str,
+        typer.Option(metavar="dagger|kd", help="dagger: the student acts; kd: the teacher does, in every round."),
+    ] = "dagger",
     hidden: Annotated[
         str | None, typer.Option(metavar="N,N,…", help="Units of the hidden layers.", show_default="the teacher's")
     ] = None,
@@ -68,8 +72,9 @@ def command(
         output,
         env=env,
         observations=observations,
+        method=method,  # type: ignore[arg-type]  # a word that the library checks, like two more below
         hidden=None if hidden is None else whole_numbers("hidden", hidden),
-        topology=topology,  # type: ignore[arg-type]  # a word that the library checks, like the next but two
+        topology=topology,  # type: ignore[arg-type]
         sparsity=sparsity,
         block=block,
         growth=growth,  # type: ignore[arg-type]
@@ -93,8 +98,7 @@ def command(
 def _report(progress: Progress) -> None:
     """A line for each round."""
     last, number = progress.rounds[-1], len(progress.rounds)
-    who = "the teacher's" if number == 1 else "the student's before it"
-    returned = "" if last.mean_return is None else f"; return {last.mean_return:.1f}, {who}"
+    returned = "" if last.mean_return is None else f"; the {last.actor} that met them returned {last.mean_return:.1f}"
     note(
         f"round {number}: {progress.updates} of {progress.of} updates, {last.observations} states, action error "
         f"{last.root_mean_square:.2%}{returned}".replace("%", " %")

@@ -1,7 +1,7 @@
 """A distillation under way: rounds of meeting states and learning from all that were met so far, saved and taken up.
 
 DAgger (Ross, Gordon and Bagnell 2011): the teacher acts in the first round and the student in all others; the teacher
-says everywhere what it would do.
+says everywhere what it would do. In policy distillation (Rusu et al. 2015) the teacher acts in all of them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -39,9 +39,10 @@ KEPT = ("environment", "env_args")
 class Round:
     """One round: what was met, and how near the student is to the teacher in what it learns from."""
 
+    actor: Literal["teacher", "student"]  # who met the new states; a student as it was before the round
     observations: int  # in all, so far
     episodes: int  # complete ones of this round
-    mean_return: float | None  # of these: the teacher's in the first round, else the student's before it; or None
+    mean_return: float | None  # of these, by whoever acted; None where there are none
     root_mean_square: float  # of the action error in the batches, as a share of the action range
 
 
@@ -68,10 +69,14 @@ class Course:
         rounds: int,
         updates: int,
         asked: Mapping[str, Any],
+        *,
+        student_acts: bool,
     ) -> None:
-        """asked: what it was begun with, as JSON; only a course with the same is taken up."""
+        """student_acts: in all rounds but the first; else the teacher does. asked: what it was begun with, as JSON;
+        only a course with the same is taken up."""
         self._given, self._config, self._asked = teacher, config, dict(asked)
         self._plans, self._updates, self._n_rounds = tuple(plans), updates, rounds
+        self._student_acts = student_acts
         self._imitator = Imitator(config, plans, teacher.head, updates)
         self._observations: list[Array] = []  # of each round
         self._mean_returns: list[tuple[int, float | None]] = []
@@ -119,9 +124,13 @@ class Course:
         """All rounds that are left. pause: called often, and may raise to end it; report: called after each round."""
         for number in range(len(self.rounds), self._n_rounds):
             if number == len(self._observations):
-                self._take(source.meet(number, self.student() if number else self._given, pause))
+                actor = self.student() if self._actor(number) == "student" else self._given
+                self._take(source.meet(number, actor, pause))
             self._learn(number, pause)
             report()
+
+    def _actor(self, number: int) -> Literal["teacher", "student"]:
+        return "student" if number > 0 and self._student_acts else "teacher"
 
     def _take(self, meeting: Meeting) -> None:
         self._observations.append(meeting.observations)
@@ -136,7 +145,7 @@ class Course:
             pause()
             self._imitator.learn(shown, min(left, RATE_INTERVAL - self.updates % RATE_INTERVAL))
         error = float(np.sqrt(self._imitator.loss) / 2)
-        self.rounds.append(Round(len(known), *self._mean_returns[number], error))
+        self.rounds.append(Round(self._actor(number), len(known), *self._mean_returns[number], error))
 
     def save(self, path: Path) -> None:
         """Write all that `take_up` goes on from."""

@@ -11,14 +11,14 @@ from collections.abc import Callable
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from edgerl.algorithms.topology import plan_networks
 from edgerl.compression.course import Course, Round
 from edgerl.compression.lessons import Judgement, Played, Recorded, read_observations
 from edgerl.config import Growth, Topology, flat, make_config
 from edgerl.environments.make import resumes_bit_for_bit
-from edgerl.errors import CheckFailed, ConfigError, Interrupted, OutputError, UnsupportedModelError
+from edgerl.errors import CheckFailed, ConfigError, Interrupted, OutputError, UnsupportedModelError, quoted
 from edgerl.files.atomic import refuse_existing
 from edgerl.files.paths import anchored, at_home, reachable
 from edgerl.policy import format as policy_file
@@ -28,6 +28,8 @@ from edgerl.signals import leave_at_the_second, stop_requests
 from edgerl.training.compaction import MeanReturn
 from edgerl.training.evaluation import evaluation_seeds
 from edgerl.training.subject import subject_of
+
+Method = Literal["dagger", "kd"]
 
 DEFAULT_SPARSITY = 0.8
 
@@ -95,6 +97,7 @@ def distill(
     *,
     env: str | None = None,
     observations: str | Path | None = None,
+    method: Method = "dagger",
     hidden: tuple[int, ...] | None = None,
     topology: Topology = "dynamic",
     sparsity: float | None = None,
@@ -114,17 +117,18 @@ def distill(
     """Write a student of a run's policy, or of one in a file, to `path`.
 
     path: default student.safetensors beside the teacher. env: as in `edgerl.prune`. observations: a .npy [any, n], a
-    .csv or a run folder to learn from, without an environment; no return is measured then. hidden: widths, default the
-    teacher's. sparsity: 1 − connections / dense weights, default 0.8 unless `topology` is dense. block, growth: as in
-    training. rounds: of meeting states, each followed by its share of the `updates`. episodes: in which the returns of
-    both are measured. resume: go on with what was interrupted. report: called after each round.
+    .csv or a run folder to learn from, without an environment; no return is measured then. method: dagger, where the
+    student acts in all rounds but the first, or kd, policy distillation, where the teacher does. hidden: widths,
+    default the teacher's. sparsity: 1 − connections / dense weights, default 0.8 unless `topology` is dense. block,
+    growth: as in training. rounds: of meeting states, each followed by its share of the `updates`. episodes: in which
+    the returns of both are measured. resume: go on with what was interrupted. report: called after each round.
 
     Raises ConfigError, EnvironmentError, FileFormatError, MissingExtraError, OutputError, UnsupportedModelError;
     CheckFailed where the student diverged; Interrupted, with all saved beside `path`, after SIGINT or SIGTERM.
     """
     subject = subject_of(teacher, env)
     policy = subject.policy
-    _check(policy, episodes, rounds, updates)
+    _check(policy, method, episodes, rounds, updates)
     config = make_config(
         hidden=tuple(layer.n_outputs for layer in policy.layers[:-1]) if hidden is None else hidden,
         topology=topology,
@@ -145,12 +149,13 @@ def distill(
         "teacher": hashlib.sha256(policy_file.to_bytes(policy)).hexdigest(),
         "observations": None if known is None else hashlib.sha256(known.tobytes()).hexdigest(),
         "env": env,
+        "method": method,
         "rounds": rounds if known is None else 1,
         "updates": updates,
         "hidden": list(config.network.hidden),
         **{name.rpartition(".")[2]: flat(config)[name] for name in ASKED},
     }
-    course = Course(policy, plans, config, asked["rounds"], updates, asked)
+    course = Course(policy, plans, config, asked["rounds"], updates, asked, student_acts=method == "dagger")
     if resume:
         course.take_up(state)
     with closing(subject.environment()) if known is None else nullcontext() as environment:
@@ -176,13 +181,15 @@ def distill(
             if course.diverged:
                 raise CheckFailed(f"the student diverged; lower `learning_rate`, which is {learning_rate:g}")
             judgement = source.judge(policy, course.student(), pause)
-    result = _result(reachable(given), course, policy, judgement, episodes)
+    result = _result(reachable(given), course, policy, judgement, method, episodes)
     policy_file.save(result.student, goal, force=force)
     state.unlink()
     return result
 
 
-def _check(teacher: CompactPolicy, episodes: int, rounds: int, updates: int) -> None:
+def _check(teacher: CompactPolicy, method: str, episodes: int, rounds: int, updates: int) -> None:
+    if method not in get_args(Method):
+        raise ConfigError(f"`method` is {quoted(method)}; expected {' or '.join(get_args(Method))}")
     if teacher.is_recurrent:
         raise UnsupportedModelError(
             f"the teacher, {teacher.architecture}, is recurrent: it remembers {teacher.n_state} numbers from step to "
@@ -209,12 +216,15 @@ def _outputs(given: Path, *, resume: bool, force: bool) -> tuple[Path, Path]:
     return anchored(given), anchored(state)
 
 
-def _result(path: Path, course: Course, teacher: CompactPolicy, judgement: Judgement, episodes: int) -> DistillResult:
+def _result(
+    path: Path, course: Course, teacher: CompactPolicy, judgement: Judgement, method: Method, episodes: int
+) -> DistillResult:
     """The student with what its file says of it, and the report."""
     seen, returns, gain = judgement.observations, judgement.returns, judgement.gain
     actions = teacher.without_offset(seen), course.student().without_offset(seen)
     difference = action_difference(*actions, action_span(teacher))
     about = {
+        "method": method,
         "updates": course.updates,
         "action_difference": asdict(difference),
         "episodes": 0 if returns is None else episodes,

@@ -115,7 +115,15 @@ def test_rounds_grow_the_set_and_the_student_acts_in_all_but_the_first(teacher: 
     assert [each.episodes for each in result.rounds] == [135, 135]  # of 37 steps each; the last one is cut
     assert [len(each.rounds) for each in shown] == [1, 2]
     assert [each.updates for each in shown] == [150, 300]
+    assert [each.actor for each in result.rounds] == ["teacher", "student"]
     assert result.rounds[0].mean_return != result.rounds[1].mean_return
+
+
+def test_in_policy_distillation_the_teacher_acts_in_every_round(teacher: Path) -> None:
+    """So what is met does not depend on the student."""
+    small, large = (library.distill(teacher, method="kd", hidden=h, force=True, **QUICK) for h in ((9, 9), (32, 32)))
+    assert [each.actor for each in small.rounds] == ["teacher", "teacher"]
+    assert [each.mean_return for each in small.rounds] == [each.mean_return for each in large.rounds]
 
 
 def test_returns_are_those_of_the_policies_in_the_same_episodes(teacher: Path) -> None:
@@ -212,6 +220,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "topology": ({"topology": "sparse"}, "`topology` is 'sparse'; expected dense, static, dynamic"),
     "dense and sparse": ({"topology": "dense", "sparsity": 0.5}, "`topology` is dense, which has no sparsity"),
     "impossible": ({"sparsity": 0.999}, "sparsity 0.999 is impossible for 4-24-16-2"),
+    "method": ({"method": "pops"}, "`method` is 'pops'; expected dagger or kd"),
     "block": ({"block": 3}, "`block` is 3; expected 1"),
     "growth": ({"growth": "none"}, "`growth` is 'none'; expected random, gradient"),
     "rounds": ({"rounds": 0}, "`rounds` is 0 and `updates` 300; expected at least one update in each round"),
