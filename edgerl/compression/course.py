@@ -59,7 +59,7 @@ def student_policy(teacher: CompactPolicy, network: Sequence[Affine], block: int
 
 
 class Course:
-    """A student on its way."""
+    """A student on its way. Attributes: `teacher`; `planned`, updates in all; `rounds`, those that are complete."""
 
     def __init__(
         self,
@@ -74,8 +74,8 @@ class Course:
     ) -> None:
         """student_acts: in all rounds but the first; else the teacher does. asked: what it was begun with, as JSON;
         only a course with the same is taken up."""
-        self._given, self._config, self._asked = teacher, config, dict(asked)
-        self._plans, self._updates, self._n_rounds = tuple(plans), updates, rounds
+        self.teacher, self._config, self._asked = teacher, config, dict(asked)
+        self._plans, self.planned, self._n_rounds = tuple(plans), updates, rounds
         self._student_acts = student_acts
         self._imitator = Imitator(config, plans, teacher.head, updates)
         self._observations: list[Array] = []  # of each round
@@ -83,13 +83,13 @@ class Course:
         self.rounds: list[Round] = []
 
     @property
-    def teacher(self) -> CompactPolicy:
-        """With normalisation: its own or, where it has none, by the statistics of what it met in the first round."""
-        given = self._given
-        if given.observation_mean is not None or given.observation_clip is not None or not self._observations:
-            return given
+    def _frame(self) -> CompactPolicy:
+        """What the student has of its teacher; normalisation, where that has none, from the first round."""
+        teacher = self.teacher
+        if teacher.observation_mean is not None or teacher.observation_clip is not None or not self._observations:
+            return teacher
         mean, scale = statistics(self._observations[0])
-        return replace(given, observation_mean=mean, observation_scale=scale)
+        return replace(teacher, observation_mean=mean, observation_scale=scale)
 
     @property
     def updates(self) -> int:
@@ -103,13 +103,13 @@ class Course:
 
     def student(self) -> CompactPolicy:
         """As it is now."""
-        return student_policy(self.teacher, self._imitator.layers(), self._config.network.block)
+        return student_policy(self._frame, self._imitator.layers(), self._config.network.block)
 
     def finished(self, about: Mapping[str, Any]) -> CompactPolicy:
         """The student, with what its file says of it."""
         student, positions = self.student(), sum(plan.n_inputs * plan.n_outputs for plan in self._plans)
         connections = [plan.connections for plan in self._plans]
-        metadata = {name: self._given.metadata[name] for name in KEPT if name in self._given.metadata}
+        metadata = {name: self.teacher.metadata[name] for name in KEPT if name in self.teacher.metadata}
         metadata |= {
             "edgerl": __version__,
             "seed": self._config.seed,
@@ -124,7 +124,7 @@ class Course:
         """All rounds that are left. pause: called often, and may raise to end it; report: called after each round."""
         for number in range(len(self.rounds), self._n_rounds):
             if number == len(self._observations):
-                actor = self.student() if self._actor(number) == "student" else self._given
+                actor = self.student() if self._actor(number) == "student" else self.teacher
                 self._take(source.meet(number, actor, pause))
             self._learn(number, pause)
             report()
@@ -140,7 +140,7 @@ class Course:
 
     def _learn(self, number: int, pause: Pause) -> None:
         known = np.concatenate(self._observations)
-        shown, last = examples(self._given, self.teacher, known), self._updates * (number + 1) // self._n_rounds
+        shown, last = examples(self.teacher, self._frame, known), self.planned * (number + 1) // self._n_rounds
         while (left := last - self.updates) > 0:
             pause()
             self._imitator.learn(shown, min(left, RATE_INTERVAL - self.updates % RATE_INTERVAL))
@@ -155,7 +155,7 @@ class Course:
             "mean_returns": [list(pair) for pair in self._mean_returns],
             "rounds": [asdict(each) for each in self.rounds],
         }
-        met = np.concatenate(self._observations) if self._observations else np.zeros((0, self._given.n_observations))
+        met = np.concatenate(self._observations) if self._observations else np.zeros((0, self.teacher.n_observations))
         tensors = {"observations": met.astype(np.float32), **self._imitator.state()}
         write_atomically(path, pack_tensors(KIND, VERSION, metadata, tensors))
 
@@ -166,7 +166,9 @@ class Course:
         self._check_asked(metadata.get("asked"), path)
         try:
             sizes = [int(size) for size in metadata["sizes"]]
-            observations = take(tensors, "observations", np.dtype(np.float32), (sum(sizes), self._given.n_observations))
+            observations = take(
+                tensors, "observations", np.dtype(np.float32), (sum(sizes), self.teacher.n_observations)
+            )
             rounds = [Round(**each) for each in metadata["rounds"]]
             means = [(int(episodes), mean) for episodes, mean in metadata["mean_returns"]]
             is_between = len(rounds) <= len(sizes) == len(means) <= min(len(rounds) + 1, self._n_rounds)

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 
 from edgerl.algorithms.topology import plan_networks
 from edgerl.compression.course import Course, Round
-from edgerl.compression.lessons import Judgement, Played, Recorded, read_observations
+from edgerl.compression.lessons import Judgement, Played, Recorded, Source, read_observations
 from edgerl.config import Growth, Topology, flat, make_config
 from edgerl.environments.make import resumes_bit_for_bit
 from edgerl.errors import CheckFailed, ConfigError, Interrupted, OutputError, UnsupportedModelError, quoted
@@ -163,24 +163,7 @@ def distill(
             notice(f"{environment.name} is not determined by its seed: what is resumed will not be bit-identical")
         evaluation = evaluation_seeds(subject.seed, episodes)
         source = Recorded(known) if environment is None else Played(environment, seed, evaluation)
-        with stop_requests(leave_at_the_second) as stop:
-
-            def pause() -> None:
-                if stop.count:
-                    course.save(state)
-                    raise Interrupted(
-                        f"stopped after {course.updates} of {updates} updates; go on with the same and `resume`",
-                        stop.signal,
-                    )
-
-            def save_and_report() -> None:
-                course.save(state)
-                report(Progress(course.updates, updates, tuple(course.rounds)))
-
-            course.run(source, pause, save_and_report)
-            if course.diverged:
-                raise CheckFailed(f"the student diverged; lower `learning_rate`, which is {learning_rate:g}")
-            judgement = source.judge(policy, course.student(), pause)
+        judgement = _taught(course, source, state, report)
     result = _result(reachable(given), course, policy, judgement, method, episodes)
     policy_file.save(result.student, goal, force=force)
     state.unlink()
@@ -214,6 +197,30 @@ def _outputs(given: Path, *, resume: bool, force: bool) -> tuple[Path, Path]:
             f"{state} is there, of a distillation that was interrupted; go on with `resume`, or begin anew with `force`"
         )
     return anchored(given), anchored(state)
+
+
+def _taught(course: Course, source: Source, state: Path, report: Callable[[Progress], None]) -> Judgement:
+    """The course to its end, saved in `state` after each round and at a request to stop; how the student then does.
+
+    Raises CheckFailed, Interrupted.
+    """
+    with stop_requests(leave_at_the_second) as stop:
+
+        def pause() -> None:
+            if stop.count:
+                course.save(state)
+                done = f"{course.updates} of {course.planned} updates"
+                raise Interrupted(f"stopped after {done}; go on with the same and `resume`", stop.signal)
+
+        def save_and_report() -> None:
+            course.save(state)
+            report(Progress(course.updates, course.planned, tuple(course.rounds)))
+
+        course.run(source, pause, save_and_report)
+        if course.diverged:
+            state.unlink()
+            raise CheckFailed("the student met numbers that are not finite: it diverged; lower `learning_rate`")
+        return source.judge(course.teacher, course.student(), pause)
 
 
 def _result(
