@@ -7,15 +7,15 @@ edgerl.algorithms.imitation.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from contextlib import closing, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from edgerl.algorithms.topology import plan_networks
 from edgerl.compression.course import Course, Round
-from edgerl.compression.lessons import Judgement, Played, Recorded, Source, read_observations
+from edgerl.compression.lessons import Array, Judgement, Played, Recorded, Source, read_observations
 from edgerl.config import Growth, Topology, flat, make_config
 from edgerl.environments.make import resumes_bit_for_bit
 from edgerl.errors import CheckFailed, ConfigError, Interrupted, OutputError, UnsupportedModelError, quoted
@@ -27,7 +27,7 @@ from edgerl.policy.loss import ActionDifference, action_difference, action_span
 from edgerl.signals import leave_at_the_second, stop_requests
 from edgerl.training.compaction import MeanReturn
 from edgerl.training.evaluation import evaluation_seeds
-from edgerl.training.subject import subject_of
+from edgerl.training.subject import Subject, subject_of
 
 Method = Literal["dagger", "kd"]
 
@@ -158,11 +158,7 @@ def distill(
     course = Course(policy, plans, config, asked["rounds"], updates, asked, student_acts=method == "dagger")
     if resume:
         course.take_up(state)
-    with closing(subject.environment()) if known is None else nullcontext() as environment:
-        if environment is not None and not resumes_bit_for_bit(environment):
-            notice(f"{environment.name} is not determined by its seed: what is resumed will not be bit-identical")
-        evaluation = evaluation_seeds(subject.seed, episodes)
-        source = Recorded(known) if environment is None else Played(environment, seed, evaluation)
+    with _source(known, subject, seed, episodes, notice) as source:
         judgement = _taught(course, source, state, report)
     result = _result(reachable(given), course, policy, judgement, method, episodes)
     policy_file.save(result.student, goal, force=force)
@@ -197,6 +193,20 @@ def _outputs(given: Path, *, resume: bool, force: bool) -> tuple[Path, Path]:
             f"{state} is there, of a distillation that was interrupted; go on with `resume`, or begin anew with `force`"
         )
     return anchored(given), anchored(state)
+
+
+@contextmanager
+def _source(
+    known: Array | None, subject: Subject, seed: int, episodes: int, notice: Callable[[str], None]
+) -> Iterator[Source]:
+    """Where the states come from: what is known, else episodes in the subject's environment."""
+    if known is not None:
+        yield Recorded(known)
+        return
+    with closing(subject.environment()) as environment:
+        if not resumes_bit_for_bit(environment):
+            notice(f"{environment.name} is not determined by its seed: what is resumed will not be bit-identical")
+        yield Played(environment, seed, evaluation_seeds(subject.seed, episodes))
 
 
 def _taught(course: Course, source: Source, state: Path, report: Callable[[Progress], None]) -> Judgement:
