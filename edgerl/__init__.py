@@ -33,6 +33,7 @@ _PUBLIC = {
     "measure": ("edgerl.commands.measure", "measure"),
     "write_benchmark": ("edgerl.commands.measure", "write_benchmark"),
     "fit": ("edgerl.compression.fit", "fit"),
+    "distill": ("edgerl.compression.distill", "distill"),
     "import_policy": ("edgerl.importers.policy_file", "import_policy"),
     "load": ("edgerl.policy.format", "load"),
     "export_policy": ("edgerl.commands.export", "export_policy"),

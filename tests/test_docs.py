@@ -15,6 +15,7 @@ COMMANDS = (
     "train",
     "cost",
     "prune",
+    "distill",
     "export",
     "profile",
     "fit",

@@ -17,6 +17,7 @@ from edgerl import __version__
 from edgerl.cli import (
     cost,
     devices,
+    distill,
     export,
     fit,
     import_policy,
@@ -45,7 +46,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _module in (train, cost, prune, export, profile, fit, run, play, learn, table, report, info):
+for _module in (train, cost, prune, distill, export, profile, fit, run, play, learn, table, report, info):
     app.command(_module.__name__.rpartition(".")[2], cls=Command)(_module.command)
 app.command("import", cls=Command)(import_policy.command)
 app.command("sweep", cls=sweep.SweepCommand)(sweep.command)

@@ -31,6 +31,7 @@ TENSOR_FILES = {
     "checkpoint": "a checkpoint of edgerl",
     "learner": "a learner of edgerl",
     "snapshot": "a learner's snapshot of edgerl",
+    "distillation": "a distillation of edgerl under way",
 }
 OTHER_TENSORS = "a tensor file of edgerl"
 OURS = frozenset((*TENSOR_FILES.values(), OTHER_TENSORS))

@@ -86,6 +86,7 @@ _WRITERS = {
     "checkpoint": "a checkpoint.safetensors, as edgerl train writes",
     "learner": "a learner.safetensors, as edgerl export --format learner writes",
     "snapshot": "a learner's snapshot, as edgerl learn writes",
+    "distillation": "a distillation under way, as an interrupted edgerl distill leaves",
 }
 """Each kind of file, as people know it."""
 

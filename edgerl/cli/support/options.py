@@ -98,11 +98,12 @@ def _parsed(given: Mapping[str, Any]) -> dict[str, Any]:
     if "env_args" in options:
         options["env_args"] = parse(options["env_args"])
     for name in (name for name in OPTIONS if name in options and OPTIONS[name].kind is tuple):
-        options[name] = _numbers(name, options[name])
+        options[name] = whole_numbers(name, options[name])
     return {"preset": given["preset"], "config": given["config"], **options}
 
 
-def _numbers(name: str, text: str) -> tuple[int, ...]:
+def whole_numbers(name: str, text: str) -> tuple[int, ...]:
+    """Numbers between commas. Raises ConfigError."""
     try:
         return tuple(map(int, text.split(",")))
     except ValueError as error:

@@ -101,7 +101,8 @@ static void act_with(const learner *l, const acting_copy *with, const float *obs
     for (uint32_t i = 0; i < l->config.n_actions; i++) {
         const real *log_deviation = x + l->config.n_actions;
         const real drawn = noise == NULL ? 0 : exponential(clipped_log_deviation(log_deviation[i])) * (real)noise[i];
-        action[i] = (float)tanh_real(x[i] + drawn);
+        const real sum = x[i] + drawn;
+        action[i] = (float)(is_clipped(&l->config) ? (sum < -1 ? -1 : sum > 1 ? 1 : sum) : tanh_real(sum));
     }
 }
 

@@ -34,9 +34,10 @@ typedef float float4 VECTOR(4);
 #define EDGERL_BLOCKS 5u
 #endif
 
-/* Bits of the algorithms that a learner may have (1: TD3, 2: SAC, 4: CrossQ); a program whose learner has another leaves the code out. */
+/* Bits of the algorithms that a learner may have (1: TD3, 2: SAC, 4: CrossQ, 8: imitation); a program whose learner has another
+ * leaves the code out. */
 #ifndef EDGERL_ALGORITHMS
-#define EDGERL_ALGORITHMS 7u
+#define EDGERL_ALGORITHMS 15u
 #endif
 
 /* Whether networks may have norms; a program whose learner has none leaves their code out. */

@@ -199,7 +199,9 @@ typedef enum edgerl_drop_schedule {
 typedef enum edgerl_algorithm {
     EDGERL_TD3 = 0, /* Fujimoto et al. 2018: the actor gives actions */
     EDGERL_SAC = 1, /* Haarnoja et al. 2018, with an automatic temperature: the actor gives means, then logarithms of deviations */
-    EDGERL_CROSSQ = 2 /* Bhatt et al. 2024: SAC whose networks have no targets, but batch norms */
+    EDGERL_CROSSQ = 2, /* Bhatt et al. 2024: SAC whose networks have no targets, but batch norms */
+    EDGERL_IMITATION = 3, /* supervised: an actor alone, with the critic's n_layers 0, learns to act as the rows of a replay do */
+    EDGERL_CLIPPED_IMITATION = 4 /* the same of an actor whose actions are its outputs, cut to [-1, 1], instead of their tanh */
 } edgerl_algorithm;
 
 /* What is done with a hidden layer's sums, before its activation, or with what each layer is given. */
@@ -217,7 +219,7 @@ typedef enum edgerl_optimiser {
 /* A network: its affine layers, and how it learns. */
 typedef struct edgerl_network_plan {
     double learning_rate; /* 0 to 1 */
-    uint32_t n_layers;    /* 2 to EDGERL_LEARNER_LAYERS */
+    uint32_t n_layers;    /* 2 to EDGERL_LEARNER_LAYERS; of the critic where there is none 0 */
     int32_t norm;         /* an edgerl_norm; an actor has no LayerNorm, and no network but of CrossQ a batch norm */
     uint32_t evolves;     /* 0: its topology never changes */
     edgerl_layer_plan layers[EDGERL_LEARNER_LAYERS];
@@ -252,13 +254,13 @@ typedef struct edgerl_learner_config {
 
 /* How the numbers of a transition are stored. */
 typedef enum edgerl_rows {
-    EDGERL_ROWS_FLOAT32 = 0, /* float32 [2 n + m + 2] */
-    EDGERL_ROWS_FLOAT16 = 1  /* binary16 [2 n + m], one more where that is odd; reward and boundary float32 */
+    EDGERL_ROWS_FLOAT32 = 0, /* float32 [2 n + m + 2]; of imitation [n + m] */
+    EDGERL_ROWS_FLOAT16 = 1  /* binary16 [2 n + m], one more where that is odd; reward and boundary float32; of imitation [n + m] */
 } edgerl_rows;
 
 /* Transitions in a ring of `room` rows, the newest `capacity` of the `count` ever appended being in use. A row is
  * observation [n], action [m] in [-1, 1], next observation [n], reward, boundary: 0 the episode goes on, 1 it terminated,
- * 2 it was truncated, 3 a transition is missing. */
+ * 2 it was truncated, 3 a transition is missing. What imitates is given rows of observation [n] and action [m] alone. */
 typedef struct edgerl_replay {
     const void *rows;  /* aligned to 4 bytes */
     uint64_t room;     /* >= capacity */

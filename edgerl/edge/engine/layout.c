@@ -42,13 +42,13 @@ static int32_t check_network(const edgerl_network_plan *plan, uint32_t n_inputs,
 EDGERL_INTERNAL int32_t check_config(const edgerl_learner_config *c) {
     if (c->n_observations < 1 || c->n_actions < 1 || c->n_observations > EDGERL_LEARNER_UNITS ||
         c->n_actions > EDGERL_LEARNER_UNITS - c->n_observations ||
-        (c->algorithm != EDGERL_TD3 && c->n_actions > EDGERL_LEARNER_UNITS / 2)) {
+        (is_stochastic(c) && c->n_actions > EDGERL_LEARNER_UNITS / 2)) {
         return EDGERL_BAD_SHAPE;
     }
     if (c->batch < 1 || c->batch > 65536 || c->policy_delay < 1 || c->n_step < 1 || c->n_step > 64 ||
         (c->lanes != 1 && c->lanes != 4 && c->lanes != 8 && c->lanes != 16) || growth_rule_of(c->growth) == NULL ||
         c->drop_schedule < EDGERL_DROP_CONSTANT || c->drop_schedule > EDGERL_DROP_COSINE || c->drop_criterion < EDGERL_DROP_MAGNITUDE ||
-        c->drop_criterion > EDGERL_DROP_SCALED_MAGNITUDE || c->algorithm < EDGERL_TD3 || c->algorithm > EDGERL_CROSSQ ||
+        c->drop_criterion > EDGERL_DROP_SCALED_MAGNITUDE || c->algorithm < EDGERL_TD3 || c->algorithm > (is_built(EDGERL_IMITATION) ? EDGERL_CLIPPED_IMITATION : EDGERL_CROSSQ) ||
         !in_range(c->initial_log_temperature, -100, 100) || !in_range(c->target_entropy, -1e6, 1e6) || c->optimiser < EDGERL_ADAM ||
         c->optimiser > EDGERL_ADAMW || !in_range(c->discount, 0, 1) || !in_range(c->soft_update, 0, 1) ||
         !in_range(c->weight_decay, 0, 1) || !in_range(c->first_moment_decay, 0, 1) || c->first_moment_decay == 1 ||
@@ -61,6 +61,9 @@ EDGERL_INTERNAL int32_t check_config(const edgerl_learner_config *c) {
         return EDGERL_BAD_ARGUMENT;
     }
     const int32_t actor = check_network(&c->actor, c->n_observations, outputs_of_actor(c));
+    if (actor == EDGERL_OK && imitates(c)) {
+        return c->critic.n_layers == 0 && c->policy_delay == 1 ? EDGERL_OK : EDGERL_BAD_ARGUMENT;
+    }
     return actor != EDGERL_OK ? actor : check_network(&c->critic, c->n_observations + c->n_actions, 1);
 }
 
@@ -247,7 +250,7 @@ static void lay_out_scratch(learner *l, uint64_t *end) {
     l->target_value = set_aside(end, columns, sizeof(real));
     l->returns = set_aside(end, columns, sizeof(float));
     l->discounts = set_aside(end, columns, sizeof(float));
-    if (c->algorithm != EDGERL_TD3) {
+    if (is_stochastic(c)) {
         l->log_density = set_aside(end, columns, sizeof(real));
     }
     const uint64_t noise = round_up((uint64_t)c->batch * c->n_actions, 4);

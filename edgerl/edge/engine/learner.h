@@ -112,9 +112,19 @@ static inline const edgerl_network_plan *network_plan(const edgerl_learner_confi
     return network == EDGERL_ACTOR ? &c->actor : &c->critic;
 }
 
+/* Whether it is an actor alone, which learns the actions that it is shown. */
+static inline int imitates(const edgerl_learner_config *c) {
+    return is_built(EDGERL_IMITATION) && c->algorithm >= EDGERL_IMITATION;
+}
+
+/* Whether the actor's actions are its outputs, cut, instead of their tanh. */
+static inline int is_clipped(const edgerl_learner_config *c) {
+    return is_built(EDGERL_IMITATION) && c->algorithm == EDGERL_CLIPPED_IMITATION;
+}
+
 /* Whether the actor gives a distribution of actions: means, then logarithms of deviations, of tanh's argument. */
 static inline int is_stochastic(const edgerl_learner_config *c) {
-    return (is_built(EDGERL_SAC) || is_built(EDGERL_CROSSQ)) && (!is_built(EDGERL_TD3) || c->algorithm != EDGERL_TD3);
+    return (is_built(EDGERL_SAC) || is_built(EDGERL_CROSSQ)) && (!is_built(EDGERL_TD3) || c->algorithm != EDGERL_TD3) && !imitates(c);
 }
 
 /* Whether critics learn from what was and what follows in one pass. */
@@ -126,7 +136,7 @@ static inline int has_joint_batch(const edgerl_learner_config *c) {
 static inline int clips_gradients(const edgerl_learner_config *c) { return EDGERL_CLIPPING && c->gradient_clip > 0; }
 
 static inline uint32_t outputs_of_actor(const edgerl_learner_config *c) {
-    return c->algorithm == EDGERL_TD3 ? c->n_actions : 2 * c->n_actions;
+    return c->algorithm == EDGERL_TD3 || imitates(c) ? c->n_actions : 2 * c->n_actions;
 }
 
 static inline uint32_t layers_of(const learner *l, uint32_t network) { return network_plan(&l->config, network)->n_layers; }

@@ -33,7 +33,7 @@ ISAS: tuple[Isa, ...] = get_args(Isa)
 
 ISA_VARIABLE = "EDGERL_ISA"
 
-TD3, SAC, CROSSQ = range(3)
+TD3, SAC, CROSSQ, IMITATION, CLIPPED_IMITATION = range(5)
 """Numbers of edgerl_algorithm."""
 
 GAUSSIAN_HEAD = 2
@@ -151,7 +151,7 @@ class LearnerConfig(ctypes.Structure):
     @property
     def is_stochastic(self) -> bool:
         """Whether the actor gives a distribution of actions, as SAC's does."""
-        return bool(self.algorithm != TD3)
+        return self.algorithm in (SAC, CROSSQ)
 
 
 class ReplayStructure(ctypes.Structure):

@@ -10,11 +10,13 @@ static uint64_t size_of_replay(const edgerl_replay *r) { return r->count < r->ca
 
 /* Bytes of a row before reward and boundary. */
 static uint64_t tail_of_row(const learner *l, const edgerl_replay *r) {
-    const uint64_t numbers = 2 * (uint64_t)l->config.n_observations + l->config.n_actions;
+    const uint64_t numbers = (imitates(&l->config) ? 1 : 2) * (uint64_t)l->config.n_observations + l->config.n_actions;
     return r->format == EDGERL_ROWS_FLOAT16 ? round_up(2 * numbers, 4) : 4 * numbers;
 }
 
-static uint64_t bytes_of_row(const learner *l, const edgerl_replay *r) { return tail_of_row(l, r) + 2 * sizeof(float); }
+static uint64_t bytes_of_row(const learner *l, const edgerl_replay *r) {
+    return tail_of_row(l, r) + (imitates(&l->config) ? 0 : 2 * sizeof(float));
+}
 
 static const char *transition(const learner *l, const edgerl_replay *r, uint64_t index) {
     const uint64_t stride = r->stride > 0 ? r->stride : bytes_of_row(l, r);
@@ -58,10 +60,13 @@ static void put_transition(learner *l, const edgerl_replay *r, uint32_t column, 
     const uint64_t size = size_of_replay(r);
     const float gamma = (float)l->config.discount;
     const char *t = transition(l, r, index);
-    row_end end = end_of_row(l, r, t);
-    const uint32_t steps = this_update(l) > l->config.n_step_delay ? l->config.n_step : 1;
     put_observation(l, r, t, 0, reals_at(l, l->now) + column);
     put_numbers(l, r, t, n, m, row_at(l, l->now, n) + column);
+    if (imitates(&l->config)) {
+        return;
+    }
+    row_end end = end_of_row(l, r, t);
+    const uint32_t steps = this_update(l) > l->config.n_step_delay ? l->config.n_step : 1;
     float sum = end.reward, discount = gamma;
     for (uint32_t ahead = 1; ahead < steps && end.boundary == CONTINUES && index + ahead < size; ahead++) {
         t = transition(l, r, index + ahead);
@@ -107,7 +112,9 @@ static void sample(const pass *p) {
         /* The padding repeats a transition: no gradient ever comes from there. */
         put_transition(l, r, column, below(words[column < c->batch ? column : 0], size_of_replay(r)));
     }
-    draw_noise(p, PURPOSE_TARGET_NOISE);
+    if (!imitates(c)) {
+        draw_noise(p, PURPOSE_TARGET_NOISE);
+    }
 }
 
 static void policy_noise(const pass *p) {
@@ -230,6 +237,38 @@ static void policy_gradient(const pass *p) {
     }
     zero_padding(l, gradient, m);
 }
+
+/* ------------------------------------------------------------------------------------------------------- imitation */
+
+#if (EDGERL_ALGORITHMS & 8u) != 0
+/* The gradient of the head's matching loss by its sums, the integral of head(u) - a: it is the difference of the actions, which a
+ * flat end of tanh does not take away; and the mean square of that difference, to report. */
+static void imitation_loss(const pass *p) {
+    learner *l = p->l;
+    const uint32_t n = l->config.n_observations, m = l->config.n_actions;
+    const real share = 1 / ((real)l->config.batch * (real)m);
+    real *action = result_of(l, EDGERL_ACTOR), *gradient = result_gradient(l, EDGERL_ACTOR), sum = 0;
+    if (!is_clipped(&l->config)) {
+        p->kernels->squash(action, (size_t)m * l->stride);
+    }
+    for (uint32_t a = 0; a < m; a++) {
+        const size_t row = a * (size_t)l->stride;
+        const real *wanted = row_at(l, l->now, n + a);
+        for (uint32_t b = 0; b < l->width; b++) {
+            const real difference = b < l->config.batch ? clip(action[row + b], 1) - wanted[b] : 0;
+            gradient[row + b] = 2 * share * difference;
+            sum += difference * difference;
+        }
+    }
+    zero_padding(l, gradient, m);
+    if (!is_finite(sum)) {
+        abandon(l);
+        return;
+    }
+    l->progress.actor_loss_sum += (double)(sum * share);
+    l->progress.actor_losses++;
+}
+#endif
 
 /* ------------------------------------------------------------------------------------------------ a stochastic policy */
 
@@ -755,7 +794,8 @@ typedef enum operation {
     STEP_TEMPERATURE,
     SOFT_UPDATE,
     PRUNE_TARGET,
-    PUBLISH
+    PUBLISH,
+    IMITATION_LOSS /* the gradient of what the actor does otherwise than it is shown */
 } operation;
 
 typedef enum timing {
@@ -888,6 +928,18 @@ static const step_of_update UPDATE_OF_CROSSQ[] = {
     {DELAYED, EDGERL_ACTOR, FIRST_TO_LAST, {PUBLISH}},
 };
 
+#if (EDGERL_ALGORITHMS & 8u) != 0
+static const step_of_update UPDATE_OF_IMITATION[] = {
+    {EVERY_UPDATE, EDGERL_ACTOR, ONCE, {SAMPLE}},
+    {EVERY_UPDATE, EDGERL_ACTOR, FIRST_TO_LAST, {FORWARD}},
+    {EVERY_UPDATE, EDGERL_ACTOR, ONCE, {IMITATION_LOSS}},
+    {EVERY_UPDATE, EDGERL_ACTOR, LAST_TO_FIRST, {INPUT_GRADIENT, WEIGHT_GRADIENT, ADAM}},
+    {EVERY_UPDATE, EDGERL_ACTOR, LAST_TO_FIRST, {CLIPPED_ADAM}},
+    {EVOLVING, EDGERL_ACTOR, FIRST_TO_LAST, {SELECT_DROP, SCORE_ABSENT, DROP_AND_GROW}},
+    {EVERY_UPDATE, EDGERL_ACTOR, FIRST_TO_LAST, {PUBLISH}},
+};
+#endif
+
 typedef struct table_of_steps {
     const step_of_update *steps;
     uint32_t count;
@@ -897,6 +949,12 @@ static table_of_steps update_of(const edgerl_learner_config *c) {
     static const table_of_steps td3 = {UPDATE_OF_TD3, sizeof UPDATE_OF_TD3 / sizeof UPDATE_OF_TD3[0]};
     static const table_of_steps sac = {UPDATE_OF_SAC, sizeof UPDATE_OF_SAC / sizeof UPDATE_OF_SAC[0]};
     static const table_of_steps crossq = {UPDATE_OF_CROSSQ, sizeof UPDATE_OF_CROSSQ / sizeof UPDATE_OF_CROSSQ[0]};
+#if (EDGERL_ALGORITHMS & 8u) != 0
+    static const table_of_steps imitation = {UPDATE_OF_IMITATION, sizeof UPDATE_OF_IMITATION / sizeof UPDATE_OF_IMITATION[0]};
+    if (imitates(c)) {
+        return imitation;
+    }
+#endif
     return has_joint_batch(c) ? crossq : is_stochastic(c) ? sac : td3;
 }
 
@@ -1012,6 +1070,12 @@ static work_item item_of(const learner *l, const step_of_update *s, uint32_t num
         return (work_item){prune_target, i, if_sparse, sweep};
     case PUBLISH:
         return (work_item){publish_layer, i, 1, weights_of(layer)};
+    case IMITATION_LOSS:
+#if (EDGERL_ALGORITHMS & 8u) != 0
+        return (work_item){imitation_loss, i, 1, elementwise};
+#else
+        break;
+#endif
     }
     return (work_item){NULL, i, 0, 1};
 }
@@ -1021,7 +1085,7 @@ static work_item item_of(const learner *l, const step_of_update *s, uint32_t num
 static int is_due(const learner *l, const step_of_update *s) {
     const edgerl_learner_config *c = &l->config;
     const uint64_t update = this_update(l);
-    const int is_delayed = update % c->policy_delay == 0, is_actor = s->network == EDGERL_ACTOR;
+    const int is_delayed = update % c->policy_delay == 0, follows = s->network == EDGERL_ACTOR && !imitates(c);
     switch (s->when) {
     case EVERY_UPDATE:
         return 1;
@@ -1029,7 +1093,7 @@ static int is_due(const learner *l, const step_of_update *s) {
         return is_delayed;
     case EVOLVING:
         return c->evolution_interval > 0 && update < c->last_update &&
-               (is_actor ? is_delayed && l->progress.evolution_is_due == 1 : update % c->evolution_interval == 0);
+               (follows ? is_delayed && l->progress.evolution_is_due == 1 : update % c->evolution_interval == 0);
     }
     return 0;
 }
