@@ -7,7 +7,7 @@ exact. What stands between its layers and behind the last is in `Functions`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -17,13 +17,19 @@ import numpy.typing as npt
 
 from edgerl.errors import ConfigError, UnsupportedModelError
 from edgerl.policy.activation import RELU
-from edgerl.policy.compact import CompactPolicy, Layer, Precision, as_blocks, make_layer, product
+from edgerl.policy.compact import CompactPolicy, Layer, Outliers, Precision, as_blocks, make_layer, product
 from edgerl.policy.loss import action_span
 
 Array = npt.NDArray[Any]
 Affine = tuple[Array, Array]
 
 INT8_LARGEST = 127
+
+OUTLIERS = 0.01
+"""The share of the weights that `edgerl prune --dtype int8` keeps exact."""
+
+LARGEST_SHARE = 0.125
+"""Of a row, and of all weights: an outlier takes six bytes, and with more of them fp16 is the smaller form."""
 
 
 def _relu(_layer: int, sums: Array) -> Array:
@@ -147,29 +153,84 @@ def prune_by_magnitude(network: Sequence[Affine], sparsity: float, block: int, d
     return [*pruned, network[-1]]
 
 
-def quantise_layer(weight: Array, bias: Array, block: int, precision: Precision) -> Layer:
+def quantise_layer(weight: Array, bias: Array, block: int, precision: Precision, exact: Array | None = None) -> Layer:
     """A layer whose weights are stored as `precision`; biases stay float32.
 
-    int8 is symmetric with one scale per output row: weight = scale · value, |value| ≤ 127.
+    int8 is symmetric with one scale per output row: weight = scale · value, |value| ≤ 127. exact: where its weights
+    are kept as they are (bool [n_outputs, n_inputs]).
 
     Raises UnsupportedModelError where a weight does not fit into fp16.
     """
     if precision == "int8":
+        outliers = None if exact is None else _outliers(weight, exact)
+        if exact is not None:
+            weight = np.where(exact, weight.dtype.type(0), weight)
         largest = np.abs(weight).max(axis=1)
         smallest = np.finfo(np.float32).tiny  # a denormal scale has few bits, and devices flush it
         scale = np.where(largest > 0, np.maximum(largest / INT8_LARGEST, smallest), 1).astype(np.float32)
         values = np.rint(weight / scale[:, None]).clip(-INT8_LARGEST, INT8_LARGEST).astype(np.int8)
-        return make_layer(values, bias, block, scale)
+        return replace(make_layer(values, bias, block, scale), outliers=outliers)
     limit = np.finfo(np.float16 if precision == "fp16" else np.float32).max
     if np.abs(weight).max(initial=0) > limit:
         raise UnsupportedModelError(f"a weight of {np.abs(weight).max():g} does not fit into {precision}; use fp32")
     return make_layer(weight.astype(np.float16 if precision == "fp16" else np.float32), bias, block)
 
 
-def compact(policy: CompactPolicy, *, sparsity: float | None = None, precision: Precision = "fp32") -> CompactPolicy:
+def _outliers(weight: Array, exact: Array) -> Outliers | None:
+    """Those weights; None where there are none."""
+    rows, columns = np.nonzero(exact)
+    starts = np.concatenate([[0], np.cumsum(exact.sum(axis=1))])
+    values = weight[rows, columns].astype(np.float32)
+    return Outliers(values, columns.astype(np.uint16), starts.astype(np.uint32)) if len(rows) else None
+
+
+def find_outliers(network: Sequence[Affine], share: float) -> list[Array]:
+    """Which weights int8 loses least by if they are kept exact (bool [n_outputs, n_inputs] each): `share` of all.
+
+    A row's squared error is its weights times the square of its scale, which its largest weight sets. Rows get
+    outliers where one takes the most of that away, be it only together with the next ones.
+    """
+    steps = sorted(
+        ((gain, layer, row, kept) for layer, (weight, _) in enumerate(network) for gain, row, kept in _steps(weight)),
+        key=lambda step: -step[0],
+    )
+    exact = [np.zeros(weight.shape, bool) for weight, _ in network]
+    left = round(share * sum(int(np.count_nonzero(weight)) for weight, _ in network))
+    counts: dict[tuple[int, int], int] = {}
+    for _, layer, row, kept in steps:
+        more = kept - counts.get((layer, row), 0)
+        if more > left:
+            break
+        left, counts[layer, row] = left - more, kept
+    for (layer, row), kept in counts.items():
+        exact[layer][row, np.argsort(-np.abs(network[layer][0][row]), kind="stable")[:kept]] = True
+    return exact
+
+
+def _steps(weight: Array) -> Iterator[tuple[float, int, int]]:
+    """(squared error less for each of them, row, outliers of the row then): the gains of a row never rise."""
+    sizes = -np.sort(-np.abs(weight.astype(np.float64)), axis=1)
+    counts = np.count_nonzero(weight, axis=1)
+    for row, (falling, count) in enumerate(zip(sizes, counts, strict=True)):
+        most = int(count * LARGEST_SHARE)
+        errors, kept = np.square(falling[: most + 1]) * (count - np.arange(most + 1)), 0
+        while kept < most:
+            gains = (errors[kept] - errors[kept + 1 :]) / np.arange(1, most - kept + 1)
+            best = int(np.argmax(gains))
+            kept += best + 1
+            yield float(gains[best]), row, kept
+
+
+def compact(
+    policy: CompactPolicy,
+    *,
+    sparsity: float | None = None,
+    precision: Precision = "fp32",
+    outliers: float = 0.0,
+) -> CompactPolicy:
     """The policy without dead units, pruned to `sparsity` where that is given, and stored as `precision`.
 
-    sparsity: 1 − weights / weights of a dense network of `policy`'s own widths.
+    sparsity: 1 − weights / weights of a dense network of `policy`'s own widths. outliers: as in `with_network`.
 
     Raises ConfigError, UnsupportedModelError.
     """
@@ -184,14 +245,44 @@ def compact(policy: CompactPolicy, *, sparsity: float | None = None, precision: 
         positions = sum(layer.n_inputs * layer.n_outputs for layer in policy.layers)
         network = prune_by_magnitude(network, sparsity, block, positions)
         network = remove_dead_units(network, block, functions)
-    return with_network(policy, network, precision)
+    return with_network(policy, network, precision, outliers)
 
 
-def with_network(policy: CompactPolicy, network: Sequence[Affine], precision: Precision) -> CompactPolicy:
-    """The same policy with another network, stored as `precision`. Raises UnsupportedModelError."""
+@dataclass(frozen=True)
+class Storage:
+    """How a layer's weights are stored."""
+
+    precision: Precision
+    exact: Array | None = None  # int8: which are kept as they are, bool [n_outputs, n_inputs]; None: none are
+
+
+def storage_of(network: Sequence[Affine], precision: Precision, outliers: float = 0.0) -> list[Storage]:
+    """Of each layer; outliers: the share of weights that int8 keeps exact. Raises ConfigError."""
+    if not 0 <= outliers <= LARGEST_SHARE or (outliers and precision != "int8"):
+        raise ConfigError(
+            f"`outliers` is {outliers:g} with {precision} weights; expected a share in [0, {LARGEST_SHARE}] with int8, "
+            "and 0 with others"
+        )
+    if not outliers:
+        return [Storage(precision)] * len(network)
+    return [Storage(precision, exact) for exact in find_outliers(network, outliers)]
+
+
+def stored(policy: CompactPolicy, network: Sequence[Affine], storage: Sequence[Storage]) -> CompactPolicy:
+    """The same policy with another network, stored so. Raises UnsupportedModelError."""
     block = policy.layers[0].block
     layers = tuple(
-        replace(quantise_layer(*affine, block, precision), norm=layer.norm, activation=layer.activation)
-        for affine, layer in zip(network, policy.layers, strict=True)
+        replace(quantise_layer(*affine, block, way.precision, way.exact), norm=layer.norm, activation=layer.activation)
+        for affine, layer, way in zip(network, policy.layers, storage, strict=True)
     )
     return replace(policy, layers=layers).with_example(policy.example_observation)
+
+
+def with_network(
+    policy: CompactPolicy, network: Sequence[Affine], precision: Precision, outliers: float = 0.0
+) -> CompactPolicy:
+    """The same policy with another network, stored as `precision`, with this share of outliers.
+
+    Raises ConfigError, UnsupportedModelError.
+    """
+    return stored(policy, network, storage_of(network, precision, outliers))

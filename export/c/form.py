@@ -87,6 +87,29 @@ Form = DenseForm | ColumnForm
 
 
 @dataclass(frozen=True)
+class OutlierForm:
+    """The weights of a layer that are exact beside int8 ones, by output."""
+
+    counts: Array  # uint8 or uint16 [n_outputs]
+    columns: Array  # uint8 or uint16 [count]
+    values: Array  # float32 [count]
+
+    @property
+    def n_bytes(self) -> int:
+        """Of counts, columns and values."""
+        return self.counts.nbytes + self.columns.nbytes + self.values.nbytes
+
+
+def outlier_form(layer: Layer) -> OutlierForm | None:
+    """The outliers of a layer, where it has some."""
+    if layer.outliers is None:
+        return None
+    index = np.uint8 if layer.n_inputs <= 1 << 8 else np.uint16
+    counts = _counts(layer.outliers.rows, layer.n_outputs)
+    return OutlierForm(counts, layer.outliers.columns.astype(index), layer.outliers.values)
+
+
+@dataclass(frozen=True)
 class PolicyForm:
     """A policy as generated C holds it."""
 
@@ -96,9 +119,11 @@ class PolicyForm:
 
     @property
     def layer_bytes(self) -> tuple[int, ...]:
-        """Of each layer: weights, indices, scales, biases."""
+        """Of each layer: weights, indices, scales, outliers, biases."""
         pairs = zip(self.policy.layers, self.layers, strict=True)
-        return tuple(layer.n_bytes - _weight_bytes(layer) + form.n_bytes for layer, form in pairs)
+        return tuple(
+            layer.n_bytes - _weight_bytes(layer) + form.n_bytes + _outlier_bytes(layer) for layer, form in pairs
+        )
 
     @property
     def flash_bytes(self) -> int:
@@ -129,6 +154,12 @@ def _weight_bytes(layer: Layer) -> int:
     """Of the weights and their indices, as the file stores them."""
     arrays = (layer.values, layer.columns, layer.row_starts)
     return sum(part.nbytes for part in arrays if part is not None)
+
+
+def _outlier_bytes(layer: Layer) -> int:
+    """What outliers take here beyond what they take in the file."""
+    exact = outlier_form(layer)
+    return 0 if exact is None or layer.outliers is None else exact.n_bytes - layer.outliers.n_bytes
 
 
 def head_arrays(policy: CompactPolicy) -> dict[str, Array]:
@@ -244,7 +275,7 @@ def _delta_form(layer: Layer, columns: Array, rows: Array, values: Array) -> Col
 
 def instructions(layer: Layer, form: Form, target: Target, active: float) -> float:
     """What a layer executes for one observation, where `active` of its inputs are not zero."""
-    costs = COSTS[target][layer.precision]
+    costs = COSTS[target][layer.precision]  # what outliers cost is the same in every form
     if isinstance(form, DenseForm):
         return layer.n_inputs * (DENSE_INPUT + active * costs.dense * layer.n_outputs)
     entry = costs.single if form.block == 1 else costs.block

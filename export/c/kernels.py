@@ -474,3 +474,19 @@ static void ${p}_scale(
     }
 }
 """)
+
+OUTLIERS = Template("""\
+/* Adds the weights that are kept exact, of each output: count of them, each with its column. */
+static void ${p}_${name}(
+    size_t outputs, float step, ${count} *counts, ${column} *columns, const ${P}_FLASH float *values,
+    const ${number} *restrict x, ${number} *restrict y
+) {
+    for (size_t j = 0; j < outputs; j++) {
+        float sum = y[j].real;
+        for (size_t left = counts[j]; left > 0; left--) {
+            sum += *values++ * ((float)x[*columns++].integer * step);
+        }
+        y[j].real = sum;
+    }
+}
+""")

@@ -19,9 +19,11 @@ from edgerl.export.c.form import (
     ColumnForm,
     DenseForm,
     Form,
+    OutlierForm,
     PolicyForm,
     head_arrays,
     leaves_zeros,
+    outlier_form,
     padded_outputs,
     policy_form,
 )
@@ -101,7 +103,7 @@ def generate(policy: CompactPolicy, *, options: Options, provenance: Provenance)
         header=_header(form, options, provenance, tag),
         source=_START_OF_SOURCE.substitute(names) + "\n" + code,
         layers=tuple(
-            f"{layer.precision}, {_layout_name(stored)}"
+            f"{layer.precision}{_beside(layer)}, {_layout_name(stored)}"
             for layer, stored in zip(form.policy.layers, form.layers, strict=True)
         ),
         flash_bytes=form.flash_bytes,
@@ -141,10 +143,16 @@ def _floats(policy: CompactPolicy) -> list[tuple[str, Array]]:
         ("a bound of the actions", np.concatenate(list(head_arrays(policy).values()))),
     ]
     for index, layer in enumerate(policy.layers):
-        named += [(f"layer {index}", part) for part in (layer.values, layer.bias, layer.scale)]
+        exact = None if layer.outliers is None else layer.outliers.values
+        named += [(f"layer {index}", part) for part in (layer.values, layer.bias, layer.scale, exact)]
         if layer.norm is not None:
             named += [(f"the norm of layer {index}", part) for part in (layer.norm.scale, layer.norm.shift)]
     return [(name, values) for name, values in named if values is not None]
+
+
+def _beside(layer: Layer) -> str:
+    """How many outliers there are."""
+    return "" if layer.outliers is None else f" and {len(layer.outliers.values)} fp32 outliers"
 
 
 def _layout_name(form: Form) -> str:
@@ -403,10 +411,16 @@ def _constants(form: PolicyForm, p: str) -> list[str]:
                 arrays.append(array(attribute, _stored(p, _INTEGERS[values.dtype.name]), f"{p}_{name}{index}", values))
         if layer.scale is not None:
             arrays.append(floats(f"scale{index}", layer.scale))
+        exact = outlier_form(layer)
+        if exact is not None:
+            for name, values in (("outlier_counts", exact.counts), ("outlier_columns", exact.columns)):
+                arrays.append(array(attribute, _stored(p, _INTEGERS[values.dtype.name]), f"{p}_{name}{index}", values))
+            arrays.append(floats(f"outliers{index}", exact.values))
         arrays.append(floats(f"bias{index}", layer.bias))
         if layer.norm is not None:
             arrays += [floats(f"norm_scale{index}", layer.norm.scale), floats(f"norm_shift{index}", layer.norm.shift)]
-        title = f"/* Layer {index}: {layer.n_inputs} inputs, {layer.n_outputs} outputs, {layer.precision}, "
+        weights = f"{layer.precision}{_beside(layer)}"
+        title = f"/* Layer {index}: {layer.n_inputs} inputs, {layer.n_outputs} outputs, {weights}, "
         parts += [f"{title}{_layout_name(stored)}. */\n" + "\n".join(arrays)]
     parts += [floats(name, values) for name, values in head_arrays(policy).items()]
     parts.append(array(attribute, _stored(p, _given(policy)), f"{p}_example_observation", policy.example_observation))
@@ -445,6 +459,9 @@ def _functions(form: PolicyForm, p: str) -> list[str]:
     made: dict[str, str] = {}
     for layer, stored in zip(policy.layers, form.layers, strict=True):
         made.setdefault(_kernel_name(layer, stored), _kernel(p, layer, stored, n))
+        exact = outlier_form(layer)
+        if exact is not None:
+            made.setdefault(_outliers_name(exact), _outliers_function(p, exact, n))
     return [*parts, *made.values()]
 
 
@@ -502,6 +519,18 @@ def _kernel(p: str, layer: Layer, form: Form, number_type: str) -> str:
         weights="a weight" if form.block == 1 else f"{form.block} weights",
         loops=kernels.column_loops(kernel, row, form.block, form.is_delta),
         skip="count" if form.block == 1 else f"{form.block} * count",
+    )
+
+
+def _outliers_name(exact: OutlierForm) -> str:
+    return f"outliers_column{8 * exact.columns.itemsize}_count{8 * exact.counts.itemsize}"
+
+
+def _outliers_function(p: str, exact: OutlierForm, number_type: str) -> str:
+    """The function that adds such outliers."""
+    count, column = (f"const {_stored(p, _INTEGERS[part.dtype.name])}" for part in (exact.counts, exact.columns))
+    return kernels.OUTLIERS.substitute(
+        p=p, P=p.upper(), name=_outliers_name(exact), number=number_type, count=count, column=column
     )
 
 
@@ -592,7 +621,7 @@ def _calls(p: str, index: int, layer: Layer, form: Form, x: str, y: str, *, is_s
     kernel = f"{p}_{_kernel_name(layer, form)}({', '.join(arguments)});"
     if layer.precision != "int8":
         return [f"{p}_start({layer.n_outputs}, {padded}, {p}_bias{index}, {y});", kernel]
-    return [
+    calls = [
         f"step = {p}_quantise({layer.n_inputs}, {_limit(layer)}, {int(is_signed)}, {x});",
         "if (step < 0.0f) {",
         f"    return {p}_refuse(action);",
@@ -601,6 +630,11 @@ def _calls(p: str, index: int, layer: Layer, form: Form, x: str, y: str, *, is_s
         kernel,
         f"{p}_scale({layer.n_outputs}, step, {p}_scale{index}, {p}_bias{index}, {y});",
     ]
+    exact = outlier_form(layer)
+    if exact is not None:
+        arrays = f"{p}_outlier_counts{index}, {p}_outlier_columns{index}, {p}_outliers{index}"
+        calls.append(f"{p}_{_outliers_name(exact)}({layer.n_outputs}, step, {arrays}, {x}, {y});")
+    return calls
 
 
 def _limit(layer: Layer) -> int:

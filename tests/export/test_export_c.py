@@ -26,7 +26,7 @@ from edgerl.policy.cell import CELLS, CellName
 from edgerl.policy.compact import Array, CompactPolicy, Head, Precision, as_blocks, make_layer
 from edgerl.policy.format import save
 from edgerl.profiling.budgets.report import profile
-from tests.policy.policies import episode, random_policy, recurrent_policy, torch_actions, torch_episode
+from tests.policy.policies import episode, outlier_policy, random_policy, recurrent_policy, torch_actions, torch_episode
 
 from .compiled_c import PROVENANCE, STRICT, Library, run, write
 from .golden.__main__ import CASES, golden
@@ -55,6 +55,16 @@ def observations_of(policy: CompactPolicy, count: int, seed: int = 7) -> Array:
 def largest_difference(policy: CompactPolicy, actions: Array, expected: Array) -> float:
     span = policy.action_high.astype(np.float64) - policy.action_low
     return float((np.abs(actions.astype(np.float64) - expected) / span).max())
+
+
+STORED = ("fp32", "fp16", "int8", "int8 and outliers")
+"""Ways in which weights are stored."""
+
+
+def stored_policy(stored: str, seed: int, widths: tuple[int, ...], block: int, density: float = 0.4) -> CompactPolicy:
+    if stored == "int8 and outliers":
+        return outlier_policy(seed, widths, block, density=density)
+    return random_policy(seed, widths, block, stored, density=density)  # type: ignore[arg-type]
 
 
 # ---------------------------------------------------------------------------------------------------------- actions
@@ -286,6 +296,21 @@ def test_layers_of_several_precisions(tmp_path: Path) -> None:
     assert largest_difference(policy, library.actions(observations), policy(observations, np.float64)) < 1e-3
 
 
+@pytest.mark.parametrize("widths", [(24, 40, 20, 3), (300, 20, 3)], ids=["8-bit columns", "16-bit columns"])
+@pytest.mark.parametrize("layout", ["dense", "sparse"])
+@pytest.mark.parametrize("block", [1, 4])
+def test_outliers_are_added_to_the_sums(block: int, layout: Layout, widths: tuple[int, ...], tmp_path: Path) -> None:
+    policy = outlier_policy(3, widths, block, density=0.5)
+    library, observations = Library(policy, tmp_path, Options(layout=layout)), observations_of(policy, 200)
+    n_exact = len(policy.layers[0].outliers.values)
+    assert library.made.layers[0].startswith(f"int8 and {n_exact} fp32 outliers, ")
+    difference = largest_difference(policy, library.actions(observations), torch_actions(policy, observations))
+    assert difference < BOUNDS["int8"]
+    without = replace(policy, layers=tuple(replace(layer, outliers=None) for layer in policy.layers))
+    assert difference < 1e-3 * largest_difference(policy, without(observations), torch_actions(policy, observations))
+    assert library.self_test() == 0
+
+
 def test_one_layer_and_a_layer_without_connections(tmp_path: Path) -> None:
     one, low = np.ones(2, np.float32), -np.ones(2, np.float32)
     empty = make_layer(np.zeros((2, 3), np.float32), np.array([0.5, -0.25], np.float32), 1)
@@ -337,11 +362,11 @@ def test_example_and_tolerance_catch_a_wrong_weight(tmp_path: Path) -> None:
 
 
 @pytest.mark.needs("clang", "arm-none-eabi-gcc")
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_it_compiles_in_silence_and_asks_for_no_more_than_the_header_says(precision: Precision, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stored", STORED)
+def test_it_compiles_in_silence_and_asks_for_no_more_than_the_header_says(stored: str, tmp_path: Path) -> None:
     compilers = [("gcc", ()), ("clang", ()), *(("arm-none-eabi-gcc", machine) for machine in CORTEX.values())]
     for block, layout in ((1, "sparse"), (4, "sparse"), (1, "dense")):
-        write(random_policy(0, (5, 18, 7, 3), block, precision), tmp_path, Options(layout=layout))  # type: ignore[arg-type]
+        write(stored_policy(stored, 0, (5, 18, 7, 3), block), tmp_path, Options(layout=layout))  # type: ignore[arg-type]
         for compiler, machine in compilers:
             for level, environment in product(("-O0", "-O2", "-O3", "-Os"), (("-ffreestanding",), ())):
                 options = (*STRICT, *machine, level, "-fno-stack-protector", *environment)
@@ -389,10 +414,10 @@ int main(void) {
 """
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_the_reentrant_form_is_the_same_under_sanitizers(precision: Precision, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stored", STORED)
+def test_the_reentrant_form_is_the_same_under_sanitizers(stored: str, tmp_path: Path) -> None:
     for block, layout, widths in ((1, "sparse", (5, 301, 9, 3)), (4, "sparse", (5, 30, 9, 3)), (1, "dense", (5, 9, 3))):
-        made = write(random_policy(0, widths, block, precision), tmp_path, Options(layout=layout))  # type: ignore[arg-type]
+        made = write(stored_policy(stored, 0, widths, block), tmp_path, Options(layout=layout))  # type: ignore[arg-type]
         assert f"_SCRATCH_BYTES {made.scratch_bytes}\n" in made.header
         (tmp_path / "main.c").write_text(PROGRAM)
         sanitized = ("-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all", "-g", "-O1")
@@ -435,8 +460,8 @@ def test_files_of_two_exports_do_not_compile_together(tmp_path: Path) -> None:
 
 @pytest.mark.needs("arm-none-eabi-gcc", "qemu-system-arm")
 @pytest.mark.parametrize("core", CORTEX)
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_it_computes_the_same_on_a_cortex(precision: Precision, core: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stored", STORED)
+def test_it_computes_the_same_on_a_cortex(stored: str, core: str, tmp_path: Path) -> None:
     """The self-test, in emulation, of every kernel: Arm's own instructions are used nowhere else."""
     start = EDGE / "cortex_m7.c"
     machine = (*CORTEX[core], "-ffreestanding")
@@ -444,7 +469,7 @@ def test_it_computes_the_same_on_a_cortex(precision: Precision, core: str, tmp_p
         *((1, "sparse", (5, 301, 9, 3)), (1, "sparse", (5, 99, 30, 3)), (4, "sparse", (5, 99, 30, 3))),
         *((4, "sparse", (5, 1500, 3)), (1, "dense", (5, 97, 30, 3))),
     ):
-        policy = random_policy(4, widths, block, precision)
+        policy = stored_policy(stored, 4, widths, block)
         for attempt in range(2 if widths == (5, 1500, 3) else 1):
             made = write(policy, tmp_path, Options(layout=layout))  # type: ignore[arg-type]
             if attempt == 1:  # a wrong number must be seen
@@ -468,12 +493,10 @@ def test_it_computes_the_same_on_a_cortex(precision: Precision, core: str, tmp_p
 
 
 @pytest.mark.needs("arm-none-eabi-gcc")
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("stored", STORED)
 @pytest.mark.parametrize("block", [1, 4])
-def test_announced_bytes_are_those_of_the_compiler_and_of_the_profile(
-    precision: Precision, block: int, tmp_path: Path
-) -> None:
-    policy = random_policy(5, (11, 300, 41, 6), block, precision, density=0.3)
+def test_announced_bytes_are_those_of_the_compiler_and_of_the_profile(stored: str, block: int, tmp_path: Path) -> None:
+    policy = stored_policy(stored, 5, (11, 300, 41, 6), block, density=0.3)
     made = write(policy, tmp_path, Options(target="cortex-m4"))
     apart = ("-O2", "-fdata-sections", "-ffunction-sections")
     run("arm-none-eabi-gcc", *STRICT, *M4F, *apart, "-c", "edgerl_policy.c", "-o", "policy.o", folder=tmp_path)

@@ -28,7 +28,7 @@ from edgerl.policy.cell import CELLS, CellName
 from edgerl.policy.compact import CompactPolicy, Head, Layer, Precision, make_layer
 from edgerl.policy.format import save
 from tests.edge.compiled import ENGINE, compile_c
-from tests.policy.policies import episode, random_policy, recurrent_policy, torch_actions, torch_episode
+from tests.policy.policies import episode, outlier_policy, random_policy, recurrent_policy, torch_actions, torch_episode
 
 Array = npt.NDArray[Any]
 
@@ -174,6 +174,16 @@ def test_every_way_to_store_a_policy_is_understood(
     policy = Policy(compact, layout)
     for observation in np.random.default_rng(5).normal(size=(8, 5)).astype(np.float32):
         assert np.allclose(policy(observation), compact(observation, np.float64), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("density", [0.2, 1])
+@pytest.mark.parametrize("block", [1, 4])
+def test_outliers_are_among_the_weights(block: int, density: float, layout: Layout) -> None:
+    compact = outlier_policy(4, (5, 90, 70, 3), block, density=density)
+    policy, observations = Policy(compact, layout), np.random.default_rng(5).normal(size=(8, 5)).astype(np.float32)
+    for observation, expected in zip(observations, torch_actions(compact, observations), strict=True):
+        assert np.allclose(policy(observation), expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("isa", HERE)

@@ -123,11 +123,29 @@ WITH_CELLS = {
     "layers.2.bias": ("F32", [1], struct.pack("<f", 0.5)),
     "layers.2.values": ("F32", [1, 1], struct.pack("<f", 2.0)),
 }
+# The first file with an outlier, from hidden unit 1 to action 0: 0.25 · 6 more before tanh.
+EXAMPLE_OF_OUTLIERS = (0.5 + 1.5 * math.tanh(-0.75 / 128 + 0.25 * 6), EXAMPLE[1])
+OF_OUTLIERS = {
+    "head": "tanh",
+    "layers": [
+        METADATA["layers"][0] | {"activation": "relu", "norm_epsilon": None, "outliers": 0},
+        METADATA["layers"][1] | {"outliers": 1},
+    ],
+    "observation_clip": None,
+    "version": 4,
+}
+WITH_OUTLIERS = TENSORS | {
+    "example.action": ("F32", [2], struct.pack("<2f", *EXAMPLE_OF_OUTLIERS)),
+    "layers.1.outlier_columns": ("U16", [1], struct.pack("<H", 1)),
+    "layers.1.outlier_row_starts": ("U32", [3], struct.pack("<3I", 0, 1, 1)),
+    "layers.1.outlier_values": ("F32", [1], struct.pack("<f", 0.25)),
+}
 CONTENTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "": (METADATA, TENSORS),
     "offset": ({**METADATA, "version": 2}, WITH_OFFSET),
     "parts": ({**METADATA, **OF_PARTS}, WITH_PARTS),
     "cells": ({**METADATA, **OF_CELLS}, WITH_CELLS),
+    "outliers": ({**METADATA, **OF_OUTLIERS}, WITH_OUTLIERS),
 }
 NUMPY_NAMES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I8": "|i1", "U16": "<u2", "U32": "<u4"}
 LARGEST_ITEM_FIRST = (
@@ -145,7 +163,7 @@ def canonical(metadata: object) -> str:
 
 
 def make(what: str = "") -> bytes:
-    """The plain file, or the one with an offset, with the parts of version 3, or with cells."""
+    """The plain file, or the one with an offset, with the parts of version 3, with cells, or with outliers."""
     metadata, tensors = CONTENTS[what]
     hashed = canonical(metadata).encode()
     for name, (dtype, shape, data) in sorted(tensors.items()):
