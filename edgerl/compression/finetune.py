@@ -8,7 +8,7 @@ added that the student meets, and the teacher says what it would have done there
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,7 @@ ROUNDS, STEPS, BATCH = 3, 500, 256
 STATES = 5000
 """That the student meets after each round but the last."""
 
-LEARNING_RATE = 3e-4
+LEARNING_RATE = 1e-4
 """At the first step; it falls along half a cosine to zero at the last one."""
 
 
@@ -41,30 +41,26 @@ def finetune(
     storage: Sequence[Storage],
     observations: Array,
     environment: Environment | None,
-    progress: Callable[[float], None] = lambda _share: None,
 ) -> CompactPolicy:
     """`start` (fp32), its weights fine-tuned to act as `teacher` does once they are stored as `storage` says.
 
     observations: of the teacher [count, n], less its offset. environment: where the student meets its own states; None:
-    there are only the given ones. Weights that are zero stay so. progress: called with the share that is done. The same
-    arguments give the same policy.
+    there are only the given ones. Weights that are zero stay so. The same arguments give the same policy.
     """
     student = _Student(start, storage)
     optimizer = torch.optim.Adam(student.parameters, LEARNING_RATE)
-    total = ROUNDS * STEPS
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, ROUNDS * STEPS)
     rng, half = np.random.default_rng(0), action_span(teacher) / 2
     for number in range(ROUNDS):
         inputs = torch.from_numpy(start.normalised(observations.astype(np.float32)))
         wanted = torch.from_numpy((teacher.without_offset(observations) / half).astype(np.float32))
-        for step in range(STEPS):
+        for _ in range(STEPS):
             rows = rng.integers(len(inputs), size=BATCH)
             loss = F.mse_loss(student(inputs[rows]), wanted[rows])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
-            progress((number * STEPS + step + 1) / total)
         if environment is not None and number + 1 < ROUNDS:
             met = visited(environment, student.policy(), STATES, 0.0)
             observations = np.concatenate([observations, met])

@@ -28,6 +28,11 @@ INT8_LARGEST = 127
 OUTLIERS = 0.01
 """The share of the weights that `edgerl prune --dtype int8` keeps exact."""
 
+WIDE = 10.0
+"""The largest weight of a row over the root mean square of all, above which int8 may cost some return: of thirteen
+policies of other programs the two that lost most have rows above 15, three more have rows above 10, and of the others
+none lost what ten episodes can show (docs/compress.md)."""
+
 LARGEST_SHARE = 0.125
 """Of a row, and of all weights: an outlier takes six bytes, and with more of them fp16 is the smaller form."""
 
@@ -182,6 +187,29 @@ def _outliers(weight: Array, exact: Array) -> Outliers | None:
     starts = np.concatenate([[0], np.cumsum(exact.sum(axis=1))])
     values = weight[rows, columns].astype(np.float32)
     return Outliers(values, columns.astype(np.uint16), starts.astype(np.uint32)) if len(rows) else None
+
+
+def widest_row(layer: Layer, weight: Array) -> float:
+    """The largest weight over the root mean square of those that are not zero, of the row of `weight` where it is
+    largest; without the outliers of `layer`, which stores it."""
+    rest = weight.astype(np.float64)
+    if layer.outliers is not None:
+        rest[layer.outliers.rows, layer.outliers.columns] = 0
+    squares, counts = np.square(rest), np.count_nonzero(rest, axis=1)
+    return math.sqrt((squares.max(axis=1) * counts / np.where(counts > 0, squares.sum(axis=1), 1)).max())
+
+
+def describe_wide_rows(before: CompactPolicy, after: CompactPolicy) -> tuple[str, ...]:
+    """A warning for people, of each int8 layer with a row that is WIDE; before: the same network in fp32."""
+    pairs = zip(before.layers, after.layers, strict=True)
+    widths = {i: widest_row(new, old.matrix()) for i, (old, new) in enumerate(pairs) if new.scale is not None}
+    return tuple(
+        f"layer {index} has an {after.layers[index].precision} row whose largest weight is {width:.1f} times its root "
+        f"mean square (above {WIDE:g}), which rounds the others coarsely: compare returns, or keep more outliers "
+        "(edgerl prune --outliers)"
+        for index, width in widths.items()
+        if width > WIDE
+    )
 
 
 def find_outliers(network: Sequence[Affine], share: float) -> list[Array]:

@@ -670,6 +670,26 @@ def test_the_command_writes_beside_the_policy_again_and_again(edgerl: Run, folde
     assert sorted(os.listdir(folder / "c")) == ["edgerl_policy.c", "edgerl_policy.h"]
 
 
+def test_smaller_weights_say_what_they_cost_in_return(edgerl: Run, folder: Path) -> None:
+    source = random_policy(0, (4, 16, 2))
+    bounds = np.array([1, 1.5], np.float32)
+    policy = replace(source, action_low=-bounds, action_high=bounds, metadata={"environment": "Pendulum-v1"})
+    save(policy, folder / "policy.safetensors")
+    _, out, _ = edgerl("export", folder, "--format", "c", "--dtype", "int8", "--no-measure", "--json")
+    assert json.loads(out)["returns"]["returns"] is None
+    assert "Pendulum-v1 has 3 observations and 1 actions" in json.loads(out)["returns"]["why_not"]
+    pendulum = replace(random_policy(0, (3, 16, 1)), metadata={"environment": "Pendulum-v1"})
+    two = np.full(1, 2, np.float32)
+    save(replace(pendulum, action_low=-two, action_high=two), folder / "policy.safetensors")
+    _, out, _ = edgerl("export", folder, "--format", "c", "--dtype", "int8", "--no-measure")
+    assert "return over 10 episodes, 95 % bootstrap interval: " in out
+    _, out, _ = edgerl("export", folder, "--format", "c", "--no-measure")
+    assert "return" not in out, "nothing became smaller"
+    save(replace(pendulum, metadata={}), folder / "policy.safetensors")
+    _, out, _ = edgerl("export", folder, "--format", "c", "--dtype", "fp16", "--no-measure")
+    assert "no return was measured: the policy does not name its environment" in out
+
+
 def test_json_has_the_facts(edgerl: Run, folder: Path) -> None:
     options = ("--dtype", "int8", "--prefix", "gait", "--layout", "sparse", "--json")
     code, out, _ = edgerl("export", folder, "--format", "c", "-o", "out", *options)
