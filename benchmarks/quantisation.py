@@ -110,7 +110,9 @@ def main() -> None:
 
 WAYS: tuple[tuple[str, Precision, float], ...] = (
     ("int8", "int8", 0.0),
-    (f"int8, {OUTLIERS:.0%} outliers", "int8", OUTLIERS),
+    ("int8, 1 % outliers", "int8", OUTLIERS["int8"]),
+    ("int4", "int4", 0.0),
+    ("int4, 2 % outliers", "int4", OUTLIERS["int4"]),
 )
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
@@ -28,13 +28,18 @@ def command(
     sparsity: Annotated[
         float | None, typer.Option(help="Prune further by magnitude, to this share of absent weights.")
     ] = None,
-    dtype: Annotated[str, typer.Option(help="How weights are stored: fp32, fp16 or int8.")] = "fp32",
+    dtype: Annotated[
+        str,
+        typer.Option(help="How weights are stored: fp32, fp16, int8, or int4: hidden layers in it, others in int8."),
+    ] = "fp32",
     outliers: Annotated[
         float | None,
-        typer.Option(help="Share of the weights that int8 keeps exact.", show_default="0.01 with int8"),
+        typer.Option(
+            help="Share of the weights that int8 and int4 keep exact.", show_default="0.01 with int8, 0.02 with int4"
+        ),
     ] = None,
     finetune: Annotated[
-        bool, typer.Option("--finetune", help="Train int8 weights to act as the policy did, in its own states.")
+        bool, typer.Option("--finetune", help="Train int8 or int4 weights to act as the policy did, in its own states.")
     ] = False,
     env: OwnEnv = None,
     episodes: Annotated[int, typer.Option(min=0, help="Evaluation episodes before and after; 0 for none.")] = 10,
@@ -49,17 +54,18 @@ def command(
     """
     from edgerl.compression.prune import prune
     from edgerl.errors import ConfigError
-    from edgerl.policy.compact import PRECISIONS
+    from edgerl.policy.compact import Precision
 
-    if dtype not in PRECISIONS:
-        raise ConfigError(f"--dtype is {dtype!r}; expected {', '.join(PRECISIONS)}")
+    precision = next((known for known in get_args(Precision) if known == dtype), None)
+    if precision is None:
+        raise ConfigError(f"--dtype is {dtype!r}; expected {', '.join(get_args(Precision))}")
     if finetune:
         note("fine-tuning, for a minute or less where nothing else runs")
     result = prune(
         find_subject(run, note),
         output,
         sparsity=sparsity,
-        precision=dtype,
+        precision=precision,
         outliers=outliers,
         finetune=finetune,
         episodes=episodes,

@@ -19,7 +19,7 @@ import torch.nn.functional as F  # noqa: N812 — PyTorch's own convention
 from edgerl.environments.make import Environment
 from edgerl.policy.compact import CompactPolicy, Layer
 from edgerl.policy.loss import action_span
-from edgerl.policy.pruning import INT8_LARGEST, Affine, Storage, network_of, stored
+from edgerl.policy.pruning import LARGEST_VALUES, Affine, Storage, network_of, stored
 from edgerl.training.subject import visited
 
 Array = npt.NDArray[Any]
@@ -78,7 +78,7 @@ class _Student:
         self.affine = [(weight.requires_grad_(), bias.requires_grad_()) for weight, bias in pairs]
         half = action_span(start) / 2
         self.half = torch.from_numpy(half.astype(np.float32))
-        self.middle = torch.from_numpy((start.action_scaling[0] / half).astype(np.float32))
+        self.middle = 0 if start.head == "clip" else torch.from_numpy(start.action_scaling[0] / self.half.numpy())
 
     @property
     def parameters(self) -> list[Tensor]:
@@ -101,7 +101,7 @@ class _Student:
         """A layer's weight as it will be stored; its gradient is that of the weight itself."""
         weight, exact = self.affine[index][0] * self.present[index], self.exact[index]
         small = weight.detach() if exact is None else weight.detach() * ~exact
-        scale = small.abs().amax(dim=1, keepdim=True) / INT8_LARGEST
+        scale = small.abs().amax(dim=1, keepdim=True) / LARGEST_VALUES[self.storage[index].precision]
         rounded = torch.where(scale > 0, (small / scale).round() * scale, 0)
         error = rounded - small
         return weight + error

@@ -14,7 +14,7 @@ from edgerl.files.paths import anchored, at_home, reachable
 from edgerl.policy import format as policy_file
 from edgerl.policy.compact import CompactPolicy, Precision
 from edgerl.policy.loss import ActionDifference, action_difference, action_span
-from edgerl.policy.pruning import OUTLIERS, compact, describe_wide_rows, network_of, storage_of, stored
+from edgerl.policy.pruning import LARGEST_VALUES, OUTLIERS, compact, describe_wide_rows, network_of, storage_of, stored
 from edgerl.training.evaluation import evaluation_seeds
 from edgerl.training.recorded import RECORDED_OBSERVATIONS
 from edgerl.training.subject import FileSubject, Subject, acting, subject_of
@@ -62,7 +62,7 @@ def prune(
 
     path: default the run's policy.safetensors, replaced; of a file it must be given. sparsity: prune further by
     magnitude, to 1 − connections / weights of the trained network if it were dense. precision: how weights are stored.
-    outliers: the share of weights that int8 keeps exact (default OUTLIERS with int8). finetune: train int8 weights to
+    outliers: the share of weights that int8 and int4 keep exact (default OUTLIERS). finetune: train such weights to
     act as the policy did, in states of episodes, or of a run's replay where there are no episodes. episodes: evaluation
     episodes before and after; 0 for none. env: the environment of a file that names none; of a run its own, where that
     is code (`module:factory`): a run folder or a file may not choose what runs.
@@ -76,7 +76,7 @@ def prune(
         refuse_existing(Path(path), force=force)
     before = subject.policy
     whole = compact(before, sparsity=sparsity)
-    share = OUTLIERS if outliers is None and precision == "int8" else outliers or 0.0
+    share = OUTLIERS.get(precision, 0.0) if outliers is None else outliers
     storage = storage_of(network_of(whole), precision, share)
     after = stored(whole, network_of(whole), storage)
     if finetune:
@@ -120,8 +120,8 @@ def prune(
 
 def _check_finetuning(subject: Subject, precision: Precision, episodes: int) -> None:
     """Raises ConfigError where nothing is rounded, or no state of the policy is known."""
-    if precision != "int8":
-        raise ConfigError(f"`finetune` trains weights that are rounded, and these are {precision}; expected int8")
+    if precision not in LARGEST_VALUES:
+        raise ConfigError(f"`finetune` trains weights that are rounded, not {precision} ones; expected int8 or int4")
     if isinstance(subject, FileSubject) and not episodes:
         raise ConfigError("`finetune` needs states that the policy meets, and `episodes` is 0; expected at least 1")
 

@@ -29,11 +29,12 @@ from edgerl.policy.cell import CellName, MaybeCell, architecture
 from edgerl.policy.contract import UNKNOWN, Contract
 
 Array = npt.NDArray[Any]
-Precision = Literal["fp32", "fp16", "int8"]
+Precision = Literal["fp32", "fp16", "int8", "int4"]
 Head = Literal["tanh", "clip"]
 """How actions are made of the last layer's outputs."""
 
 PRECISIONS: dict[Precision, type[np.generic]] = {"fp32": np.float32, "fp16": np.float16, "int8": np.int8}
+"""Those that numpy has; int4 is int8 here, in −7 … 7."""
 
 MAXIMUM_UNITS = 1 << 16
 """Column indices have 16 bits: no layer is wider."""
@@ -100,7 +101,8 @@ class Layer(MaybeCell):
     scale: Array | None = None  # float32 [n_outputs], int8 only: weight = scale · value
     norm: LayerNorm | None = None  # of a hidden layer, like the activation: behind the last one stands the head
     activation: ActivationName | CellName = "relu"
-    outliers: Outliers | None = None  # int8 only; the stored values at their positions are zero
+    outliers: Outliers | None = None  # int8 and int4 only; the stored values at their positions are zero
+    is_int4: bool = False  # whether int8 values are in −7 … 7, and stored two in a byte
 
     def hidden(self, sums: Array) -> Array:
         """What the next layer is given for this one's sums [..., n_outputs], in their type; of a cell see `step`."""
@@ -114,7 +116,9 @@ class Layer(MaybeCell):
     @property
     def precision(self) -> Precision:
         """How one weight is stored."""
-        return next(name for name, dtype in PRECISIONS.items() if self.values.dtype == dtype)
+        return (
+            "int4" if self.is_int4 else next(name for name, dtype in PRECISIONS.items() if self.values.dtype == dtype)
+        )
 
     @property
     def connections(self) -> int:
@@ -130,10 +134,15 @@ class Layer(MaybeCell):
     @property
     def n_bytes(self) -> int:
         """Bytes of weights, indices, scales, outliers, biases and of the norm."""
-        arrays = (self.values, self.bias, self.columns, self.row_starts, self.scale)
+        arrays = (self.bias, self.columns, self.row_starts, self.scale)
         norm = () if self.norm is None else (self.norm.scale, self.norm.shift)
         exact = 0 if self.outliers is None else self.outliers.n_bytes
-        return sum(array.nbytes for array in (*arrays, *norm) if array is not None) + exact
+        return sum(array.nbytes for array in (*arrays, *norm) if array is not None) + self.value_bytes + exact
+
+    @property
+    def value_bytes(self) -> int:
+        """Bytes of the values."""
+        return -(-self.values.size // 2) if self.is_int4 else self.values.nbytes
 
     def stored_matrix(self) -> Array:
         """The weights as stored, before `scale` and without outliers, as a dense matrix [n_outputs, n_inputs]."""
@@ -385,7 +394,7 @@ def as_blocks(weight: Array, block: int) -> Array:
     return padded.reshape(-1, block, n_inputs).transpose(0, 2, 1)
 
 
-def make_layer(weight: Array, bias: Array, block: int, scale: Array | None = None) -> Layer:
+def make_layer(weight: Array, bias: Array, block: int, scale: Array | None = None, *, is_int4: bool = False) -> Layer:
     """A layer from its stored matrix [n_outputs, n_inputs], dense or sparse, whichever has fewer bytes.
 
     `weight` is float32, float16 or int8, the type of the stored values; exact zeros are not connections.
@@ -410,6 +419,7 @@ def make_layer(weight: Array, bias: Array, block: int, scale: Array | None = Non
         columns=columns.astype(np.uint16),
         row_starts=row_starts,
         scale=scale,
+        is_int4=is_int4,
     )
     dense = replace(sparse, values=np.array(weight, order="C"), columns=None, row_starts=None)  # a copy: no alias
     return min(dense, sparse, key=lambda layer: layer.n_bytes)
@@ -417,7 +427,7 @@ def make_layer(weight: Array, bias: Array, block: int, scale: Array | None = Non
 
 def as_floats(layer: Layer) -> Layer:
     """The layer in float32, dense or sparse as it is; nothing sparse is unfolded."""
-    floats = replace(layer, values=_float_values(layer), scale=None, outliers=None)
+    floats = replace(layer, values=_float_values(layer), scale=None, outliers=None, is_int4=False)
     return floats if layer.outliers is None else _with_weights(floats, layer.outliers)
 
 

@@ -23,15 +23,14 @@ from edgerl.policy.loss import action_span
 Array = npt.NDArray[Any]
 Affine = tuple[Array, Array]
 
-INT8_LARGEST = 127
+LARGEST_VALUES: dict[str, int] = {"int8": 127, "int4": 7}
 
-OUTLIERS = 0.01
-"""The share of the weights that `edgerl prune --dtype int8` keeps exact."""
+OUTLIERS: dict[str, float] = {"int8": 0.01, "int4": 0.02}
+"""The share of the weights that `edgerl prune` keeps exact."""
 
 WIDE = 10.0
-"""The largest weight of a row over the root mean square of all, above which int8 may cost some return: of thirteen
-policies of other programs the two that lost most have rows above 15, three more have rows above 10, and of the others
-none lost what ten episodes can show (docs/compress.md)."""
+"""The largest weight of a row over the root mean square of all, above which rounding may cost return: of fourteen
+policies of other programs the two that lost a tenth and more have rows of 15 (docs/compress.md)."""
 
 LARGEST_SHARE = 0.125
 """Of a row, and of all weights: an outlier takes six bytes, and with more of them fp16 is the smaller form."""
@@ -161,20 +160,21 @@ def prune_by_magnitude(network: Sequence[Affine], sparsity: float, block: int, d
 def quantise_layer(weight: Array, bias: Array, block: int, precision: Precision, exact: Array | None = None) -> Layer:
     """A layer whose weights are stored as `precision`; biases stay float32.
 
-    int8 is symmetric with one scale per output row: weight = scale · value, |value| ≤ 127. exact: where its weights
-    are kept as they are (bool [n_outputs, n_inputs]).
+    int8 and int4 are symmetric with one scale per output row: weight = scale · value, |value| ≤ 127 and 7. exact:
+    where their weights are kept as they are (bool [n_outputs, n_inputs]).
 
     Raises UnsupportedModelError where a weight does not fit into fp16.
     """
-    if precision == "int8":
-        outliers = None if exact is None else _outliers(weight, exact)
+    if precision in LARGEST_VALUES:
+        steps, outliers = LARGEST_VALUES[precision], None if exact is None else _outliers(weight, exact)
         if exact is not None:
             weight = np.where(exact, weight.dtype.type(0), weight)
         largest = np.abs(weight).max(axis=1)
         smallest = np.finfo(np.float32).tiny  # a denormal scale has few bits, and devices flush it
-        scale = np.where(largest > 0, np.maximum(largest / INT8_LARGEST, smallest), 1).astype(np.float32)
-        values = np.rint(weight / scale[:, None]).clip(-INT8_LARGEST, INT8_LARGEST).astype(np.int8)
-        return replace(make_layer(values, bias, block, scale), outliers=outliers)
+        scale = np.where(largest > 0, np.maximum(largest / steps, smallest), 1).astype(np.float32)
+        values = np.rint(weight / scale[:, None]).clip(-steps, steps).astype(np.int8)
+        layer = make_layer(values, bias, block, scale, is_int4=precision == "int4")
+        return replace(layer, outliers=outliers)
     limit = np.finfo(np.float16 if precision == "fp16" else np.float32).max
     if np.abs(weight).max(initial=0) > limit:
         raise UnsupportedModelError(f"a weight of {np.abs(weight).max():g} does not fit into {precision}; use fp32")
@@ -200,7 +200,7 @@ def widest_row(layer: Layer, weight: Array) -> float:
 
 
 def describe_wide_rows(before: CompactPolicy, after: CompactPolicy) -> tuple[str, ...]:
-    """A warning for people, of each int8 layer with a row that is WIDE; before: the same network in fp32."""
+    """A warning for people, of each int8 or int4 layer with a row that is WIDE; before: the same network in fp32."""
     pairs = zip(before.layers, after.layers, strict=True)
     widths = {i: widest_row(new, old.matrix()) for i, (old, new) in enumerate(pairs) if new.scale is not None}
     return tuple(
@@ -213,7 +213,7 @@ def describe_wide_rows(before: CompactPolicy, after: CompactPolicy) -> tuple[str
 
 
 def find_outliers(network: Sequence[Affine], share: float) -> list[Array]:
-    """Which weights int8 loses least by if they are kept exact (bool [n_outputs, n_inputs] each): `share` of all.
+    """Which weights are kept exact for the least loss (bool [n_outputs, n_inputs] each): `share` of all.
 
     A row's squared error is its weights times the square of its scale, which its largest weight sets. Rows get
     outliers where one takes the most of that away, be it only together with the next ones.
@@ -281,19 +281,22 @@ class Storage:
     """How a layer's weights are stored."""
 
     precision: Precision
-    exact: Array | None = None  # int8: which are kept as they are, bool [n_outputs, n_inputs]; None: none are
+    exact: Array | None = None  # int8 and int4: which are kept as they are, bool [n_outputs, n_inputs]; None: none are
 
 
 def storage_of(network: Sequence[Affine], precision: Precision, outliers: float = 0.0) -> list[Storage]:
-    """Of each layer; outliers: the share of weights that int8 keeps exact. Raises ConfigError."""
-    if not 0 <= outliers <= LARGEST_SHARE or (outliers and precision != "int8"):
+    """Of each layer; outliers: the share of weights that int8 and int4 keep exact. The first and the last layer, where
+    an error is felt most, are int8 with int4. Raises ConfigError."""
+    if not 0 <= outliers <= LARGEST_SHARE or (outliers and precision not in LARGEST_VALUES):
         raise ConfigError(
-            f"`outliers` is {outliers:g} with {precision} weights; expected a share in [0, {LARGEST_SHARE}] with int8, "
-            "and 0 with others"
+            f"`outliers` is {outliers:g} with {precision} weights; expected a share in [0, {LARGEST_SHARE}] with int8 "
+            "and int4, and 0 with others"
         )
-    if not outliers:
-        return [Storage(precision)] * len(network)
-    return [Storage(precision, exact) for exact in find_outliers(network, outliers)]
+    precisions: list[Precision] = [precision] * len(network)
+    if precision == "int4":
+        precisions[0] = precisions[-1] = "int8"
+    exact = find_outliers(network, outliers) if outliers else [None] * len(network)
+    return [Storage(*pair) for pair in zip(precisions, exact, strict=True)]
 
 
 def stored(policy: CompactPolicy, network: Sequence[Affine], storage: Sequence[Storage]) -> CompactPolicy:

@@ -41,6 +41,9 @@ class Costs:
     block: float  # per block of four
 
 
+NIBBLE: Mapping[Target, float] = {"cortex-m4": 5.4, "cortex-m7": 5.4, "esp32": 5.4, "rp2040": 17.0, "generic": 5.4}
+"""Instructions per weight of four bits."""
+
 DENSE_INPUT, COLUMN_INPUT = 13.0, 22.0
 """Instructions per input of a layer beyond those of its weights, on a Cortex-M4F."""
 
@@ -83,7 +86,20 @@ class ColumnForm:
         return self.values.size
 
 
-Form = DenseForm | ColumnForm
+@dataclass(frozen=True)
+class NibbleForm:
+    """A layer whose every weight is there, in four bits."""
+
+    values: Array  # uint8 [n_inputs, ⌈n_outputs / 2⌉]: of two outputs, the first in the lower half
+    multiply_adds: int  # for an observation that leaves no input zero
+
+    @property
+    def n_bytes(self) -> int:
+        """Of the values."""
+        return self.values.nbytes
+
+
+Form = DenseForm | ColumnForm | NibbleForm
 
 
 @dataclass(frozen=True)
@@ -152,8 +168,8 @@ class PolicyForm:
 
 def _weight_bytes(layer: Layer) -> int:
     """Of the weights and their indices, as the file stores them."""
-    arrays = (layer.values, layer.columns, layer.row_starts)
-    return sum(part.nbytes for part in arrays if part is not None)
+    arrays = (layer.columns, layer.row_starts)
+    return layer.value_bytes + sum(part.nbytes for part in arrays if part is not None)
 
 
 def _outlier_bytes(layer: Layer) -> int:
@@ -222,11 +238,11 @@ def layer_form(layer: Layer, layout: Layout, target: Target, active: float) -> F
     active: the share of its inputs that are not zero.
     """
     if layout == "dense":
-        return dense_form(layer)
+        return nibble_form(layer) if layer.is_int4 else dense_form(layer)
     columns = column_form(layer)
     if layout == "sparse":
         return columns
-    dense = dense_form(layer)
+    dense = nibble_form(layer) if layer.is_int4 else dense_form(layer)
     forms: list[Form] = sorted((columns, dense), key=lambda form: form.n_bytes)
     smaller, larger = forms
     is_faster = instructions(layer, larger, target, active) < instructions(layer, smaller, target, active)
@@ -236,6 +252,14 @@ def layer_form(layer: Layer, layout: Layout, target: Target, active: float) -> F
 def dense_form(layer: Layer) -> DenseForm:
     """Every weight of a layer, by input."""
     return DenseForm(np.ascontiguousarray(layer.stored_matrix().T))
+
+
+def nibble_form(layer: Layer) -> NibbleForm:
+    """Every weight of an int4 layer, by input."""
+    by_input = np.zeros((layer.n_inputs, layer.n_outputs + layer.n_outputs % 2), np.int8)
+    by_input[:, : layer.n_outputs] = layer.stored_matrix().T
+    halves = by_input.view(np.uint8) & 15
+    return NibbleForm(halves[:, ::2] | halves[:, 1::2] << 4, layer.n_inputs * layer.n_outputs)
 
 
 def column_form(layer: Layer) -> ColumnForm:
@@ -275,7 +299,9 @@ def _delta_form(layer: Layer, columns: Array, rows: Array, values: Array) -> Col
 
 def instructions(layer: Layer, form: Form, target: Target, active: float) -> float:
     """What a layer executes for one observation, where `active` of its inputs are not zero."""
-    costs = COSTS[target][layer.precision]  # what outliers cost is the same in every form
+    if isinstance(form, NibbleForm):
+        return layer.n_inputs * (DENSE_INPUT + active * NIBBLE[target] * layer.n_outputs)
+    costs = COSTS[target]["int8" if layer.is_int4 else layer.precision]  # what outliers cost is the same in every form
     if isinstance(form, DenseForm):
         return layer.n_inputs * (DENSE_INPUT + active * costs.dense * layer.n_outputs)
     entry = costs.single if form.block == 1 else costs.block

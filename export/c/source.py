@@ -19,6 +19,7 @@ from edgerl.export.c.form import (
     ColumnForm,
     DenseForm,
     Form,
+    NibbleForm,
     OutlierForm,
     PolicyForm,
     head_arrays,
@@ -37,7 +38,7 @@ from edgerl.policy.loss import ActionDifference, action_difference, action_span,
 MAXIMUM_FLASH_BYTES = 1 << 24
 """No microcontroller holds more constants, and a C file of them would have hundreds of megabytes."""
 
-TOLERANCES: dict[Precision, float] = {"fp32": 1e-5, "fp16": 1e-5, "int8": 1e-4}
+TOLERANCES: dict[Precision, float] = {"fp32": 1e-5, "fp16": 1e-5, "int8": 1e-4, "int4": 1e-4}
 """Of the self-test, in shares of the action range. int8 rounds the inputs of each layer, one now and then otherwise."""
 
 LOWEST = "-3.402823466e+38f"
@@ -50,7 +51,8 @@ SMALLEST_RANGE = 1e-30
 """An int8 layer takes smaller inputs for zeros."""
 
 _INTEGERS = {"uint8": "uint8_t", "uint16": "uint16_t"}
-_VALUES: dict[Precision, str] = {"fp32": "float", "fp16": "uint16_t", "int8": "int8_t"}
+_VALUES: dict[Precision, str] = {"fp32": "float", "fp16": "uint16_t", "int8": "int8_t", "int4": "int8_t"}
+_INTEGER_WEIGHTS = ("int8", "int4")
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,8 @@ def _beside(layer: Layer) -> str:
 
 
 def _layout_name(form: Form) -> str:
+    if isinstance(form, NibbleForm):
+        return "dense, two weights a byte"
     if isinstance(form, DenseForm):
         return "dense"
     unit = "single connections" if form.block == 1 else f"blocks of {form.block}"
@@ -311,7 +315,7 @@ def _given(policy: CompactPolicy) -> str:
 
 
 def _has_integers(policy: CompactPolicy) -> bool:
-    return any(layer.precision == "int8" for layer in policy.layers)
+    return any(layer.precision in _INTEGER_WEIGHTS for layer in policy.layers)
 
 
 # ------------------------------------------------------------------------------------------------------- the C file
@@ -321,7 +325,7 @@ def _types(p: str, precision: Precision, number_type: str) -> kernels.Kernel:
     """What a layer of `precision` computes with, in scratch numbers of `number_type`."""
     has_integers = number_type != "float"
     value = _stored(p, _VALUES[precision])
-    if precision == "int8":
+    if precision in _INTEGER_WEIGHTS:
         return kernels.Kernel(value, "int32_t", "", ".integer", number_type, None)
     part = ".real" if has_integers else ""
     if precision == "fp16":
@@ -404,7 +408,7 @@ def _constants(form: PolicyForm, p: str) -> list[str]:
     if policy.observation_mean is not None and policy.observation_scale is not None:
         parts += [floats("mean", policy.observation_mean), floats("deviation", policy.observation_scale)]
     for index, (layer, stored) in enumerate(zip(policy.layers, form.layers, strict=True)):
-        kind = _stored(p, _VALUES[layer.precision])
+        kind = _stored(p, "uint8_t" if isinstance(stored, NibbleForm) else _VALUES[layer.precision])
         arrays = [array(attribute, kind, f"{p}_values{index}", stored.values)]
         if isinstance(stored, ColumnForm):
             for name, values in (("counts", stored.counts), ("rows", stored.rows)):
@@ -449,7 +453,7 @@ def _functions(form: PolicyForm, p: str) -> list[str]:
         parts.append(kernels.ARM.substitute(P=p.upper()))
     if any(layer.precision == "fp16" for layer in policy.layers):
         parts.append(kernels.HALF.substitute(p=p))
-    if any(layer.precision != "int8" for layer in policy.layers):
+    if any(layer.precision not in _INTEGER_WEIGHTS for layer in policy.layers):
         parts.append(kernels.START.substitute(p=p, P=p.upper(), number=n, real=".real" if has_integers else ""))
     if has_integers:
         parts += [
@@ -488,14 +492,17 @@ def _activations(used: Set[ActivationName | CellName], names: Mapping[str, str])
 
 
 def _kernel_name(layer: Layer, form: Form) -> str:
+    if isinstance(form, NibbleForm):
+        return "dense_int4"
+    precision = "int8" if layer.is_int4 else layer.precision
     if isinstance(form, DenseForm):
-        return f"dense_{layer.precision}"
+        return f"dense_{precision}"
     kinds = f"{'delta' if form.is_delta else 'row'}{8 * form.rows.itemsize}_count{8 * form.counts.itemsize}"
-    return f"columns{form.block}_{layer.precision}_{kinds}"
+    return f"columns{form.block}_{precision}_{kinds}"
 
 
 def _kernel(p: str, layer: Layer, form: Form, number_type: str) -> str:
-    kernel, is_integer = _types(p, layer.precision, number_type), layer.precision == "int8"
+    kernel, is_integer = _types(p, layer.precision, number_type), layer.precision in _INTEGER_WEIGHTS
     common = {
         "p": p,
         "number": number_type,
@@ -507,6 +514,8 @@ def _kernel(p: str, layer: Layer, form: Form, number_type: str) -> str:
         "condition": "is not zero" if is_integer else "is above `above`",
         "above": "" if is_integer else "float above, ",
     }
+    if isinstance(form, NibbleForm):
+        return kernels.NIBBLES.substitute(common | {"value": _stored(p, "uint8_t")}, dtype="int4")
     if isinstance(form, DenseForm):
         return kernels.DENSE.substitute(common, dtype=layer.precision, body=kernels.dense_body(kernel))
     row, unit = _stored(p, _INTEGERS[form.rows.dtype.name]), "row" if form.block == 1 else "row of blocks"
@@ -611,15 +620,15 @@ def _calls(p: str, index: int, layer: Layer, form: Form, x: str, y: str, *, is_s
     """is_signed: x is used as it is; else what ReLU would make zero is passed over."""
     padded = padded_outputs(layer, form)
     arguments = [str(layer.n_inputs)]
-    if isinstance(form, DenseForm):
+    if isinstance(form, DenseForm | NibbleForm):
         arguments.append(str(layer.n_outputs))
-    if layer.precision != "int8":
+    if layer.precision not in _INTEGER_WEIGHTS:
         arguments.append(LOWEST if is_signed else "0.0f")
     if isinstance(form, ColumnForm):
         arguments += [f"{p}_counts{index}", f"{p}_rows{index}"]
     arguments += [f"{p}_values{index}", x, y]
     kernel = f"{p}_{_kernel_name(layer, form)}({', '.join(arguments)});"
-    if layer.precision != "int8":
+    if layer.precision not in _INTEGER_WEIGHTS:
         return [f"{p}_start({layer.n_outputs}, {padded}, {p}_bias{index}, {y});", kernel]
     calls = [
         f"step = {p}_quantise({layer.n_inputs}, {_limit(layer)}, {int(is_signed)}, {x});",

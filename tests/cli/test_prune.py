@@ -91,7 +91,7 @@ def test_fine_tuning_in_the_states_of_a_run(edgerl: Run, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (("--dtype", "fp16", "--finetune"), "--finetune trains weights that are rounded, and these are fp16"),
+        (("--dtype", "fp16", "--finetune"), "--finetune trains weights that are rounded, not fp16 ones"),
         (("--dtype", "fp16", "--outliers", 0.01), "--outliers is 0.01 with fp16 weights; expected a share in"),
         (("--dtype", "int8", "--outliers", 0.5), "--outliers is 0.5 with int8 weights; expected a share in"),
     ],

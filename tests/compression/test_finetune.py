@@ -9,7 +9,7 @@ import torch
 from edgerl.compression import finetune as module
 from edgerl.compression.finetune import _Student, finetune
 from edgerl.policy.activation import ACTIVATIONS, ActivationName
-from edgerl.policy.compact import CompactPolicy, Head
+from edgerl.policy.compact import CompactPolicy, Head, Precision
 from edgerl.policy.loss import action_difference, action_span
 from edgerl.policy.pruning import network_of, storage_of, stored
 from tests.policy.policies import assert_same, random_policy, torch_actions
@@ -43,11 +43,11 @@ def test_the_student_computes_what_its_file_does(activation: ActivationName, hea
     np.testing.assert_allclose(shares * action_span(start) / 2, expected, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("outliers", [0, 0.02])
-def test_it_comes_nearer_to_its_teacher(outliers: float, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("precision", "outliers"), [("int8", 0), ("int4", 0.1)])
+def test_it_comes_nearer_to_its_teacher(precision: Precision, outliers: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "STEPS", 150)
     teacher = _wide_policy()
-    storage = storage_of(network_of(teacher), "int8", outliers)
+    storage = storage_of(network_of(teacher), precision, outliers)
     plain = stored(teacher, network_of(teacher), storage)
     tuned = finetune(teacher, teacher, storage, _observations(teacher, 0), None)
     others = _observations(teacher, 1)
@@ -57,7 +57,7 @@ def test_it_comes_nearer_to_its_teacher(outliers: float, monkeypatch: pytest.Mon
     )
     assert after < 0.8 * before
     for whole, layer, way in zip(teacher.layers, tuned.layers, storage, strict=True):
-        assert layer.precision == "int8"
+        assert layer.precision == way.precision
         assert (layer.outliers is None) == (way.exact is None or not way.exact.any())
         assert not np.any(layer.matrix()[whole.matrix() == 0]), "no connection is added"
     assert_same(tuned, finetune(teacher, teacher, storage, _observations(teacher, 0), None))

@@ -57,13 +57,13 @@ def largest_difference(policy: CompactPolicy, actions: Array, expected: Array) -
     return float((np.abs(actions.astype(np.float64) - expected) / span).max())
 
 
-STORED = ("fp32", "fp16", "int8", "int8 and outliers")
+STORED = ("fp32", "fp16", "int8", "int8 and outliers", "int4 and outliers")
 """Ways in which weights are stored."""
 
 
 def stored_policy(stored: str, seed: int, widths: tuple[int, ...], block: int, density: float = 0.4) -> CompactPolicy:
-    if stored == "int8 and outliers":
-        return outlier_policy(seed, widths, block, density=density)
+    if stored.endswith(" and outliers"):
+        return outlier_policy(seed, widths, block, stored[:4], density=density)  # type: ignore[arg-type]
     return random_policy(seed, widths, block, stored, density=density)  # type: ignore[arg-type]
 
 
@@ -309,6 +309,20 @@ def test_outliers_are_added_to_the_sums(block: int, layout: Layout, widths: tupl
     without = replace(policy, layers=tuple(replace(layer, outliers=None) for layer in policy.layers))
     assert difference < 1e-3 * largest_difference(policy, without(observations), torch_actions(policy, observations))
     assert library.self_test() == 0
+
+
+@pytest.mark.parametrize("n_hidden", [20, 21, 1])
+@pytest.mark.parametrize("block", [1, 4])
+def test_int4_weights_lie_two_in_a_byte_where_the_layer_is_dense(block: int, n_hidden: int, tmp_path: Path) -> None:
+    for layout, density, kind in (("auto", 0.9, "dense, two weights a byte"), ("auto", 0.05, "sparse columns")):
+        policy = outlier_policy(3, (24, 40, n_hidden, 3), block, "int4", density=density)
+        (folder := tmp_path / str(density)).mkdir()
+        library, observations = Library(policy, folder, Options(layout=layout)), observations_of(policy, 200)
+        assert library.made.layers[1].startswith("int4 and ") or policy.layers[1].outliers is None
+        assert kind in library.made.layers[1]
+        difference = largest_difference(policy, library.actions(observations), torch_actions(policy, observations))
+        assert difference < BOUNDS["int8"]
+        assert library.self_test() == 0
 
 
 def test_one_layer_and_a_layer_without_connections(tmp_path: Path) -> None:

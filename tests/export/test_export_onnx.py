@@ -96,8 +96,9 @@ def test_actions_are_those_of_torch(
 
 @pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
 @pytest.mark.parametrize("block", [1, 4])
-def test_outliers_are_scattered_among_int8_weights(block: int, sparse: bool, path: Path) -> None:
-    policy = outlier_policy(3, (120, 64, 6), block, density=0.1 if sparse else 1)
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_outliers_are_scattered_among_integers(precision: Precision, block: int, sparse: bool, path: Path) -> None:
+    policy = outlier_policy(3, (120, 64, 40, 6), block, precision, density=0.1 if sparse else 1)
     report = export_policy(policy, "onnx", path, sparse_initializers=sparse)
     assert (report.opset, report.sparse_layers > 0) == (13, sparse)
     model = onnx.load(path)

@@ -71,10 +71,16 @@ def random_policy(
     return policy.with_example(policy.observation_of(example))
 
 
-def outlier_policy(seed: int, widths: tuple[int, ...] = (5, 9, 7, 3), block: int = 1, **options: Any) -> CompactPolicy:
-    """A random policy in int8, an eighth of whose weights are exact."""
+def outlier_policy(
+    seed: int,
+    widths: tuple[int, ...] = (5, 9, 7, 3),
+    block: int = 1,
+    precision: Precision = "int8",
+    **options: Any,
+) -> CompactPolicy:
+    """A random policy in int8 or int4, an eighth of whose weights are exact."""
     policy = random_policy(seed, widths, block, **options)
-    return with_network(policy, network_of(policy), "int8", 0.125)
+    return with_network(policy, network_of(policy), precision, 0.125)
 
 
 def recurrent_policy(
@@ -218,6 +224,7 @@ def assert_same(first: CompactPolicy, second: CompactPolicy) -> None:
         assert (one.n_inputs, one.n_outputs, one.block) == (other.n_inputs, other.n_outputs, other.block)
         for name in ("values", "bias", "columns", "row_starts", "scale"):
             _assert_same_array(getattr(one, name), getattr(other, name))
+        assert one.is_int4 == other.is_int4
         assert (one.outliers is None) == (other.outliers is None)
         if one.outliers is not None and other.outliers is not None:
             for name in ("values", "columns", "row_starts"):

@@ -93,7 +93,9 @@ def test_the_golden_file_with_cells() -> None:
 
 def test_the_golden_file_with_outliers() -> None:
     policy = policy_file.load(GOLDEN_OUTLIERS)
-    output = policy.layers[1]
+    hidden, output = policy.layers
+    assert hidden.matrix().tolist() == [[0, 0.5], [0, -1], [0, 2], [0, 0], [1.5, 0]]
+    assert (hidden.precision, hidden.connections, hidden.n_bytes) == ("int4", 4, 5 + 4 * 5 + 4 * 5)
     assert (output.matrix() * 128).tolist() == [[127, 32, -127, 1, -1], [4, 6, 10, 14, -22]]
     assert (output.connections, output.n_bytes) == (10, 10 + 4 * 2 + 4 * 2 + 4 + 2 + 4 * 3)
     np.testing.assert_allclose(policy(policy.example_observation), golden.EXAMPLE_OF_OUTLIERS, rtol=1e-6)
@@ -169,17 +171,18 @@ def test_round_trip_of_all_parts(
     st.sampled_from([0.2, 1]),
     st.booleans(),
     st.sampled_from(get_args(Head)),
+    st.sampled_from(["int8", "int4"]),
 )
 def test_round_trip_of_outliers(
-    seed: int, widths: list[int], block: int, density: float, offset: bool, head: Head
+    seed: int, widths: list[int], block: int, density: float, offset: bool, head: Head, precision: Precision
 ) -> None:
-    policy = outlier_policy(seed, tuple(widths), block, density=density, offset=offset, head=head)
+    policy = outlier_policy(seed, tuple(widths), block, precision, density=density, offset=offset, head=head)
     data = policy_file.to_bytes(policy)
     again = policy_file.from_bytes(data, SOURCE)
     assert_same(again, policy)
     assert policy_file.to_bytes(again) == data
-    has_outliers = any(layer.outliers is not None for layer in policy.layers)
-    assert (policy_file.version_of(policy) == 4) == has_outliers
+    is_new = any(layer.outliers is not None or layer.is_int4 for layer in policy.layers)
+    assert (policy_file.version_of(policy) == 4) == is_new
 
 
 def test_the_last_layer_has_no_norm() -> None:
@@ -427,7 +430,7 @@ def test_hostile_parts(change: Callable[[Metadata, Tensors], object], problem: s
 HOSTILE_CELLS = {
     "gates": (_describe(0, outputs=3), "layer 0, of 2 inputs and 3 outputs, is no lstm: expected outputs for four"),
     "units": (_describe(0, inputs=1), "layer 0, of 1 inputs and 4 outputs, is no lstm"),
-    "norm": (_describe(0, norm_epsilon=0.5), "layer 0, of 2 inputs and 4 outputs, is no lstm: .* no norm and"),
+    "norm": (_describe(0, norm_epsilon=0.5), "layer 0, of 2 inputs and 4 outputs, is no lstm: .* no norm"),
     "of outputs": (_set("layers.1.values", (2, 1), 1), "layer 1, a gru, has weights where it must have none"),
     "of inputs": (_set("layers.1.values", (3, 0), 1), "layer 1, a gru, has weights where it must have none"),
     "next": (_describe(2, inputs=4), "layer 1 has 1 outputs, the next 4 inputs"),
@@ -448,18 +451,32 @@ def test_hostile_cells(change: Callable[[Metadata, Tensors], object], problem: s
     _refused(metadata, tensors, problem, 3)
 
 
+def _shortened(_: Metadata, tensors: Tensors) -> None:
+    tensors["layers.0.values"] = tensors["layers.0.values"][:4]
+
+
+def _as_fp16(metadata: Metadata, tensors: Tensors) -> None:
+    metadata["layers"][0] |= {"precision": "fp16", "outliers": 1}
+    tensors["layers.0.values"] = np.zeros((5, 2), np.float16)
+    del tensors["layers.0.scale"]
+
+
 HOSTILE_OUTLIERS = {
     "count": (_describe(1, outliers=11), "layer 1 has 11 outliers, expected a whole number, one a weight at most"),
     "negative": (_describe(1, outliers=-1), "layer 1 has -1 outliers"),
     "text": (_describe(1, outliers="1"), "layer 1 has '1' outliers"),
     "true": (_describe(1, outliers=True), "layer 1 has True outliers"),
     "key missing": (lambda metadata, _: metadata["layers"][0].pop("outliers"), "layer 0 is not described by .*"),
-    "of fp16": (_describe(0, outliers=1), "layer 0 has outliers beside fp16 weights, expected int8"),
+    "of fp16": (_as_fp16, "layer 0 has outliers beside fp16 weights, expected int8 or int4"),
     "none of them": (_describe(1, outliers=0), "tensor 'layers.1.outlier_columns' does not belong"),
     "tensor missing": (lambda _, tensors: tensors.pop("layers.1.outlier_values"), "tensor layers.1.outlier_values is"),
     "not finite": (_set("layers.1.outlier_values", 0, np.nan), "layers.1.outlier_values holds a value that is not"),
     "column": (_set("layers.1.outlier_columns", 0, 5), "layer 1 has a connection from input 5, expected below 5"),
     "starts": (_set("layers.1.outlier_row_starts", 2, 2), "the row starts of layer 1 do not rise from 0 to its 1"),
+    "below -7": (_set("layers.0.values", 0, 0x80), "layers.0.values holds a value below -7, or one too many"),
+    "int4 shape": (_shortened, "layers.0.values is uint8.4., expected uint8.5."),
+    "int4 as int8": (_describe(0, precision="int8"), "layers.0.values is uint8.5., expected int8.5, 2."),
+    "int4 without scale": (lambda _, tensors: tensors.pop("layers.0.scale"), "tensor layers.0.scale is missing"),
     "second weight": (_set("layers.1.outlier_columns", 0, 2), "layer 1 has an outlier where it has another weight"),
 }  # fmt: skip
 
@@ -487,7 +504,9 @@ def test_a_cell_has_no_outliers() -> None:
         "layers.0.outlier_columns": np.zeros(1, np.uint16),
         "layers.0.outlier_row_starts": np.array([0, 1, 1, 1, 1], np.uint32),
     }
-    _refused(metadata, tensors, "layer 0, of 2 inputs and 4 outputs, is no lstm: .* no norm and no outliers", 4)
+    _refused(
+        metadata, tensors, "layer 0, of 2 inputs and 4 outputs, is no lstm: .* no norm, no outliers and no int4", 4
+    )
 
 
 def test_layers_that_do_not_fit_together() -> None:

@@ -315,6 +315,25 @@ def test_the_outliers_of_one_row_are_its_largest_and_rows_get_them_where_they_ta
     assert error <= min(squared for other, squared in left if other <= used) * (1 + 1e-12)
 
 
+def test_int4_is_of_hidden_layers_and_off_by_half_a_step_at_most() -> None:
+    policy = random_policy(0, (16, 40, 30, 20, 3), density=0.9)
+    for share in (0, 0.05):
+        stored = compact(policy, precision="int4", outliers=share)
+        assert [layer.precision for layer in stored.layers] == ["int8", "int4", "int4", "int8"]
+        for before, after in zip(compact(policy).layers, stored.layers, strict=True):
+            rest = before.matrix(np.float64)
+            if after.outliers is not None:
+                exact = after.outliers.rows, after.outliers.columns
+                assert np.array_equal(after.matrix()[exact], before.matrix()[exact])
+                rest[exact] = 0
+            steps = 7 if after.is_int4 else 127
+            half = np.abs(rest).max(axis=1, keepdims=True) / steps * (0.5 + 1e-4)
+            assert (np.abs(after.matrix(np.float64) - before.matrix(np.float64)) <= half).all()
+            assert np.abs(after.stored_matrix()).max() <= steps
+    one = compact(random_policy(0, (16, 3), density=1), precision="int4")
+    assert [layer.precision for layer in one.layers] == ["int8"], "no layer is hidden"
+
+
 def test_shares_of_outliers_that_are_refused() -> None:
     policy = random_policy(0)
     with pytest.raises(

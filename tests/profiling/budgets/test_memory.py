@@ -71,8 +71,9 @@ def test_the_arena_of_cells_is_exact(kind: CellName, before: int) -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("block", [1, 4])
-def test_outliers_are_counted(block: int, layout: Layout) -> None:
-    policy = outlier_policy(3, (17, 64, 33, 6), block, density=0.2)
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_outliers_are_counted(precision: Precision, block: int, layout: Layout) -> None:
+    policy = outlier_policy(3, (17, 64, 33, 6), block, precision, density=0.2)
     parts = arena_parts(_columns(policy), [layout] * 3, LANES_BASELINE, normalises=True)
     assert sum(parts.values()) == Policy(policy, layout, "naive").n_bytes
     rows = policy_rows(policy).layers
