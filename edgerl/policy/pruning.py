@@ -249,16 +249,10 @@ def _steps(weight: Array) -> Iterator[tuple[float, int, int]]:
             yield float(gains[best]), row, kept
 
 
-def compact(
-    policy: CompactPolicy,
-    *,
-    sparsity: float | None = None,
-    precision: Precision = "fp32",
-    outliers: float = 0.0,
-) -> CompactPolicy:
+def compact(policy: CompactPolicy, *, sparsity: float | None = None, precision: Precision = "fp32") -> CompactPolicy:
     """The policy without dead units, pruned to `sparsity` where that is given, and stored as `precision`.
 
-    sparsity: 1 − weights / weights of a dense network of `policy`'s own widths. outliers: as in `with_network`.
+    sparsity: 1 − weights / weights of a dense network of `policy`'s own widths.
 
     Raises ConfigError, UnsupportedModelError.
     """
@@ -273,7 +267,7 @@ def compact(
         positions = sum(layer.n_inputs * layer.n_outputs for layer in policy.layers)
         network = prune_by_magnitude(network, sparsity, block, positions)
         network = remove_dead_units(network, block, functions)
-    return with_network(policy, network, precision, outliers)
+    return with_network(policy, network, precision)
 
 
 @dataclass(frozen=True)
@@ -309,11 +303,6 @@ def stored(policy: CompactPolicy, network: Sequence[Affine], storage: Sequence[S
     return replace(policy, layers=layers).with_example(policy.example_observation)
 
 
-def with_network(
-    policy: CompactPolicy, network: Sequence[Affine], precision: Precision, outliers: float = 0.0
-) -> CompactPolicy:
-    """The same policy with another network, stored as `precision`, with this share of outliers.
-
-    Raises ConfigError, UnsupportedModelError.
-    """
-    return stored(policy, network, storage_of(network, precision, outliers))
+def with_network(policy: CompactPolicy, network: Sequence[Affine], precision: Precision) -> CompactPolicy:
+    """The same policy with another network, stored as `precision`, without outliers. Raises UnsupportedModelError."""
+    return stored(policy, network, storage_of(network, precision))

@@ -14,7 +14,7 @@ import torch.nn.functional as F  # noqa: N812 — PyTorch's own convention
 from edgerl.policy.activation import ActivationName
 from edgerl.policy.cell import CellName, joined_weights
 from edgerl.policy.compact import CompactPolicy, Head, Layer, LayerNorm, Precision, make_layer
-from edgerl.policy.pruning import network_of, quantise_layer, with_network
+from edgerl.policy.pruning import network_of, quantise_layer, storage_of, stored
 
 Array = npt.NDArray[Any]
 Network = list[tuple[Array, Array]]
@@ -80,7 +80,8 @@ def outlier_policy(
 ) -> CompactPolicy:
     """A random policy in int8 or int4, an eighth of whose weights are exact."""
     policy = random_policy(seed, widths, block, **options)
-    return with_network(policy, network_of(policy), precision, 0.125)
+    network = network_of(policy)
+    return stored(policy, network, storage_of(network, precision, 0.125))
 
 
 def recurrent_policy(

@@ -15,7 +15,16 @@ from torch import nn
 
 from edgerl.errors import ConfigError, UnsupportedModelError
 from edgerl.policy.compact import CompactPolicy, Precision, as_floats, make_layer
-from edgerl.policy.pruning import compact, find_outliers, prune_by_magnitude, quantise_layer, remove_dead_units
+from edgerl.policy.pruning import (
+    compact,
+    find_outliers,
+    network_of,
+    prune_by_magnitude,
+    quantise_layer,
+    remove_dead_units,
+    storage_of,
+    stored,
+)
 from tests.policy.policies import Network, masked_network, random_policy
 
 Array = npt.NDArray[Any]
@@ -317,10 +326,11 @@ def test_the_outliers_of_one_row_are_its_largest_and_rows_get_them_where_they_ta
 
 def test_int4_is_of_hidden_layers_and_off_by_half_a_step_at_most() -> None:
     policy = random_policy(0, (16, 40, 30, 20, 3), density=0.9)
+    network = network_of(policy)
     for share in (0, 0.05):
-        stored = compact(policy, precision="int4", outliers=share)
-        assert [layer.precision for layer in stored.layers] == ["int8", "int4", "int4", "int8"]
-        for before, after in zip(compact(policy).layers, stored.layers, strict=True):
+        small = stored(policy, network, storage_of(network, "int4", share))
+        assert [layer.precision for layer in small.layers] == ["int8", "int4", "int4", "int8"]
+        for before, after in zip(policy.layers, small.layers, strict=True):
             rest = before.matrix(np.float64)
             if after.outliers is not None:
                 exact = after.outliers.rows, after.outliers.columns
@@ -335,14 +345,14 @@ def test_int4_is_of_hidden_layers_and_off_by_half_a_step_at_most() -> None:
 
 
 def test_shares_of_outliers_that_are_refused() -> None:
-    policy = random_policy(0)
+    network = network_of(random_policy(0))
     with pytest.raises(
         ConfigError, match=r"`outliers` is 0\.01 with fp16 weights; expected a share in \[0, 0\.125\] with"
     ):
-        compact(policy, precision="fp16", outliers=0.01)
+        storage_of(network, "fp16", 0.01)
     for share in (-0.1, 0.2, np.nan):
         with pytest.raises(ConfigError, match=r"`outliers` is .* with int8 weights; expected a share in"):
-            compact(policy, precision="int8", outliers=share)
+            storage_of(network, "int8", share)
 
 
 @given(st.integers(0, 2**32), st.sampled_from([1, 4]))
