@@ -50,8 +50,9 @@ def measure_c_returns(policy: CompactPolicy, dtype: Precision | None) -> CReturn
         with closing(FileSubject("the policy", policy, None).environment()) as environment:
 
             def act(observation: Array) -> Array:
-                action = c_actions(written, observation[None])[0].astype(np.float32)
-                return np.clip(action, environment.action_low, environment.action_high)
+                bounds = environment.action_low, environment.action_high
+                action: Array = np.clip(c_actions(written, observation[None])[0], *bounds).astype(np.float32)
+                return action
 
             seeds = evaluation_seeds(0, EPISODES)
             before, after = (mean_return(environment, each, seeds) for each in (acting(policy, environment), act))

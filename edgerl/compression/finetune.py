@@ -58,7 +58,7 @@ def finetune(
             rows = rng.integers(len(inputs), size=BATCH)
             loss = F.mse_loss(student(inputs[rows]), wanted[rows])
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
         if environment is not None and number + 1 < ROUNDS:

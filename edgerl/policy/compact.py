@@ -61,6 +61,12 @@ class LayerNorm:
         return normalised
 
 
+def block_rows(row_starts: Array) -> Array:
+    """The block row of each block, int64 [blocks]."""
+    counts: Array = row_starts[1:].astype(np.int64) - row_starts[:-1]
+    return np.repeat(np.arange(len(counts)), counts)
+
+
 @dataclass(frozen=True)
 class Outliers:
     """A layer's largest weights, kept exact beside int8 ones, row by row: row r owns `row_starts[r]` up to
@@ -73,7 +79,7 @@ class Outliers:
     @property
     def rows(self) -> Array:
         """The row of each, int64 [count]."""
-        return np.repeat(np.arange(len(self.row_starts) - 1), np.diff(self.row_starts.astype(np.int64)))
+        return block_rows(self.row_starts)
 
     @property
     def n_bytes(self) -> int:
@@ -137,22 +143,20 @@ class Layer(MaybeCell):
         arrays = (self.bias, self.columns, self.row_starts, self.scale)
         norm = () if self.norm is None else (self.norm.scale, self.norm.shift)
         exact = 0 if self.outliers is None else self.outliers.n_bytes
-        return sum(array.nbytes for array in (*arrays, *norm) if array is not None) + self.value_bytes + exact
+        return self.value_bytes + exact + sum(int(array.nbytes) for array in (*arrays, *norm) if array is not None)
 
     @property
     def value_bytes(self) -> int:
         """Bytes of the values."""
-        return -(-self.values.size // 2) if self.is_int4 else self.values.nbytes
+        return int(-(-self.values.size // 2) if self.is_int4 else self.values.nbytes)
 
     def stored_matrix(self) -> Array:
         """The weights as stored, before `scale` and without outliers, as a dense matrix [n_outputs, n_inputs]."""
         if self.columns is None or self.row_starts is None:
             return self.values
         n_block_rows = len(self.row_starts) - 1
-        counts = self.row_starts[1:].astype(np.int64) - self.row_starts[:-1]
-        block_rows = np.repeat(np.arange(n_block_rows), counts)
         blocks = np.zeros((n_block_rows, self.n_inputs, self.block), self.values.dtype)
-        blocks[block_rows, self.columns] = self.values
+        blocks[block_rows(self.row_starts), self.columns] = self.values
         return blocks.transpose(0, 2, 1).reshape(n_block_rows * self.block, self.n_inputs)[: self.n_outputs]
 
     def matrix(self, dtype: npt.DTypeLike = np.float32) -> Array:
@@ -441,12 +445,7 @@ def _float_values(layer: Layer) -> Array:
     n_block_rows = len(layer.row_starts) - 1
     scales: Array = np.zeros(n_block_rows * layer.block, np.float32)
     scales[: layer.n_outputs] = layer.scale
-    return values * scales.reshape(n_block_rows, layer.block)[_block_rows(layer.row_starts)]
-
-
-def _block_rows(row_starts: Array) -> Array:
-    """The block row of each block."""
-    return np.repeat(np.arange(len(row_starts) - 1), np.diff(row_starts.astype(np.int64)))
+    return values * scales.reshape(n_block_rows, layer.block)[block_rows(layer.row_starts)]
 
 
 def _with_weights(layer: Layer, exact: Outliers) -> Layer:
@@ -455,7 +454,7 @@ def _with_weights(layer: Layer, exact: Outliers) -> Layer:
     if layer.columns is None or layer.row_starts is None:
         layer.values[rows, columns] = exact.values
         return layer
-    stored = _block_rows(layer.row_starts) * layer.n_inputs + layer.columns
+    stored = block_rows(layer.row_starts) * layer.n_inputs + layer.columns
     added = rows // layer.block * layer.n_inputs + columns
     places = np.union1d(stored, added)
     values = np.zeros((len(places), layer.block), np.float32)
