@@ -27,7 +27,7 @@ _PUBLIC = {
     "table": ("edgerl.commands.table", "table"),
     "write_report": ("edgerl.commands.report", "write_report"),
     "train": ("edgerl.training.train", "train"),
-    "prune": ("edgerl.training.compaction", "prune"),
+    "prune": ("edgerl.compression.prune", "prune"),
     "profile": ("edgerl.profiling.budgets.report", "profile"),
     "profile_learner": ("edgerl.profiling.budgets.learning", "profile_learner"),
     "measure": ("edgerl.commands.measure", "measure"),

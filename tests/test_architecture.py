@@ -48,7 +48,7 @@ ROOMS: dict[str, set[str]] = {
     },
     "compression": {
         *("edgerl.config", "edgerl.policy", "edgerl.edge", "edgerl.environments", "edgerl.algorithms"),
-        *("edgerl.training", "edgerl.profiling", "numpy", "matplotlib"),
+        *("edgerl.training", "edgerl.profiling", "numpy", "torch", "matplotlib"),
     },
     "studies": {
         *("edgerl.config", "edgerl.policy", "edgerl.edge", "edgerl.environments", "edgerl.algorithms"),

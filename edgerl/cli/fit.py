@@ -18,8 +18,7 @@ from edgerl.units import human_bytes
 if TYPE_CHECKING:
     from edgerl.compression.choose import Trial
     from edgerl.compression.fit import FitResult
-    from edgerl.compression.returns import Measurement
-    from edgerl.training.compaction import MeanReturn
+    from edgerl.compression.returns import MeanReturn, Measurement
 
 
 def command(

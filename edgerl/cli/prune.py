@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
@@ -14,7 +14,7 @@ from edgerl.run_folder import short
 from edgerl.units import human_bytes
 
 if TYPE_CHECKING:
-    from edgerl.training.compaction import PruneResult
+    from edgerl.compression.prune import PruneResult
 
 
 def command(
@@ -28,7 +28,19 @@ def command(
     sparsity: Annotated[
         float | None, typer.Option(help="Prune further by magnitude, to this share of absent weights.")
     ] = None,
-    dtype: Annotated[str, typer.Option(help="How weights are stored: fp32, fp16 or int8.")] = "fp32",
+    dtype: Annotated[
+        str,
+        typer.Option(help="How weights are stored: fp32, fp16, int8, or int4: hidden layers in it, others in int8."),
+    ] = "fp32",
+    outliers: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of the weights that int8 and int4 keep exact.", show_default="0.01 with int8, 0.02 with int4"
+        ),
+    ] = None,
+    finetune: Annotated[
+        bool, typer.Option("--finetune", help="Train int8 or int4 weights to act as the policy did, in its own states.")
+    ] = False,
     env: OwnEnv = None,
     episodes: Annotated[int, typer.Option(min=0, help="Evaluation episodes before and after; 0 for none.")] = 10,
     force: Force = False,
@@ -40,15 +52,28 @@ def command(
 
     Example: edgerl prune --sparsity 0.9 --dtype fp16 -o small.safetensors
     """
+    from edgerl.compression.prune import prune
     from edgerl.errors import ConfigError
-    from edgerl.policy.compact import PRECISIONS
-    from edgerl.training.compaction import prune
+    from edgerl.policy.compact import Precision
 
-    if dtype not in PRECISIONS:
-        raise ConfigError(f"--dtype is {dtype!r}; expected {', '.join(PRECISIONS)}")
+    precision = next((known for known in get_args(Precision) if known == dtype), None)
+    if precision is None:
+        raise ConfigError(f"--dtype is {dtype!r}; expected {', '.join(get_args(Precision))}")
+    if finetune:
+        note("fine-tuning: about 15 s for 256-256 on an idle core")
     result = prune(
-        find_subject(run, note), output, sparsity=sparsity, precision=dtype, episodes=episodes, env=env, force=force
+        find_subject(run, note),
+        output,
+        sparsity=sparsity,
+        precision=precision,
+        outliers=outliers,
+        finetune=finetune,
+        episodes=episodes,
+        env=env,
+        force=force,
     )
+    for line in result.warnings:
+        note(line)
     if not as_json:
         _print(result)
         return
@@ -60,18 +85,22 @@ def command(
             "file_bytes": result.file_bytes,
             "action_difference": asdict(result.difference),
             "episodes": result.episodes,
+            "warnings": list(result.warnings),
             "returns": None if result.returns is None else [asdict(returns) for returns in result.returns],
         }
     )
 
 
 def _print(result: PruneResult) -> None:
+    from edgerl.compression.returns import describe_returns
+
     rows = [
         (
             str(index + 1),
             f"{layer.inputs[0]}×{layer.outputs[0]} → {layer.inputs[1]}×{layer.outputs[1]}",
             f"{layer.connections[0]} → {layer.connections[1]}",
-            f"{human_bytes(layer.bytes[0])} → {human_bytes(layer.bytes[1])}",
+            f"{human_bytes(layer.bytes[0])} → {human_bytes(layer.bytes[1])}"
+            + (f", {layer.outliers} outliers" if layer.outliers else ""),
         )
         for index, layer in enumerate(result.layers)
     ]
@@ -79,6 +108,7 @@ def _print(result: PruneResult) -> None:
     before, after = (human_bytes(count) for count in result.file_bytes)
     print(f"file {before} → {after}: {short(result.path)}")
     print(result.difference.describe())
-    if result.returns is not None:
-        described = (f"{r.mean:.1f} [{r.low:.1f}, {r.high:.1f}]" for r in result.returns)
-        print(f"return over {result.episodes} episodes, 95 % bootstrap interval: {' → '.join(described)}")
+    if result.returns is None:
+        print("no return was measured: there were no episodes")
+    else:
+        print(describe_returns(result.returns, result.episodes))

@@ -19,7 +19,7 @@ from edgerl.files.atomic import read_bytes
 from edgerl.files.kind import STABLE_BASELINES3, what_is
 from edgerl.options import Checked, options_of
 from edgerl.policy import format as policy_file
-from edgerl.policy.compact import Array, CompactPolicy
+from edgerl.policy.compact import Array, CompactPolicy, Precision
 from edgerl.policy.pruning import compact
 from edgerl.profiling.budgets.device import Device, find_device
 from edgerl.profiling.budgets.memory import LANES_BASELINE
@@ -28,6 +28,7 @@ from edgerl.profiling.microcontroller.exported import core_to_measure, measure_e
 from edgerl.run_folder import CHECKPOINT, CONFIG, POLICY
 
 if TYPE_CHECKING:
+    from edgerl.commands.returns import CReturns
     from edgerl.export.c import CReport
     from edgerl.export.c_learner import CLearnerReport
     from edgerl.export.learner import LearnerReport
@@ -110,9 +111,21 @@ def export_policy(
     if goal is None:
         raise ConfigError("`path` was not given, and a policy in memory lies in no folder; name a file or a folder")
     report = chosen.export(source, goal, made, force=force or (path is None and default.is_ours))
-    if core is not None and isinstance(source, PolicySource) and isinstance(report, c.CReport):
-        return replace(report, measured=measure_export(report, source.policy, source.sha256, core))
-    return report
+    if not isinstance(source, PolicySource) or not isinstance(report, c.CReport):
+        return report
+    report = replace(report, returns=_c_returns(source.policy, report.dtype))
+    if core is None:
+        return report
+    return replace(report, measured=measure_export(report, source.policy, source.sha256, core))
+
+
+def _c_returns(policy: CompactPolicy, dtype: Precision | None) -> CReturns | None:
+    """What `dtype` costs, where it is given: only then anything of training is loaded."""
+    if dtype is None:
+        return None
+    from edgerl.commands.returns import measure_c_returns
+
+    return measure_c_returns(policy, dtype)
 
 
 def _options(

@@ -3,16 +3,37 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy.typing as npt
 
+from edgerl.environments.make import Environment
 from edgerl.errors import ConfigError
-from edgerl.training.compaction import MeanReturn
-from edgerl.training.evaluation import mean_interval
+from edgerl.training.evaluation import evaluate, mean_interval
 
 Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class MeanReturn:
+    """Mean return over evaluation episodes with its 95 % bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def mean_return(environment: Environment, act: Callable[[Array], Array], seeds: Sequence[int]) -> MeanReturn:
+    """Of one episode for each seed; act: observation [n] → action [m]."""
+    return MeanReturn(*mean_interval(evaluate(environment, act, seeds)))
+
+
+def describe_returns(returns: Sequence[MeanReturn], episodes: int) -> str:
+    """Before and after, for people."""
+    described = " → ".join(f"{each.mean:.1f} [{each.low:.1f}, {each.high:.1f}]" for each in returns)
+    return f"return over {episodes} episodes, 95 % bootstrap interval: {described}"
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,8 @@ ACTION_OUTPUTS = ("actions", "action", "continuous_actions")
 
 FOLDED = frozenset(
     {"Add", "Concat", "Div", "Mul", "Neg", "Reciprocal", "Sqrt", "Sub"}
-    | {"Cast", "DequantizeLinear", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"}
+    | {"Cast", "DequantizeLinear", "Gather", "Identity", "Reshape", "ScatterElements", "Slice", "Squeeze", "Transpose"}
+    | {"Unsqueeze"}
 )
 """Operators that are computed where all their inputs are constants."""
 

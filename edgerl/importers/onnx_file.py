@@ -34,6 +34,7 @@ class Constant:
     values: npt.NDArray[Any]
     precision: str  # numpy's name of the type that the file stores
     zero: npt.NDArray[Any] | int = 0  # int8: the stored value that means zero
+    others: int = 0  # float numbers that are put in the place of stored ones, which mean zero there
 
     @property
     def size(self) -> int:
@@ -48,7 +49,7 @@ class Constant:
     @property
     def connections(self) -> int:
         """Numbers that are not zero."""
-        return int(np.count_nonzero(self.values != self.zero))
+        return int(np.count_nonzero(self.values != self.zero)) + self.others
 
 
 def describe(node: NodeProto) -> str:

@@ -29,11 +29,12 @@ from edgerl.policy.cell import CellName, MaybeCell, architecture
 from edgerl.policy.contract import UNKNOWN, Contract
 
 Array = npt.NDArray[Any]
-Precision = Literal["fp32", "fp16", "int8"]
+Precision = Literal["fp32", "fp16", "int8", "int4"]
 Head = Literal["tanh", "clip"]
 """How actions are made of the last layer's outputs."""
 
 PRECISIONS: dict[Precision, type[np.generic]] = {"fp32": np.float32, "fp16": np.float16, "int8": np.int8}
+"""Those that numpy has; int4 is int8 here, in −7 … 7."""
 
 MAXIMUM_UNITS = 1 << 16
 """Column indices have 16 bits: no layer is wider."""
@@ -60,6 +61,32 @@ class LayerNorm:
         return normalised
 
 
+def block_rows(row_starts: Array) -> Array:
+    """The block row of each block, int64 [blocks]."""
+    counts: Array = row_starts[1:].astype(np.int64) - row_starts[:-1]
+    return np.repeat(np.arange(len(counts)), counts)
+
+
+@dataclass(frozen=True)
+class Outliers:
+    """A layer's largest weights, kept exact beside int8 ones, row by row: row r owns `row_starts[r]` up to
+    `row_starts[r + 1]`."""
+
+    values: Array  # float32 [count]
+    columns: Array  # uint16 [count], strictly increasing inside a row
+    row_starts: Array  # uint32 [n_outputs + 1]
+
+    @property
+    def rows(self) -> Array:
+        """The row of each, int64 [count]."""
+        return block_rows(self.row_starts)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of values and indices."""
+        return self.values.nbytes + self.columns.nbytes + self.row_starts.nbytes
+
+
 @dataclass(frozen=True)
 class Layer(MaybeCell):
     """One affine layer, dense or sparse, and what is done with its sums before the next layer is given them.
@@ -80,6 +107,8 @@ class Layer(MaybeCell):
     scale: Array | None = None  # float32 [n_outputs], int8 only: weight = scale · value
     norm: LayerNorm | None = None  # of a hidden layer, like the activation: behind the last one stands the head
     activation: ActivationName | CellName = "relu"
+    outliers: Outliers | None = None  # int8 and int4 only; the stored values at their positions are zero
+    is_int4: bool = False  # whether int8 values are in −7 … 7, and stored two in a byte
 
     def hidden(self, sums: Array) -> Array:
         """What the next layer is given for this one's sums [..., n_outputs], in their type; of a cell see `step`."""
@@ -93,12 +122,15 @@ class Layer(MaybeCell):
     @property
     def precision(self) -> Precision:
         """How one weight is stored."""
-        return next(name for name, dtype in PRECISIONS.items() if self.values.dtype == dtype)
+        return (
+            "int4" if self.is_int4 else next(name for name, dtype in PRECISIONS.items() if self.values.dtype == dtype)
+        )
 
     @property
     def connections(self) -> int:
         """Weights that are not zero."""
-        return int(np.count_nonzero(self.values))
+        exact = 0 if self.outliers is None else int(np.count_nonzero(self.outliers.values))
+        return int(np.count_nonzero(self.values)) + exact
 
     @property
     def stored_weights(self) -> int:
@@ -107,26 +139,34 @@ class Layer(MaybeCell):
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of weights, indices, scales, biases and of the norm."""
-        arrays = (self.values, self.bias, self.columns, self.row_starts, self.scale)
+        """Bytes of weights, indices, scales, outliers, biases and of the norm."""
+        arrays = (self.bias, self.columns, self.row_starts, self.scale)
         norm = () if self.norm is None else (self.norm.scale, self.norm.shift)
-        return sum(array.nbytes for array in (*arrays, *norm) if array is not None)
+        exact = 0 if self.outliers is None else self.outliers.n_bytes
+        return self.value_bytes + exact + sum(int(array.nbytes) for array in (*arrays, *norm) if array is not None)
+
+    @property
+    def value_bytes(self) -> int:
+        """Bytes of the values."""
+        return int(-(-self.values.size // 2) if self.is_int4 else self.values.nbytes)
 
     def stored_matrix(self) -> Array:
-        """The weights as stored, before `scale`, as a dense matrix [n_outputs, n_inputs]."""
+        """The weights as stored, before `scale` and without outliers, as a dense matrix [n_outputs, n_inputs]."""
         if self.columns is None or self.row_starts is None:
             return self.values
         n_block_rows = len(self.row_starts) - 1
-        counts = self.row_starts[1:].astype(np.int64) - self.row_starts[:-1]
-        block_rows = np.repeat(np.arange(n_block_rows), counts)
         blocks = np.zeros((n_block_rows, self.n_inputs, self.block), self.values.dtype)
-        blocks[block_rows, self.columns] = self.values
+        blocks[block_rows(self.row_starts), self.columns] = self.values
         return blocks.transpose(0, 2, 1).reshape(n_block_rows * self.block, self.n_inputs)[: self.n_outputs]
 
     def matrix(self, dtype: npt.DTypeLike = np.float32) -> Array:
         """The weights as the network uses them, as a dense matrix [n_outputs, n_inputs]."""
         matrix = self.stored_matrix().astype(dtype)
-        return matrix if self.scale is None else matrix * self.scale.astype(dtype)[:, None]
+        if self.scale is not None:
+            matrix *= self.scale.astype(dtype)[:, None]
+        if self.outliers is not None:
+            matrix[self.outliers.rows, self.outliers.columns] = self.outliers.values
+        return matrix
 
 
 @dataclass(frozen=True)
@@ -358,7 +398,7 @@ def as_blocks(weight: Array, block: int) -> Array:
     return padded.reshape(-1, block, n_inputs).transpose(0, 2, 1)
 
 
-def make_layer(weight: Array, bias: Array, block: int, scale: Array | None = None) -> Layer:
+def make_layer(weight: Array, bias: Array, block: int, scale: Array | None = None, *, is_int4: bool = False) -> Layer:
     """A layer from its stored matrix [n_outputs, n_inputs], dense or sparse, whichever has fewer bytes.
 
     `weight` is float32, float16 or int8, the type of the stored values; exact zeros are not connections.
@@ -383,9 +423,46 @@ def make_layer(weight: Array, bias: Array, block: int, scale: Array | None = Non
         columns=columns.astype(np.uint16),
         row_starts=row_starts,
         scale=scale,
+        is_int4=is_int4,
     )
     dense = replace(sparse, values=np.array(weight, order="C"), columns=None, row_starts=None)  # a copy: no alias
     return min(dense, sparse, key=lambda layer: layer.n_bytes)
+
+
+def as_floats(layer: Layer) -> Layer:
+    """The layer in float32, dense or sparse as it is; nothing sparse is unfolded."""
+    floats = replace(layer, values=_float_values(layer), scale=None, outliers=None, is_int4=False)
+    return floats if layer.outliers is None else _with_weights(floats, layer.outliers)
+
+
+def _float_values(layer: Layer) -> Array:
+    """The stored values as the network uses them, float32."""
+    values = layer.values.astype(np.float32)
+    if layer.scale is None:
+        return values
+    if layer.row_starts is None:
+        return values * layer.scale[:, None]
+    n_block_rows = len(layer.row_starts) - 1
+    scales: Array = np.zeros(n_block_rows * layer.block, np.float32)
+    scales[: layer.n_outputs] = layer.scale
+    return values * scales.reshape(n_block_rows, layer.block)[block_rows(layer.row_starts)]
+
+
+def _with_weights(layer: Layer, exact: Outliers) -> Layer:
+    """A layer without weights at these positions, with them."""
+    rows, columns = exact.rows, exact.columns.astype(np.int64)
+    if layer.columns is None or layer.row_starts is None:
+        layer.values[rows, columns] = exact.values
+        return layer
+    stored = block_rows(layer.row_starts) * layer.n_inputs + layer.columns
+    added = rows // layer.block * layer.n_inputs + columns
+    places = np.union1d(stored, added)
+    values = np.zeros((len(places), layer.block), np.float32)
+    values[np.searchsorted(places, stored)] = layer.values
+    values[np.searchsorted(places, added), rows % layer.block] = exact.values
+    starts = np.searchsorted(places, np.arange(len(layer.row_starts)) * layer.n_inputs)
+    index = (places % layer.n_inputs).astype(np.uint16), starts.astype(np.uint32)
+    return replace(layer, values=values, columns=index[0], row_starts=index[1])
 
 
 SMALLEST_WEIGHT = 1e-30
@@ -408,6 +485,7 @@ def without_denormals(policy: CompactPolicy) -> CompactPolicy:
                 values=flushed(layer.values) if layer.precision == "fp32" else layer.values,
                 bias=flushed(layer.bias),
                 scale=None if layer.scale is None else flushed(layer.scale),
+                outliers=layer.outliers and replace(layer.outliers, values=flushed(layer.outliers.values)),
             )
             for layer in policy.layers
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -24,6 +25,7 @@ from edgerl.policy.compact import (
     Head,
     Layer,
     LayerNorm,
+    Outliers,
     observation_dtype,
 )
 from edgerl.policy.contract import Contract, check_sizes, from_dict
@@ -34,16 +36,19 @@ VERSION_WITH_OFFSET = 2
 """Of a file with an observation offset, which programs without offsets must refuse."""
 VERSION_WITH_PARTS = 3
 """Of a file that names activations, norms, head and clip, since they are not ReLU, none, tanh and none."""
-VERSIONS = (VERSION, VERSION_WITH_OFFSET, VERSION_WITH_PARTS)
+VERSION_WITH_OUTLIERS = 4
+"""Of a file that says that, too, and of each layer how many outliers it has; a layer may be int4."""
+VERSIONS = (VERSION, VERSION_WITH_OFFSET, VERSION_WITH_PARTS, VERSION_WITH_OUTLIERS)
 LARGEST_OFFSET = float(1 << 53)
 """Up to it float64 has every whole number."""
 MAXIMUM_LAYERS = 64
 MAXIMUM_NETWORK_POSITIONS = 1 << 26
 """The same over all layers."""
 BLOCKS = (1, 4)
+LARGEST_INT4 = 7
 LAYER_KEYS = ("inputs", "outputs", "block", "layout", "precision")
 PART_KEYS = ("activation", "norm_epsilon")
-"""Of a hidden layer, in version 3."""
+"""Of a hidden layer, from version 3 on."""
 
 
 def to_bytes(policy: CompactPolicy) -> bytes:
@@ -60,7 +65,7 @@ def to_bytes(policy: CompactPolicy) -> bytes:
         tensors["observation.offset"] = policy.observation_offset
     for index, layer in enumerate(policy.layers):
         parts = {
-            "values": layer.values,
+            "values": packed(layer.values) if layer.is_int4 else layer.values,
             "bias": layer.bias,
             "columns": layer.columns,
             "row_starts": layer.row_starts,
@@ -71,7 +76,7 @@ def to_bytes(policy: CompactPolicy) -> bytes:
     metadata: dict[str, Any] = {"layers": layers, "about": dict(policy.metadata)}
     if policy.contract:
         metadata["contract"] = policy.contract.as_dict()
-    if version == VERSION_WITH_PARTS:
+    if version >= VERSION_WITH_PARTS:
         metadata |= {"head": policy.head, "observation_clip": policy.observation_clip}
         for index, layer in enumerate(policy.layers[:-1]):
             layers[index] |= {"activation": layer.activation, "norm_epsilon": None}
@@ -79,7 +84,31 @@ def to_bytes(policy: CompactPolicy) -> bytes:
                 layers[index]["norm_epsilon"] = layer.norm.epsilon
                 tensors[f"layers.{index}.norm_scale"] = layer.norm.scale
                 tensors[f"layers.{index}.norm_shift"] = layer.norm.shift
+    if version == VERSION_WITH_OUTLIERS:
+        for index, layer in enumerate(policy.layers):
+            layers[index]["outliers"] = 0 if layer.outliers is None else len(layer.outliers.values)
+            if layer.outliers is not None:
+                tensors |= {
+                    f"layers.{index}.outlier_values": layer.outliers.values,
+                    f"layers.{index}.outlier_columns": layer.outliers.columns,
+                    f"layers.{index}.outlier_row_starts": layer.outliers.row_starts,
+                }
     return pack_tensors(KIND, version, metadata, tensors)
+
+
+def packed(values: Array) -> Array:
+    """Whole numbers of four bits, two in a byte, the first in the lower half: uint8 [⌈size / 2⌉]."""
+    halves = np.zeros(values.size + values.size % 2, np.uint8)
+    halves[: values.size] = values.ravel().view(np.uint8) & 15
+    result: Array = halves[::2] | halves[1::2] << 4
+    return result
+
+
+def unpacked(data: Array, shape: tuple[int, ...]) -> Array:
+    """The other way round: int8 [shape]."""
+    halves = np.stack([data & 15, data >> 4], axis=-1).ravel()[: math.prod(shape)]
+    values: Array = ((halves ^ 8).astype(np.int8) - 8).reshape(shape)
+    return values
 
 
 def _described(layer: Layer) -> dict[str, Any]:
@@ -94,6 +123,8 @@ def _described(layer: Layer) -> dict[str, Any]:
 
 def version_of(policy: CompactPolicy) -> int:
     """The version of the format that `policy` needs."""
+    if any(layer.outliers is not None or layer.is_int4 for layer in policy.layers):
+        return VERSION_WITH_OUTLIERS
     is_plain = all(layer.activation == "relu" and layer.norm is None for layer in policy.layers[:-1])
     if not is_plain or policy.head != "tanh" or policy.observation_clip is not None:
         return VERSION_WITH_PARTS
@@ -157,9 +188,10 @@ class _Reader:
         described = metadata.get("layers")
         if not isinstance(described, list) or not 1 <= len(described) <= MAXIMUM_LAYERS:
             raise self.fail(f"its layers are not a list of 1 to {MAXIMUM_LAYERS}")
-        has_parts = metadata["version"] == VERSION_WITH_PARTS
+        has_parts = metadata["version"] >= VERSION_WITH_PARTS
+        has_outliers = metadata["version"] == VERSION_WITH_OUTLIERS
         layers = tuple(
-            self.layer(index, entry, has_parts=has_parts and index + 1 < len(described))
+            self.layer(index, entry, has_parts=has_parts and index + 1 < len(described), has_outliers=has_outliers)
             for index, entry in enumerate(described)
         )
         for index, (before, after) in enumerate(pairwise(layers)):
@@ -219,9 +251,9 @@ class _Reader:
             raise self.fail(f"observation.offset holds a number that is not whole or beyond ±{LARGEST_OFFSET:g}")
         return offset
 
-    def layer(self, index: int, entry: Any, *, has_parts: bool) -> Layer:
-        """has_parts: a hidden layer of version 3."""
-        keys = (*LAYER_KEYS, *PART_KEYS) if has_parts else LAYER_KEYS
+    def layer(self, index: int, entry: Any, *, has_parts: bool, has_outliers: bool) -> Layer:
+        """has_parts: a hidden layer from version 3 on; has_outliers: a layer of version 4."""
+        keys = (*LAYER_KEYS, *(PART_KEYS if has_parts else ()), *(("outliers",) if has_outliers else ()))
         if not isinstance(entry, dict) or set(entry) != set(keys):
             raise self.fail(f"layer {index} is not described by {', '.join(keys)}")
         n_inputs, n_outputs, block, layout, precision = (entry[key] for key in LAYER_KEYS)
@@ -234,22 +266,57 @@ class _Reader:
             )
         if type(block) is not int or block not in BLOCKS or layout not in ("dense", "sparse"):
             raise self.fail(f"layer {index} has block {quoted(block, 20)} and layout {quoted(layout, 20)}")
-        if not isinstance(precision, str) or precision not in PRECISIONS:
-            raise self.fail(f"layer {index} has precision {quoted(precision, 20)}, expected {', '.join(PRECISIONS)}")
-        name, dtype = f"layers.{index}.", PRECISIONS[precision]
+        known = (*PRECISIONS, "int4") if has_outliers else tuple(PRECISIONS)
+        if not isinstance(precision, str) or precision not in known:
+            raise self.fail(f"layer {index} has precision {quoted(precision, 20)}, expected {', '.join(known)}")
+        name = f"layers.{index}."
         columns = row_starts = None
         if layout == "dense":
-            values = self.tensor(name + "values", dtype, (n_outputs, n_inputs))
+            values = self.values(index, precision, (n_outputs, n_inputs))
         else:
             columns = self.vector(name + "columns", np.uint16)
-            values = self.tensor(name + "values", dtype, (len(columns), block))
+            values = self.values(index, precision, (len(columns), block))
             row_starts = self.tensor(name + "row_starts", np.uint32, (-(-n_outputs // block) + 1,))
             self.check_index(index, n_inputs, columns, row_starts)
             self.check_padding(index, n_outputs, block, values, row_starts)
-        scale = self.tensor(name + "scale", np.float32, (n_outputs,)) if precision == "int8" else None
+        scale = self.tensor(name + "scale", np.float32, (n_outputs,)) if precision in ("int8", "int4") else None
         bias = self.tensor(name + "bias", np.float32, (n_outputs,))
-        layer = Layer(n_inputs, n_outputs, block, values, bias, columns, row_starts, scale)
+        layer = Layer(n_inputs, n_outputs, block, values, bias, columns, row_starts, scale, is_int4=precision == "int4")
+        if has_outliers:
+            layer = self.with_outliers(index, layer, entry["outliers"])
         return self.with_parts(index, layer, entry) if has_parts else layer
+
+    def values(self, index: int, precision: str, shape: tuple[int, ...]) -> Array:
+        name = f"layers.{index}.values"
+        if precision != "int4":
+            return self.tensor(name, next(kind for known, kind in PRECISIONS.items() if known == precision), shape)
+        size = math.prod(shape)
+        data = self.tensor(name, np.uint8, (-(-size // 2),))
+        values = unpacked(data, shape)
+        if np.any(values < -LARGEST_INT4) or (size % 2 and data[-1] >> 4):
+            raise self.fail(f"{name} holds a value below -{LARGEST_INT4}, or one too many")
+        return values
+
+    def with_outliers(self, index: int, layer: Layer, count: Any) -> Layer:
+        if type(count) is not int or not 0 <= count <= layer.n_inputs * layer.n_outputs:
+            raise self.fail(
+                f"layer {index} has {quoted(count, 20)} outliers, expected a whole number, one a weight at most"
+            )
+        if count == 0:
+            return layer
+        if layer.scale is None:
+            raise self.fail(f"layer {index} has outliers beside {layer.precision} weights, expected int8 or int4")
+        name = f"layers.{index}.outlier_"
+        values, columns = (
+            self.tensor(name + "values", np.float32, (count,)),
+            self.tensor(name + "columns", np.uint16, (count,)),
+        )
+        row_starts = self.tensor(name + "row_starts", np.uint32, (layer.n_outputs + 1,))
+        self.check_index(index, layer.n_inputs, columns, row_starts)
+        outliers = Outliers(values, columns, row_starts)
+        if np.any(layer.stored_matrix()[outliers.rows, columns]):
+            raise self.fail(f"layer {index} has an outlier where it has another weight, expected none")
+        return replace(layer, outliers=outliers)
 
     def with_parts(self, index: int, layer: Layer, entry: dict[str, Any]) -> Layer:
         """The layer with its norm and its activation."""
@@ -271,10 +338,10 @@ class _Reader:
 
     def as_cell(self, index: int, layer: Layer, epsilon: Any) -> Layer:
         """The layer, whose activation is that of a cell."""
-        if layer.n_outputs % GATES or layer.n_fed < 1 or epsilon is not None:
+        if layer.n_outputs % GATES or layer.n_fed < 1 or epsilon is not None or layer.outliers or layer.is_int4:
             raise self.fail(
                 f"layer {index}, of {layer.n_inputs} inputs and {layer.n_outputs} outputs, is no {layer.activation}: "
-                "expected outputs for four gates, more inputs than units, and no norm"
+                "expected outputs for four gates, more inputs than units, no norm, no outliers and no int4"
             )
         if layer.activation == "gru" and np.any(surplus_weights(layer.stored_matrix())):
             raise self.fail(f"layer {index}, a gru, has weights where it must have none")

@@ -7,7 +7,7 @@ exact. What stands between its layers and behind the last is in `Functions`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -17,13 +17,23 @@ import numpy.typing as npt
 
 from edgerl.errors import ConfigError, UnsupportedModelError
 from edgerl.policy.activation import RELU
-from edgerl.policy.compact import CompactPolicy, Layer, Precision, as_blocks, make_layer, product
+from edgerl.policy.compact import CompactPolicy, Layer, Outliers, Precision, as_blocks, make_layer, product
 from edgerl.policy.loss import action_span
 
 Array = npt.NDArray[Any]
 Affine = tuple[Array, Array]
 
-INT8_LARGEST = 127
+LARGEST_VALUES: dict[str, int] = {"int8": 127, "int4": 7}
+
+OUTLIERS: dict[str, float] = {"int8": 0.01, "int4": 0.02}
+"""The share of the weights that `edgerl prune` keeps exact."""
+
+WIDE = 10.0
+"""The largest weight of a row over the root mean square of all, above which rounding may cost return: of fourteen
+policies of other programs the two that lost a tenth and more have rows of 15 (docs/compress.md)."""
+
+LARGEST_SHARE = 0.125
+"""Of a row, and of all weights: an outlier takes six bytes, and with more of them fp16 is the smaller form."""
 
 
 def _relu(_layer: int, sums: Array) -> Array:
@@ -147,23 +157,96 @@ def prune_by_magnitude(network: Sequence[Affine], sparsity: float, block: int, d
     return [*pruned, network[-1]]
 
 
-def quantise_layer(weight: Array, bias: Array, block: int, precision: Precision) -> Layer:
+def quantise_layer(weight: Array, bias: Array, block: int, precision: Precision, exact: Array | None = None) -> Layer:
     """A layer whose weights are stored as `precision`; biases stay float32.
 
-    int8 is symmetric with one scale per output row: weight = scale · value, |value| ≤ 127.
+    int8 and int4 are symmetric with one scale per output row: weight = scale · value, |value| ≤ 127 and 7. exact:
+    where their weights are kept as they are (bool [n_outputs, n_inputs]).
 
     Raises UnsupportedModelError where a weight does not fit into fp16.
     """
-    if precision == "int8":
+    if precision in LARGEST_VALUES:
+        steps, outliers = LARGEST_VALUES[precision], None if exact is None else _outliers(weight, exact)
+        if exact is not None:
+            weight = np.where(exact, weight.dtype.type(0), weight)
         largest = np.abs(weight).max(axis=1)
         smallest = np.finfo(np.float32).tiny  # a denormal scale has few bits, and devices flush it
-        scale = np.where(largest > 0, np.maximum(largest / INT8_LARGEST, smallest), 1).astype(np.float32)
-        values = np.rint(weight / scale[:, None]).clip(-INT8_LARGEST, INT8_LARGEST).astype(np.int8)
-        return make_layer(values, bias, block, scale)
+        scale = np.where(largest > 0, np.maximum(largest / steps, smallest), 1).astype(np.float32)
+        values = np.rint(weight / scale[:, None]).clip(-steps, steps).astype(np.int8)
+        layer = make_layer(values, bias, block, scale, is_int4=precision == "int4")
+        return replace(layer, outliers=outliers)
     limit = np.finfo(np.float16 if precision == "fp16" else np.float32).max
     if np.abs(weight).max(initial=0) > limit:
         raise UnsupportedModelError(f"a weight of {np.abs(weight).max():g} does not fit into {precision}; use fp32")
     return make_layer(weight.astype(np.float16 if precision == "fp16" else np.float32), bias, block)
+
+
+def _outliers(weight: Array, exact: Array) -> Outliers | None:
+    """Those weights; None where there are none."""
+    rows, columns = np.nonzero(exact)
+    starts = np.concatenate([[0], np.cumsum(exact.sum(axis=1))])
+    values = weight[rows, columns].astype(np.float32)
+    return Outliers(values, columns.astype(np.uint16), starts.astype(np.uint32)) if len(rows) else None
+
+
+def widest_row(layer: Layer, weight: Array) -> float:
+    """The largest weight over the root mean square of those that are not zero, of the row of `weight` where it is
+    largest; without the outliers of `layer`, which stores it."""
+    rest = weight.astype(np.float64)
+    if layer.outliers is not None:
+        rest[layer.outliers.rows, layer.outliers.columns] = 0
+    squares, counts = np.square(rest), np.count_nonzero(rest, axis=1)
+    return math.sqrt((squares.max(axis=1) * counts / np.where(counts > 0, squares.sum(axis=1), 1)).max())
+
+
+def describe_wide_rows(before: CompactPolicy, after: CompactPolicy) -> tuple[str, ...]:
+    """A warning for people, of each int8 or int4 layer with a row that is WIDE; before: the same network in fp32."""
+    pairs = zip(before.layers, after.layers, strict=True)
+    widths = {i: widest_row(new, old.matrix()) for i, (old, new) in enumerate(pairs) if new.scale is not None}
+    return tuple(
+        f"layer {index} has an {after.layers[index].precision} row whose largest weight is {width:.1f} times its root "
+        f"mean square (above {WIDE:g}), which rounds the others coarsely: compare returns, or keep more outliers "
+        "(edgerl prune --outliers)"
+        for index, width in widths.items()
+        if width > WIDE
+    )
+
+
+def find_outliers(network: Sequence[Affine], share: float) -> list[Array]:
+    """Which weights are kept exact for the least loss (bool [n_outputs, n_inputs] each): `share` of all.
+
+    A row's squared error is its weights times the square of its scale, which its largest weight sets. Rows get
+    outliers where one takes the most of that away, be it only together with the next ones.
+    """
+    steps = sorted(
+        ((gain, layer, row, kept) for layer, (weight, _) in enumerate(network) for gain, row, kept in _steps(weight)),
+        key=lambda step: -step[0],
+    )
+    exact = [np.zeros(weight.shape, bool) for weight, _ in network]
+    left = round(share * sum(int(np.count_nonzero(weight)) for weight, _ in network))
+    counts: dict[tuple[int, int], int] = {}
+    for _, layer, row, kept in steps:
+        more = kept - counts.get((layer, row), 0)
+        if more > left:
+            break
+        left, counts[layer, row] = left - more, kept
+    for (layer, row), kept in counts.items():
+        exact[layer][row, np.argsort(-np.abs(network[layer][0][row]), kind="stable")[:kept]] = True
+    return exact
+
+
+def _steps(weight: Array) -> Iterator[tuple[float, int, int]]:
+    """(squared error less for each of them, row, outliers of the row then): the gains of a row never rise."""
+    sizes = -np.sort(-np.abs(weight.astype(np.float64)), axis=1)
+    counts = np.count_nonzero(weight, axis=1)
+    for row, (falling, count) in enumerate(zip(sizes, counts, strict=True)):
+        most = int(count * LARGEST_SHARE)
+        errors, kept = np.square(falling[: most + 1]) * (count - np.arange(most + 1)), 0
+        while kept < most:
+            gains = (errors[kept] - errors[kept + 1 :]) / np.arange(1, most - kept + 1)
+            best = int(np.argmax(gains))
+            kept += best + 1
+            yield float(gains[best]), row, kept
 
 
 def compact(policy: CompactPolicy, *, sparsity: float | None = None, precision: Precision = "fp32") -> CompactPolicy:
@@ -187,11 +270,39 @@ def compact(policy: CompactPolicy, *, sparsity: float | None = None, precision: 
     return with_network(policy, network, precision)
 
 
-def with_network(policy: CompactPolicy, network: Sequence[Affine], precision: Precision) -> CompactPolicy:
-    """The same policy with another network, stored as `precision`. Raises UnsupportedModelError."""
+@dataclass(frozen=True)
+class Storage:
+    """How a layer's weights are stored."""
+
+    precision: Precision
+    exact: Array | None = None  # int8 and int4: which are kept as they are, bool [n_outputs, n_inputs]; None: none are
+
+
+def storage_of(network: Sequence[Affine], precision: Precision, outliers: float = 0.0) -> list[Storage]:
+    """Of each layer; outliers: the share of weights that int8 and int4 keep exact. The first and the last layer, where
+    an error is felt most, are int8 with int4. Raises ConfigError."""
+    if not 0 <= outliers <= LARGEST_SHARE or (outliers and precision not in LARGEST_VALUES):
+        raise ConfigError(
+            f"`outliers` is {outliers:g} with {precision} weights; expected a share in [0, {LARGEST_SHARE}] with int8 "
+            "and int4, and 0 with others"
+        )
+    precisions: list[Precision] = [precision] * len(network)
+    if precision == "int4":
+        precisions[0] = precisions[-1] = "int8"
+    exact = find_outliers(network, outliers) if outliers else [None] * len(network)
+    return [Storage(*pair) for pair in zip(precisions, exact, strict=True)]
+
+
+def stored(policy: CompactPolicy, network: Sequence[Affine], storage: Sequence[Storage]) -> CompactPolicy:
+    """The same policy with another network, stored so. Raises UnsupportedModelError."""
     block = policy.layers[0].block
     layers = tuple(
-        replace(quantise_layer(*affine, block, precision), norm=layer.norm, activation=layer.activation)
-        for affine, layer in zip(network, policy.layers, strict=True)
+        replace(quantise_layer(*affine, block, way.precision, way.exact), norm=layer.norm, activation=layer.activation)
+        for affine, layer, way in zip(network, policy.layers, storage, strict=True)
     )
     return replace(policy, layers=layers).with_example(policy.example_observation)
+
+
+def with_network(policy: CompactPolicy, network: Sequence[Affine], precision: Precision) -> CompactPolicy:
+    """The same policy with another network, stored as `precision`, without outliers. Raises UnsupportedModelError."""
+    return stored(policy, network, storage_of(network, precision))

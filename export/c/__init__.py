@@ -21,6 +21,18 @@ __all__ = ["OUTPUT", "REQUIRES", "SOURCE", "CReport", "Options", "describe", "ex
 SOURCE, OUTPUT, REQUIRES = "policy", "c", ()
 
 
+class Returns(Protocol):
+    """What edgerl.export_policy measured of smaller weights."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        ...
+
+    def describe(self) -> str:
+        """For people."""
+        ...
+
+
 class Measured(Protocol):
     """What edgerl.export_policy measured of the code, as edgerl.profiling.microcontroller.exported does."""
 
@@ -54,18 +66,21 @@ class CReport(ExportReport):
     history_bytes: int  # of steps that are stacked; 0 where its contract does not say how
     tolerance: float
     action_difference: ActionDifference  # of the code's actions to those of the policy that was given
+    wide_rows: tuple[str, ...]  # warnings of int8 rows
+    returns: Returns | None = None  # of a policy whose weights became smaller
     measured: Measured | None = None
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What could not be measured."""
-        return () if self.measured is None else self.measured.notes
+        """Warnings, and what could not be measured."""
+        return self.wide_rows if self.measured is None else (*self.wide_rows, *self.measured.notes)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON; `measured` where there is something."""
-        figures = ExportReport.as_dict(replace(self, measured=None))
-        del figures["measured"]
-        return figures if self.measured is None else {**figures, "measured": self.measured.as_dict()}
+        """For JSON; `returns` and `measured` where there is something."""
+        parts = {"returns": self.returns, "measured": self.measured}
+        figures = ExportReport.as_dict(replace(self, returns=None, measured=None))
+        there = {name: part.as_dict() for name, part in parts.items() if part is not None}
+        return {name: value for name, value in figures.items() if name not in parts} | there
 
 
 def export(source: PolicySource, path: Path, options: Options, *, force: bool) -> CReport:
@@ -78,6 +93,7 @@ def export(source: PolicySource, path: Path, options: Options, *, force: bool) -
     from edgerl.export.c.form import target_of_core
     from edgerl.export.c.project import project_files
     from edgerl.export.c.source import Provenance, generate, loss
+    from edgerl.policy.pruning import describe_wide_rows
 
     device = source.device
     if device is not None:
@@ -104,6 +120,7 @@ def export(source: PolicySource, path: Path, options: Options, *, force: bool) -
         history_bytes=made.history_bytes,
         tolerance=made.tolerance,
         action_difference=loss(source.policy, made.policy, source.recorded()),
+        wide_rows=describe_wide_rows(source.policy, made.policy),
     )
 
 
@@ -135,5 +152,7 @@ def describe(report: CReport) -> Iterator[str]:
         f"{human_bytes(report.scratch_bytes)}; self-test to {report.tolerance:g} of the action range"
     )
     yield report.action_difference.describe()
+    if report.returns is not None:
+        yield report.returns.describe()
     if report.measured is not None:
         yield from report.measured.describe()

@@ -43,6 +43,9 @@ class Costs:
     block: float  # per block of four
 
 
+NIBBLE: Mapping[Target, float] = {"cortex-m4": 5.3, "cortex-m7": 5.3, "esp32": 5.3, "rp2040": 17.8, "generic": 5.3}
+"""Instructions per dense weight of four bits: counted as COSTS below, over one network."""
+
 DENSE_INPUT, COLUMN_INPUT = 13.0, 22.0
 """Instructions per input of a layer beyond those of its weights, on a Cortex-M4F."""
 
@@ -85,7 +88,43 @@ class ColumnForm:
         return self.values.size
 
 
-Form = DenseForm | ColumnForm
+@dataclass(frozen=True)
+class NibbleForm:
+    """A layer whose every weight is there, in four bits."""
+
+    values: Array  # uint8 [n_inputs, ⌈n_outputs / 2⌉]: of two outputs, the first in the lower half
+    multiply_adds: int  # for an observation that leaves no input zero
+
+    @property
+    def n_bytes(self) -> int:
+        """Of the values."""
+        return self.values.nbytes
+
+
+Form = DenseForm | ColumnForm | NibbleForm
+
+
+@dataclass(frozen=True)
+class OutlierForm:
+    """The weights of a layer that are exact beside int8 ones, by output."""
+
+    counts: Array  # uint8 or uint16 [n_outputs]
+    columns: Array  # uint8 or uint16 [count]
+    values: Array  # float32 [count]
+
+    @property
+    def n_bytes(self) -> int:
+        """Of counts, columns and values."""
+        return self.counts.nbytes + self.columns.nbytes + self.values.nbytes
+
+
+def outlier_form(layer: Layer) -> OutlierForm | None:
+    """The outliers of a layer, where it has some."""
+    if layer.outliers is None:
+        return None
+    index = np.uint8 if layer.n_inputs <= 1 << 8 else np.uint16
+    counts = _counts(layer.outliers.rows, layer.n_outputs)
+    return OutlierForm(counts, layer.outliers.columns.astype(index), layer.outliers.values)
 
 
 @dataclass(frozen=True)
@@ -98,9 +137,11 @@ class PolicyForm:
 
     @property
     def layer_bytes(self) -> tuple[int, ...]:
-        """Of each layer: weights, indices, scales, biases."""
+        """Of each layer: weights, indices, scales, outliers, biases."""
         pairs = zip(self.policy.layers, self.layers, strict=True)
-        return tuple(layer.n_bytes - _weight_bytes(layer) + form.n_bytes for layer, form in pairs)
+        return tuple(
+            layer.n_bytes - _weight_bytes(layer) + form.n_bytes + _outlier_bytes(layer) for layer, form in pairs
+        )
 
     @property
     def flash_bytes(self) -> int:
@@ -144,8 +185,14 @@ class PolicyForm:
 
 def _weight_bytes(layer: Layer) -> int:
     """Of the weights and their indices, as the file stores them."""
-    arrays = (layer.values, layer.columns, layer.row_starts)
-    return sum(part.nbytes for part in arrays if part is not None)
+    arrays = (layer.columns, layer.row_starts)
+    return layer.value_bytes + sum(part.nbytes for part in arrays if part is not None)
+
+
+def _outlier_bytes(layer: Layer) -> int:
+    """What outliers take here beyond what they take in the file."""
+    exact = outlier_form(layer)
+    return 0 if exact is None or layer.outliers is None else exact.n_bytes - layer.outliers.n_bytes
 
 
 def head_arrays(policy: CompactPolicy) -> dict[str, Array]:
@@ -208,11 +255,11 @@ def layer_form(layer: Layer, layout: Layout, target: Target, active: float) -> F
     active: the share of its inputs that are not zero.
     """
     if layout == "dense":
-        return dense_form(layer)
+        return nibble_form(layer) if layer.is_int4 else dense_form(layer)
     columns = column_form(layer)
     if layout == "sparse":
         return columns
-    dense = dense_form(layer)
+    dense = nibble_form(layer) if layer.is_int4 else dense_form(layer)
     forms: list[Form] = sorted((columns, dense), key=lambda form: form.n_bytes)
     smaller, larger = forms
     is_faster = instructions(layer, larger, target, active) < instructions(layer, smaller, target, active)
@@ -222,6 +269,14 @@ def layer_form(layer: Layer, layout: Layout, target: Target, active: float) -> F
 def dense_form(layer: Layer) -> DenseForm:
     """Every weight of a layer, by input."""
     return DenseForm(np.ascontiguousarray(layer.stored_matrix().T))
+
+
+def nibble_form(layer: Layer) -> NibbleForm:
+    """Every weight of an int4 layer, by input."""
+    by_input = np.zeros((layer.n_inputs, layer.n_outputs + layer.n_outputs % 2), np.int8)
+    by_input[:, : layer.n_outputs] = layer.stored_matrix().T
+    halves = by_input.view(np.uint8) & 15
+    return NibbleForm(halves[:, ::2] | halves[:, 1::2] << 4, layer.n_inputs * layer.n_outputs)
 
 
 def column_form(layer: Layer) -> ColumnForm:
@@ -261,7 +316,9 @@ def _delta_form(layer: Layer, columns: Array, rows: Array, values: Array) -> Col
 
 def instructions(layer: Layer, form: Form, target: Target, active: float) -> float:
     """What a layer executes for one observation, where `active` of its inputs are not zero."""
-    costs = COSTS[target][layer.precision]
+    if isinstance(form, NibbleForm):
+        return layer.n_inputs * (DENSE_INPUT + active * NIBBLE[target] * layer.n_outputs)
+    costs = COSTS[target]["int8" if layer.is_int4 else layer.precision]  # what outliers cost is the same in every form
     if isinstance(form, DenseForm):
         return layer.n_inputs * (DENSE_INPUT + active * costs.dense * layer.n_outputs)
     entry = costs.single if form.block == 1 else costs.block

@@ -292,6 +292,40 @@ static void ${p}_dense_${dtype}(
 }
 """)
 
+NIBBLES = Template(
+    """\
+/* Two weights of four bits, as whole numbers. */
+static inline int32_t ${p}_first(uint32_t pair) {
+    return (int32_t)((pair & 15u) ^ 8u) - 8;
+}
+
+static inline int32_t ${p}_second(uint32_t pair) {
+    return (int32_t)((pair >> 4) ^ 8u) - 8;
+}
+
+/* Adds four columns of weights, each times its input, to y[outputs]. */
+static void ${p}_four_int4(
+    size_t outputs, const ${value} *const column[4], const int32_t input[4], ${number} *restrict y
+) {
+    const ${value} *a = column[0], *b = column[1], *c = column[2], *d = column[3];
+    const int32_t p = input[0], q = input[1], r = input[2], s = input[3];
+    const ${number} *const whole = y + outputs / 2 * 2;
+    while (y != whole) {
+        const uint32_t e = *a++, f = *b++, g = *c++, h = *d++;
+        y[0].integer += ${p}_first(e) * p + ${p}_first(f) * q + ${p}_first(g) * r + ${p}_first(h) * s;
+        y[1].integer += ${p}_second(e) * p + ${p}_second(f) * q + ${p}_second(g) * r + ${p}_second(h) * s;
+        y += 2;
+    }
+    if (outputs % 2 != 0) {
+        y[0].integer += ${p}_first(*a) * p + ${p}_first(*b) * q + ${p}_first(*c) * r + ${p}_first(*d) * s;
+    }
+}
+"""
+    + DENSE.template[DENSE.template.index("\n/* y[outputs] += x[inputs]") :].replace(
+        "weights += outputs;", "weights += (outputs + 1) / 2;"
+    )
+)
+
 COLUMNS = Template("""\
 /* Adds to y the weights of each of x[inputs] that ${condition}: counts[inputs] entries, each of which has ${index}
  * and ${weights}. */
@@ -471,6 +505,22 @@ static void ${p}_scale(
 ) {
     for (size_t j = 0; j < outputs; j++) {
         y[j].real = (float)y[j].integer * (step * scale[j]) + bias[j];
+    }
+}
+""")
+
+OUTLIERS = Template("""\
+/* Adds the weights that are kept exact, of each output: count of them, each with its column. */
+static void ${p}_${name}(
+    size_t outputs, float step, ${count} *counts, ${column} *columns, const ${P}_FLASH float *values,
+    const ${number} *restrict x, ${number} *restrict y
+) {
+    for (size_t j = 0; j < outputs; j++) {
+        float sum = y[j].real;
+        for (size_t left = counts[j]; left > 0; left--) {
+            sum += *values++ * ((float)x[*columns++].integer * step);
+        }
+        y[j].real = sum;
     }
 }
 """)

@@ -19,9 +19,12 @@ from edgerl.export.c.form import (
     ColumnForm,
     DenseForm,
     Form,
+    NibbleForm,
+    OutlierForm,
     PolicyForm,
     head_arrays,
     leaves_zeros,
+    outlier_form,
     padded_outputs,
     policy_form,
 )
@@ -36,7 +39,7 @@ from edgerl.policy.terms import Terms
 MAXIMUM_FLASH_BYTES = 1 << 24
 """No microcontroller holds more constants, and a C file of them would have hundreds of megabytes."""
 
-TOLERANCES: dict[Precision, float] = {"fp32": 1e-5, "fp16": 1e-5, "int8": 1e-4}
+TOLERANCES: dict[Precision, float] = {"fp32": 1e-5, "fp16": 1e-5, "int8": 1e-4, "int4": 1e-4}
 """Of the self-test, in shares of the action range. int8 rounds the inputs of each layer, one now and then otherwise."""
 
 LOWEST = "-3.402823466e+38f"
@@ -49,7 +52,8 @@ SMALLEST_RANGE = 1e-30
 """An int8 layer takes smaller inputs for zeros."""
 
 _INTEGERS = {"uint8": "uint8_t", "uint16": "uint16_t"}
-_VALUES: dict[Precision, str] = {"fp32": "float", "fp16": "uint16_t", "int8": "int8_t"}
+_VALUES: dict[Precision, str] = {"fp32": "float", "fp16": "uint16_t", "int8": "int8_t", "int4": "int8_t"}
+_INTEGER_WEIGHTS = ("int8", "int4")
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,7 @@ def generate(policy: CompactPolicy, *, options: Options, provenance: Provenance)
         header=_header(form, options, provenance, tag),
         source=_START_OF_SOURCE.substitute(names) + "\n" + code,
         layers=tuple(
-            f"{layer.precision}, {_layout_name(stored)}"
+            f"{layer.precision}{_beside(layer)}, {_layout_name(stored)}"
             for layer, stored in zip(form.policy.layers, form.layers, strict=True)
         ),
         flash_bytes=form.flash_bytes,
@@ -144,13 +148,21 @@ def _floats(policy: CompactPolicy) -> list[tuple[str, Array]]:
         ("a bound of the actions", np.concatenate(list(head_arrays(policy).values()))),
     ]
     for index, layer in enumerate(policy.layers):
-        named += [(f"layer {index}", part) for part in (layer.values, layer.bias, layer.scale)]
+        exact = None if layer.outliers is None else layer.outliers.values
+        named += [(f"layer {index}", part) for part in (layer.values, layer.bias, layer.scale, exact)]
         if layer.norm is not None:
             named += [(f"the norm of layer {index}", part) for part in (layer.norm.scale, layer.norm.shift)]
     return [(name, values) for name, values in named if values is not None]
 
 
+def _beside(layer: Layer) -> str:
+    """How many outliers there are."""
+    return "" if layer.outliers is None else f" and {len(layer.outliers.values)} fp32 outliers"
+
+
 def _layout_name(form: Form) -> str:
+    if isinstance(form, NibbleForm):
+        return "dense, two weights a byte"
     if isinstance(form, DenseForm):
         return "dense"
     unit = "single connections" if form.block == 1 else f"blocks of {form.block}"
@@ -360,7 +372,7 @@ def _given(policy: CompactPolicy) -> str:
 
 
 def _has_integers(policy: CompactPolicy) -> bool:
-    return any(layer.precision == "int8" for layer in policy.layers)
+    return any(layer.precision in _INTEGER_WEIGHTS for layer in policy.layers)
 
 
 # ------------------------------------------------------------------------------------------------------- the C file
@@ -370,7 +382,7 @@ def _types(p: str, precision: Precision, number_type: str) -> kernels.Kernel:
     """What a layer of `precision` computes with, in scratch numbers of `number_type`."""
     has_integers = number_type != "float"
     value = _stored(p, _VALUES[precision])
-    if precision == "int8":
+    if precision in _INTEGER_WEIGHTS:
         return kernels.Kernel(value, "int32_t", "", ".integer", number_type, None)
     part = ".real" if has_integers else ""
     if precision == "fp16":
@@ -479,17 +491,23 @@ def _constants(form: PolicyForm, p: str) -> list[str]:
     if policy.observation_mean is not None and policy.observation_scale is not None:
         parts += [floats("mean", policy.observation_mean), floats("deviation", policy.observation_scale)]
     for index, (layer, stored) in enumerate(zip(policy.layers, form.layers, strict=True)):
-        kind = _stored(p, _VALUES[layer.precision])
+        kind = _stored(p, "uint8_t" if isinstance(stored, NibbleForm) else _VALUES[layer.precision])
         arrays = [array(attribute, kind, f"{p}_values{index}", stored.values)]
         if isinstance(stored, ColumnForm):
             for name, values in (("counts", stored.counts), ("rows", stored.rows)):
                 arrays.append(array(attribute, _stored(p, _INTEGERS[values.dtype.name]), f"{p}_{name}{index}", values))
         if layer.scale is not None:
             arrays.append(floats(f"scale{index}", layer.scale))
+        exact = outlier_form(layer)
+        if exact is not None:
+            for name, values in (("outlier_counts", exact.counts), ("outlier_columns", exact.columns)):
+                arrays.append(array(attribute, _stored(p, _INTEGERS[values.dtype.name]), f"{p}_{name}{index}", values))
+            arrays.append(floats(f"outliers{index}", exact.values))
         arrays.append(floats(f"bias{index}", layer.bias))
         if layer.norm is not None:
             arrays += [floats(f"norm_scale{index}", layer.norm.scale), floats(f"norm_shift{index}", layer.norm.shift)]
-        title = f"/* Layer {index}: {layer.n_inputs} inputs, {layer.n_outputs} outputs, {layer.precision}, "
+        weights = f"{layer.precision}{_beside(layer)}"
+        title = f"/* Layer {index}: {layer.n_inputs} inputs, {layer.n_outputs} outputs, {weights}, "
         parts += [f"{title}{_layout_name(stored)}. */\n" + "\n".join(arrays)]
     parts += [floats(name, values) for name, values in head_arrays(policy).items()]
     if form.terms is not None:
@@ -521,7 +539,7 @@ def _functions(form: PolicyForm, p: str) -> list[str]:
         parts.append(kernels.ARM.substitute(P=p.upper()))
     if any(layer.precision == "fp16" for layer in policy.layers):
         parts.append(kernels.HALF.substitute(p=p))
-    if any(layer.precision != "int8" for layer in policy.layers):
+    if any(layer.precision not in _INTEGER_WEIGHTS for layer in policy.layers):
         parts.append(kernels.START.substitute(p=p, P=p.upper(), number=n, real=".real" if has_integers else ""))
     if has_integers:
         parts += [
@@ -531,6 +549,9 @@ def _functions(form: PolicyForm, p: str) -> list[str]:
     made: dict[str, str] = {}
     for layer, stored in zip(policy.layers, form.layers, strict=True):
         made.setdefault(_kernel_name(layer, stored), _kernel(p, layer, stored, n))
+        exact = outlier_form(layer)
+        if exact is not None:
+            made.setdefault(_outliers_name(exact), _outliers_function(p, exact, n))
     return [*parts, *made.values()]
 
 
@@ -557,14 +578,17 @@ def _activations(used: Set[ActivationName | CellName], names: Mapping[str, str])
 
 
 def _kernel_name(layer: Layer, form: Form) -> str:
+    if isinstance(form, NibbleForm):
+        return "dense_int4"
+    precision = "int8" if layer.is_int4 else layer.precision
     if isinstance(form, DenseForm):
-        return f"dense_{layer.precision}"
+        return f"dense_{precision}"
     kinds = f"{'delta' if form.is_delta else 'row'}{8 * form.rows.itemsize}_count{8 * form.counts.itemsize}"
-    return f"columns{form.block}_{layer.precision}_{kinds}"
+    return f"columns{form.block}_{precision}_{kinds}"
 
 
 def _kernel(p: str, layer: Layer, form: Form, number_type: str) -> str:
-    kernel, is_integer = _types(p, layer.precision, number_type), layer.precision == "int8"
+    kernel, is_integer = _types(p, layer.precision, number_type), layer.precision in _INTEGER_WEIGHTS
     common = {
         "p": p,
         "number": number_type,
@@ -576,6 +600,8 @@ def _kernel(p: str, layer: Layer, form: Form, number_type: str) -> str:
         "condition": "is not zero" if is_integer else "is above `above`",
         "above": "" if is_integer else "float above, ",
     }
+    if isinstance(form, NibbleForm):
+        return kernels.NIBBLES.substitute(common | {"value": _stored(p, "uint8_t")}, dtype="int4")
     if isinstance(form, DenseForm):
         return kernels.DENSE.substitute(common, dtype=layer.precision, body=kernels.dense_body(kernel))
     row, unit = _stored(p, _INTEGERS[form.rows.dtype.name]), "row" if form.block == 1 else "row of blocks"
@@ -588,6 +614,18 @@ def _kernel(p: str, layer: Layer, form: Form, number_type: str) -> str:
         weights="a weight" if form.block == 1 else f"{form.block} weights",
         loops=kernels.column_loops(kernel, row, form.block, form.is_delta),
         skip="count" if form.block == 1 else f"{form.block} * count",
+    )
+
+
+def _outliers_name(exact: OutlierForm) -> str:
+    return f"outliers_column{8 * exact.columns.itemsize}_count{8 * exact.counts.itemsize}"
+
+
+def _outliers_function(p: str, exact: OutlierForm, number_type: str) -> str:
+    """The function that adds such outliers."""
+    count, column = (f"const {_stored(p, _INTEGERS[part.dtype.name])}" for part in (exact.counts, exact.columns))
+    return kernels.OUTLIERS.substitute(
+        p=p, P=p.upper(), name=_outliers_name(exact), number=number_type, count=count, column=column
     )
 
 
@@ -668,17 +706,17 @@ def _calls(p: str, index: int, layer: Layer, form: Form, x: str, y: str, *, is_s
     """is_signed: x is used as it is; else what ReLU would make zero is passed over."""
     padded = padded_outputs(layer, form)
     arguments = [str(layer.n_inputs)]
-    if isinstance(form, DenseForm):
+    if isinstance(form, DenseForm | NibbleForm):
         arguments.append(str(layer.n_outputs))
-    if layer.precision != "int8":
+    if layer.precision not in _INTEGER_WEIGHTS:
         arguments.append(LOWEST if is_signed else "0.0f")
     if isinstance(form, ColumnForm):
         arguments += [f"{p}_counts{index}", f"{p}_rows{index}"]
     arguments += [f"{p}_values{index}", x, y]
     kernel = f"{p}_{_kernel_name(layer, form)}({', '.join(arguments)});"
-    if layer.precision != "int8":
+    if layer.precision not in _INTEGER_WEIGHTS:
         return [f"{p}_start({layer.n_outputs}, {padded}, {p}_bias{index}, {y});", kernel]
-    return [
+    calls = [
         f"step = {p}_quantise({layer.n_inputs}, {_limit(layer)}, {int(is_signed)}, {x});",
         "if (step < 0.0f) {",
         f"    return {p}_refuse(action);",
@@ -687,6 +725,11 @@ def _calls(p: str, index: int, layer: Layer, form: Form, x: str, y: str, *, is_s
         kernel,
         f"{p}_scale({layer.n_outputs}, step, {p}_scale{index}, {p}_bias{index}, {y});",
     ]
+    exact = outlier_form(layer)
+    if exact is not None:
+        arrays = f"{p}_outlier_counts{index}, {p}_outlier_columns{index}, {p}_outliers{index}"
+        calls.append(f"{p}_{_outliers_name(exact)}({layer.n_outputs}, step, {arrays}, {x}, {y});")
+    return calls
 
 
 def _limit(layer: Layer) -> int:

@@ -12,7 +12,7 @@ the shapes that rsl_rl gives them:
 
 Neither Clip around Tanh is redundant: OpenCV's Tanh is NaN above 44,
 and onnxruntime's reaches 1.0000002, where an action must not leave its bounds. Weights stored as fp16 or int8 stand
-behind a Cast or a DequantizeLinear.
+behind a Cast or a DequantizeLinear, and their outliers are put between them by a ScatterElements.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from edgerl.export.onnx.report import OnnxReport
 from edgerl.files.atomic import MAXIMUM_BYTES, refuse_existing, write_atomically
 from edgerl.policy.activation import LEAKY_SLOPE
 from edgerl.policy.cell import CellName
-from edgerl.policy.compact import Array, CompactPolicy, Layer, LayerNorm, without_denormals
+from edgerl.policy.compact import Array, CompactPolicy, Layer, LayerNorm, Outliers, without_denormals
 from edgerl.policy.loss import action_span, resolution, sampled_observations
 
 FLOAT_OPSET, INT8_OPSET = 11, 13
@@ -138,8 +138,25 @@ class _Graph:
             node = onnx.helper.make_node("Cast", inputs, [name], name=f"{name}.cast", to=onnx.TensorProto.FLOAT)
         else:
             inputs.append(self.constant(f"{name}.scale", layer.scale))
-            node = onnx.helper.make_node("DequantizeLinear", inputs, [name], name=f"{name}.dequantize", axis=0)
+            small = name if layer.outliers is None else f"{name}.small"
+            node = onnx.helper.make_node("DequantizeLinear", inputs, [small], name=f"{name}.dequantize", axis=0)
         self.nodes.append(node)
+        return name if layer.outliers is None else self.with_outliers(name, node.output[0], layer, layer.outliers)
+
+    def with_outliers(self, name: str, small: str, layer: Layer, outliers: Outliers) -> str:
+        """The weight, made of a small one with zeros where the outliers belong. Flat, since an index of two dimensions
+        would be as large as the weights that it names."""
+        positions = outliers.rows * layer.n_inputs + outliers.columns
+        flat, exact = f"{name}.flat", f"{name}.exact"
+        row = self.constant(f"{flat}.shape", np.array([-1]))
+        indices = self.constant(f"{name}.outliers.positions", positions.astype(np.int32))
+        values = self.constant(f"{name}.outliers", outliers.values)
+        shape = self.constant(f"{name}.shape", np.array([layer.n_outputs, layer.n_inputs]))
+        self.nodes += [
+            onnx.helper.make_node("Reshape", [small, row], [flat], name=f"{flat}.node"),
+            onnx.helper.make_node("ScatterElements", [flat, indices, values], [exact], name=f"{exact}.node", axis=0),
+            onnx.helper.make_node("Reshape", [exact, shape], [name], name=f"{name}.node"),
+        ]
         return name
 
     def cell(self, name: str, layer: Layer, at: int, count: int) -> None:

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 import edgerl as library
-from edgerl.policy.format import load
+from edgerl.policy.format import load, save
 from edgerl.training import checkpoint as checkpoint_file
+from tests.policy.policies import random_policy
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -55,6 +56,63 @@ def test_prune_as_json(edgerl: Run, run: Path) -> None:
     assert (loss["observations"], loss["observed"]) == (150, "recorded")
     assert loss["largest"] == pytest.approx(shares.max(), rel=1e-5)
     assert loss["root_mean_square"] == pytest.approx(np.sqrt((shares**2).mean()), rel=1e-5)
+
+
+def test_int8_keeps_outliers_unless_told_otherwise(edgerl: Run, run: Path) -> None:
+    counts = {}
+    for share in (None, 0.1, 0):
+        given = [] if share is None else ["--outliers", share]
+        code, out, _ = edgerl(
+            "prune", "--json", "--episodes", 0, "--dtype", "int8", *given, "--force", "-o", "small.safetensors"
+        )
+        assert code == 0
+        policy, report = load("small.safetensors"), json.loads(out)
+        counts[share] = sum(0 if layer.outliers is None else len(layer.outliers.values) for layer in policy.layers)
+        assert sum(layer["outliers"] for layer in report["layers"]) == counts[share]
+    connections = checkpoint_file.read(run / "checkpoint.safetensors").policy.connections
+    assert counts[0] == 0 < counts[None] <= round(0.01 * connections) < counts[0.1] <= round(0.1 * connections)
+
+
+@pytest.mark.usefixtures("run")
+def test_fine_tuning_in_the_states_of_a_run(edgerl: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgerl.compression.finetune.STEPS", 100)
+    options = ("--episodes", 0, "--dtype", "int8", "--outliers", 0, "--json", "--force")
+    edgerl("prune", *options, "-o", "plain.safetensors")
+    code, out, err = edgerl("prune", *options, "--finetune", "-o", "tuned.safetensors")
+    assert code == 0
+    assert "fine-tuning" in err
+    assert json.loads(out)["action_difference"]["observed"] == "recorded"
+    for before, after in zip(load("plain.safetensors").layers, load("tuned.safetensors").layers, strict=True):
+        assert after.precision == "int8"
+        assert not np.array_equal(after.values, before.values)
+
+
+@pytest.mark.usefixtures("run")
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("--dtype", "fp16", "--finetune"), "--finetune trains weights that are rounded, not fp16 ones"),
+        (("--dtype", "fp16", "--outliers", 0.01), "--outliers is 0.01 with fp16 weights; expected a share in"),
+        (("--dtype", "int8", "--outliers", 0.5), "--outliers is 0.5 with int8 weights; expected a share in"),
+    ],
+)
+def test_what_cannot_be_quantised_so_is_one_line(edgerl: Run, given: tuple[object, ...], message: str) -> None:
+    code, out, err = edgerl("prune", "--episodes", 0, "-o", "small.safetensors", *given)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert not Path("small.safetensors").exists()
+
+
+def test_a_wide_row_is_warned_of(edgerl: Run) -> None:
+    policy = random_policy(0, (300, 8, 2), density=1)
+    policy.layers[0].values[3, 7] = 40.0
+    save(policy, Path("wide.safetensors"))
+    options = ("--episodes", 0, "--dtype", "int8", "--force", "-o", "small.safetensors")
+    _, _, err = edgerl("prune", "wide.safetensors", *options, "--outliers", 0)
+    assert "layer 0 has an int8 row whose largest weight is 17." in err
+    _, out, err = edgerl("prune", "wide.safetensors", *options)
+    assert "row" not in err
+    assert "no return was measured" in out
 
 
 def _recorded(run: Path) -> np.ndarray:

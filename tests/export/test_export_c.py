@@ -30,7 +30,7 @@ from edgerl.policy.contract import Contract
 from edgerl.policy.format import save
 from edgerl.policy.terms import terms_of
 from edgerl.profiling.budgets.report import profile
-from tests.policy.policies import episode, random_policy, recurrent_policy, torch_actions, torch_episode
+from tests.policy.policies import episode, outlier_policy, random_policy, recurrent_policy, torch_actions, torch_episode
 
 from .compiled_c import PROVENANCE, STRICT, Library, run, write
 from .golden.__main__ import CASES, golden
@@ -70,6 +70,16 @@ def run_on_cortex(core: str, sources: tuple[str, ...], folder: Path) -> None:
     quiet = ("-nographic", "-monitor", "none", "-serial", "none")
     semihosting = ("-semihosting-config", "enable=on,target=native")
     run("qemu-system-arm", "-machine", board, *quiet, *semihosting, "-kernel", "program.elf", folder=folder)
+
+
+STORED = ("fp32", "fp16", "int8", "int8 and outliers", "int4 and outliers")
+"""Ways in which weights are stored."""
+
+
+def stored_policy(stored: str, seed: int, widths: tuple[int, ...], block: int, density: float = 0.4) -> CompactPolicy:
+    if stored.endswith(" and outliers"):
+        return outlier_policy(seed, widths, block, stored[:4], density=density)  # type: ignore[arg-type]
+    return random_policy(seed, widths, block, stored, density=density)  # type: ignore[arg-type]
 
 
 # ---------------------------------------------------------------------------------------------------------- actions
@@ -421,6 +431,35 @@ def test_layers_of_several_precisions(tmp_path: Path) -> None:
     assert largest_difference(policy, library.actions(observations), policy(observations, np.float64)) < 1e-3
 
 
+@pytest.mark.parametrize("widths", [(24, 40, 20, 3), (300, 20, 3)], ids=["8-bit columns", "16-bit columns"])
+@pytest.mark.parametrize("layout", ["dense", "sparse"])
+@pytest.mark.parametrize("block", [1, 4])
+def test_outliers_are_added_to_the_sums(block: int, layout: Layout, widths: tuple[int, ...], tmp_path: Path) -> None:
+    policy = outlier_policy(3, widths, block, density=0.5)
+    library, observations = Library(policy, tmp_path, Options(layout=layout)), observations_of(policy, 200)
+    n_exact = len(policy.layers[0].outliers.values)
+    assert library.made.layers[0].startswith(f"int8 and {n_exact} fp32 outliers, ")
+    difference = largest_difference(policy, library.actions(observations), torch_actions(policy, observations))
+    assert difference < BOUNDS["int8"]
+    without = replace(policy, layers=tuple(replace(layer, outliers=None) for layer in policy.layers))
+    assert difference < 1e-3 * largest_difference(policy, without(observations), torch_actions(policy, observations))
+    assert library.self_test() == 0
+
+
+@pytest.mark.parametrize("n_hidden", [20, 21])
+@pytest.mark.parametrize("block", [1, 4])
+def test_int4_weights_lie_two_in_a_byte_where_the_layer_is_dense(block: int, n_hidden: int, tmp_path: Path) -> None:
+    for layout, density, kind in (("auto", 0.9, "dense, two weights a byte"), ("auto", 0.05, "sparse columns")):
+        policy = outlier_policy(3, (24, 40, n_hidden, 3), block, "int4", density=density)
+        (folder := tmp_path / str(density)).mkdir()
+        library, observations = Library(policy, folder, Options(layout=layout)), observations_of(policy, 200)
+        assert library.made.layers[1].startswith("int4 and ") or policy.layers[1].outliers is None
+        assert kind in library.made.layers[1]
+        difference = largest_difference(policy, library.actions(observations), torch_actions(policy, observations))
+        assert difference < BOUNDS["int8"]
+        assert library.self_test() == 0
+
+
 def test_one_layer_and_a_layer_without_connections(tmp_path: Path) -> None:
     one, low = np.ones(2, np.float32), -np.ones(2, np.float32)
     empty = make_layer(np.zeros((2, 3), np.float32), np.array([0.5, -0.25], np.float32), 1)
@@ -472,11 +511,11 @@ def test_example_and_tolerance_catch_a_wrong_weight(tmp_path: Path) -> None:
 
 
 @pytest.mark.needs("clang", "arm-none-eabi-gcc")
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_it_compiles_in_silence_and_asks_for_no_more_than_the_header_says(precision: Precision, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stored", STORED)
+def test_it_compiles_in_silence_and_asks_for_no_more_than_the_header_says(stored: str, tmp_path: Path) -> None:
     compilers = [("gcc", ()), ("clang", ()), *(("arm-none-eabi-gcc", machine) for machine in CORTEX.values())]
     for block, layout in ((1, "sparse"), (4, "sparse"), (1, "dense")):
-        write(random_policy(0, (5, 18, 7, 3), block, precision), tmp_path, Options(layout=layout))  # type: ignore[arg-type]
+        write(stored_policy(stored, 0, (5, 18, 7, 3), block), tmp_path, Options(layout=layout))  # type: ignore[arg-type]
         for compiler, machine in compilers:
             for level, environment in product(("-O0", "-O2", "-O3", "-Os"), (("-ffreestanding",), ())):
                 options = (*STRICT, *machine, level, "-fno-stack-protector", *environment)
@@ -524,10 +563,10 @@ int main(void) {
 """
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_the_reentrant_form_is_the_same_under_sanitizers(precision: Precision, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stored", STORED)
+def test_the_reentrant_form_is_the_same_under_sanitizers(stored: str, tmp_path: Path) -> None:
     for block, layout, widths in ((1, "sparse", (5, 301, 9, 3)), (4, "sparse", (5, 30, 9, 3)), (1, "dense", (5, 9, 3))):
-        made = write(random_policy(0, widths, block, precision), tmp_path, Options(layout=layout))  # type: ignore[arg-type]
+        made = write(stored_policy(stored, 0, widths, block), tmp_path, Options(layout=layout))  # type: ignore[arg-type]
         assert f"_SCRATCH_BYTES {made.scratch_bytes}\n" in made.header
         (tmp_path / "main.c").write_text(PROGRAM)
         sanitized = ("-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all", "-g", "-O1")
@@ -570,14 +609,14 @@ def test_files_of_two_exports_do_not_compile_together(tmp_path: Path) -> None:
 
 @pytest.mark.needs("arm-none-eabi-gcc", "qemu-system-arm")
 @pytest.mark.parametrize("core", CORTEX)
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_it_computes_the_same_on_a_cortex(precision: Precision, core: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stored", STORED)
+def test_it_computes_the_same_on_a_cortex(stored: str, core: str, tmp_path: Path) -> None:
     """The self-test, in emulation, of every kernel: Arm's own instructions are used nowhere else."""
     for block, layout, widths in (
         *((1, "sparse", (5, 301, 9, 3)), (1, "sparse", (5, 99, 30, 3)), (4, "sparse", (5, 99, 30, 3))),
         *((4, "sparse", (5, 1500, 3)), (1, "dense", (5, 97, 30, 3))),
     ):
-        policy = random_policy(4, widths, block, precision)
+        policy = stored_policy(stored, 4, widths, block)
         for attempt in range(2 if widths == (5, 1500, 3) else 1):
             made = write(policy, tmp_path, Options(layout=layout))  # type: ignore[arg-type]
             if attempt == 1:  # a wrong number must be seen
@@ -595,12 +634,10 @@ def test_it_computes_the_same_on_a_cortex(precision: Precision, core: str, tmp_p
 
 
 @pytest.mark.needs("arm-none-eabi-gcc")
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("stored", STORED)
 @pytest.mark.parametrize("block", [1, 4])
-def test_announced_bytes_are_those_of_the_compiler_and_of_the_profile(
-    precision: Precision, block: int, tmp_path: Path
-) -> None:
-    policy = random_policy(5, (11, 300, 41, 6), block, precision, density=0.3)
+def test_announced_bytes_are_those_of_the_compiler_and_of_the_profile(stored: str, block: int, tmp_path: Path) -> None:
+    policy = stored_policy(stored, 5, (11, 300, 41, 6), block, density=0.3)
     made = write(policy, tmp_path, Options(target="cortex-m4"))
     apart = ("-O2", "-fdata-sections", "-ffunction-sections")
     run("arm-none-eabi-gcc", *STRICT, *M4F, *apart, "-c", "edgerl_policy.c", "-o", "policy.o", folder=tmp_path)
@@ -772,6 +809,26 @@ def test_the_command_writes_beside_the_policy_again_and_again(edgerl: Run, folde
     assert "Command     edgerl export --format c --target stm32f405 --no-measure\n" in header
     assert "Target      stm32f405 (cortex-m4)\n" in header
     assert sorted(os.listdir(folder / "c")) == ["edgerl_policy.c", "edgerl_policy.h"]
+
+
+def test_smaller_weights_say_what_they_cost_in_return(edgerl: Run, folder: Path) -> None:
+    source = random_policy(0, (4, 16, 2))
+    bounds = np.array([1, 1.5], np.float32)
+    policy = replace(source, action_low=-bounds, action_high=bounds, metadata={"environment": "Pendulum-v1"})
+    save(policy, folder / "policy.safetensors")
+    _, out, _ = edgerl("export", folder, "--format", "c", "--dtype", "int8", "--no-measure", "--json")
+    assert json.loads(out)["returns"]["returns"] is None
+    assert "Pendulum-v1 has 3 observations and 1 actions" in json.loads(out)["returns"]["why_not"]
+    pendulum = replace(random_policy(0, (3, 16, 1)), metadata={"environment": "Pendulum-v1"})
+    two = np.full(1, 2, np.float32)
+    save(replace(pendulum, action_low=-two, action_high=two), folder / "policy.safetensors")
+    _, out, _ = edgerl("export", folder, "--format", "c", "--dtype", "int8", "--no-measure")
+    assert "return over 10 episodes, 95 % bootstrap interval: " in out
+    _, out, _ = edgerl("export", folder, "--format", "c", "--no-measure")
+    assert "return" not in out, "nothing became smaller"
+    save(replace(pendulum, metadata={}), folder / "policy.safetensors")
+    _, out, _ = edgerl("export", folder, "--format", "c", "--dtype", "fp16", "--no-measure")
+    assert "no return was measured: the policy does not name its environment" in out
 
 
 def test_json_has_the_facts(edgerl: Run, folder: Path) -> None:

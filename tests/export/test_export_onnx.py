@@ -34,7 +34,7 @@ from edgerl.policy.activation import ACTIVATIONS, ActivationName
 from edgerl.policy.cell import CELLS, CellName
 from edgerl.policy.compact import CompactPolicy, Head, Precision, make_layer
 from edgerl.policy.format import save, to_bytes
-from tests.policy.policies import episode, random_policy, recurrent_policy, torch_actions, torch_episode
+from tests.policy.policies import episode, outlier_policy, random_policy, recurrent_policy, torch_actions, torch_episode
 
 Array = npt.NDArray[Any]
 
@@ -92,6 +92,26 @@ def test_actions_are_those_of_torch(
     assert np.max(np.abs(run(path, observations) - expected) / span) < 1e-5
     independent = reference(path, observations[:50])
     assert np.max(np.abs(independent - expected[:50]) / span) < 1e-5
+
+
+@pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
+@pytest.mark.parametrize("block", [1, 4])
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_outliers_are_scattered_among_integers(precision: Precision, block: int, sparse: bool, path: Path) -> None:
+    policy = outlier_policy(3, (120, 64, 40, 6), block, precision, density=0.1 if sparse else 1)
+    report = export_policy(policy, "onnx", path, sparse_initializers=sparse)
+    assert (report.opset, report.sparse_layers > 0) == (13, sparse)
+    model = onnx.load(path)
+    assert operators(path)[2:7] == ["DequantizeLinear", "Reshape", "ScatterElements", "Reshape", "Gemm"]
+    sizes = {tensor.name: tensor.dims[0] for tensor in model.graph.initializer if "outliers" in tensor.name}
+    assert list(sizes.values()) == [
+        len(layer.outliers.values) for layer in policy.layers if layer.outliers for _ in range(2)
+    ]
+    observations = np.random.default_rng(0).normal(size=(200, 120)).astype(np.float32)
+    expected = torch_actions(policy, observations)
+    np.testing.assert_allclose(run(path, observations), expected, rtol=0, atol=2e-5)
+    if not sparse:
+        np.testing.assert_allclose(reference(path, observations), expected, rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("magnitude", [1e2, 1e4, 1e6])

@@ -23,7 +23,7 @@ from edgerl.importers.options import Stated
 from edgerl.importers.policy_file import read
 from edgerl.policy.cell import CELLS, CellName
 from edgerl.policy.compact import CompactPolicy
-from tests.policy.policies import episode, random_policy, recurrent_policy
+from tests.policy.policies import episode, outlier_policy, random_policy, recurrent_policy
 
 from .files import Actor, RecurrentActor, actions, exported, exported_cells, mutated
 
@@ -184,6 +184,14 @@ def test_edgerls_own_exports_come_back(head: Any, tmp_path: Path) -> None:
     np.testing.assert_allclose(again(x, np.float64), policy(x, np.float64), rtol=1e-5, atol=1e-6)
     assert [layer.connections for layer in again.layers] == [layer.connections for layer in policy.layers]
     assert (again.head, again.observation_clip) == (policy.head, policy.observation_clip)
+
+
+def test_outliers_of_an_own_export_come_back(tmp_path: Path) -> None:
+    policy = outlier_policy(1, (5, 30, 20, 3))
+    export_policy(policy, "onnx", tmp_path / "policy.onnx")
+    again = edgerl.import_policy(tmp_path / "policy.onnx", tmp_path / "again.safetensors").policy
+    for before, after in zip(policy.layers, again.layers, strict=True):
+        np.testing.assert_allclose(after.matrix(), before.matrix(), rtol=1e-6)
 
 
 def test_the_output_that_is_the_action(tmp_path: Path) -> None:

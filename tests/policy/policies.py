@@ -14,7 +14,7 @@ import torch.nn.functional as F  # noqa: N812 — PyTorch's own convention
 from edgerl.policy.activation import ActivationName
 from edgerl.policy.cell import CellName, joined_weights
 from edgerl.policy.compact import CompactPolicy, Head, Layer, LayerNorm, Precision, make_layer
-from edgerl.policy.pruning import quantise_layer
+from edgerl.policy.pruning import network_of, quantise_layer, storage_of, stored
 
 Array = npt.NDArray[Any]
 Network = list[tuple[Array, Array]]
@@ -69,6 +69,19 @@ def random_policy(
     if offset:
         policy = replace(policy, observation_offset=np.rint(rng.uniform(2**24, 2**27, n) * rng.choice([-1, 1], n)))
     return policy.with_example(policy.observation_of(example))
+
+
+def outlier_policy(
+    seed: int,
+    widths: tuple[int, ...] = (5, 9, 7, 3),
+    block: int = 1,
+    precision: Precision = "int8",
+    **options: Any,
+) -> CompactPolicy:
+    """A random policy in int8 or int4, an eighth of whose weights are exact."""
+    policy = random_policy(seed, widths, block, **options)
+    network = network_of(policy)
+    return stored(policy, network, storage_of(network, precision, 0.125))
 
 
 def recurrent_policy(
@@ -212,6 +225,11 @@ def assert_same(first: CompactPolicy, second: CompactPolicy) -> None:
         assert (one.n_inputs, one.n_outputs, one.block) == (other.n_inputs, other.n_outputs, other.block)
         for name in ("values", "bias", "columns", "row_starts", "scale"):
             _assert_same_array(getattr(one, name), getattr(other, name))
+        assert one.is_int4 == other.is_int4
+        assert (one.outliers is None) == (other.outliers is None)
+        if one.outliers is not None and other.outliers is not None:
+            for name in ("values", "columns", "row_starts"):
+                _assert_same_array(getattr(one.outliers, name), getattr(other.outliers, name))
     for one, other in zip(first.layers[:-1], second.layers[:-1], strict=True):
         assert one.activation == other.activation
         norms = one.norm, other.norm

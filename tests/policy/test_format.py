@@ -7,7 +7,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -22,13 +22,14 @@ from edgerl.policy.cell import CELLS, CellName
 from edgerl.policy.compact import CompactPolicy, Head, Precision, make_layer
 from edgerl.policy.contract import UNKNOWN
 from tests.policy.golden import make as golden
-from tests.policy.policies import assert_same, random_policy, recurrent_policy
+from tests.policy.policies import assert_same, outlier_policy, random_policy, recurrent_policy
 
 GOLDEN = Path(__file__).parent / "golden" / "policy.safetensors"
 GOLDEN_OFFSET = GOLDEN.with_name("policy-offset.safetensors")
 GOLDEN_PARTS = GOLDEN.with_name("policy-parts.safetensors")
 GOLDEN_CELLS = GOLDEN.with_name("policy-cells.safetensors")
 GOLDEN_CONTRACT = GOLDEN.with_name("policy-contract.safetensors")
+GOLDEN_OUTLIERS = GOLDEN.with_name("policy-outliers.safetensors")
 SOURCE = Path("policy.safetensors")
 
 Metadata = dict[str, Any]
@@ -41,10 +42,11 @@ def test_the_golden_file_is_what_its_script_makes() -> None:
     assert GOLDEN_PARTS.read_bytes() == golden.make("parts")
     assert GOLDEN_CELLS.read_bytes() == golden.make("cells")
     assert GOLDEN_CONTRACT.read_bytes() == golden.make("contract")
+    assert GOLDEN_OUTLIERS.read_bytes() == golden.make("outliers")
 
 
 def test_the_golden_file_is_read_and_written_byte_for_byte() -> None:
-    for path in (GOLDEN, GOLDEN_OFFSET, GOLDEN_PARTS, GOLDEN_CELLS, GOLDEN_CONTRACT):
+    for path in (GOLDEN, GOLDEN_OFFSET, GOLDEN_PARTS, GOLDEN_CELLS, GOLDEN_CONTRACT, GOLDEN_OUTLIERS):
         assert policy_file.to_bytes(policy_file.load(path)) == path.read_bytes()
 
 
@@ -100,6 +102,17 @@ def test_the_golden_file_with_cells() -> None:
         policy(np.array(seen)[:, None], np.float64)[:, 0], golden.actions_of_cells(seen), rtol=1e-12
     )
     np.testing.assert_allclose(policy.example_action, golden.actions_of_cells((1.0,)), rtol=1e-6)
+
+
+def test_the_golden_file_with_outliers() -> None:
+    policy = policy_file.load(GOLDEN_OUTLIERS)
+    hidden, output = policy.layers
+    assert hidden.matrix().tolist() == [[0, 0.5], [0, -1], [0, 2], [0, 0], [1.5, 0]]
+    assert (hidden.precision, hidden.connections, hidden.n_bytes) == ("int4", 4, 5 + 4 * 5 + 4 * 5)
+    assert (output.matrix() * 128).tolist() == [[127, 32, -127, 1, -1], [4, 6, 10, 14, -22]]
+    assert (output.connections, output.n_bytes) == (10, 10 + 4 * 2 + 4 * 2 + 4 + 2 + 4 * 3)
+    np.testing.assert_allclose(policy(policy.example_observation), golden.EXAMPLE_OF_OUTLIERS, rtol=1e-6)
+    np.testing.assert_allclose(policy.example_action, golden.EXAMPLE_OF_OUTLIERS, rtol=1e-6)
 
 
 @given(
@@ -162,6 +175,27 @@ def test_round_trip_of_all_parts(
     assert policy_file.to_bytes(again) == data
     is_plain = (activation, norm, head, clip) == ("relu", False, "tanh", None)
     assert policy_file.version_of(policy) == (3 if not is_plain else 2 if offset else 1)
+
+
+@given(
+    st.integers(0, 2**32),
+    st.lists(st.integers(1, 30), min_size=2, max_size=4),
+    st.sampled_from([1, 4]),
+    st.sampled_from([0.2, 1]),
+    st.booleans(),
+    st.sampled_from(get_args(Head)),
+    st.sampled_from(["int8", "int4"]),
+)
+def test_round_trip_of_outliers(
+    seed: int, widths: list[int], block: int, density: float, offset: bool, head: Head, precision: Precision
+) -> None:
+    policy = outlier_policy(seed, tuple(widths), block, precision, density=density, offset=offset, head=head)
+    data = policy_file.to_bytes(policy)
+    again = policy_file.from_bytes(data, SOURCE)
+    assert_same(again, policy)
+    assert policy_file.to_bytes(again) == data
+    is_new = any(layer.outliers is not None or layer.is_int4 for layer in policy.layers)
+    assert (policy_file.version_of(policy) == 4) == is_new
 
 
 def test_the_last_layer_has_no_norm() -> None:
@@ -409,7 +443,7 @@ def test_hostile_parts(change: Callable[[Metadata, Tensors], object], problem: s
 HOSTILE_CELLS = {
     "gates": (_describe(0, outputs=3), "layer 0, of 2 inputs and 3 outputs, is no lstm: expected outputs for four"),
     "units": (_describe(0, inputs=1), "layer 0, of 1 inputs and 4 outputs, is no lstm"),
-    "norm": (_describe(0, norm_epsilon=0.5), "layer 0, of 2 inputs and 4 outputs, is no lstm: .* and no norm"),
+    "norm": (_describe(0, norm_epsilon=0.5), "layer 0, of 2 inputs and 4 outputs, is no lstm: .* no norm"),
     "of outputs": (_set("layers.1.values", (2, 1), 1), "layer 1, a gru, has weights where it must have none"),
     "of inputs": (_set("layers.1.values", (3, 0), 1), "layer 1, a gru, has weights where it must have none"),
     "next": (_describe(2, inputs=4), "layer 1 has 1 outputs, the next 4 inputs"),
@@ -428,6 +462,64 @@ def test_hostile_cells(change: Callable[[Metadata, Tensors], object], problem: s
         tensors[f"layers.{index}.values"] = np.resize(tensors[f"layers.{index}.values"], shape)
         tensors[f"layers.{index}.bias"] = np.resize(tensors[f"layers.{index}.bias"], shape[0])
     _refused(metadata, tensors, problem, 3)
+
+
+def _shortened(_: Metadata, tensors: Tensors) -> None:
+    tensors["layers.0.values"] = tensors["layers.0.values"][:4]
+
+
+def _as_fp16(metadata: Metadata, tensors: Tensors) -> None:
+    metadata["layers"][0] |= {"precision": "fp16", "outliers": 1}
+    tensors["layers.0.values"] = np.zeros((5, 2), np.float16)
+    del tensors["layers.0.scale"]
+
+
+HOSTILE_OUTLIERS = {
+    "count": (_describe(1, outliers=11), "layer 1 has 11 outliers, expected a whole number, one a weight at most"),
+    "negative": (_describe(1, outliers=-1), "layer 1 has -1 outliers"),
+    "text": (_describe(1, outliers="1"), "layer 1 has '1' outliers"),
+    "true": (_describe(1, outliers=True), "layer 1 has True outliers"),
+    "key missing": (lambda metadata, _: metadata["layers"][0].pop("outliers"), "layer 0 is not described by .*"),
+    "of fp16": (_as_fp16, "layer 0 has outliers beside fp16 weights, expected int8 or int4"),
+    "none of them": (_describe(1, outliers=0), "tensor 'layers.1.outlier_columns' does not belong"),
+    "tensor missing": (lambda _, tensors: tensors.pop("layers.1.outlier_values"), "tensor layers.1.outlier_values is"),
+    "not finite": (_set("layers.1.outlier_values", 0, np.nan), "layers.1.outlier_values holds a value that is not"),
+    "column": (_set("layers.1.outlier_columns", 0, 5), "layer 1 has a connection from input 5, expected below 5"),
+    "starts": (_set("layers.1.outlier_row_starts", 2, 2), "the row starts of layer 1 do not rise from 0 to its 1"),
+    "below -7": (_set("layers.0.values", 0, 0x80), "layers.0.values holds a value below -7, or one too many"),
+    "int4 shape": (_shortened, "layers.0.values is uint8.4., expected uint8.5."),
+    "int4 as int8": (_describe(0, precision="int8"), "layers.0.values is uint8.5., expected int8.5, 2."),
+    "int4 without scale": (lambda _, tensors: tensors.pop("layers.0.scale"), "tensor layers.0.scale is missing"),
+    "second weight": (_set("layers.1.outlier_columns", 0, 2), "layer 1 has an outlier where it has another weight"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "problem"), HOSTILE_OUTLIERS.values(), ids=HOSTILE_OUTLIERS)
+def test_hostile_outliers(change: Callable[[Metadata, Tensors], object], problem: str) -> None:
+    read, tensors = unpack_tensors(golden.make("outliers"), SOURCE, "policy", (4,))
+    metadata = {key: read[key] for key in ("layers", "about", "head", "observation_clip")}
+    tensors = {name: tensor.copy() for name, tensor in tensors.items()}
+    change(metadata, tensors)
+    _refused(metadata, tensors, problem, 4)
+
+
+def test_a_cell_has_no_outliers() -> None:
+    read, tensors = unpack_tensors(golden.make("cells"), SOURCE, "policy", (3,))
+    metadata = {key: read[key] for key in ("layers", "about", "head", "observation_clip")}
+    for layer in metadata["layers"]:
+        layer["outliers"] = 0
+    assert _load(metadata, tensors, 4).is_recurrent
+    metadata["layers"][0] |= {"precision": "int8", "outliers": 1}
+    tensors |= {
+        "layers.0.values": np.zeros((4, 2), np.int8),
+        "layers.0.scale": np.ones(4, np.float32),
+        "layers.0.outlier_values": np.ones(1, np.float32),
+        "layers.0.outlier_columns": np.zeros(1, np.uint16),
+        "layers.0.outlier_row_starts": np.array([0, 1, 1, 1, 1], np.uint32),
+    }
+    _refused(
+        metadata, tensors, "layer 0, of 2 inputs and 4 outputs, is no lstm: .* no norm, no outliers and no int4", 4
+    )
 
 
 def test_layers_that_do_not_fit_together() -> None:
@@ -523,8 +615,8 @@ def test_an_offset_is_whole_and_exact_in_float64(number: float) -> None:
 def test_a_file_of_another_kind() -> None:
     with pytest.raises(FileFormatError, match=r"policy\.safetensors holds 'checkpoint'; expected 'policy'"):
         policy_file.from_bytes(pack_tensors("checkpoint", 1, {}, {}), SOURCE)
-    with pytest.raises(FileFormatError, match=r"has format version 4; this edgerl reads version 1 or 2 or 3"):
-        policy_file.from_bytes(pack_tensors("policy", 4, {}, {}), SOURCE)
+    with pytest.raises(FileFormatError, match=r"has format version 5; this edgerl reads version 1 or 2 or 3 or 4"):
+        policy_file.from_bytes(pack_tensors("policy", 5, {}, {}), SOURCE)
 
 
 def test_the_specification_lists_as_many_refusals_as_the_reader_has() -> None:

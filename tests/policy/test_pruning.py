@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,17 @@ from hypothesis import strategies as st
 from torch import nn
 
 from edgerl.errors import ConfigError, UnsupportedModelError
-from edgerl.policy.compact import CompactPolicy, Precision, make_layer
-from edgerl.policy.pruning import compact, prune_by_magnitude, quantise_layer, remove_dead_units
+from edgerl.policy.compact import CompactPolicy, Precision, as_floats, make_layer
+from edgerl.policy.pruning import (
+    compact,
+    find_outliers,
+    network_of,
+    prune_by_magnitude,
+    quantise_layer,
+    remove_dead_units,
+    storage_of,
+    stored,
+)
 from tests.policy.policies import Network, masked_network, random_policy
 
 Array = npt.NDArray[Any]
@@ -275,6 +284,75 @@ def test_int8_is_off_by_half_a_step_at_most(
     steps = np.abs(weight).max(axis=1) / scale
     assert (steps <= 127 * (1 + 1e-6)).all(), "the largest weight of a row is its 127"
     assert (steps[(scale > 1e-37) & weight.any(axis=1)] >= 127 * (1 - 1e-6)).all()
+
+
+@given(st.integers(0, 2**32), st.integers(1, 12), st.integers(1, 40), st.sampled_from([1, 4]))
+def test_outliers_are_exact_and_the_rest_is_off_by_half_a_step_of_its_own(
+    seed: int, n_inputs: int, n_outputs: int, block: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    weight = (rng.standard_t(1, (n_outputs, n_inputs)) * (rng.random((n_outputs, n_inputs)) < 0.7)).astype(np.float32)
+    exact = (rng.random(weight.shape) < 0.2) & (weight != 0)
+    layer = quantise_layer(weight, np.zeros(n_outputs), block, "int8", exact)
+    found = layer.matrix()
+    assert np.array_equal(found[exact], weight[exact])
+    rest = np.abs(np.where(exact, 0, weight)).max(axis=1, keepdims=True)
+    assert (np.abs(found.astype(np.float64) - weight) <= rest / 127 * (0.5 + 1e-4)).all()
+    assert (layer.outliers is None) == (not exact.any())
+    assert layer.connections == np.count_nonzero(found)
+    assert np.array_equal(as_floats(layer).matrix(), found)
+    assert as_floats(layer).is_sparse == layer.is_sparse
+
+
+@given(st.integers(0, 2**32), st.integers(0, 6))
+def test_the_outliers_of_one_row_are_its_largest_and_rows_get_them_where_they_take_the_most_away(
+    seed: int, count: int
+) -> None:
+    """Against all ways to choose as many, of the squared error weights · scale² that they leave."""
+    weight = np.random.default_rng(seed).standard_t(2, (3, 16))
+    left = []
+    for kept in product(range(3), repeat=3):  # an eighth of a row at most
+        rows = (np.sort(np.abs(row))[::-1][k:] for row, k in zip(weight, kept, strict=True))
+        left.append((sum(kept), sum(len(row) * row[0] ** 2 for row in rows)))
+    (exact,) = find_outliers([(weight, np.zeros(3))], count / weight.size)
+    used, error = exact.sum(), 0.0
+    for row, mask in zip(weight, exact, strict=True):
+        assert set(np.argsort(-np.abs(row))[: mask.sum()]) == set(np.flatnonzero(mask))
+        rest = np.abs(row[~mask])
+        error += len(rest) * rest.max() ** 2
+    assert used <= count
+    assert error <= min(squared for other, squared in left if other <= used) * (1 + 1e-12)
+
+
+def test_int4_is_of_hidden_layers_and_off_by_half_a_step_at_most() -> None:
+    policy = random_policy(0, (16, 40, 30, 20, 3), density=0.9)
+    network = network_of(policy)
+    for share in (0, 0.05):
+        small = stored(policy, network, storage_of(network, "int4", share))
+        assert [layer.precision for layer in small.layers] == ["int8", "int4", "int4", "int8"]
+        for before, after in zip(policy.layers, small.layers, strict=True):
+            rest = before.matrix(np.float64)
+            if after.outliers is not None:
+                exact = after.outliers.rows, after.outliers.columns
+                assert np.array_equal(after.matrix()[exact], before.matrix()[exact])
+                rest[exact] = 0
+            steps = 7 if after.is_int4 else 127
+            half = np.abs(rest).max(axis=1, keepdims=True) / steps * (0.5 + 1e-4)
+            assert (np.abs(after.matrix(np.float64) - before.matrix(np.float64)) <= half).all()
+            assert np.abs(after.stored_matrix()).max() <= steps
+    one = compact(random_policy(0, (16, 3), density=1), precision="int4")
+    assert [layer.precision for layer in one.layers] == ["int8"], "no layer is hidden"
+
+
+def test_shares_of_outliers_that_are_refused() -> None:
+    network = network_of(random_policy(0))
+    with pytest.raises(
+        ConfigError, match=r"`outliers` is 0\.01 with fp16 weights; expected a share in \[0, 0\.125\] with"
+    ):
+        storage_of(network, "fp16", 0.01)
+    for share in (-0.1, 0.2, np.nan):
+        with pytest.raises(ConfigError, match=r"`outliers` is .* with int8 weights; expected a share in"):
+            storage_of(network, "int8", share)
 
 
 @given(st.integers(0, 2**32), st.sampled_from([1, 4]))

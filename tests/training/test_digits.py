@@ -17,6 +17,7 @@ import pytest
 
 import edgerl
 from edgerl.commands.export import export_policy
+from edgerl.compression.prune import prune
 from edgerl.edge import OnnxPolicy, Policy
 from edgerl.edge.acting.robot import Robot
 from edgerl.edge.continual.learner import Learner
@@ -33,7 +34,6 @@ from edgerl.profiling.measuring.measure import Subject, measure_here
 from edgerl.profiling.measuring.measurement import benchmark_observations, largest_difference
 from edgerl.training import checkpoint as checkpoint_file
 from edgerl.training import trainer
-from edgerl.training.compaction import prune
 from edgerl.training.digits import DigitWatch, offset_for
 from edgerl.training.handover import hand_over
 from edgerl.training.logs import read_metrics

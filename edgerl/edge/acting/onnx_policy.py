@@ -312,7 +312,7 @@ _EXTERNAL_DATA, _DATA_LOCATION, _OPERATOR, _KEY, _VALUE = 13, 14, 4, 1, 2
 _IR_VERSION, _OPSET, _OPSET_DOMAIN, _OPSET_VERSION = 1, 8, 1, 2
 
 WRITTEN_OPERATORS = frozenset(
-    {"Sub", "Mul", "Add", "Gemm", "Tanh", "Clip", "Cast", "DequantizeLinear"}  # of any policy
+    {"Sub", "Mul", "Add", "Gemm", "Tanh", "Clip", "Cast", "DequantizeLinear", "ScatterElements"}  # of any policy
     | {"Relu", "LeakyRelu", "Elu", "Sigmoid", "Erf"}  # of its activations
     | {"ReduceMean", "Sqrt", "Div", "Max", "Min"}  # of norms, and of bounds
     | {"GRU", "LSTM", "Reshape", "Slice", "Concat"}  # of recurrent cells

@@ -26,7 +26,7 @@ from edgerl.errors import ConfigError, quoted
 from edgerl.policy import format as file
 from edgerl.policy.activation import ACTIVATIONS
 from edgerl.policy.cell import CELLS
-from edgerl.policy.compact import Array, CompactPolicy, Head, Layer, shifted
+from edgerl.policy.compact import Array, CompactPolicy, Head, Layer, as_floats, shifted
 
 Layout = Literal["dense", "sparse", "block"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
@@ -249,7 +249,8 @@ def _policy_config(policy: CompactPolicy, layouts: Sequence[Layout], isa: int) -
         return kept[-1].ctypes.data_as(ctypes.POINTER(kind))
 
     layers = (LayerConfig * len(policy.layers))()
-    for index, (layer, layout) in enumerate(zip(policy.layers, layouts, strict=True)):
+    for index, (stored_layer, layout) in enumerate(zip(policy.layers, layouts, strict=True)):
+        layer = as_floats(stored_layer)
         name, n_blocks = f"layer {index}: ", 0 if layer.columns is None else len(layer.columns)
         stored = (n_blocks, layer.block) if layer.is_sparse else (layer.n_outputs, layer.n_inputs)
         layers[index] = LayerConfig(
@@ -258,7 +259,7 @@ def _policy_config(policy: CompactPolicy, layouts: Sequence[Layout], isa: int) -
             block=layer.block if layer.is_sparse else 1,
             n_blocks=n_blocks,
             layout=LAYOUTS.index(layout),
-            values=pointer(name + "values", float_values(layer), stored),
+            values=pointer(name + "values", layer.values, stored),
             columns=pointer(name + "columns", layer.columns, (n_blocks,), ctypes.c_uint16),
             row_starts=pointer(
                 name + "row_starts", layer.row_starts, (-(-layer.n_outputs // layer.block) + 1,), ctypes.c_uint32
@@ -292,17 +293,3 @@ def _policy_config(policy: CompactPolicy, layouts: Sequence[Layout], isa: int) -
 def finite(bound: Array | None) -> Array | None:
     """The bound [m] with the largest numbers of float32 in place of infinite ones."""
     return None if bound is None else np.nan_to_num(bound)
-
-
-def float_values(layer: Layer) -> Array:
-    """The stored values as the network uses them, float32."""
-    values = layer.values.astype(np.float32)
-    if layer.scale is None:
-        return values
-    if layer.row_starts is None:
-        return values * layer.scale[:, None]
-    n_block_rows = len(layer.row_starts) - 1
-    scales: Array = np.zeros(n_block_rows * layer.block, np.float32)
-    scales[: layer.n_outputs] = layer.scale
-    block_rows = np.repeat(np.arange(n_block_rows), layer.row_starts[1:].astype(np.int64) - layer.row_starts[:-1])
-    return values * scales.reshape(n_block_rows, layer.block)[block_rows]

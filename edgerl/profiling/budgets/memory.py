@@ -98,7 +98,9 @@ def native_parts(rows: ModelRows, n_lanes: int) -> BytesByPart:
     normalises = rows.constant_bytes > 2 * FLOAT_BYTES * rows.layers[-1].n_outputs  # more than the bounds of the action
     arena = arena_parts(columns, largest, n_lanes, normalises=normalises)
     total = sum(arena.values())
-    copies = [FLOAT_BYTES * layer.stored_weights * (2 if layer.precision == "int8" else 1) for layer in rows.layers]
+    copies = [
+        FLOAT_BYTES * layer.stored_weights * (2 if layer.precision in ("int8", "int4") else 1) for layer in rows.layers
+    ]
     built = [
         sum(layer_bytes(layer, layout, n_lanes) for layout in choices) + copied
         for layer, choices, copied in zip(columns, tried, copies, strict=True)

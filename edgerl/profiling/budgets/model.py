@@ -11,7 +11,7 @@ from edgerl import run_folder
 from edgerl.errors import ConfigError, quoted
 from edgerl.files.kind import is_onnx
 from edgerl.policy import format as policy_file
-from edgerl.policy.compact import CompactPolicy, Layer
+from edgerl.policy.compact import CompactPolicy, Layer, as_floats
 from edgerl.profiling.budgets.onnx_graph import read_onnx
 from edgerl.profiling.budgets.rows import FLOAT_BYTES, LayerRow, ModelRows, matrix_row
 from edgerl.profiling.latency.points import parse_net
@@ -80,10 +80,11 @@ def _hidden_row(n_inputs: int, n_outputs: int, density: float, block: int) -> La
 
 
 def _row(layer: Layer) -> LayerRow:
-    if layer.row_starts is None:
-        connected = int(np.count_nonzero(layer.values.any(axis=1)))
+    whole = as_floats(layer)  # with its outliers
+    if whole.row_starts is None:
+        connected = int(np.count_nonzero(whole.values.any(axis=1)))
     else:  # of a block that has a connection, all outputs
-        connected = min(layer.n_outputs, layer.block * int(np.count_nonzero(np.diff(layer.row_starts))))
+        connected = min(layer.n_outputs, layer.block * int(np.count_nonzero(np.diff(whole.row_starts))))
     return LayerRow(
         n_inputs=layer.n_inputs,
         n_outputs=layer.n_outputs,
@@ -92,7 +93,7 @@ def _row(layer: Layer) -> LayerRow:
         precision=layer.precision,
         block=layer.block,
         is_sparse=layer.is_sparse,
-        stored_weights=layer.stored_weights,
+        stored_weights=whole.stored_weights,
         stored_bytes=layer.n_bytes,
         connected_outputs=connected,
         activation=layer.activation,

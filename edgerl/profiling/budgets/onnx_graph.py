@@ -9,6 +9,7 @@ The file is treated as hostile (edgerl/importers/onnx_file.py).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +43,7 @@ SIGMOIDS = frozenset(("Erf", "Gelu", "HardSigmoid", "HardSwish", "Mish", "Sigmoi
 ARITHMETIC = frozenset(("Abs", "Add", "Cast", "Div", "Exp", "Max", "Min", "Mul", "Neg", "Pow", "Sin", "Sqrt", "Sub"))
 ELEMENTWISE = RECTIFIERS | SIGMOIDS | ARITHMETIC | {"Softmax"}
 RESHAPING = frozenset(("Flatten", "Reshape", "Squeeze", "Unsqueeze"))
-ON_CONSTANTS = frozenset(("Cast", "DequantizeLinear", "Identity", "Transpose"))
+ON_CONSTANTS = frozenset(("Cast", "DequantizeLinear", "Identity", "Reshape", "ScatterElements", "Transpose"))
 
 _PRECISIONS: dict[str, Precision] = {"float32": "fp32", "float16": "fp16", "int8": "int8", "uint8": "int8"}
 
@@ -105,6 +106,10 @@ class _Chain:
             constant = self.transposed(node, constant)
         if node.op_type == "DequantizeLinear":
             constant = self.dequantized(node, constant, inputs)
+        if node.op_type == "Reshape":
+            constant = self.reshaped(node, constant, inputs)
+        if node.op_type == "ScatterElements":
+            constant = self.scattered(node, constant, inputs)
         self.constants[node.output[0]] = constant
 
     def transposed(self, node: NodeProto, constant: Constant) -> Constant:
@@ -133,6 +138,23 @@ class _Chain:
         shape = [1] * len(constant.shape)
         shape[axis] = zero.size
         return replace(constant, zero=zero.values.reshape(shape))
+
+    def reshaped(self, node: NodeProto, constant: Constant, inputs: list[str]) -> Constant:
+        """The same numbers in another shape."""
+        stated = self.constants[inputs[1]].values.ravel().tolist() if len(inputs) == 2 else []
+        sizes = [constant.size // max(1, abs(math.prod(stated))) if size == -1 else size for size in stated]
+        is_one_zero = not isinstance(constant.zero, np.ndarray) or constant.zero.ndim == 0
+        if any(size < 1 for size in sizes) or math.prod(sizes) != constant.size or not is_one_zero:
+            raise self.refuse(node, f"reshapes a constant of the shape {list(constant.shape)} to {str(stated)[:40]}")
+        values = constant.values.reshape(sizes) if constant.is_dense else constant.values
+        return replace(constant, shape=tuple(sizes), values=values)
+
+    def scattered(self, node: NodeProto, constant: Constant, inputs: list[str]) -> Constant:
+        """Some numbers replaced by others: what edgerl's exports do where they have left zeros."""
+        others = self.constants[inputs[2]] if len(inputs) == 3 else constant
+        if others.precision not in ("float32", "float64") or others.size > constant.size:
+            raise self.refuse(node, "replaces numbers of a constant in a way that is not understood")
+        return replace(constant, others=constant.others + others.connections)
 
     def compute(self, node: NodeProto, inputs: list[str]) -> None:
         """A node on the chain: its only computed input must be the newest value."""

@@ -388,6 +388,7 @@ def _flops(
     precision: Precision = "fp32"  # which runtimes compute in, but C in that of the weights, where they have one
     if runtime.name == "c" and len({layer.precision for layer in rows.layers}) == 1:
         precision = rows.layers[0].precision
+        precision = "int8" if precision == "int4" else precision  # which C multiplies as such
     share = device.budgets.flops_share
     peak = device.cpu.peak_flops(precision)
     default = Quantity(

@@ -81,8 +81,7 @@ def matrix_row(
     n_biases = n_outputs if has_bias else 0
     n_blocks, block_rows = -(-connections // block), -(-n_outputs // block)
     index_bytes = 2 * n_blocks + 4 * (block_rows + 1)  # 16-bit columns, 32-bit row starts
-    value_bytes = n_blocks * block * _item_size(precision)
-    sparse_bytes = value_bytes + index_bytes + _row_bytes(n_outputs, n_biases, precision)
+    sparse_bytes = _value_bytes(n_blocks * block, precision) + index_bytes + _row_bytes(n_outputs, n_biases, precision)
     dense = dense_bytes(n_inputs, n_outputs, n_biases, precision)
     is_sparse = sparse_bytes < dense
     return LayerRow(
@@ -101,13 +100,13 @@ def matrix_row(
 
 def dense_bytes(n_inputs: int, n_outputs: int, n_biases: int, precision: Precision) -> int:
     """Bytes of a dense layer: weights, biases, and int8's scales."""
-    return n_inputs * n_outputs * _item_size(precision) + _row_bytes(n_outputs, n_biases, precision)
+    return _value_bytes(n_inputs * n_outputs, precision) + _row_bytes(n_outputs, n_biases, precision)
 
 
-def _item_size(precision: Precision) -> int:
-    return PRECISIONS[precision]().itemsize
+def _value_bytes(count: int, precision: Precision) -> int:
+    return -(-count // 2) if precision == "int4" else count * PRECISIONS[precision]().itemsize
 
 
 def _row_bytes(n_outputs: int, n_biases: int, precision: Precision) -> int:
-    """Bytes of biases, and of int8's scales."""
-    return 4 * n_biases + (4 * n_outputs if precision == "int8" else 0)
+    """Bytes of biases, and of int8's and int4's scales."""
+    return 4 * n_biases + (4 * n_outputs if precision in ("int8", "int4") else 0)

@@ -82,7 +82,7 @@ class LatencyModel:
         self, runtime_class: RuntimeClass, core: CoreClass, precision: Precision, device_id: str | None
     ) -> float | None:
         """`uncertainty` of a prediction for a dense network; None where no published point resembles it."""
-        if core.name == UNKNOWN.name or precision == "fp16":
+        if core.name == UNKNOWN.name or precision in ("fp16", "int4"):
             return None
         return self.uncertainty[runtime_class][self.level(runtime_class, core, device_id)]
 
@@ -98,7 +98,7 @@ def factor_names(
         f"{core.name}: multiply-adds",
         f"{device_id}: multiply-adds",
     ]
-    if precision == "int8":
+    if precision in ("int8", "int4"):
         names += ["int8 in pairs"] * core.has_int8_pairs
     elif not core.has_fpu:
         names.append("soft float")

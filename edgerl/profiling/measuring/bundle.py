@@ -21,12 +21,12 @@ from typing import Any
 
 import numpy as np
 
-from edgerl.edge.acting.policy import ACTIVATION_NAMES, HEADS, float_values
+from edgerl.edge.acting.policy import ACTIVATION_NAMES, HEADS
 from edgerl.edge.engine.amalgamation import amalgamate, engine_parts
 from edgerl.edge.runtimes import why_not
 from edgerl.errors import UnsupportedModelError
 from edgerl.files.atomic import read_bytes
-from edgerl.policy.compact import Array, CompactPolicy
+from edgerl.policy.compact import Array, CompactPolicy, as_floats
 from edgerl.profiling.measuring.measure import Subject
 from edgerl.profiling.measuring.measurement import benchmark_observations, checked_observations
 
@@ -137,11 +137,11 @@ def policy_data(policy: CompactPolicy, sha256: str) -> bytes:
     counts = len(policy.layers), normalises, len(observations), checked_observations(policy.n_actions)
     head = np.array(HEADS.index(policy.head), "<u4"), _floats(policy.observation_clip or 0)
     arrays: list[Array] = [np.array(counts, "<u4"), *head]
-    for layer in policy.layers:
+    for layer in map(as_floats, policy.layers):
         n_blocks = 0 if layer.columns is None else len(layer.columns)
         header = layer.n_inputs, layer.n_outputs, layer.block if layer.is_sparse else 1, n_blocks, layer.is_sparse
         arrays += [np.array((*header, ACTIVATION_NAMES.index(layer.activation)), "<u4")]
-        arrays += [_floats(0 if layer.norm is None else layer.norm.epsilon), _floats(float_values(layer))]
+        arrays += [_floats(0 if layer.norm is None else layer.norm.epsilon), _floats(layer.values)]
         if layer.columns is not None and layer.row_starts is not None:
             arrays += [layer.columns.astype("<u2"), layer.row_starts.astype("<u4")]
         arrays.append(_floats(layer.bias))

@@ -23,7 +23,7 @@ from edgerl.units import human_bytes
 CALLS = 32
 """Observations that the emulated core acts on."""
 
-LARGEST_DIFFERENCE: dict[Precision, float] = {"fp32": 1e-4, "fp16": 1e-4, "int8": 1e-2}
+LARGEST_DIFFERENCE: dict[Precision, float] = {"fp32": 1e-4, "fp16": 1e-4, "int8": 1e-2, "int4": 1e-2}
 """Of actions from those in float64 with the same weights, in shares of their range; int8 also rounds layers' inputs."""
 
 

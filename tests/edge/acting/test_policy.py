@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,10 +25,10 @@ from edgerl.edge.engine.library import ALIGNMENT, GAUSSIAN_HEAD, ISAS, Isa, Libr
 from edgerl.errors import ConfigError, FileFormatError, MissingExtraError
 from edgerl.policy.activation import ACTIVATIONS, ActivationName
 from edgerl.policy.cell import CELLS, CellName
-from edgerl.policy.compact import CompactPolicy, Head, Layer, Precision, make_layer
+from edgerl.policy.compact import PRECISIONS, CompactPolicy, Head, Layer, Precision, make_layer
 from edgerl.policy.format import save
 from tests.edge.compiled import ENGINE, compile_c
-from tests.policy.policies import episode, random_policy, recurrent_policy, torch_actions, torch_episode
+from tests.policy.policies import episode, outlier_policy, random_policy, recurrent_policy, torch_actions, torch_episode
 
 Array = npt.NDArray[Any]
 
@@ -163,7 +163,7 @@ def test_each_kernel_agrees_with_the_naive_one(density: float, layout: Layout, i
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("precision", get_args(Precision))
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("block", [1, 4])
 @pytest.mark.parametrize("normalize", [False, True])
 def test_every_way_to_store_a_policy_is_understood(
@@ -174,6 +174,17 @@ def test_every_way_to_store_a_policy_is_understood(
     policy = Policy(compact, layout)
     for observation in np.random.default_rng(5).normal(size=(8, 5)).astype(np.float32):
         assert np.allclose(policy(observation), compact(observation, np.float64), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("density", [0.2, 1])
+@pytest.mark.parametrize("block", [1, 4])
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_outliers_are_among_the_weights(precision: Precision, block: int, density: float, layout: Layout) -> None:
+    compact = outlier_policy(4, (5, 90, 70, 3), block, precision, density=density)
+    policy, observations = Policy(compact, layout), np.random.default_rng(5).normal(size=(8, 5)).astype(np.float32)
+    for observation, expected in zip(observations, torch_actions(compact, observations), strict=True):
+        assert np.allclose(policy(observation), expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("isa", HERE)

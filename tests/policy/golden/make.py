@@ -142,14 +142,38 @@ CONTRACT = {
     "observation_terms_size": [1],
     "step_dt": [0.02],
 }
+# The first file with an outlier, from hidden unit 1 to action 0: 0.25 · 6 more before tanh. Its first layer is int4 and
+# dense, with the same weights in steps of a half: two in a byte, the first in the lower four bits.
+EXAMPLE_OF_OUTLIERS = (0.5 + 1.5 * math.tanh(-0.75 / 128 + 0.25 * 6), EXAMPLE[1])
+OF_OUTLIERS = {
+    "head": "tanh",
+    "layers": [
+        METADATA["layers"][0]
+        | {"activation": "relu", "layout": "dense", "norm_epsilon": None, "outliers": 0, "precision": "int4"},
+        METADATA["layers"][1] | {"outliers": 1},
+    ],
+    "observation_clip": None,
+    "version": 4,
+}
+HALVES = ((0, 1), (0, -2), (0, 4), (0, 0), (3, 0))
+WITH_OUTLIERS = {name: tensor for name, tensor in TENSORS.items() if not name.startswith("layers.0.")} | {
+    "layers.0.bias": TENSORS["layers.0.bias"],
+    "layers.0.scale": ("F32", [5], struct.pack("<5f", *[0.5] * 5)),
+    "layers.0.values": ("U8", [5], bytes(first & 15 | (second & 15) << 4 for first, second in HALVES)),
+    "example.action": ("F32", [2], struct.pack("<2f", *EXAMPLE_OF_OUTLIERS)),
+    "layers.1.outlier_columns": ("U16", [1], struct.pack("<H", 1)),
+    "layers.1.outlier_row_starts": ("U32", [3], struct.pack("<3I", 0, 1, 1)),
+    "layers.1.outlier_values": ("F32", [1], struct.pack("<f", 0.25)),
+}
 CONTENTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "": (METADATA, TENSORS),
     "offset": ({**METADATA, "version": 2}, WITH_OFFSET),
     "parts": ({**METADATA, **OF_PARTS}, WITH_PARTS),
     "cells": ({**METADATA, **OF_CELLS}, WITH_CELLS),
     "contract": ({**METADATA, "contract": CONTRACT}, TENSORS),
+    "outliers": ({**METADATA, **OF_OUTLIERS}, WITH_OUTLIERS),
 }
-NUMPY_NAMES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I8": "|i1", "U16": "<u2", "U32": "<u4"}
+NUMPY_NAMES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I8": "|i1", "U16": "<u2", "U32": "<u4", "U8": "|u1"}
 LARGEST_ITEM_FIRST = (
     "F64",
     "F32",
@@ -157,6 +181,7 @@ LARGEST_ITEM_FIRST = (
     "F16",
     "U16",
     "I8",
+    "U8",
 )  # the order in which the safetensors library lays them out
 
 
@@ -165,7 +190,7 @@ def canonical(metadata: object) -> str:
 
 
 def make(what: str = "") -> bytes:
-    """The plain file, or the one with an offset, with the parts of version 3, with cells, or with a contract."""
+    """The plain file, or the one with an offset, with the parts of version 3, cells, a contract, or outliers."""
     metadata, tensors = CONTENTS[what]
     hashed = canonical(metadata).encode()
     for name, (dtype, shape, data) in sorted(tensors.items()):

@@ -20,7 +20,7 @@ from edgerl.profiling.budgets.device import find_device
 from edgerl.profiling.budgets.memory import BLOCK, LANES_BASELINE, Columns, arena_parts, memory_parts, native_parts
 from edgerl.profiling.budgets.model import policy_rows
 from edgerl.profiling.budgets.report import profile
-from tests.policy.policies import random_policy, recurrent_policy
+from tests.policy.policies import outlier_policy, random_policy, recurrent_policy
 
 SHAPES = ((3, 2), (5, 9, 7, 3), (17, 64, 33, 6), (40, 130, 4), (2, 16, 16, 16, 1))
 
@@ -67,6 +67,21 @@ def test_the_arena_of_cells_is_exact(kind: CellName, before: int) -> None:
         for layout in LAYOUTS:
             parts = arena_parts(_columns(policy), [layout] * len(policy.layers), n_lanes, normalises=True)
             assert sum(parts.values()) == Policy(policy, layout, isa).n_bytes
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("block", [1, 4])
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_outliers_are_counted(precision: Precision, block: int, layout: Layout) -> None:
+    policy = outlier_policy(3, (17, 64, 33, 6), block, precision, density=0.2)
+    parts = arena_parts(_columns(policy), [layout] * 3, LANES_BASELINE, normalises=True)
+    assert sum(parts.values()) == Policy(policy, layout, "naive").n_bytes
+    rows = policy_rows(policy).layers
+    assert [row.connections for row in rows] == [column.connections for column in _columns(policy)]
+    if block == BLOCK:
+        assert [row.stored_weights // BLOCK for row in rows if row.is_sparse] == [
+            column.blocks for row, column in zip(rows, _columns(policy), strict=True) if row.is_sparse
+        ]
 
 
 def test_layouts_may_differ_from_layer_to_layer() -> None:

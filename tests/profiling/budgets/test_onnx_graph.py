@@ -218,6 +218,17 @@ def test_what_edgerl_exports(tmp_path: Path, precision: str) -> None:
     assert {row.precision for row in rows.layers} == {precision}
 
 
+def test_outliers_are_connections(tmp_path: Path) -> None:
+    import edgerl
+    from tests.policy.policies import outlier_policy
+
+    policy = outlier_policy(0, (5, 30, 3))
+    edgerl.export_policy(policy, "onnx", tmp_path / "policy.onnx")
+    rows = read_model(tmp_path / "policy.onnx").layers
+    assert [row.connections for row in rows] == [int(np.count_nonzero(layer.matrix())) for layer in policy.layers]
+    assert {row.precision for row in rows} == {"int8"}
+
+
 @pytest.mark.parametrize(
     ("nodes", "initializers", "message"),
     [

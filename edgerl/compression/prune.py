@@ -7,36 +7,28 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgerl import run_folder
-from edgerl.environments.make import Environment
+from edgerl.compression.returns import MeanReturn, mean_return
 from edgerl.errors import ConfigError
 from edgerl.files.atomic import refuse_existing
 from edgerl.files.paths import anchored, at_home, reachable
 from edgerl.policy import format as policy_file
 from edgerl.policy.compact import CompactPolicy, Precision
 from edgerl.policy.loss import ActionDifference, action_difference, action_span
-from edgerl.policy.pruning import compact
-from edgerl.training.evaluation import evaluate, evaluation_seeds, mean_interval
+from edgerl.policy.pruning import LARGEST_VALUES, OUTLIERS, compact, describe_wide_rows, network_of, storage_of, stored
+from edgerl.training.evaluation import evaluation_seeds
 from edgerl.training.recorded import RECORDED_OBSERVATIONS
-from edgerl.training.subject import acting, subject_of
+from edgerl.training.subject import FileSubject, Subject, acting, subject_of
 
 
 @dataclass(frozen=True)
 class LayerChange:
-    """One layer before and after: inputs × outputs, weights that are not zero, stored bytes."""
+    """One layer before and after: inputs × outputs, weights that are not zero, stored bytes; and its outliers now."""
 
     inputs: tuple[int, int]
     outputs: tuple[int, int]
     connections: tuple[int, int]
     bytes: tuple[int, int]
-
-
-@dataclass(frozen=True)
-class MeanReturn:
-    """Mean return over evaluation episodes with its 95 % bootstrap interval."""
-
-    mean: float
-    low: float
-    high: float
+    outliers: int
 
 
 @dataclass(frozen=True)
@@ -50,6 +42,7 @@ class PruneResult:
     difference: ActionDifference
     episodes: int
     returns: tuple[MeanReturn, MeanReturn] | None  # None without episodes
+    warnings: tuple[str, ...]  # of int8 rows whose largest weight rounds the others coarsely
 
 
 @at_home()
@@ -59,6 +52,8 @@ def prune(
     *,
     sparsity: float | None = None,
     precision: Precision = "fp32",
+    outliers: float | None = None,
+    finetune: bool = False,
     episodes: int = 10,
     env: str | None = None,
     force: bool = False,
@@ -67,8 +62,10 @@ def prune(
 
     path: default the run's policy.safetensors, replaced; of a file it must be given. sparsity: prune further by
     magnitude, to 1 − connections / weights of the trained network if it were dense. precision: how weights are stored.
-    episodes: evaluation episodes before and after; 0 for none. env: the environment of a file that names none; of a
-    run its own, where that is code (`module:factory`): a run folder or a file may not choose what runs.
+    outliers: the share of weights that int8 and int4 keep exact (default OUTLIERS). finetune: train such weights to
+    act as the policy did, in states of episodes, or of a run's replay where there are no episodes. episodes: evaluation
+    episodes before and after; 0 for none. env: the environment of a file that names none; of a run its own, where that
+    is code (`module:factory`): a run folder or a file may not choose what runs.
 
     Raises ConfigError, EnvironmentError, FileFormatError, OutputError, UnsupportedModelError.
     """
@@ -78,13 +75,25 @@ def prune(
     if path is not None:
         refuse_existing(Path(path), force=force)
     before = subject.policy
-    after = compact(before, sparsity=sparsity, precision=precision)
+    whole = compact(before, sparsity=sparsity)
+    share = OUTLIERS.get(precision, 0.0) if outliers is None else outliers
+    storage = storage_of(network_of(whole), precision, share)
+    after = stored(whole, network_of(whole), storage)
+    if finetune:
+        _check_finetuning(subject, precision, episodes)
     with closing(subject.environment()) if episodes else nullcontext() as environment:
         observations, observed = subject.observations(RECORDED_OBSERVATIONS, environment)
+        if finetune:
+            from edgerl.compression.finetune import STATES
+            from edgerl.compression.finetune import finetune as train
+
+            states, _ = subject.observations(STATES, environment)
+            after = train(before, whole, storage, states, environment)
         returns = None
         if environment is not None:
             seeds = evaluation_seeds(subject.seed, episodes)
-            returns = _mean_return(environment, before, seeds), _mean_return(environment, after, seeds)
+            first, second = (mean_return(environment, acting(each, environment), seeds) for each in (before, after))
+            returns = first, second
     actions = before.without_offset(observations), after.without_offset(observations)
     result = PruneResult(
         path=reachable(given),
@@ -95,6 +104,7 @@ def prune(
                 outputs=(old.n_outputs, new.n_outputs),
                 connections=(old.connections, new.connections),
                 bytes=(old.n_bytes, new.n_bytes),
+                outliers=0 if new.outliers is None else len(new.outliers.values),
             )
             for old, new in zip(before.layers, after.layers, strict=True)
         ),
@@ -102,9 +112,18 @@ def prune(
         difference=action_difference(*actions, action_span(before), observed),
         episodes=episodes,
         returns=returns,
+        warnings=describe_wide_rows(whole, after),
     )
     policy_file.save(after, goal, force=force or path is None)
     return result
+
+
+def _check_finetuning(subject: Subject, precision: Precision, episodes: int) -> None:
+    """Raises ConfigError where nothing is rounded, or no state of the policy is known."""
+    if precision not in LARGEST_VALUES:
+        raise ConfigError(f"`finetune` trains weights that are rounded, not {precision} ones; expected int8 or int4")
+    if isinstance(subject, FileSubject) and not episodes:
+        raise ConfigError("`finetune` needs states that the policy meets, and `episodes` is 0; expected at least 1")
 
 
 def _goal(source: Path, path: str | Path | None) -> Path:
@@ -116,7 +135,3 @@ def _goal(source: Path, path: str | Path | None) -> Path:
             f"{source} is a file, which is not replaced; name the one to write: `output` small.safetensors"
         )
     return source / run_folder.POLICY
-
-
-def _mean_return(environment: Environment, policy: CompactPolicy, seeds: list[int]) -> MeanReturn:
-    return MeanReturn(*mean_interval(evaluate(environment, acting(policy, environment), seeds)))
