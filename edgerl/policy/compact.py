@@ -15,7 +15,7 @@ A layer may be a recurrent cell (edgerl.policy.cell): then the policy has a stat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -386,6 +386,12 @@ def make_layer(weight: Array, bias: Array, block: int, scale: Array | None = Non
     )
     dense = replace(sparse, values=np.array(weight, order="C"), columns=None, row_starts=None)  # a copy: no alias
     return min(dense, sparse, key=lambda layer: layer.n_bytes)
+
+
+def with_activation(layers: Iterable[Layer], activation: ActivationName) -> tuple[Layer, ...]:
+    """The layers of a network with this activation behind each but the last."""
+    *hidden, last = layers
+    return (*(replace(layer, activation=activation) for layer in hidden), last)
 
 
 SMALLEST_WEIGHT = 1e-30
