@@ -1,5 +1,5 @@
-"""What a part adds to an update of the native engine, against the update without it: norms, SAC, CrossQ, a drop
-criterion, the norm of gradients.
+"""What a part adds to an update of the native engine, against the update without it: norms, activations, dropout, SAC,
+CrossQ, a drop criterion, the norm of gradients.
 
     OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/parts.py [--batch 100] [--repeats 12]
 
@@ -29,8 +29,14 @@ PARTS: dict[str, dict[str, Any]] = {
     "LayerNorm": {"critic_norm": "layer"},
     "scaled magnitude": {"drop": "scaled-magnitude"},
     "gradient clip": {"gradient_clip": 0.001},
+    "ELU": {"activation": "elu"},
+    "SiLU": {"activation": "silu"},
+    "tanh": {"activation": "tanh"},
+    "dropout": {"dropout": 0.01},
+    "dropout, LayerNorm": {"dropout": 0.01, "critic_norm": "layer"},
     "SAC": SAC,
     "SAC, LayerNorm": SAC | {"critic_norm": "layer"},
+    "SAC, LayerNorm, dropout, SiLU": SAC | {"critic_norm": "layer", "dropout": 0.01, "activation": "silu"},
     "CrossQ": CROSSQ,
     "CrossQ, no norm": CROSSQ | {"critic_norm": "none", "actor_norm": "none"},
 }

@@ -29,6 +29,7 @@ Growth = Literal["random", "gradient"]
 DropCriterion = Literal["magnitude", "scaled-magnitude", "global-threshold"]
 DropSchedule = Literal["constant", "cosine"]
 Norm = Literal["none", "layer", "batch"]
+HiddenActivation = Literal["relu", "elu", "silu", "tanh"]
 ActorNorm = Literal["none", "batch"]
 Optimiser = Literal["adam", "adamw"]
 PolicyChoice = Literal["last", "best"]
@@ -98,12 +99,18 @@ class NetworkConfig:
     critic_hidden: tuple[int, ...] | None = _number(
         None, "Units of the critics' hidden layers.", "[1, 65535]", "units per layer", shown="hidden", **NEW
     )
+    activation: HiddenActivation = _option(
+        "relu", "Between the layers of actor and critics: relu, elu, silu or tanh.", "paper: relu", **NEW
+    )
     critic_norm: Norm = _option(
         "none",
         "Norm of the critics: layer (LayerNorm, before activations), batch (batch renormalisation of each layer's "
         "inputs, for crossq), or none.",
         "DroQ: layer; CrossQ: batch",
         **NEW,
+    )
+    dropout: float = _number(
+        0.0, "Share of the critics' hidden units that each pass leaves out.", "[0, 0.9]", "share", "DroQ: 0.01", **NEW
     )
     actor_norm: ActorNorm = _option(
         "none",

@@ -53,7 +53,7 @@ class Agent(ABC):
         self.device, self.dtype = torch.device(config.device), dtype
         self.n_actions = n_actions
         actor_plan, critic_plan = plan_networks(config, n_observations, n_actions)
-        by_dsr = config.evolution.drop == "global-threshold"
+        activation, by_dsr = config.network.activation, config.evolution.drop == "global-threshold"
         actor_moves, critics_move = (by_dsr and evolves for evolves in config.network.evolving)
         previous_dtype = torch.get_default_dtype()
         torch.set_default_dtype(dtype)
@@ -61,7 +61,9 @@ class Agent(ABC):
             of_actor = actor_plan, config.network.actor_norm, self.actor_has_target, actor_moves
             of_critic = critic_plan, config.network.critic_norm, self.critics_have_targets, critics_move
             self.actor, *self.critics = (
-                SparseNetwork(plan, self.draws, network, self.device, norm, has_target=has_target, reallocates=moves)
+                SparseNetwork(
+                    plan, self.draws, network, self.device, norm, activation, has_target=has_target, reallocates=moves
+                )
                 for network, (plan, norm, has_target, moves) in (
                     (Network.ACTOR, of_actor),
                     (Network.CRITIC_1, of_critic),
@@ -153,8 +155,24 @@ class Agent(ABC):
     def _critic_loss(self, observations: Tensor, actions: Tensor, target: Tensor) -> Tensor:
         """The mean square errors of both critics."""
         x = torch.cat([observations, actions], dim=1)
-        first, second = (F.mse_loss(critic.online(x).squeeze(1), target) for critic in self.critics)
+        values = (critic.online(x, dropout=self._dropout(critic, Purpose.DROPOUT)) for critic in self.critics)
+        first, second = (F.mse_loss(value.squeeze(1), target) for value in values)
         return first + second
+
+    def _least_target_value(self, x: Tensor) -> Tensor:
+        """min(Q'₁, Q'₂) of observations and actions [batch, n + m], [batch]."""
+        first, second = (
+            critic.target(x, dropout=self._dropout(critic, Purpose.TARGET_DROPOUT)) for critic in self.critics
+        )
+        return torch.minimum(first, second).squeeze(1)
+
+    def _policy_value(self, critic: SparseNetwork, x: Tensor) -> Tensor:
+        """Q of observations and the actor's own actions, [batch]."""
+        value: Tensor = critic.online(x, dropout=self._dropout(critic, Purpose.POLICY_DROPOUT)).squeeze(1)
+        return value
+
+    def _dropout(self, critic: SparseNetwork, *purposes: Purpose) -> list[Tensor]:
+        return critic.dropout(self.config.network.dropout, self.updates, self.config.learning.batch_size, *purposes)
 
     def _step_critics(self, loss: Tensor) -> None:
         """Adam on both critics, and their evolution where it is due."""

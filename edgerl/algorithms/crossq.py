@@ -39,7 +39,11 @@ class CrossQ(SAC):
         now = torch.cat([observations, self._tensor(batch.actions)], dim=1)
         following = torch.cat([next_observations, next_actions], dim=1)
         x = torch.cat([now, following])
-        (q1, next_q1), (q2, next_q2) = (critic.online(x, train=True).squeeze(1).chunk(2) for critic in self.critics)
+        both = Purpose.DROPOUT, Purpose.TARGET_DROPOUT
+        (q1, next_q1), (q2, next_q2) = (
+            critic.online(x, train=True, dropout=self._dropout(critic, *both)).squeeze(1).chunk(2)
+            for critic in self.critics
+        )
         value = torch.minimum(next_q1, next_q2).detach() - self.temperature * log_density
         target = self._tensor(batch.returns).addcmul(self._tensor(batch.discounts), value)
         return F.mse_loss(q1, target) + F.mse_loss(q2, target)

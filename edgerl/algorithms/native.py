@@ -25,6 +25,7 @@ from edgerl.edge.engine.growth import GROWTH_RULES
 from edgerl.edge.engine.library import LayerPlanStructure, LearnerConfig, Library, Progress, library
 from edgerl.edge.engine.random import Draws
 from edgerl.errors import ConfigError
+from edgerl.policy.activation import ACTIVATIONS
 
 Array = npt.NDArray[Any]
 
@@ -67,12 +68,14 @@ def learner_config(
         drop_schedule=get_args(DropSchedule).index(evolution.drop_schedule),
         optimiser=get_args(Optimiser).index(learning.optimiser),
         algorithm=get_args(Algorithm).index(config.algorithm),
+        activation=list(ACTIVATIONS).index(config.network.activation),
         initial_log_temperature=math.log(learning.initial_temperature),
         target_entropy=learning.target_entropy_of(n_actions),
         discount=learning.discount,
         soft_update=learning.soft_update,
         weight_decay=learning.weight_decay,
         first_moment_decay=learning.beta1,
+        dropout=config.network.dropout,
         gradient_clip=learning.gradient_clip or 0.0,
         target_noise=learning.target_noise,
         target_noise_clip=learning.target_noise_clip,

@@ -6,6 +6,7 @@ the gradient (multiplied by the mask before the optimiser sees it), hence both A
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -26,9 +27,8 @@ from edgerl.algorithms.evolution import (
 )
 from edgerl.algorithms.state import Arrays, take
 from edgerl.algorithms.topology import LayerPlan, Mask, draw_mask, expand, input_degrees, output_degrees
-from edgerl.config import EvolutionConfig, Norm
+from edgerl.config import EvolutionConfig, HiddenActivation, Norm
 from edgerl.edge.engine.random import Draws, Network, Purpose, uniform
-from edgerl.policy.activation import HIDDEN
 
 
 class BatchRenorm(nn.Module):
@@ -69,8 +69,9 @@ class MLP(nn.Module):
     """Affine layers, an activation between them, and norms, where there are any: layer norms before the activations,
     batch norms before the layers; inputs [batch, n] → outputs [batch, m]."""
 
-    def __init__(self, plans: Sequence[LayerPlan], norm: Norm) -> None:
+    def __init__(self, plans: Sequence[LayerPlan], norm: Norm, activation: HiddenActivation) -> None:
         super().__init__()
+        self.activation = activation
         # Without PyTorch's own initial values: ours come from the run's generator.
         layers = (nn.Linear(plan.n_inputs, plan.n_outputs, device="meta") for plan in plans)
         self.layers = nn.ModuleList(layer.to_empty(device="cpu") for layer in layers)
@@ -79,18 +80,21 @@ class MLP(nn.Module):
         self.inputs: list[Tensor] = []
         """Of each layer in the last pass, [batch, n_inputs]."""
 
-    def forward(self, x: Tensor, *, train: bool = False) -> Tensor:
-        """train: whether batch norms take the statistics of this batch, and remember them."""
+    def forward(self, x: Tensor, *, train: bool = False, dropout: Sequence[Tensor] = ()) -> Tensor:
+        """train: whether batch norms take the statistics of this batch, and remember them. dropout: what the sums of
+        each hidden layer are multiplied by, [batch, units]; none: nothing."""
         self.inputs = []
         for index, layer in enumerate(self.layers):
             if index < len(self.batch_norms):
                 x = self.batch_norms[index](x, train=train)
             self.inputs.append(x.detach())
             x = layer(x)
+            if index < len(dropout):
+                x = x * dropout[index]
             if index < len(self.layer_norms):
                 x = self.layer_norms[index](x)
             if index + 1 < len(self.layers):
-                x = getattr(F, HIDDEN.name)(x)
+                x = getattr(F, self.activation)(x)
         return x
 
     @property
@@ -143,6 +147,7 @@ class SparseNetwork:
         network: Network,
         device: torch.device,
         norm: Norm = "none",
+        activation: HiddenActivation = "relu",
         *,
         has_target: bool = True,
         reallocates: bool = False,
@@ -150,8 +155,8 @@ class SparseNetwork:
         """reallocates: whether connections move between its layers, by DSR."""
         self.plans, self.network, self.device = tuple(plans), network, device
         self._draws = draws
-        self.online = MLP(plans, norm).to(device)
-        self._target = MLP(plans, norm).to(device).requires_grad_(False) if has_target else None
+        self.online = MLP(plans, norm, activation).to(device)
+        self._target = MLP(plans, norm, activation).to(device).requires_grad_(False) if has_target else None
         self.sparse_layers = [index for index, plan in enumerate(plans) if not plan.is_dense]
         self.masks: dict[int, Mask] = {i: draw_mask(plans[i], draws, network, i) for i in self.sparse_layers}
         self.target_masks = {i: mask.copy() for i, mask in self.masks.items()} if has_target else {}
@@ -167,6 +172,30 @@ class SparseNetwork:
         """The network that follows, of those that have one."""
         assert self._target is not None
         return self._target
+
+    def dropout(self, rate: float, update: int, batch: int, *purposes: Purpose) -> list[Tensor]:
+        """What a pass multiplies each hidden layer's sums by, [batch · purposes, units]: 0 where it leaves a unit out,
+        else 1 / the share that stays; an empty list where the rate is 0.
+
+        A number is left out where its 16 random bits are below the rate, rounded up to a multiple of 2^−16; the lower
+        halves of a unit's words are its first samples'.
+        """
+        if rate == 0:
+            return []
+        threshold, n_words = math.ceil(rate * 65536), -(-batch // 8) * 4
+
+        def factors(layer: int, purpose: Purpose) -> npt.NDArray[np.float64]:
+            units = self.plans[layer].n_outputs
+            words = self._draws.words(purpose, update, units * n_words, network=self.network, layer=layer)
+            words = words.reshape(units, n_words)
+            halves = np.concatenate([words & 0xFFFF, words >> 16], axis=1)[:, :batch].T
+            return np.where(halves >= threshold, 65536 / (65536 - threshold), 0)
+
+        dtype = self.online.biases[0].dtype
+        return [
+            torch.from_numpy(np.concatenate([factors(layer, purpose) for purpose in purposes])).to(self.device, dtype)
+            for layer in range(len(self.plans) - 1)
+        ]
 
     def _initialise_weights(self) -> None:
         """PyTorch's own initialisation of the dense layer, uniform in ±1/√n_in, masked."""

@@ -89,15 +89,13 @@ class SAC(Agent):
         next_observations = self._tensor(batch.next_observations)
         next_actions, log_density = self._sample(next_observations, noise)
         x = torch.cat([next_observations, next_actions], dim=1)
-        value = torch.minimum(self.critics[0].target(x), self.critics[1].target(x)).squeeze(1)
-        return self._tensor(batch.returns).addcmul(
-            self._tensor(batch.discounts), value - self.temperature * log_density
-        )
+        value = self._least_target_value(x) - self.temperature * log_density
+        return self._tensor(batch.returns).addcmul(self._tensor(batch.discounts), value)
 
     def _actor_loss(self, observations: Tensor, actions: Tensor, log_density: Tensor) -> Tensor:
         """The mean of α log π(a | s) − min Q(s, a)."""
         x = torch.cat([observations, actions], dim=1)
-        value = torch.minimum(self.critics[0].online(x), self.critics[1].online(x)).squeeze(1)
+        value = torch.minimum(*(self._policy_value(critic, x) for critic in self.critics))
         return (self.temperature * log_density - value).mean()
 
     def _step_temperature(self, log_density: Tensor) -> None:

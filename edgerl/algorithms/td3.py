@@ -50,11 +50,9 @@ class TD3(Agent):
         next_observations = self._tensor(batch.next_observations)
         next_actions = (torch.tanh(self.actor.target(next_observations)) + noise).clamp_(-1, 1)
         x = torch.cat([next_observations, next_actions], dim=1)
-        value = torch.minimum(self.critics[0].target(x), self.critics[1].target(x)).squeeze(1)
-        return self._tensor(batch.returns).addcmul(self._tensor(batch.discounts), value)
+        return self._tensor(batch.returns).addcmul(self._tensor(batch.discounts), self._least_target_value(x))
 
     def _actor_loss(self, observations: Tensor) -> Tensor:
         """The deterministic policy gradient through Q1."""
         actions = torch.tanh(self.actor.online(observations))
-        value: Tensor = self.critics[0].online(torch.cat([observations, actions], dim=1))
-        return -value.mean()
+        return -self._policy_value(self.critics[0], torch.cat([observations, actions], dim=1)).mean()

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from edgerl.algorithms.topology import LayerPlan, draw_mask, expand, plan_networks
-from edgerl.config import make_config, stated_options
+from edgerl.config import HiddenActivation, make_config, stated_options
 from edgerl.edge.engine.random import Draws, Network
 from edgerl.environments.make import make
-from edgerl.policy.compact import CompactPolicy, make_layer
+from edgerl.policy.compact import CompactPolicy, make_layer, with_activation
 from edgerl.policy.format import to_bytes
 from edgerl.policy.shape import LayerShape, connections, dense
 from edgerl.profiling.budgets.costs import inference_flops
@@ -32,7 +32,7 @@ def cost(
     plans = plan_networks(run, environment.n_observations, n_actions)
     environment.close()
     actor, critic = (tuple(layer.shape for layer in network) for network in plans)
-    flops, policy = cost_of_run(run, actor, critic), _policy(plans[0], n_actions)
+    flops, policy = cost_of_run(run, actor, critic), _policy(plans[0], n_actions, run.network.activation)
     policy_shape = tuple(LayerShape(layer.n_inputs, layer.n_outputs, layer.connections) for layer in policy.layers)
     return {
         "environment": run.environment,
@@ -52,16 +52,19 @@ def cost(
     }
 
 
-def _policy(actor: tuple[LayerPlan, ...], n_actions: int) -> CompactPolicy:
+def _policy(actor: tuple[LayerPlan, ...], n_actions: int, activation: HiddenActivation) -> CompactPolicy:
     """The actor's compact policy while no unit is dead: built, not computed, so that it is what a run will write.
 
     Of a last layer that gives deviations, too, it has the rows of the actions.
     """
     masks = [expand(draw_mask(plan, Draws(0), Network.ACTOR, i), plan) for i, plan in enumerate(actor)]
     masks[-1] = masks[-1][:n_actions]
-    layers = tuple(
-        make_layer(mask.astype(np.float32), np.zeros(len(mask)), plan.block)
-        for mask, plan in zip(masks, actor, strict=True)
+    layers = with_activation(
+        (
+            make_layer(mask.astype(np.float32), np.zeros(len(mask)), plan.block)
+            for mask, plan in zip(masks, actor, strict=True)
+        ),
+        activation,
     )
     ones = np.ones(n_actions, np.float32)
     return CompactPolicy(layers, action_low=-ones, action_high=ones)

@@ -171,7 +171,7 @@ def _learner(path: Path, kind: str) -> Description:
         "updates": origin.arena.progress.updates,
         "exploration_noise": origin.exploration_noise,
         "replay": origin.replay.as_json(),
-        "policy": _policy(actor_policy(origin.arena.layers[0], origin.constants, origin.about)),
+        "policy": _policy(actor_policy(origin.arena, origin.constants, origin.about)),
     }
     if kind == bundle.KIND:
         return {**description, "seed_transitions": shapes["seed"][1][0] if "seed" in shapes else 0}

@@ -1,7 +1,7 @@
 """Activations: what is done with each sum of a layer before the next layer sees it.
 
 A new one is an entry here, an enumerator and its cases in the native engine (edgerl/edge/engine/policy.c, policy.inc),
-and an entry in the table of each exporter that can write it. Networks that learn have HIDDEN between their layers.
+and an entry in the table of each exporter that can write it. Those that networks learn with are edgerl.config's.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ class Activation:
 
     name: ActivationName  # in torch.nn.functional
     forward: Callable[[Array], Array]
-    derivative: Callable[[Array], Array] | None = None  # of the outputs, of those that a network can learn with
     makes_zeros: bool = False  # so often that an engine passes over them
 
 
@@ -46,7 +45,7 @@ def _gelu(x: Array) -> Array:
     return gelu
 
 
-RELU = Activation("relu", lambda x: np.maximum(x, 0), lambda y: (y > 0).astype(y.dtype), makes_zeros=True)
+RELU = Activation("relu", lambda x: np.maximum(x, 0), makes_zeros=True)
 
 LEAKY_SLOPE = 0.01
 """Of leaky ReLU below zero: PyTorch's default."""
@@ -65,6 +64,3 @@ ACTIVATIONS: Mapping[str, Activation] = {
     )
 }
 """By name, in the order of their numbers in C."""
-
-HIDDEN = RELU
-"""After each layer but the last of every network that learns."""

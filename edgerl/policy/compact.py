@@ -15,7 +15,7 @@ A layer may be a recurrent cell (edgerl.policy.cell): then the policy has a stat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -463,6 +463,12 @@ def _with_weights(layer: Layer, exact: Outliers) -> Layer:
     starts = np.searchsorted(places, np.arange(len(layer.row_starts)) * layer.n_inputs)
     index = (places % layer.n_inputs).astype(np.uint16), starts.astype(np.uint32)
     return replace(layer, values=values, columns=index[0], row_starts=index[1])
+
+
+def with_activation(layers: Iterable[Layer], activation: ActivationName) -> tuple[Layer, ...]:
+    """The layers of a network with this activation behind each but the last."""
+    *hidden, last = layers
+    return (*(replace(layer, activation=activation) for layer in hidden), last)
 
 
 SMALLEST_WEIGHT = 1e-30

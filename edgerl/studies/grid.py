@@ -223,6 +223,8 @@ def cost_of_run(config: Config, actor: NetworkShape, critic: NetworkShape) -> Tr
         evolving=network.evolving,
         norms=(network.actor_norm, network.critic_norm),
         clips_gradients=config.learning.gradient_clip is not None,
+        activation=network.activation,
+        has_dropout=network.dropout > 0,
     )
 
 

@@ -27,7 +27,7 @@ from edgerl.environments.make import Environment, Vector
 from edgerl.errors import CheckFailed, EnvironmentError, EnvironmentFault, FileFormatError, Interrupted
 from edgerl.files.paths import anchored
 from edgerl.policy import format as policy_file
-from edgerl.policy.compact import CompactPolicy, make_layer
+from edgerl.policy.compact import CompactPolicy, make_layer, with_activation
 from edgerl.policy.pruning import compact
 from edgerl.policy.shape import LayerShape, architecture
 from edgerl.signals import StopRequests, Terminated
@@ -388,7 +388,9 @@ class Trainer:
 
     def _masked_policy(self) -> CompactPolicy:
         """The actor as it is: masked weights at their connections, with dead units."""
-        layers = [make_layer(weight, bias, self.config.network.block) for weight, bias in self.agent.actor_layers()]
+        network = self.config.network
+        affine = (make_layer(weight, bias, network.block) for weight, bias in self.agent.actor_layers())
+        layers = with_activation(affine, network.activation)
         actor = next(network for name, network in self.agent.networks if name == "actor")
         shapes = [
             LayerShape(plan.n_inputs, plan.n_outputs, connections)
@@ -411,7 +413,7 @@ class Trainer:
         if self.config.env_args:
             about["env_args"] = dict(self.config.env_args)
         policy = CompactPolicy(
-            layers=tuple(layers),
+            layers=layers,
             action_low=self.environment.action_low,
             action_high=self.environment.action_high,
             observation_mean=None if self.normalizer is None else self.normalizer.mean,

@@ -40,8 +40,8 @@ DEFAULT_CAPACITY = 1000
 
 LARGEST_BATCH = 1 << 16
 
-NO_NORM = 0
-"""EDGERL_NORM_NONE."""
+NO_NORM, RELU = 0, 0
+"""EDGERL_NORM_NONE, EDGERL_RELU."""
 
 BASELINE = 1
 """EDGERL_ISA_BASELINE."""
@@ -58,8 +58,10 @@ WIDE_CHUNK, PANEL_CHUNK, BLOCK_CHUNK, PANEL = 8, 4, 2, 128
 
 CODE_BYTES = {1: 36_500, 4: 33_500, 5: 39_500}
 NORM_CODE_BYTES, SAC_CODE_BYTES, CLIPPING_CODE_BYTES = 2_500, 5_500, 1_200
-"""Machine code of TD3 by the blocks that a learner's layers have (bits), and what norms, SAC and cut gradients add,
-rounded up: arm-none-eabi-gcc 12.2 -O2 for a Cortex-M7 (docs/c-learner.md); other processors and compilers differ."""
+ACTIVATION_CODE_BYTES, DROPOUT_CODE_BYTES = 2_400, 1_800
+"""Machine code of TD3 by the blocks that a learner's layers have (bits), and what norms, SAC, cut gradients, another
+activation than ReLU and dropout add, rounded up: arm-none-eabi-gcc 12.2 -O2 for a Cortex-M7 (docs/c-learner.md); other
+processors and compilers differ."""
 
 
 FEWER = "take fewer transitions (`replay`), rows of half the size (`replay_dtype` fp16), a smaller batch (`batch`)"
@@ -228,6 +230,8 @@ def _sizes(device: _Device, capacity: int) -> Sizes:
     save = SAVE_HEADER + networks + replay + CHECKSUM
     code = CODE_BYTES[_blocks(device)] + NORM_CODE_BYTES * _has_norm(device)
     code += CLIPPING_CODE_BYTES * (device.config.gradient_clip > 0)
+    code += ACTIVATION_CODE_BYTES * (device.config.activation != RELU)
+    code += DROPOUT_CODE_BYTES * (device.config.dropout > 0)
     code += SAC_CODE_BYTES * device.config.is_stochastic
     return Sizes(arena, replay, ram - arena - replay, capacity, device.row, 0, code, save)
 
@@ -346,6 +350,8 @@ def _configuration(device: _Device) -> str:
         f"#define ENGINE_ALGORITHMS {1 << config.algorithm}u",
         f"#define ENGINE_NORMS {int(_has_norm(device))}",
         f"#define ENGINE_CLIPPING {int(device.config.gradient_clip > 0)}",
+        f"#define ENGINE_ACTIVATIONS {1 << config.activation}u",
+        f"#define ENGINE_DROPOUT {int(config.dropout > 0)}",
     ]
     if config.lanes == 1:  # what a vector is elsewhere, the device's compiler decides
         widths = [int(plan.n_inputs) for plan in (*config.actor.plans, *config.critic.plans)]

@@ -159,12 +159,43 @@ PARITY: dict[str, dict[str, Any]] = {
     "crossq, warm": SMALL_CROSSQ | {"updates": 299_900, "block": 4, "drop": "scaled-magnitude"},
     "crossq, critics warm": SMALL_CROSSQ | {"updates": 99_901, "growth": "gradient"},
     "crossq, one of everything": SMALL_CROSSQ | {"hidden": (1,), "batch_size": 2, "n": 1, "m": 1, "sparsity": 0.0},
+    "elu": {"activation": "elu"},
+    "silu": {"activation": "silu", "critic_hidden": (12, 9, 7)},
+    "tanh, block 4": {"activation": "tanh", "block": 4, "growth": "gradient"},
+    "silu, block 4, layer norm": {"activation": "silu", "block": 4, "critic_norm": "layer", "growth": "gradient"},
+    "elu, layer norm": {"activation": "elu", "critic_norm": "layer", "gradient_clip": 0.3, "hidden": (9, 7, 5)},
+    "tanh, layer norm, dense": {"activation": "tanh", "critic_norm": "layer", "topology": "dense", "policy_delay": 1},
+    "sac, elu, layer norm": SMALL_SAC | {"activation": "elu", "critic_norm": "layer", "block": 4},
+    "sac, silu": SMALL_SAC | {"activation": "silu", "drop": "scaled-magnitude", "output_layer": "sparse"},
+    "sac, tanh": SMALL_SAC | {"activation": "tanh", "topology": "static"},
+    "crossq, elu": SMALL_CROSSQ | {"activation": "elu", "drop": "scaled-magnitude"},
+    "crossq, silu": SMALL_CROSSQ | {"activation": "silu", "block": 4, "growth": "gradient"},
+    "crossq, silu, layer norm": SMALL_CROSSQ | {"activation": "silu", "critic_norm": "layer", "n_step": 3},
+    "crossq, tanh": SMALL_CROSSQ | {"activation": "tanh", "gradient_clip": 0.1},
+    "dropout": {"dropout": 0.1},
+    "dropout, block 4, layer norm": {"dropout": 0.01, "block": 4, "critic_norm": "layer", "growth": "gradient"},
+    "dropout, silu, deeper critics": {"dropout": 0.3, "activation": "silu", "critic_hidden": (12, 9, 7)},
+    "dropout, elu, layer norm, batch 1": {"dropout": 0.2, "activation": "elu", "critic_norm": "layer", "batch_size": 1},
+    "dropout, dense, tanh": {"dropout": 0.9, "topology": "dense", "activation": "tanh", "policy_delay": 1},
+    "sac, dropout, layer norm": SMALL_SAC
+    | {"dropout": 0.1, "critic_norm": "layer", "drop": "scaled-magnitude", "batch_size": 17},
+    "crossq, dropout": SMALL_CROSSQ | {"dropout": 0.1, "block": 4, "drop": "scaled-magnitude"},
+    "crossq, dropout, layer norm, silu": SMALL_CROSSQ
+    | {"dropout": 0.05, "critic_norm": "layer", "activation": "silu", "growth": "gradient"},
     "everything new, block 4": EVERYTHING_NEW | {"block": 4, "drop_schedule": "cosine", "steps": 151},
 }
 WIDE: dict[str, dict[str, Any]] = {
     "255-257, batch 7": {"hidden": (255, 257), "batch_size": 7, "sparsity": 0.9},
     "257-255, batch 100, block 4": {"hidden": (257, 255), "batch_size": 100, "sparsity": 0.9, "block": 4},
     "crossq, 255-257, batch 100": {"algorithm": "crossq", "hidden": (255, 257), "batch_size": 100, "sparsity": 0.9},
+    "257-129, batch 150, dropout": {
+        "hidden": (257, 129),
+        "batch_size": 150,
+        "sparsity": 0.9,
+        "dropout": 0.05,
+        "activation": "silu",
+        "critic_norm": "layer",
+    },
     "257, batch 256, gradient": {"hidden": (257,), "batch_size": 256, "sparsity": 0.5, "growth": "gradient"},
 }
 
@@ -372,17 +403,55 @@ def test_gradients_through_norms_are_those_of_double(
 ) -> None:
     updates, norm = options.get("updates", 0), "batch" if options.get("algorithm") == "crossq" else "layer"
     config = _only_gradients(critic_norm=norm, **{name: value for name, value in options.items() if name != "updates"})
+    moments = _assert_gradients_of_double(config, isa, monkeypatch, updates)
+    assert any("norm_shift" in name for name in moments)
+
+
+BETWEEN_LAYERS: dict[str, dict[str, Any]] = {
+    "elu, 255-257, batch 256": {"activation": "elu", "hidden": (255, 257), "batch_size": 256},
+    "silu, 33-17, batch 7": {"activation": "silu", "hidden": (33, 17), "batch_size": 7},
+    "tanh, 6-3, batch 101, block 4": {"activation": "tanh", "hidden": (6, 3), "batch_size": 101, "block": 4},
+    "silu, LayerNorm": {"activation": "silu", "critic_norm": "layer", "hidden": (33, 17), "batch_size": 100},
+    "elu, LayerNorm, SAC": {"activation": "elu", "critic_norm": "layer", "hidden": (6, 30), "algorithm": "sac"},
+    "tanh, CrossQ": {"activation": "tanh", "hidden": (33, 17), "batch_size": 100, "algorithm": "crossq"},
+    "dropout, 33-17, batch 100": {"dropout": 0.2, "hidden": (33, 17), "batch_size": 100},
+    "dropout, batch 257, block 4": {"dropout": 0.1, "hidden": (6, 30), "batch_size": 257, "block": 4},
+    "dropout, batch 1": {"dropout": 0.3, "hidden": (6, 3), "batch_size": 1},
+    "dropout, silu, LayerNorm, SAC": {
+        "dropout": 0.05,
+        "activation": "silu",
+        "critic_norm": "layer",
+        "hidden": (33, 17),
+        "batch_size": 130,
+        "algorithm": "sac",
+    },
+    "dropout, CrossQ": {"dropout": 0.1, "hidden": (33, 17), "batch_size": 37, "algorithm": "crossq"},
+}
+
+
+@pytest.mark.parametrize("isa", HERE)
+@pytest.mark.parametrize("options", BETWEEN_LAYERS.values(), ids=BETWEEN_LAYERS)
+def test_gradients_through_activations_and_dropout_are_those_of_double(
+    options: dict[str, Any], isa: Isa, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _assert_gradients_of_double(_only_gradients(**options), isa, monkeypatch)
+
+
+def _assert_gradients_of_double(
+    config: Config, isa: Isa, monkeypatch: pytest.MonkeyPatch, updates: int = 0
+) -> list[str]:
+    """The names of the moments that were compared, after so many updates and one more."""
     single, double = _on(isa, config, monkeypatch), native_agent(config, double=True)
     for agent in (single, double):
         agent.load_state(_after(updates, agent.state(), config.learning.policy_delay))
         agent.learn(filled_replay())
     state, expected = single.state(), double.state()
     moments = [name for name in expected if name.endswith("_first_moment")]
-    assert any("norm_shift" in name for name in moments)
     for name in moments:
         of_layer = [other for other in moments if other.rpartition(".")[0] == name.rpartition(".")[0]]
         limit = 2e-5 * max(np.abs(expected[other]).max() for other in of_layer)
         assert largest_difference(state[name], expected[name]) <= limit, name
+    return moments
 
 
 def _only_gradients(**options: Any) -> Config:
@@ -553,6 +622,8 @@ SLICED: dict[str, dict[str, Any]] = {
     "dense": {"hidden": (16,), "topology": "dense", "policy_delay": 1},
     "clipped gradients": {"hidden": (33, 20), "gradient_clip": 0.2, "critic_norm": "layer", "growth": "gradient"},
     "crossq": {"algorithm": "crossq", "hidden": (33, 20), "batch_size": 37, "policy_delay": 2, "growth": "gradient"},
+    "silu, norm, dropout": {"hidden": (33, 20), "activation": "silu", "critic_norm": "layer", "dropout": 0.1},
+    "crossq, elu, dropout": {"algorithm": "crossq", "hidden": (20, 9), "activation": "elu", "dropout": 0.1, "block": 4},
     "crossq, block 4": {"algorithm": "crossq", "hidden": (30, 33), "batch_size": 9, "policy_delay": 1, "block": 4},
 }
 

@@ -43,6 +43,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "norms": {"critic_norm": "layer", "critic_hidden": (14, 9, 6), "optimiser": "adamw", "beta1": 0.5},
     "norms, block 4": {"critic_norm": "layer", "block": 4, "drop": "scaled-magnitude", "actor_topology": "static"},
     "gradient": {"growth": "gradient", "output_layer": "sparse"},
+    "silu, dropout": {"activation": "silu", "dropout": 0.1},
     "dense": {"topology": "dense"},
 }
 
@@ -389,6 +390,10 @@ HOSTILE: dict[str, tuple[Attack, str]] = {
     "criterion": (_config(drop_criterion=2), NUMBER),
     "optimiser": (_config(optimiser=2), NUMBER),
     "first moment": (_config(first_moment_decay=1.0), NUMBER),
+    "activation that none learns with": (_config(activation=2), NUMBER),
+    "activation unknown": (_config(activation=64), NUMBER),
+    "dropout of nearly all": (_config(dropout=0.91), NUMBER),
+    "dropout NaN": (_config(dropout=np.nan), NUMBER),
     "gradient clip negative": (_config(gradient_clip=-1.0), NUMBER),
     "gradient clip NaN": (_config(gradient_clip=np.nan), NUMBER),
     "gradient clip infinite": (_config(gradient_clip=np.inf), NUMBER),

@@ -14,10 +14,10 @@ import torch
 
 from edgerl.algorithms.native import NativeAgent
 from edgerl.algorithms.td3 import TD3
-from edgerl.config import Config, Growth
+from edgerl.config import Config, Growth, HiddenActivation
 from edgerl.edge.engine.growth import GROWTH_RULES, GrowthRule
 from edgerl.edge.engine.library import Library
-from edgerl.policy.activation import HIDDEN, Activation
+from edgerl.policy.activation import ACTIVATIONS
 from edgerl.policy.shape import LayerShape
 from edgerl.profiling.budgets.costs import training_cost
 from tests.edge.compiled import ENGINE, SHIPPED, compile_c
@@ -74,73 +74,67 @@ def test_the_price_of_a_growth_rule_is_its_own(monkeypatch: pytest.MonkeyPatch) 
 
 
 TEST_ACTIVATION = {
+    "base.h": {"#define EDGERL_ACTIVATIONS 0x39u": "#define EDGERL_ACTIVATIONS 0x79u"},
+    "layout.c": {"a == EDGERL_TANH)": "a == EDGERL_TANH || a == EDGERL_SIGMOID)"},
     "activation.h": {
-        '#include "base.h"': '#include "numeric.h"',
-        "typedef enum activation { LINEAR, RELU }": "typedef enum activation { LINEAR, RELU, TANH }",
-        "#define HIDDEN_ACTIVATION RELU": "#define HIDDEN_ACTIVATION TANH",
-        "        return x < 0 ? 0 : x;": "        return x < 0 ? 0 : x;\n    case TANH:\n        return tanh_real(x);",
-        "        return y > 0 ? gradient : 0;": """\
-        return y > 0 ? gradient : 0;
-    case TANH:
-        return gradient * (1 - y * y);""",
+        "    TANH = EDGERL_TANH\n": "    TANH = EDGERL_TANH,\n    SIGMOID = EDGERL_SIGMOID\n",
+        "        return tanh_real(x);": """\
+        return tanh_real(x);
+    case SIGMOID:
+        return sigmoid_real(x);""",
+        "        return gradient * (1 - kept * kept);": """\
+        return gradient * (1 - kept * kept);
+    case SIGMOID:
+        return gradient * kept * (1 - kept);""",
     },
 }
-"""tanh between layers, in the naive kernels: an enumerator, and a case in each of two functions."""
+"""The sigmoid, which policies have, in learning: its enumerator, and a case in each of two functions."""
 
-IN_VECTORS = {
-    "kernels.inc": {
-        "        return (vec)((K(ivec))x & ~(x < 0));\n#endif": """\
-        return (vec)((K(ivec))x & ~(x < 0));
-#endif
-    case TANH:
-        EACH(i, LANES) { ((real *)&x)[i] = tanh_real(((real *)&x)[i]); }
-        return x;""",
-        "        return (vec)((K(ivec))gradient & (y > 0));\n#endif": """\
-        return (vec)((K(ivec))gradient & (y > 0));
-#endif
-    case TANH:
-        return gradient * (1 - y * y);""",
-    },
+AS_A_PASS = {
+    "kernels.c": {
+        "        IF_ACTIVATION(TANH, of_rows)": "        IF_ACTIVATION(TANH, of_rows) IF_ACTIVATION(SIGMOID, of_rows)"
+    }
 }
-"""The same in the kernels of each instruction set."""
+"""Its loops in the kernels of each instruction set."""
 
 
-def test_an_activation_is_one_entry_on_each_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tanh = Activation("tanh", np.tanh, lambda y: 1 - y * y)
-    monkeypatch.setattr("edgerl.algorithms.networks.HIDDEN", tanh)
+def test_an_activation_is_one_entry_on_each_side(tmp_path: Path) -> None:
     config = small_config(evolution_interval=5)
-    _assert_the_engines_agree(config, engine_with(tmp_path / "double", TEST_ACTIVATION | IN_VECTORS))
-    shipped = engine_with(tmp_path / "single", TEST_ACTIVATION | IN_VECTORS, "-O1", "-ffp-contract=fast")
-    for isa in HERE:
-        monkeypatch.setenv("EDGERL_ISA", isa)
-        _assert_one_update_agrees(config, shipped)
+    config = dataclasses.replace(config, network=dataclasses.replace(config.network, activation="sigmoid"))
+    _assert_the_engines_agree(config, engine_with(tmp_path / "double", TEST_ACTIVATION | AS_A_PASS))
 
 
 def test_the_compiler_names_every_case_that_an_activation_lacks(tmp_path: Path) -> None:
     with pytest.raises(AssertionError) as failed:
         engine_with(tmp_path / "double", TEST_ACTIVATION, *SHIPPED)
-    lacking = set(re.findall(r"In function .(\w+).:\n[^\n]*enumeration value .TANH.", str(failed.value)))
-    instances = {f"{name}_{isa}" for name in ("activate", "activation_gradient") for isa in HERE if isa != "naive"}
-    assert lacking >= instances
+    lacking = set(re.findall(r"In function .(\w+).:\n[^\n]*enumeration value .SIGMOID.", str(failed.value)))
+    names = ("activate", "activation_gradient")
+    assert lacking >= {f"{name}_{isa}" for name in names for isa in HERE}
 
 
-def test_the_engines_activation_is_that_of_every_policy(tmp_path: Path) -> None:
-    """`activate` and `activation_gradient`, against the entry that numpy computes with."""
+@pytest.mark.parametrize("name", get_args(HiddenActivation))
+def test_the_engines_activations_are_those_of_every_policy(name: str, tmp_path: Path) -> None:
+    """Against the entry that numpy computes with; gradients against PyTorch's autograd."""
+    kind = f"(activation){list(ACTIVATIONS).index(name)}"
     (tmp_path / "activation.c").write_text(
         '#include "activation.h"\n'
-        "real forward(real x) { return activate(HIDDEN_ACTIVATION, x); }\n"
-        "real backward(real y, real g) { return activation_gradient(HIDDEN_ACTIVATION, y, g); }\n"
+        f"real forward(real x) {{ return activate({kind}, x); }}\n"
+        f"real kept(real x) {{ return has_slopes({kind}) ? slope_of_silu(x, forward(x)) : forward(x); }}\n"
+        f"real backward(real x, real g) {{ return activation_gradient({kind}, kept(x), g); }}\n"
     )
-    compile_c("gcc", *DOUBLE, tmp_path / "activation.c", "-o", tmp_path / "activation.so")
+    compile_c("gcc", *DOUBLE, tmp_path / "activation.c", "-lm", "-o", tmp_path / "activation.so")
     loaded = ctypes.CDLL(str(tmp_path / "activation.so"))
     for function, count in ((loaded.forward, 1), (loaded.backward, 2)):
         function.argtypes, function.restype = (ctypes.c_double,) * count, ctypes.c_double
-    x = np.linspace(-3, 3, 25)
-    y = HIDDEN.forward(x)
-    assert [loaded.forward(v) for v in x] == y.tolist()
-    assert [loaded.backward(v, 0.7) for v in y] == (0.7 * HIDDEN.derivative(y)).tolist()
+    x = np.linspace(-6, 6, 51)
+    seen = torch.tensor(x, requires_grad=True)
+    getattr(torch.nn.functional, name)(seen).backward(torch.full((51,), 0.7, dtype=torch.float64))
+    assert seen.grad is not None
+    forward = ACTIVATIONS[name].forward
+    np.testing.assert_allclose([loaded.forward(v) for v in x], forward(x), rtol=1e-13, atol=1e-15)
+    np.testing.assert_allclose([loaded.backward(v, 0.7) for v in x], seen.grad, rtol=1e-13, atol=1e-15)
     assert np.isnan(loaded.forward(np.nan))
-    assert np.isnan(HIDDEN.forward(np.array([np.nan]))).all()
+    assert np.isnan(forward(np.array([np.nan]))).all()
 
 
 def _assert_the_engines_agree(config: Config, engine: Library) -> None:
@@ -154,12 +148,3 @@ def _assert_the_engines_agree(config: Config, engine: Library) -> None:
     for name, array in expected.items():
         np.testing.assert_allclose(found[name], array, rtol=1e-9, atol=1e-9, err_msg=name)
     assert {name for name in differing(first, found) if name.endswith(".mask")}, "no topology changed"
-
-
-def _assert_one_update_agrees(config: Config, engine: Library) -> None:
-    native, reference = NativeAgent(config, N, M, loaded=engine), TD3(config, N, M)
-    native.learn(replay := filled_replay())
-    reference.learn(replay)
-    for name, array in reference.state().items():
-        if name.endswith("_moment"):
-            np.testing.assert_allclose(native.state()[name], array, rtol=1e-3, atol=1e-6, err_msg=name)

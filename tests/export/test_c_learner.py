@@ -27,6 +27,7 @@ from edgerl.export.c_learner.sizes import Budget
 from edgerl.export.c_learner.source import CLearner, chunk_bits, make_c_learner, without_zeros, write_c_learner
 from edgerl.export.c_learner.text import comment_line, float_literal
 from edgerl.files.tensors import TensorReader
+from edgerl.policy.activation import ACTIVATIONS
 from edgerl.policy.compact import action_scaling
 from tests.edge.compiled import CHECKS_AS_CALLS, CORTEX_M7, HERE, SANITIZED, WARNINGS, compile_c, run
 from tests.edge.learners import TD3, Step, learner_config, steps, write_bundle
@@ -48,6 +49,10 @@ QEMU = (
 )
 
 
+ELU, SILU, TANH = (list(ACTIVATIONS).index(name) for name in ("elu", "silu", "tanh"))
+"""Numbers of edgerl_activation."""
+
+
 class Case(NamedTuple):
     """A learner to export."""
 
@@ -62,6 +67,8 @@ class Case(NamedTuple):
     norm: int = 0  # an edgerl_norm, of the critics
     clip: float = 0.0  # the norm of gradients
     algorithm: int = TD3
+    activation: int = 0  # an edgerl_activation
+    dropout: float = 0.0
 
 
 CASES = [
@@ -71,6 +78,9 @@ CASES = [
     pytest.param(Case(4, norm=1, widths=(18, 12), clip=0.5), id="block-4-norm-clip"),
     pytest.param(Case(1, normalise=True, algorithm=SAC), id="sac-single"),
     pytest.param(Case(4, "fp16", norm=1, widths=(18, 12), algorithm=SAC), id="sac-block-4-norm"),
+    pytest.param(Case(4, norm=1, widths=(18, 12), activation=SILU, dropout=0.1), id="block-4-norm-silu-dropout"),
+    pytest.param(Case(1, widths=(10, 16, 12), activation=TANH, batch=13), id="single-tanh"),
+    pytest.param(Case(1, activation=ELU, dropout=0.05, algorithm=SAC), id="sac-single-elu-dropout"),
 ]
 
 
@@ -80,6 +90,7 @@ def config_of(case: Case) -> LearnerConfig:
         batch=case.batch, evolution_interval=50, n_step=case.n_step, learning_rate=1e-3, algorithm=case.algorithm,
     )  # fmt: skip
     config.critic.norm, config.gradient_clip = case.norm, case.clip
+    config.activation, config.dropout = case.activation, case.dropout
     return config
 
 
@@ -349,6 +360,11 @@ def test_what_was_left_out_is_not_missing(block: int, batch: int, tmp_path: Path
         Case(4, clip=0.5),
         Case(1, "fp16", normalise=True, n_step=3, algorithm=SAC),
         Case(4, "fp16", normalise=True, n_step=3, norm=1, algorithm=SAC),
+        Case(activation=SILU),
+        Case(4, activation=ELU),
+        Case(activation=TANH, algorithm=SAC),
+        Case(dropout=0.1),
+        Case(4, "fp16", normalise=True, n_step=3, norm=1, clip=0.5, algorithm=SAC, activation=SILU, dropout=0.1),
     ],
 )
 def test_ram_is_what_was_announced_and_flash_no_more(case: Case, optimised: str, tmp_path: Path) -> None:

@@ -57,6 +57,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "wrapped": {"replay_capacity": 250, "env": "robots:terminating_robot"},
     "sac": {"algorithm": "sac", "critic_norm": "layer", "updates_per_step": 2.0},
     "sac block 4": {"algorithm": "sac", "block": 4, "normalize": True, "policy_delay": 2},
+    "activation": {"activation": "silu", "critic_norm": "layer", "dropout": 0.1},
     "sac torch": {"algorithm": "sac", "engine": "torch", "initial_temperature": 0.1},
 }
 GOAL = Path("learner.safetensors")

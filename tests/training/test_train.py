@@ -137,6 +137,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(engine: str
         {"algorithm": "sac", "updates_per_step": 0.7, "critic_norm": "layer"},
         {"replay_distance": 0.1, "replay_check_interval": 15, "replay_minimum": 40, "gradient_clip": 0.5},
         {"algorithm": "crossq", "normalize": True},
+        {"activation": "silu", "critic_norm": "layer", "dropout": 0.1},
     ],
     ids=lambda options: "-".join(map(str, options)) or "paper",
 )

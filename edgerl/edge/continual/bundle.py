@@ -20,10 +20,11 @@ from edgerl.edge.continual.transitions import (
     Precision,
     RecordFormat,
 )
-from edgerl.edge.engine.arena import LayerArrays
+from edgerl.edge.engine.arena import LearnerArena
 from edgerl.errors import quoted
 from edgerl.files.tensors import TensorReader, Tensors
-from edgerl.policy.compact import Array, CompactPolicy, action_scaling, make_layer, shifted
+from edgerl.policy.activation import ACTIVATIONS
+from edgerl.policy.compact import Array, CompactPolicy, action_scaling, make_layer, shifted, with_activation
 from edgerl.policy.format import LARGEST_OFFSET, is_offset
 
 KIND = "learner"
@@ -155,15 +156,17 @@ def read_replay_plan(metadata: object) -> ReplayPlan:
     return ReplayPlan(**metadata)
 
 
-def actor_policy(layers: tuple[LayerArrays, ...], constants: Constants, about: dict[str, Any]) -> CompactPolicy:
+def actor_policy(arena: LearnerArena, constants: Constants, about: dict[str, Any]) -> CompactPolicy:
     """The actor in a learner's arena as a policy; no unit removed but the deviations of a stochastic one."""
+    layers = arena.layers[0]
     block = max((layer.block for layer in layers if not layer.is_dense), default=1)
     outputs = [layer.n_outputs for layer in layers[:-1]] + [len(constants.action_low)]
+    affine = (
+        make_layer(layer.matrix()[:count], layer.bias[:count], block)
+        for layer, count in zip(layers, outputs, strict=True)
+    )
     return CompactPolicy(
-        layers=tuple(
-            make_layer(layer.matrix()[:count], layer.bias[:count], block)
-            for layer, count in zip(layers, outputs, strict=True)
-        ),
+        layers=with_activation(affine, list(ACTIVATIONS.values())[arena.config.activation].name),
         action_low=constants.action_low,
         action_high=constants.action_high,
         observation_mean=constants.observation_mean,

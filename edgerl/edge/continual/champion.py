@@ -89,6 +89,7 @@ class Champion:
                 columns=pointer(layer.columns, ctypes.c_uint16),
                 row_starts=pointer(layer.starts, ctypes.c_uint32),
                 bias=pointer(layer.bias),
+                activation=self._learner.config.activation,
             )
         mean, scale, centre, half_range = self._kept
         return PolicyConfig(

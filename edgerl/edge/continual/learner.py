@@ -279,7 +279,7 @@ class Learner:
         """
         with self.updates.lock:
             self._complete_update()
-            return actor_policy(self._origin.arena.layers[0], self._origin.constants, self.about)
+            return actor_policy(self._origin.arena, self._origin.constants, self.about)
 
     def _complete_update(self) -> None:
         """The one that is under way. Raises OutputError where learning has stopped."""
@@ -408,7 +408,7 @@ def _newest_champion(snapshots: Snapshots) -> CompactPolicy:
         origin = read_origin(reader, snapshots.path(newest.metadata["champion"]))
     known = {name: value for name, value in origin.about.items() if name != "evaluation_return"}  # of another policy
     about = {**known, "snapshot": number, "updates": origin.arena.progress.updates}
-    policy = actor_policy(origin.arena.layers[0], origin.constants, about)
+    policy = actor_policy(origin.arena, origin.constants, about)
     mean = policy.observation_mean
     seen = np.zeros(policy.n_observations, np.float32) if mean is None else mean
     return policy.with_example(policy.observation_of(seen))

@@ -49,6 +49,17 @@ typedef float float4 VECTOR(4);
 #ifndef EDGERL_CLIPPING
 #define EDGERL_CLIPPING 1
 #endif
+
+/* Bits of the activations that a learner's networks may have, by number (ReLU, ELU, SiLU, tanh); likewise. */
+#ifndef EDGERL_ACTIVATIONS
+#define EDGERL_ACTIVATIONS 0x39u
+#endif
+
+/* Whether critics may have dropout; likewise. */
+#ifndef EDGERL_DROPOUT
+#define EDGERL_DROPOUT 1
+#endif
+
 #ifndef EDGERL_CHUNKS
 #define EDGERL_CHUNKS 0x1feu
 #endif

@@ -40,7 +40,7 @@ static batch_task batch_task_of(const pass *p) {
         .stride = l->stride,
         .first = p->first,
         .last = p->last,
-        .before = p->index > 0 ? activation_behind(l, p->network, p->index - 1) : LINEAR,
+        .before = p->index > 0 ? fused_behind(l, p->network, p->index - 1) : LINEAR,
     };
 }
 

@@ -77,7 +77,7 @@ typedef enum edgerl_layout {
     EDGERL_BLOCK_COLUMNS = 2   /* the blocks of four outputs that an input is connected to: one index each */
 } edgerl_layout;
 
-/* What is done with the sums of a policy's hidden layer. */
+/* What is done with the sums of a hidden layer: in a policy all of these, in a learner ReLU, ELU, SiLU or tanh. */
 typedef enum edgerl_activation {
     EDGERL_RELU = 0,
     EDGERL_IDENTITY = 1,
@@ -242,8 +242,10 @@ typedef struct edgerl_learner_config {
     int32_t drop_schedule;
     int32_t optimiser;
     int32_t algorithm;
+    int32_t activation; /* an edgerl_activation, of all networks' hidden layers: ReLU, ELU, SiLU or tanh */
     double discount, soft_update, weight_decay; /* each 0 to 1 */
     double first_moment_decay;                  /* Adam's beta 1: 0 up to, but not 1 */
+    double dropout;       /* share of the critics' hidden units that a pass leaves out: 0 to 0.9; see docs/algorithm.md */
     double gradient_clip; /* L2 norm that the gradient of a whole network is cut to: above 0, finite; 0: it is not */
     double target_noise, target_noise_clip;     /* of TD3: 0 to 10, actions being in [-1, 1] */
     double initial_log_temperature;             /* of SAC: -100 to 100 */

@@ -171,6 +171,112 @@ static void batch_gradient_naive(const batch_task *t) {
 #define BATCH_KERNEL(kernel) NULL
 #endif
 
+#if HAS_ACTIVATION_PASSES
+INLINED void activate_rows(activation a, const activation_task *t) {
+    for (uint32_t unit = t->first; unit < t->last; unit++) {
+        real *restrict y = t->y + unit * (size_t)t->stride;
+        real *restrict slope = has_slopes(a) ? t->slope + unit * (size_t)t->stride : NULL;
+        for (uint32_t b = 0; b < t->width; b++) {
+            const real x = y[b], made = activate(a, x);
+            if (has_slopes(a)) {
+                slope[b] = slope_of_silu(x, made);
+            }
+            y[b] = made;
+        }
+    }
+}
+
+INLINED void lead_rows_back(activation a, const activation_task *t) {
+    for (uint32_t unit = t->first; unit < t->last; unit++) {
+        const real *restrict kept = (has_slopes(a) ? t->slope : t->y) + unit * (size_t)t->stride;
+        real *restrict gradient = t->gradient + unit * (size_t)t->stride;
+        for (uint32_t b = 0; b < t->width; b++) {
+            gradient[b] = activation_gradient(a, kept[b], gradient[b]);
+        }
+    }
+}
+
+/* `of_rows` of the task's activation: a loop for each that the program has, of which the compiler makes vectors. */
+#define IF_ACTIVATION(a, of_rows) \
+    case a:                       \
+        if (has_activation(a)) {  \
+            of_rows(a, t);        \
+        }                         \
+        break;
+#define EACH_ACTIVATION(of_rows)      \
+    switch (t->kind) {                \
+        IF_ACTIVATION(ELU, of_rows)   \
+        IF_ACTIVATION(SILU, of_rows)  \
+        IF_ACTIVATION(TANH, of_rows)  \
+    case LINEAR:                      \
+    case RELU: /* no pass of its own */ \
+        break;                        \
+    }
+
+static void activate_naive(const activation_task *t) { EACH_ACTIVATION(activate_rows) }
+
+static void activation_gradient_naive(const activation_task *t) { EACH_ACTIVATION(lead_rows_back) }
+
+#define ACTIVATION_KERNEL(kernel) kernel
+#else
+#define ACTIVATION_KERNEL(kernel) NULL
+#endif
+
+#if EDGERL_DROPOUT
+/* Blocks of Philox that are drawn at once. */
+#define DRAWN_BLOCKS 16u
+
+/* Of the numbers x[0] … x[count - 1], by half of each word. */
+INLINED void drop_out_some(const dropout_task *t, const uint32_t *words, const uint32_t shift, uint32_t count, real *restrict x,
+                           uint8_t *restrict kept) {
+    for (uint32_t i = 0; i < count; i++) {
+        const int keeps = (words[i] >> shift & 0xffffu) >= t->threshold;
+        kept[i] = (uint8_t)keeps;
+        x[i] = keeps ? x[i] * t->scale : 0;
+    }
+}
+
+/* Numbers first … first + count - 1 of a row, as far as it has them. */
+static inline uint32_t count_in_row(uint32_t first, uint32_t count, uint32_t width) {
+    return first >= width ? 0 : first + count < width ? count : width - first;
+}
+
+INLINED void drop_out_rows(const dropout_task *t) {
+    const uint32_t n = t->unit_words;
+    for (uint32_t unit = t->first; unit < t->last; unit++) {
+        real *x = t->x + unit * (size_t)t->stride;
+        uint8_t *kept = t->kept + unit * (size_t)t->stride;
+        for (uint32_t from = 0; from < n; from += 4 * DRAWN_BLOCKS) {
+            const uint32_t count = n - from < 4 * DRAWN_BLOCKS ? n - from : 4 * DRAWN_BLOCKS;
+            uint32_t words[4 * DRAWN_BLOCKS];
+            for (uint32_t block = 0; block < DRAWN_BLOCKS; block++) { /* always as many: vector code */
+                philox_inline(&t->draws, (unit * n + from) / 4 + block, words + 4 * block);
+            }
+            drop_out_some(t, words, 0, count_in_row(from, count, t->width), x + from, kept + from);
+            drop_out_some(t, words, 16, count_in_row(n + from, count, t->width), x + n + from, kept + n + from);
+        }
+    }
+}
+
+INLINED void lead_rows_back_through_dropout(const dropout_task *t) {
+    for (uint32_t unit = t->first; unit < t->last; unit++) {
+        real *restrict gradient = t->x + unit * (size_t)t->stride;
+        const uint8_t *restrict kept = t->kept + unit * (size_t)t->stride;
+        for (uint32_t b = 0; b < t->width; b++) {
+            gradient[b] = kept[b] ? gradient[b] * t->scale : 0;
+        }
+    }
+}
+
+static void drop_out_naive(const dropout_task *t) { drop_out_rows(t); }
+
+static void drop_out_gradient_naive(const dropout_task *t) { lead_rows_back_through_dropout(t); }
+
+#define DROPOUT_KERNEL(kernel) kernel
+#else
+#define DROPOUT_KERNEL(kernel) NULL
+#endif
+
 static void adam_naive_from(const adam_task *t, size_t first) {
     for (size_t i = first; i < t->count; i++) {
         const real g = t->gradient[i] + t->weight[i] * t->weight_decay;
@@ -225,6 +331,10 @@ static const kernel_table kernels_naive __attribute__((unused)) = {
     NORM_KERNEL(norm_gradient_naive),
     BATCH_KERNEL(batch_statistics_naive),
     BATCH_KERNEL(batch_gradient_naive),
+    ACTIVATION_KERNEL(activate_naive),
+    ACTIVATION_KERNEL(activation_gradient_naive),
+    DROPOUT_KERNEL(drop_out_naive),
+    DROPOUT_KERNEL(drop_out_gradient_naive),
     adam_naive,
     follow_naive,
     squash_naive,

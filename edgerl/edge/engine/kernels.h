@@ -4,6 +4,7 @@
 #define EDGERL_KERNELS_H
 
 #include "activation.h"
+#include "random.h"
 
 /* Inputs (or outputs) of one panel: a narrow tile of so many rows of activations stays in the first cache. */
 #define PANEL 128u
@@ -87,6 +88,29 @@ typedef struct batch_task {
     activation before; /* x */
 } batch_task;
 
+/* An activation that is a pass of its own, of units first … last - 1; rows are `stride` apart. */
+typedef struct activation_task {
+    activation kind;
+    real *y;        /* [n_units][stride]: sums, which become outputs */
+    real *slope;    /* [n_units][stride]: likewise, of an activation that has_slopes; else null */
+    real *gradient; /* [n_units][stride]: on the way back, by outputs; becomes that by sums */
+    uint32_t width, stride;
+    uint32_t first, last;
+} activation_task;
+
+/* Dropout in units first … last - 1: each number is left out where its 16 random bits are below `threshold`, else multiplied by
+ * `scale`. A unit has `unit_words` words of `draws`, whose lower halves are its first samples'. Rows are `stride` apart. */
+typedef struct dropout_task {
+    draws draws;
+    uint32_t unit_words; /* a multiple of 4 */
+    uint32_t threshold;  /* below 2^16 */
+    real scale;
+    real *x;       /* [n_units][stride]: a layer's sums; on the way back the gradient by what became of them, then by them */
+    uint8_t *kept; /* [n_units][stride]: whether */
+    uint32_t width, stride;
+    uint32_t first, last;
+} dropout_task;
+
 #define NORM_EPSILON ((real)1e-5) /* is added to the variance, as PyTorch does */
 
 /* One step of Adam on `count` numbers: weight decay is added to the gradient, or what is kept of a weight is less than 1. */
@@ -107,6 +131,10 @@ typedef struct kernel_table {
     void (*norm_gradient)(const norm_task *); /* backward: by scale, shift and the layer's sums */
     void (*batch_statistics)(const batch_task *);
     void (*batch_gradient)(const batch_task *);
+    void (*activate)(const activation_task *);
+    void (*activation_gradient)(const activation_task *);
+    void (*drop_out)(const dropout_task *);
+    void (*drop_out_gradient)(const dropout_task *); /* where the forward pass left out */
     void (*adam)(const adam_task *);
     void (*follow)(real *target, const real *online, size_t count, real fraction);
     void (*squash)(real *x, size_t count);

@@ -39,6 +39,11 @@ static int32_t check_network(const edgerl_network_plan *plan, uint32_t n_inputs,
     return layers[plan->n_layers - 1].n_outputs == n_outputs ? EDGERL_OK : EDGERL_BAD_SHAPE;
 }
 
+/* One that networks can learn with, and that this program has. */
+static int is_activation(int32_t a) {
+    return (a == EDGERL_RELU || a == EDGERL_ELU || a == EDGERL_SILU || a == EDGERL_TANH) && has_activation((activation)a);
+}
+
 EDGERL_INTERNAL int32_t check_config(const edgerl_learner_config *c) {
     if (c->n_observations < 1 || c->n_actions < 1 || c->n_observations > EDGERL_LEARNER_UNITS ||
         c->n_actions > EDGERL_LEARNER_UNITS - c->n_observations ||
@@ -48,7 +53,9 @@ EDGERL_INTERNAL int32_t check_config(const edgerl_learner_config *c) {
     if (c->batch < 1 || c->batch > 65536 || c->policy_delay < 1 || c->n_step < 1 || c->n_step > 64 ||
         (c->lanes != 1 && c->lanes != 4 && c->lanes != 8 && c->lanes != 16) || growth_rule_of(c->growth) == NULL ||
         c->drop_schedule < EDGERL_DROP_CONSTANT || c->drop_schedule > EDGERL_DROP_COSINE || c->drop_criterion < EDGERL_DROP_MAGNITUDE ||
-        c->drop_criterion > EDGERL_DROP_SCALED_MAGNITUDE || c->algorithm < EDGERL_TD3 || c->algorithm > (is_built(EDGERL_IMITATION) ? EDGERL_CLIPPED_IMITATION : EDGERL_CROSSQ) ||
+        c->drop_criterion > EDGERL_DROP_SCALED_MAGNITUDE || !is_activation(c->activation) || c->algorithm < EDGERL_TD3 ||
+        c->algorithm > (is_built(EDGERL_IMITATION) ? EDGERL_CLIPPED_IMITATION : EDGERL_CROSSQ) || !in_range(c->dropout, 0, 0.9) ||
+        (c->dropout > 0 && !EDGERL_DROPOUT) ||
         !in_range(c->initial_log_temperature, -100, 100) || !in_range(c->target_entropy, -1e6, 1e6) || c->optimiser < EDGERL_ADAM ||
         c->optimiser > EDGERL_ADAMW || !in_range(c->discount, 0, 1) || !in_range(c->soft_update, 0, 1) ||
         !in_range(c->weight_decay, 0, 1) || !in_range(c->first_moment_decay, 0, 1) || c->first_moment_decay == 1 ||
@@ -220,6 +227,12 @@ static void lay_out_passes(learner *l, uint32_t network, uint32_t index, uint64_
     const sparse_layer *layer = &l->layers[network][index];
     const uint64_t units = padded(layer->n_outputs), columns = l->stride;
     l->hidden[network][index] = set_aside(end, units * columns, sizeof(real));
+    if (has_slopes(activation_behind(l, network, index))) {
+        l->slopes[network][index] = set_aside(end, units * columns, sizeof(real));
+    }
+    if (has_dropout(&l->config, network, index)) {
+        l->kept[network][index] = set_aside(end, units * columns, 1);
+    }
     if (has_layer_norm(layer)) {
         l->sums[network][index] = set_aside(end, units * columns, sizeof(real));
         l->mean[network][index] = set_aside(end, 2 * columns, sizeof(real));
@@ -275,6 +288,8 @@ static void lay_out_scratch(learner *l, uint64_t *end) {
     }
     if (!has_joint_batch(c)) { /* then no pass over one critic is needed behind a pass over the other */
         copy(l->hidden[EDGERL_CRITIC_2], l->hidden[EDGERL_CRITIC_1], sizeof l->hidden[0]);
+        copy(l->slopes[EDGERL_CRITIC_2], l->slopes[EDGERL_CRITIC_1], sizeof l->slopes[0]);
+        copy(l->kept[EDGERL_CRITIC_2], l->kept[EDGERL_CRITIC_1], sizeof l->kept[0]);
         copy(l->sums[EDGERL_CRITIC_2], l->sums[EDGERL_CRITIC_1], sizeof l->sums[0]);
         copy(l->mean[EDGERL_CRITIC_2], l->mean[EDGERL_CRITIC_1], sizeof l->mean[0]);
     }

@@ -63,6 +63,8 @@ typedef struct learner {
     uint64_t hidden[NETWORKS][EDGERL_LEARNER_LAYERS]; /* outputs of the layers; both critics may have the same memory for them */
     uint64_t sums[NETWORKS][EDGERL_LEARNER_LAYERS];   /* of layers that have a LayerNorm: what it is given */
     uint64_t mean[NETWORKS][EDGERL_LEARNER_LAYERS];   /* [2][batch]: the means that it found, and 1 / standard deviations */
+    uint64_t slopes[NETWORKS][EDGERL_LEARNER_LAYERS]; /* of layers behind which is an activation that has_slopes */
+    uint64_t kept[NETWORKS][EDGERL_LEARNER_LAYERS];   /* uint8: of layers with dropout, whether a pass kept the number */
     uint64_t norm_sums;                         /* [2][batch]: of its gradient */
     folded_layer folded[NETWORKS][EDGERL_LEARNER_LAYERS];
     uint64_t centring; /* [2][n_inputs]: what a batch norm adds to the gradient by an input x, slope (x - mean) + offset */
@@ -135,6 +137,11 @@ static inline int has_joint_batch(const edgerl_learner_config *c) {
 /* Whether the gradient of a network is cut to a norm: then all of it must be known before any of its layers learns. */
 static inline int clips_gradients(const edgerl_learner_config *c) { return EDGERL_CLIPPING && c->gradient_clip > 0; }
 
+/* Whether a pass over a network leaves out units behind this layer. */
+static inline int has_dropout(const edgerl_learner_config *c, uint32_t network, uint32_t index) {
+    return EDGERL_DROPOUT && c->dropout > 0 && network != EDGERL_ACTOR && index + 1 < c->critic.n_layers;
+}
+
 static inline uint32_t outputs_of_actor(const edgerl_learner_config *c) {
     return c->algorithm == EDGERL_TD3 || imitates(c) ? c->n_actions : 2 * c->n_actions;
 }
@@ -142,8 +149,22 @@ static inline uint32_t outputs_of_actor(const edgerl_learner_config *c) {
 static inline uint32_t layers_of(const learner *l, uint32_t network) { return network_plan(&l->config, network)->n_layers; }
 
 /* Between a layer and the next. */
+static inline activation hidden_activation(const edgerl_learner_config *c) {
+    return HAS_ACTIVATION_PASSES ? (activation)c->activation : RELU;
+}
+
 static inline activation activation_behind(const learner *l, uint32_t network, uint32_t index) {
-    return index + 1 < layers_of(l, network) ? HIDDEN_ACTIVATION : LINEAR;
+    return index + 1 < layers_of(l, network) ? hidden_activation(&l->config) : LINEAR;
+}
+
+/* As far as it is computed where sums are stored and gradients made. */
+static inline activation fused_behind(const learner *l, uint32_t network, uint32_t index) {
+    return activation_behind(l, network, index) == RELU ? RELU : LINEAR;
+}
+
+/* Whether it is a pass of its own. */
+static inline int has_pass_behind(const learner *l, uint32_t network, uint32_t index) {
+    return HAS_ACTIVATION_PASSES && activation_behind(l, network, index) != fused_behind(l, network, index);
 }
 
 /* The input of a layer: the batch (`batch` is l->now or l->next), or the output of the layer before. */

@@ -116,12 +116,15 @@ static inline double logarithm_real(double x) { return log(x); }
 
 #else
 
-/* e^x within 2e-7 of itself, for x in [-87, 88], to which others are clipped; NaN for NaN (the polynomial is Cephes's). */
+/* e^x within 2e-7 of itself, for x in [-87, 88], to which others are clipped; NaN for NaN (the polynomial is Cephes's). Clipped by
+ * bits: where a compiler sees a constant it makes a branch for it, and then no vector code of a loop over an array. */
 static inline float exponential(float x) {
-    const float low = x < -87.0f ? -87.0f : x, clipped = low > 88.0f ? 88.0f : low;
-    const float twos = clipped * 1.44269504f;
-    const int32_t n = (int32_t)(twos < 0 ? twos - 0.5f : twos + 0.5f);
-    const float f = (clipped - (float)n * 0.693359375f) + (float)n * 2.12194440e-4f;
+    const int32_t is_low = -(x < -87.0f), is_high = -(x > 88.0f);
+    float_bits clipped = {x};
+    clipped.bits = (clipped.bits & ~(is_low | is_high)) | (is_low & (int32_t)0xc2ae0000) | (is_high & 0x42b00000);
+    const float twos = clipped.value * 1.44269504f;
+    const int32_t n = (int32_t)(twos + (twos < 0 ? -0.5f : 0.5f));
+    const float f = (clipped.value - (float)n * 0.693359375f) + (float)n * 2.12194440e-4f;
     float p = 1.9875691500e-4f;
     p = p * f + 1.3981999507e-3f;
     p = p * f + 8.3334519073e-3f;
@@ -130,7 +133,7 @@ static inline float exponential(float x) {
     p = p * f + 5.0000001201e-1f;
     float_bits power = {0};
     power.bits = (n + 127) << 23;
-    return x != x ? x : (p * f * f + f + 1.0f) * power.value;
+    return (p * f * f + f + 1.0f) * power.value;
 }
 
 static inline float logarithm_real(float x) { return logarithm(x); }

@@ -2,23 +2,7 @@
 /* Philox, and sets of random numbers. */
 #include "random.h"
 
-EDGERL_INTERNAL void philox(const draws *d, uint32_t block, uint32_t words[4]) {
-    uint32_t x0 = d->index, x1 = d->purpose_and_network, x2 = d->layer, x3 = block;
-    uint32_t key0 = (uint32_t)d->seed, key1 = (uint32_t)(d->seed >> 32);
-    for (int round = 0; round < 10; round++) {
-        const uint64_t a = (uint64_t)x0 * 0xD2511F53u, b = (uint64_t)x2 * 0xCD9E8D57u;
-        x0 = (uint32_t)(b >> 32) ^ x1 ^ key0;
-        x1 = (uint32_t)b;
-        x2 = (uint32_t)(a >> 32) ^ x3 ^ key1;
-        x3 = (uint32_t)a;
-        key0 += 0x9E3779B9u;
-        key1 += 0xBB67AE85u;
-    }
-    words[0] = x0;
-    words[1] = x1;
-    words[2] = x2;
-    words[3] = x3;
-}
+EDGERL_INTERNAL void philox(const draws *d, uint32_t block, uint32_t words[4]) { philox_inline(d, block, words); }
 
 EDGERL_INTERNAL void draw(const draws *d, uint32_t first, uint32_t count, uint32_t *words) {
     for (uint32_t i = 0; i < count; i += 4) {

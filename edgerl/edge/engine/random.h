@@ -16,8 +16,11 @@ typedef enum purpose {
     PURPOSE_GROWTH = 3,
     PURPOSE_REPLAY = 4,
     PURPOSE_TARGET_NOISE = 5,
+    PURPOSE_EXPLORATION = 6,
     PURPOSE_POLICY = 11,
-    PURPOSE_EXPLORATION = 6
+    PURPOSE_DROPOUT = 12,
+    PURPOSE_TARGET_DROPOUT = 13,
+    PURPOSE_POLICY_DROPOUT = 14
 } purpose;
 
 /* One sequence of words; `layer` has NARROW added for a layer's narrow blocks. */
@@ -33,7 +36,26 @@ static inline draws draws_for(uint64_t seed, purpose what, uint64_t index, uint3
     return d;
 }
 
-/* Words 4 * block … 4 * block + 3 of a sequence. */
+/* Words 4 * block … 4 * block + 3 of a sequence. Inlined in a loop over blocks, it becomes vector code. */
+static inline void philox_inline(const draws *d, uint32_t block, uint32_t words[4]) {
+    uint32_t x0 = d->index, x1 = d->purpose_and_network, x2 = d->layer, x3 = block;
+    uint32_t key0 = (uint32_t)d->seed, key1 = (uint32_t)(d->seed >> 32);
+    for (int round = 0; round < 10; round++) {
+        const uint64_t a = (uint64_t)x0 * 0xD2511F53u, b = (uint64_t)x2 * 0xCD9E8D57u;
+        x0 = (uint32_t)(b >> 32) ^ x1 ^ key0;
+        x1 = (uint32_t)b;
+        x2 = (uint32_t)(a >> 32) ^ x3 ^ key1;
+        x3 = (uint32_t)a;
+        key0 += 0x9E3779B9u;
+        key1 += 0xBB67AE85u;
+    }
+    words[0] = x0;
+    words[1] = x1;
+    words[2] = x2;
+    words[3] = x3;
+}
+
+/* The same, once in a program. */
 EDGERL_INTERNAL void philox(const draws *d, uint32_t block, uint32_t words[4]);
 
 /* Words first … first + count - 1 of a sequence; `first` is a multiple of four. */

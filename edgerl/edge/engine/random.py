@@ -45,6 +45,9 @@ class Purpose(IntEnum):
     EVALUATION = 9  # the environment's seed; index: episode of an evaluation
     RESERVOIR = 10  # which row a reservoir replaces; index: transition
     POLICY = 11  # the actions that SAC's actor learns from; index: update
+    DROPOUT = 12  # what a critic's pass leaves out, in learning, like the two below; index: update
+    TARGET_DROPOUT = 13  # in valuing what follows
+    POLICY_DROPOUT = 14  # in valuing the actor's actions
 
 
 def philox4x32(counter: Words, key: tuple[int, int]) -> Words:

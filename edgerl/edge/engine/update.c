@@ -407,6 +407,12 @@ static uint32_t worth_panels(const sparse_layer *layer) {
     return layer->blocks / layer->rows >= PANEL_WORTH * layer->row_panels ? layer->row_panels : 1;
 }
 
+/* Where an online network's sums are until a norm or an activation has them. */
+static real *sums_of(const pass *p) {
+    const learner *l = p->l;
+    return has_layer_norm(layer_of(p)) ? reals_at(l, l->sums[p->network][p->index]) : output_of(l, p->network, p->index);
+}
+
 static forward_task forward_task_of(const pass *p, int is_target, uint64_t batch) {
     const learner *l = p->l;
     const sparse_layer *layer = layer_of(p);
@@ -424,12 +430,12 @@ static forward_task forward_task_of(const pass *p, int is_target, uint64_t batch
         .extra_values = has_extra ? reals_at(l, layer->arrays.extra_target) : NULL,
         .bias = reals_at(l, folded != NULL ? folded->bias : is_target ? layer->arrays.bias_target : layer->arrays.bias),
         .x = input_of(l, p->network, p->index, batch),
-        .y = has_layer_norm(layer) && !is_target ? reals_at(l, l->sums[p->network][p->index]) : output_of(l, p->network, p->index),
+        .y = is_target ? output_of(l, p->network, p->index) : sums_of(p),
         .width = p->width,
         .stride = l->stride,
         .first_row = p->first,
         .last_row = p->last,
-        .after = has_layer_norm(layer) ? LINEAR : activation_behind(l, p->network, p->index),
+        .after = has_layer_norm(layer) ? LINEAR : fused_behind(l, p->network, p->index),
     };
 }
 
@@ -447,6 +453,68 @@ static void next_forward(const pass *p) {
 static void target_forward(const pass *p) {
     const forward_task task = forward_task_of(p, 1, p->l->next);
     p->kernels->forward(&task, layer_of(p)->block);
+}
+
+/* Of 2^16 random numbers so many leave a unit out. */
+static uint32_t dropout_threshold(const edgerl_learner_config *c) {
+    const double exactly = c->dropout * 65536;
+    const uint32_t below = (uint32_t)exactly;
+    return below + (exactly > below); /* one at least */
+}
+
+/* Dropout in the columns from `column` on, of numbers that lie in x. */
+static dropout_task dropout_task_of(const pass *p, purpose of, real *x, uint32_t column, uint32_t width) {
+    const learner *l = p->l;
+    const uint32_t threshold = dropout_threshold(&l->config);
+    return (dropout_task){
+        .draws = draws_for(l->config.seed, of, this_update(l), p->network, p->index),
+        .unit_words = (l->config.batch + 7) / 8 * 4,
+        .threshold = threshold,
+        .scale = (real)(65536 / (double)(65536 - threshold)),
+        .x = x + column,
+        .kept = (uint8_t *)bytes_at(l, l->kept[p->network][p->index]) + column,
+        .width = width,
+        .stride = l->stride,
+        .first = p->first,
+        .last = p->last,
+    };
+}
+
+static void drop_out(const pass *p, purpose of, real *sums, uint32_t column) {
+    const dropout_task task = dropout_task_of(p, of, sums, column, p->l->width);
+    p->kernels->drop_out(&task);
+}
+
+/* Some units of a target network; what becomes of them is in the same place whether there is a norm or not. */
+static void target_dropout(const pass *p) {
+    if (EDGERL_DROPOUT) {
+        drop_out(p, PURPOSE_TARGET_DROPOUT, output_of(p->l, p->network, p->index), 0);
+    }
+}
+
+/* Of a critic that learns; in a joint batch what follows is left out as by a target. */
+static void dropout(const pass *p) {
+    if (!EDGERL_DROPOUT) {
+        return;
+    }
+    drop_out(p, PURPOSE_DROPOUT, sums_of(p), 0);
+    if (p->width > p->l->width) {
+        drop_out(p, PURPOSE_TARGET_DROPOUT, sums_of(p), p->l->width);
+    }
+}
+
+/* Of a critic that values the actor's actions. */
+static void policy_dropout(const pass *p) {
+    if (EDGERL_DROPOUT) {
+        drop_out(p, PURPOSE_POLICY_DROPOUT, sums_of(p), 0);
+    }
+}
+
+static void dropout_gradient(const pass *p) {
+    if (EDGERL_DROPOUT) {
+        const dropout_task task = dropout_task_of(p, PURPOSE_DROPOUT, reals_at(p->l, p->l->gradient[p->index]), 0, p->width);
+        p->kernels->drop_out_gradient(&task);
+    }
 }
 
 /* What a layer's norm does, to vectors of the batch that are `lanes` wide, or (lanes 1) to units. */
@@ -471,7 +539,7 @@ static norm_task norm_task_of(const pass *p, int is_target, uint32_t lanes) {
         .stride = l->stride,
         .first = p->first * lanes,
         .last = p->last * lanes,
-        .after = activation_behind(l, p->network, p->index),
+        .after = fused_behind(l, p->network, p->index),
     };
 }
 
@@ -499,6 +567,35 @@ static void norm_gradient(const pass *p) {
     p->kernels->norm_gradient(&task);
     for (size_t unit = task.last; task.last == task.n_units && unit < units_of(layer_of(p)); unit++) {
         task.scale_gradient[unit] = task.shift_gradient[unit] = 0;
+    }
+}
+
+static activation_task activation_task_of(const pass *p) {
+    const learner *l = p->l;
+    return (activation_task){
+        .kind = activation_behind(l, p->network, p->index),
+        .y = output_of(l, p->network, p->index),
+        .slope = reals_at(l, l->slopes[p->network][p->index]),
+        .gradient = reals_at(l, l->gradient[p->index]),
+        .width = p->width,
+        .stride = l->stride,
+        .first = p->first,
+        .last = p->last,
+    };
+}
+
+/* What stands behind some units of a layer, where it is a pass of its own. */
+static void activate_units(const pass *p) {
+    if (HAS_ACTIVATION_PASSES) {
+        const activation_task task = activation_task_of(p);
+        p->kernels->activate(&task);
+    }
+}
+
+static void lead_units_back(const pass *p) {
+    if (HAS_ACTIVATION_PASSES) {
+        const activation_task task = activation_task_of(p);
+        p->kernels->activation_gradient(&task);
     }
 }
 
@@ -530,7 +627,7 @@ static input_task input_task_of(const pass *p) {
         .first_column = from,
         .first = by_columns && p->first < from ? from : p->first,
         .last = p->last,
-        .before = is_first ? LINEAR : activation_behind(l, p->network, p->index - 1),
+        .before = is_first ? LINEAR : fused_behind(l, p->network, p->index - 1),
     };
 }
 
@@ -766,6 +863,12 @@ typedef enum operation {
     NEXT_SAMPLE,     /* a' of π(s') */
     TARGET_NORMALISE,
     NORMALISE,
+    TARGET_DROPOUT, /* of sums, before their norm */
+    DROPOUT,
+    POLICY_DROPOUT,
+    DROPOUT_GRADIENT,
+    ACTIVATE, /* where that is a pass of its own */
+    ACTIVATION_GRADIENT,
     BATCH_STATISTICS,
     FOLD_STATISTICS,   /* of a batch norm, into the layer behind it, with the statistics of the batch */
     FOLD_RUNNING, /* with the running statistics */
@@ -806,8 +909,8 @@ typedef enum timing {
 
 typedef enum order { ONCE, FIRST_TO_LAST, LAST_TO_FIRST } order;
 
-/* Up to seven operations on each layer in turn, or once. */
-#define OPERATIONS 7u
+/* Up to so many operations on each layer in turn, or once. */
+#define OPERATIONS 9u
 typedef struct step_of_update {
     timing when;
     uint32_t network;
@@ -815,39 +918,43 @@ typedef struct step_of_update {
     operation operations[OPERATIONS];
 } step_of_update;
 
-/* What follows is valued by both targets, and both critics learn that: in every algorithm. */
 /* clang-format off */
-#define CRITICS_LEARN                                                                                                   \
-    {EVERY_UPDATE, EDGERL_CRITIC_1, FIRST_TO_LAST, {TARGET_FORWARD, TARGET_NORMALISE}},                                 \
-    {EVERY_UPDATE, EDGERL_CRITIC_1, ONCE, {TARGET_VALUE}},                                                              \
-    {EVERY_UPDATE, EDGERL_CRITIC_2, FIRST_TO_LAST, {TARGET_FORWARD, TARGET_NORMALISE}},                                 \
-    {EVERY_UPDATE, EDGERL_CRITIC_2, ONCE, {TARGET_VALUE}},                                                              \
-    {EVERY_UPDATE, EDGERL_CRITIC_1, FIRST_TO_LAST, {FORWARD, NORMALISE}},                                               \
-    {EVERY_UPDATE, EDGERL_CRITIC_1, ONCE, {CRITIC_LOSS}},                                                               \
-    {EVERY_UPDATE, EDGERL_CRITIC_1, LAST_TO_FIRST, {NORM_SUMS, NORM_GRADIENT, INPUT_GRADIENT, WEIGHT_GRADIENT, ADAM}},  \
-    {EVERY_UPDATE, EDGERL_CRITIC_1, LAST_TO_FIRST, {CLIPPED_ADAM}},                                                     \
-    {EVOLVING, EDGERL_CRITIC_1, FIRST_TO_LAST, {SELECT_DROP, SCORE_ABSENT, DROP_AND_GROW}},                             \
-    {EVERY_UPDATE, EDGERL_CRITIC_2, FIRST_TO_LAST, {FORWARD, NORMALISE}},                                               \
-    {EVERY_UPDATE, EDGERL_CRITIC_2, ONCE, {CRITIC_LOSS}},                                                               \
-    {EVERY_UPDATE, EDGERL_CRITIC_2, LAST_TO_FIRST, {NORM_SUMS, NORM_GRADIENT, INPUT_GRADIENT, WEIGHT_GRADIENT, ADAM}},  \
-    {EVERY_UPDATE, EDGERL_CRITIC_2, LAST_TO_FIRST, {CLIPPED_ADAM}},                                                     \
-    {EVOLVING, EDGERL_CRITIC_2, FIRST_TO_LAST, {SELECT_DROP, SCORE_ABSENT, DROP_AND_GROW}},                             \
+/* On the way back through a network: it learns; or a critic says how its value changes with the actions. */
+#define LEARN {ACTIVATION_GRADIENT, NORM_SUMS, NORM_GRADIENT, DROPOUT_GRADIENT, INPUT_GRADIENT, WEIGHT_GRADIENT, ADAM}
+#define VALUE_ACTIONS {ACTIVATION_GRADIENT, NORM_SUMS, NORM_GRADIENT, DROPOUT_GRADIENT, ACTION_GRADIENT}
+
+/* What follows is valued by both targets, and both critics learn that: in every algorithm. */
+#define CRITICS_LEARN                                                                                              \
+    {EVERY_UPDATE, EDGERL_CRITIC_1, FIRST_TO_LAST, {TARGET_FORWARD, TARGET_DROPOUT, TARGET_NORMALISE, ACTIVATE}},  \
+    {EVERY_UPDATE, EDGERL_CRITIC_1, ONCE, {TARGET_VALUE}},                                                         \
+    {EVERY_UPDATE, EDGERL_CRITIC_2, FIRST_TO_LAST, {TARGET_FORWARD, TARGET_DROPOUT, TARGET_NORMALISE, ACTIVATE}},  \
+    {EVERY_UPDATE, EDGERL_CRITIC_2, ONCE, {TARGET_VALUE}},                                                         \
+    {EVERY_UPDATE, EDGERL_CRITIC_1, FIRST_TO_LAST, {FORWARD, DROPOUT, NORMALISE, ACTIVATE}},                       \
+    {EVERY_UPDATE, EDGERL_CRITIC_1, ONCE, {CRITIC_LOSS}},                                                          \
+    {EVERY_UPDATE, EDGERL_CRITIC_1, LAST_TO_FIRST, LEARN},                                                         \
+    {EVERY_UPDATE, EDGERL_CRITIC_1, LAST_TO_FIRST, {CLIPPED_ADAM}},                                                \
+    {EVOLVING, EDGERL_CRITIC_1, FIRST_TO_LAST, {SELECT_DROP, SCORE_ABSENT, DROP_AND_GROW}},                        \
+    {EVERY_UPDATE, EDGERL_CRITIC_2, FIRST_TO_LAST, {FORWARD, DROPOUT, NORMALISE, ACTIVATE}},                       \
+    {EVERY_UPDATE, EDGERL_CRITIC_2, ONCE, {CRITIC_LOSS}},                                                          \
+    {EVERY_UPDATE, EDGERL_CRITIC_2, LAST_TO_FIRST, LEARN},                                                         \
+    {EVERY_UPDATE, EDGERL_CRITIC_2, LAST_TO_FIRST, {CLIPPED_ADAM}},                                                \
+    {EVOLVING, EDGERL_CRITIC_2, FIRST_TO_LAST, {SELECT_DROP, SCORE_ABSENT, DROP_AND_GROW}},                        \
     {EVOLVING, EDGERL_CRITIC_2, ONCE, {NOTE_EVOLUTION}}
 /* clang-format on */
 
 static const step_of_update UPDATE_OF_TD3[] = {
     {EVERY_UPDATE, EDGERL_ACTOR, ONCE, {SAMPLE}},
-    {EVERY_UPDATE, EDGERL_ACTOR, FIRST_TO_LAST, {TARGET_FORWARD}},
+    {EVERY_UPDATE, EDGERL_ACTOR, FIRST_TO_LAST, {TARGET_FORWARD, ACTIVATE}},
     {EVERY_UPDATE, EDGERL_ACTOR, ONCE, {TARGET_ACTION}},
     CRITICS_LEARN,
 
-    {DELAYED, EDGERL_ACTOR, FIRST_TO_LAST, {FORWARD}},
+    {DELAYED, EDGERL_ACTOR, FIRST_TO_LAST, {FORWARD, ACTIVATE}},
     {DELAYED, EDGERL_ACTOR, ONCE, {POLICY_ACTION}},
-    {DELAYED, EDGERL_CRITIC_1, FIRST_TO_LAST, {FORWARD, NORMALISE}},
+    {DELAYED, EDGERL_CRITIC_1, FIRST_TO_LAST, {FORWARD, POLICY_DROPOUT, NORMALISE, ACTIVATE}},
     {DELAYED, EDGERL_CRITIC_1, ONCE, {POLICY_LOSS}},
-    {DELAYED, EDGERL_CRITIC_1, LAST_TO_FIRST, {NORM_SUMS, NORM_GRADIENT, ACTION_GRADIENT}},
+    {DELAYED, EDGERL_CRITIC_1, LAST_TO_FIRST, VALUE_ACTIONS},
     {DELAYED, EDGERL_ACTOR, ONCE, {POLICY_GRADIENT}},
-    {DELAYED, EDGERL_ACTOR, LAST_TO_FIRST, {INPUT_GRADIENT, WEIGHT_GRADIENT, ADAM}},
+    {DELAYED, EDGERL_ACTOR, LAST_TO_FIRST, LEARN},
     {DELAYED, EDGERL_ACTOR, LAST_TO_FIRST, {CLIPPED_ADAM}},
     {EVOLVING, EDGERL_ACTOR, FIRST_TO_LAST, {SELECT_DROP, SCORE_ABSENT, DROP_AND_GROW}},
     {EVOLVING, EDGERL_ACTOR, ONCE, {NOTE_EVOLUTION}},
@@ -859,24 +966,24 @@ static const step_of_update UPDATE_OF_TD3[] = {
 
 static const step_of_update UPDATE_OF_SAC[] = {
     {EVERY_UPDATE, EDGERL_ACTOR, ONCE, {SAMPLE}},
-    {EVERY_UPDATE, EDGERL_ACTOR, FIRST_TO_LAST, {NEXT_FORWARD}},
+    {EVERY_UPDATE, EDGERL_ACTOR, FIRST_TO_LAST, {NEXT_FORWARD, ACTIVATE}},
     {EVERY_UPDATE, EDGERL_ACTOR, ONCE, {NEXT_SAMPLE}},
     CRITICS_LEARN,
 
     {DELAYED, EDGERL_ACTOR, ONCE, {POLICY_NOISE}},
-    {DELAYED, EDGERL_ACTOR, FIRST_TO_LAST, {FORWARD}},
+    {DELAYED, EDGERL_ACTOR, FIRST_TO_LAST, {FORWARD, ACTIVATE}},
     {DELAYED, EDGERL_ACTOR, ONCE, {POLICY_SAMPLE}},
-    {DELAYED, EDGERL_CRITIC_1, FIRST_TO_LAST, {FORWARD, NORMALISE}},
+    {DELAYED, EDGERL_CRITIC_1, FIRST_TO_LAST, {FORWARD, POLICY_DROPOUT, NORMALISE, ACTIVATE}},
     {DELAYED, EDGERL_CRITIC_1, ONCE, {KEEP_VALUE}},
-    {DELAYED, EDGERL_CRITIC_2, FIRST_TO_LAST, {FORWARD, NORMALISE}},
+    {DELAYED, EDGERL_CRITIC_2, FIRST_TO_LAST, {FORWARD, POLICY_DROPOUT, NORMALISE, ACTIVATE}},
     {DELAYED, EDGERL_CRITIC_2, ONCE, {LEAST_VALUE_LOSS}},
-    {DELAYED, EDGERL_CRITIC_2, LAST_TO_FIRST, {NORM_SUMS, NORM_GRADIENT, ACTION_GRADIENT}},
+    {DELAYED, EDGERL_CRITIC_2, LAST_TO_FIRST, VALUE_ACTIONS},
     {DELAYED, EDGERL_CRITIC_2, ONCE, {KEEP_ACTION_GRADIENT}},
-    {DELAYED, EDGERL_CRITIC_1, FIRST_TO_LAST, {FORWARD, NORMALISE}}, /* again: both critics share the memory of activations */
+    {DELAYED, EDGERL_CRITIC_1, FIRST_TO_LAST, {FORWARD, POLICY_DROPOUT, NORMALISE, ACTIVATE}}, /* again, in the memory of Q2's */
     {DELAYED, EDGERL_CRITIC_1, ONCE, {LEAST_VALUE_LOSS}},
-    {DELAYED, EDGERL_CRITIC_1, LAST_TO_FIRST, {NORM_SUMS, NORM_GRADIENT, ACTION_GRADIENT}},
+    {DELAYED, EDGERL_CRITIC_1, LAST_TO_FIRST, VALUE_ACTIONS},
     {DELAYED, EDGERL_ACTOR, ONCE, {DISTRIBUTION_GRADIENT}},
-    {DELAYED, EDGERL_ACTOR, LAST_TO_FIRST, {INPUT_GRADIENT, WEIGHT_GRADIENT, ADAM}},
+    {DELAYED, EDGERL_ACTOR, LAST_TO_FIRST, LEARN},
     {DELAYED, EDGERL_ACTOR, LAST_TO_FIRST, {CLIPPED_ADAM}},
     {EVOLVING, EDGERL_ACTOR, FIRST_TO_LAST, {SELECT_DROP, SCORE_ABSENT, DROP_AND_GROW}},
     {EVOLVING, EDGERL_ACTOR, ONCE, {NOTE_EVOLUTION}},
@@ -888,15 +995,17 @@ static const step_of_update UPDATE_OF_SAC[] = {
 
 /* As both networks of critics, and the actor, learn through batch norms. */
 #define LEARN_THROUGH_NORMS                                                                                                  \
-    {NORM_SUMS, NORM_GRADIENT, WEIGHT_GRADIENT, BATCH_NORM_GRADIENT, INPUT_GRADIENT, CENTRE_GRADIENT, ADAM}
+    {ACTIVATION_GRADIENT, NORM_SUMS,      NORM_GRADIENT,   DROPOUT_GRADIENT, WEIGHT_GRADIENT,                                \
+     BATCH_NORM_GRADIENT, INPUT_GRADIENT, CENTRE_GRADIENT, ADAM}
 
 static const step_of_update UPDATE_OF_CROSSQ[] = {
     {EVERY_UPDATE, EDGERL_ACTOR, ONCE, {SAMPLE}},
-    {EVERY_UPDATE, EDGERL_ACTOR, FIRST_TO_LAST, {FOLD_RUNNING, NEXT_FORWARD}},
+    {EVERY_UPDATE, EDGERL_ACTOR, FIRST_TO_LAST, {FOLD_RUNNING, NEXT_FORWARD, ACTIVATE}},
     {EVERY_UPDATE, EDGERL_ACTOR, ONCE, {NEXT_SAMPLE}},
-    {EVERY_UPDATE, EDGERL_CRITIC_1, FIRST_TO_LAST, {BATCH_STATISTICS, FOLD_STATISTICS, FORWARD, NORMALISE}}, /* on both halves */
+    /* On both halves: */
+    {EVERY_UPDATE, EDGERL_CRITIC_1, FIRST_TO_LAST, {BATCH_STATISTICS, FOLD_STATISTICS, FORWARD, DROPOUT, NORMALISE, ACTIVATE}},
     {EVERY_UPDATE, EDGERL_CRITIC_1, ONCE, {TARGET_VALUE}},
-    {EVERY_UPDATE, EDGERL_CRITIC_2, FIRST_TO_LAST, {BATCH_STATISTICS, FOLD_STATISTICS, FORWARD, NORMALISE}},
+    {EVERY_UPDATE, EDGERL_CRITIC_2, FIRST_TO_LAST, {BATCH_STATISTICS, FOLD_STATISTICS, FORWARD, DROPOUT, NORMALISE, ACTIVATE}},
     {EVERY_UPDATE, EDGERL_CRITIC_2, ONCE, {TARGET_VALUE}},
     {EVERY_UPDATE, EDGERL_CRITIC_1, ONCE, {CRITIC_LOSS}},
     {EVERY_UPDATE, EDGERL_CRITIC_1, LAST_TO_FIRST, LEARN_THROUGH_NORMS},
@@ -909,16 +1018,16 @@ static const step_of_update UPDATE_OF_CROSSQ[] = {
     {EVOLVING, EDGERL_CRITIC_2, ONCE, {NOTE_EVOLUTION}},
 
     {DELAYED, EDGERL_ACTOR, ONCE, {POLICY_NOISE}},
-    {DELAYED, EDGERL_ACTOR, FIRST_TO_LAST, {BATCH_STATISTICS, FOLD_STATISTICS, FORWARD}},
+    {DELAYED, EDGERL_ACTOR, FIRST_TO_LAST, {BATCH_STATISTICS, FOLD_STATISTICS, FORWARD, ACTIVATE}},
     {DELAYED, EDGERL_ACTOR, ONCE, {POLICY_SAMPLE}},
-    {DELAYED, EDGERL_CRITIC_1, FIRST_TO_LAST, {FOLD_RUNNING, FORWARD, NORMALISE}},
+    {DELAYED, EDGERL_CRITIC_1, FIRST_TO_LAST, {FOLD_RUNNING, FORWARD, POLICY_DROPOUT, NORMALISE, ACTIVATE}},
     {DELAYED, EDGERL_CRITIC_1, ONCE, {KEEP_VALUE}},
-    {DELAYED, EDGERL_CRITIC_2, FIRST_TO_LAST, {FOLD_RUNNING, FORWARD, NORMALISE}},
+    {DELAYED, EDGERL_CRITIC_2, FIRST_TO_LAST, {FOLD_RUNNING, FORWARD, POLICY_DROPOUT, NORMALISE, ACTIVATE}},
     {DELAYED, EDGERL_CRITIC_2, ONCE, {LEAST_VALUE_LOSS}},
-    {DELAYED, EDGERL_CRITIC_2, LAST_TO_FIRST, {NORM_SUMS, NORM_GRADIENT, ACTION_GRADIENT}},
+    {DELAYED, EDGERL_CRITIC_2, LAST_TO_FIRST, VALUE_ACTIONS},
     {DELAYED, EDGERL_CRITIC_2, ONCE, {KEEP_ACTION_GRADIENT}},
     {DELAYED, EDGERL_CRITIC_1, ONCE, {LEAST_VALUE_LOSS}},
-    {DELAYED, EDGERL_CRITIC_1, LAST_TO_FIRST, {NORM_SUMS, NORM_GRADIENT, ACTION_GRADIENT}},
+    {DELAYED, EDGERL_CRITIC_1, LAST_TO_FIRST, VALUE_ACTIONS},
     {DELAYED, EDGERL_ACTOR, ONCE, {DISTRIBUTION_GRADIENT}},
     {DELAYED, EDGERL_ACTOR, LAST_TO_FIRST, LEARN_THROUGH_NORMS},
     {DELAYED, EDGERL_ACTOR, LAST_TO_FIRST, {CLIPPED_ADAM}},
@@ -985,6 +1094,8 @@ static work_item item_of(const learner *l, const step_of_update *s, uint32_t num
     const uint64_t elementwise = 16 * (uint64_t)width * (l->config.n_observations + l->config.n_actions);
     const uint64_t by_row = per_row(layer, layer->rows, width), by_column = per_row(layer, columns, width);
     const uint32_t vectors_to_normalise = has_layer_norm(layer) ? width / l->config.lanes : 0;
+    const uint32_t units_to_activate = has_pass_behind(l, s->network, i) ? layer->n_outputs : 0;
+    const uint32_t units_to_drop = has_dropout(&l->config, s->network, i) ? layer->n_outputs : 0;
     const uint32_t batch_norms = has_batch_norm(layer) ? 1 : 0, batch_inputs = batch_norms * layer->n_inputs;
     const uint64_t by_vector = 16 * (uint64_t)layer->n_outputs * l->config.lanes, by_unit = 16 * (uint64_t)width;
     const uint32_t if_clipping = clips_gradients(&l->config) ? 1 : 0;
@@ -1026,6 +1137,18 @@ static work_item item_of(const learner *l, const step_of_update *s, uint32_t num
         return (work_item){target_normalise, i, vectors_to_normalise, by_vector};
     case NORMALISE:
         return (work_item){normalise, i, vectors_to_normalise, by_vector};
+    case TARGET_DROPOUT:
+        return (work_item){target_dropout, i, units_to_drop, by_unit};
+    case DROPOUT:
+        return (work_item){dropout, i, units_to_drop, by_unit};
+    case POLICY_DROPOUT:
+        return (work_item){policy_dropout, i, units_to_drop, by_unit};
+    case DROPOUT_GRADIENT:
+        return (work_item){dropout_gradient, i, units_to_drop, by_unit};
+    case ACTIVATE:
+        return (work_item){activate_units, i, units_to_activate, 2 * by_unit};
+    case ACTIVATION_GRADIENT:
+        return (work_item){lead_units_back, i, units_to_activate, by_unit};
     case NORM_SUMS:
         return (work_item){norm_sums, i, vectors_to_normalise, by_vector};
     case NORM_GRADIENT:

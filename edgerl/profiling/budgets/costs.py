@@ -7,7 +7,7 @@ Two counts of training, which must not be confused:
 - `training_flops_full`, what a sparse engine executes: every pass of every update, the optimiser, target networks,
   topology evolution and acting.
 
-Both count weights at 2 FLOPs per multiply-add, and no biases; `training_flops_full` counts norms, too.
+Both count weights at 2 FLOPs per multiply-add, and no biases; `training_flops_full` counts norms and activations, too.
 """
 
 from __future__ import annotations
@@ -43,6 +43,15 @@ EVOLUTION_FLOPS = 4
 NORM_FORWARD_FLOPS, NORM_BACKWARD_FLOPS = 8, 14
 """Per normalised unit and sample: mean 1, variance 3, x̂ 2, scale and shift 2; its gradient: through the activation 1,
 by scale and shift 3, two means over the units 4, by the sum 6."""
+
+
+ACTIVATION_FLOPS = {"relu": (0, 0), "elu": (25, 2), "silu": (31, 1), "tanh": (25, 3)}
+"""Per unit and sample, forward and back: an exponential 24 or a quotient of polynomials 25; of SiLU its slope, too.
+ReLU is a comparison of what a pass has at hand."""
+
+
+DROPOUT_FLOPS = 1
+"""Per hidden unit of a critic and sample, forward and back: its scale. Random bits are no floating-point numbers."""
 
 
 BATCH_STATISTICS_FLOPS, CENTRING_FLOPS = 4, 5
@@ -87,20 +96,32 @@ def training_cost(
     norms: tuple[str, str] = ("none", "none"),
     algorithm: str = "td3",
     clips_gradients: bool = False,
+    activation: str = "relu",
+    has_dropout: bool = False,
 ) -> TrainingCost:
     """The cost of `steps` environment steps of an algorithm with two critics of the shape `critic`.
 
     The first `start_steps` act at random and train nothing. `evolution_interval` is the number of updates between two
     evolution steps; None where the topology is fixed, and then targets need no pruning either.
     `growth` names the rule (GROWTH_RULES), which has its price per absent weight. `evolving`: whether the topology of
-    the actor, and that of each critic, evolves. `norms`: of the actor and of each critic. For the dense counterpart
-    pass `edgerl.policy.shape.dense` of both networks.
+    the actor, and that of each critic, evolves. `norms`: of the actor and of each critic. `activation`: of all of them.
+    `has_dropout`: of critics. For the dense counterpart pass `edgerl.policy.shape.dense` of both networks.
     """
     acting_steps = max(0, steps - start_steps)
     updates = math.floor(acting_steps * updates_per_step)
     delayed_updates = updates // policy_delay
     evolutions = 0 if evolution_interval is None else max(0, updates - 1) // evolution_interval  # none at the last one
     passes, is_joint = ACTOR_PASSES[algorithm], algorithm == "crossq"
+    forward, backward = ACTIVATION_FLOPS[activation]
+    between_layers = _hidden_units(actor) * (updates * forward + delayed_updates * (forward + backward))
+    has_norm, dropout_flops = norms[1] == "layer", has_dropout * DROPOUT_FLOPS
+    between_layers += _hidden_units(critic) * _critic_flops(
+        forward + dropout_flops + has_norm * NORM_FORWARD_FLOPS,
+        backward + dropout_flops + has_norm * NORM_BACKWARD_FLOPS,
+        (updates, delayed_updates),
+        passes,
+        is_joint=is_joint,
+    )
     multiply_adds = updates * _critic_update(actor, critic, is_joint=is_joint)
     multiply_adds += delayed_updates * _actor_update(actor, critic, passes)
     # SAC's targets follow at every update, and its actor has none; CrossQ has none at all.
@@ -117,7 +138,7 @@ def training_cost(
         * (updates * 2 * connections(critic) + delayed_updates * connections(actor))
         + soft_updates * (SOFT_UPDATE_FLOPS * following + TARGET_PRUNING_FLOPS * pruning)
         + evolutions * (EVOLUTION_FLOPS * changing + GROWTH_RULES[growth].flops(batch_size) * absent)
-        + (norms[1] == "layer") * batch_size * _layer_norm_flops(critic, updates, delayed_updates, passes, is_joint)
+        + batch_size * between_layers
         + (norms[0] == "batch")  # the actor learns, gives next actions, and is copied to act with
         * _batch_norm_flops(actor, lessons=delayed_updates, samples=batch_size, folds=updates + delayed_updates)
         + (norms[1] == "batch")  # both critics learn from a joint batch, and value the actor's actions
@@ -142,14 +163,17 @@ def _in_networks(
     return chosen[0] * count(actor) + 2 * chosen[1] * count(critic)
 
 
-def _layer_norm_flops(
-    critic: NetworkShape, updates: int, delayed_updates: int, passes: tuple[int, int], is_joint: bool
+def _hidden_units(network: NetworkShape) -> int:
+    return sum(layer.n_outputs for layer in network[:-1])
+
+
+def _critic_flops(
+    forward: int, backward: int, updates: tuple[int, int], passes: tuple[int, int], *, is_joint: bool
 ) -> int:
-    """Per sample: both critics on what follows and forward and backward; those for the actor."""
-    units = sum(layer.n_outputs for layer in critic[:-1])
-    for_actor = passes[0] * NORM_FORWARD_FLOPS + passes[1] * NORM_BACKWARD_FLOPS
-    for_critics = 2 * (2 * NORM_FORWARD_FLOPS + (1 + is_joint) * NORM_BACKWARD_FLOPS)
-    return units * (updates * for_critics + delayed_updates * for_actor)
+    """What takes so many FLOPs forward and backward, in that many updates of critics and actor: both critics on what
+    follows, and forward and backward; those for the actor."""
+    for_critics = 2 * (2 * forward + (1 + is_joint) * backward)
+    return updates[0] * for_critics + updates[1] * (passes[0] * forward + passes[1] * backward)
 
 
 def _batch_norm_flops(network: NetworkShape, *, lessons: int, samples: int, folds: int) -> int:

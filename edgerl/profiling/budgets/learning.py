@@ -23,6 +23,7 @@ from edgerl.edge.engine.library import BytesOf, LayerPlanStructure, LearnerConfi
 from edgerl.edge.runtimes import RUN_BY
 from edgerl.errors import ConfigError
 from edgerl.files.tensors import TensorReader
+from edgerl.policy.activation import ACTIVATIONS
 from edgerl.policy.shape import LayerShape, NetworkShape
 from edgerl.profiling.budgets.costs import ACTOR_PASSES, inference_flops, training_cost
 from edgerl.profiling.budgets.device import Device, find_device
@@ -84,7 +85,7 @@ def profile_learner(path: Path, device: Device | str, **budgets: Any) -> Learnin
         origin = read_origin(reader, path)
     if budgets["runtime"] == "c":
         refuse_for_c(path, origin)
-    policy = bundle.actor_policy(origin.arena.layers[0], origin.constants, origin.about)
+    policy = bundle.actor_policy(origin.arena, origin.constants, origin.about)
     report = profile(policy, device, **budgets)
     device = device if budgets.get("mode") is None else device.in_mode(budgets["mode"])
     plan = plan_on(device, origin)
@@ -184,6 +185,8 @@ def update_flops(config: LearnerConfig) -> float:
             evolving=(bool(config.actor.evolves), bool(config.critic.evolves)),
             norms=("none", "layer" if config.critic.norm else "none"),
             clips_gradients=config.gradient_clip > 0,
+            activation=list(ACTIVATIONS)[config.activation],
+            has_dropout=config.dropout > 0,
             algorithm=list(ACTOR_PASSES)[config.algorithm],
         ).training_flops_full
         for steps in (1, 1 + COUNTED_UPDATES)

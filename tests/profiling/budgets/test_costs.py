@@ -85,6 +85,19 @@ def test_the_count_of_crossq_by_hand() -> None:
     assert cost.training_flops_full == passes + of_critics + of_actor + adam + evolution + acting
 
 
+def test_activations_and_dropout_are_counted_per_unit_and_pass() -> None:
+    actor = (LayerShape(2, 4, 6), LayerShape(4, 2, 6))
+    critic = (LayerShape(3, 5, 8), LayerShape(5, 1, 4))
+    settings = {"batch_size": 10, "steps": 7, "start_steps": 2, "policy_delay": 2}  # five updates, two of the actor
+    for algorithm, forward, backward in (("td3", 5 * 4 + 2, 5 * 2 + 2), ("sac", 5 * 4 + 2 * 3, 5 * 2 + 2 * 2)):
+        plain, silu, dropped = (
+            training_cost(actor, critic, algorithm=algorithm, **settings, **options).training_flops_full
+            for options in ({}, {"activation": "silu"}, {"has_dropout": True})
+        )
+        assert dropped - plain == 10 * 5 * (forward + backward)
+        assert silu - plain == 10 * (5 * (31 * forward + backward) + 4 * (31 * (5 + 2) + 2))
+
+
 def test_a_fixed_topology_neither_evolves_nor_prunes_targets() -> None:
     layer = (LayerShape(2, 2, 3),)
     settings = {
