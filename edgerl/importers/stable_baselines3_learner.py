@@ -8,11 +8,11 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
-from edgerl.config import Config, make_config
+from edgerl.config import Config, HiddenActivation, make_config
 from edgerl.edge.continual.trials import LARGEST_REWARD
 from edgerl.errors import ConfigError, FileFormatError, UnsupportedModelError, bare, quoted, reason
 from edgerl.importers import normalizers, state_dict
@@ -20,7 +20,7 @@ from edgerl.importers.options import Stated
 from edgerl.importers.policy_file import provenance
 from edgerl.importers.stable_baselines3 import OFF_POLICY_DEFAULT, WITHOUT_STATISTICS, Model, loaded, open_model
 from edgerl.importers.state_dict import Network, StateDict
-from edgerl.policy.activation import HIDDEN
+from edgerl.policy.activation import ActivationName
 from edgerl.policy.compact import Array, CompactPolicy, action_scaling
 from edgerl.policy.loss import sampled_observations
 
@@ -72,7 +72,7 @@ def read(data: bytes, path: Path, stated: Stated, learning_rate: float | None = 
         for network in ("actor", "critic")
     )
     notes: list[str] = []
-    options = networks.widths() | _options(model.about, networks.is_soft, notes)
+    options = networks.options() | _options(model.about, networks.is_soft, notes)
     config = _config(options | _options_of_adam(model, of_actor, learning_rate, notes), path)
     rewards = normalizers.reward_deviation(stated.normalizer)
     state = dict(networks.state(of_actor, of_critics, config.learning.policy_delay, rewards))
@@ -160,12 +160,13 @@ class _Networks:
             self._actor.append(("actor.mu", "actor.log_std"))
         numbers = sorted({name.split(".")[1] for name in model.state if name.startswith("critic.")})
         self._critics = [self._names(f"critic.{number}.") for number in numbers]
-        self._check(model.activation(OFF_POLICY_DEFAULT))
+        self._activation: ActivationName = model.activation(OFF_POLICY_DEFAULT)
+        self._check()
 
     def _names(self, prefix: str) -> list[str]:
         return state_dict.linear_names(self._state, prefix, self._path)
 
-    def _check(self, activation: str) -> None:
+    def _check(self) -> None:
         outputs = max((self._outputs(names[-1]) for names in self._critics), default=1)
         if outputs > 1:
             raise UnsupportedModelError(
@@ -177,19 +178,21 @@ class _Networks:
                 f"{self._path} was trained with n_critics {len(self._critics)}, which is 1 in DDPG; expected 2, since "
                 "a learner goes by the lower of two values: train TD3, or with policy_kwargs={'n_critics': 2}"
             )
-        if activation != HIDDEN.name:
+        known = get_args(HiddenActivation)
+        if self._activation not in known:
             raise UnsupportedModelError(
-                f"{self._path} has the activation {activation}; a learner has {HIDDEN.name}: train with that, or take "
-                "the policy as it is: edgerl import"
+                f"{self._path} has the activation {self._activation}; a learner has {', '.join(known)}: train with one "
+                "of them, or take the policy as it is: edgerl import"
             )
 
     def _outputs(self, name: str) -> int:
         return len(state_dict.tensor(self._state, f"{name}.weight", (None, None), self._path))
 
-    def widths(self) -> dict[str, Any]:
-        """Of the hidden layers, as options of edgerl."""
+    def options(self) -> dict[str, Any]:
+        """Widths of the hidden layers and what is between them, as options of edgerl."""
         networks = {"hidden": [names[0] for names in self._actor], "critic_hidden": self._critics[0]}
-        return {option: tuple(map(self._outputs, names[:-1])) for option, names in networks.items()}
+        widths = {option: tuple(map(self._outputs, names[:-1])) for option, names in networks.items()}
+        return widths | {"activation": self._activation}
 
     def largest_value(self, policy: CompactPolicy) -> float:
         """What the critics say of the policy's own actions, the largest in magnitude. Raises FileFormatError where
@@ -203,7 +206,7 @@ class _Networks:
 
     def _critic(self, names: list[str], n_inputs: int) -> Network:
         critic = Network(n_inputs)
-        state_dict.perceptron(critic, self._state, names[:-1], HIDDEN.name, self._path)
+        state_dict.perceptron(critic, self._state, names[:-1], self._activation, self._path)
         critic.linear(self._state, names[-1], self._path)
         return critic
 

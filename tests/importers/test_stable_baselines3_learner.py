@@ -76,6 +76,7 @@ MODELS: Mapping[str, tuple[Any, dict[str, Any]]] = {
             | {"optimizer_class": torch.optim.AdamW, "optimizer_kwargs": {"betas": (0.8, 0.999)}},
         },
     ),
+    "SAC, ELU": (SAC, {"policy_kwargs": NETWORKS | {"activation_fn": nn.ELU}}),
     "TD3": (TD3, {"action_noise": NOISE, "target_policy_noise": 0.0}),
     "TD3, delay 3": (TD3, {"policy_delay": 3, "learning_rate": 2e-3, "target_policy_noise": 0.0, "n_steps": 2}),
     "DDPG with two critics": (DDPG, {"policy_kwargs": NETWORKS | {"n_critics": 2}}),
@@ -163,11 +164,12 @@ def test_the_learner_acts_and_values_as_the_model(name: str) -> None:
         inputs = torch.from_numpy(OBSERVATIONS), torch.from_numpy(ACTIONS)
         with torch.no_grad():
             values = [value.numpy()[:, 0] for value in model.critic(*inputs)]
+        activation = nn.ELU() if "ELU" in name else nn.ReLU()
         for layers, value in zip(learner.challenger.arena.layers[1:], values, strict=True):
             x = np.concatenate([OBSERVATIONS, ACTIONS], axis=1)
             for layer in layers:
                 x = x @ layer.matrix().T + layer.bias[: layer.n_outputs]
-                x = np.maximum(x, 0) if layer is not layers[-1] else x
+                x = activation(torch.from_numpy(x)).numpy() if layer is not layers[-1] else x
             np.testing.assert_allclose(x[:, 0], value, rtol=1e-5, atol=1e-4)
         assert learner.about["imported_from"] == f"stable-baselines3 {'SAC' if 'SAC' in name else 'TD3'}"
         for x, y in pairwise(OBSERVATIONS[:41]):
@@ -227,7 +229,7 @@ def _train_once(
         model.train(1, agent.config.learning.batch_size)
 
 
-@pytest.mark.parametrize("name", ["SAC", "SAC, AdamW", "TD3", "TD3, delay 3"])
+@pytest.mark.parametrize("name", ["SAC", "SAC, AdamW", "SAC, ELU", "TD3", "TD3, delay 3"])
 def test_updates_in_double_are_those_of_stable_baselines3(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With its batches and its noise, once what docs/bring-your-own.md numbers is undone: ε in SAC's density, and
     Adam's ε beside half a gradient."""
@@ -420,7 +422,11 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
     "A2C": (A2C, {}, r"is of PPO or A2C, .* train SAC or TD3, or take the policy as it is: edgerl import$"),
     "DDPG": (DDPG, {}, r"was trained with n_critics 1, which is 1 in DDPG; expected 2, since a learner goes"),
     "three critics": (SAC, {"policy_kwargs": {"n_critics": 3}}, r"was trained with n_critics 3, which"),
-    "tanh": (TD3, {"policy_kwargs": {"activation_fn": nn.Tanh}}, r"has the activation tanh; a learner has relu: tr"),
+    "leaky ReLU": (
+        TD3,
+        {"policy_kwargs": {"activation_fn": nn.LeakyReLU}},
+        r"has the activation leaky_relu; a learner has relu, elu, silu, tanh: train with one of them",
+    ),
     "SGD": (SAC, {"policy_kwargs": {"optimizer_class": torch.optim.SGD}}, r"was trained with .*SGD.*; a learner has"),
     "use_sde": (SAC, {"use_sde": True}, r"was trained with use_sde"),
     "nine layers": (SAC, {"policy_kwargs": {"net_arch": [8] * 9}}, r"cannot become a learner: hidden has 9 layers"),

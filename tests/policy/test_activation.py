@@ -29,16 +29,6 @@ def test_an_activation_is_pytorchs(name: str, dtype: type[np.floating]) -> None:
     assert np.isnan(ACTIVATIONS[name].forward(np.array([np.nan], dtype))).all()
 
 
-@pytest.mark.parametrize("name", [name for name, each in ACTIVATIONS.items() if each.derivative is not None])
-def test_a_derivative_is_that_of_autograd(name: str) -> None:
-    x = torch.linspace(-3, 3, 50, dtype=torch.float64, requires_grad=True)
-    y = getattr(F, name)(x)
-    (gradient,) = torch.autograd.grad(y.sum(), x)
-    derivative = ACTIVATIONS[name].derivative
-    assert derivative is not None
-    np.testing.assert_allclose(derivative(y.detach().numpy()), gradient, rtol=1e-12)
-
-
 def test_layer_norm_is_pytorchs() -> None:
     rng = np.random.default_rng(0)
     x, scale, shift = rng.normal(3, 2, (7, 33)), rng.normal(size=33), rng.normal(size=33)
