@@ -142,8 +142,8 @@ def test_compression(edgerl: Run, reader: Reader) -> None:
     changes = {
         "--sparsity 0.95": "--sparsity 0.5 --episodes 1",
         "sparsity=0.95": "sparsity=0.5, episodes=1",
-        "-o half.safetensors": "-o half.safetensors --episodes 1",
-        'precision="fp16"': 'precision="fp16", episodes=1',
+        "-o int8.safetensors": "-o int8.safetensors --episodes 1",
+        'precision="int8"': 'precision="int8", episodes=1',
         "--max-loss 3%": "--max-loss 20% --episodes 2",
         "max_loss=0.03": "max_loss=0.2, episodes=2",
     }

@@ -60,7 +60,7 @@ def command(
     if precision is None:
         raise ConfigError(f"--dtype is {dtype!r}; expected {', '.join(get_args(Precision))}")
     if finetune:
-        note("fine-tuning: about 15 s for 256-256 on an idle core")
+        note("fine-tuning: about ten seconds of a core for a hidden layer of 256 × 256")
     result = prune(
         find_subject(run, note),
         output,
