@@ -289,7 +289,7 @@ def expected_actions(origin: Origin, noise: Array) -> Array:
     x = constants.normalised(np.array([s.observation for s in robot()[:ACTED]])).astype(np.float64)
     for layer in origin.arena.layers[0]:
         z = x @ layer.matrix().astype(np.float64).T + layer.bias[: layer.n_outputs]
-        x = np.maximum(z, 0)
+        x = list(ACTIVATIONS.values())[origin.arena.config.activation].forward(z)
     centre, half_range = constants.scaling
     if origin.arena.config.algorithm == SAC:
         mean, log_deviation = np.split(z, 2, axis=1)
