@@ -145,6 +145,7 @@ def _target_device(device: Device) -> TargetDevice:
     return TargetDevice(
         id=device.id,
         core=device.cpu.core,
+        architecture=device.cpu.architecture,
         lanes=1 if is_microcontroller else LANES_BASELINE,
         constants_in_memory=not is_microcontroller,
         memory_budget=int(device.budgets.memory_bytes.value),
