@@ -242,7 +242,7 @@ def layer_form(layer: Layer, layout: Layout, target: Target, active: float) -> F
     if layout == "sparse":
         return columns
     dense = dense_form(layer)
-    forms: list[Form] = sorted((columns, dense), key=lambda form: form.n_bytes)
+    forms: list[DenseForm | ColumnForm] = sorted((columns, dense), key=lambda form: form.n_bytes)
     smaller, larger = forms
     is_faster = instructions(layer, larger, target, active) < instructions(layer, smaller, target, active)
     return larger if is_faster and larger.n_bytes <= MUCH_LARGER * smaller.n_bytes else smaller
@@ -309,7 +309,7 @@ def _delta_form(layer: Layer, columns: Array, rows: Array, values: Array) -> Col
     return ColumnForm(layer.block, True, _counts(np.repeat(columns, 1 + bridges), layer.n_inputs), deltas, spread)
 
 
-def instructions(layer: Layer, form: Form, target: Target, active: float) -> float:
+def instructions(layer: Layer, form: DenseForm | ColumnForm, target: Target, active: float) -> float:
     """What a layer executes for one observation, where `active` of its inputs are not zero."""
     costs = COSTS[target][layer.precision]
     if isinstance(form, DenseForm):

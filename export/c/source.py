@@ -470,7 +470,7 @@ def _functions(form: PolicyForm, p: str) -> list[str]:
         ]
     made: dict[str, str] = {}
     for layer, stored, is_signed in zip(policy.layers, form.layers, _are_signed(policy), strict=True):
-        if form.is_for_vectors:
+        if form.is_for_vectors or isinstance(stored, RowForm):
             made = {**_vector_kernels(p, layer, stored, is_signed=is_signed), **made}
         else:
             made.setdefault(_kernel_name(layer, stored), _kernel(p, layer, stored, n))
