@@ -45,7 +45,8 @@ from edgerl.policy.activation import ActivationName
 from edgerl.policy.compact import Array, CompactPolicy, make_layer
 
 PROCESSES, REPEATS = 5, 60
-OBSERVATIONS = 32  # a turn: a fraction of a millisecond, which often passes undisturbed
+OBSERVATIONS = 32
+TURN = 3e-4  # seconds at most, where that is two observations or more: so long often passes undisturbed
 LARGEST_DIFFERENCE = 1e-4  # of actions: beyond it, it is another computation
 
 PLAIN, NATIVE, FAST = ("-O3",), ("-O3", "-march=native"), ("-O3", "-ffast-math", "-march=native")
@@ -192,12 +193,13 @@ def rounds(network: Network, folder: Path, built: dict[str, tuple[str, str]]) ->
     runtime = OnnxPolicy(folder / "policy.onnx")
     made["onnxruntime, from Python"] = lambda observations: _seconds_of(runtime, observations)
     observations = observations_of(network.widths[0])
+    counts = {
+        name: max(2, int(TURN / min(seconds(observations[:2]) for _ in range(5)))) for name, seconds in made.items()
+    }
     times: dict[str, list[float]] = {name: [] for name in made}
-    for turn in range(REPEATS + 1):
+    for _ in range(REPEATS):
         for name, seconds in made.items():
-            taken = seconds(observations)
-            if turn > 0:  # the first warms the caches
-                times[name].append(1e6 * taken)
+            times[name].append(1e6 * seconds(observations[: counts[name]]))
     return times
 
 
