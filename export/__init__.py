@@ -43,6 +43,7 @@ class TargetDevice:
 
     id: str
     core: str  # Cortex-M4F
+    architecture: str  # armv7e-m
     lanes: int  # numbers in a vector
     constants_in_memory: bool  # a microcontroller reads them from flash
     memory_budget: int

@@ -39,9 +39,10 @@ def command(
     """Write a policy as ONNX, and check the file before it gets its name; as C; or a learner for a device.
 
     onnx and c: normalisation and action scaling are inside. Of the state folder of `edgerl learn`, the policy that
-    drives, without dead units. c: a header and a C file for a firmware project. c-learner: the same of the
-    learner, from a run folder or a learner.safetensors. learner: everything that `edgerl learn` needs, from a run
-    folder, or a SAC or TD3 of stable-baselines3.
+    drives, without dead units. c: a header and a C file for firmware, or for a program on Linux, as with
+    `--format c --target linux-aarch64`. c-learner: the same of the learner, from a run folder or a
+    learner.safetensors. learner: everything that `edgerl learn` needs, from a run folder, or a SAC or TD3 of
+    stable-baselines3.
 
     In a run or state folder, policy.onnx, the files in c/ and learner.safetensors are replaced; any other output that
     exists needs --force.

@@ -19,7 +19,7 @@ from edgerl.files.atomic import read_bytes
 from edgerl.files.kind import STABLE_BASELINES3, what_is
 from edgerl.options import Checked, options_of
 from edgerl.policy import format as policy_file
-from edgerl.policy.compact import Array, CompactPolicy, Precision
+from edgerl.policy.compact import Array, CompactPolicy
 from edgerl.policy.pruning import compact
 from edgerl.profiling.budgets.device import Device, find_device
 from edgerl.profiling.budgets.memory import LANES_BASELINE
@@ -113,19 +113,19 @@ def export_policy(
     report = chosen.export(source, goal, made, force=force or (path is None and default.is_ours))
     if not isinstance(source, PolicySource) or not isinstance(report, c.CReport):
         return report
-    report = replace(report, returns=_c_returns(source.policy, report.dtype))
+    report = replace(report, returns=_c_returns(source.policy, report))
     if core is None:
         return report
     return replace(report, measured=measure_export(report, source.policy, source.sha256, core))
 
 
-def _c_returns(policy: CompactPolicy, dtype: Precision | None) -> CReturns | None:
-    """What `dtype` costs, where it is given: only then anything of training is loaded."""
-    if dtype is None:
+def _c_returns(policy: CompactPolicy, report: c.CReport) -> CReturns | None:
+    """What the precision costs, where it is given: only then anything of training is loaded."""
+    if report.dtype is None:
         return None
     from edgerl.commands.returns import measure_c_returns
 
-    return measure_c_returns(policy, dtype)
+    return measure_c_returns(policy, report.dtype, report.target)
 
 
 def _options(
@@ -160,6 +160,7 @@ def _target_device(device: Device) -> TargetDevice:
     return TargetDevice(
         id=device.id,
         core=device.cpu.core,
+        architecture=device.cpu.architecture,
         lanes=1 if is_microcontroller else LANES_BASELINE,
         constants_in_memory=not is_microcontroller,
         memory_budget=int(device.budgets.memory_bytes.value),

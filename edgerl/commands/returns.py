@@ -10,7 +10,8 @@ import numpy as np
 
 from edgerl.compression.returns import MeanReturn, describe_returns, mean_return
 from edgerl.errors import EdgerlError
-from edgerl.export.c.form import in_precision
+from edgerl.export.c.form import ON_APPLICATION_PROCESSORS, in_precision
+from edgerl.export.c.options import Target
 from edgerl.export.c.source import c_actions
 from edgerl.policy.compact import Array, CompactPolicy, Precision
 from edgerl.training.evaluation import evaluation_seeds
@@ -38,10 +39,10 @@ class CReturns:
         return describe_returns(self.returns, self.episodes)
 
 
-def measure_c_returns(policy: CompactPolicy, dtype: Precision | None) -> CReturns | None:
+def measure_c_returns(policy: CompactPolicy, dtype: Precision | None, target: Target) -> CReturns | None:
     """In the environment that the policy names, where it is one that a file may choose; None where `dtype` changes no
     weight."""
-    written = in_precision(policy, dtype)
+    written, rounds_inputs = in_precision(policy, dtype), target not in ON_APPLICATION_PROCESSORS
     if written is policy:
         return None
     if "environment" not in policy.metadata:
@@ -50,9 +51,9 @@ def measure_c_returns(policy: CompactPolicy, dtype: Precision | None) -> CReturn
         with closing(FileSubject("the policy", policy, None).environment()) as environment:
 
             def act(observation: Array) -> Array:
-                bounds = environment.action_low, environment.action_high
-                action: Array = np.clip(c_actions(written, observation[None])[0], *bounds).astype(np.float32)
-                return action
+                action = c_actions(written, observation[None], rounds_inputs=rounds_inputs)[0]
+                bounded: Array = np.clip(action, environment.action_low, environment.action_high).astype(np.float32)
+                return bounded
 
             seeds = evaluation_seeds(0, EPISODES)
             before, after = (mean_return(environment, each, seeds) for each in (acting(policy, environment), act))

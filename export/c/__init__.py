@@ -90,20 +90,21 @@ def export(source: PolicySource, path: Path, options: Options, *, force: bool) -
     device's budgets are exceeded.
     """
     from edgerl.export.c.files import write_files
-    from edgerl.export.c.form import target_of_core
-    from edgerl.export.c.project import project_files
+    from edgerl.export.c.form import ON_APPLICATION_PROCESSORS, target_of
+    from edgerl.export.c.project import FLAGS, project_files
     from edgerl.export.c.source import Provenance, generate, loss
     from edgerl.policy.pruning import describe_wide_rows
 
     device = source.device
     if device is not None:
-        options = replace(options, target=target_of_core(device.core))
+        options = replace(options, target=target_of(device.core, device.architecture))
     provenance = Provenance(source.sha256, source.command, None if device is None else device.id)
     made = generate(source.policy, options=options, provenance=provenance)
     if device is not None:
         _check_budgets(made, device)
     texts = {f"{made.prefix}.c": made.source, f"{made.prefix}.h": made.header}
-    around = project_files(made.prefix) if options.project else {}
+    flags = ("-O3", *FLAGS) if options.target in ON_APPLICATION_PROCESSORS else FLAGS
+    around = project_files(made.prefix, flags) if options.project else {}
     write_files(path, {**texts, **around}, force=force)
     return CReport(
         path=path,
@@ -119,7 +120,7 @@ def export(source: PolicySource, path: Path, options: Options, *, force: bool) -
         state_bytes=made.state_bytes,
         history_bytes=made.history_bytes,
         tolerance=made.tolerance,
-        action_difference=loss(source.policy, made.policy, source.recorded()),
+        action_difference=loss(source.policy, made, source.recorded()),
         wide_rows=describe_wide_rows(source.policy, made.policy),
     )
 

@@ -102,6 +102,19 @@ ACTIVATIONS: Mapping[ActivationName, tuple[str, tuple[Template, ...]] | None] = 
 }
 """Of one sum v: its formula and what that calls, beside tanh; None where there is nothing to compute."""
 
+
+@dataclass(frozen=True)
+class Mathematics:
+    """The functions of one number that layers, cells and heads call."""
+
+    word: Template | None  # what the others are made of
+    tanh: Template
+    exponential: Template
+    activations: Mapping[ActivationName, tuple[str, tuple[Template, ...]] | None]  # as ACTIVATIONS
+
+
+BRANCHING = Mathematics(None, TANH, EXPONENTIAL, ACTIVATIONS)
+
 CELLS: Mapping[CellName, Template] = {
     "gru": Template("""\
 /* A GRU: its next state of its sums y[4][units], which become its outputs y[units]. */

@@ -8,7 +8,7 @@ from typing import Literal
 from edgerl.options import Checked, option
 
 Precision = Literal["fp32", "fp16", "int8"]
-Target = Literal["cortex-m4", "cortex-m7", "esp32", "rp2040", "generic"]
+Target = Literal["cortex-m4", "cortex-m7", "esp32", "rp2040", "generic", "linux-x86-64", "linux-aarch64", "cortex-a"]
 Layout = Literal["auto", "dense", "sparse"]
 
 
@@ -19,7 +19,8 @@ class Options(Checked):
     dtype: Precision | None = option(None, "Precision of the weights.", shown="as the policy stores them")
     target: Target = option(
         "generic",
-        "A core (cortex-m4, cortex-m7, esp32, rp2040, generic), or a device, whose budgets are then kept.",
+        "A core (cortex-m4, cortex-m7, esp32, rp2040, generic; linux-x86-64, linux-aarch64, cortex-a), or a device, "
+        "whose budgets are then kept.",
         other="device",
     )
     layout: Layout = option("auto", "How each layer is held; auto: what is faster and not much larger.")

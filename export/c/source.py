@@ -14,14 +14,15 @@ import numpy as np
 from edgerl import __version__
 from edgerl.errors import UnsupportedModelError
 from edgerl.export import PolicySource
-from edgerl.export.c import kernels
+from edgerl.export.c import kernels, vector_kernels
 from edgerl.export.c.form import (
-    ColumnForm,
+    ColumnwiseForm,
     DenseForm,
     Form,
     NibbleForm,
     OutlierForm,
     PolicyForm,
+    RowForm,
     head_arrays,
     leaves_zeros,
     outlier_form,
@@ -39,8 +40,9 @@ from edgerl.policy.terms import Terms
 MAXIMUM_FLASH_BYTES = 1 << 24
 """No microcontroller holds more constants, and a C file of them would have hundreds of megabytes."""
 
-TOLERANCES: dict[Precision, float] = {"fp32": 1e-5, "fp16": 1e-5, "int8": 1e-4, "int4": 1e-4}
-"""Of the self-test, in shares of the action range. int8 rounds the inputs of each layer, one now and then otherwise."""
+TOLERANCE, ROUNDED_TOLERANCE = 1e-5, 1e-4
+"""Of the self-test, in shares of the action range. Where inputs of a layer are rounded, one is now and then rounded
+otherwise."""
 
 LOWEST = "-3.402823466e+38f"
 """Of float32."""
@@ -51,7 +53,7 @@ LARGEST_INPUT = 1 << 22
 SMALLEST_RANGE = 1e-30
 """An int8 layer takes smaller inputs for zeros."""
 
-_INTEGERS = {"uint8": "uint8_t", "uint16": "uint16_t"}
+_INTEGERS = {"uint8": "uint8_t", "uint16": "uint16_t", "uint32": "uint32_t"}
 _VALUES: dict[Precision, str] = {"fp32": "float", "fp16": "uint16_t", "int8": "int8_t", "int4": "int8_t"}
 _INTEGER_WEIGHTS = ("int8", "int4")
 
@@ -78,13 +80,15 @@ class CSource:
     state_bytes: int  # of cells
     history_bytes: int  # of steps that are stacked
     tolerance: float  # of the self-test, in shares of the action range
+    rounds_inputs: bool  # of int8 layers
     policy: CompactPolicy = field(repr=False, compare=False)  # with its weights in the precision that is written
 
 
-def loss(policy: CompactPolicy, written: CompactPolicy, recorded: Array | None) -> ActionDifference:
+def loss(policy: CompactPolicy, made: CSource, recorded: Array | None) -> ActionDifference:
     """What smaller weights and rounded inputs change; not what float32 rounds, which the self-test allows for."""
     seen = sampled_observations(policy) if recorded is None else recorded
-    before, after = policy.without_offset(seen, np.float64), c_actions(written.without_offset, seen)
+    before = policy.without_offset(seen, np.float64)
+    after = c_actions(made.policy.without_offset, seen, rounds_inputs=made.rounds_inputs)
     return action_difference(before, after, action_span(policy), "sampled" if recorded is None else "recorded")
 
 
@@ -114,14 +118,15 @@ def generate(policy: CompactPolicy, *, options: Options, provenance: Provenance)
         scratch_bytes=form.scratch_bytes,
         state_bytes=form.state_bytes,
         history_bytes=form.history_bytes,
-        tolerance=tolerance(form.policy),
+        tolerance=_tolerance(form),
+        rounds_inputs=_has_integers(form),
         policy=form.policy,
     )
 
 
-def tolerance(policy: CompactPolicy) -> float:
+def _tolerance(form: PolicyForm) -> float:
     """How far the self-test's action may be from the workstation's, in shares of the action range."""
-    return max(TOLERANCES[layer.precision] for layer in policy.layers)
+    return ROUNDED_TOLERANCE if _has_integers(form) else TOLERANCE
 
 
 def _check_size(policy: CompactPolicy, n_bytes: int) -> None:
@@ -166,6 +171,8 @@ def _layout_name(form: Form) -> str:
     if isinstance(form, DenseForm):
         return "dense"
     unit = "single connections" if form.block == 1 else f"blocks of {form.block}"
+    if isinstance(form, RowForm):
+        return f"sparse rows, {unit}, {8 * form.columns.itemsize}-bit columns"
     index = "8-bit distances" if form.is_delta else f"{8 * form.rows.itemsize}-bit rows"
     return f"sparse columns, {unit}, {index}"
 
@@ -184,8 +191,7 @@ _HEADER = Template("""\
  * Origin      $about
  * Target      $target
  *
- * Takes $flash bytes of constants in flash, $scratch bytes of scratch memory,$state and on a Cortex-M at -O2 less than
- * 300 bytes of stack.
+ * Takes $flash bytes of constants in flash, $scratch bytes of scratch memory,$state and $stack
  *
  * Contract
  * - $p reads $N numbers in the environment's own units and writes $M in the environment's own units:
@@ -236,6 +242,18 @@ ${steps}${resets}int ${p}_self_test(void);
 
 #endif
 """)
+
+_STACK_OF_MICROCONTROLLER = """\
+on a Cortex-M at -O2 less than
+ * 300 bytes of stack.\
+"""
+
+_STACK_OF_APPLICATION_PROCESSOR = """\
+less than 1 KiB of stack.
+ *
+ * Compile it with -O3, and for the processor that it runs on: -march=native there, elsewhere -march=x86-64-v3 or
+ * -mcpu=cortex-a72, as it may be. Below -O3 GCC computes one number at a time.\
+"""
 
 _RECURRENT = Template("""
  * - It is recurrent: an action depends on the observations before. $p keeps them in a static state, which is zero at
@@ -309,13 +327,14 @@ def _header(form: PolicyForm, options: Options, provenance: Provenance, tag: str
         target=options.target if device is None else f"{comment_text(device, 60)} ({options.target})",
         flash=form.flash_bytes,
         scratch=form.scratch_bytes,
-        tolerance=f"{tolerance(policy):g}",
+        stack=_STACK_OF_APPLICATION_PROCESSOR if form.is_for_vectors else _STACK_OF_MICROCONTROLLER,
+        tolerance=f"{_tolerance(form):g}",
         arrays=_SAME_ARRAY if policy.observation_offset is None else _DOUBLE,
         given=_given(policy),
         N=policy.n_observations,
         M=policy.n_actions,
-        union=_UNION.substitute(p=options.prefix) if _has_integers(policy) else "",
-        number=_number(options.prefix, policy),
+        union=_UNION.substitute(p=options.prefix) if _has_integers(form) else "",
+        number=_number(options.prefix, form),
         values=form.scratch_numbers,
         **_header_of_state(form, options.prefix),
         **_header_of_terms(form, options.prefix),
@@ -371,8 +390,9 @@ def _given(policy: CompactPolicy) -> str:
     return "float" if policy.observation_offset is None else "double"
 
 
-def _has_integers(policy: CompactPolicy) -> bool:
-    return any(layer.precision in _INTEGER_WEIGHTS for layer in policy.layers)
+def _has_integers(form: PolicyForm) -> bool:
+    """Whether it sums whole numbers: an application processor multiplies floats as fast."""
+    return not form.is_for_vectors and any(layer.precision in _INTEGER_WEIGHTS for layer in form.policy.layers)
 
 
 # ------------------------------------------------------------------------------------------------------- the C file
@@ -395,9 +415,9 @@ def _stored(p: str, kind: str) -> str:
     return f"{p.upper()}_FLASH {kind}"
 
 
-def _number(p: str, policy: CompactPolicy) -> str:
+def _number(p: str, form: PolicyForm) -> str:
     """The type of one number of the scratch."""
-    return f"{p}_number" if _has_integers(policy) else "float"
+    return f"{p}_number" if _has_integers(form) else "float"
 
 
 def _code(form: PolicyForm, p: str) -> str:
@@ -411,7 +431,7 @@ def _end(form: PolicyForm, p: str) -> str:
     """What calls the function: with the example as it lies in flash where that is double, which no AVR takes."""
     policy = form.policy
     span = f"2.0f * {p}_half_range[j]" if policy.head == "tanh" else f"{p}_span[j]"
-    names = {"p": p, "P": p.upper(), "tolerance": number(tolerance(policy)), "span": span}
+    names = {"p": p, "P": p.upper(), "tolerance": number(_tolerance(form)), "span": span}
     names |= dict.fromkeys(("own_state", "begin", "passed_state", "forget", "steps"), "")
     if policy.is_recurrent:
         names["own_state"] = _OWN_STATE.substitute(names, count=policy.n_state)
@@ -493,9 +513,8 @@ def _constants(form: PolicyForm, p: str) -> list[str]:
     for index, (layer, stored) in enumerate(zip(policy.layers, form.layers, strict=True)):
         kind = _stored(p, "uint8_t" if isinstance(stored, NibbleForm) else _VALUES[layer.precision])
         arrays = [array(attribute, kind, f"{p}_values{index}", stored.values)]
-        if isinstance(stored, ColumnForm):
-            for name, values in (("counts", stored.counts), ("rows", stored.rows)):
-                arrays.append(array(attribute, _stored(p, _INTEGERS[values.dtype.name]), f"{p}_{name}{index}", values))
+        for name, values in _indices(stored).items():
+            arrays.append(array(attribute, _stored(p, _INTEGERS[values.dtype.name]), f"{p}_{name}{index}", values))
         if layer.scale is not None:
             arrays.append(floats(f"scale{index}", layer.scale))
         exact = outlier_form(layer)
@@ -514,61 +533,94 @@ def _constants(form: PolicyForm, p: str) -> list[str]:
         bounds = {"term_low": form.terms.low, "term_high": form.terms.high}
         parts += [floats(name, values) for name, values in {"term_scale": form.terms.scale, **bounds}.items()]
     parts.append(array(attribute, _stored(p, _given(policy)), f"{p}_example_observation", policy.example_observation))
-    return [*parts, floats("example_action", example_action(policy))]
+    return [*parts, floats("example_action", _example_action(form))]
+
+
+def _indices(form: Form) -> dict[str, Array]:
+    """The arrays beside the values of a layer, by the names that their functions give them."""
+    if isinstance(form, DenseForm | NibbleForm):
+        return {}
+    if isinstance(form, RowForm):
+        return {"counts": form.counts, "columns": form.columns}
+    return {"counts": form.counts, "rows": form.rows}
 
 
 def _functions(form: PolicyForm, p: str) -> list[str]:
     """Those that some layer calls, each once."""
     policy = form.policy
-    n, has_integers = _number(p, policy), _has_integers(policy)
+    n, has_integers = _number(p, form), _has_integers(form)
     hidden = policy.layers[:-1]
     names = {"p": p, "P": p.upper(), "number": n, "real": ".real" if has_integers else ""}
-    parts = [kernels.FINITE.substitute(p=p)]
-    if policy.is_recurrent or policy.head == "tanh" or any(layer.activation == "tanh" for layer in hidden):
-        parts.append(kernels.TANH.substitute(p=p))
-    if policy.head == "clip" or policy.observation_clip is not None or form.terms is not None:
-        parts.append(kernels.CLIP.substitute(p=p))
-    parts += _activations({layer.activation for layer in hidden}, names)
+    parts = [kernels.FINITE.substitute(p=p), *_mathematics(form, names)]
     if policy.is_recurrent:
         parts.append(kernels.OWN_OUTPUTS.substitute(names))
-    if any(_is_rectified(*pair) for pair in pairwise(policy.layers)):
+    if any(_is_rectified(form, index) for index in range(len(hidden))):
         parts.append(kernels.RECTIFY.substitute(names))
     if any(layer.norm is not None for layer in hidden):
         parts.append(kernels.NORM.substitute(names))
-    if any(layer.precision == "fp32" for layer in policy.layers):
+    if any(layer.precision == "fp32" for layer in policy.layers) and not form.is_for_vectors:
         parts.append(kernels.ARM.substitute(P=p.upper()))
     if any(layer.precision == "fp16" for layer in policy.layers):
         parts.append(kernels.HALF.substitute(p=p))
     if any(layer.precision not in _INTEGER_WEIGHTS for layer in policy.layers):
         parts.append(kernels.START.substitute(p=p, P=p.upper(), number=n, real=".real" if has_integers else ""))
+    if form.is_for_vectors and any(layer.precision == "int8" for layer in policy.layers):
+        parts += [vector_kernels.ZERO.substitute(names), vector_kernels.SCALE.substitute(names)]
     if has_integers:
         parts += [
             kernels.CLEAR.substitute(p=p, number=n),
             kernels.QUANTISE.substitute(p=p, P=p.upper(), number=n, smallest=number(SMALLEST_RANGE)),
         ]
     made: dict[str, str] = {}
-    for layer, stored in zip(policy.layers, form.layers, strict=True):
-        made.setdefault(_kernel_name(layer, stored), _kernel(p, layer, stored, n))
+    for layer, stored, is_signed in zip(policy.layers, form.layers, _are_signed(policy), strict=True):
+        if form.is_for_vectors or isinstance(stored, RowForm):
+            made = {**_vector_kernels(p, layer, stored, is_signed=is_signed), **made}
+        else:
+            made.setdefault(_kernel_name(layer, stored), _kernel(p, layer, stored, n))
         exact = outlier_form(layer)
         if exact is not None:
             made.setdefault(_outliers_name(exact), _outliers_function(p, exact, n))
     return [*parts, *made.values()]
 
 
-def _is_rectified(layer: Layer, following: Layer) -> bool:
-    """Whether ReLU is computed between the two: no cell passes over what it would make zero."""
-    return following.cell is not None and layer.activation == "relu"
+def _mathematics(form: PolicyForm, names: Mapping[str, str]) -> list[str]:
+    """The functions of one number, and those that call them for all numbers of a layer."""
+    policy, hidden = form.policy, form.policy.layers[:-1]
+    functions = vector_kernels.BRANCHLESS if form.is_for_vectors else kernels.BRANCHING
+    parts = []
+    if policy.is_recurrent or policy.head == "tanh" or any(layer.activation == "tanh" for layer in hidden):
+        parts.append(functions.tanh.substitute(names))
+    if policy.head == "clip" or policy.observation_clip is not None or form.terms is not None:
+        parts.append(kernels.CLIP.substitute(names))
+    parts += _activations({layer.activation for layer in hidden}, names, functions)
+    calls = {functions.tanh.substitute(names), functions.exponential.substitute(names)}
+    if functions.word is not None and not calls.isdisjoint(parts):
+        parts.insert(0, functions.word.substitute(names))
+    return parts
 
 
-def _activations(used: Set[ActivationName | CellName], names: Mapping[str, str]) -> list[str]:
+def _are_signed(policy: CompactPolicy) -> list[bool]:
+    """Of each layer: whether its inputs are used as they are; else what ReLU would make zero is passed over."""
+    return [True, *(not leaves_zeros(*pair) for pair in pairwise(policy.layers))]
+
+
+def _is_rectified(form: PolicyForm, index: int) -> bool:
+    """Whether ReLU is computed behind a layer: no cell passes over what it would make zero, and no sum of a row."""
+    layer, following = form.policy.layers[index : index + 2]
+    return layer.activation == "relu" and (following.cell is not None or isinstance(form.layers[index + 1], RowForm))
+
+
+def _activations(
+    used: Set[ActivationName | CellName], names: Mapping[str, str], functions: kernels.Mathematics
+) -> list[str]:
     """The functions of those that are not left to the kernels, and what they call, each once."""
     parts: dict[str, None] = {}
     for name in sorted(used):
         if name in CELLS:
             cell = kernels.CELLS[CELLS[name].name].substitute(names)
-            parts |= {kernels.EXPONENTIAL.substitute(names): None, cell: None}
+            parts |= {functions.exponential.substitute(names): None, cell: None}
             continue
-        made = kernels.ACTIVATIONS[ACTIVATIONS[name].name]
+        made = functions.activations[ACTIVATIONS[name].name]
         if made is not None:
             formula, called = made
             parts |= dict.fromkeys(template.substitute(names) for template in called)
@@ -583,11 +635,35 @@ def _kernel_name(layer: Layer, form: Form) -> str:
     precision = "int8" if layer.is_int4 else layer.precision
     if isinstance(form, DenseForm):
         return f"dense_{precision}"
-    kinds = f"{'delta' if form.is_delta else 'row'}{8 * form.rows.itemsize}_count{8 * form.counts.itemsize}"
+    bits = 8 * form.counts.itemsize
+    if isinstance(form, RowForm):
+        return f"rows{form.block}_{precision}_column{8 * form.columns.itemsize}_count{bits}"
+    kinds = f"{'delta' if form.is_delta else 'row'}{8 * form.rows.itemsize}_count{bits}"
     return f"columns{form.block}_{precision}_{kinds}"
 
 
-def _kernel(p: str, layer: Layer, form: Form, number_type: str) -> str:
+def _vector_kernels(p: str, layer: Layer, form: Form, *, is_signed: bool) -> dict[str, str]:
+    """Name → text of what an application processor calls for a layer; weights become floats as they are used."""
+    load, loaded = {"fp32": ("", ""), "fp16": (f"{p}_half(", ")"), "int8": ("(float)", "")}[layer.precision]
+    names = {"p": p, "dtype": layer.precision, "value": _stored(p, _VALUES[layer.precision])}
+    names |= {"load": load, "loaded": loaded}
+    if isinstance(form, RowForm):
+        name = _kernel_name(layer, form)
+        count, column = (_stored(p, _INTEGERS[part.dtype.name]) for part in (form.counts, form.columns))
+        return {name: vector_kernels.ROWS[form.block].substitute(names, name=name, count=count, column=column)}
+    dense = vector_kernels.DENSE if is_signed else vector_kernels.ACTIVE
+    return {
+        f"eight_{layer.precision}": vector_kernels.EIGHT.substitute(names),
+        _dense_name(layer, is_signed): dense.substitute(names),
+    }
+
+
+def _dense_name(layer: Layer, is_signed: bool) -> str:
+    """Of an application processor's function for a dense layer."""
+    return f"{'dense' if is_signed else 'active'}_{layer.precision}"
+
+
+def _kernel(p: str, layer: Layer, form: ColumnwiseForm, number_type: str) -> str:
     kernel, is_integer = _types(p, layer.precision, number_type), layer.precision in _INTEGER_WEIGHTS
     common = {
         "p": p,
@@ -632,7 +708,7 @@ def _outliers_function(p: str, exact: OutlierForm, number_type: str) -> str:
 def _act(form: PolicyForm, p: str) -> str:
     """The function that computes the layers one after the other, between two buffers."""
     policy = form.policy
-    part = ".real" if _has_integers(policy) else ""
+    part = ".real" if _has_integers(form) else ""
     first, second = "even", "odd"
     seen = "observation[i]" if policy.observation_offset is None else "seen"
     shift = "" if policy.observation_offset is None else _SHIFT.substitute(p=p)
@@ -642,23 +718,22 @@ def _act(form: PolicyForm, p: str) -> str:
     if policy.observation_clip is not None:
         bound = number(policy.observation_clip)
         normalised = f"{p}_clip({normalised}, -{bound}, {bound})"
-    calls, is_signed = [], True
+    calls = []
     begin = 0  # of a cell's state
-    for index, (layer, stored) in enumerate(zip(policy.layers, form.layers, strict=True)):
+    for index, (layer, is_signed) in enumerate(zip(policy.layers, _are_signed(policy), strict=True)):
         if layer.cell is not None:
             calls.append(f"{p}_own({layer.units}, state->values + {begin}, {first} + {layer.n_fed});")
-        calls += _calls(p, index, layer, stored, first, second, is_signed=is_signed)
+        calls += _calls(p, form, index, first, second, is_signed=is_signed)
         if layer.cell is not None:
             calls.append(f"{p}_{layer.cell.name}({layer.units}, state->values + {begin}, next + {begin}, {second});")
             begin += layer.n_state
         elif index + 1 < len(policy.layers):
-            calls += _between(p, index, layer, policy.layers[index + 1], second)
-        is_signed = index + 1 == len(policy.layers) or not leaves_zeros(layer, policy.layers[index + 1])
+            calls += _between(p, form, index, second)
         first, second = second, first
     return _ACT.substitute(
         p=p,
         P=p.upper(),
-        number=_number(p, policy),
+        number=_number(p, form),
         part=part,
         N=policy.n_observations,
         M=policy.n_actions,
@@ -670,7 +745,7 @@ def _act(form: PolicyForm, p: str) -> str:
         calls="".join(f"    {line}\n" for line in calls),
         output=first,
         action=(_TANH_ACTION if policy.head == "tanh" else _CLIP_ACTION).substitute(p=p, output=f"{first}[j]{part}"),
-        step="    float step;\n" if _has_integers(policy) else "",
+        step="    float step;\n" if _has_integers(form) else "",
         **_keeping(form, p),
     )
 
@@ -680,42 +755,48 @@ def _keeping(form: PolicyForm, p: str) -> dict[str, str]:
     policy = form.policy
     if not policy.is_recurrent:
         return dict.fromkeys(("state", "next", "keep"), "")
-    part = ".real" if _has_integers(policy) else ""
+    part = ".real" if _has_integers(form) else ""
     return {
         "state": f", {p}_state *state",
-        "next": f"    {_number(p, policy)} *const next = scratch->values + {sum(form.scratch)};\n",
+        "next": f"    {_number(p, form)} *const next = scratch->values + {sum(form.scratch)};\n",
         "keep": _KEEP.substitute(p=p, part=part, count=policy.n_state),
     }
 
 
-def _between(p: str, index: int, layer: Layer, following: Layer, y: str) -> list[str]:
+def _between(p: str, form: PolicyForm, index: int, y: str) -> list[str]:
     """What is done with the sums of a hidden layer."""
-    calls = []
+    calls, layer = [], form.policy.layers[index]
     assert layer.cell is None
     if layer.norm is not None:
         arrays = f"{p}_norm_scale{index}, {p}_norm_shift{index}"
         calls.append(f"{p}_norm({layer.n_outputs}, {number(layer.norm.epsilon)}, {arrays}, {y});")
     if kernels.ACTIVATIONS[ACTIVATIONS[layer.activation].name] is not None:
         calls.append(f"{p}_all_{layer.activation}({layer.n_outputs}, {y});")
-    if _is_rectified(layer, following):
+    if _is_rectified(form, index):
         calls.append(f"{p}_rectify({layer.n_outputs}, {y});")
     return calls
 
 
-def _calls(p: str, index: int, layer: Layer, form: Form, x: str, y: str, *, is_signed: bool) -> list[str]:
+def _calls(p: str, form: PolicyForm, index: int, x: str, y: str, *, is_signed: bool) -> list[str]:
     """is_signed: x is used as it is; else what ReLU would make zero is passed over."""
-    padded = padded_outputs(layer, form)
-    arguments = [str(layer.n_inputs)]
-    if isinstance(form, DenseForm | NibbleForm):
+    layer, stored = form.policy.layers[index], form.layers[index]
+    padded = padded_outputs(layer, stored)
+    name = _kernel_name(layer, stored)
+    arguments = [str(padded // stored.block if isinstance(stored, RowForm) else layer.n_inputs)]
+    if isinstance(stored, DenseForm | NibbleForm):
         arguments.append(str(layer.n_outputs))
-    if layer.precision not in _INTEGER_WEIGHTS:
+        if form.is_for_vectors:
+            name = _dense_name(layer, is_signed)
+    if layer.precision not in _INTEGER_WEIGHTS and not form.is_for_vectors:
         arguments.append(LOWEST if is_signed else "0.0f")
-    if isinstance(form, ColumnForm):
-        arguments += [f"{p}_counts{index}", f"{p}_rows{index}"]
+    arguments += [f"{p}_{part}{index}" for part in _indices(stored)]
     arguments += [f"{p}_values{index}", x, y]
-    kernel = f"{p}_{_kernel_name(layer, form)}({', '.join(arguments)});"
+    kernel = f"{p}_{name}({', '.join(arguments)});"
     if layer.precision not in _INTEGER_WEIGHTS:
         return [f"{p}_start({layer.n_outputs}, {padded}, {p}_bias{index}, {y});", kernel]
+    if form.is_for_vectors:
+        scale = f"{p}_scale({layer.n_outputs}, {p}_scale{index}, {p}_bias{index}, {y});"
+        return [f"{p}_zero({padded}, {y});", kernel, scale]
     calls = [
         f"step = {p}_quantise({layer.n_inputs}, {_limit(layer)}, {int(is_signed)}, {x});",
         "if (step < 0.0f) {",
@@ -738,18 +819,19 @@ def _limit(layer: Layer) -> int:
     return min(LARGEST_INPUT, (2**31 - 256) // max(heaviest, 1) * 9999 // 10000)
 
 
-def example_action(policy: CompactPolicy) -> Array:
+def _example_action(form: PolicyForm) -> Array:
     """The action [m] for the policy's example, float32."""
-    action: Array = c_actions(policy, policy.example_observation[None])[0].astype(np.float32)
+    example = form.policy.example_observation[None]
+    action: Array = c_actions(form.policy, example, rounds_inputs=_has_integers(form))[0].astype(np.float32)
     return action
 
 
-def c_actions(policy: CompactPolicy, observations: Array) -> Array:
-    """Actions [count, m] for observations [count, n], float64, with inputs rounded as an int8 layer rounds them."""
-    limits = {id(layer): _limit(layer) for layer in policy.layers if layer.scale is not None}
+def c_actions(policy: CompactPolicy, observations: Array, *, rounds_inputs: bool) -> Array:
+    """Actions [count, m] for observations [count, n], float64; rounds_inputs: as an int8 layer rounds them."""
+    limits = {id(layer): _limit(layer) for layer in policy.layers if rounds_inputs and layer.scale is not None}
 
     def given(layer: Layer, x: Array) -> Array:
-        return x if layer.scale is None else _rounded(x, limits[id(layer)])
+        return _rounded(x, limits[id(layer)]) if id(layer) in limits else x
 
     def step(observation: Array, state: Array) -> tuple[Array, Array]:
         x = policy.normalised(shifted(observation, policy.observation_offset).astype(np.float64))

@@ -37,11 +37,13 @@ def run(*command: object, folder: Path) -> str:
 class Library:
     """An exported policy as a shared library: `act` returns (code, action)."""
 
-    def __init__(self, policy: CompactPolicy, folder: Path, options: Options | None = None) -> None:
+    def __init__(
+        self, policy: CompactPolicy, folder: Path, options: Options | None = None, optimisation: str = "-O2"
+    ) -> None:
         self.made = write(policy, folder, options)
         name = self.made.prefix
         binary = folder / f"lib{name}.so"
-        run("gcc", *STRICT, "-O2", "-shared", "-fPIC", f"{name}.c", "-o", binary, folder=folder)
+        run("gcc", *STRICT, optimisation, "-shared", "-fPIC", f"{name}.c", "-o", binary, folder=folder)
         library = ctypes.CDLL(str(binary))
         self._act, self.self_test = getattr(library, name), getattr(library, f"{name}_self_test")
         self.reset = getattr(library, f"{name}_reset") if policy.is_recurrent else lambda: None

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from edgerl import run_folder
 from edgerl.edge.runtimes import RUN_BY, ModelKind, RuntimeName, why_not
 from edgerl.errors import ConfigError, DeviceError, UnsupportedModelError
-from edgerl.export.c.form import PolicyForm, policy_form, target_of_core
+from edgerl.export.c.form import PolicyForm, policy_form, target_of
 from edgerl.export.c.source import MAXIMUM_FLASH_BYTES
 from edgerl.policy.compact import CompactPolicy, Precision
 from edgerl.profiling.budgets.costs import FLOPS_PER_MULTIPLY_ADD
@@ -197,7 +197,7 @@ def profile(
     figures = figures_of(device, chosen)
     form = None
     if chosen.name == "c" and rows.policy is not None:  # as `edgerl export --format c --target` this device writes it
-        form = policy_form(rows.policy, None, "auto", target_of_core(device.cpu.core))
+        form = policy_form(rows.policy, None, "auto", target_of(device.cpu.core, device.cpu.architecture))
     layers = _layers(rows, chosen, form)
     sizes = memory_parts(rows, device, chosen.name, int(figures.base_memory_bytes.value), form)
     stored = _stored_bytes(rows, chosen) if form is None else form.flash_bytes
