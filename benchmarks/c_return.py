@@ -20,10 +20,10 @@ from pathlib import Path
 import numpy as np
 
 from edgerl.commands.export import export_policy
+from edgerl.environments.make import make_for_run
 from edgerl.policy.compact import Array, CompactPolicy, Precision
 from edgerl.policy.format import load
 from edgerl.training import checkpoint as checkpoint_file
-from edgerl.training.compaction import environment_of
 from edgerl.training.evaluation import evaluate, evaluation_seeds, mean_interval
 
 ALLOWED: dict[Precision, float] = {"fp32": 0.01, "fp16": 0.01, "int8": 0.03}
@@ -66,7 +66,7 @@ def compare(run: Path, episodes: int) -> bool:
     checkpoint, policy = checkpoint_file.read(run / "checkpoint.safetensors"), load(run / "policy.safetensors")
     seeds = evaluation_seeds(checkpoint.config.seed, episodes)
     is_fine = True
-    with closing(environment_of(checkpoint)) as environment, tempfile.TemporaryDirectory() as folder:
+    with closing(make_for_run(checkpoint.config)) as environment, tempfile.TemporaryDirectory() as folder:
         original = evaluate(environment, policy, seeds)
         for dtype, allowed in ALLOWED.items():
             returns = evaluate(environment, Compiled(policy, dtype, Path(folder)), seeds)

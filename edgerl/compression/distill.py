@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 from edgerl.algorithms.topology import plan_networks
 from edgerl.compression.course import Course, Round
 from edgerl.compression.lessons import Array, Judgement, Played, Recorded, Source, read_observations
+from edgerl.compression.returns import MeanReturn
 from edgerl.config import Growth, Topology, flat, make_config
 from edgerl.environments.make import resumes_bit_for_bit
 from edgerl.errors import CheckFailed, ConfigError, Interrupted, OutputError, UnsupportedModelError, quoted
@@ -25,7 +26,6 @@ from edgerl.policy import format as policy_file
 from edgerl.policy.compact import CompactPolicy
 from edgerl.policy.loss import ActionDifference, action_difference, action_span
 from edgerl.signals import leave_at_the_second, stop_requests
-from edgerl.training.compaction import MeanReturn
 from edgerl.training.evaluation import evaluation_seeds
 from edgerl.training.subject import Subject, subject_of
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from edgerl import run_folder
 from edgerl.algorithms.normalizer import SMALLEST_DEVIATION
+from edgerl.compression.returns import MeanReturn
 from edgerl.edge.engine.random import Draws, Purpose
 from edgerl.environments.make import Environment
 from edgerl.errors import ConfigError, FileFormatError, quoted
@@ -23,7 +24,6 @@ from edgerl.files.kind import TEXT, kind_of
 from edgerl.policy.compact import CompactPolicy, shifted
 from edgerl.policy.loss import action_span
 from edgerl.training import checkpoint as checkpoint_file
-from edgerl.training.compaction import MeanReturn
 from edgerl.training.evaluation import mean_interval
 from edgerl.training.recorded import recorded_observations
 from edgerl.training.subject import acting

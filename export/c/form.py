@@ -328,7 +328,10 @@ def _fastest_form(layer: Layer, layout: Layout, target: Target, active: float) -
     columns is filled."""
     if layout == "sparse":
         return row_form(layer, layer.block)
-    forms: list[Form] = [dense_form(layer), *(row_form(layer, block) for block in sorted({layer.block, 4}))]
+    forms: list[DenseForm | RowForm] = [
+        dense_form(layer),
+        *(row_form(layer, block) for block in sorted({layer.block, 4})),
+    ]
     return min(forms, key=lambda form: relative_time(layer, form, target, active))
 
 
@@ -403,7 +406,7 @@ def instructions(layer: Layer, form: ColumnwiseForm, target: Target, active: flo
     return layer.n_inputs * COLUMN_INPUT + active * entry * len(form.rows)
 
 
-def relative_time(layer: Layer, form: Form, target: Target, active: float) -> float:
+def relative_time(layer: Layer, form: DenseForm | RowForm, target: Target, active: float) -> float:
     """What a layer takes on an application processor, in the unit of its VECTOR_COSTS."""
     costs = VECTOR_COSTS[target][layer.precision]
     if isinstance(form, DenseForm):

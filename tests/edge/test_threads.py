@@ -11,6 +11,7 @@ import pkgutil
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,11 +24,13 @@ import edgerl.edge
 from edgerl.commands.export import export_policy
 from edgerl.edge import Learner, OnnxPolicy, Policy
 from edgerl.edge.acting.actions import AdaptedPolicy
+from edgerl.edge.acting.terms import TermPolicy
 from edgerl.edge.continual.champion import Champion
 from edgerl.edge.continual.session import LearnerPolicy
 from edgerl.edge.engine.arena import LearnerArena
 from edgerl.edge.engine.library import library
 from edgerl.policy.compact import CompactPolicy, make_layer
+from edgerl.policy.contract import Contract
 from tests.edge.learners import HIGH, LOW, N, learner_config, write_bundle
 
 Array = npt.NDArray[Any]
@@ -44,11 +47,11 @@ def threads_that_change_often() -> Iterator[None]:
     sys.setswitchinterval(interval)
 
 
-def compact_policy() -> CompactPolicy:
+def compact_policy(n_observations: int = N) -> CompactPolicy:
     rng = np.random.default_rng(0)
     layers = tuple(
         make_layer(rng.normal(size=(m, n)).astype(np.float32), rng.normal(size=m).astype(np.float32), 1)
-        for n, m in ((N, 64), (64, len(LOW)))
+        for n, m in ((n_observations, 64), (64, len(LOW)))
     )
     return CompactPolicy(layers, LOW, HIGH)
 
@@ -70,11 +73,26 @@ def adapted_policy(_: Path) -> AdaptedPolicy:
     return AdaptedPolicy(Policy(compact_policy()), task, "scale")
 
 
+def term_policy(_: Path) -> Callable[[Array], Array]:
+    """Which begins an episode before each step: another thread's step must not come into its history."""
+    contract = Contract(
+        observation_names=("state",), observation_terms_size=(N,), observation_terms_history_length=(2,)
+    )
+    policy = TermPolicy(Policy(replace(compact_policy(2 * N), contract=contract)))
+
+    def act(step: Array) -> Array:
+        policy.reset()
+        return policy(step)
+
+    return act
+
+
 MAKERS: dict[type, Callable[[Path], Callable[[Array], Array]]] = {
     AdaptedPolicy: adapted_policy,
     Champion: champion,
     OnnxPolicy: onnx_policy,
     LearnerPolicy: learner,
+    TermPolicy: term_policy,
     Policy: lambda _: Policy(compact_policy(), "dense"),
 }
 

@@ -69,7 +69,8 @@ def test_its_parts_linked_are_the_engine(tmp_path: Path) -> None:
 
 def test_a_header_defines_nothing_but_inline_functions() -> None:
     for header in ENGINE.glob("*.h"):
-        defined = re.findall(r"^(?!typedef|#|static inline|\s|/|enum|struct).*\{$", header.read_text(), re.MULTILINE)
+        outside = r"^(?!typedef|#|static inline|INLINED |\s|/|enum|struct).*\{$"
+        defined = re.findall(outside, header.read_text(), re.MULTILINE)
         assert defined in ([], ['extern "C" {']), header.name
 
 
