@@ -144,6 +144,8 @@ def test_compression(edgerl: Run, reader: Reader) -> None:
         "sparsity=0.95": "sparsity=0.5, episodes=1",
         "-o int8.safetensors": "-o int8.safetensors --episodes 1",
         'precision="int8"': 'precision="int8", episodes=1',
+        "distill --sparsity 0.9": "distill --sparsity 0.5",
+        "sparsity=0.9, block=4": "sparsity=0.5, block=4",
         "--max-loss 3%": "--max-loss 20% --episodes 2",
         "max_loss=0.03": "max_loss=0.2, episodes=2",
     }
@@ -450,6 +452,7 @@ def test_the_examples_of_help(edgerl: Run) -> None:
         "edgerl table table1": "edgerl table small.toml",
         "edgerl train --preset quick": "edgerl train --preset quick --steps 600 --hidden 64,64",
         "prune --sparsity 0.9 ": "prune --episodes 1 --sparsity 0.95 ",
+        "distill --sparsity 0.9 ": "distill --sparsity 0.5 --updates 200 --rounds 1 --episodes 2 ",
         "--max-loss 3%": "--max-loss 20% --episodes 2",
         "--rate 100 --seconds 5": "--rate 100 --seconds 0.1",
         "--video out.mp4": "--video out.mp4 --steps 4",

@@ -63,7 +63,7 @@ def command(
 
     Its hidden layers have ReLU; normalisation, head and bounds are the teacher's. Ctrl-C saves, for --resume.
 
-    Example: edgerl distill policy.safetensors --env HalfCheetah-v5 --sparsity 0.9 --block 4
+    Example: edgerl distill --sparsity 0.9 --block 4 -o student.safetensors
     """
     from edgerl.compression.distill import distill
 

@@ -50,6 +50,9 @@ COMMANDS: dict[str, list[tuple[object, ...]]] = {
         ("profile", "run/learner.safetensors", "--device", "raspberry-pi-5", "--learn"),
         ("profile", "run/policy.onnx", "--measure"),
     ],
+    "distill": [
+        ("distill", "run", *OWN, "--sparsity", 0.5, "--rounds", 1, "--updates", 20, "--episodes", 2, "--force"),
+    ],
     "fit": [("fit", "run", *OWN, "--device", "stm32f405", "--episodes", 2, "--max-loss", "50%")],
     "run": [("run", "run", *OWN, "--seconds", 0.1)],
     "play": [("play", "run", *OWN, "--video", "out.gif")],

@@ -221,7 +221,7 @@ def test_every_option_reaches_the_run_from_a_flag_and_from_a_file(edgerl: Run, a
         ("topology = 3", "run.toml: topology is 3; expected dense, static, dynamic"),
         ("seed = 1979-05-27", "run.toml: seed is 1979-05-27; expected a whole number"),
         ("env_args = 3", "run.toml: env_args is 3; expected names with values"),
-        ("preset = 'slow'", "--preset is 'slow'; expected paper or quick"),
+        ("preset = 'slow'", "--preset is 'slow'; expected paper, quick, fast"),
         ("[network]\nhidden = [3]", "run.toml: option 'network' is unknown"),
         ("steps = ", "run.toml is not a TOML file"),
     ],
@@ -258,7 +258,7 @@ def test_a_bad_configuration_file_is_one_line_and_leaves_nothing(edgerl: Run, te
         (["--steps", "-3"], "--steps is -3; expected a whole number in [1, 1000000000000]"),
         (["--steps", "many"], "Invalid value for '--steps': "),
         (["--hidden", "a,b"], "--hidden is 'a,b'; expected whole numbers with commas"),
-        (["--preset", "slow"], "--preset is 'slow'; expected paper or quick"),
+        (["--preset", "slow"], "--preset is 'slow'; expected paper, quick, fast"),
         (["--method", "ppo"], "--method is 'ppo'; expected td3, static-td3, ds-td3, sac, static-sac, ds-sac"),
         (
             ["--method", "ds-td3", "--algorithm", "sac"],

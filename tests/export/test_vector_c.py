@@ -16,13 +16,13 @@ from edgerl.commands.export import export_policy
 from edgerl.edge.acting.onnx_policy import OnnxPolicy
 from edgerl.export.c import Options
 from edgerl.export.c.form import VECTOR_COSTS, DenseForm, RowForm, layer_form, policy_form, row_form, target_of
-from edgerl.export.c.options import Layout, Target
+from edgerl.export.c.options import Layout, Precision, Target
 from edgerl.policy.activation import ACTIVATIONS, ActivationName
 from edgerl.policy.cell import CELLS, CellName
-from edgerl.policy.compact import CompactPolicy, Head, Precision, make_layer
+from edgerl.policy.compact import CompactPolicy, Head, make_layer
 from edgerl.profiling.budgets.device import find_device
 from edgerl.profiling.budgets.report import profile
-from tests.policy.policies import episode, random_policy, recurrent_policy, torch_actions, torch_episode
+from tests.policy.policies import episode, outlier_policy, random_policy, recurrent_policy, torch_actions, torch_episode
 
 from .compiled_c import STRICT, Library, run, write
 from .test_export_c import PROGRAM, half_cheetah, largest_difference, observations_of
@@ -271,3 +271,14 @@ def test_boards_have_their_target(tmp_path: Path) -> None:
     assert "PRIVATE -O3 -ffp-contract=fast" in (tmp_path / "c/CMakeLists.txt").read_text()
     assert any(isinstance(form, RowForm) for form in policy_form(policy, None, "auto", "linux-aarch64").layers)
     assert all(isinstance(form, DenseForm) for form in policy_form(policy, None, "dense", "linux-aarch64").layers)
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_outliers_and_int4_are_floats_there(precision: Any, tmp_path: Path) -> None:
+    policy = outlier_policy(0, (17, 66, 30, 6), 1, precision)
+    library = Library(policy, tmp_path, Options(target=X86), optimisation="-O3")
+    observations = observations_of(policy, 300)
+    assert largest_difference(policy, library.actions(observations), policy(observations, np.float64)) < WITHIN
+    form = policy_form(policy, None, "auto", X86)
+    assert {layer.precision for layer in form.policy.layers} <= {"fp32", "int8"}
+    assert not any(layer.outliers is not None or layer.is_int4 for layer in form.policy.layers)
