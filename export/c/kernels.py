@@ -20,11 +20,7 @@ static int ${p}_is_finite(float value) {
 }
 """)
 
-TANH = Template("""\
-/* tanh within 4e-7, never beyond -1 and 1: x P(x^2) / Q(x^2), so that every board computes the same without libm. */
-static float ${p}_tanh(float x) {
-    const float low = x < -9.0f ? -9.0f : x;
-    const float clamped = low > 9.0f ? 9.0f : low;
+TANH_POLYNOMIALS = """\
     const float u = clamped * clamped;
     float p = -8.48870263e-14f;
     p = p * u + 5.27794579e-11f;
@@ -37,19 +33,26 @@ static float ${p}_tanh(float x) {
     q = q * u + 2.44951788e-02f;
     q = q * u + 4.64173377e-01f;
     q = q * u + 1.0f;
+"""
+"""p and q, of which tanh is clamped · p / q."""
+
+TANH = Template(
+    """\
+/* tanh within 4e-7, never beyond -1 and 1: x P(x^2) / Q(x^2), so that every board computes the same without libm. */
+static float ${p}_tanh(float x) {
+    const float low = x < -9.0f ? -9.0f : x;
+    const float clamped = low > 9.0f ? 9.0f : low;
+"""
+    + TANH_POLYNOMIALS
+    + """\
     const float result = clamped * p / q;
     const float above = result < -1.0f ? -1.0f : result;
     return above > 1.0f ? 1.0f : above;
 }
-""")
+"""
+)
 
-EXPONENTIAL = Template("""\
-/* e^x within 2e-7 of itself, x being clipped to [-87, 88]; NaN for NaN (the polynomial is Cephes's). */
-static float ${p}_exp(float x) {
-    const float low = x < -87.0f ? -87.0f : x;
-    const float clipped = low > 88.0f ? 88.0f : low;
-    const float twos = clipped * 1.44269504f;
-    const int32_t n = (int32_t)(twos < 0.0f ? twos - 0.5f : twos + 0.5f);
+EXPONENTIAL_POLYNOMIAL = """\
     const float f = (clipped - (float)n * 0.693359375f) + (float)n * 2.12194440e-4f;
     float p = 1.9875691500e-4f;
     p = p * f + 1.3981999507e-3f;
@@ -57,13 +60,28 @@ static float ${p}_exp(float x) {
     p = p * f + 4.1665795894e-2f;
     p = p * f + 1.6666665459e-1f;
     p = p * f + 5.0000001201e-1f;
+"""
+"""p, of which e^f, f being what n halvings or doublings leave, is p f² + f + 1."""
+
+EXPONENTIAL = Template(
+    """\
+/* e^x within 2e-7 of itself, x being clipped to [-87, 88]; NaN for NaN (the polynomial is Cephes's). */
+static float ${p}_exp(float x) {
+    const float low = x < -87.0f ? -87.0f : x;
+    const float clipped = low > 88.0f ? 88.0f : low;
+    const float twos = clipped * 1.44269504f;
+    const int32_t n = (int32_t)(twos < 0.0f ? twos - 0.5f : twos + 0.5f);
+"""
+    + EXPONENTIAL_POLYNOMIAL
+    + """\
     const union {
         uint32_t bits;
         float real;
     } power = {(uint32_t)(n + 127) << 23};
     return x != x ? x : (p * f * f + f + 1.0f) * power.real;
 }
-""")
+"""
+)
 
 GELU = Template("""\
 /* x times the normal distribution's share below x, within 1e-7 of x (Abramowitz and Stegun 7.1.26). */

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from string import Template
 
-from edgerl.export.c.kernels import Mathematics
+from edgerl.export.c.kernels import EXPONENTIAL_POLYNOMIAL, TANH_POLYNOMIALS, Mathematics
 from edgerl.policy.activation import LEAKY_SLOPE, ActivationName
 
 WORD = Template("""\
@@ -38,43 +38,34 @@ static inline float ${p}_magnitude(float x) {
 }
 """)
 
-TANH = Template("""\
+TANH = Template(
+    """\
 /* tanh within 4e-7, never beyond -1 and 1: x P(x^2) / Q(x^2), so that every board computes the same without libm. NaN
  * for what is not finite. */
 static inline float ${p}_tanh(float x) {
     const float clamped = ${p}_within(x, UINT32_C(0x41100000)); /* 9 */
-    const float u = clamped * clamped;
-    float p = -8.48870263e-14f;
-    p = p * u + 5.27794579e-11f;
-    p = p * u - 2.02252206e-08f;
-    p = p * u + 1.11543068e-05f;
-    p = p * u + 3.10395611e-03f;
-    p = p * u + 1.30840093e-01f;
-    p = p * u + 1.0f;
-    float q = 2.54614512e-04f;
-    q = q * u + 2.44951788e-02f;
-    q = q * u + 4.64173377e-01f;
-    q = q * u + 1.0f;
+"""
+    + TANH_POLYNOMIALS
+    + """\
     return ${p}_within(clamped * p / q, UINT32_C(0x3f800000)) /* 1 */ + 0.0f * x;
 }
-""")
+"""
+)
 
-EXPONENTIAL = Template("""\
+EXPONENTIAL = Template(
+    """\
 /* e^x within 2e-7 of itself, x being clipped to [-87, 87] (the polynomial is Cephes's); NaN for what is not finite. */
 static inline float ${p}_exp(float x) {
     const float clipped = ${p}_within(x, UINT32_C(0x42ae0000)); /* 87 */
     const int32_t n = (int32_t)(clipped * 1.44269504f + 126.5f) - 126; /* the nearest, without asking for the sign */
-    const float f = (clipped - (float)n * 0.693359375f) + (float)n * 2.12194440e-4f;
-    float p = 1.9875691500e-4f;
-    p = p * f + 1.3981999507e-3f;
-    p = p * f + 8.3334519073e-3f;
-    p = p * f + 4.1665795894e-2f;
-    p = p * f + 1.6666665459e-1f;
-    p = p * f + 5.0000001201e-1f;
+"""
+    + EXPONENTIAL_POLYNOMIAL
+    + """\
     const ${p}_word power = {.bits = (uint32_t)(n + 127) << 23};
     return (p * f * f + f + 1.0f) * power.real + 0.0f * x;
 }
-""")
+"""
+)
 
 GELU = Template("""\
 /* x times the normal distribution's share below x, within 1e-7 of x (Abramowitz and Stegun 7.1.26). */
