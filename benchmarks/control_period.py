@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/control_period.py [--rate 20] [--device raspberry-pi-5] [--batch N]
 
-HalfCheetah's size, random transitions, processor time as in parts.py. TD3 and SAC as `edgerl train` makes them: batches
-of 100 and 256, the actor at every second and at every update; --batch sets both. Acting takes some of the same core, a
+HalfCheetah's size, random transitions, processor time as in parts.py. TD3, SAC and CrossQ as `edgerl train` makes them:
+batches of 100, 256 and 256, the actor at every second, every and every third update; --batch sets all three. Acting takes some of the same core, a
 tenth of a millisecond of each period (docs/continual.md), which is not taken off.
 """
 
@@ -25,6 +25,7 @@ LEARNERS: dict[str, dict[str, Any]] = {
     "TD3, LayerNorm": NORM,
     "SAC": {"algorithm": "sac"},
     "SAC, LayerNorm": {"algorithm": "sac", **NORM},
+    "CrossQ": {"algorithm": "crossq"},
 }
 
 

@@ -13,7 +13,6 @@ from typing import Any, get_args
 import numpy as np
 import numpy.typing as npt
 
-from edgerl.algorithms.batch_norm import folded
 from edgerl.algorithms.evolution import last_update
 from edgerl.algorithms.normalizer import Normalizer
 from edgerl.algorithms.state import Arrays, take
@@ -148,18 +147,9 @@ class NativeLayer:
         """The weights [outputs, inputs]."""
         return self._arrays.matrix()
 
-    @property
-    def bias(self) -> Array:
-        """float32 [outputs]."""
-        return self._arrays.bias[: self.plan.n_outputs].astype(np.float32)
-
     def folded(self) -> tuple[Array, Array]:
         """(weights [outputs, inputs], bias [outputs]), float32, for a policy file: a batch norm is folded in."""
-        a = self._arrays
-        if a.running is None or a.norm is None:
-            return self.matrix(), self.bias
-        (scale, shift), (mean, variance) = a.norm, a.running
-        return folded(self.matrix(), self.bias, scale=scale, shift=shift, mean=mean, variance=variance)
+        return self._arrays.affine()
 
     def state(self) -> Iterator[tuple[str, Array]]:
         """The parts of a checkpoint, named and laid out as the PyTorch engine's."""

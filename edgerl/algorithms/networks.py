@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F  # noqa: N812 — PyTorch's own convention
 from torch import Tensor, nn
 
-from edgerl.algorithms.batch_norm import EPSILON, FOLLOWING, LARGEST_RATIO, LARGEST_SHIFT, WARM_UP, folded
 from edgerl.algorithms.evolution import (
     INITIAL_THRESHOLD,
     input_scales,
@@ -29,6 +28,16 @@ from edgerl.algorithms.state import Arrays, take
 from edgerl.algorithms.topology import LayerPlan, Mask, draw_mask, expand, input_degrees, output_degrees
 from edgerl.config import EvolutionConfig, HiddenActivation, Norm
 from edgerl.edge.engine.random import Draws, Network, Purpose, uniform
+from edgerl.policy.batch_norm import EPSILON, as_affine
+
+FOLLOWING = 0.01
+"""Share of a batch's mean and variance in a batch norm's running ones."""
+
+WARM_UP = 100_000
+"""Passes in training over a network during which the norm is a plain batch norm: r is 1 and d is 0."""
+
+LARGEST_RATIO, LARGEST_SHIFT = 3.0, 5.0
+"""Bounds of r, whose least is 1/3, and of |d|, from then on."""
 
 
 class BatchRenorm(nn.Module):
@@ -124,12 +133,13 @@ class MLP(nn.Module):
         layers = []
         for index in range(len(self.layers)):
             parameters = {name: p.detach().cpu().numpy() for name, p in self.parameters_of(index).items()}
-            layer = parameters["weight"], parameters["bias"]
+            weight, bias = parameters["weight"], parameters["bias"]
             if statistics := self.statistics_of(index):
                 mean, variance = (tensor.cpu().numpy() for tensor in statistics.values())
-                scale, shift = parameters["norm_scale"], parameters["norm_shift"]
-                layer = folded(*layer, scale=scale, shift=shift, mean=mean, variance=variance)
-            layers.append(layer)
+                slope, level = as_affine(parameters["norm_scale"], parameters["norm_shift"], mean, variance)
+                bias = (bias + weight.astype(np.float64) @ level).astype(bias.dtype)
+                weight = (weight * slope).astype(weight.dtype)
+            layers.append((weight, bias))
         return layers
 
 

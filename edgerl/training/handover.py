@@ -235,11 +235,6 @@ def _check_options(seed: int | None, precision: str, keep: str, memory: int) -> 
 
 
 def _check_run(config: Config, folder: Path) -> None:
-    if config.algorithm == "crossq":
-        raise ConfigError(
-            f"{folder} was trained with `algorithm` crossq; a learner on a device runs td3 or sac: export its policy, "
-            "or train with one of these"
-        )
     if config.evolution.drop == "global-threshold":
         raise ConfigError(
             f"{folder} was trained with `drop` global-threshold, and the layers of a learner on a device have a fixed "

@@ -23,7 +23,17 @@ from edgerl.edge.continual.origin import Origin, read_origin, refuse_for_c
 from edgerl.edge.continual.transitions import MAXIMUM_CAPACITY, Precision
 from edgerl.edge.engine.amalgamation import amalgamate, learner_parts
 from edgerl.edge.engine.arena import LearnerArena
-from edgerl.edge.engine.library import ALIGNMENT, LayerPlanStructure, LearnerConfig, NetworkPlan, Progress, library
+from edgerl.edge.engine.library import (
+    ALIGNMENT,
+    CROSSQ,
+    SAC,
+    TD3,
+    LayerPlanStructure,
+    LearnerConfig,
+    NetworkPlan,
+    Progress,
+    library,
+)
 from edgerl.errors import CheckFailed, ConfigError, OutputError, quoted
 from edgerl.export.c.text import NOTICE, SPDX, check_prefix
 from edgerl.export.c_learner.sizes import Budget, Sizes
@@ -40,8 +50,10 @@ DEFAULT_CAPACITY = 1000
 
 LARGEST_BATCH = 1 << 16
 
-NO_NORM, RELU = 0, 0
-"""EDGERL_NORM_NONE, EDGERL_RELU."""
+ALGORITHM_NAMES = {TD3: "DS-TD3", SAC: "SAC", CROSSQ: "CrossQ"}
+
+LAYER_NORM, RELU = 1, 0
+"""EDGERL_NORM_LAYER, EDGERL_RELU."""
 
 BASELINE = 1
 """EDGERL_ISA_BASELINE."""
@@ -57,11 +69,12 @@ WIDE_CHUNK, PANEL_CHUNK, BLOCK_CHUNK, PANEL = 8, 4, 2, 128
 """Of edgerl/edge/engine: numbers that are taken at once (kernels.c), and the width beyond which lines are cut."""
 
 CODE_BYTES = {1: 36_500, 4: 33_500, 5: 39_500}
-NORM_CODE_BYTES, SAC_CODE_BYTES, CLIPPING_CODE_BYTES = 2_500, 5_500, 1_200
+NORM_CODE_BYTES, CLIPPING_CODE_BYTES = 2_500, 1_200
+ALGORITHM_CODE_BYTES = {TD3: 0, SAC: 5_500, CROSSQ: 10_500}
 ACTIVATION_CODE_BYTES, DROPOUT_CODE_BYTES = 2_400, 1_800
-"""Machine code of TD3 by the blocks that a learner's layers have (bits), and what norms, SAC, cut gradients, another
-activation than ReLU and dropout add, rounded up: arm-none-eabi-gcc 12.2 -O2 for a Cortex-M7 (docs/c-learner.md); other
-processors and compilers differ."""
+"""Machine code of TD3 by the blocks that a learner's layers have (bits), and what norms, cut gradients, another
+algorithm or activation than ReLU, and dropout add, rounded up: arm-none-eabi-gcc 12.2 -O2 for a Cortex-M7
+(docs/c-learner.md); other processors and compilers differ."""
 
 
 FEWER = "take fewer transitions (`replay`), rows of half the size (`replay_dtype` fp16), a smaller batch (`batch`)"
@@ -232,7 +245,7 @@ def _sizes(device: _Device, capacity: int) -> Sizes:
     code += CLIPPING_CODE_BYTES * (device.config.gradient_clip > 0)
     code += ACTIVATION_CODE_BYTES * (device.config.activation != RELU)
     code += DROPOUT_CODE_BYTES * (device.config.dropout > 0)
-    code += SAC_CODE_BYTES * device.config.is_stochastic
+    code += ALGORITHM_CODE_BYTES[device.config.algorithm]
     return Sizes(arena, replay, ram - arena - replay, capacity, device.row, 0, code, save)
 
 
@@ -291,7 +304,7 @@ def _facts(device: _Device, sizes: Sizes, about: str) -> dict[str, str]:
         "REPLAY": str(sizes.replay),
         "SAVE": f"{sizes.save}u",
         "SAVE_ALONE": str(sizes.save - sizes.replay),
-        "ALGORITHM": "SAC" if device.config.is_stochastic else "DS-TD3",
+        "ALGORITHM": ALGORITHM_NAMES[device.config.algorithm],
         "EXPLORATION": _exploration(device),
     }
 
@@ -325,7 +338,7 @@ def _blocks(device: _Device) -> int:
 
 
 def _has_norm(device: _Device) -> bool:
-    return bool(device.config.critic.norm != NO_NORM)
+    return bool(device.config.critic.norm == LAYER_NORM)
 
 
 def chunk_bits(width: int, at_most: int) -> int:

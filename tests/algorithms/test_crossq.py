@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,19 +9,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgerl.algorithms.batch_norm import EPSILON, FOLLOWING, WARM_UP
 from edgerl.algorithms.crossq import CrossQ
-from edgerl.algorithms.networks import BatchRenorm
+from edgerl.algorithms.networks import FOLLOWING, WARM_UP, BatchRenorm
 from edgerl.algorithms.sac import SAC
 from edgerl.config import make_config
-from edgerl.edge.continual import bundle
-from edgerl.edge.continual.origin import read_origin
 from edgerl.edge.engine.library import Isa
 from edgerl.edge.engine.random import Purpose, below
-from edgerl.errors import ConfigError, FileFormatError
-from edgerl.files.tensors import TensorReader
+from edgerl.errors import ConfigError
+from edgerl.policy.batch_norm import EPSILON
 from edgerl.policy.compact import make_layer
-from tests.edge.learners import learner_config, plan, write_bundle
 
 from .engines import HERE, Array, M, N, differing, filled_replay, largest_difference, native_agent, small_config
 
@@ -309,17 +304,6 @@ def test_a_state_goes_on_to_the_same_bits_and_between_the_engines(options: dict[
     first.learn(replay)
     for name in ("critic_2.1.weight_first_moment", "critic_2.1.running_mean", "critic_1.0.running_variance"):
         assert largest_difference(first.state()[name], reference.state()[name]) <= 1e-5, name
-
-
-def test_a_learner_on_a_device_does_not_run_it(tmp_path: Path) -> None:
-    config = learner_config(algorithm=2)
-    config.actor.layers[2] = plan(6, 2 * config.n_actions, 1, 100)
-    path = write_bundle(tmp_path / "learner.safetensors", config)
-    with (
-        TensorReader(path, bundle.KIND, bundle.VERSIONS) as reader,
-        pytest.raises(FileFormatError, match="its algorithm is CrossQ; a learner on a device runs TD3 or SAC"),
-    ):
-        read_origin(reader, path)
 
 
 @pytest.mark.parametrize("values", [[np.nan], [np.inf], [-1e-3]], ids=["NaN", "infinite", "negative"])

@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from edgerl.edge.continual import bundle
 from edgerl.edge.continual.replay import Boundary
-from edgerl.edge.engine.arena import LearnerArena
-from edgerl.edge.engine.library import LayerPlanStructure, LearnerConfig, ReplayStructure, library
+from edgerl.edge.engine.arena import NORM_BATCH, LearnerArena
+from edgerl.edge.engine.library import CROSSQ, LayerPlanStructure, LearnerConfig, ReplayStructure, library
 from edgerl.files.tensors import write_tensors
 
 Array = npt.NDArray[Any]
@@ -95,6 +95,7 @@ def learner_config(
         config.target_entropy = -m
     for network, first, last in ((config.actor, n, 2 * m if config.is_stochastic else m), (config.critic, n + m, 1)):
         network.learning_rate, network.n_layers, network.evolves = learning_rate, len(widths) + 1, 1
+        network.norm = NORM_BATCH if config.algorithm == CROSSQ else 0
         inputs = [first, *widths]
         for index, outputs in enumerate((*widths, last)):
             dense = index == len(widths)

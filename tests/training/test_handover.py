@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pytest
 
 import edgerl
+from edgerl.algorithms.crossq import CrossQ
 from edgerl.algorithms.native import NativeAgent
 from edgerl.algorithms.normalizer import Normalizer
 from edgerl.algorithms.sac import SAC
@@ -59,6 +60,9 @@ RUNS: dict[str, dict[str, Any]] = {
     "sac block 4": {"algorithm": "sac", "block": 4, "normalize": True, "policy_delay": 2},
     "activation": {"activation": "silu", "critic_norm": "layer", "dropout": 0.1},
     "sac torch": {"algorithm": "sac", "engine": "torch", "initial_temperature": 0.1},
+    "crossq": {"algorithm": "crossq", "normalize": True},
+    "crossq block 4": {"algorithm": "crossq", "block": 4, "updates_per_step": 0.5},
+    "crossq torch": {"algorithm": "crossq", "engine": "torch"},
 }
 GOAL = Path("learner.safetensors")
 
@@ -247,7 +251,7 @@ def test_a_learner_begins_with_the_runs_policy(name: str, precision: Any, run: R
         assert learner.about["environment"] == policy.metadata["environment"]
         assert learner.memory == report.memory
         assert learner.connections() == report.connections
-        deviations = 2 * 16 if name.startswith("sac") else 0  # of which a policy has none
+        deviations = 2 * 16 if name.startswith(("sac", "crossq")) else 0  # of which a policy has none
         assert report.connections["actor"] == sum(policy.metadata["trained_connections"]) + deviations
         assert learner.status()["updates"] == report.updates > 0
         for x in draw.normal(size=(40, 4)):
@@ -260,7 +264,9 @@ def test_a_learner_begins_with_the_runs_policy(name: str, precision: Any, run: R
     assert (report.path, report.precision, report.keep) == (GOAL, precision, "ring")
 
 
-@pytest.mark.parametrize("name", ["ds-td3", "block 4", "normalised", "static-td3", "sac", "sac block 4"])
+@pytest.mark.parametrize(
+    "name", ["ds-td3", "block 4", "normalised", "static-td3", "sac", "sac block 4", "crossq", "crossq block 4"]
+)
 def test_learning_goes_on_as_the_run_would_have(name: str, run: Run) -> None:
     """With all the run's transitions and the same new ones: updates to the same bits as those of the run's agent."""
     folder = run(name)
@@ -293,8 +299,8 @@ def test_learning_goes_on_as_the_run_would_have(name: str, run: Run) -> None:
             assert _weights(learner.challenger.arena) == _weights(agent.arena), number
 
 
-@pytest.mark.parametrize("name", ["sac", "sac block 4", "sac torch"])
-def test_a_sac_run_hands_its_temperature_over_and_explores_as_it_did(name: str, run: Run) -> None:
+@pytest.mark.parametrize("name", ["sac", "sac block 4", "sac torch", "crossq", "crossq torch"])
+def test_a_stochastic_run_hands_its_temperature_over_and_explores_as_it_did(name: str, run: Run) -> None:
     """Drawn as the run draws, from the same distribution: by PyTorch's agent in float64, within rounding."""
     folder = run(name)
     checkpoint = checkpoint_file.read(folder / "checkpoint.safetensors")
@@ -303,7 +309,8 @@ def test_a_sac_run_hands_its_temperature_over_and_explores_as_it_did(name: str, 
     handed = [progress.log_temperature, progress.temperature_first_moment, progress.temperature_second_moment]
     assert handed == temperature.tolist()
     assert progress.log_temperature != 0, "it was adapted"
-    reference = SAC(replace(checkpoint.config, engine="torch"), 4, 2)
+    algorithm = CrossQ if checkpoint.config.algorithm == "crossq" else SAC
+    reference = algorithm(replace(checkpoint.config, engine="torch"), 4, 2)
     state = checkpoint.agent_state
     reference.load_state(state | {"agent.loss_sums": state["agent.loss_sums"].astype(np.float32)})
     draws = Draws(checkpoint.config.seed)
@@ -404,13 +411,6 @@ def test_options_that_cannot_be(options: dict[str, Any], problem: str, run: Run)
     with pytest.raises(ConfigError, match=problem):
         hand_over(run("ds-td3"), GOAL, **options)
     assert os.listdir() == []
-
-
-def test_a_run_of_crossq_is_refused(tmp_path: Path) -> None:
-    edgerl.train("robots:robot", out=tmp_path / "crossq", algorithm="crossq", **OPTIONS)
-    with pytest.raises(ConfigError, match=r"trained with `algorithm` crossq; a learner on a device runs td3 or sac: "):
-        hand_over(tmp_path / "crossq", GOAL)
-    assert not GOAL.exists()
 
 
 def test_a_reservoir_and_returns_of_several_rewards(run: Run) -> None:

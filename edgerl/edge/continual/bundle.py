@@ -162,8 +162,8 @@ def actor_policy(arena: LearnerArena, constants: Constants, about: dict[str, Any
     block = max((layer.block for layer in layers if not layer.is_dense), default=1)
     outputs = [layer.n_outputs for layer in layers[:-1]] + [len(constants.action_low)]
     affine = (
-        make_layer(layer.matrix()[:count], layer.bias[:count], block)
-        for layer, count in zip(layers, outputs, strict=True)
+        make_layer(weight[:count], bias[:count], block)
+        for (weight, bias), count in zip((layer.affine() for layer in layers), outputs, strict=True)
     )
     return CompactPolicy(
         layers=with_activation(affine, list(ACTIVATIONS.values())[arena.config.activation].name),

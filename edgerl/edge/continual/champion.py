@@ -34,10 +34,8 @@ class Champion:
         self._learner = learner
         centre, half_range = action_scaling(*bounds)
         self._kept = tuple(None if part is None else part.copy() for part in (*normalisation, centre, half_range))
-        layers = learner.layers[0]
-        self._config = self._make_config(layers, [layer.weight for layer in layers])
-        n_bytes, full = ctypes.c_size_t(), [_ones(layer) for layer in layers]  # weights of 0 would take no room
-        loaded.call("the champion", "edgerl_policy_bytes", self._make_config(layers, full), n_bytes)
+        n_bytes, full = ctypes.c_size_t(), [(_ones(layer), layer.bias) for layer in learner.layers[0]]
+        loaded.call("the champion", "edgerl_policy_bytes", self._make_config(full), n_bytes)  # 0 would take no room
         self._arenas = [new_arena(n_bytes.value) for _ in range(2)]
         self.n_bytes = sum(len(arena) for arena in self._arenas)
         self._act, self._sample = loaded.quick("edgerl_policy_act"), loaded.quick("edgerl_policy_sample")
@@ -51,8 +49,9 @@ class Champion:
 
     def copy_actor(self) -> None:
         """Copy the learner's actor as it is now, between two updates."""
-        spare = self._arenas[1 - self._driving]
-        self._loaded.call("the champion", "edgerl_policy_init", self._config, spare.ctypes.data, len(spare))
+        spare, acting = self._arenas[1 - self._driving], [layer.folded() for layer in self._learner.layers[0]]
+        config = self._make_config(acting)
+        self._loaded.call("the champion", "edgerl_policy_init", config, spare.ctypes.data, len(spare))
         with self._acting:
             self._driving = 1 - self._driving
 
@@ -70,9 +69,10 @@ class Champion:
             self._loaded.check("the champion", status)
             return self._action.copy()
 
-    def _make_config(self, layers: Sequence[LayerArrays], weights: Sequence[Array]) -> PolicyConfig:
-        """Pointers into the learner's arena, whose layers are laid out as those of a policy file, and to weights like
-        its own."""
+    def _make_config(self, acting: Sequence[tuple[Array, Array]]) -> PolicyConfig:
+        """Pointers into the learner's arena, whose layers are laid out as those of a policy file, and to (weights,
+        biases) like its own, which must outlive them."""
+        layers = self._learner.layers[0]
 
         def pointer(array: Array | None, kind: Any = ctypes.c_float) -> Any:
             return None if array is None else array.ctypes.data_as(ctypes.POINTER(kind))
@@ -85,10 +85,10 @@ class Champion:
                 block=layer.block,
                 n_blocks=len(layer.columns),
                 layout=LAYOUTS.index(champion_layout(layer.block, is_dense=layer.is_dense)),
-                values=pointer(weights[index]),
+                values=pointer(acting[index][0]),
                 columns=pointer(layer.columns, ctypes.c_uint16),
                 row_starts=pointer(layer.starts, ctypes.c_uint32),
-                bias=pointer(layer.bias),
+                bias=pointer(acting[index][1]),
                 activation=self._learner.config.activation,
             )
         mean, scale, centre, half_range = self._kept

@@ -13,7 +13,7 @@ from edgerl.edge.continual.bundle import Constants, ReplayPlan, read_constants, 
 from edgerl.edge.continual.memory import memory_of
 from edgerl.edge.continual.trials import LARGEST_REWARD
 from edgerl.edge.engine.arena import LearnerArena, ReadState
-from edgerl.edge.engine.library import CROSSQ, BytesOf, LearnerConfig, library
+from edgerl.edge.engine.library import BytesOf, LearnerConfig, library
 from edgerl.edge.engine.released import current
 from edgerl.errors import ConfigError, FileFormatError, UnsupportedModelError, quoted
 from edgerl.files.tensors import TensorReader, Tensors
@@ -70,8 +70,6 @@ def read_origin(reader: TensorReader, source: Path, memory: int | None = None) -
         replay = read_replay_plan(metadata.get("replay"))
         adapt = _adapt_to_this_machine(memory_of(replay) if memory is None else memory)
         arena = LearnerArena.from_state(library(), *state_of(reader), adapt)
-        if arena.config.algorithm == CROSSQ:
-            raise ValueError("its algorithm is CrossQ; a learner on a device runs TD3 or SAC")
         constants = read_constants(reader, arena.config.n_observations, arena.config.n_actions)
         if replay.precision == "fp16" and constants.storage_mean is None:
             raise ValueError("its replay is fp16, and the constants of its storage are missing")

@@ -25,6 +25,7 @@ from edgerl.edge.engine.library import (
     new_arena,
 )
 from edgerl.errors import ConfigError
+from edgerl.policy.batch_norm import as_affine
 
 Array = npt.NDArray[Any]
 
@@ -99,12 +100,31 @@ class LayerArrays:
 
     def matrix(self) -> Array:
         """The weights, float32 [n_outputs, n_inputs]; a copy."""
+        return self._matrix_of(self.weight)
+
+    def folded(self) -> tuple[Array, Array]:
+        """(weights [N, block], biases [R · block]) to act with: the layer's own, or copies into which its batch norm
+        is folded."""
+        if self.running is None or self.norm is None:
+            return self.weight, self.bias
+        slope, level = as_affine(*self.norm, *self.running)
+        carried = np.zeros((len(self.starts) - 1, self.block))
+        np.add.at(carried, self.block_rows(), self.weight * level[self.columns, None])
+        weight, bias = self.weight * slope[self.columns, None], self.bias + carried.reshape(-1)
+        return weight.astype(self.weight.dtype), bias.astype(self.bias.dtype)
+
+    def affine(self) -> tuple[Array, Array]:
+        """(weights [n_outputs, n_inputs], bias [n_outputs]) to act with, float32."""
+        weight, bias = self.folded()
+        return self._matrix_of(weight), bias[: self.n_outputs].astype(np.float32)
+
+    def _matrix_of(self, weight: Array) -> Array:
         matrix = np.zeros((self.n_outputs, self.n_inputs), np.float32)
         rows = self.block_rows()
         for lane in range(self.block):
             outputs = rows * self.block + lane
             inside = outputs < self.n_outputs
-            matrix[outputs[inside], self.columns[inside]] = self.weight[inside, lane]
+            matrix[outputs[inside], self.columns[inside]] = weight[inside, lane]
         return matrix
 
 

@@ -30,7 +30,7 @@ from edgerl.edge.continual.store import LOG
 from edgerl.edge.continual.trials import TrialRule
 from edgerl.edge.continual.updates import Pace
 from edgerl.edge.engine.arena import LearnerArena
-from edgerl.edge.engine.library import SAC, library
+from edgerl.edge.engine.library import CROSSQ, SAC, library
 from edgerl.edge.engine.random import Draws, Purpose
 from edgerl.errors import ConfigError, FileFormatError, OutputError
 from edgerl.files.disk import Disk
@@ -61,7 +61,7 @@ EACH_ALGORITHM = pytest.mark.usefixtures("each_algorithm")
 CENTRE, HALF = (LOW + HIGH) / 2, (HIGH - LOW) / 2
 
 
-@pytest.fixture(params=[TD3, SAC], ids=["td3", "sac"])
+@pytest.fixture(params=[TD3, SAC, CROSSQ], ids=["td3", "sac", "crossq"])
 def each_algorithm(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of every learner that the test makes."""
     monkeypatch.setattr(learners, "DEFAULT_ALGORITHM", request.param)
@@ -591,11 +591,13 @@ def test_learning_that_diverges_begins_anew_from_the_champion() -> None:
         for _ in range(10):
             learner.update()
         for_entropy = 20 * M * math.exp(learner.challenger.values.progress.log_temperature)
-        paid = 2 + (for_entropy if learners.DEFAULT_ALGORITHM == SAC else 0)
+        paid = 2 + (0 if learners.DEFAULT_ALGORITHM == TD3 else for_entropy)
         assert learner.status()["value_bound"] == pytest.approx(2 * paid / (1 - 0.9)), "rewards are at most 2"
         for network in (1, 2):
-            learner.challenger.arena.layers[network][-1].bias[:] = 1e6
-            learner.challenger.arena.layers[network][-1].bias_target[:] = 1e6
+            last = learner.challenger.arena.layers[network][-1]
+            last.bias[:] = 1e6
+            if last.bias_target is not None:
+                last.bias_target[:] = 1e6
         acted = _bytes(learner)
         for strike in range(1, STRIKES):
             learner.update()
