@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/control_period.py [--rate 20] [--device raspberry-pi-5] [--batch N]
 
 HalfCheetah's size, random transitions, processor time as in parts.py. TD3, SAC and CrossQ as `edgerl train` makes them:
-batches of 100, 256 and 256, the actor at every second, every and every third update; --batch sets all three. Acting takes some of the same core, a
-tenth of a millisecond of each period (docs/continual.md), which is not taken off.
+batches of 100, 256 and 256, the actor at every second, every and every third update; --batch sets all three. Acting
+takes some of the same core, a tenth of a millisecond of each period (docs/continual.md), which is not taken off.
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ class Imitator:
 
     def layers(self) -> list[tuple[Array, Array]]:
         """(weights [outputs, inputs], bias [outputs]), float32."""
-        return [(layer.matrix(), layer.bias) for layer in self._layers]
+        return [layer.folded() for layer in self._layers]
 
     def state(self) -> Arrays:
         """What `load_state` goes on from."""

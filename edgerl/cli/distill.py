@@ -10,6 +10,7 @@ import typer
 from edgerl.cli.support.command import in_flags
 from edgerl.cli.support.options import whole_numbers
 from edgerl.cli.support.output import Force, Json, OwnEnv, note, print_json, print_table
+from edgerl.cli.support.precision import Dtype, Outliers, precision_of
 from edgerl.commands.models import find_subject
 from edgerl.run_folder import short
 from edgerl.units import human_bytes
@@ -51,6 +52,8 @@ def command(
     updates: Annotated[int, typer.Option(help="Updates in all, shared out over the rounds.")] = 50_000,
     learning_rate: Annotated[float, typer.Option(help="Of Adam at the beginning; it falls to 0.")] = 3e-3,
     batch_size: Annotated[int, typer.Option(help="States in a batch.")] = 256,
+    dtype: Dtype = "fp32",
+    outliers: Outliers = None,
     seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
     episodes: Annotated[int, typer.Option(help="Episodes that measure the returns.")] = 20,
     resume: Annotated[
@@ -59,7 +62,7 @@ def command(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Write a student that acts as a trained policy does: sparse from its first step, smaller, or both.
+    """Write a student that acts as a trained policy does: sparse from its first step, smaller, of fewer bits.
 
     Its hidden layers have ReLU; normalisation, head and bounds are the teacher's. Ctrl-C saves, for --resume.
 
@@ -82,6 +85,8 @@ def command(
         updates=updates,
         learning_rate=learning_rate,
         batch_size=batch_size,
+        precision=precision_of(dtype),
+        outliers=outliers,
         seed=seed,
         episodes=episodes,
         resume=resume,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgerl.cli.support.output import Force, Json, OwnEnv, note, print_json, print_table
+from edgerl.cli.support.precision import Dtype, Outliers, precision_of
 from edgerl.commands.models import find_subject
 from edgerl.run_folder import short
 from edgerl.units import human_bytes
@@ -28,16 +29,8 @@ def command(
     sparsity: Annotated[
         float | None, typer.Option(help="Prune further by magnitude, to this share of absent weights.")
     ] = None,
-    dtype: Annotated[
-        str,
-        typer.Option(help="How weights are stored: fp32, fp16, int8, or int4: hidden layers in it, others in int8."),
-    ] = "fp32",
-    outliers: Annotated[
-        float | None,
-        typer.Option(
-            help="Share of the weights that int8 and int4 keep exact.", show_default="0.01 with int8, 0.02 with int4"
-        ),
-    ] = None,
+    dtype: Dtype = "fp32",
+    outliers: Outliers = None,
     finetune: Annotated[
         bool, typer.Option("--finetune", help="Train int8 or int4 weights to act as the policy did, in its own states.")
     ] = False,
@@ -53,12 +46,8 @@ def command(
     Example: edgerl prune --sparsity 0.9 --dtype fp16 -o small.safetensors
     """
     from edgerl.compression.prune import prune
-    from edgerl.errors import ConfigError
-    from edgerl.policy.compact import Precision
 
-    precision = next((known for known in get_args(Precision) if known == dtype), None)
-    if precision is None:
-        raise ConfigError(f"--dtype is {dtype!r}; expected {', '.join(get_args(Precision))}")
+    precision = precision_of(dtype)
     if finetune:
         note("fine-tuning: about ten seconds of a core for a hidden layer of 256 × 256")
     result = prune(

@@ -105,9 +105,14 @@ class Course:
         """As it is now."""
         return student_policy(self._frame, self._imitator.layers(), self._config.network.block)
 
-    def finished(self, about: Mapping[str, Any]) -> CompactPolicy:
-        """The student, with what its file says of it."""
-        student, positions = self.student(), sum(plan.n_inputs * plan.n_outputs for plan in self._plans)
+    @property
+    def observations(self) -> Array:
+        """All that were met [k, n], less the offset."""
+        return np.concatenate(self._observations)
+
+    def finished(self, student: CompactPolicy, about: Mapping[str, Any]) -> CompactPolicy:
+        """What became of the student, with what its file says of it."""
+        positions = sum(plan.n_inputs * plan.n_outputs for plan in self._plans)
         connections = [plan.connections for plan in self._plans]
         metadata = {name: self.teacher.metadata[name] for name in KEPT if name in self.teacher.metadata}
         metadata |= {
@@ -139,7 +144,7 @@ class Course:
         self._imitator.reset_loss()
 
     def _learn(self, number: int, pause: Pause) -> None:
-        known = np.concatenate(self._observations)
+        known = self.observations
         shown, last = examples(self.teacher, self._frame, known), self.planned * (number + 1) // self._n_rounds
         while (left := last - self.updates) > 0:
             pause()
@@ -155,7 +160,7 @@ class Course:
             "mean_returns": [list(pair) for pair in self._mean_returns],
             "rounds": [asdict(each) for each in self.rounds],
         }
-        met = np.concatenate(self._observations) if self._observations else np.zeros((0, self.teacher.n_observations))
+        met = self.observations if self._observations else np.zeros((0, self.teacher.n_observations))
         tensors = {"observations": met.astype(np.float32), **self._imitator.state()}
         write_atomically(path, pack_tensors(KIND, VERSION, metadata, tensors))
 

@@ -1,7 +1,7 @@
 """`edgerl distill`: a student that acts as a trained policy does, sparse from its first step, smaller, or both.
 
 States and what the teacher does there are in lessons.py, the rounds in course.py, the updates in
-edgerl.algorithms.imitation.
+edgerl.algorithms.imitation. Weights of 8 or 4 bits are fine-tuned by the teacher after the last round, in finetune.py.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from edgerl.compression.lessons import Array, Judgement, Played, Recorded, Sourc
 from edgerl.compression.returns import MeanReturn
 from edgerl.config import Growth, Topology, flat, make_config
 from edgerl.environments.make import resumes_bit_for_bit
-from edgerl.errors import CheckFailed, ConfigError, Interrupted, OutputError, UnsupportedModelError, quoted
+from edgerl.errors import CheckFailed, ConfigError, Interrupted, OutputError, UnsupportedModelError, quoted, require
 from edgerl.files.atomic import refuse_existing
 from edgerl.files.paths import anchored, at_home, reachable
 from edgerl.policy import format as policy_file
-from edgerl.policy.compact import CompactPolicy
+from edgerl.policy.compact import CompactPolicy, Precision
 from edgerl.policy.loss import ActionDifference, action_difference, action_span
+from edgerl.policy.pruning import LARGEST_VALUES, describe_wide_rows, network_of, outlier_share, storage_of, stored
 from edgerl.signals import leave_at_the_second, stop_requests
 from edgerl.training.evaluation import evaluation_seeds
 from edgerl.training.subject import Subject, subject_of
@@ -107,6 +108,8 @@ def distill(
     updates: int = 50_000,
     learning_rate: float = 3e-3,
     batch_size: int = 256,
+    precision: Precision = "fp32",
+    outliers: float | None = None,
     seed: int = 0,
     episodes: int = 20,
     resume: bool = False,
@@ -120,8 +123,9 @@ def distill(
     .csv or a run folder to learn from, without an environment; no return is measured then. method: dagger, where the
     student acts in all rounds but the first, or kd, policy distillation, where the teacher does. hidden: widths,
     default the teacher's. sparsity: 1 − connections / dense weights, default 0.8 unless `topology` is dense. block,
-    growth: as in training. rounds: of meeting states, each followed by its share of the `updates`. episodes: in which
-    the returns of both are measured. resume: go on with what was interrupted. report: called after each round.
+    growth: as in training. rounds: of meeting states, each followed by its share of the `updates`. precision, outliers:
+    how weights are stored, as `edgerl.prune` has it; those of 8 and 4 bits are fine-tuned. episodes: in which the
+    returns of both are measured. resume: go on with what was interrupted. report: called after each round.
 
     Raises ConfigError, EnvironmentError, FileFormatError, MissingExtraError, OutputError, UnsupportedModelError;
     CheckFailed where the student diverged; Interrupted, with all saved beside `path`, after SIGINT or SIGTERM.
@@ -129,6 +133,11 @@ def distill(
     subject = subject_of(teacher, env)
     policy = subject.policy
     _check(policy, method, episodes, rounds, updates)
+    if precision not in get_args(Precision):
+        raise ConfigError(f"`precision` is {quoted(precision)}; expected {', '.join(get_args(Precision))}")
+    share = outlier_share(precision, outliers)
+    if precision in LARGEST_VALUES:
+        require("torch", "train")
     config = make_config(
         hidden=tuple(layer.n_outputs for layer in policy.layers[:-1]) if hidden is None else hidden,
         topology=topology,
@@ -153,14 +162,16 @@ def distill(
         "rounds": rounds if known is None else 1,
         "updates": updates,
         "hidden": list(config.network.hidden),
+        "precision": precision,
+        "outliers": share,
         **{name.rpartition(".")[2]: flat(config)[name] for name in ASKED},
     }
     course = Course(policy, plans, config, asked["rounds"], updates, asked, student_acts=method == "dagger")
     if resume:
         course.take_up(state)
     with _source(known, subject, seed, episodes, notice) as source:
-        judgement = _taught(course, source, state, report)
-    result = _result(reachable(given), course, policy, judgement, method, episodes)
+        student, judgement = _taught(course, source, state, precision, share, report, notice)
+    result = _result(reachable(given), course, student, judgement, method, episodes)
     policy_file.save(result.student, goal, force=force)
     state.unlink()
     return result
@@ -209,8 +220,17 @@ def _source(
         yield Played(environment, seed, evaluation_seeds(subject.seed, episodes))
 
 
-def _taught(course: Course, source: Source, state: Path, report: Callable[[Progress], None]) -> Judgement:
-    """The course to its end, saved in `state` after each round and at a request to stop; how the student then does.
+def _taught(
+    course: Course,
+    source: Source,
+    state: Path,
+    precision: Precision,
+    outliers: float,
+    report: Callable[[Progress], None],
+    notice: Callable[[str], None],
+) -> tuple[CompactPolicy, Judgement]:
+    """The course to its end, saved in `state` after each round and at a request to stop; its student, stored as is
+    asked, and how that does.
 
     Raises CheckFailed, Interrupted.
     """
@@ -230,15 +250,35 @@ def _taught(course: Course, source: Source, state: Path, report: Callable[[Progr
         if course.diverged:
             state.unlink()
             raise CheckFailed("the student met numbers that are not finite: it diverged; lower `learning_rate`")
-        return source.judge(course.teacher, course.student(), pause)
+        student = _stored(course, source, precision, outliers, notice)
+        return student, source.judge(course.teacher, student, pause)
+
+
+def _stored(
+    course: Course, source: Source, precision: Precision, outliers: float, notice: Callable[[str], None]
+) -> CompactPolicy:
+    """The student, its weights stored so; those of 8 and 4 bits are fine-tuned in the states that were met, and in
+    those that it meets itself."""
+    student = course.student()
+    storage = storage_of(network_of(student), precision, outliers)
+    if precision not in LARGEST_VALUES:
+        return stored(student, network_of(student), storage)
+    from edgerl.compression.finetune import finetune
+
+    notice("fine-tuning the rounded weights: about ten seconds of a core for a hidden layer of 256 × 256")
+    smaller = finetune(course.teacher, student, storage, course.observations, source.environment)
+    for line in describe_wide_rows(student, smaller):
+        notice(line)
+    return smaller
 
 
 def _result(
-    path: Path, course: Course, teacher: CompactPolicy, judgement: Judgement, method: Method, episodes: int
+    path: Path, course: Course, student: CompactPolicy, judgement: Judgement, method: Method, episodes: int
 ) -> DistillResult:
     """The student with what its file says of it, and the report."""
     seen, returns, gain = judgement.observations, judgement.returns, judgement.gain
-    actions = teacher.without_offset(seen), course.student().without_offset(seen)
+    teacher = course.teacher
+    actions = teacher.without_offset(seen), student.without_offset(seen)
     difference = action_difference(*actions, action_span(teacher))
     about = {
         "method": method,
@@ -248,7 +288,7 @@ def _result(
         "returns": None if returns is None else [asdict(each) for each in returns],
         "gain": None if gain is None else asdict(gain),
     }
-    student = course.finished(about)
+    student = course.finished(student, about)
     return DistillResult(
         path=path,
         teacher=teacher,

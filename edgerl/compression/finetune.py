@@ -42,15 +42,17 @@ def finetune(
     observations: Array,
     environment: Environment | None,
 ) -> CompactPolicy:
-    """`start` (fp32), its weights fine-tuned to act as `teacher` does once they are stored as `storage` says.
+    """`start` (fp32), its weights fine-tuned to act as `teacher` does once they are stored as `storage` says. The two
+    have the same actions, and offset.
 
     observations: of the teacher [count, n], less its offset. environment: where the student meets its own states; None:
     there are only the given ones. Weights that are zero stay so. The same arguments give the same policy.
     """
-    student = _Student(start, storage)
+    half = action_span(teacher) / 2
+    student = _Student(start, storage, half)
     optimizer = torch.optim.Adam(student.parameters, LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, ROUNDS * STEPS)
-    rng, half = np.random.default_rng(0), action_span(teacher) / 2
+    rng = np.random.default_rng(0)
     for number in range(ROUNDS):
         inputs = torch.from_numpy(start.normalised(observations.astype(np.float32)))
         wanted = torch.from_numpy((teacher.without_offset(observations) / half).astype(np.float32))
@@ -70,13 +72,13 @@ def finetune(
 class _Student:
     """A policy's network with weights that are rounded in every pass."""
 
-    def __init__(self, start: CompactPolicy, storage: Sequence[Storage]) -> None:
+    def __init__(self, start: CompactPolicy, storage: Sequence[Storage], half: Array) -> None:
+        """half: of the range of each action [m]."""
         self.start, self.storage = start, storage
         pairs = [[torch.tensor(part) for part in affine] for affine in network_of(start)]
         self.present = [weight != 0 for weight, _ in pairs]
         self.exact = [None if each.exact is None else torch.from_numpy(each.exact) for each in storage]
         self.affine = [(weight.requires_grad_(), bias.requires_grad_()) for weight, bias in pairs]
-        half = action_span(start) / 2
         self.half = torch.from_numpy(half.astype(np.float32))
         self.middle = 0 if start.head == "clip" else torch.from_numpy(start.action_scaling[0] / self.half.numpy())
 

@@ -66,6 +66,8 @@ class Judgement:
 class Source(ABC):
     """Where the states come from."""
 
+    environment: Environment | None  # in which it is played, where it is
+
     @abstractmethod
     def meet(self, number: int, actor: CompactPolicy, pause: Pause) -> Meeting:
         """The observations of a round; pause: called before every step, and may raise."""
@@ -125,6 +127,7 @@ class Recorded(Source):
     """Observations [k, n] of a file, less the offset; the last of them are held out."""
 
     observations: Array
+    environment: None = None
 
     @property
     def _shown(self) -> int:

@@ -14,7 +14,7 @@ from edgerl.files.paths import anchored, at_home, reachable
 from edgerl.policy import format as policy_file
 from edgerl.policy.compact import CompactPolicy, Precision
 from edgerl.policy.loss import ActionDifference, action_difference, action_span
-from edgerl.policy.pruning import LARGEST_VALUES, OUTLIERS, compact, describe_wide_rows, network_of, storage_of, stored
+from edgerl.policy.pruning import LARGEST_VALUES, compact, describe_wide_rows, network_of, storage_of, stored
 from edgerl.training.evaluation import evaluation_seeds
 from edgerl.training.recorded import RECORDED_OBSERVATIONS
 from edgerl.training.subject import FileSubject, Subject, acting, subject_of
@@ -76,8 +76,7 @@ def prune(
         refuse_existing(Path(path), force=force)
     before = subject.policy
     whole = compact(before, sparsity=sparsity)
-    share = OUTLIERS.get(precision, 0.0) if outliers is None else outliers
-    storage = storage_of(network_of(whole), precision, share)
+    storage = storage_of(network_of(whole), precision, outliers)
     after = stored(whole, network_of(whole), storage)
     if finetune:
         _check_finetuning(subject, precision, episodes)

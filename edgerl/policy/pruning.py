@@ -278,18 +278,25 @@ class Storage:
     exact: Array | None = None  # int8 and int4: which are kept as they are, bool [n_outputs, n_inputs]; None: none are
 
 
-def storage_of(network: Sequence[Affine], precision: Precision, outliers: float = 0.0) -> list[Storage]:
-    """Of each layer; outliers: the share of weights that int8 and int4 keep exact. The first and the last layer, where
-    an error is felt most, are int8 with int4. Raises ConfigError."""
-    if not 0 <= outliers <= LARGEST_SHARE or (outliers and precision not in LARGEST_VALUES):
+def outlier_share(precision: Precision, outliers: float | None) -> float:
+    """The share of weights that int8 and int4 keep exact; None: as much as pays (OUTLIERS). Raises ConfigError."""
+    share = OUTLIERS.get(precision, 0.0) if outliers is None else outliers
+    if not 0 <= share <= LARGEST_SHARE or (share and precision not in LARGEST_VALUES):
         raise ConfigError(
-            f"`outliers` is {outliers:g} with {precision} weights; expected a share in [0, {LARGEST_SHARE}] with int8 "
+            f"`outliers` is {share:g} with {precision} weights; expected a share in [0, {LARGEST_SHARE}] with int8 "
             "and int4, and 0 with others"
         )
+    return share
+
+
+def storage_of(network: Sequence[Affine], precision: Precision, outliers: float | None = 0.0) -> list[Storage]:
+    """Of each layer; outliers: see `outlier_share`. The first and the last layer, where an error is felt most, are int8
+    with int4. Raises ConfigError."""
+    share = outlier_share(precision, outliers)
     precisions: list[Precision] = [precision] * len(network)
     if precision == "int4":
         precisions[0] = precisions[-1] = "int8"
-    exact = find_outliers(network, outliers) if outliers else [None] * len(network)
+    exact = find_outliers(network, share) if share else [None] * len(network)
     return [Storage(*pair) for pair in zip(precisions, exact, strict=True)]
 
 

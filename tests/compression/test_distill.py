@@ -15,12 +15,15 @@ import pytest
 
 import edgerl as library
 from edgerl.algorithms.imitation import Imitator
+from edgerl.compression import finetune
 from edgerl.compression.course import student_policy
 from edgerl.compression.lessons import Units, read_observations, statistics
 from edgerl.errors import CheckFailed, ConfigError, EdgerlError, FileFormatError, Interrupted, OutputError
 from edgerl.policy import format as policy_file
+from edgerl.policy.compact import CompactPolicy
 from edgerl.policy.contract import Contract
 from edgerl.policy.loss import action_span
+from edgerl.policy.pruning import network_of, storage_of, stored
 from tests.policy.policies import Array, random_policy
 
 Run = Callable[..., tuple[int, str, str]]
@@ -171,6 +174,49 @@ def test_a_student_that_was_interrupted_becomes_the_same(
     assert not Path("student.safetensors.part").exists()
 
 
+@pytest.mark.parametrize("precision", ["fp16", "int8", "int4"])
+def test_a_student_of_fewer_bits_acts_as_its_teacher_does(precision: Any) -> None:
+    """As its file has it; and better than rounding alone would leave it, where there are few bits."""
+    teacher = _teacher()
+    np.save("seen.npy", _observations(4000))
+    quick: dict[str, Any] = {"observations": "seen.npy", "updates": 3000, "topology": "dense"}
+    result = library.distill(teacher, precision=precision, **quick)
+    library.distill(teacher, "whole.safetensors", **quick)
+    whole = policy_file.load("whole.safetensors")
+    rounded = stored(whole, network_of(whole), storage_of(network_of(whole), precision, None))
+    before, after = policy_file.load(teacher), policy_file.load(result.path)
+    assert [layer.precision for layer in after.layers] == [layer.precision for layer in rounded.layers]
+    x = np.random.default_rng(2).normal(size=(1000, 4)).astype(np.float32)
+
+    def error(policy: Any) -> float:
+        return float(np.sqrt(np.square((policy(x) - before(x)) / action_span(before)).mean()))
+
+    assert error(after) < 0.03
+    assert error(after) <= (0.9 if precision == "int4" else 1.01) * error(rounded)
+    assert result.student.metadata["distilled"]["action_difference"]["root_mean_square"] == pytest.approx(
+        result.difference.root_mean_square
+    )
+
+
+def test_fine_tuning_that_was_interrupted_becomes_the_same(teacher: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    quick = {**QUICK, "precision": "int8"}
+    library.distill(teacher, "whole.safetensors", **quick)
+    train = finetune.finetune
+
+    def stopped(*arguments: Any) -> CompactPolicy:
+        signal.raise_signal(signal.SIGTERM)
+        return train(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(finetune, "finetune", stopped)
+        with pytest.raises(Interrupted, match="stopped after 300 of 300 updates"):
+            library.distill(teacher, **quick)
+    with pytest.raises(ConfigError, match=r"`precision` is 'fp32', and .* was begun with 'int8'"):
+        library.distill(teacher, resume=True, **QUICK)
+    library.distill(teacher, resume=True, **quick)
+    assert Path("student.safetensors").read_bytes() == Path("whole.safetensors").read_bytes()
+
+
 def test_what_was_interrupted_goes_on_only_as_it_was_begun(teacher: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved = Path("student.safetensors.part")
     with monkeypatch.context() as patch:
@@ -225,6 +271,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "growth": ({"growth": "none"}, "`growth` is 'none'; expected random, gradient"),
     "rounds": ({"rounds": 0}, "`rounds` is 0 and `updates` 300; expected at least one update in each round"),
     "more rounds than updates": ({"rounds": 301}, "`rounds` is 301 and `updates` 300"),
+    "precision": ({"precision": "int2"}, "`precision` is 'int2'; expected fp32, fp16, int8, int4"),
+    "outliers": ({"outliers": 0.1}, r"`outliers` is 0\.1 with fp32 weights; expected a share in"),
     "episodes": ({"episodes": 1}, "`episodes` is 1; expected at least 2, for an interval"),
     "rate": ({"learning_rate": 0.0}, "`learning_rate` is 0.0; expected"),
     "seed": ({"seed": -1}, "`seed` is -1; expected"),

@@ -35,7 +35,7 @@ def _observations(policy: CompactPolicy, seed: int, count: int = 2000) -> np.nda
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_the_student_computes_what_its_file_does(activation: ActivationName, head: Head, outliers: float) -> None:
     start = random_policy(1, (20, 16, 10, 3), activation=activation, norm=True, head=head, clip=1.5, density=0.7)
-    student = _Student(start, storage_of(network_of(start), "int8", outliers))
+    student = _Student(start, storage_of(network_of(start), "int8", outliers), action_span(start) / 2)
     observations = _observations(start, 0, 50)
     with torch.no_grad():
         shares = student(torch.from_numpy(start.normalised(observations))).numpy()
