@@ -153,6 +153,9 @@ EDGERL_API int32_t edgerl_policy_sample(void *arena, const float *observation, c
 EDGERL_API int32_t edgerl_policy_windows(const void *arena, size_t *observation, size_t *action);
 EDGERL_API int32_t edgerl_policy_act_in_place(void *arena);
 
+/* Where in the arena the state of all cells lies, as a byte offset, and how many floats it is: to keep it and to put it back. */
+EDGERL_API int32_t edgerl_policy_state_window(const void *arena, size_t *state, size_t *count);
+
 /* One layer alone, without norm, activation and head, for `count` inputs one after the other: to measure it, or to compare it with
  * a reference. inputs [count][n_inputs of the layer] -> outputs [count][n_outputs of the layer] */
 EDGERL_API int32_t edgerl_policy_run_layer(void *arena, uint32_t layer, const float *inputs, float *outputs, uint32_t count);
