@@ -63,6 +63,9 @@ typedef enum edgerl_isa {
 /* The best instruction set that this processor has. */
 EDGERL_API int32_t edgerl_isa_best(void);
 
+/* Whether this thread flushes denormals to zero from here on, in all code that it runs; learning and acting do so anyway. */
+EDGERL_API int32_t edgerl_flush_denormals(int32_t wanted);
+
 /* ---------------------------------------------------------------------------------------------------------------------
  * Policy: one observation to one action.
  *

@@ -226,6 +226,7 @@ class Progress(ctypes.Structure):
 
 
 FUNCTIONS: dict[str, tuple[Any, ...]] = {
+    "edgerl_flush_denormals": (c_int32,),
     "edgerl_policy_bytes": (POINTER(PolicyConfig), POINTER(c_size_t)),
     "edgerl_policy_init": (POINTER(PolicyConfig), c_void_p, c_size_t),
     "edgerl_policy_reset": (c_void_p,),
