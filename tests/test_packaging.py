@@ -138,7 +138,7 @@ def test_a_missing_extra_is_named_with_its_remedy(wheel: Path, tmp_path: Path) -
         done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
         return done.returncode, done.stderr.strip()
 
-    assert run("train") == (2, "edgerl: torch is not installed; run: pip install 'edgerl[train]'")
+    assert run("train") == (2, "edgerl: gymnasium is not installed; run: pip install 'edgerl[train]'")
     assert run("cost") == (2, "edgerl: gymnasium is not installed; run: pip install 'edgerl[train]'")
     assert run("run", "policy.onnx")[0] == 2
     assert "pip install 'edgerl[export]'" in run("run", "policy.onnx")[1]

@@ -15,6 +15,7 @@ from edgerl.algorithms.topology import LayerPlan
 from edgerl.config import Config
 from edgerl.edge.continual.replay import Replay
 from edgerl.edge.engine.random import Draws
+from edgerl.errors import require
 
 Array = npt.NDArray[Any]
 
@@ -113,6 +114,9 @@ NATIVE = ("edgerl.algorithms.native", "NativeAgent")
 
 def make_algorithm(config: Config, n_observations: int, n_actions: int) -> Algorithm:
     """The algorithm on the engine that the configuration names. Raises ConfigError, MissingExtraError."""
-    module, name = NATIVE if config.engine == "native" else ALGORITHMS[config.algorithm]
+    module, name = NATIVE
+    if config.engine == "torch":
+        require("torch", "train")
+        module, name = ALGORITHMS[config.algorithm]
     made: Algorithm = getattr(import_module(module), name)(config, n_observations, n_actions)
     return made

@@ -383,7 +383,7 @@ class NativeAgent:
         if self.config.is_stochastic:
             return self.arena.sample(observation, noise)
         explored: Array = self.act(observation) + self.config.learning.exploration_noise * noise
-        return np.clip(explored, -1, 1).astype(np.float32)
+        return np.minimum(np.maximum(explored, -1), 1).astype(np.float32)  # np.clip takes twice as long
 
     def learn(self, replay: Replay, normalizer: Normalizer | None = None) -> None:
         """One update on a mini-batch drawn from `replay`. Raises ValueError for one of another task."""

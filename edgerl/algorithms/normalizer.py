@@ -20,6 +20,7 @@ class Normalizer:
         self.count = 0
         self._mean = np.zeros(n_observations)
         self._squares = np.zeros(n_observations)  # Σ (x − mean)²
+        self._current: tuple[Array, Array] | None = None  # (mean, scale), once one of them was asked for
 
     def observe(self, observation: Array) -> None:
         """Count one observation [n]."""
@@ -27,23 +28,30 @@ class Normalizer:
         difference = observation - self._mean
         self._mean += difference / self.count
         self._squares += difference * (observation - self._mean)
+        self._current = None
 
     @property
     def mean(self) -> Array:
         """float32 [n]."""
-        return self._mean.astype(np.float32)
+        return self._mean_and_scale()[0]
 
     @property
     def scale(self) -> Array:
         """1 / standard deviation, float32 [n]."""
-        deviation = np.sqrt(self._squares / max(self.count, 1))
-        return np.where(deviation > SMALLEST_DEVIATION, 1 / np.maximum(deviation, SMALLEST_DEVIATION), 1).astype(
-            np.float32
-        )
+        return self._mean_and_scale()[1]
+
+    def _mean_and_scale(self) -> tuple[Array, Array]:
+        """Computed once after each observation: acting and learning both need them."""
+        if self._current is None:
+            deviation = np.sqrt(self._squares / max(self.count, 1))
+            inverse = np.where(deviation > SMALLEST_DEVIATION, 1 / np.maximum(deviation, SMALLEST_DEVIATION), 1)
+            self._current = self._mean.astype(np.float32), inverse.astype(np.float32)
+        return self._current
 
     def __call__(self, observations: Array) -> Array:
         """(observations − mean) · scale, float32 [..., n]."""
-        normalised: Array = (observations - self.mean) * self.scale
+        mean, scale = self._mean_and_scale()
+        normalised: Array = (observations - mean) * scale
         return normalised
 
     def state(self) -> dict[str, Array]:
@@ -58,4 +66,4 @@ class Normalizer:
         mean, squares = arrays["mean"].copy(), arrays["squares"].copy()
         if arrays["count"] < 0 or not (np.isfinite(mean).all() and np.isfinite(squares).all() and (squares >= 0).all()):
             raise ValueError("the normaliser's arrays hold a value that is out of range")
-        self.count, self._mean, self._squares = int(arrays["count"]), mean, squares
+        self.count, self._mean, self._squares, self._current = int(arrays["count"]), mean, squares, None

@@ -31,6 +31,13 @@ def command(
     actions: Actions = None,
     seconds: Annotated[float, typer.Option("--seconds", help="How long to run.")] = 5.0,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the first episode; each next one adds 1.")] = 0,
+    warm: Annotated[
+        bool,
+        typer.Option(
+            "--warm/--no-warm",
+            help="Rehearse an action before each tick, with memory locked and priority raised where permitted.",
+        ),
+    ] = True,
     json: Json = False,
 ) -> None:
     """Run a policy at a fixed rate in its environment: latency, jitter, missed deadlines, return.
@@ -41,6 +48,9 @@ def command(
 
     The environment stands in for the robot: it makes one step per action, however much simulated time that is. A
     missed deadline sends the fallback, zero within the action's bounds.
+
+    Latency is that of the actions that were sent. Rehearsed ones are shown beside it: cold, the first before a tick,
+    and hot, those that follow it at once, as a benchmark has them.
 
     Example: edgerl run --rate 100 --seconds 5
     """
@@ -55,6 +65,7 @@ def command(
             actions=cast("ActionMode | None", actions),
             seconds=seconds,
             seed=seed,
+            warm=warm,
             notice=note,
         )
     except CutShort as cut:  # report what was measured until then
@@ -71,11 +82,16 @@ def _print(report: RunReport) -> None:
     statistics = report.statistics
     print(f"{report.model} in {report.environment}: {statistics.cycles} actions in {human_seconds(statistics.seconds)}")
     print(f"latency of the policy      {_spread(statistics.latency)}")
+    for name, rehearsed in (("cold", statistics.cold), ("hot", statistics.hot)):
+        if rehearsed.count:
+            print(f"  rehearsed, {name:<16}{_spread(rehearsed)}")
     print(f"jitter (lateness of cycle) {_spread(statistics.jitter)}")
     print(
         f"missed deadlines           {statistics.missed_deadlines} of {statistics.cycles} at {statistics.rate_hz:g} Hz"
     )
     print(f"skipped ticks              {statistics.skipped_ticks}")
+    if report.granted is not None:
+        print(f"the system                 {report.granted}")
     for cause, count in statistics.fallbacks.items():
         if count:
             print(f"fallback, {cause.replace('_', ' ')}: {count}")
@@ -89,5 +105,5 @@ def _print(report: RunReport) -> None:
 
 
 def _spread(spread: Spread) -> str:
-    values = (("median", spread.median), ("p99", spread.p99), ("max", spread.maximum))
+    values = (("median", spread.median), ("p99", spread.p99), ("p99.9", spread.p999), ("max", spread.maximum))
     return ", ".join(f"{name} {human_seconds(seconds)}" for name, seconds in values)

@@ -46,7 +46,7 @@ def command(
     """
     from edgerl.errors import require
 
-    for module in ("torch", "gymnasium", "tensorboard"):
+    for module in ("gymnasium", "tensorboard"):
         require(module, "train")
     from edgerl.training.train import train
 

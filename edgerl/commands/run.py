@@ -14,6 +14,7 @@ import numpy.typing as npt
 from edgerl.commands.models import Notice, find_model, load_policy, no_notice, task_of
 from edgerl.edge.acting.actions import ActionMode, adapted
 from edgerl.edge.acting.control import ControlLoop, ControlStatistics
+from edgerl.edge.acting.realtime import Granted, realtime
 from edgerl.environments.make import Environment, make
 
 DEFAULT_RATE = 100.0
@@ -39,6 +40,7 @@ class RunReport:
     model: Path
     environment: str
     statistics: ControlStatistics
+    granted: Granted | None  # by the system; None where nothing was to be kept warm
     episodes: list[EpisodeSoFar]
     unfinished_episode: EpisodeSoFar
 
@@ -48,6 +50,7 @@ class RunReport:
             "model": str(self.model),
             "environment": self.environment,
             **asdict(self.statistics),
+            "granted": None if self.granted is None else asdict(self.granted),
             "episodes": [episode.as_dict() for episode in self.episodes],
             "unfinished_episode": self.unfinished_episode.as_dict(),
         }
@@ -101,6 +104,7 @@ def run(
     actions: ActionMode | None = None,
     seconds: float = 5.0,
     seed: int = 0,
+    warm: bool = True,
     notice: Notice = no_notice,
 ) -> RunReport:
     """Run a policy at a fixed rate in its environment: latency, jitter, missed deadlines, return.
@@ -108,7 +112,8 @@ def run(
     model: a policy.safetensors, which runs on edgerl's own engine, an ONNX file, which runs on onnxruntime, or a run
     folder (default runs/latest). env: the environment (default the one that the file names). rate: in Hz (default
     what the policy's contract says, else 100). actions: of a policy with other bounds than the environment's, scale or
-    clip. seed: of the first episode; each next one adds 1. notice: called with lines that a person should read.
+    clip. seed: of the first episode; each next one adds 1. warm: rehearse an action before each tick, with the memory
+    locked and the priority raised where the system permits. notice: called with lines that a person should read.
 
     Raises ConfigError, EnvironmentError, FileFormatError, UnsupportedModelError; CutShort, with the report, on Ctrl-C.
     """
@@ -127,13 +132,14 @@ def run(
         simulation = _Simulation(environment, seed, driver.reset)
         fallback = np.clip(0, environment.action_low, environment.action_high)
         rate = (policy.contract.rate_hz or DEFAULT_RATE) if rate is None else rate
-        loop = ControlLoop(driver, simulation.observe, simulation.act, rate, fallback)
+        loop = ControlLoop(driver, simulation.observe, simulation.act, rate, fallback, warm=warm)
         is_cut = False
-        try:
-            loop.run(seconds)
-        except KeyboardInterrupt:
-            is_cut = True
-    report = RunReport(path, environment.name, loop.statistics(), simulation.finished, simulation.unfinished)
+        with realtime() if warm else contextlib.nullcontext() as granted:
+            try:
+                loop.run(seconds)
+            except KeyboardInterrupt:
+                is_cut = True
+    report = RunReport(path, environment.name, loop.statistics(), granted, simulation.finished, simulation.unfinished)
     if is_cut:
         raise CutShort(report)
     return report

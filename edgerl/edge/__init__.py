@@ -17,6 +17,7 @@ _PUBLIC = {
     "Robot": "edgerl.edge.acting.robot",
     "Schedule": "edgerl.edge.continual.session",
     "Session": "edgerl.edge.continual.session",
+    "realtime": "edgerl.edge.acting.realtime",
 }
 
 __all__ = [*_PUBLIC]  # resolved by __getattr__

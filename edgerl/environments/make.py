@@ -134,7 +134,8 @@ class Environment:
 
     def _finite(self, given: npt.NDArray[Any]) -> Vector:
         observation: Vector = shifted(given, self._offset)
-        if not np.isfinite(observation).all():
+        # A sum of squares is finite only if all of them are, and takes a fifth of the time of looking at each.
+        if not (math.isfinite(observation.dot(observation)) or np.isfinite(observation).all()):
             where = int(np.flatnonzero(~np.isfinite(observation))[0])
             raise EnvironmentFault(
                 f"{self.name} returned {observation[where]} in observation {where} {self._robot.moment}; "

@@ -8,13 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from edgerl import run_folder
 from edgerl.algorithms.engine import Notice, with_engine
 from edgerl.algorithms.interface import make_algorithm
 from edgerl.algorithms.topology import notice_of_fixed_layers
 from edgerl.config import Config, extended, make_config, stated_options, with_episode_limit
+from edgerl.edge.engine.library import library
 from edgerl.environments.consent import check_consent
 from edgerl.environments.make import Environment, make_for_run, resumes_bit_for_bit
 from edgerl.errors import ConfigError, EnvironmentError
@@ -147,8 +146,18 @@ def evaluation_environment(config: Config, environment: Environment, notice: Not
 
 @contextlib.contextmanager
 def numerics(config: Config) -> Iterator[None]:
-    """The run's thread count; denormals flushed, since with weight decay dead weights decay into them, at twice the
-    time of an update."""
+    """Denormals flushed, since with weight decay dead weights decay into them, at twice the time of an update; of
+    PyTorch, which nothing else may load, the run's thread count as well."""
+    if config.engine == "native":
+        flush = library().quick("edgerl_flush_denormals")
+        flush(True)
+        try:
+            yield
+        finally:
+            flush(False)
+        return
+    import torch
+
     threads = torch.get_num_threads()
     torch.set_num_threads(config.threads)
     torch.set_flush_denormal(True)

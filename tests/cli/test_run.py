@@ -54,6 +54,28 @@ def test_the_newest_export_runs_in_the_environment_it_names(edgerl: Run) -> None
         assert line in out
 
 
+@pytest.mark.usefixtures("model")
+def test_rehearsals_and_what_the_system_grants_are_reported(edgerl: Run) -> None:
+    code, out, _ = edgerl("run", "--rate", "50", "--seconds", "0.5", "--json")
+    report = json.loads(out)
+    assert code == 0
+    assert set(report["granted"]) == {"memory_locked", "priority_raised"}
+    assert report["latency"]["count"] == report["cycles"]
+    assert set(report["cold"]) == set(report["hot"]) == set(report["latency"]) > {"median", "p99", "p999"}
+
+
+@pytest.mark.usefixtures("model")
+def test_a_loop_that_is_not_kept_warm_asks_the_system_for_nothing(edgerl: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgerl.commands import run
+
+    monkeypatch.setattr(run, "realtime", None)
+    code, out, _ = edgerl("run", "--no-warm", "--rate", "100", "--seconds", "0.2")
+    assert code == 0
+    assert "latency of the policy      median " in out
+    assert "rehearsed" not in out
+    assert "the system" not in out
+
+
 def test_json_counts_every_step_and_every_episode(edgerl: Run, model: Path) -> None:
     code, out, _ = edgerl("run", str(model), "--rate", "1000", "--seconds", "0.5", "--seed", "3", "--json")
     report = json.loads(out)

@@ -277,6 +277,30 @@ def test_actions_are_scaled_to_unequal_bounds_once(monkeypatch: pytest.MonkeyPat
     np.testing.assert_allclose(stored, expected, atol=1e-6)
 
 
+NATIVE_RUNS = """
+import sys
+from edgerl.cli import main
+
+for arguments in (
+    "train --env Pendulum-v1 --preset quick --steps 40 --start-steps 20 --out run --evaluation-episodes 1",
+    "export run --format learner --output learner.safetensors --memory 16MiB",
+    "learn learner.safetensors --hours 0.0001 --rate 0",
+):
+    sys.argv[1:] = arguments.split()
+    try:
+        main()
+    except SystemExit as ended:
+        assert not ended.code, (arguments, ended.code)
+print(sorted(name for name in sys.modules if name.split(".")[0] == "torch"))
+"""
+
+
+def test_a_native_run_loads_no_torch() -> None:
+    done = subprocess.run([sys.executable, "-c", NATIVE_RUNS], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 @each_engine
 def test_denormals_are_flushed_while_a_run_lasts_and_not_after(engine: str) -> None:
     import torch

@@ -80,6 +80,15 @@ class AdaptedPolicy:
         """An episode begins."""
         self._policy.reset()
 
+    @property
+    def restorable_state(self) -> Any:
+        """The policy's own."""
+        return self._policy.restorable_state
+
+    @restorable_state.setter
+    def restorable_state(self, kept: Any) -> None:
+        self._policy.restorable_state = kept
+
 
 def adapted(policy: Playable, task: Task, mode: ActionMode | None, name: str = "the policy") -> Playable:
     """The policy with the task's actions, of the task's observations; `name` is for messages.

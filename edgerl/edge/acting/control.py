@@ -4,6 +4,13 @@ Ticks lie at start + k / rate, computed from k each time, so errors do not add u
 
     wait for the tick ▸ read_observation ▸ policy ▸ send_action (the policy's action, or the fallback) ▸ idle
 
+A wait ends awake, for the loop sleeps only until shortly before the tick. Then it rehearses: it calls the policy with
+the last observations in turn, and puts its `restorable_state` back. After a sleep, weights and code are no longer in
+the processor's caches, and fetching them takes many times as long as the action itself. The guard time from waking to
+the tick is learnt: how late sleeps end, and how long a first rehearsal takes. It is at most a twentieth of a period. A
+policy whose rehearsal does not fit is not rehearsed, nor is one without a `restorable_state`: only that says that a
+call leaves nothing else behind (None, where it leaves nothing at all).
+
 The action is due at the next tick. What is sent, and when:
 
 - The policy answers in time: its action, at once.
@@ -32,12 +39,14 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import math
 import time
 from array import array
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -50,14 +59,20 @@ Cause = Literal["observation_not_finite", "inference_failed", "action_not_finite
 CAUSES: tuple[Cause, ...] = get_args(Cause)
 """Why a fallback action was sent."""
 
-FINAL_WAIT_NS = 200_000
-FINAL_WAIT_SHARE = 20
-"""A sleep ends this long before its tick, but at most a twentieth of a period; the rest is waited out awake.
+FIRST_LATENESS_NS = 200_000
+"""How late a sleep may end, until that was learnt: Linux wakes a sleeper some 100 µs late, and Python has no
+clock_nanosleep that could wake at an absolute time."""
 
-Linux wakes a sleeper late: at 100 Hz, a cycle started 152 µs after its tick in the median when sleeping all the way,
-3 µs with this wait (docs/onnx.md). It takes at most 5 % of a core, 2 % at 100 Hz, which a board with one core can
-spare. Python has no clock_nanosleep that could wake at an absolute time.
+GUARD_SHARE = 20
+"""A loop is awake for at most this share of a period before its tick: 5 % of a core, which a board with one can spare.
 """
+
+REHEARSED = 16
+"""Observations: one alone would fetch only the weights of the units that it makes active."""
+
+FORGETTING_LATENESS, FORGETTING_CALLS = 1024, 64
+"""What was learnt of a largest duration falls by this share with each new one. Sleeps that end late are rare, and to be
+remembered; a call that another program interrupted is to be forgotten."""
 
 RATE_TOLERANCE = 0.01
 """Contracts are written with three digits."""
@@ -78,6 +93,7 @@ class Spread:
     count: int
     median: float
     p99: float
+    p999: float
     maximum: float
 
 
@@ -89,6 +105,8 @@ class ControlStatistics:
     seconds: float
     cycles: int
     latency: Spread  # observation read → action computed
+    cold: Spread  # the same of the first rehearsal before each tick, after the sleep
+    hot: Spread  # of those that follow it at once
     jitter: Spread  # tick → start of its cycle
     missed_deadlines: int  # cycles whose action was late for the next tick, whatever was sent
     skipped_ticks: int  # ticks that passed wholly while an earlier cycle ran
@@ -108,12 +126,14 @@ class ControlLoop:
         fallback_action: npt.ArrayLike,
         *,
         idle: Callable[[int], object] | None = None,
+        warm: bool = True,
         clock: Callable[[], int] = time.monotonic_ns,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         """The policy gets what was read in float32; one whose `observation_dtype` is float64, as it was read.
 
-        `idle` gets the ns that a cycle left; `clock` (ns, monotonic) and `sleep` (s) are there for tests.
+        `idle` gets the ns that a cycle left; `warm`: rehearse before each tick, where the policy can; `clock` (ns,
+        monotonic) and `sleep` (s) are there for tests.
 
         Raises ConfigError, also where the policy has a contract that states another rate, to a hundredth.
         """
@@ -124,7 +144,8 @@ class ControlLoop:
             raise ConfigError(
                 f"the fallback action is {str(fallback_action)[:60]}; expected a vector of finite numbers"
             )
-        self._policy = policy
+        self._policy: Any = policy
+        self._rehearses = warm and hasattr(policy, "restorable_state")
         _check_contract(policy, rate_hz, len(self._fallback))
         is_wide = getattr(policy, "observation_dtype", np.float32) is np.float64
         self._dtype = None if is_wide else np.float32  # None: as it was read, so that the policy sees lost digits
@@ -134,7 +155,7 @@ class ControlLoop:
         self._rate_hz = float(rate_hz)
         self._clock = clock
         self._sleep = sleep
-        self._final_wait = min(FINAL_WAIT_NS, int(1e9 / rate_hz) // FINAL_WAIT_SHARE)
+        self._longest_guard = int(1e9 / rate_hz) // GUARD_SHARE
         self._stopping = False
         self._reset(clock())
 
@@ -146,8 +167,13 @@ class ControlLoop:
         self._skipped_ticks = 0
         self._fallbacks: dict[Cause, int] = dict.fromkeys(CAUSES, 0)
         self._last_error = ""
-        self._latency = Histogram()
+        self._latency, self._cold, self._hot = Histogram(), Histogram(), Histogram()
         self._jitter = Histogram()
+        self._lateness = Peak(min(FIRST_LATENESS_NS, self._longest_guard), FORGETTING_LATENESS)
+        self._first_call = Peak(0, FORGETTING_CALLS)  # how long the first call after a wait takes
+        self._next_call = Peak(0, FORGETTING_CALLS)  # and one that follows it
+        self._recent: deque[Array] = deque(maxlen=REHEARSED)  # observations, the last one first
+        self._is_cold = True
 
     def run(self, seconds: float | None = None) -> ControlStatistics:
         """Run for `seconds`, or until `stop()`; each run starts its statistics over. Raises ConfigError.
@@ -184,6 +210,8 @@ class ControlLoop:
             seconds=(end - self._start) / 1e9,
             cycles=self._cycles,
             latency=self._latency.spread(),
+            cold=self._cold.spread(),
+            hot=self._hot.spread(),
             jitter=self._jitter.spread(),
             missed_deadlines=self._missed_deadlines,
             skipped_ticks=self._skipped_ticks,
@@ -194,7 +222,9 @@ class ControlLoop:
     def _run(self, n_ticks: float, seconds: float) -> None:
         tick, end = 0, self._start + seconds * 1e9
         while tick < n_ticks:
-            self._wait_until(self._time_of(tick))
+            self._sleep_until(self._time_of(tick) - self._guard())
+            self._rehearse_until(self._time_of(tick))
+            self._stay_awake_until(self._time_of(tick))
             if self._stopping:  # set in the wait as well: nothing is sent after it
                 return
             self._cycle(tick)
@@ -209,16 +239,39 @@ class ControlLoop:
             self._skipped_ticks += int(min(following, n_ticks)) - tick - 1
             tick = following
         # The last action gets its period, as far as `seconds` allows.
-        self._wait_until(min(self._time_of(tick), end))
+        last = min(self._time_of(tick), end)
+        self._sleep_until(last - self._guard())
+        self._stay_awake_until(last)
 
     def _time_of(self, tick: int) -> int:
         """When a tick is due, ns. Exact to a nanosecond for the first hundred days, to some after that."""
         return self._start + int(tick * 1e9 / self._rate_hz)
 
-    def _wait_until(self, moment: float) -> None:
-        """Wait for a moment, or for `stop()`."""
-        while (left := moment - self._clock()) > self._final_wait and not self._stopping:
-            self._sleep(min(left - self._final_wait, LONGEST_SLEEP_NS) / 1e9)
+    def _guard(self) -> int:
+        """How long before a tick the loop is to be awake, ns."""
+        rehearsal = self._first_call.value if self._rehearses else 0
+        return min(self._lateness.value + 2 * rehearsal, self._longest_guard)  # 2: then those that are hot
+
+    def _sleep_until(self, moment: float) -> None:
+        """Sleep, until a moment or `stop()`, and learn how late a sleep ends."""
+        while (left := moment - (begin := self._clock())) > 0 and not self._stopping:
+            duration = min(int(left) + 1, LONGEST_SLEEP_NS)
+            self._sleep(duration / 1e9)
+            self._lateness.add(min(self._clock() - begin - duration, self._longest_guard))
+
+    def _rehearse_until(self, moment: int) -> None:
+        """Rehearse as long as another time fits: the first finds the caches cold, the others hot."""
+        n = len(self._recent) if self._rehearses else 0
+        for turn in itertools.count():
+            takes = self._first_call if self._is_cold else self._next_call
+            if n == 0 or self._stopping or self._clock() + takes.value >= moment:
+                return
+            state = self._policy.restorable_state
+            self._answer(self._recent[turn % n], self._cold if self._is_cold else self._hot)
+            self._policy.restorable_state = state
+
+    def _stay_awake_until(self, moment: float) -> None:
+        """Wait for a moment, or for `stop()`: no sleep is as exact."""
         while self._clock() < moment and not self._stopping:
             pass
 
@@ -233,18 +286,25 @@ class ControlLoop:
             action = self._fallback.copy()
         self._send_action(action)
         self._cycles += 1
+        self._is_cold = True
 
-    @np.errstate(over="ignore", invalid="ignore")
     def _decide(self) -> tuple[Array, Cause | None]:
-        """The policy's action, or why it cannot be sent. What overflows becomes inf or NaN, which the checks find."""
+        """The policy's action, or why it cannot be sent."""
         read = self._read_observation()
         try:
-            observation = np.asarray(read, self._dtype)
+            with np.errstate(over="ignore"):
+                observation = np.asarray(read, self._dtype)
             is_finite = np.isfinite(observation).all()
         except (TypeError, ValueError):  # a ragged list, a text: no number is finite there
             return self._fallback, "observation_not_finite"
         if not is_finite:
             return self._fallback, "observation_not_finite"
+        self._recent.appendleft(observation)
+        return self._answer(observation, self._latency)
+
+    @np.errstate(over="ignore", invalid="ignore")
+    def _answer(self, observation: Array, latency: Histogram) -> tuple[Array, Cause | None]:
+        """The policy's action, or why it cannot be sent. What overflows becomes inf or NaN, which the checks find."""
         begin = self._clock()
         try:
             action = np.asarray(self._policy(observation), np.float32)
@@ -252,7 +312,10 @@ class ControlLoop:
             self._last_error = f"{type(error).__name__}: {error}"[:200]
             return self._fallback, "inference_failed"
         finally:
-            self._latency.add(self._clock() - begin)
+            took = self._clock() - begin
+            latency.add(took)
+            (self._first_call if self._is_cold else self._next_call).add(took)
+            self._is_cold = False
         if action.shape != self._fallback.shape:
             self._last_error = f"the action has shape {action.shape}; expected {self._fallback.shape}"
             return self._fallback, "inference_failed"
@@ -272,6 +335,17 @@ def _check_contract(policy: Callable[[Array], Array], rate_hz: float, n_fallback
         )
     if n_actions != n_fallback:
         raise ConfigError(f"the fallback action has {n_fallback} numbers; expected {n_actions}, like the policy's")
+
+
+class Peak:
+    """The largest of the latest durations, ns: it falls by a share with each that is smaller."""
+
+    def __init__(self, value: int, share: int) -> None:
+        self.value, self._share = value, share
+
+    def add(self, nanoseconds: int) -> None:
+        """Take one duration into account."""
+        self.value = max(nanoseconds, self.value - self.value // self._share)
 
 
 class Histogram:
@@ -304,8 +378,9 @@ class Histogram:
         return min(upper, self._maximum)  # which is 0 where nothing was counted
 
     def spread(self) -> Spread:
-        """Median, 99th percentile and maximum, in seconds."""
-        return Spread(self._count, self.quantile(0.5) / 1e9, self.quantile(0.99) / 1e9, self._maximum / 1e9)
+        """Median, 99th and 99.9th percentile and maximum, in seconds."""
+        median, p99, p999 = (self.quantile(share) / 1e9 for share in (0.5, 0.99, 0.999))
+        return Spread(self._count, median, p99, p999, self._maximum / 1e9)
 
 
 @contextlib.contextmanager

@@ -124,6 +124,16 @@ class OnnxPolicy:
         for before, _ in self._own.parts[3]:
             before[...] = 0
 
+    @property
+    def restorable_state(self) -> list[Array]:
+        """What this thread's calls left of earlier observations, to be put back: copies, none unless recurrent."""
+        return [before.copy() for before, _ in self._own.parts[3]]
+
+    @restorable_state.setter
+    def restorable_state(self, kept: Sequence[Array]) -> None:
+        for (before, _), array in zip(self._own.parts[3], kept, strict=True):
+            before[...] = array
+
     def _reproduce_example(self, source: Path) -> None:
         """Run the example pair, or zeros: a model that cannot run fails here, not in the control loop."""
         example = self.metadata.get("example")

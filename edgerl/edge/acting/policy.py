@@ -117,15 +117,25 @@ class Policy:
         """An episode begins in this thread: a recurrent policy forgets what it saw."""
         self._forget(self._own.parts[2])
 
+    @property
+    def restorable_state(self) -> Array:
+        """What this thread's calls left of earlier observations, to be put back: a copy, empty unless recurrent."""
+        return self._own.state.copy()
+
+    @restorable_state.setter
+    def restorable_state(self, kept: Array) -> None:
+        self._own.state[...] = kept
+
 
 class _Workspace(local):
     """What a call computes in, one for each thread: Python calls `__init__` again at a thread's first use.
 
     `parts`: the windows for an observation [n] and an action [m], and the address of the arena that holds them. A lock
-    instead would cost a tenth of a call.
+    instead would cost a tenth of a call. `state`: the window for that of a recurrent policy.
     """
 
     parts: tuple[Array, Array, ctypes.c_void_p]
+    state: Array
 
     def __init__(self, loaded: Library, built: Arena, builder: int, n_observations: int, n_actions: int) -> None:
         """`builder` is the thread that computes in `built` itself; all others copy it."""
@@ -134,8 +144,10 @@ class _Workspace(local):
             arena = new_arena(len(built))
             arena[:] = built
             loaded.call("the policy", "edgerl_policy_reset", arena.ctypes.data)
-        observation, action = ctypes.c_size_t(), ctypes.c_size_t()
+        observation, action, state, n_state = (ctypes.c_size_t() for _ in range(4))
         loaded.call("the policy", "edgerl_policy_windows", arena.ctypes.data, observation, action)
+        loaded.call("the policy", "edgerl_policy_state_window", arena.ctypes.data, state, n_state)
+        self.state = arena[state.value :][: 4 * n_state.value].view(np.float32)
         self.parts = (
             arena[observation.value :][: 4 * n_observations].view(np.float32),
             arena[action.value :][: 4 * n_actions].view(np.float32),

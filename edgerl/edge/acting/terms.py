@@ -14,7 +14,10 @@ from edgerl.policy.terms import terms_of
 
 
 class Contracted(Protocol):
-    """A policy that knows its contract: observation [n] → action [m]; `reset` where an episode begins."""
+    """A policy that knows its contract: observation [n] → action [m]; `reset` where an episode begins;
+    `restorable_state`, to put back what a call leaves behind."""
+
+    restorable_state: Any
 
     contract: Contract
 
@@ -66,6 +69,15 @@ class TermPolicy:
         """An episode begins in this thread."""
         self._own.stack = None
         self._policy.reset()
+
+    @property
+    def restorable_state(self) -> tuple[Array | None, Any]:
+        """What this thread's calls left of earlier steps, to be put back: the history, and the policy's own state."""
+        return self._own.stack, self._policy.restorable_state
+
+    @restorable_state.setter
+    def restorable_state(self, kept: tuple[Array | None, Any]) -> None:
+        self._own.stack, self._policy.restorable_state = kept
 
 
 class _History(local):

@@ -59,6 +59,8 @@ class UnpacedLoop:
             seconds=self._elapsed(),
             cycles=latency.count,
             latency=latency,
+            cold=Histogram().spread(),
+            hot=Histogram().spread(),
             jitter=Histogram().spread(),
             missed_deadlines=0,
             skipped_ticks=0,

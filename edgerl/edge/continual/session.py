@@ -212,7 +212,7 @@ class Session:
         (before, updates_before), self._marked = self._marked, self._mark(status)
         now, updates = self._marked
         statistics, (resident, peak) = self._loop.statistics(), resident_memory()
-        spreads = {name: dict(vars(getattr(statistics, name))) for name in ("latency", "jitter")}
+        spreads = {name: dict(vars(getattr(statistics, name))) for name in ("latency", "cold", "hot", "jitter")}
         return {
             **status,
             "connections": self._connections,

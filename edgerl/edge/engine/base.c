@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* What a status means, and what this processor can do. */
 #include "base.h"
+#include "numeric.h"
 
 const char *edgerl_status_text(int32_t status) {
     switch (status) {
@@ -12,6 +13,14 @@ const char *edgerl_status_text(int32_t status) {
     default:
         return "no status of this library";
     }
+}
+
+int32_t edgerl_flush_denormals(int32_t wanted) {
+    const float_mode mode = flush_denormals();
+    if (!wanted) {
+        restore_float_mode(mode & ~FLUSHING);
+    }
+    return EDGERL_OK;
 }
 
 int32_t edgerl_isa_best(void) {

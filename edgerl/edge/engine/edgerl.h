@@ -63,6 +63,9 @@ typedef enum edgerl_isa {
 /* The best instruction set that this processor has. */
 EDGERL_API int32_t edgerl_isa_best(void);
 
+/* Whether this thread flushes denormals to zero from here on, in all code that it runs; learning and acting do so anyway. */
+EDGERL_API int32_t edgerl_flush_denormals(int32_t wanted);
+
 /* ---------------------------------------------------------------------------------------------------------------------
  * Policy: one observation to one action.
  *
@@ -152,6 +155,9 @@ EDGERL_API int32_t edgerl_policy_sample(void *arena, const float *observation, c
  * byte offsets, from the arena's start, of [n_observations] floats to write and of [n_actions] floats to read. */
 EDGERL_API int32_t edgerl_policy_windows(const void *arena, size_t *observation, size_t *action);
 EDGERL_API int32_t edgerl_policy_act_in_place(void *arena);
+
+/* Where in the arena the state of all cells lies, as a byte offset, and how many floats it is: to keep it and to put it back. */
+EDGERL_API int32_t edgerl_policy_state_window(const void *arena, size_t *state, size_t *count);
 
 /* One layer alone, without norm, activation and head, for `count` inputs one after the other: to measure it, or to compare it with
  * a reference. inputs [count][n_inputs of the layer] -> outputs [count][n_outputs of the layer] */

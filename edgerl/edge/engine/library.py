@@ -226,6 +226,7 @@ class Progress(ctypes.Structure):
 
 
 FUNCTIONS: dict[str, tuple[Any, ...]] = {
+    "edgerl_flush_denormals": (c_int32,),
     "edgerl_policy_bytes": (POINTER(PolicyConfig), POINTER(c_size_t)),
     "edgerl_policy_init": (POINTER(PolicyConfig), c_void_p, c_size_t),
     "edgerl_policy_reset": (c_void_p,),
@@ -233,6 +234,7 @@ FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "edgerl_policy_sample": (c_void_p, c_void_p, c_void_p, c_void_p),
     "edgerl_policy_windows": (c_void_p, POINTER(c_size_t), POINTER(c_size_t)),
     "edgerl_policy_act_in_place": (c_void_p,),
+    "edgerl_policy_state_window": (c_void_p, POINTER(c_size_t), POINTER(c_size_t)),
     "edgerl_policy_run_layer": (c_void_p, c_uint32, c_void_p, c_void_p, c_uint32),
     "edgerl_learner_bytes": (POINTER(LearnerConfig), POINTER(BytesOf)),
     "edgerl_learner_begin": (POINTER(LearnerConfig), c_void_p, c_size_t),

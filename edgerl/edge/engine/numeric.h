@@ -159,32 +159,36 @@ static inline double double_root(double x) {
 /* Flushed to zero, as operands too, from here on; what restores the processor's mode. */
 #if defined(__x86_64__)
 typedef uint32_t float_mode;
+#define FLUSHING 0x8040u /* flush to zero, denormals are zero */
 static inline float_mode flush_denormals(void) {
     const float_mode mode = __builtin_ia32_stmxcsr();
-    __builtin_ia32_ldmxcsr(mode | 0x8040u); /* flush to zero, denormals are zero */
+    __builtin_ia32_ldmxcsr(mode | FLUSHING);
     return mode;
 }
 static inline void restore_float_mode(float_mode mode) { __builtin_ia32_ldmxcsr(mode); }
 #elif defined(__aarch64__)
 typedef uint64_t float_mode;
+#define FLUSHING (UINT64_C(1) << 24)
 static inline float_mode flush_denormals(void) {
     float_mode mode;
     __asm__ volatile("mrs %0, fpcr" : "=r"(mode) : : "memory");
-    __asm__ volatile("msr fpcr, %0" : : "r"(mode | UINT64_C(1) << 24) : "memory");
+    __asm__ volatile("msr fpcr, %0" : : "r"(mode | FLUSHING) : "memory");
     return mode;
 }
 static inline void restore_float_mode(float_mode mode) { __asm__ volatile("msr fpcr, %0" : : "r"(mode) : "memory"); }
 #elif defined(__ARM_FP)
 typedef uint32_t float_mode;
+#define FLUSHING (UINT32_C(1) << 24)
 static inline float_mode flush_denormals(void) {
     float_mode mode;
     __asm__ volatile("vmrs %0, fpscr" : "=r"(mode) : : "memory");
-    __asm__ volatile("vmsr fpscr, %0" : : "r"(mode | UINT32_C(1) << 24) : "memory");
+    __asm__ volatile("vmsr fpscr, %0" : : "r"(mode | FLUSHING) : "memory");
     return mode;
 }
 static inline void restore_float_mode(float_mode mode) { __asm__ volatile("vmsr fpscr, %0" : : "r"(mode) : "memory"); }
 #else
-typedef int float_mode;
+typedef uint32_t float_mode;
+#define FLUSHING 0u
 static inline float_mode flush_denormals(void) { return 0; }
 static inline void restore_float_mode(float_mode mode) { (void)mode; }
 #endif

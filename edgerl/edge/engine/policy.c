@@ -863,6 +863,16 @@ int32_t edgerl_policy_windows(const void *arena, size_t *observation, size_t *ac
     return EDGERL_OK;
 }
 
+int32_t edgerl_policy_state_window(const void *arena, size_t *state, size_t *count) {
+    const int32_t status = check_policy_arena(arena);
+    if (status != EDGERL_OK || state == NULL || count == NULL) {
+        return status != EDGERL_OK ? status : EDGERL_BAD_ARGUMENT;
+    }
+    *state = (size_t)((const policy_state *)arena)->state;
+    *count = ((const policy_state *)arena)->n_state;
+    return EDGERL_OK;
+}
+
 int32_t edgerl_policy_act_in_place(void *arena) {
     const int32_t status = check_policy_arena(arena);
     if (status == EDGERL_OK) {

@@ -19,7 +19,7 @@ _MULTIPLIERS = np.array([0xD2511F53, 0xCD9E8D57], np.uint64)
 _KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
 _LOW = np.uint64(0xFFFFFFFF)
-_CHUNK = 64  # indices computed at once: numpy's cost is per call
+_CHUNK = 256  # indices computed at once: numpy's cost is per call
 
 
 class Network(IntEnum):

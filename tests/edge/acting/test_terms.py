@@ -12,7 +12,9 @@ import pytest
 
 from edgerl.commands.export import export_policy
 from edgerl.edge import ControlLoop, OnnxPolicy, Policy
+from edgerl.edge.acting.actions import AdaptedPolicy
 from edgerl.errors import ConfigError, FileFormatError, UnsupportedModelError
+from edgerl.policy.cell import CellName
 from edgerl.policy.compact import Array, CompactPolicy
 from edgerl.policy.contract import Contract
 from edgerl.policy.format import save
@@ -67,6 +69,32 @@ def test_a_recurrent_policy_is_reset_with_its_history() -> None:
         actions = np.stack([stepwise(step) for step in STEPS])
         np.testing.assert_allclose(actions, expected_actions(policy, STEPS), atol=1e-5)
         stepwise.reset()
+
+
+@pytest.mark.parametrize("kind", ["policy", "onnx"])
+@pytest.mark.parametrize("cell", [None, "gru", "lstm"])
+def test_history_and_state_are_put_back(cell: CellName | None, kind: str, tmp_path: Path) -> None:
+    made = random_policy(0, (14, 9, 7, 3)) if cell is None else recurrent_policy(cell, (14, 9, 7, 3))[0]
+    policy = replace(made, contract=CONTRACT).with_example(np.zeros(14, np.float32))
+    onnx = tmp_path / "policy.onnx"
+    loaded = Policy(policy) if kind == "policy" else OnnxPolicy(export_policy(policy, "onnx", onnx).path)
+    stepwise = AdaptedPolicy(loaded.of_terms(), Task(policy), "clip")
+    alone = [stepwise(step) for step in STEPS]
+    stepwise.reset()
+    for step, action in zip(STEPS, alone, strict=True):
+        kept = stepwise.restorable_state
+        for other in STEPS[:3]:
+            stepwise(other)
+        stepwise.restorable_state = kept
+        np.testing.assert_array_equal(stepwise(step), action)
+
+
+class Task:
+    """What takes the actions of a policy as they are."""
+
+    def __init__(self, policy: CompactPolicy) -> None:
+        self.name, self.n_observations, self.n_actions = "task", 6, policy.n_actions
+        self.action_low, self.action_high = policy.action_low, policy.action_high
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
