@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from edgerl import __version__
+from edgerl.edge.acting.actions import check_order
 from edgerl.environments.make import make
 from edgerl.errors import CheckFailed, ConfigError, FileFormatError, UnsupportedModelError
 from edgerl.files.atomic import read_bytes, refuse_existing
@@ -171,13 +172,17 @@ def _storable(policy: CompactPolicy, source: Path) -> CompactPolicy:
 
 
 def _check_environment(policy: CompactPolicy, env: str) -> None:
-    """Raises UnsupportedModelError where it has other observations or actions, EnvironmentError, MissingExtraError."""
+    """Raises UnsupportedModelError where it has other observations or actions, ConfigError where it has the contract's
+    joints in another order, EnvironmentError, MissingExtraError."""
     with closing(make(env)) as environment:
         has, needs = (policy.n_observations, policy.n_actions), (environment.n_observations, environment.n_actions)
-        if has != needs:
+        n_step = sum(policy.contract.observation_terms_size)
+        if has != needs and (n_step, policy.n_actions) != needs:
+            steps = f" (or steps of {n_step})" if n_step else ""
             raise UnsupportedModelError(
-                f"the policy maps {has[0]} observations to {has[1]} actions; {env} has {needs[0]} and {needs[1]}"
+                f"the policy maps {has[0]} observations{steps} to {has[1]} actions; {env} has {needs[0]} and {needs[1]}"
             )
+        check_order(policy.contract, environment)
 
 
 def read(data: bytes, path: Path, stated: Stated) -> Original:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -200,7 +201,7 @@ _HEADER = Template("""\
  *   infinite or NaN: then every action is the middle of its range, and what is safe instead is for you to know.
  * - $arrays Both must be there.
  * - $p uses one static scratch buffer: one call at a time. ${p}_r computes in yours: as many at a
- *   time as there are scratch buffers; nothing in one needs to be kept between calls.$recurrent$of_terms
+ *   time as there are scratch buffers; nothing in one needs to be kept between calls.$recurrent$of_joints$of_terms
  * - ${p}_self_test returns 0 when this processor computes what the workstation did for one recorded
  *   observation, to $tolerance of each action's range; else 1 + the number of the first action that differs, or
  *   -1 where the example was refused. Call it once at start, before a motor moves.
@@ -337,6 +338,7 @@ def _header(form: PolicyForm, options: Options, provenance: Provenance, tag: str
         number=_number(options.prefix, form),
         values=form.scratch_numbers,
         **_header_of_state(form, options.prefix),
+        of_joints=_header_of_joints(policy),
         **_header_of_terms(form, options.prefix),
         resets="".join(f"void {line};\n" for line in _resets(form, options.prefix)),
     )
@@ -353,6 +355,13 @@ def _header_of_state(form: PolicyForm, p: str) -> dict[str, str]:
         "state_type": _STATE_TYPE.substitute(p=p, count=form.policy.n_state),
         "state_argument": f", {p}_state *state",
     }
+
+
+def _header_of_joints(policy: CompactPolicy) -> str:
+    """What the header says of the robot's joints; nothing where the contract does not name them."""
+    names = comment_text(", ".join(policy.contract.joint_names), 4000)
+    lines = textwrap.wrap(f"The joints, in the order of training: {names}.", 110, break_on_hyphens=False)
+    return "\n * - " + "\n *   ".join(lines) if names else ""
 
 
 def _header_of_terms(form: PolicyForm, p: str) -> dict[str, str]:

@@ -292,6 +292,15 @@ class StepLibrary(Library):
         self._forget(self._history)
 
 
+def test_the_header_names_the_joints(tmp_path: Path) -> None:
+    """In lines of a comment that no name can end."""
+    names = ("hip*/", *(f"left_joint_{index}" for index in range(40)))
+    header = write(replace(random_policy(0), contract=Contract(joint_names=names)), tmp_path).header
+    comment = " ".join(header.partition("*/")[0].replace("\n *", " ").split())
+    assert f"- The joints, in the order of training: {', '.join(('hip_/', *names[1:]))}." in comment
+    assert max(map(len, header.splitlines())) < 125
+
+
 @pytest.mark.needs("arm-none-eabi-gcc", "qemu-system-arm")
 @pytest.mark.parametrize("core", CORTEX)
 def test_single_steps_are_stacked_alike_on_a_cortex(core: str, tmp_path: Path) -> None:
