@@ -16,7 +16,7 @@ from edgerl.edge.acting.actions import check_order
 from edgerl.environments.make import make
 from edgerl.errors import CheckFailed, ConfigError, FileFormatError, UnsupportedModelError
 from edgerl.files.atomic import read_bytes, refuse_existing
-from edgerl.files.kind import BRAX_FOLDER, BRAX_PICKLE, ONNX, OURS, RL_TOOLS, STABLE_BASELINES3, kind_of
+from edgerl.files.kind import BRAX_FOLDER, BRAX_PICKLE, ONNX, OURS, RL_TOOLS, STABLE_BASELINES3, TAR, kind_of
 from edgerl.importers import (
     brax,
     cleanrl,
@@ -206,9 +206,10 @@ def read(data: bytes, path: Path, stated: Stated) -> Original:
         return Original(name, _policy(network.signal, path), network)
     if kind in OURS:
         raise UnsupportedModelError(f"{path} is {kind} already; every command takes it as it is")
+    instead = "; RLtools writes a checkpoint.h5, too, where it is built with HDF5" if kind == TAR else ""
     raise FileFormatError(
         f"{path} is {kind}; expected an ONNX model, a model of stable-baselines3 or CleanRL, or a checkpoint of "
-        "rsl_rl, skrl, Brax or RLtools"
+        f"rsl_rl, skrl, Brax or RLtools{instead}"
     )
 
 

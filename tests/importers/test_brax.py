@@ -116,8 +116,19 @@ def test_other_folders_and_parts_of_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"`activation` is relu, and .* says silu"):
         edgerl.import_policy(folder, goal, activation="relu")
     (folder / "manifest.ocdbt").rename(folder / "manifest")
-    with pytest.raises(UnsupportedModelError, match=r"has no manifest\.ocdbt"):
+    with pytest.raises(UnsupportedModelError, match=r"\(no manifest\.ocdbt\); where it was trained, .*save_params"):
         edgerl.import_policy(folder, goal)
+
+
+def test_arrays_of_another_version_of_zarr(tmp_path: Path) -> None:
+    tensorstore = pytest.importorskip("tensorstore")
+    folder = saved_brax_folder(tmp_path / "ck", {"0.std": np.ones(9, np.float32)})
+    (folder / "manifest.ocdbt").unlink()
+    place = {"driver": "ocdbt", "base": f"file://{folder}/", "path": "0.mean/"}
+    metadata = {"shape": [9], "data_type": "float32"}
+    tensorstore.open({"driver": "zarr3", "kvstore": place, "metadata": metadata}, create=True).result()
+    with pytest.raises(UnsupportedModelError, match="in the third version of zarr; expected the second; where it was"):
+        edgerl.import_policy(folder, tmp_path / "policy.safetensors")
 
 
 def test_no_file_outside_of_the_folder_is_read(tmp_path: Path) -> None:
