@@ -251,3 +251,20 @@ def test_a_device_that_is_a_file_of_another_kind() -> None:
     Path("board").write_text("hello")
     with pytest.raises(EdgerlError, match=r"^board is a text file; expected the id of a device"):
         find_device("board")
+
+
+@pytest.mark.parametrize("command", ["info", "run", "profile", "prune", "fit", "export", "report"])
+@pytest.mark.parametrize("given", ["model.pt", "000200540160"])
+def test_every_command_says_how_a_file_of_another_program_becomes_a_policy(
+    command: str, given: str, edgerl: Callable[..., tuple[int, str, str]]
+) -> None:
+    """A file of PyTorch, and the folder of a checkpoint of Brax."""
+    if given == "model.pt":
+        torch.save({}, given)
+    else:
+        Path(given).mkdir()
+        Path(given, "ppo_network_config.json").write_text("{}")
+    options = {"profile": ["--device", "esp32"], "fit": ["--device", "esp32"]}.get(command, [])
+    code, out, err = edgerl(command, given, *options)
+    assert (code, out) == (2, "")
+    assert err.endswith(f": edgerl import {given}\n")

@@ -37,7 +37,7 @@ TENSOR_FILES = {
 OTHER_TENSORS = "a tensor file of edgerl"
 OURS = frozenset((*TENSOR_FILES.values(), OTHER_TENSORS))
 
-IMPORTED = (ONNX, "a PyTorch file", STABLE_BASELINES3, BRAX_PICKLE, RL_TOOLS)
+IMPORTED = (ONNX, "a PyTorch file", STABLE_BASELINES3, BRAX_FOLDER, BRAX_PICKLE, RL_TOOLS)
 """How the kinds begin that `edgerl import` makes a policy of."""
 
 _BEGINNINGS = (
