@@ -35,6 +35,7 @@ from edgerl.export.c.text import NOTICE, SPDX, array, comment_text, number
 from edgerl.policy.activation import ACTIVATIONS, ActivationName
 from edgerl.policy.cell import CELLS, CellName
 from edgerl.policy.compact import Array, CompactPolicy, Layer, Precision, shifted
+from edgerl.policy.contract import Contract
 from edgerl.policy.loss import ActionDifference, action_difference, action_span, sampled_observations
 from edgerl.policy.terms import Terms
 
@@ -201,13 +202,13 @@ _HEADER = Template("""\
  *   infinite or NaN: then every action is the middle of its range, and what is safe instead is for you to know.
  * - $arrays Both must be there.
  * - $p uses one static scratch buffer: one call at a time. ${p}_r computes in yours: as many at a
- *   time as there are scratch buffers; nothing in one needs to be kept between calls.$recurrent$of_joints$of_terms
+ *   time as there are scratch buffers; nothing in one needs to be kept between calls.$recurrent$of_terms
  * - ${p}_self_test returns 0 when this processor computes what the workstation did for one recorded
  *   observation, to $tolerance of each action's range; else 1 + the number of the first action that differs, or
  *   -1 where the example was refused. Call it once at start, before a motor moves.
  * - To place constants and scratch, define ${P}_WEIGHTS and ${P}_SCRATCH as attributes
  *   for the compiler, as in -D'${P}_SCRATCH=__attribute__((section(".dtcm")))'.
- *
+$robot *
  * Not its business: learning, batches, timing, a fallback for a late action, and compiler options that give up IEEE 754
  * (-ffast-math).
  */
@@ -268,6 +269,11 @@ typedef struct {
 } ${p}_state;
 
 """)
+
+_ROBOT = """\
+ *
+ * Robot, as in training; what of it is behind an action, such as action_scale and gains, is for your code to apply:
+"""
 
 _OF_TERMS = Template("""
  * - ${p}_step does the same with the $K numbers of one step as they were measured: the terms
@@ -338,7 +344,7 @@ def _header(form: PolicyForm, options: Options, provenance: Provenance, tag: str
         number=_number(options.prefix, form),
         values=form.scratch_numbers,
         **_header_of_state(form, options.prefix),
-        of_joints=_header_of_joints(policy),
+        robot=_header_of_robot(policy.contract),
         **_header_of_terms(form, options.prefix),
         resets="".join(f"void {line};\n" for line in _resets(form, options.prefix)),
     )
@@ -357,11 +363,13 @@ def _header_of_state(form: PolicyForm, p: str) -> dict[str, str]:
     }
 
 
-def _header_of_joints(policy: CompactPolicy) -> str:
-    """What the header says of the robot's joints; nothing where the contract does not name them."""
-    names = comment_text(", ".join(policy.contract.joint_names), 4000)
-    lines = textwrap.wrap(f"The joints, in the order of training: {names}.", 110, break_on_hyphens=False)
-    return "\n * - " + "\n *   ".join(lines) if names else ""
+def _header_of_robot(contract: Contract) -> str:
+    """What the header says of the robot; nothing where the policy's contract is not known."""
+    lines = []
+    for name, text in contract.as_text().items():
+        words = comment_text(text.replace(",", ", "), 4000)
+        lines += textwrap.wrap(f"{name}: {words}", 110, subsequent_indent="  ", break_on_hyphens=False)
+    return _ROBOT + "".join(f" *   {line}\n" for line in lines) if lines else ""
 
 
 def _header_of_terms(form: PolicyForm, p: str) -> dict[str, str]:

@@ -292,12 +292,14 @@ class StepLibrary(Library):
         self._forget(self._history)
 
 
-def test_the_header_names_the_joints(tmp_path: Path) -> None:
+def test_the_header_has_the_contract(tmp_path: Path) -> None:
     """In lines of a comment that no name can end."""
     names = ("hip*/", *(f"left_joint_{index}" for index in range(40)))
-    header = write(replace(random_policy(0), contract=Contract(joint_names=names)), tmp_path).header
+    contract = Contract(step_dt=(0.02,), joint_names=names, action_clip=((-np.inf, 1.0),))
+    header = write(replace(random_policy(0, (5, 4, 1)), contract=contract), tmp_path).header
     comment = " ".join(header.partition("*/")[0].replace("\n *", " ").split())
-    assert f"- The joints, in the order of training: {', '.join(('hip_/', *names[1:]))}." in comment
+    assert "to apply: step_dt: 0.02 joint_names: hip_/, left_joint_0, left_joint_1," in comment
+    assert "left_joint_39 action_clip: -inf;1.0 Not its business" in comment
     assert max(map(len, header.splitlines())) < 125
 
 
