@@ -213,7 +213,9 @@ def test_commands_say_what_they_got_and_what_they_need(edgerl: Run, command: str
     make(Path(name))
     code, out, err = edgerl(*command.format(name).split())
     assert (code, out) == (2, "")
-    expected += f": edgerl import {name}" if expected.startswith("a policy") else ""
+    expected += (
+        f": edgerl import {name}" if expected.startswith("a policy") or command in ("report {}", "info {}") else ""
+    )
     assert re.fullmatch(rf"edgerl: {name} is {re.escape(kind)}( of \d+ bytes)?; expected {expected}\n", err), err
 
 
@@ -251,3 +253,13 @@ def test_a_device_that_is_a_file_of_another_kind() -> None:
     Path("board").write_text("hello")
     with pytest.raises(EdgerlError, match=r"^board is a text file; expected the id of a device"):
         find_device("board")
+
+
+@pytest.mark.parametrize("command", ["info", "run", "profile", "prune", "fit", "export", "report"])
+def test_every_command_says_how_a_folder_of_brax_becomes_a_policy(edgerl: Run, command: str) -> None:
+    Path("000200540160").mkdir()
+    Path("000200540160/ppo_network_config.json").write_text("{}")
+    device = ["--device", "esp32"] if command in ("profile", "fit") else []
+    code, out, err = edgerl(command, "000200540160", *device)
+    assert (code, out) == (2, "")
+    assert err.endswith(": edgerl import 000200540160\n")

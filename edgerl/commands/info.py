@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgerl.errors import EdgerlError, FileFormatError, UnsupportedModelError
-from edgerl.files.kind import ONNX, OURS, REPLAY, TOML, what_is
+from edgerl.files.kind import ONNX, OURS, REPLAY, TOML, importing, what_is
 from edgerl.units import human_bytes
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def info(path: str | Path) -> Description:
     read = _READERS.get(found) or _READERS_BY_SUFFIX.get(path.suffix)
     if read is None:
         expected = f"a run folder or a file of {', '.join(_READERS_BY_SUFFIX)}"
-        raise FileFormatError(f"{path} is {found}; expected {expected}")
+        raise FileFormatError(f"{path} is {found}; expected {expected}{importing(found, path)}")
     return {"file": str(path), **read(path)}
 
 
@@ -76,6 +76,7 @@ def _run_folder(path: Path) -> Description:
     if not found:
         raise FileFormatError(
             f"{path} holds none of {', '.join(names)}; expected a run folder, or a learner's state folder"
+            f"{importing(what_is(path), path)}"
         )
     return {
         "file": str(path),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from edgerl.environments.arguments import NOTHING, Arguments, stated
 from edgerl.environments.consent import check_consent
 from edgerl.errors import ConfigError, FileFormatError, UnsupportedModelError
-from edgerl.files.kind import STABLE_BASELINES3, TENSOR_FILES, is_onnx, what_is
+from edgerl.files.kind import STABLE_BASELINES3, TENSOR_FILES, importing, is_onnx, what_is
 from edgerl.run_folder import CHECKPOINT, LATEST, LEARNER, ONNX, POLICY, RUNS, short
 
 if TYPE_CHECKING:
@@ -33,8 +33,10 @@ def find_run(run: str | Path | None, notice: Notice) -> Path:
         run = short(LATEST.resolve())
         notice(f"using {run}")
     run = Path(run)
-    if not run.is_dir():
-        raise FileFormatError(f"{run} is {what_is(run)}; expected a run folder, as edgerl train makes")
+    kind = what_is(run)
+    how = importing(kind, run)
+    if how or not run.is_dir():
+        raise FileFormatError(f"{run} is {kind}; expected a run folder, as edgerl train makes{how}")
     return run
 
 
@@ -68,7 +70,8 @@ def find_model(
     if not found:
         kind = what_is(folder)
         which = short(folder) if kind == "a folder" else f"{short(folder)}, {kind},"
-        raise FileFormatError(f"{which} holds no {' or '.join(names)}; {fix}")
+        how = importing(kind, short(folder)) or f"; {fix}"
+        raise FileFormatError(f"{which} holds no {' or '.join(names)}{how}")
     meant = found[0] if prefers_first else max(found, key=lambda path: path.stat().st_mtime_ns)
     notice(f"using {short(meant)}")
     return short(meant)

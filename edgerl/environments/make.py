@@ -13,6 +13,7 @@ import numpy.typing as npt
 from edgerl.config import Config
 from edgerl.edge.acting.robot import Robot, is_factory, load_factory, load_module, problem
 from edgerl.environments.arguments import NOTHING, Arguments
+from edgerl.environments.joints import actuated_joints
 from edgerl.errors import EnvironmentError, EnvironmentFault, nearest, reason, require
 from edgerl.policy.compact import action_scaling, observation_dtype, shifted
 
@@ -51,6 +52,7 @@ class Environment:
         if not self.n_observations or not self.n_actions:
             raise EnvironmentError(f"{name} has an empty observation or action; expected at least one number each")
         self.action_low, self.action_high = _action_bounds(name, actions)
+        self.joint_names = actuated_joints(environment, self.n_actions)
         self._centre, self._half_range = action_scaling(self.action_low, self.action_high)
         specification = getattr(environment, "spec", None)
         self.own_episode_limit: int | None = getattr(specification, "max_episode_steps", None)

@@ -25,6 +25,7 @@ RL_TOOLS = "an HDF5 file, as RLtools and Keras save"
 EMPTY = "empty"
 STABLE_BASELINES3 = "a model of stable-baselines3"
 """How the kind of such a file begins."""
+TAR = "a tar archive"
 JSON, TOML, TEXT = "JSON text", "TOML text", "a text file"
 TENSOR_FILES = {
     "policy": "a policy of edgerl",
@@ -36,7 +37,7 @@ TENSOR_FILES = {
 OTHER_TENSORS = "a tensor file of edgerl"
 OURS = frozenset((*TENSOR_FILES.values(), OTHER_TENSORS))
 
-IMPORTED = (ONNX, "a PyTorch file", STABLE_BASELINES3, BRAX_PICKLE, RL_TOOLS)
+IMPORTED = (ONNX, "a PyTorch file", STABLE_BASELINES3, BRAX_FOLDER, BRAX_PICKLE, RL_TOOLS)
 """How the kinds begin that `edgerl import` makes a policy of."""
 
 _BEGINNINGS = (
@@ -45,7 +46,7 @@ _BEGINNINGS = (
     (0, b"\xfd7zXZ\0", "an xz archive"),
     (0, b"\x28\xb5\x2f\xfd", "a zstd archive"),
     (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
-    (257, b"ustar", "a tar archive"),
+    (257, b"ustar", TAR),
     (0, b"\x89HDF\r\n\x1a\n", RL_TOOLS),
     (0, b"\x93NUMPY", "a NumPy array"),
     (4, b"TFL3", "a TFLite model"),

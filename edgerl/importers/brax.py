@@ -30,8 +30,9 @@ from edgerl.policy.activation import ACTIVATIONS as KNOWN
 from edgerl.policy.activation import ActivationName
 from edgerl.policy.compact import Array
 
-CONFIGS = {"ppo_network_config.json": "Brax PPO", "sac_network_config.json": "Brax SAC"}
-"""The file that says how the network is built → what it is."""
+CONFIGS = {"ppo_network_config.json": ("Brax PPO", "swish"), "sac_network_config.json": ("Brax SAC", "relu")}
+"""The file that says how the network is built → what it is, and its activation where that is not named: Brax before
+0.14 left it out, and wrote no checkpoint of a network with any other."""
 
 ACTIVATIONS: Mapping[str, ActivationName] = {
     "silu": "silu",
@@ -143,12 +144,12 @@ def _config(data: bytes, path: Path) -> _Config:
         name = next(name for name in CONFIGS if name in archive.namelist())
         with archive.open(name) as member:
             about = parse_json(member.read(MAXIMUM_JSON_BYTES))
-        keywords = about["network_factory_kwargs"]
+        keywords, (kind, default) = about["network_factory_kwargs"], CONFIGS[name]
         return _Config(
-            CONFIGS[name],
+            kind,
             about["action_size"],
             bool(about["normalize_observations"]),
-            keywords.get("activation"),
+            keywords.get("activation", default),
             keywords.get("policy_obs_key", DEFAULT_OBSERVATION),
             keywords.get("mean_clip_scale") is not None,
         )

@@ -33,6 +33,8 @@ _ARRAY = "/.zarray"
 
 _TYPES = ("float32", "float64")
 
+_INSTEAD = "where it was trained, load it and save its parameters with brax.io.model.save_params, and import these"
+
 
 def archived(folder: Path) -> bytes:
     """The regular files of a folder as a zip archive, the same bytes for the same files.
@@ -63,7 +65,7 @@ def stored(path: Path, data: bytes, prefixes: Array) -> dict[str, Array]:
     try:
         archive = zipfile.ZipFile(io.BytesIO(data))
         if _MARK not in archive.namelist():
-            raise UnsupportedModelError(f"{path} holds no arrays as Orbax writes them today (it has no {_MARK})")
+            raise UnsupportedModelError(f"{path} holds no arrays as Orbax writes them today (no {_MARK}); {_INSTEAD}")
         return _arrays(archive, tuple(str(prefix) for prefix in prefixes), path)
     except EdgerlError:
         raise
@@ -80,6 +82,10 @@ def _arrays(archive: zipfile.ZipFile, prefixes: tuple[str, ...], path: Path) -> 
     database = {"driver": "ocdbt", "base": "memory://checkpoint/"}
     keys = [key.decode() for key in tensorstore.KvStore.open(database, context=context).result().list().result()]
     names = [key.removesuffix(_ARRAY) for key in keys if key.endswith(_ARRAY) and key.startswith(prefixes)]
+    if not names and any(key.endswith("zarr.json") for key in keys):
+        raise UnsupportedModelError(
+            f"{path} has its arrays in the third version of zarr; expected the second; {_INSTEAD}"
+        )
     if len(names) > MAXIMUM_ARRAYS:
         raise UnsupportedModelError(f"{path} holds {len(names)} arrays; expected a policy's")
     found = {}

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from edgerl import __version__
+from edgerl.edge.acting.actions import check_order
 from edgerl.environments.make import make
 from edgerl.errors import CheckFailed, ConfigError, FileFormatError, UnsupportedModelError
 from edgerl.files.atomic import read_bytes, refuse_existing
-from edgerl.files.kind import BRAX_FOLDER, BRAX_PICKLE, ONNX, OURS, RL_TOOLS, STABLE_BASELINES3, kind_of
+from edgerl.files.kind import BRAX_FOLDER, BRAX_PICKLE, ONNX, OURS, RL_TOOLS, STABLE_BASELINES3, TAR, kind_of
 from edgerl.importers import (
     brax,
     cleanrl,
@@ -171,13 +172,17 @@ def _storable(policy: CompactPolicy, source: Path) -> CompactPolicy:
 
 
 def _check_environment(policy: CompactPolicy, env: str) -> None:
-    """Raises UnsupportedModelError where it has other observations or actions, EnvironmentError, MissingExtraError."""
+    """Raises UnsupportedModelError where it has other observations or actions, ConfigError where it has the contract's
+    joints in another order, EnvironmentError, MissingExtraError."""
     with closing(make(env)) as environment:
         has, needs = (policy.n_observations, policy.n_actions), (environment.n_observations, environment.n_actions)
-        if has != needs:
+        n_step = sum(policy.contract.observation_terms_size)
+        if has != needs and (n_step, policy.n_actions) != needs:
+            steps = f" (or steps of {n_step})" if n_step else ""
             raise UnsupportedModelError(
-                f"the policy maps {has[0]} observations to {has[1]} actions; {env} has {needs[0]} and {needs[1]}"
+                f"the policy maps {has[0]} observations{steps} to {has[1]} actions; {env} has {needs[0]} and {needs[1]}"
             )
+        check_order(policy.contract, environment)
 
 
 def read(data: bytes, path: Path, stated: Stated) -> Original:
@@ -201,9 +206,10 @@ def read(data: bytes, path: Path, stated: Stated) -> Original:
         return Original(name, _policy(network.signal, path), network)
     if kind in OURS:
         raise UnsupportedModelError(f"{path} is {kind} already; every command takes it as it is")
+    instead = "; RLtools writes a checkpoint.h5, too, where it is built with HDF5" if kind == TAR else ""
     raise FileFormatError(
         f"{path} is {kind}; expected an ONNX model, a model of stable-baselines3 or CleanRL, or a checkpoint of "
-        "rsl_rl, skrl, Brax or RLtools"
+        f"rsl_rl, skrl, Brax or RLtools{instead}"
     )
 
 

@@ -1,8 +1,12 @@
 """TorchScript files: as PyTorch's own exporter turns them into ONNX, which is then read.
 
 TorchScript is a program, which PyTorch interprets: no Python, but its operators can write files, too. So its text is
-looked through before it is loaded: it may call only operators that compute what perceptrons need, and must not loop.
-All of it happens in a process of its own, whose memory and time are bounded.
+looked through before it is loaded: it may call only operators that compute what policies need, and must not loop. All
+of it happens in a process of its own, whose memory and time are bounded.
+
+Recurrent ones keep the state of their cells in buffers, which each call changes (hidden_state, cell_state), as the
+exporters of rsl_rl, legged_gym and Isaac Lab write them. PyTorch's exporter takes such a buffer for a constant; so the
+state becomes inputs and outputs of the graph here.
 """
 
 from __future__ import annotations
@@ -30,18 +34,21 @@ MAXIMUM_TEXT_BYTES = 1 << 20
 OPERATORS = frozenset(
     """
     abs add add_ addmm alpha append batch_norm bias cat celu celu_ chunk clamp clamp_ clamp_max clamp_min clip clone
-    concat contiguous count detach dim div div_ dropout elu elu_ eq erf exp expand expand_as flatten float format ge
-    gelu gt hardtanh hardtanh_ index layer_norm le leaky_relu leaky_relu_ len linear lt matmul max
-    maximum mean min minimum mm mul mul_ narrow ne neg norm numel ones_like permute pow reciprocal relu relu_ reshape
-    rsqrt select shape sigmoid sigmoid_ silu silu_ size slice softplus split split_with_sizes sqrt square squeeze stack
-    std sub sub_ sum t tanh tanh_ to transpose type_as unsqueeze var view warn weight zeros_like __and__
-    __contains__ __getitem__ __is__ __isnot__ __not__ __or__
+    concat contiguous copy_ count detach dim div div_ dropout elu elu_ eq erf exp expand expand_as flatten float
+    format ge gelu gru gt hardtanh hardtanh_ index index_select layer_norm le leaky_relu leaky_relu_ len linear list
+    lstm lt matmul max maximum mean min minimum mm mul mul_ narrow ne neg norm numel ones_like permute pow
+    reciprocal relu relu_ reshape rsqrt select shape sigmoid sigmoid_ silu silu_ size slice softplus split
+    split_with_sizes sqrt square squeeze stack std sub sub_ sum t tanh tanh_ tensor to transpose type_as unsqueeze
+    var view warn weight zeros zeros_like __and__ __contains__ __getitem__ __is__ __isnot__ __not__ __or__
     """.split()  # noqa: SIM905 — a list of 100 lines
 )
 """What a program may call. None does anything but compute."""
 
-PRIMITIVES = frozenset({"NumToTensor", "RaiseException", "unchecked_cast"})
+PRIMITIVES = frozenset({"NumToTensor", "RaiseException", "device", "dtype", "unchecked_cast"})
 """Of ops.prim."""
+
+STATE = ("hidden_state", "cell_state")
+"""What the names of buffers begin with that hold the state of recurrent cells."""
 
 
 def _check_program(data: bytes, path: Path) -> None:
@@ -58,11 +65,9 @@ def _check_program(data: bytes, path: Path) -> None:
                 nodes += ast.walk(ast.parse(text if room >= 0 else "too long"))
     except Exception as error:  # zipfile's, zlib's, the parser's
         raise FileFormatError(f"{path} has a program that cannot be read ({reason(error)})") from error
-    if any(isinstance(node, ast.Attribute) and node.attr in ("lstm", "gru") for node in nodes):
-        raise UnsupportedModelError(f"{path} is recurrent; expected a perceptron")
     refused = next((what for node in nodes if (what := _refused(node)) is not None), None)
     if refused is not None:
-        raise UnsupportedModelError(f"{path} {refused}, which no perceptron needs; a program is not run unseen")
+        raise UnsupportedModelError(f"{path} {refused}, which no policy needs; a program is not run unseen")
 
 
 def _refused(node: ast.AST) -> str | None:
@@ -129,10 +134,12 @@ def read(data: bytes, path: Path, stated: Stated) -> Module:
 
 
 def acted(path: Path, data: bytes, observations: Array) -> dict[str, Array]:
-    """In a process of its own: the actions for observations, one by one: a batch may be fixed to 1."""
+    """In a process of its own: the actions for observations, one by one, as the steps of an episode."""
     torch, module = require("torch", "train"), _loaded(data, path)
     try:
         with torch.no_grad():
+            for part in _state(module).values():
+                part.zero_()
             rows = [module(row[None]).reshape(-1) for row in torch.from_numpy(observations)]
             return {"actions": torch.stack(rows).numpy()}
     except Exception as error:  # the interpreter's
@@ -140,14 +147,55 @@ def acted(path: Path, data: bytes, observations: Array) -> dict[str, Array]:
 
 
 def exported(path: Path, data: bytes) -> dict[str, Array]:
-    """In a process of its own: the module as PyTorch turns it into ONNX."""
+    """In a process of its own: the module as PyTorch turns it into ONNX, its state as inputs and outputs."""
     module = _loaded(data, path)
-    state = dict(module.named_parameters()) | dict(module.named_buffers())
-    if any(".weight_ih" in name for name in state) or any(
-        name.startswith(("hidden_state", "cell_state")) for name in state
-    ):
-        raise UnsupportedModelError(f"{path} is recurrent; expected a perceptron")
-    return {"graph": np.frombuffer(_exported(module, _n_observations(module, path), path), np.uint8)}
+    n_observations, state = _n_observations(module, path), set(_state(module))
+    if not state and any("weight_ih_l" in name for name, _ in module.named_parameters()):
+        raise UnsupportedModelError(
+            f"{path} has recurrent cells that begin anew with every observation; expected their state in the buffers "
+            f"{' and '.join(STATE)}, as rsl_rl's exporter keeps it"
+        )
+    graph = _exported(module, n_observations, path)
+    changed = _changed_buffers(module, n_observations, path)
+    if changed != state:
+        name = min(changed ^ state)
+        what = "changes" if name in changed else "does not change"
+        raise UnsupportedModelError(
+            f"{path} {what} its buffer {quoted(name, 60)} with an observation; expected that of the state of recurrent "
+            f"cells, {' and '.join(STATE)}, and of nothing else"
+        )
+    return {"graph": np.frombuffer(_with_state(graph) if state else graph, np.uint8)}
+
+
+def _state(module: Any) -> dict[str, Any]:
+    """The buffers that recurrent cells keep their state in."""
+    return {name: buffer for name, buffer in module.named_buffers() if name.startswith(STATE)}
+
+
+def _changed_buffers(module: Any, n_observations: int, path: Path) -> set[str]:
+    """The names of those that another observation changes."""
+    torch, before = require("torch", "train"), {name: each.clone() for name, each in module.named_buffers()}
+    try:
+        with torch.no_grad():
+            module(torch.ones(1, n_observations))
+    except Exception as error:  # the interpreter's
+        raise FileFormatError(f"{path} cannot be run by PyTorch ({reason(error)})") from error
+    return {name for name, each in module.named_buffers() if not torch.equal(each, before[name])}
+
+
+def _with_state(graph: bytes) -> bytes:
+    """With what each cell begins with as an input of its own, and what it then keeps as an output."""
+    onnx_library = require("onnx", "export")
+    model, helper = onnx_library.load_from_string(graph), onnx_library.helper
+    cells = [node for node in model.graph.node if node.op_type in ("GRU", "LSTM")]
+    for index, cell in enumerate(cells):
+        for name, place in zip("hc", range(1, len(cell.output)), strict=False):
+            before, after = f"{name}{index}_in", f"{name}{index}_out"
+            cell.input[place + 4] = before
+            model.graph.input.append(helper.make_tensor_value_info(before, onnx_library.TensorProto.FLOAT, None))
+            model.graph.output.append(helper.make_tensor_value_info(after, onnx_library.TensorProto.FLOAT, None))
+            model.graph.node.append(helper.make_node("Identity", [cell.output[place]], [after]))
+    return bytes(model.SerializeToString())
 
 
 def _loaded(data: bytes, path: Path) -> Any:
@@ -161,8 +209,9 @@ def _loaded(data: bytes, path: Path) -> Any:
 
 
 def _n_observations(module: Any, path: Path) -> int:
-    """The inputs of the first affine layer."""
-    for parameter in module.parameters():
+    """The inputs of the first cell, or else of the first affine layer."""
+    named = sorted(module.named_parameters(), key=lambda item: not item[0].endswith("weight_ih_l0"))
+    for _, parameter in named:
         if parameter.ndim == 2 and parameter.is_floating_point():
             if not 1 <= parameter.shape[1] <= MAXIMUM_UNITS:
                 break
@@ -189,6 +238,6 @@ def _exported(module: Any, n_observations: int, path: Path) -> bytes:
             )
     except Exception as error:  # the exporter's
         raise UnsupportedModelError(
-            f"{path} is not a perceptron of {n_observations} observations, as far as PyTorch can tell ({reason(error)})"
+            f"{path} is not a policy of {n_observations} observations, as far as PyTorch can tell ({reason(error)})"
         ) from error
     return buffer.getvalue()

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from edgerl.errors import FileFormatError, quoted
+from edgerl.errors import ConfigError, FileFormatError, quoted
 
 MAXIMUM_ITEMS = 4096
 LONGEST_NAME = 200
@@ -214,6 +214,26 @@ def check_sizes(contract: Contract, n_observations: int, n_actions: int) -> None
     joints = contract.joint_names or contract.default_joint_pos
     if 0 < len(joints) < n_actions:
         raise ValueError(f"{len(joints)} joints for {n_actions} actions")
+
+
+def check_joints(contract: Contract, joint_names: Sequence[str], robot: str) -> None:
+    """Raises ConfigError unless the joints of a robot, in the order of its actions, are the contract's in that order.
+
+    The robot may leave out some, such as those without a motor.
+    """
+    if not contract.joint_names:
+        raise ConfigError("the policy's contract names no joints; expected `joint_names` for one that does, or none")
+    known = set(joint_names)
+    ordered = [name for name in contract.joint_names if name in known]
+    for index, name in enumerate(joint_names):
+        if name not in contract.joint_names:
+            raise ConfigError(f"{robot} has the joint {quoted(name, 60)}, which the policy's contract does not name")
+        if index == len(ordered) or name != ordered[index]:
+            expected = quoted(ordered[index], 60) if index < len(ordered) else "no other"
+            raise ConfigError(
+                f"joint {index} of {robot} is {quoted(name, 60)}, and {expected} in the policy's contract; expected "
+                "the order of the contract, which edgerl info shows"
+            )
 
 
 def _as_json(value: Any) -> Any:

@@ -16,7 +16,7 @@ from edgerl.config import Config, is_continued_by
 from edgerl.environments.consent import resume_command
 from edgerl.errors import ConfigError, FileFormatError, OutputError, quoted, reason
 from edgerl.files.atomic import MAXIMUM_JSON_BYTES, read_text
-from edgerl.files.kind import what_is
+from edgerl.files.kind import importing, what_is
 from edgerl.files.strict_json import parse_json
 from edgerl.policy import format as policy_file
 from edgerl.policy.compact import CompactPolicy
@@ -127,7 +127,9 @@ def find(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
             models[path.resolve()] = path
         else:
             found = what_is(path)
-            raise FileFormatError(f"{path} is {found}; expected a run folder, a folder of runs, or a policy file")
+            raise FileFormatError(
+                f"{path} is {found}; expected a run folder, a folder of runs, or a policy file{importing(found, path)}"
+            )
     if len(runs) > MAXIMUM_RUNS:
         raise ConfigError(f"{len(runs)} runs were named; expected at most {MAXIMUM_RUNS}; name fewer")
     return list(runs.values()), list(models.values())
@@ -138,7 +140,8 @@ def _runs_in(folder: Path) -> list[Path]:
         return [folder]
     runs = sorted(path.parent for path in folder.glob(f"*/{run_folder.CONFIG}") if not path.parent.is_symlink())
     if not runs:
-        raise FileFormatError(f"{folder} holds no {run_folder.CONFIG} and no run folders; name a run that train made")
+        how = importing(what_is(folder), folder) or "; name a run that train made"
+        raise FileFormatError(f"{folder} holds no {run_folder.CONFIG} and no run folders{how}")
     return runs
 
 

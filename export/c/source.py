@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -34,6 +35,7 @@ from edgerl.export.c.text import NOTICE, SPDX, array, comment_text, number
 from edgerl.policy.activation import ACTIVATIONS, ActivationName
 from edgerl.policy.cell import CELLS, CellName
 from edgerl.policy.compact import Array, CompactPolicy, Layer, Precision, shifted
+from edgerl.policy.contract import Contract
 from edgerl.policy.loss import ActionDifference, action_difference, action_span, sampled_observations
 from edgerl.policy.terms import Terms
 
@@ -206,7 +208,7 @@ _HEADER = Template("""\
  *   -1 where the example was refused. Call it once at start, before a motor moves.
  * - To place constants and scratch, define ${P}_WEIGHTS and ${P}_SCRATCH as attributes
  *   for the compiler, as in -D'${P}_SCRATCH=__attribute__((section(".dtcm")))'.
- *
+$robot *
  * Not its business: learning, batches, timing, a fallback for a late action, and compiler options that give up IEEE 754
  * (-ffast-math).
  */
@@ -267,6 +269,11 @@ typedef struct {
 } ${p}_state;
 
 """)
+
+_ROBOT = """\
+ *
+ * Robot, as in training; what of it is behind an action, such as action_scale and gains, is for your code to apply:
+"""
 
 _OF_TERMS = Template("""
  * - ${p}_step does the same with the $K numbers of one step as they were measured: the terms
@@ -337,6 +344,7 @@ def _header(form: PolicyForm, options: Options, provenance: Provenance, tag: str
         number=_number(options.prefix, form),
         values=form.scratch_numbers,
         **_header_of_state(form, options.prefix),
+        robot=_header_of_robot(policy.contract),
         **_header_of_terms(form, options.prefix),
         resets="".join(f"void {line};\n" for line in _resets(form, options.prefix)),
     )
@@ -353,6 +361,15 @@ def _header_of_state(form: PolicyForm, p: str) -> dict[str, str]:
         "state_type": _STATE_TYPE.substitute(p=p, count=form.policy.n_state),
         "state_argument": f", {p}_state *state",
     }
+
+
+def _header_of_robot(contract: Contract) -> str:
+    """What the header says of the robot; nothing where the policy's contract is not known."""
+    lines = []
+    for name, text in contract.as_text().items():
+        words = comment_text(text.replace(",", ", "), 4000)
+        lines += textwrap.wrap(f"{name}: {words}", 110, subsequent_indent="  ", break_on_hyphens=False)
+    return _ROBOT + "".join(f" *   {line}\n" for line in lines) if lines else ""
 
 
 def _header_of_terms(form: PolicyForm, p: str) -> dict[str, str]:

@@ -18,6 +18,7 @@ from edgerl.policy.compact import CompactPolicy, make_layer
 from edgerl.policy.contract import Contract
 from edgerl.policy.format import save
 from tests.foreign import write_actor
+from tests.policy.policies import random_policy
 from tests.processes import Processes
 
 pytest.importorskip("gymnasium")
@@ -363,6 +364,24 @@ def test_another_rate_than_the_contracts_is_refused(edgerl: Run) -> None:
     assert (code, out) == (2, "")
     line = "edgerl: the rate is 100 Hz, and the policy's contract says 50 Hz (step_dt 0.02 s); expected that --rate"
     assert err.splitlines()[-1] == line
+
+
+def test_another_order_of_joints_than_the_contracts_is_refused(edgerl: Run) -> None:
+    names = ("ffoot", "fshin", "fthigh", "bfoot", "bshin", "bthigh")
+    policy = replace(random_policy(0, (17, 8, 6)), contract=Contract(joint_names=names))
+    unit = replace(policy, action_low=-np.ones(6, np.float32), action_high=np.ones(6, np.float32))
+    unit = unit.with_example(np.ones(17, np.float32))
+    save(unit, Path("policy.safetensors"))
+    expected = (
+        "joint 0 of HalfCheetah-v5 is 'bthigh', and 'ffoot' in the policy's contract; expected the order of the "
+        "contract, which edgerl info shows\n"
+    )
+    code, out, err = edgerl("run", "policy.safetensors", "--env", "HalfCheetah-v5")
+    assert (code, out, err) == (2, "", f"edgerl: {expected}")
+    export_policy(unit, "onnx", Path("policy.onnx"))
+    code, out, err = edgerl("import", "policy.onnx", "-o", "again.safetensors", "--env", "HalfCheetah-v5")
+    assert (code, out, err) == (2, "", f"edgerl: {expected}")
+    assert not Path("again.safetensors").exists()
 
 
 def test_other_observations_than_whole_ones_and_steps_are_refused(edgerl: Run) -> None:

@@ -292,6 +292,17 @@ class StepLibrary(Library):
         self._forget(self._history)
 
 
+def test_the_header_has_the_contract(tmp_path: Path) -> None:
+    """In lines of a comment that no name can end."""
+    names = ("hip*/", *(f"left_joint_{index}" for index in range(40)))
+    contract = Contract(step_dt=(0.02,), joint_names=names, action_clip=((-np.inf, 1.0),))
+    header = write(replace(random_policy(0, (5, 4, 1)), contract=contract), tmp_path).header
+    comment = " ".join(header.partition("*/")[0].replace("\n *", " ").split())
+    assert "to apply: step_dt: 0.02 joint_names: hip_/, left_joint_0, left_joint_1," in comment
+    assert "left_joint_39 action_clip: -inf;1.0 Not its business" in comment
+    assert max(map(len, header.splitlines())) < 125
+
+
 @pytest.mark.needs("arm-none-eabi-gcc", "qemu-system-arm")
 @pytest.mark.parametrize("core", CORTEX)
 def test_single_steps_are_stacked_alike_on_a_cortex(core: str, tmp_path: Path) -> None:

@@ -116,6 +116,29 @@ class RecurrentActor(nn.Module):
             return self.actor(self.rnn(x)[0]).numpy()
 
 
+class StatefulActor(RecurrentActor):
+    """As the exporters of rsl_rl, legged_gym and Isaac Lab script it: the state is in buffers, which a call changes."""
+
+    def __init__(self, kind: str, layers: int) -> None:
+        super().__init__(kind, layers)
+        for name in ("hidden_state", "cell_state")[: len(self.names)]:
+            self.register_buffer(name, torch.zeros(layers, 1, self.rnn.hidden_size))
+        self.forward = getattr(self, f"forward_{kind}")
+
+    def forward_lstm(self, obs: torch.Tensor) -> torch.Tensor:
+        x = ((obs - self.mean) / (self.std + 1e-2)).unsqueeze(0)
+        x, (h, c) = self.rnn(x, (self.hidden_state, self.cell_state))
+        self.hidden_state[:] = h
+        self.cell_state[:] = c
+        return self.actor(x.squeeze(0))
+
+    def forward_gru(self, obs: torch.Tensor) -> torch.Tensor:
+        x = ((obs - self.mean) / (self.std + 1e-2)).unsqueeze(0)
+        x, h = self.rnn(x, self.hidden_state)
+        self.hidden_state[:] = h
+        return self.actor(x.squeeze(0))
+
+
 def exported_cells(module: RecurrentActor, path: Path, opset: int = 17) -> Path:
     """As torch.onnx writes it for rsl_rl."""
     with warnings.catch_warnings():
@@ -203,7 +226,8 @@ def brax_arrays(
 def saved_brax_folder(
     folder: Path, arrays: dict[str, Any] | None = None, name: str = "ppo_network_config.json", **changes: Any
 ) -> Path:
-    """As brax.training.checkpoint writes it: arrays of zarr in OCDBT, and a configuration of the network."""
+    """As brax.training.checkpoint writes it: arrays of zarr in OCDBT, and a configuration of the network, in which a
+    keyword may be "left out"."""
     import tensorstore
 
     database = {"driver": "ocdbt", "base": f"file://{folder.absolute()}/"}
@@ -219,7 +243,8 @@ def saved_brax_folder(
         "observation_size": 9,
     }
     keywords = {**config["network_factory_kwargs"], **changes.pop("keywords", {})}  # type: ignore[dict-item]
-    (folder / name).write_text(json.dumps({**config, "network_factory_kwargs": keywords, **changes}))
+    stated = {key: value for key, value in keywords.items() if value != "left out"}
+    (folder / name).write_text(json.dumps({**config, "network_factory_kwargs": stated, **changes}))
     return folder
 
 

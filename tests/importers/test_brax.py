@@ -65,6 +65,20 @@ def test_without_a_normaliser(tmp_path: Path) -> None:
     np.testing.assert_allclose(policy(OBSERVATIONS), _expected(normalise=False), atol=5e-6)
 
 
+@pytest.mark.parametrize(
+    ("name", "activation"),
+    [
+        ("ppo_network_config.json", torch.nn.functional.silu),
+        ("sac_network_config.json", torch.nn.functional.relu),
+    ],
+)
+def test_before_version_0_14_the_activation_is_brax_own_default(name: str, activation: Any, tmp_path: Path) -> None:
+    """It is not in the file, and Brax refused to write one of another activation."""
+    folder = saved_brax_folder(tmp_path / "ck", name=name, keywords={"activation": "left out"})
+    policy = edgerl.import_policy(folder, tmp_path / "policy.safetensors").policy
+    np.testing.assert_allclose(policy(OBSERVATIONS), _expected(activation=activation), atol=5e-6)
+
+
 Change = dict[str, Any]
 
 
@@ -72,6 +86,7 @@ Change = dict[str, Any]
     ("arrays", "changes", "problem"),
     [
         ({}, {"keywords": {"activation": "gelu"}}, "has the activation 'gelu'; expected silu, swish, relu"),
+        ({}, {"keywords": {"activation": None}}, "has the activation None; expected silu"),
         ({}, {"keywords": {"mean_clip_scale": 2.0}}, "was trained with mean_clip_scale"),
         ({}, {"action_size": 3}, "it has 4 actions, and says 3"),
         ({}, {"network_factory_kwargs": []}, "has no network configuration that can be read"),
@@ -101,8 +116,19 @@ def test_other_folders_and_parts_of_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"`activation` is relu, and .* says silu"):
         edgerl.import_policy(folder, goal, activation="relu")
     (folder / "manifest.ocdbt").rename(folder / "manifest")
-    with pytest.raises(UnsupportedModelError, match=r"has no manifest\.ocdbt"):
+    with pytest.raises(UnsupportedModelError, match=r"\(no manifest\.ocdbt\); where it was trained, .*save_params"):
         edgerl.import_policy(folder, goal)
+
+
+def test_arrays_of_another_version_of_zarr(tmp_path: Path) -> None:
+    tensorstore = pytest.importorskip("tensorstore")
+    folder = saved_brax_folder(tmp_path / "ck", {"0.std": np.ones(9, np.float32)})
+    (folder / "manifest.ocdbt").unlink()
+    place = {"driver": "ocdbt", "base": f"file://{folder}/", "path": "0.mean/"}
+    metadata = {"shape": [9], "data_type": "float32"}
+    tensorstore.open({"driver": "zarr3", "kvstore": place, "metadata": metadata}, create=True).result()
+    with pytest.raises(UnsupportedModelError, match="in the third version of zarr; expected the second; where it was"):
+        edgerl.import_policy(folder, tmp_path / "policy.safetensors")
 
 
 def test_no_file_outside_of_the_folder_is_read(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import edgerl
 from edgerl.errors import ConfigError, EdgerlError, UnsupportedModelError
 from edgerl.policy.cell import CELLS, CellName
 
-from .files import Actor, actions, mutated, scripted
+from .files import Actor, StatefulActor, actions, mutated, scripted
 
 OBSERVATIONS = np.random.default_rng(0).normal(0, 2, (100, 9)).astype(np.float32)
 
@@ -291,8 +291,23 @@ def test_torchscript_as_isaac_lab_exports_it(activation: type[nn.Module], tmp_pa
     np.testing.assert_allclose(report.policy(OBSERVATIONS), actions(module, OBSERVATIONS), atol=5e-6)
 
 
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("kind", CELLS)
+def test_recurrent_torchscript_as_the_exporters_for_robots_write_it(
+    kind: CellName, layers: int, tmp_path: Path
+) -> None:
+    module = StatefulActor(kind, layers)
+    module.hidden_state += 1.0  # as left behind by an episode: a policy begins with zeros
+    scripted(module, tmp_path / "policy.pt")
+    report = edgerl.import_policy(tmp_path / "policy.pt", tmp_path / "policy.safetensors")
+    assert report.policy.architecture == f"9-{'-'.join([f'{kind}20'] * layers)}-12-4"
+    assert report.difference is not None
+    assert (report.difference.observations, report.difference.largest < 1e-5) == (1001, True)
+    np.testing.assert_allclose(report.policy(OBSERVATIONS), module.episode(OBSERVATIONS), atol=5e-6)
+
+
 class Recurrent(nn.Module):
-    """With an LSTM before the perceptron."""
+    """With an LSTM before the perceptron, whose state is forgotten."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -300,6 +315,27 @@ class Recurrent(nn.Module):
 
     def forward(self, obs: torch.Tensor) -> torch.Tensor:
         return self.actor(self.rnn(obs[None])[0][0])
+
+
+class Counting(nn.Module):
+    """Each action depends on how many there were before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.actor = nn.Linear(9, 2)
+        self.register_buffer("count", torch.zeros(2))
+
+    def forward(self, obs: torch.Tensor) -> torch.Tensor:
+        self.count += 1.0
+        return self.actor(obs) + self.count
+
+
+class Frozen(StatefulActor):
+    """Its cells never change their state."""
+
+    def forward_lstm(self, obs: torch.Tensor) -> torch.Tensor:
+        x, _ = self.rnn(obs.unsqueeze(0), (self.hidden_state, self.cell_state))
+        return self.actor(x.squeeze(0))
 
 
 class Odd(nn.Module):
@@ -316,12 +352,17 @@ class Odd(nn.Module):
 @pytest.mark.parametrize(
     ("module", "problem"),
     [
-        (Recurrent(), "is recurrent; expected a perceptron"),
+        (
+            Recurrent(),
+            "has recurrent cells that begin anew with every observation; expected their state in",
+        ),
+        (Counting(), "changes its buffer 'count' with an observation; expected that of the state of recurrent cells"),
+        (Frozen("lstm", 1), "does not change its buffer 'cell_state' with an observation"),
         (Odd(), "cannot become a policy: the node Mul .* combines two computed values"),
         (nn.ReLU(), "holds no affine layer"),
     ],
 )
-def test_torchscript_that_is_no_perceptron(module: nn.Module, problem: str, tmp_path: Path) -> None:
+def test_torchscript_that_is_no_policy(module: nn.Module, problem: str, tmp_path: Path) -> None:
     scripted(module, tmp_path / "policy.pt")
     with pytest.raises(UnsupportedModelError, match=problem):
         edgerl.import_policy(tmp_path / "policy.pt", tmp_path / "policy.safetensors")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 
 import edgerl
-from edgerl.errors import CheckFailed, ConfigError, EdgerlError, UnsupportedModelError
+from edgerl.errors import CheckFailed, ConfigError, EdgerlError, FileFormatError, UnsupportedModelError
 
 from .files import perceptron_arrays, saved_rl_tools, statistics_of
 
@@ -184,3 +185,10 @@ def test_other_files_of_hdf5(tmp_path: Path) -> None:
     (tmp_path / "cut.h5").write_bytes(data[: len(data) // 2])
     with pytest.raises(EdgerlError, match="is not an HDF5 file, or is damaged"):
         edgerl.import_policy(tmp_path / "cut.h5", tmp_path / "policy.safetensors")
+
+
+def test_its_archive_is_told_from_its_checkpoint(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "checkpoint.tar", "w") as archive:
+        archive.addfile(tarfile.TarInfo("layers"))
+    with pytest.raises(FileFormatError, match=r"is a tar archive; .*RLtools writes a checkpoint\.h5, too"):
+        edgerl.import_policy(tmp_path / "checkpoint.tar", tmp_path / "policy.safetensors")

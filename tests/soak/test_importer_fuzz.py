@@ -32,6 +32,7 @@ from edgerl.policy.loss import sampled_observations
 from tests.importers.files import (
     Actor,
     RecurrentActor,
+    StatefulActor,
     exported,
     exported_cells,
     mutated,
@@ -103,7 +104,8 @@ KINDS: dict[str, tuple[Make, int, dict[str, Any]]] = {
     "parameters of Brax": (saved_brax_parameters, 6_000, {"activation": "silu", "normalizer": "file"}),
     "folder of Brax": (_brax, 300, {}),
     "RLtools": (_rl_tools, 1_500, {}),
-    "TorchScript": (lambda path: scripted(Actor(nn.ELU), path), 700, {}),
+    "TorchScript": (lambda path: scripted(Actor(nn.ELU), path), 400, {}),
+    "recurrent TorchScript": (lambda path: scripted(StatefulActor("lstm", 1), path), 300, {}),
 }
 """Kind → what makes a file, how many mutations of it there are, options of its import."""
 

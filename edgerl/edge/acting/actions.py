@@ -20,6 +20,7 @@ import numpy.typing as npt
 from edgerl.edge.acting.terms import Contracted, TermPolicy
 from edgerl.errors import ConfigError, UnsupportedModelError, quoted
 from edgerl.policy.compact import Array
+from edgerl.policy.contract import Contract, check_joints
 
 ActionMode = Literal["scale", "clip"]
 ACTION_MODES: tuple[ActionMode, ...] = get_args(ActionMode)
@@ -46,13 +47,14 @@ class Playable(Contracted, Protocol):
 
 
 class Task(Protocol):
-    """What a policy must suit; bounds are float32 [m]."""
+    """What a policy must suit; bounds are float32 [m], joints in the order of the actions, none where it names none."""
 
     name: str
     n_observations: int
     n_actions: int
     action_low: Array
     action_high: Array
+    joint_names: tuple[str, ...]
 
 
 class AdaptedPolicy:
@@ -96,8 +98,9 @@ def adapted(policy: Playable, task: Task, mode: ActionMode | None, name: str = "
     It is the policy itself where bounds agree. Where the task gives single steps, and the policy's contract says what
     its observations are made of, they are made of these.
 
-    Raises ConfigError for an unknown mode, UnsupportedModelError for another number of observations or actions, and
-    where the bounds differ and no mode is given.
+    Raises ConfigError for an unknown mode, and where the task has the contract's joints in another order;
+    UnsupportedModelError for another number of observations or actions, and where the bounds differ and no mode is
+    given.
     """
     if mode is not None and mode not in ACTION_MODES:
         raise ConfigError(f"`actions` is {quoted(mode)}; expected {' or '.join(ACTION_MODES)}")
@@ -111,6 +114,7 @@ def adapted(policy: Playable, task: Task, mode: ActionMode | None, name: str = "
             f"{name} maps {has[0]} observations{steps} to {has[1]} actions; {task.name} has {needs[0]} and {needs[1]}; "
             "name its own with `env`"
         )
+    check_order(policy.contract, task)
     if has_bounds_of(policy, task):
         return policy
     if mode is None and (_bounds(policy) is not None or not _is_unit(task)):
@@ -119,6 +123,13 @@ def adapted(policy: Playable, task: Task, mode: ActionMode | None, name: str = "
             "`actions` clip where they are in its units"
         )
     return AdaptedPolicy(policy, task, mode or "clip")
+
+
+def check_order(contract: Contract, task: Task) -> None:
+    """Raises ConfigError where the task has the contract's joints in another order, or one more; what calls all of them
+    otherwise cannot be compared."""
+    if not set(contract.joint_names).isdisjoint(task.joint_names):
+        check_joints(contract, task.joint_names, task.name)
 
 
 def has_bounds_of(policy: Bounded, task: Task) -> bool:

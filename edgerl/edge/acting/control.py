@@ -44,7 +44,7 @@ import math
 import time
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -53,7 +53,7 @@ import numpy.typing as npt
 
 from edgerl.errors import ConfigError
 from edgerl.policy.compact import Array
-from edgerl.policy.contract import UNKNOWN, Contract
+from edgerl.policy.contract import UNKNOWN, Contract, check_joints
 
 Cause = Literal["observation_not_finite", "inference_failed", "action_not_finite", "missed_deadline"]
 CAUSES: tuple[Cause, ...] = get_args(Cause)
@@ -125,6 +125,7 @@ class ControlLoop:
         rate_hz: float,
         fallback_action: npt.ArrayLike,
         *,
+        joint_names: Sequence[str] = (),
         idle: Callable[[int], object] | None = None,
         warm: bool = True,
         clock: Callable[[], int] = time.monotonic_ns,
@@ -132,10 +133,11 @@ class ControlLoop:
     ) -> None:
         """The policy gets what was read in float32; one whose `observation_dtype` is float64, as it was read.
 
-        `idle` gets the ns that a cycle left; `warm`: rehearse before each tick, where the policy can; `clock` (ns,
-        monotonic) and `sleep` (s) are there for tests.
+        `joint_names` are the robot's, in the order of its actions, to be compared with the policy's contract. `idle`
+        gets the ns that a cycle left; `warm`: rehearse before each tick, where the policy can; `clock` (ns, monotonic)
+        and `sleep` (s) are there for tests.
 
-        Raises ConfigError, also where the policy has a contract that states another rate, to a hundredth.
+        Raises ConfigError, also where the policy's contract states another rate, to a hundredth, or other joints.
         """
         if not 1e-6 <= rate_hz <= 1e6:
             raise ConfigError(f"the rate is {rate_hz:g} Hz; expected a number in [1e-6, 1e6]")
@@ -146,7 +148,7 @@ class ControlLoop:
             )
         self._policy: Any = policy
         self._rehearses = warm and hasattr(policy, "restorable_state")
-        _check_contract(policy, rate_hz, len(self._fallback))
+        _check_contract(policy, rate_hz, len(self._fallback), joint_names)
         is_wide = getattr(policy, "observation_dtype", np.float32) is np.float64
         self._dtype = None if is_wide else np.float32  # None: as it was read, so that the policy sees lost digits
         self._read_observation = read_observation
@@ -324,7 +326,9 @@ class ControlLoop:
         return action, None
 
 
-def _check_contract(policy: Callable[[Array], Array], rate_hz: float, n_fallback: int) -> None:
+def _check_contract(
+    policy: Callable[[Array], Array], rate_hz: float, n_fallback: int, joint_names: Sequence[str]
+) -> None:
     """Raise ConfigError where a loop would run a policy otherwise than what that says of itself."""
     contract: Contract = getattr(policy, "contract", UNKNOWN)
     expected, n_actions = contract.rate_hz, getattr(policy, "n_actions", n_fallback)
@@ -335,6 +339,8 @@ def _check_contract(policy: Callable[[Array], Array], rate_hz: float, n_fallback
         )
     if n_actions != n_fallback:
         raise ConfigError(f"the fallback action has {n_fallback} numbers; expected {n_actions}, like the policy's")
+    if joint_names:
+        check_joints(contract, joint_names, "the robot")
 
 
 class Peak:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edgerl.edge.acting.actions import ActionMode, AdaptedPolicy, adapted
-from edgerl.errors import UnsupportedModelError
+from edgerl.errors import ConfigError, UnsupportedModelError
 from edgerl.policy.compact import Array
 from edgerl.policy.contract import UNKNOWN, Contract
 
@@ -36,6 +36,7 @@ class Arm:
     name: str = "arm"
     n_observations: int = 2
     n_actions: int = 2
+    joint_names: tuple[str, ...] = ()
 
 
 def floats(*numbers: float) -> Array:
@@ -92,3 +93,27 @@ def test_in_an_environment_of_unit_bounds_scaling_and_clipping_are_one() -> None
 def test_what_cannot_be_known_is_refused(actor: Actor, task: Arm, message: str) -> None:
     with pytest.raises(UnsupportedModelError, match=message):
         adapted(actor, task, None)
+
+
+LEGS = Contract(joint_names=("hip", "knee", "toe"))  # the toe has no motor
+
+
+@pytest.mark.parametrize("joints", [(), ("hip", "knee"), ("knee", "toe"), ("a", "b")])
+def test_joints_in_the_order_of_the_contract_or_called_otherwise(joints: tuple[str, ...]) -> None:
+    actor = Actor(floats(-1, -1), floats(1, 1), contract=LEGS)
+    assert adapted(actor, Arm(floats(-1, -1), floats(1, 1), joint_names=joints), None) is actor
+
+
+@pytest.mark.parametrize(
+    ("joints", "problem"),
+    [
+        (("knee", "hip"), "joint 0 of arm is 'knee', and 'hip' in the policy's contract; expected the order"),
+        (("hip", "hip"), "joint 1 of arm is 'hip', and no other in the policy's contract"),
+        (("hip", "elbow"), "arm has the joint 'elbow', which the policy's contract does not name"),
+    ],
+)
+def test_joints_in_another_order_are_refused(joints: tuple[str, ...], problem: str) -> None:
+    task = Arm(floats(-1, -1), floats(1, 1), joint_names=joints)
+    with pytest.raises(ConfigError, match=problem):
+        adapted(Actor(floats(-1, -1), floats(1, 1), contract=LEGS), task, None)
+    adapted(Actor(floats(-1, -1), floats(1, 1)), task, None)

@@ -182,6 +182,15 @@ def test_a_loop_keeps_the_policys_rate(is_stepwise: bool) -> None:
         ControlLoop(given, list, print, 100, np.zeros(3))
 
 
+def test_a_loop_keeps_to_the_contracts_order_of_joints() -> None:
+    named = Policy(replace(random_policy(0), contract=Contract(joint_names=("hip", "knee", "toe", "tail"))))
+    ControlLoop(named, list, print, 100, np.zeros(3), joint_names=["hip", "knee", "toe"])
+    with pytest.raises(ConfigError, match="joint 1 of the robot is 'toe', and 'knee' in the policy's contract"):
+        ControlLoop(named, list, print, 100, np.zeros(3), joint_names=["hip", "toe", "knee"])
+    with pytest.raises(ConfigError, match="the policy's contract names no joints; expected `joint_names` for one that"):
+        ControlLoop(Policy(random_policy(0)), list, print, 100, np.zeros(3), joint_names=["hip", "toe", "knee"])
+
+
 def test_a_fallback_of_another_length_than_the_policys_actions_is_refused() -> None:
     with pytest.raises(ConfigError, match="the fallback action has 2 numbers; expected 3, like the policy's"):
         ControlLoop(Policy(random_policy(0)), list, print, 100, np.zeros(2))
