@@ -9,7 +9,7 @@ from pathlib import Path
 from edgerl import run_folder
 from edgerl.compression.lessons import read_observations, spread
 from edgerl.compression.returns import MeanReturn, mean_return
-from edgerl.errors import ConfigError
+from edgerl.errors import ConfigError, require
 from edgerl.files.atomic import refuse_existing
 from edgerl.files.paths import anchored, at_home, reachable
 from edgerl.policy import format as policy_file
@@ -126,7 +126,8 @@ def prune(
 
 
 def _check_finetuning(subject: Subject, precision: Precision, *, has_states: bool) -> None:
-    """Raises ConfigError where nothing is rounded, or no state of the policy is known."""
+    """Raises ConfigError where nothing is rounded, or no state of the policy is known; MissingExtraError."""
+    require("torch", "train")
     if precision not in LARGEST_VALUES:
         raise ConfigError(f"`finetune` trains weights that are rounded, not {precision} ones; expected int8 or int4")
     if isinstance(subject, FileSubject) and not has_states:
