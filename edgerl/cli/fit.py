@@ -60,10 +60,10 @@ def command(
     """Write the smallest policy that meets every budget of a device and keeps the return; exit 1 if there is none.
 
     Connections and hidden units are removed, the rest is fitted to recorded observations, and weights are stored as
-    fp32, fp16, int8 or, fine-tuned, int4. With --distill there are students, too: dense ones with a half, a quarter and
-    an eighth of the units, one of 80 % sparsity and one of 90 % in blocks of 4. A return is kept when the low end of
-    its 95 % interval says so, twice, in different episodes. A picture of return against latency and bytes is written
-    beside the policy.
+    fp32, fp16, int8 or, fine-tuned, int4. With --distill there are students, too: dense ones with a half to an eighth
+    of the units, one of 80 % sparsity and one of 90 % in blocks of 4. A return is kept when the low end of its 95 %
+    interval says so, twice, in different episodes. A picture of return against latency and bytes is written beside the
+    policy.
 
     Example: edgerl fit --device stm32f405 --budget-flash 32KiB --distill
     """

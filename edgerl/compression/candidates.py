@@ -42,8 +42,8 @@ class Form:
 
     @property
     def is_finetuned(self) -> bool:
-        """Whether weights are trained in this form before a return is measured: int4 needs it, int8 does not."""
-        return self.precision == "int4"
+        """Whether weights are trained in this form before a return is measured, in states that they then lead to."""
+        return self.outliers > 0
 
     def __str__(self) -> str:
         """For people."""

@@ -19,8 +19,8 @@ from edgerl.files.paths import anchored
 from edgerl.policy import format as policy_file
 from edgerl.policy.compact import CompactPolicy
 
-SHARES = (2, 4, 8)
-"""A dense student has one in so many of its teacher's units in each hidden layer."""
+SHARES = (1 / 2, 3 / 8, 1 / 4, 1 / 8)
+"""Of its teacher's units that each hidden layer of a dense student has."""
 
 SPARSE = ((0.8, 1), (0.9, 4))
 """(sparsity, block) of the students with the teacher's widths."""
@@ -52,7 +52,7 @@ def students_of(teacher: CompactPolicy) -> list[Student]:
         student = Student(f"sparse-{sparsity:g}-block-{block}", method, {"sparsity": sparsity, "block": block})
         found.append((_weights(teacher, widths) * (1 - sparsity), student))
     for share in SHARES:
-        hidden = tuple(max(NARROWEST, width // share // NARROWEST * NARROWEST) for width in widths)
+        hidden = tuple(max(NARROWEST, int(width * share) // NARROWEST * NARROWEST) for width in widths)
         name = f"dense-{'-'.join(map(str, hidden))}"
         student = Student(name, "distilled, dense", {"topology": "dense", "hidden": hidden})
         found.append((_weights(teacher, hidden), student))

@@ -145,7 +145,7 @@ def test_students_are_chosen_among_and_trained_once(edgerl: Run, run: Path, monk
     assert "distilled, dense" in methods
     assert report["chosen"]["method"] in methods
     trained = {path: path.stat().st_mtime_ns for path in run.glob("students-*/*")}
-    names = {"dense-16-16", "dense-8-8", "dense-4-4", "sparse-0.8-block-1", "sparse-0.9-block-4"}
+    names = {"dense-16-16", "dense-12-12", "dense-8-8", "dense-4-4", "sparse-0.8-block-1", "sparse-0.9-block-4"}
     assert {path.name for path in trained} == {f"{name}.safetensors" for name in names}
     assert json.loads(edgerl("fit", run, *OWN, *options)[1]) == report
     assert {path: path.stat().st_mtime_ns for path in run.glob("students-*/*")} == trained

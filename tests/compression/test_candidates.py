@@ -43,7 +43,7 @@ def test_candidates_begin_with_the_reference_and_get_small(block: int) -> None:
     found = _found(policy, shares=shares)
     assert found[0].difference.largest == 0
     assert found[0].policy.connections == policy.connections
-    weights = {"fp32", "fp16", "int8", "int8, outliers", "int4, outliers, fine-tuned"}
+    weights = {"fp32", "fp16", "int8", "int8, outliers, fine-tuned", "int4, outliers, fine-tuned"}
     assert {str(candidate.form) for candidate in found} == weights
     assert {candidate.method for candidate in found} == {"as trained", "fewer units", "fewer connections"}
     assert min(candidate.policy.connections for candidate in found) < policy.connections / 2
