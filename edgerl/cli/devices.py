@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgerl.cli.support.command import Command
-from edgerl.cli.support.output import Force, Json, note, print_json, print_table, room
+from edgerl.cli.support.output import Force, Json, note, print_document, print_json, print_table, room
+from edgerl.cli.support.streams import keep_results_apart
+from edgerl.errors import ConfigError
 from edgerl.units import UNCERTAINTY, human_bytes, human_estimate, human_uncertainty
 
 if TYPE_CHECKING:
@@ -54,15 +56,28 @@ def list_(as_json: Json = False) -> None:
 @app.command(cls=Command)
 def show(
     device: Annotated[str, typer.Argument(metavar="ID|FILE.toml", help="A device, or a profile of your own.")],
+    as_toml: Annotated[
+        bool,
+        typer.Option(
+            "--toml",
+            callback=keep_results_apart,
+            help="Print the profile itself, to be saved, changed and given to --device.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Show every number of a device profile with its source, and the file that holds it.
 
-    Example: edgerl devices show jetson-nano
+    Example: edgerl devices show stm32f405 --toml > my-board.toml
     """
     from edgerl.commands.devices import show_device
 
+    if as_toml and as_json:
+        raise ConfigError("--toml and --json print one thing each; choose one")
     profile = show_device(device)
+    if as_toml:
+        print_document(profile.toml.rstrip("\n"))
+        return
     if as_json:
         print_json({**profile.as_dict(), "path": str(profile.path)})
         return

@@ -31,7 +31,9 @@ def command(
     env: OwnEnv = None,
     observations: Annotated[
         Path | None,
-        typer.Option(help="Learn from these alone: a .npy, a .csv or a run folder; no return is measured."),
+        typer.Option(
+            help="Learn from these alone, with no return: a .npy, a .csv, a learner's transitions.log or a run folder."
+        ),
     ] = None,
     method: Annotated[
         str,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edgerl.cli.support import budgets
 from edgerl.cli.support.measuring import NOTHING_DONE, Done, Measuring
 from edgerl.cli.support.output import Force, Json, note, print_document, print_json
 from edgerl.cli.support.profile_formats import excess, junit, markdown, print_learning, print_page, print_summary
@@ -18,8 +19,6 @@ from edgerl.errors import CheckFailed, ConfigError, quoted
 if TYPE_CHECKING:
     from edgerl.profiling.budgets.report import ProfileReport
     from edgerl.profiling.budgets.rows import ModelRows
-
-Number = TypeVar("Number", int, float)
 
 FORMATS = ("text", "markdown", "junit")
 
@@ -45,22 +44,11 @@ def command(
         str | None, typer.Option("--runtime", help="onnxruntime, native or c.", show_default="the device's")
     ] = None,
     mode: Annotated[str | None, typer.Option("--mode", help="A power mode of the device, such as 5W.")] = None,
-    budget_memory: Annotated[
-        str | None, typer.Option("--budget-memory", metavar="BYTES", help="As in 64KiB.", show_default="the device's")
-    ] = None,
-    budget_flash: Annotated[
-        str | None, typer.Option("--budget-flash", metavar="BYTES", help="As in 1MiB.", show_default="the device's")
-    ] = None,
-    budget_flops: Annotated[
-        str | None,
-        typer.Option("--budget-flops", metavar="FLOPS", help="Per inference, as in 1e6.", show_default="the device's"),
-    ] = None,
-    budget_latency: Annotated[
-        str | None, typer.Option("--budget-latency", metavar="TIME", help="As in 500us.", show_default="the device's")
-    ] = None,
-    rate: Annotated[
-        float | None, typer.Option("--rate", metavar="HZ", help="Control rate.", show_default="the device's")
-    ] = None,
+    budget_memory: budgets.Memory = None,
+    budget_flash: budgets.Flash = None,
+    budget_flops: budgets.Flops = None,
+    budget_latency: budgets.Latency = None,
+    rate: budgets.Rate = None,
     learn: Annotated[
         bool,
         typer.Option("--learn", help="Profile a learner.safetensors: memory of networks and replay, updates that fit."),
@@ -96,8 +84,6 @@ def command(
 
     Example: edgerl profile --device stm32f405 --rate 200 --budget-memory 64KiB
     """
-    from edgerl.units import parse_bytes, parse_count, parse_seconds
-
     form = _form(form, as_json)
     keep_results_apart(form != "text")
     names = device or []
@@ -117,11 +103,7 @@ def command(
     options: dict[str, Any] = {
         "runtime": runtime,
         "mode": mode,
-        "budget_memory_bytes": _parsed(parse_bytes, budget_memory, "--budget-memory"),
-        "budget_flash_bytes": _parsed(parse_bytes, budget_flash, "--budget-flash"),
-        "budget_flops": _parsed(parse_count, budget_flops, "--budget-flops"),
-        "budget_latency_seconds": _parsed(parse_seconds, budget_latency, "--budget-latency"),
-        "rate_hz": rate,
+        **budgets.budgets(budget_memory, budget_flash, budget_flops, budget_latency, rate),
     }
     if learn:
         of_a_policy = {"--network": network, "--density": density, "--block": block}
@@ -179,10 +161,6 @@ def _model(model: Path | None, network: str | None, density: float | None, block
     if model is not None:
         raise ConfigError(f"both {model} and --network {network[:40]} are given; choose one")
     return network_rows(network, 1.0 if density is None else density, 1 if block is None else block)
-
-
-def _parsed(parse: Callable[[str, str], Number], text: str | None, name: str) -> Number | None:
-    return None if text is None else parse(text, name)
 
 
 def _print(reports: Sequence[ProfileReport], done: Done, form: str) -> None:

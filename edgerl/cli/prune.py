@@ -34,6 +34,12 @@ def command(
     finetune: Annotated[
         bool, typer.Option("--finetune", help="Train int8 or int4 weights to act as the policy did, in its own states.")
     ] = False,
+    observations: Annotated[
+        Path | None,
+        typer.Option(
+            help="What the policy meets, as `edgerl distill` takes it.", show_default="the run's replay, or episodes"
+        ),
+    ] = None,
     env: OwnEnv = None,
     episodes: Annotated[int, typer.Option(min=0, help="Evaluation episodes before and after; 0 for none.")] = 10,
     force: Force = False,
@@ -57,6 +63,7 @@ def command(
         precision=precision,
         outliers=outliers,
         finetune=finetune,
+        observations=observations,
         episodes=episodes,
         env=env,
         force=force,

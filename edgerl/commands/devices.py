@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from edgerl.commands.export import export_policy
 from edgerl.commands.models import Notice, no_notice
 from edgerl.errors import ConfigError, MissingExtraError, quoted, require
-from edgerl.files.atomic import refuse_existing, write_atomically
+from edgerl.files.atomic import read_bytes, refuse_existing, write_atomically
 from edgerl.profiling.budgets.device import (
     Device,
     Quantity,
@@ -51,6 +52,14 @@ class DeviceProfile:
             **{".".join(filter(None, key)): _numbers(saved) for key, saved in measured.items()},
         }
         return {f"{name}.{key}": quantity for name, table in tables.items() for key, quantity in table.items()}
+
+    @property
+    def toml(self) -> str:
+        """The file's text, to start a profile of one's own from: another name keeps what was published of the chip."""
+        text = read_bytes(self.path).decode()
+        if self.device.id not in device_ids() or self.device.same_chip_as is not None:
+            return text
+        return re.sub("^name = .*$", rf'\g<0>\nsame_chip_as = "{self.device.id}"', text, count=1, flags=re.MULTILINE)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""

@@ -1,15 +1,15 @@
 """`edgerl fit`: the smallest policy that meets every budget of a device and keeps the return.
 
-Candidates are made and priced without any episode (candidates.py). Those within the budgets with the least difference
-for their bytes form a ladder; returns are measured on a few of its rungs (search.py), over the same episodes as the
-reference's (returns.py). The smallest that keeps the return must keep it again over other episodes, else the next one
-up is tried (choose.py).
+Candidates are made and priced without any episode (candidates.py), but for the students, which are trained first where
+they are asked for (students.py). Those within the budgets with the least difference for their bytes form ladders;
+returns are measured on a few of their rungs (search.py), over the same episodes as the reference's (returns.py). The
+smallest that keeps the return must keep it again over other episodes, else the next one up is tried (choose.py).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -20,17 +20,20 @@ from typing import Any
 import numpy.typing as npt
 
 from edgerl import run_folder
-from edgerl.compression.candidates import find_candidates
+from edgerl.compression.candidates import Candidate, Screening, Target
 from edgerl.compression.choose import Measure, Selection, choose
+from edgerl.compression.distill import Progress as Distillation
+from edgerl.compression.lessons import read_observations, spread
 from edgerl.compression.picture import draw
 from edgerl.compression.returns import Goal, compare
 from edgerl.compression.search import SCANNED
+from edgerl.compression.students import Student, students_of, trained
 from edgerl.errors import ConfigError, OutputError, require
 from edgerl.files.atomic import refuse_existing, write_atomically
 from edgerl.files.paths import anchored, at_home, reachable
 from edgerl.policy import format as policy_file
 from edgerl.policy.compact import CompactPolicy
-from edgerl.policy.pruning import compact
+from edgerl.policy.pruning import compact, network_of
 from edgerl.profiling.budgets.device import Device, find_device
 from edgerl.training.evaluation import evaluate, evaluation_seeds
 from edgerl.training.subject import acting, subject_of
@@ -40,11 +43,11 @@ Progress = Callable[[str, float], None]
 """Called with what is being done, and about which share of it is done."""
 
 RECORDED_OBSERVATIONS = 12_500
-"""From the run's replay memory, spread from the oldest to the newest; of a file, from episodes."""
+"""From the run's replay memory, spread from the oldest to the newest; of a policy in a file, from episodes."""
 
 DEFAULT_LOSS = 0.03
 
-EXPECTED_MEASUREMENTS = SCANNED + 10
+EXPECTED_MEASUREMENTS = 2 * SCANNED + 10
 """Only for the progress."""
 
 
@@ -92,6 +95,13 @@ def fit(
     *,
     max_loss: float | None = None,
     min_return: float | None = None,
+    budget_memory_bytes: int | None = None,
+    budget_flash_bytes: int | None = None,
+    budget_flops: float | None = None,
+    budget_latency_seconds: float | None = None,
+    rate_hz: float | None = None,
+    distill: bool = False,
+    observations: str | Path | None = None,
     episodes: int = 20,
     env: str | None = None,
     force: bool = False,
@@ -102,23 +112,43 @@ def fit(
     run: a run folder, or a policy.safetensors. Of a run the measurements are kept in its folder as `fit-<device>.json`,
     for reports. path: default `policy-<device>.safetensors` in the run folder, replaced, or beside the file. max_loss:
     share of the return that may be lost (default 3 %); or min_return: what it must reach; both by the low end of the
-    95 % interval over `episodes` episodes. Where no policy does, none is written, and the result has the nearest. env:
-    as in `edgerl.prune`.
+    95 % interval over `episodes` episodes. budget_memory_bytes and what follows, rate_hz: as in `edgerl.profile`.
+    distill: choose among students, too, which are trained first and kept beside `run`. observations: what the policy
+    meets, as `edgerl.distill` takes them, in place of the run's replay and of episodes. Where no policy does, none is
+    written, and the result has the nearest. env: as in `edgerl.prune`.
 
-    Raises ConfigError, DeviceError, EnvironmentError, FileFormatError, MissingExtraError, OutputError.
+    Raises ConfigError, DeviceError, EnvironmentError, FileFormatError, MissingExtraError, OutputError,
+    UnsupportedModelError; Interrupted, after SIGINT or SIGTERM while a student is trained.
     """
     require("matplotlib", "report")
+    require("torch", "train")
     if episodes < 2:
         raise ConfigError(f"the number of episodes is {episodes}; expected at least 2, for an interval")
     goal = Goal(DEFAULT_LOSS if max_loss is None and min_return is None else max_loss, min_return)
-    target = device if isinstance(device, Device) else find_device(device)
+    budgets = {
+        "budget_memory_bytes": budget_memory_bytes,
+        "budget_flash_bytes": budget_flash_bytes,
+        "budget_flops": budget_flops,
+        "budget_latency_seconds": budget_latency_seconds,
+        "rate_hz": rate_hz,
+    }
+    target = Target(device if isinstance(device, Device) else find_device(device), budgets)
     subject, is_run = subject_of(run, env), Path(run).is_dir()
     folder = Path(run) if is_run else Path(run).parent
-    outputs = _outputs(folder, target, None if path is None else Path(path), force=force, replaces=is_run)
+    outputs = _outputs(folder, target.device, None if path is None else Path(path), force=force, replaces=is_run)
+    reference = compact(subject.policy)
+    target.price(reference)  # what cannot be priced is refused before it takes time
+    known = None if observations is None else read_observations(anchored(observations), reference)
     with closing(subject.environment()) as environment:
-        observations, _ = subject.observations(RECORDED_OBSERVATIONS, environment)
-        reference = compact(subject.policy)
-        candidates = find_candidates(reference, observations, target, lambda share: progress("reducing", share))
+        students = list(_students(run, subject.policy, folder, env, progress)) if distill else []
+        if known is None:
+            met, _ = subject.observations(RECORDED_OBSERVATIONS, environment)
+        else:
+            met = spread(known, RECORDED_OBSERVATIONS)
+        screening = Screening(reference, met, target)
+        candidates = screening.reduced(lambda share: progress("reducing", share))
+        for student, policy in students:
+            candidates += screening.candidates(policy, network_of(policy), student.method, is_student=True)
         number = count()
 
         def returns(policy: CompactPolicy, seeds: Sequence[int]) -> Array:
@@ -130,18 +160,34 @@ def fit(
             before = cache(lambda: returns(reference, seeds))
             return lambda policy: compare(returns(policy, seeds), before(), goal)
 
+        def finished(candidate: Candidate) -> Candidate:
+            return screening.finetuned(candidate, environment)
+
         seeds = evaluation_seeds(subject.seed, 2 * episodes)
-        selection = choose(candidates, measure(seeds[:episodes]), measure(seeds[episodes:]))
+        selection = choose(candidates, measure(seeds[:episodes]), measure(seeds[episodes:]), finished)
     policy_path, picture_path = map(anchored, outputs)
     force = force or (is_run and path is None)
-    result = FitResult(target, goal, episodes, len(candidates), selection, *map(reachable, outputs))
+    result = FitResult(target.device, goal, episodes, len(candidates), selection, *map(reachable, outputs))
     write_atomically(picture_path, draw(result.device, goal, selection), force=force)
     if is_run:
         record = json.dumps(result.as_dict(), indent=2, allow_nan=False) + "\n"
-        write_atomically(anchored(folder) / run_folder.fit_record(target.id), record.encode())
+        write_atomically(anchored(folder) / run_folder.fit_record(result.device.id), record.encode())
     if selection.chosen is not None:
         policy_file.save(_described(result), policy_path, force=force)
     return result
+
+
+def _students(
+    run: str | Path, teacher: CompactPolicy, folder: Path, env: str | None, progress: Progress
+) -> Iterator[tuple[Student, CompactPolicy]]:
+    """Trained ones, or those that are there."""
+    names = [student.name for student in students_of(teacher)]
+
+    def report(student: Student, done: Distillation) -> None:
+        number, share = names.index(student.name), done.updates / done.of
+        progress(f"training student {number + 1} of {len(names)}, {student.name}", (number + share) / len(names))
+
+    return trained(run, teacher, folder, env, report)
 
 
 def _outputs(folder: Path, device: Device, path: Path | None, *, force: bool, replaces: bool) -> tuple[Path, Path]:
@@ -165,6 +211,7 @@ def _described(result: FitResult) -> CompactPolicy:
     about = {
         "device": result.device.id,
         "runtime": chosen.candidate.report.runtime,
+        "method": chosen.candidate.method,
         "episodes": result.episodes,
         "return": asdict(confirmed.returns),
         "gain": asdict(confirmed.gain),

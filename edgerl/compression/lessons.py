@@ -16,11 +16,12 @@ import numpy.typing as npt
 from edgerl import run_folder
 from edgerl.algorithms.normalizer import SMALLEST_DEVIATION
 from edgerl.compression.returns import MeanReturn
+from edgerl.edge.continual.transitions import logged_observations
 from edgerl.edge.engine.random import Draws, Purpose
 from edgerl.environments.make import Environment
 from edgerl.errors import ConfigError, FileFormatError, quoted
 from edgerl.files.atomic import read_bytes, read_text
-from edgerl.files.kind import TEXT, kind_of
+from edgerl.files.kind import TEXT, TRANSITIONS, kind_of
 from edgerl.policy.compact import CompactPolicy, shifted
 from edgerl.policy.loss import action_span
 from edgerl.training import checkpoint as checkpoint_file
@@ -143,7 +144,8 @@ class Recorded(Source):
 
 
 def read_observations(source: Path, policy: CompactPolicy) -> Array:
-    """The observations [k, n] of a run folder, a .npy or a text file of numbers, float32, less the policy's offset.
+    """The observations [k, n] of a run folder, a .npy, a text file of numbers or a learner's log of transitions,
+    float32, less the policy's offset.
 
     Raises ConfigError where they are not the policy's, FileFormatError.
     """
@@ -152,13 +154,15 @@ def read_observations(source: Path, policy: CompactPolicy) -> Array:
         found = recorded_observations(source, checkpoint, LARGEST_SET)
         found = checkpoint.policy.observation_of(found)
     else:
-        data = read_bytes(source)
-        kind = kind_of(data)
-        if kind not in ("a NumPy array", TEXT):
+        kind = kind_of(read_bytes(source))
+        if kind not in READERS:
             raise FileFormatError(
-                f"{source} is {kind or 'a file'}; expected observations: a .npy, a .csv, or the folder of a run"
+                f"{source} is {kind or 'a file'}; expected observations: a .npy, a .csv, a learner's log of "
+                "transitions, or the folder of a run"
             )
-        found = _table(source) if kind == TEXT else _array(data, source)
+        found = READERS[kind](source)
+        if kind == TRANSITIONS and found.shape[1] == policy.n_observations:
+            found = policy.observation_of(found)
     n = policy.n_observations
     if found.ndim != 2 or found.shape[1] != n:
         raise ConfigError(
@@ -175,9 +179,9 @@ def read_observations(source: Path, policy: CompactPolicy) -> Array:
     return observations[-LARGEST_SET:]
 
 
-def _array(data: bytes, source: Path) -> Array:
+def _array(source: Path) -> Array:
     try:
-        found: Array = np.load(io.BytesIO(data), allow_pickle=False)
+        found: Array = np.load(io.BytesIO(read_bytes(source)), allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise FileFormatError(f"{source} is not a whole NumPy array of numbers; save one with numpy.save") from error
     if found.dtype.kind not in "fiu":
@@ -205,6 +209,21 @@ def _numbers_in(row: Sequence[str]) -> list[float] | None:
         return list(map(float, row))
     except ValueError:
         return None
+
+
+READERS: dict[str | None, Callable[[Path], Array]] = {
+    "a NumPy array": _array,
+    TEXT: _table,
+    TRANSITIONS: logged_observations,
+}
+"""By the kind of a file."""
+
+
+def spread(observations: Array, count: int) -> Array:
+    """Up to `count` of them [k, n], evenly from the first to the last."""
+    chosen = np.linspace(0, len(observations) - 1, min(len(observations), count)).astype(np.int64)
+    found: Array = observations[chosen]
+    return found
 
 
 @dataclass(frozen=True)

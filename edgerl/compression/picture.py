@@ -22,7 +22,7 @@ COSTS: dict[Cost, tuple[str, str]] = {
 }
 """Unit and label of an axis."""
 
-COLOURS = {"fp32": "#4c6ef5", "fp16": "#12a594", "int8": "#e8590c"}
+COLOURS = {"fp32": "#4c6ef5", "fp16": "#12a594", "int8": "#e8590c", "int4": "#9c36b5"}
 
 
 def draw(device: Device, goal: Goal, selection: Selection) -> bytes:
@@ -32,7 +32,7 @@ def draw(device: Device, goal: Goal, selection: Selection) -> bytes:
     for one, (cost, (unit, label)) in zip(axes, COSTS.items(), strict=True):
         _scale(one, unit, label)
         for precision, colour in COLOURS.items():
-            shown = [trial for trial in selection.trials if trial.candidate.precision == precision]
+            shown = [trial for trial in selection.trials if trial.candidate.form.precision == precision]
             _plot(one, shown, cost, precision, colour)
         if selection.chosen is not None:
             point = _cost(selection.chosen, cost), selection.chosen.measurement.returns.mean

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgerl import run_folder
+from edgerl.compression.lessons import read_observations, spread
 from edgerl.compression.returns import MeanReturn, mean_return
-from edgerl.errors import ConfigError
+from edgerl.errors import ConfigError, require
 from edgerl.files.atomic import refuse_existing
 from edgerl.files.paths import anchored, at_home, reachable
 from edgerl.policy import format as policy_file
@@ -54,6 +55,7 @@ def prune(
     precision: Precision = "fp32",
     outliers: float | None = None,
     finetune: bool = False,
+    observations: str | Path | None = None,
     episodes: int = 10,
     env: str | None = None,
     force: bool = False,
@@ -63,8 +65,9 @@ def prune(
     path: default the run's policy.safetensors, replaced; of a file it must be given. sparsity: prune further by
     magnitude, to 1 − connections / weights of the trained network if it were dense. precision: how weights are stored.
     outliers: the share of weights that int8 and int4 keep exact (default OUTLIERS). finetune: train such weights to
-    act as the policy did, in states of episodes, or of a run's replay where there are no episodes. episodes: evaluation
-    episodes before and after; 0 for none. env: the environment of a file that names none; of a run its own, where that
+    act as the policy did, in states of episodes, or of a run's replay where there are no episodes. observations: what
+    the policy meets, as `edgerl.distill` takes them, in place of those. episodes: evaluation episodes before and after;
+    0 for none. env: the environment of a file that names none; of a run its own, where that
     is code (`module:factory`): a run folder or a file may not choose what runs.
 
     Raises ConfigError, EnvironmentError, FileFormatError, OutputError, UnsupportedModelError.
@@ -79,21 +82,25 @@ def prune(
     storage = storage_of(network_of(whole), precision, outliers)
     after = stored(whole, network_of(whole), storage)
     if finetune:
-        _check_finetuning(subject, precision, episodes)
+        _check_finetuning(subject, precision, has_states=observations is not None or episodes > 0)
+    known = None if observations is None else read_observations(anchored(observations), before)
     with closing(subject.environment()) if episodes else nullcontext() as environment:
-        observations, observed = subject.observations(RECORDED_OBSERVATIONS, environment)
+        if known is None:
+            shown, observed = subject.observations(RECORDED_OBSERVATIONS, environment)
+        else:
+            shown, observed = spread(known, RECORDED_OBSERVATIONS), "recorded"
         if finetune:
             from edgerl.compression.finetune import STATES
             from edgerl.compression.finetune import finetune as train
 
-            states, _ = subject.observations(STATES, environment)
+            states = subject.observations(STATES, environment)[0] if known is None else known
             after = train(before, whole, storage, states, environment)
         returns = None
         if environment is not None:
             seeds = evaluation_seeds(subject.seed, episodes)
             first, second = (mean_return(environment, acting(each, environment), seeds) for each in (before, after))
             returns = first, second
-    actions = before.without_offset(observations), after.without_offset(observations)
+    actions = before.without_offset(shown), after.without_offset(shown)
     result = PruneResult(
         path=reachable(given),
         policy=after,
@@ -117,12 +124,15 @@ def prune(
     return result
 
 
-def _check_finetuning(subject: Subject, precision: Precision, episodes: int) -> None:
-    """Raises ConfigError where nothing is rounded, or no state of the policy is known."""
+def _check_finetuning(subject: Subject, precision: Precision, *, has_states: bool) -> None:
+    """Raises ConfigError where nothing is rounded, or no state of the policy is known; MissingExtraError."""
+    require("torch", "train")
     if precision not in LARGEST_VALUES:
         raise ConfigError(f"`finetune` trains weights that are rounded, not {precision} ones; expected int8 or int4")
-    if isinstance(subject, FileSubject) and not episodes:
-        raise ConfigError("`finetune` needs states that the policy meets, and `episodes` is 0; expected at least 1")
+    if isinstance(subject, FileSubject) and not has_states:
+        raise ConfigError(
+            "`finetune` needs states that the policy meets, and `episodes` is 0; expected at least 1, or `observations`"
+        )
 
 
 def _goal(source: Path, path: str | Path | None) -> Path:

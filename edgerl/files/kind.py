@@ -19,6 +19,7 @@ SAMPLE_BYTES = 1 << 16
 
 ONNX = "an ONNX model"
 REPLAY = "a replay memory of edgerl"
+TRANSITIONS = "a learner's log of transitions"
 BRAX_FOLDER = "the folder of a checkpoint of Brax"
 BRAX_PICKLE = "parameters of Brax (a pickle of Python)"
 RL_TOOLS = "an HDF5 file, as RLtools and Keras save"
@@ -57,7 +58,7 @@ _BEGINNINGS = (
     (0, b"%PDF", "a PDF document"),
     (0, b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", "a PyTorch file of pickles"),
     (0, b"edgerl replay ", REPLAY),
-    (0, b"edgerl transitions ", "a learner's log of transitions"),
+    (0, b"edgerl transitions ", TRANSITIONS),
 )
 """(offset, bytes, kind)"""
 

@@ -634,7 +634,7 @@ def _precisions(fit: Fit) -> list[str]:
     return sorted({trial.precision for trial in fit.trials}, key=lambda name: (PRECISION_ORDER.get(name, 9), name))
 
 
-PRECISION_ORDER = {"fp32": 0, "fp16": 1, "int8": 2}
+PRECISION_ORDER = {"fp32": 0, "fp16": 1, "int8": 2, "int4": 3}
 
 
 def _fit_data(fit: Fit) -> Json:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from edgerl import cli
+from edgerl.commands.devices import show_device
+from edgerl.policy.format import save
+from edgerl.profiling.budgets.device import parse_device
+from edgerl.profiling.budgets.report import profile
 from tests import streams
+from tests.policy.policies import random_policy
 from tests.profiling.machine import SERVER, KnownMachine, fake_linux
 
 SHIPPED = Path(__file__).parents[2] / "device_profiles"
@@ -44,6 +50,32 @@ def test_show(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
     assert lines[lines.index("cpu.clock_mhz 1479") + 1] == "sbc-bench; 10 W mode"
     assert max(len(line) for line in out.splitlines() if line.startswith("    ")) <= 80
     assert "onnxruntime: not available: the stock image" in out
+
+
+@pytest.mark.parametrize("name", ["raspberry-pi-4", "stm32f405", "teensy-4.1"])
+def test_a_profile_to_start_from_gives_the_same_figures(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "show", name, "--toml") == 0
+    Path("board.toml").write_text(capsys.readouterr().out)
+    network = Path("policy.safetensors")
+    save(random_policy(0, (17, 64, 64, 6), density=0.2), network)
+    assert profile(network, "board.toml") == replace(profile(network, name), device="board")
+    assert run(monkeypatch, "show", "board.toml", "--toml") == 0
+    assert capsys.readouterr().out == Path("board.toml").read_text()
+
+
+def test_every_profile_is_one_to_start_from() -> None:
+    for path in SHIPPED.glob("*.toml"):
+        shown = show_device(path.stem)
+        own = parse_device(shown.toml.encode(), "board", "board.toml")
+        assert replace(own, id=path.stem, same_chip_as=shown.device.same_chip_as) == shown.device
+        assert own.chip == shown.device.chip
+
+
+def test_one_form_at_a_time(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, "show", "stm32f405", "--toml", "--json") == 2
+    assert "--toml and --json print one thing each; choose one" in capsys.readouterr().err
 
 
 def test_show_as_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

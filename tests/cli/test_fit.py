@@ -7,11 +7,15 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import edgerl as library
+from edgerl.compression import students
 from edgerl.environments.make import make
+from edgerl.errors import Interrupted
+from edgerl.policy.compact import CompactPolicy
 from edgerl.policy.format import load
 from edgerl.profiling.budgets.report import profile
 from edgerl.training import checkpoint as checkpoint_file
@@ -23,6 +27,12 @@ Run = Callable[..., tuple[int, str, str]]
 OWN = ("--env", "robots:robot")
 
 PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture(autouse=True)
+def _little_fine_tuning(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, count in (("STEPS", 20), ("STATES", 200)):
+        monkeypatch.setattr(f"edgerl.compression.finetune.{name}", count)
 
 
 @pytest.fixture
@@ -44,6 +54,12 @@ def board(name: str, **budgets: float) -> str:
     return f"{name}.toml"
 
 
+def fit_method(policy: CompactPolicy) -> str:
+    """How the file says that it was made."""
+    method: str = policy.metadata["fit"]["method"]
+    return method
+
+
 def test_the_policy_that_is_written_fits_and_keeps_the_return(edgerl: Run, run: Path) -> None:
     code, out, err = edgerl("fit", *OWN, "--device", "stm32f405", "--max-loss", "10%", "--episodes", 10)
     assert code == 0
@@ -54,8 +70,9 @@ def test_the_policy_that_is_written_fits_and_keeps_the_return(edgerl: Run, run: 
     assert policy.connections < before.connections
     assert (run / "policy-stm32f405.png").read_bytes().startswith(PNG)
     assert f"policy {run / 'policy-stm32f405.safetensors'}" in out
-    (row,) = (line.split() for line in table_lines(out) if line.rstrip().endswith(" chosen"))
-    assert row[1:4] == [policy.architecture, policy.layers[0].precision, str(policy.connections)]
+    assert len([line for line in table_lines(out) if " chosen" in line]) == 1
+    assert f"\nchosen: {fit_method(policy)}, " in out
+    assert str(policy.connections) in " ".join(table_lines(out)).split()
     assert max(map(len, table_lines(out))) <= 80
     # The printed return is that of the file, in episodes that the choice did not see.
     environment = make("robots:robot")
@@ -101,13 +118,64 @@ def test_json_says_what_was_measured(edgerl: Run, run: Path) -> None:
     assert json.loads((run / "fit-raspberry-pi-zero-2w.json").read_text()) == report
 
 
+def test_budgets_that_are_given_hold_in_place_of_the_devices(edgerl: Run, run: Path) -> None:
+    given = ("--budget-flash", "5KiB", "--budget-memory", "2KiB", "--budget-latency", "90us", "--rate", 500)
+    options = ("--device", "stm32f405", "--min-return", -1000, "--episodes", 2, "--json")
+    code, out, _ = edgerl("fit", run, *OWN, *options, *given)
+    chosen = json.loads(out)["chosen"]
+    assert code == 0
+    assert [chosen[name]["budget"] for name in ("flash", "memory")] == [5120, 2048]
+    assert chosen["latency"]["budget"] == pytest.approx(90)
+    limits = {"budget_flash_bytes": 5120, "budget_memory_bytes": 2048, "budget_latency_seconds": 90e-6, "rate_hz": 500}
+    again = profile(load(run / "policy-stm32f405.safetensors"), "stm32f405", **limits)  # type: ignore[arg-type]
+    assert again.fits
+    assert {name: verdict.used for name, verdict in again.verdicts.items()} == {
+        name: chosen[name]["used"] for name in again.verdicts
+    }
+
+
+def test_students_are_chosen_among_and_trained_once(edgerl: Run, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(students, "OPTIONS", {"updates": 30, "rounds": 2, "episodes": 2})
+    options = ("--device", "stm32f405", "--min-return", -1000, "--episodes", 2, "--json", "--distill")
+    code, out, err = edgerl("fit", run, *OWN, *options)
+    assert code == 0
+    assert "students that are not there yet take half a minute of a core each" in err
+    report = json.loads(out)
+    methods = {trial["method"] for trial in report["measured"]}
+    assert "distilled, dense" in methods
+    assert report["chosen"]["method"] in methods
+    trained = {path: path.stat().st_mtime_ns for path in run.glob("students-*/*")}
+    names = {"dense-16-16", "dense-12-12", "dense-8-8", "dense-4-4", "sparse-0.8-block-1", "sparse-0.9-block-4"}
+    assert {path.name for path in trained} == {f"{name}.safetensors" for name in names}
+    assert json.loads(edgerl("fit", run, *OWN, *options)[1]) == report
+    assert {path: path.stat().st_mtime_ns for path in run.glob("students-*/*")} == trained
+
+
+def test_a_student_that_is_stopped_is_gone_on_with(edgerl: Run, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    resumed: list[bool] = []
+
+    def stopped(_source: Path, path: Path, *, resume: bool, **_options: Any) -> None:
+        resumed.append(resume)
+        path.with_name(f"{path.name}.part").write_bytes(b"so far")
+        raise Interrupted("stopped after 1 of 2 updates; go on with the same and `resume`", 15)
+
+    monkeypatch.setattr(students, "distill", stopped)
+    for _ in range(2):
+        code, out, err = edgerl("fit", run, *OWN, "--device", "stm32f405", "--distill", "--episodes", 2)
+        assert (code, out) == (143, "")
+        assert err.endswith("edgerl: stopped while a student was trained; the same command goes on from there\n")
+    assert resumed == [False, True]
+    assert not list(run.glob("policy-*"))
+
+
 def test_a_budget_that_no_kept_return_meets_is_named(edgerl: Run, run: Path) -> None:
     device = board("tiny", memory_bytes=1050)  # room for 6 activations beside the runtime
     code, out, err = edgerl("fit", run, *OWN, "--device", device, "--max-loss", "0.5%", "--episodes", 5)
     assert code == 1
     last = err.splitlines()[-1]
     assert last.startswith("edgerl: no policy fits tiny and keeps the return: ")
-    assert re.search(r"exceeds memory (1\.0 KiB of 1\.0 KiB|10\d\d B of 1050 B|1\.1 KiB of 1\.0 KiB)$", last)
+    assert last.endswith("; students may do better: --distill")
+    assert re.search(r" exceeds memory (1\.0 KiB of 1\.0 KiB|10\d\d B of 1050 B|1\.1 KiB of 1\.0 KiB);", last)
     assert "over memory" in out
     assert not (run / "policy-tiny.safetensors").exists()
     assert (run / "policy-tiny.png").exists()
@@ -149,6 +217,11 @@ def test_an_output_elsewhere(edgerl: Run, run: Path) -> None:
         (["--device", "esp32", "--max-loss", "-3%"], "--max-loss is '-3%'; expected a share, such as 3% or 0.03"),
         (["--device", "esp32", "--max-loss", "3%", "--min-return", "0"], "expected one of them"),
         (["--device", "esp32", "--episodes", "1"], "Invalid value for '--episodes'"),
+        (["--device", "esp32", "--budget-memory", "1GiB"], "the memory budget is 1073741824 bytes; the device has "),
+        (["--device", "esp32", "--budget-flash", "lots"], "--budget-flash is 'lots'; expected a number of bytes"),
+        (["--device", "esp32", "--budget-latency", "5"], "--budget-latency is '5'; expected a time with its unit"),
+        (["--device", "esp32", "--rate", "0"], "the rate is 0.0; expected 1e-09 to 1e+15"),
+        (["--device", "esp32", "--observations", "none.npy"], "none.npy is not there"),
         (["--device", "esp32", "nowhere"], "nowhere is not there; expected a run folder"),
         (["--device", "esp32", "-o", "there"], "there exists already; pass --force to replace it, or write elsewhere"),
         (["--device", "esp32", "-o", "no/folder/p"], "cannot write no/folder/p: no/folder is not a folder"),

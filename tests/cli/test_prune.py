@@ -87,6 +87,27 @@ def test_fine_tuning_in_the_states_of_a_run(edgerl: Run, monkeypatch: pytest.Mon
         assert not np.array_equal(after.values, before.values)
 
 
+def test_fine_tuning_in_states_from_a_file(edgerl: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a policy in a file, without any environment."""
+    monkeypatch.setattr("edgerl.compression.finetune.STEPS", 100)
+    save(random_policy(0, (4, 16, 16, 2), density=1), Path("policy.safetensors"))
+    options = ("policy.safetensors", "--episodes", 0, "--dtype", "int4", "--finetune", "-o", "small.safetensors")
+    code, _, err = edgerl("prune", *options)
+    assert code == 2
+    assert "--finetune needs states that the policy meets, and --episodes is 0; expected at least 1, or --obs" in err
+    np.save("seen.npy", np.full((30, 4), np.nan))
+    code, _, err = edgerl("prune", *options, "--observations", "seen.npy")
+    assert code == 2
+    assert "seen.npy holds a number that is not finite in observation 0; leave that one out" in err
+    assert not Path("small.safetensors").exists()
+    np.save("seen.npy", np.random.default_rng(0).normal(size=(2000, 4)))
+    code, out, _ = edgerl("prune", *options, "--observations", "seen.npy", "--json")
+    difference = json.loads(out)["action_difference"]
+    assert code == 0
+    assert (difference["observed"], difference["observations"]) == ("recorded", 1000)
+    assert load("small.safetensors").layers[1].precision == "int4"
+
+
 @pytest.mark.usefixtures("run")
 @pytest.mark.parametrize(
     ("given", "message"),

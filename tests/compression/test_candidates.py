@@ -9,9 +9,10 @@ import pytest
 
 from edgerl.compression.candidates import (
     LARGEST_DIFFERENCE,
-    best_report,
-    find_candidates,
-    in_every_precision,
+    Candidate,
+    Screening,
+    Target,
+    in_every_form,
     usable_runtimes,
 )
 from edgerl.errors import DeviceError
@@ -31,23 +32,30 @@ def _observations(count: int = 300) -> Array:
     return np.random.default_rng(1).normal(size=(count, 5)).astype(np.float32)
 
 
+def _found(policy: CompactPolicy, device: str = "stm32f405", shares: list[float] | None = None) -> list[Candidate]:
+    screening = Screening(policy, _observations(), Target(find_device(device)))
+    return screening.reduced([].append if shares is None else shares.append)
+
+
 @pytest.mark.parametrize("block", [1, 4])
 def test_candidates_begin_with_the_reference_and_get_small(block: int) -> None:
-    policy, shares = _policy(block), []
-    found = find_candidates(policy, _observations(), find_device("stm32f405"), shares.append)
+    policy, shares = _policy(block), list[float]()
+    found = _found(policy, shares=shares)
     assert found[0].difference.largest == 0
     assert found[0].policy.connections == policy.connections
-    assert {candidate.precision for candidate in found} == {"fp32", "fp16", "int8"}
+    weights = {"fp32", "fp16", "int8", "int8, outliers, fine-tuned", "int4, outliers, fine-tuned"}
+    assert {str(candidate.form) for candidate in found} == weights
+    assert {candidate.method for candidate in found} == {"as trained", "fewer units", "fewer connections"}
     assert min(candidate.policy.connections for candidate in found) < policy.connections / 2
     assert all(0 <= share <= 1 for share in shares)
     assert shares[-1] > 0.9
-    assert max(candidate.difference.root_mean_square for candidate in found[:-6]) < 2 * LARGEST_DIFFERENCE
+    assert max(candidate.difference.root_mean_square for candidate in found[:-10]) < 2 * LARGEST_DIFFERENCE
 
 
 def test_a_candidate_is_what_its_policy_file_is() -> None:
     """Difference and price follow from the policy itself, evaluated by its own code."""
     policy, observations, device = _policy(), _observations(), find_device("stm32f405")
-    found = find_candidates(policy, observations, device, lambda _share: None)
+    found = _found(policy)
     shown = observations[201::2]  # every second of the newest third
     ranges = policy.action_high - policy.action_low
     for candidate in found[::17]:
@@ -65,14 +73,12 @@ def test_a_weight_beyond_fp16_leaves_that_precision_out() -> None:
     weight = np.array([[1e5, 1]], np.float32)
     policy = CompactPolicy((make_layer(weight, np.zeros(1), 1),), -np.ones(1, np.float32), np.ones(1, np.float32))
     policy = policy.with_example(np.zeros(2, np.float32))
-    stored = in_every_precision(policy, [(weight, np.zeros(1, np.float32))])
-    assert [each.layers[0].precision for each in stored] == ["fp32", "int8"]
+    assert [form.precision for form, _ in in_every_form(policy)] == ["fp32", "int8", "int8"]
 
 
 def test_a_single_layer_has_its_precisions_alone() -> None:
     policy = random_policy(3, (5, 3))
-    found = find_candidates(policy, _observations(), find_device("stm32f405"), lambda _share: None)
-    assert [candidate.precision for candidate in found] == ["fp32", "fp16", "int8"]
+    assert [candidate.form.precision for candidate in _found(policy)] == ["fp32", "fp16", "int8", "int8"]
 
 
 def test_every_runtime_that_a_device_has_is_tried() -> None:
@@ -88,11 +94,11 @@ def test_the_best_runtime_fits_first_then_has_the_fewest_bytes() -> None:
     device, policy = find_device("raspberry-pi-zero-2w"), _policy()
     native, onnxruntime = (profile(policy, device, runtime=name) for name in ("native", "onnxruntime"))
     assert native.model_bytes < onnxruntime.model_bytes
-    assert best_report(policy, device, ["onnxruntime", "native"]).runtime == "native"
-    small = replace(device.budgets.memory_bytes, value=native.memory.used - 1)
-    assert (
-        best_report(
-            policy, replace(device, budgets=replace(device.budgets, memory_bytes=small)), ["onnxruntime", "native"]
-        ).runtime
-        == "native"
-    ), "neither fits"
+    chosen = Target(device).price(policy)
+    assert chosen.model_bytes == min(
+        profile(policy, device, runtime=name).model_bytes for name in usable_runtimes(device)
+    )
+    limit = int(native.memory.used) - 1  # only C takes less
+    priced = Target(device, {"budget_memory_bytes": limit}).price(policy)
+    assert (priced.runtime, priced.fits, priced.memory.budget) == ("c", True, limit)
+    assert not Target(device, {"budget_memory_bytes": 1}).price(policy).fits

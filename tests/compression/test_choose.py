@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from edgerl.compression.candidates import Candidate
+from edgerl.compression.candidates import Candidate, Form
 from edgerl.compression.choose import Measure, choose, excess
 from edgerl.compression.returns import Goal, compare
 from edgerl.errors import ConfigError
@@ -25,7 +27,8 @@ def _candidate(width: int, difference: float, latency_seconds: float = 1) -> Can
     bound = np.ones(2, np.float32)
     policy = CompactPolicy(layers, -bound, bound)
     loss = ActionDifference(difference, difference, 1, "recorded")
-    return Candidate(policy, profile(policy, "stm32f405", budget_latency_seconds=latency_seconds), loss)
+    report = profile(policy, "stm32f405", budget_latency_seconds=latency_seconds)
+    return Candidate(policy, report, loss, "fewer units", Form("fp32"), policy)
 
 
 def _measure(goal: Goal, mean_of: dict[int, float], asked: list[int] | None = None) -> Measure:
@@ -115,6 +118,27 @@ def test_a_goal_is_judged_by_the_low_end() -> None:
     assert FIVE_PERCENT.least_return(-200) == -210
     assert compare(reference, reference, Goal(None, -200)).is_kept
     assert not compare(noisy, reference, Goal(None, -200)).is_kept
+
+
+def test_students_are_not_ranked_with_others_by_their_differences() -> None:
+    """One that differs more than a larger policy is measured all the same, and chosen where it keeps the return."""
+    difference = replace(CANDIDATES[4].difference, root_mean_square=2.0)
+    student = replace(CANDIDATES[4], difference=difference, is_student=True)
+    kept = _measure(FIVE_PERCENT, {**RETURNS, 20: 990.0})
+    chosen = choose([*CANDIDATES[:4], student], kept, kept).chosen
+    assert chosen is not None
+    assert chosen.candidate is student
+
+
+def test_what_is_fine_tuned_is_measured_and_priced_as_it_then_is() -> None:
+    """Beyond the budget afterwards, it is not chosen."""
+    fast = profile(CANDIDATES[2].policy, "stm32f405").latency.used * 1.01e-6
+    limited = [_candidate(width, (100 - width) / 100, fast) for width in (100, 80, 60, 40)]
+    finished = {id(limited[3]): replace(limited[3], report=limited[0].report)}
+    measure = _measure(FIVE_PERCENT, RETURNS)
+    found = choose(limited, measure, measure, lambda candidate: finished.get(id(candidate), candidate))
+    assert found.chosen is not None
+    assert found.chosen.candidate is limited[2]
 
 
 def test_differences_are_paired() -> None:

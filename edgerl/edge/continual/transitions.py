@@ -28,8 +28,10 @@ import numpy.typing as npt
 from edgerl.edge.continual.replay import Boundary
 from edgerl.edge.engine.library import ReplayStructure
 from edgerl.edge.engine.random import Draws, Purpose
-from edgerl.errors import ConfigError, FileFormatError, OutputError
+from edgerl.errors import ConfigError, FileFormatError, OutputError, quoted, reason
+from edgerl.files.atomic import read_bytes
 from edgerl.files.disk import DISK, Disk
+from edgerl.files.strict_json import parse_json
 
 Array = npt.NDArray[Any]
 Precision = Literal["fp32", "fp16"]
@@ -260,7 +262,7 @@ class Transitions:
     def _append(self) -> None:
         slot, one = self._slot_of_next(), self._one[0]
         one["kind"], one["number"] = IN_USE, self.number
-        one["checksum"] = self._checksum(self._bytes)
+        one["checksum"] = _checksum(self._bytes, self._identity)
         self.number += 1
         if slot is None:
             return
@@ -295,13 +297,6 @@ class Transitions:
     def _set_boundary(self, slot: int, boundary: Boundary) -> None:
         """Four bytes that the checksum does not tell from each other: they lie in one sector, and are never torn."""
         self._write(memoryview(np.float32(boundary).tobytes()), (slot + 1) * self._record.itemsize - 4)
-
-    def _checksum(self, record: memoryview) -> int:
-        """CRC-32 of a record without its checksum; a gap counts as continuing, so that it can be marked later."""
-        boundary = bytes(record[-4:])
-        if boundary == _GAP:
-            boundary = _CONTINUES
-        return zlib.crc32(boundary, zlib.crc32(record[4:-4], self._identity))
 
     # ---------------------------------------------------------------------------------------------- sampling
 
@@ -479,14 +474,7 @@ class Transitions:
             self._mark_gaps()
 
     def _whole(self, records: Array) -> Array:
-        """Which records [count] have their checksum and sound numbers."""
-        data = _bytes_of(np.ascontiguousarray(records))
-        size, in_use = self._record.itemsize, records["kind"] == IN_USE
-        checksums = np.zeros(len(records), np.uint32)
-        for i in np.flatnonzero(in_use).tolist():
-            checksums[i] = self._checksum(data[i * size : (i + 1) * size])
-        whole: Array = in_use & (records["checksum"] == checksums) & row_is_sound(records)
-        return whole & (records["number"] < np.uint64(LARGEST_NUMBER))
+        return _are_whole(records, self._identity)
 
     def _repair(self, first_broken: int, first_whole: int) -> None:
         """Give each slot that is damaged the transition of the whole one before; `_mark_gaps` ends it."""
@@ -511,6 +499,51 @@ class Transitions:
     def _chunks(self, begin: int, end: int) -> Iterator[tuple[int, Array]]:
         for first in range(begin, end, CHUNK):
             yield first, self.records[first : min(first + CHUNK, end)]
+
+
+def logged_observations(path: Path) -> Array:
+    """The observations [k, n] in a log of fp32 transitions, the oldest first, without damaged records; less the
+    learner's offset, as they were stored. The file is not changed. Raises FileFormatError."""
+    data = read_bytes(path)
+    header, rest = data[:HEADER_BYTES], data[HEADER_BYTES:]
+    try:
+        if not header.startswith(MAGIC):
+            raise ValueError("another beginning")
+        described = parse_json(header[len(MAGIC) :].rstrip(b"\0").decode())
+        precision, sizes = described["precision"], (described["observations"], described["actions"])
+        if not all(isinstance(size, int) and 0 < size < 1 << 16 for size in sizes):  # as the engine's indices are
+            raise ValueError(f"sizes {quoted(sizes)}")
+    except (ValueError, KeyError, TypeError) as error:
+        raise FileFormatError(f"{path} is not a log of transitions ({reason(error)}); it may be damaged") from error
+    if precision != "fp32":
+        raise FileFormatError(
+            f"{path} holds {quoted(precision)} transitions, standardised by constants that only the learner has; "
+            "expected a log of fp32"
+        )
+    dtype = RecordFormat(*sizes).record
+    records = np.frombuffer(rest, dtype, len(rest) // dtype.itemsize)
+    whole = records[_are_whole(records, zlib.crc32(header))]
+    found: Array = whole["numbers"][np.argsort(whole["number"], kind="stable"), : sizes[0]]
+    return found
+
+
+def _are_whole(records: Array, identity: int) -> Array:
+    """Which records [count] of a log have their checksum and sound numbers."""
+    data = _bytes_of(np.ascontiguousarray(records))
+    size, in_use = records.itemsize, records["kind"] == IN_USE
+    checksums = np.zeros(len(records), np.uint32)
+    for i in np.flatnonzero(in_use).tolist():
+        checksums[i] = _checksum(data[i * size : (i + 1) * size], identity)
+    whole: Array = in_use & (records["checksum"] == checksums) & row_is_sound(records)
+    return whole & (records["number"] < np.uint64(LARGEST_NUMBER))
+
+
+def _checksum(record: memoryview, identity: int) -> int:
+    """CRC-32 of a record without its checksum; a gap counts as continuing, so that it can be marked later."""
+    boundary = bytes(record[-4:])
+    if boundary == _GAP:
+        boundary = _CONTINUES
+    return zlib.crc32(boundary, zlib.crc32(record[4:-4], identity))
 
 
 def _bytes_of(records: Array) -> memoryview:

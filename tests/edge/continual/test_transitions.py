@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import struct
 import threading
@@ -23,17 +24,19 @@ from hypothesis import strategies as st
 from edgerl.edge.continual.replay import Boundary, Replay
 from edgerl.edge.continual.transitions import (
     HEADER_BYTES,
+    MAGIC,
     ForeignLogError,
     KeepPolicy,
     Precision,
     RecordFormat,
     Storage,
     Transitions,
+    logged_observations,
 )
 from edgerl.edge.engine.arena import LearnerArena
 from edgerl.edge.engine.library import library
 from edgerl.edge.engine.random import Draws, Purpose, below
-from edgerl.errors import ConfigError, OutputError
+from edgerl.errors import ConfigError, FileFormatError, OutputError
 from edgerl.files.disk import Disk
 from tests.edge.learners import Array, M, N, Step, engine_rows, learner_config, steps
 from tests.faults import SHORT, FaultyDisk, PowerCut
@@ -1061,3 +1064,36 @@ def test_memories_that_cannot_be() -> None:
         _memory(path=Path("absent", "log"))
     with pytest.raises(OutputError, match=r"^cannot open \.: Is a directory$"):
         _memory(path=Path())
+
+
+@pytest.mark.parametrize("keep", ["ring", "reservoir"])
+def test_logged_observations_are_the_oldest_first_without_damaged_ones(keep: KeepPolicy) -> None:
+    appended = list(steps(9))
+    with closing(_memory(6, keep)) as memory:
+        for step in appended:
+            _append(memory, step)
+        kept = sorted(memory.numbers.tolist())
+    before = LOG.read_bytes()
+    expected = np.array([appended[number].observation for number in kept], np.float32)
+    np.testing.assert_array_equal(logged_observations(LOG), expected)
+    assert LOG.read_bytes() == before
+    slot = HEADER_BYTES + 2 * _format().record.itemsize
+    damaged = int(np.frombuffer(before, _format().record, 6, HEADER_BYTES)["number"][2])
+    LOG.write_bytes(before[: slot + 20] + bytes([before[slot + 20] ^ 1]) + before[slot + 21 :])
+    np.testing.assert_array_equal(logged_observations(LOG), expected[[number != damaged for number in kept]])
+
+
+def test_logs_whose_observations_cannot_be_read() -> None:
+    with closing(_memory(precision="fp16")):
+        pass
+    with pytest.raises(FileFormatError, match="holds 'fp16' transitions, standardised by constants that only the lea"):
+        logged_observations(LOG)
+    for header in (b"edgerl replay 1", MAGIC + b"{", MAGIC + b"[]", MAGIC + b"{}", b""):
+        LOG.write_bytes(header.ljust(HEADER_BYTES, b"\0"))
+        with pytest.raises(FileFormatError, match="is not a log of transitions"):
+            logged_observations(LOG)
+    for size in (0, -1, 1 << 16, "a", 1e9):
+        described = json.dumps({"observations": size, "actions": 1, "precision": "fp32"}).encode()
+        LOG.write_bytes((MAGIC + described).ljust(HEADER_BYTES, b"\0"))
+        with pytest.raises(FileFormatError, match="is not a log of transitions"):
+            logged_observations(LOG)
