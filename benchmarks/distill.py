@@ -27,6 +27,8 @@ STUDENTS: dict[str, dict[str, Any]] = {
     "80 % sparse": {"sparsity": 0.8},
     "90 % sparse, blocks of 4": {"sparsity": 0.9, "block": 4},
     "dense 64-64": {"topology": "dense", "hidden": (64, 64)},
+    "dense 64-64, int8": {"topology": "dense", "hidden": (64, 64), "precision": "int8"},
+    "dense 64-64, int4": {"topology": "dense", "hidden": (64, 64), "precision": "int4"},
     "dense 32-32": {"topology": "dense", "hidden": (32, 32)},
     "95 % sparse": {"sparsity": 0.95},
     "80 % sparse, static": {"sparsity": 0.8, "topology": "static"},
