@@ -25,7 +25,7 @@ def precision_of(dtype: str) -> Known:
     from edgerl.errors import ConfigError
     from edgerl.policy.compact import Precision
 
-    precision = next((known for known in get_args(Precision) if known == dtype), None)
+    precision: Known | None = next((known for known in get_args(Precision) if known == dtype), None)
     if precision is None:
         raise ConfigError(f"--dtype is {dtype!r}; expected {', '.join(get_args(Precision))}")
     return precision
