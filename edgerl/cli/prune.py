@@ -26,9 +26,14 @@ def command(
         Path | None,
         typer.Option("-o", "--output", help="File to write; needed for a file.", show_default="that of the run"),
     ] = None,
-    sparsity: Annotated[
-        float | None, typer.Option(help="Prune further by magnitude, to this share of absent weights.")
-    ] = None,
+    sparsity: Annotated[float | None, typer.Option(help="Prune further, to this share of absent weights.")] = None,
+    criterion: Annotated[
+        str,
+        typer.Option(
+            metavar="magnitude|sparsegpt",
+            help="What goes then: the smallest weights, or what the others can best make up for, and they do.",
+        ),
+    ] = "magnitude",
     dtype: Dtype = "fp32",
     outliers: Outliers = None,
     finetune: Annotated[
@@ -60,6 +65,7 @@ def command(
         find_subject(run, note),
         output,
         sparsity=sparsity,
+        criterion=criterion,  # type: ignore[arg-type]  # a word that the library checks
         precision=precision,
         outliers=outliers,
         finetune=finetune,

@@ -5,20 +5,24 @@ from __future__ import annotations
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 from edgerl import run_folder
-from edgerl.compression.lessons import read_observations, spread
+from edgerl.compression.lessons import OBSERVATIONS_OF_A_ROUND, read_observations, spread
 from edgerl.compression.returns import MeanReturn, mean_return
-from edgerl.errors import ConfigError, require
+from edgerl.errors import ConfigError, quoted, require
 from edgerl.files.atomic import refuse_existing
 from edgerl.files.paths import anchored, at_home, reachable
 from edgerl.policy import format as policy_file
 from edgerl.policy.compact import CompactPolicy, Precision
 from edgerl.policy.loss import ActionDifference, action_difference, action_span
 from edgerl.policy.pruning import LARGEST_VALUES, compact, describe_wide_rows, network_of, storage_of, stored
+from edgerl.policy.surgeon import compact_by_reconstruction
 from edgerl.training.evaluation import evaluation_seeds
 from edgerl.training.recorded import RECORDED_OBSERVATIONS
 from edgerl.training.subject import FileSubject, Subject, acting, subject_of
+
+Criterion = Literal["magnitude", "sparsegpt"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ def prune(
     path: str | Path | None = None,
     *,
     sparsity: float | None = None,
+    criterion: Criterion = "magnitude",
     precision: Precision = "fp32",
     outliers: float | None = None,
     finetune: bool = False,
@@ -62,8 +67,9 @@ def prune(
 ) -> PruneResult:
     """Write the compact policy of a run folder's checkpoint, or of a policy.safetensors, to `path`.
 
-    path: default the run's policy.safetensors, replaced; of a file it must be given. sparsity: prune further by
-    magnitude, to 1 − connections / weights of the trained network if it were dense. precision: how weights are stored.
+    path: default the run's policy.safetensors, replaced; of a file it must be given. sparsity: prune further, to
+    1 − connections / weights of the trained network if it were dense. criterion: what goes, by magnitude, or as
+    SparseGPT has it, where the rest is mended in states of episodes. precision: how weights are stored.
     outliers: the share of weights that int8 and int4 keep exact (default OUTLIERS). finetune: train such weights to
     act as the policy did, in states of episodes, or of a run's replay where there are no episodes. observations: what
     the policy meets, as `edgerl.distill` takes them, in place of those. episodes: evaluation episodes before and after;
@@ -80,7 +86,7 @@ def prune(
     before = subject.policy
     whole = compact(before, sparsity=sparsity)
     storage = storage_of(network_of(whole), precision, outliers)
-    after = stored(whole, network_of(whole), storage)
+    _check(subject, sparsity, criterion, has_states=observations is not None or episodes > 0)
     if finetune:
         _check_finetuning(subject, precision, has_states=observations is not None or episodes > 0)
     known = None if observations is None else read_observations(anchored(observations), before)
@@ -89,11 +95,16 @@ def prune(
             shown, observed = subject.observations(RECORDED_OBSERVATIONS, environment)
         else:
             shown, observed = spread(known, RECORDED_OBSERVATIONS), "recorded"
-        if finetune:
-            from edgerl.compression.finetune import STATES
+        states = known
+        if states is None and (finetune or criterion == "sparsegpt"):
+            states, _ = subject.observations(OBSERVATIONS_OF_A_ROUND, environment)
+        if states is not None and criterion == "sparsegpt" and sparsity is not None:
+            whole = compact_by_reconstruction(before, sparsity, states)
+            storage = storage_of(network_of(whole), precision, outliers)
+        after = stored(whole, network_of(whole), storage)
+        if states is not None and finetune:
             from edgerl.compression.finetune import finetune as train
 
-            states = subject.observations(STATES, environment)[0] if known is None else known
             after = train(before, whole, storage, states, environment)
         returns = None
         if environment is not None:
@@ -124,15 +135,30 @@ def prune(
     return result
 
 
+def _check(subject: Subject, sparsity: float | None, criterion: Criterion, *, has_states: bool) -> None:
+    """Raises ConfigError where what goes cannot be chosen so."""
+    if criterion not in get_args(Criterion):
+        raise ConfigError(f"`criterion` is {quoted(criterion)}; expected {' or '.join(get_args(Criterion))}")
+    if criterion == "sparsegpt":
+        if sparsity is None:
+            raise ConfigError("`criterion` is sparsegpt, and there is no `sparsity` to prune to; give one")
+        _check_states(subject, "`criterion` sparsegpt", has_states=has_states)
+
+
+def _check_states(subject: Subject, what: str, *, has_states: bool) -> None:
+    """Raises ConfigError where no state of the policy is known."""
+    if isinstance(subject, FileSubject) and not has_states:
+        raise ConfigError(
+            f"{what} needs states that the policy meets, and `episodes` is 0; expected at least 1, or `observations`"
+        )
+
+
 def _check_finetuning(subject: Subject, precision: Precision, *, has_states: bool) -> None:
     """Raises ConfigError where nothing is rounded, or no state of the policy is known; MissingExtraError."""
     require("torch", "train")
     if precision not in LARGEST_VALUES:
         raise ConfigError(f"`finetune` trains weights that are rounded, not {precision} ones; expected int8 or int4")
-    if isinstance(subject, FileSubject) and not has_states:
-        raise ConfigError(
-            "`finetune` needs states that the policy meets, and `episodes` is 0; expected at least 1, or `observations`"
-        )
+    _check_states(subject, "`finetune`", has_states=has_states)
 
 
 def _goal(source: Path, path: str | Path | None) -> Path:

@@ -124,10 +124,8 @@ def _zero_dead_units(layer: Affine, following: Affine, functions: Functions, ind
     return bool(constant.any() or unheard.any())
 
 
-def prune_by_magnitude(network: Sequence[Affine], sparsity: float, block: int, dense_weights: int) -> list[Affine]:
-    """Remove the blocks with the smallest mean |w| of all hidden layers, until 1 − weights / dense_weights = sparsity.
-
-    dense_weights: of the network as trained. The output layer is kept, as in training.
+def weights_left(network: Sequence[Affine], sparsity: float, dense_weights: int) -> tuple[int, int]:
+    """(those that hidden layers keep, so that 1 − weights / dense_weights = sparsity; those that they have now).
 
     Raises ConfigError where the sparsity is below the network's own, or above what the output layer allows.
     """
@@ -141,13 +139,24 @@ def prune_by_magnitude(network: Sequence[Affine], sparsity: float, block: int, d
     if wanted <= output:
         highest = math.floor((1 - (output + 1) / dense_weights) * 1e4) / 1e4
         raise ConfigError(f"sparsity is {sparsity:g}; expected at most {highest:g}, since the output layer is kept")
+    return wanted - output, present - output
+
+
+def prune_by_magnitude(network: Sequence[Affine], sparsity: float, block: int, dense_weights: int) -> list[Affine]:
+    """Remove the blocks with the smallest mean |w| of all hidden layers, until 1 − weights / dense_weights = sparsity.
+
+    dense_weights: of the network as trained. The output layer is kept, as in training.
+
+    Raises ConfigError where the sparsity is below the network's own, or above what the output layer allows.
+    """
+    left, present = weights_left(network, sparsity, dense_weights)
     blocks = [as_blocks(weight, block).reshape(-1, block) for weight, _ in network[:-1]]
     counts = np.concatenate([np.count_nonzero(b, axis=1) for b in blocks])
     sizes = np.concatenate([np.abs(b).sum(axis=1) / np.maximum(np.count_nonzero(b, axis=1), 1) for b in blocks])
     order = np.argsort(sizes, kind="stable")
     order = order[counts[order] > 0]
     removed = np.zeros(len(counts), bool)
-    removed[order[: np.searchsorted(np.cumsum(counts[order]), present - wanted, side="right")]] = True
+    removed[order[: np.searchsorted(np.cumsum(counts[order]), present - left, side="right")]] = True
     pruned = []
     for (weight, bias), gone in zip(
         network[:-1], np.split(removed, np.cumsum([len(b) for b in blocks[:-1]])), strict=True

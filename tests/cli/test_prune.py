@@ -164,6 +164,8 @@ def test_pruning_twice_starts_from_the_run_each_time(edgerl: Run, run: Path) -> 
         (["--sparsity", "0.95"], "since the output layer is kept"),
         (["--sparsity", "1"], "sparsity is 1; expected more than"),
         (["--dtype", "fp8"], "--dtype is 'fp8'; expected fp32, fp16, int8"),
+        (["--criterion", "obs"], "--criterion is 'obs'; expected magnitude or sparsegpt"),
+        (["--criterion", "sparsegpt"], "--criterion is sparsegpt, and there is no --sparsity to prune to; give one"),
         (["nowhere"], "nowhere is not there; expected a run folder"),
         (["-o", "there"], "there exists already; pass --force to replace it, or write elsewhere"),
         (["-o", "no/folder/policy.safetensors"], "cannot write no/folder/policy.safetensors"),
@@ -179,6 +181,36 @@ def test_bad_input_is_one_line_and_changes_nothing(edgerl: Run, run: Path, argum
     assert (run / "policy.safetensors").read_bytes() == before
     assert Path("there").read_text() == "mine"
     assert sorted(path.name for path in Path().iterdir()) == ["runs", "there"]
+
+
+@pytest.mark.usefixtures("run")
+def test_sparsegpt_mends_what_is_left_in_the_runs_own_states(edgerl: Run) -> None:
+    losses = []
+    for criterion in ("magnitude", "sparsegpt"):
+        arguments = (
+            "--json",
+            "--episodes",
+            0,
+            "--sparsity",
+            0.7,
+            "--criterion",
+            criterion,
+            "-o",
+            f"{criterion}.safetensors",
+        )
+        code, out, _ = edgerl("prune", *arguments)
+        assert code == 0
+        losses.append(json.loads(out)["action_difference"]["root_mean_square"])
+        assert load(f"{criterion}.safetensors").connections <= round(352 * 0.3) + 1
+    assert losses[1] < losses[0]
+
+
+def test_sparsegpt_needs_states_of_a_file(edgerl: Run, run: Path) -> None:
+    save(load(run / "policy.safetensors"), Path("file.safetensors"))
+    arguments = ("--sparsity", 0.7, "--criterion", "sparsegpt", "--episodes", 0, "-o", "small.safetensors")
+    code, _, err = edgerl("prune", "file.safetensors", *arguments)
+    assert (code, "--criterion sparsegpt needs states that the policy meets, and --episodes is 0" in err) == (2, True)
+    assert not Path("small.safetensors").exists()
 
 
 def test_force_replaces_an_output(edgerl: Run, run: Path) -> None:
