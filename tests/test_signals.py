@@ -84,7 +84,7 @@ def command(processes: Processes) -> Command:
         ("numpy", "learn", signal.SIGTERM),
         ("numpy", "devices list", signal.SIGINT),
         ("numpy", "run", signal.SIGTERM),
-        ("torch", "train", signal.SIGINT),
+        ("torch", "train --engine torch", signal.SIGINT),
         ("own", "train --env own:make", signal.SIGINT),
     ],
 )
