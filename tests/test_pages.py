@@ -453,7 +453,7 @@ def test_the_examples_of_help(edgerl: Run) -> None:
         "edgerl train --preset quick": "edgerl train --preset quick --steps 600 --hidden 64,64",
         "prune --sparsity 0.9 ": "prune --episodes 1 --sparsity 0.95 ",
         "distill --sparsity 0.9 ": "distill --sparsity 0.5 --updates 200 --rounds 1 --episodes 2 ",
-        "--max-loss 3%": "--max-loss 20% --episodes 2",
+        "fit --device stm32f405 --budget-flash 32KiB --distill": "fit --device stm32f405 --max-loss 20% --episodes 2",
         "--rate 100 --seconds 5": "--rate 100 --seconds 0.1",
         "--video out.mp4": "--video out.mp4 --steps 4",
         "--hours 1 ": "--hours 0.0002 ",
