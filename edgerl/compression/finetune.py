@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F  # noqa: N812 — PyTorch's own convention
 
+from edgerl.compression.lessons import OBSERVATIONS_OF_A_ROUND
 from edgerl.environments.make import Environment
 from edgerl.policy.compact import CompactPolicy, Layer
 from edgerl.policy.loss import action_span
@@ -27,9 +28,6 @@ Tensor = torch.Tensor
 
 ROUNDS, STEPS, BATCH = 3, 500, 256
 """Of states; of Adam in each round; states in a step."""
-
-STATES = 5000
-"""That the student meets after each round but the last."""
 
 LEARNING_RATE = 1e-4
 """At the first step; it falls along half a cosine to zero at the last one."""
@@ -64,7 +62,7 @@ def finetune(
             optimizer.step()
             schedule.step()
         if environment is not None and number + 1 < ROUNDS:
-            met = visited(environment, student.policy(), STATES, 0.0)
+            met = visited(environment, student.policy(), OBSERVATIONS_OF_A_ROUND, 0.0)
             observations = np.concatenate([observations, met])
     return student.policy()
 
