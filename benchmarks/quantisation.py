@@ -23,7 +23,8 @@ from rich.table import Table
 
 import edgerl
 from edgerl.commands.export import export_policy
-from edgerl.compression.finetune import STATES, finetune
+from edgerl.compression.finetune import finetune
+from edgerl.compression.lessons import OBSERVATIONS_OF_A_ROUND
 from edgerl.edge import OnnxPolicy, Policy
 from edgerl.environments.make import Environment, make
 from edgerl.policy import format as policy_file
@@ -86,7 +87,7 @@ def main() -> None:
         imported = Path(name) / "policy.safetensors"
         edgerl.import_policy(options.file, imported, normalizer=str(beside) if beside.is_file() else "none")
         teacher = policy_file.load(imported)
-        states, _ = FileSubject(imported, teacher, options.env).observations(STATES, environment)
+        states, _ = FileSubject(imported, teacher, options.env).observations(OBSERVATIONS_OF_A_ROUND, environment)
         seeds, whole = evaluation_seeds(0, options.episodes), compact(teacher)
         reference = returns(whole, environment, seeds)
 

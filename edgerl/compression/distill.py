@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 
 from edgerl.algorithms.topology import plan_networks
 from edgerl.compression.course import Course, Round
-from edgerl.compression.lessons import Array, Judgement, Played, Recorded, Source, read_observations
+from edgerl.compression.lessons import Array, Judgement, Pause, Played, Recorded, Source, read_observations
 from edgerl.compression.returns import MeanReturn
 from edgerl.config import Growth, Topology, flat, make_config
 from edgerl.environments.make import resumes_bit_for_bit
@@ -250,12 +250,17 @@ def _taught(
         if course.diverged:
             state.unlink()
             raise CheckFailed("the student met numbers that are not finite: it diverged; lower `learning_rate`")
-        student = _stored(course, source, precision, outliers, notice)
+        student = _stored(course, source, precision, outliers, pause, notice)
         return student, source.judge(course.teacher, student, pause)
 
 
 def _stored(
-    course: Course, source: Source, precision: Precision, outliers: float, notice: Callable[[str], None]
+    course: Course,
+    source: Source,
+    precision: Precision,
+    outliers: float,
+    pause: Pause,
+    notice: Callable[[str], None],
 ) -> CompactPolicy:
     """The student, its weights stored so; those of 8 and 4 bits are fine-tuned in the states that were met, and in
     those that it meets itself."""
@@ -266,7 +271,7 @@ def _stored(
     from edgerl.compression.finetune import finetune
 
     notice("fine-tuning the rounded weights: about ten seconds of a core for a hidden layer of 256 × 256")
-    smaller = finetune(course.teacher, student, storage, course.observations, source.environment)
+    smaller = finetune(course.teacher, student, storage, course.observations, source.environment, pause)
     for line in describe_wide_rows(student, smaller):
         notice(line)
     return smaller

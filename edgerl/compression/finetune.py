@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F  # noqa: N812 — PyTorch's own convention
 
-from edgerl.compression.lessons import OBSERVATIONS_OF_A_ROUND
+from edgerl.compression.lessons import OBSERVATIONS_OF_A_ROUND, Pause
 from edgerl.environments.make import Environment
 from edgerl.policy.compact import CompactPolicy, Layer
 from edgerl.policy.loss import action_span
@@ -39,12 +39,14 @@ def finetune(
     storage: Sequence[Storage],
     observations: Array,
     environment: Environment | None,
+    pause: Pause = lambda: None,
 ) -> CompactPolicy:
     """`start` (fp32), its weights fine-tuned to act as `teacher` does once they are stored as `storage` says. The two
     have the same actions, and offset.
 
     observations: of the teacher [count, n], less its offset. environment: where the student meets its own states; None:
-    there are only the given ones. Weights that are zero stay so. The same arguments give the same policy.
+    there are only the given ones. pause: called before each step, and may raise to end it. Weights that are zero stay
+    so. The same arguments give the same policy.
     """
     half = action_span(teacher) / 2
     student = _Student(start, storage, half)
@@ -55,6 +57,7 @@ def finetune(
         inputs = torch.from_numpy(start.normalised(observations.astype(np.float32)))
         wanted = torch.from_numpy((teacher.without_offset(observations) / half).astype(np.float32))
         for _ in range(STEPS):
+            pause()
             rows = rng.integers(len(inputs), size=BATCH)
             loss = F.mse_loss(student(inputs[rows]), wanted[rows])
             optimizer.zero_grad()

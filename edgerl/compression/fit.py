@@ -139,8 +139,8 @@ def fit(
     reference = compact(subject.policy)
     target.price(reference)  # what cannot be priced is refused before it takes time
     known = None if observations is None else read_observations(anchored(observations), reference)
+    students = list(_students(run, subject.policy, folder, env, progress)) if distill else []
     with closing(subject.environment()) as environment:
-        students = list(_students(run, subject.policy, folder, env, progress)) if distill else []
         if known is None:
             met, _ = subject.observations(RECORDED_OBSERVATIONS, environment)
         else:

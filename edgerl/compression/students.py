@@ -44,13 +44,17 @@ class Student:
 def students_of(teacher: CompactPolicy) -> list[Student]:
     """Those with fewer connections than the teacher, the largest first."""
     widths = tuple(layer.n_outputs for layer in teacher.layers[:-1])
-    found = []
+    if not widths:
+        return []
+    found, dense = [], _weights(teacher, widths)
     for sparsity, block in SPARSE:
+        if dense * (1 - sparsity) < teacher.n_actions * widths[-1] + block * len(widths):
+            continue  # less than the output layer, which stays dense, and a block for each hidden one
         method = f"distilled, {sparsity:.0%} sparse".replace("%", " %") + (
             f" in blocks of {block}" if block > 1 else ""
         )
         student = Student(f"sparse-{sparsity:g}-block-{block}", method, {"sparsity": sparsity, "block": block})
-        found.append((_weights(teacher, widths) * (1 - sparsity), student))
+        found.append((dense * (1 - sparsity), student))
     for share in SHARES:
         hidden = tuple(max(NARROWEST, int(width * share) // NARROWEST * NARROWEST) for width in widths)
         name = f"dense-{'-'.join(map(str, hidden))}"

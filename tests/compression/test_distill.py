@@ -205,7 +205,7 @@ def test_fine_tuning_that_was_interrupted_becomes_the_same(teacher: Path, monkey
 
     def stopped(*arguments: Any) -> CompactPolicy:
         signal.raise_signal(signal.SIGTERM)
-        return train(*arguments)
+        return train(*arguments)  # which ends at its first step
 
     with monkeypatch.context() as patch:
         patch.setattr(finetune, "finetune", stopped)

@@ -252,6 +252,8 @@ class ControlLoop:
     def _guard(self) -> int:
         """How long before a tick the loop is to be awake, ns."""
         rehearsal = self._first_call.value if self._rehearses else 0
+        if rehearsal >= self._longest_guard:
+            rehearsal = 0  # it never fits, and need not be waited for
         return min(self._lateness.value + 2 * rehearsal, self._longest_guard)  # 2: then those that are hot
 
     def _sleep_until(self, moment: float) -> None:
@@ -269,8 +271,10 @@ class ControlLoop:
             if n == 0 or self._stopping or self._clock() + takes.value >= moment:
                 return
             state = self._policy.restorable_state
-            self._answer(self._recent[turn % n], self._cold if self._is_cold else self._hot)
-            self._policy.restorable_state = state
+            try:
+                self._answer(self._recent[turn % n], self._cold if self._is_cold else self._hot)
+            finally:  # also where Ctrl-C ends it
+                self._policy.restorable_state = state
 
     def _stay_awake_until(self, moment: float) -> None:
         """Wait for a moment, or for `stop()`: no sleep is as exact."""
@@ -301,7 +305,7 @@ class ControlLoop:
             return self._fallback, "observation_not_finite"
         if not is_finite:
             return self._fallback, "observation_not_finite"
-        self._recent.appendleft(observation)
+        self._recent.appendleft(observation.copy())  # what was read may be a buffer that is filled again
         return self._answer(observation, self._latency)
 
     @np.errstate(over="ignore", invalid="ignore")

@@ -48,7 +48,11 @@ def realtime() -> Iterator[Granted]:
 def _lock_memory(undoing: contextlib.ExitStack) -> bool:
     if sys.platform != "linux":
         return False
-    system, was_locked = ctypes.CDLL(None), _locked_kib() > 0
+    system = ctypes.CDLL(None)
+    try:
+        was_locked = _locked_kib() > 0
+    except OSError:  # without /proc nobody knows what is to be undone
+        return False
     if system.mlockall(MCL_CURRENT | MCL_ONFAULT) != 0:
         return False
     if not was_locked:  # it cannot be told apart from what the application locked: all stays locked
@@ -64,8 +68,8 @@ def _locked_kib() -> int:
 def _raise_priority(undoing: contextlib.ExitStack) -> bool:
     if sys.platform != "linux":
         return False
-    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
     try:
+        policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
         os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(PRIORITY))
     except OSError:
         return False

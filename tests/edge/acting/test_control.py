@@ -197,6 +197,27 @@ def test_what_does_not_fit_before_a_tick_is_not_rehearsed() -> None:
     statistics = robot.rehearsing().run(1.0)
     assert (statistics.cold.count, len(robot.seen)) == (0, 100)
     assert statistics.jitter.maximum < 10e-6
+    assert robot.slept > 0.9 * 1e9, "nor waited for"
+
+
+class Refilling(Rehearsing):
+    """Reads into one buffer, which between ticks holds anything."""
+
+    buffer = np.zeros(3, np.float32)
+
+    def read(self) -> Any:
+        self.buffer[:] = super().read()
+        return self.buffer
+
+    def send(self, action: Array) -> None:
+        super().send(action)
+        self.buffer[:] = np.nan
+
+
+def test_a_robot_that_fills_one_buffer_again_and_again_is_rehearsed_with_what_it_read() -> None:
+    robot = Refilling(FakeClock(), inference=10_000)
+    robot.rehearsing().run(0.05)
+    assert set(robot.seen) == {1.0, 2.0, 3.0, 4.0, 5.0}
 
 
 def test_a_call_that_took_long_once_is_rehearsed_again_later() -> None:
