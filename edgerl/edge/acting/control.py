@@ -252,8 +252,6 @@ class ControlLoop:
     def _guard(self) -> int:
         """How long before a tick the loop is to be awake, ns."""
         rehearsal = self._first_call.value if self._rehearses else 0
-        if rehearsal >= self._longest_guard:
-            rehearsal = 0  # it never fits, and need not be waited for
         return min(self._lateness.value + 2 * rehearsal, self._longest_guard)  # 2: then those that are hot
 
     def _sleep_until(self, moment: float) -> None:
