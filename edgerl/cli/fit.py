@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgerl.cli.support import budgets
-from edgerl.cli.support.output import Force, Json, OwnEnv, note, print_json, print_table
+from edgerl.cli.support.output import Force, Json, Met, OwnEnv, note, print_json, print_table
 from edgerl.cli.support.profile_formats import human_latency, print_uncertainty, use_of_budget
 from edgerl.commands.models import find_subject
 from edgerl.errors import CheckFailed
@@ -42,12 +42,7 @@ def command(
     distill: Annotated[
         bool, typer.Option("--distill", help="Choose among small students, too, which are trained first: minutes.")
     ] = False,
-    observations: Annotated[
-        Path | None,
-        typer.Option(
-            help="What the policy meets, as `edgerl distill` takes it.", show_default="the run's replay, or episodes"
-        ),
-    ] = None,
+    observations: Met = None,
     episodes: Annotated[int, typer.Option(min=2, help="Episodes per measured policy, and again for the chosen.")] = 20,
     env: OwnEnv = None,
     output: Annotated[

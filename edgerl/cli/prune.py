@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgerl.cli.support.output import Force, Json, OwnEnv, note, print_json, print_table
+from edgerl.cli.support.output import Force, Json, Met, OwnEnv, note, print_json, print_table
 from edgerl.cli.support.precision import Dtype, Outliers, precision_of
 from edgerl.commands.models import find_subject
 from edgerl.run_folder import short
@@ -39,12 +39,7 @@ def command(
     finetune: Annotated[
         bool, typer.Option("--finetune", help="Train int8 or int4 weights to act as the policy did, in its own states.")
     ] = False,
-    observations: Annotated[
-        Path | None,
-        typer.Option(
-            help="What the policy meets, as `edgerl distill` takes it.", show_default="the run's replay, or episodes"
-        ),
-    ] = None,
+    observations: Met = None,
     env: OwnEnv = None,
     episodes: Annotated[int, typer.Option(min=0, help="Evaluation episodes before and after; 0 for none.")] = 10,
     force: Force = False,

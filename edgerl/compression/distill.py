@@ -120,12 +120,13 @@ def distill(
     """Write a student of a run's policy, or of one in a file, to `path`.
 
     path: default student.safetensors beside the teacher. env: as in `edgerl.prune`. observations: a .npy [any, n], a
-    .csv or a run folder to learn from, without an environment; no return is measured then. method: dagger, where the
-    student acts in all rounds but the first, or kd, policy distillation, where the teacher does. hidden: widths,
-    default the teacher's. sparsity: 1 − connections / dense weights, default 0.8 unless `topology` is dense. block,
-    growth: as in training. rounds: of meeting states, each followed by its share of the `updates`. precision, outliers:
-    how weights are stored, as `edgerl.prune` has it; those of 8 and 4 bits are fine-tuned. episodes: in which the
-    returns of both are measured. resume: go on with what was interrupted. report: called after each round.
+    .csv, a learner's log of transitions or a run folder to learn from, without an environment; no return is measured
+    then. method: dagger, where the student acts in all rounds but the first, or kd, policy distillation, where the
+    teacher does. hidden: widths, default the teacher's. sparsity: 1 − connections / dense weights, default 0.8 unless
+    `topology` is dense. block, growth: as in training. rounds: of meeting states, each followed by its share of the
+    `updates`. precision, outliers: how weights are stored, as `edgerl.prune` has it; those of 8 and 4 bits are
+    fine-tuned. episodes: in which the returns of both are measured. resume: go on with what was interrupted. report:
+    called after each round.
 
     Raises ConfigError, EnvironmentError, FileFormatError, MissingExtraError, OutputError, UnsupportedModelError;
     CheckFailed where the student diverged; Interrupted, with all saved beside `path`, after SIGINT or SIGTERM.

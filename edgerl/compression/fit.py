@@ -23,7 +23,7 @@ from edgerl import run_folder
 from edgerl.compression.candidates import Candidate, Screening, Target
 from edgerl.compression.choose import Measure, Selection, choose
 from edgerl.compression.distill import Progress as Distillation
-from edgerl.compression.lessons import read_observations, spread
+from edgerl.compression.lessons import met_by, read_observations
 from edgerl.compression.picture import draw
 from edgerl.compression.returns import Goal, compare
 from edgerl.compression.search import SCANNED
@@ -141,10 +141,7 @@ def fit(
     known = None if observations is None else read_observations(anchored(observations), reference)
     students = list(_students(run, subject.policy, folder, env, progress)) if distill else []
     with closing(subject.environment()) as environment:
-        if known is None:
-            met, _ = subject.observations(RECORDED_OBSERVATIONS, environment)
-        else:
-            met = spread(known, RECORDED_OBSERVATIONS)
+        met, _ = met_by(subject, known, RECORDED_OBSERVATIONS, environment)
         screening = Screening(reference, met, target)
         candidates = screening.reduced(lambda share: progress("reducing", share))
         for student, policy in students:

@@ -23,11 +23,11 @@ from edgerl.errors import ConfigError, FileFormatError, quoted
 from edgerl.files.atomic import read_bytes, read_text
 from edgerl.files.kind import TEXT, TRANSITIONS, kind_of
 from edgerl.policy.compact import CompactPolicy, shifted
-from edgerl.policy.loss import action_span
+from edgerl.policy.loss import Observed, action_span
 from edgerl.training import checkpoint as checkpoint_file
 from edgerl.training.evaluation import mean_interval
-from edgerl.training.recorded import recorded_observations
-from edgerl.training.subject import acting
+from edgerl.training.recorded import evenly, recorded_observations
+from edgerl.training.subject import Subject, acting
 
 Array = npt.NDArray[Any]
 Pause = Callable[[], None]
@@ -219,11 +219,14 @@ READERS: dict[str | None, Callable[[Path], Array]] = {
 """By the kind of a file."""
 
 
-def spread(observations: Array, count: int) -> Array:
-    """Up to `count` of them [k, n], evenly from the first to the last."""
-    chosen = np.linspace(0, len(observations) - 1, min(len(observations), count)).astype(np.int64)
-    found: Array = observations[chosen]
-    return found
+def met_by(
+    subject: Subject, known: Array | None, count: int, environment: Environment | None
+) -> tuple[Array, Observed]:
+    """(up to `count` observations [k, n] that a policy meets, where they are from): of those that are known, else as
+    the subject finds them."""
+    if known is None:
+        return subject.observations(count, environment)
+    return known[evenly(len(known), count)], "recorded"
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,23 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from edgerl import run_folder
-from edgerl.compression.lessons import OBSERVATIONS_OF_A_ROUND, read_observations, spread
+from edgerl.compression.lessons import OBSERVATIONS_OF_A_ROUND, met_by, read_observations
 from edgerl.compression.returns import MeanReturn, mean_return
 from edgerl.errors import ConfigError, quoted, require
 from edgerl.files.atomic import refuse_existing
 from edgerl.files.paths import anchored, at_home, reachable
 from edgerl.policy import format as policy_file
-from edgerl.policy.compact import CompactPolicy, Precision
+from edgerl.policy.compact import CompactPolicy, Layer, Precision
 from edgerl.policy.loss import ActionDifference, action_difference, action_span
-from edgerl.policy.pruning import LARGEST_VALUES, compact, describe_wide_rows, network_of, storage_of, stored
+from edgerl.policy.pruning import (
+    LARGEST_VALUES,
+    compact,
+    describe_wide_rows,
+    network_of,
+    outlier_share,
+    storage_of,
+    stored,
+)
 from edgerl.policy.surgeon import compact_by_reconstruction
 from edgerl.training.evaluation import evaluation_seeds
 from edgerl.training.recorded import RECORDED_OBSERVATIONS
@@ -34,6 +42,17 @@ class LayerChange:
     connections: tuple[int, int]
     bytes: tuple[int, int]
     outliers: int
+
+    @classmethod
+    def of(cls, old: Layer, new: Layer) -> LayerChange:
+        """What became of a layer."""
+        return cls(
+            inputs=(old.n_inputs, new.n_inputs),
+            outputs=(old.n_outputs, new.n_outputs),
+            connections=(old.connections, new.connections),
+            bytes=(old.n_bytes, new.n_bytes),
+            outliers=0 if new.outliers is None else len(new.outliers.values),
+        )
 
 
 @dataclass(frozen=True)
@@ -84,23 +103,20 @@ def prune(
     if path is not None:
         refuse_existing(Path(path), force=force)
     before = subject.policy
-    whole = compact(before, sparsity=sparsity)
-    storage = storage_of(network_of(whole), precision, outliers)
+    whole = compact(before, sparsity=sparsity)  # refuses, before anything takes time, a sparsity that cannot be
+    share = outlier_share(precision, outliers)
     _check(subject, sparsity, criterion, has_states=observations is not None or episodes > 0)
     if finetune:
         _check_finetuning(subject, precision, has_states=observations is not None or episodes > 0)
     known = None if observations is None else read_observations(anchored(observations), before)
     with closing(subject.environment()) if episodes else nullcontext() as environment:
-        if known is None:
-            shown, observed = subject.observations(RECORDED_OBSERVATIONS, environment)
-        else:
-            shown, observed = spread(known, RECORDED_OBSERVATIONS), "recorded"
+        shown, observed = met_by(subject, known, RECORDED_OBSERVATIONS, environment)
         states = known
         if states is None and (finetune or criterion == "sparsegpt"):
             states, _ = subject.observations(OBSERVATIONS_OF_A_ROUND, environment)
         if states is not None and criterion == "sparsegpt" and sparsity is not None:
             whole = compact_by_reconstruction(before, sparsity, states)
-            storage = storage_of(network_of(whole), precision, outliers)
+        storage = storage_of(network_of(whole), precision, share)
         after = stored(whole, network_of(whole), storage)
         if states is not None and finetune:
             from edgerl.compression.finetune import finetune as train
@@ -115,16 +131,7 @@ def prune(
     result = PruneResult(
         path=reachable(given),
         policy=after,
-        layers=tuple(
-            LayerChange(
-                inputs=(old.n_inputs, new.n_inputs),
-                outputs=(old.n_outputs, new.n_outputs),
-                connections=(old.connections, new.connections),
-                bytes=(old.n_bytes, new.n_bytes),
-                outliers=0 if new.outliers is None else len(new.outliers.values),
-            )
-            for old, new in zip(before.layers, after.layers, strict=True)
-        ),
+        layers=tuple(map(LayerChange.of, before.layers, after.layers)),
         file_bytes=(len(policy_file.to_bytes(before)), len(policy_file.to_bytes(after))),
         difference=action_difference(*actions, action_span(before), observed),
         episodes=episodes,

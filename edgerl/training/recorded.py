@@ -46,8 +46,13 @@ def recorded_observations(folder: Path, checkpoint: Checkpoint, count: int) -> A
     return recorded
 
 
+def evenly(size: int, count: int) -> Array:
+    """The numbers of up to `count` of `size` rows, from the first to the last."""
+    return np.linspace(0, size - 1, min(count, size)).astype(np.int64)
+
+
 def _spread_observations(replay: Replay, count: int) -> Array:
-    return replay.observations(np.linspace(0, replay.size - 1, min(count, replay.size)).astype(np.int64))
+    return replay.observations(evenly(replay.size, count))
 
 
 def standardisation(replay: Replay) -> tuple[Array, Array]:

@@ -31,7 +31,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 @pytest.fixture(autouse=True)
 def _little_fine_tuning(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, count in (("STEPS", 20), ("STATES", 200)):
+    for name, count in (("STEPS", 20), ("OBSERVATIONS_OF_A_ROUND", 200)):
         monkeypatch.setattr(f"edgerl.compression.finetune.{name}", count)
 
 

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgerl.compression.lessons import read_observations, spread
+from edgerl.compression.lessons import read_observations
 from edgerl.edge.continual.replay import Boundary
 from edgerl.edge.continual.transitions import RecordFormat, Transitions
 from edgerl.errors import ConfigError
 from edgerl.policy.compact import CompactPolicy
+from edgerl.training.recorded import evenly
 from tests.policy.policies import random_policy
 
 LOG = Path("transitions.log")
@@ -38,5 +39,5 @@ def test_observations_of_a_learners_log(offset: float | None) -> None:
 
 def test_a_spread_reaches_from_the_first_to_the_last() -> None:
     rows = np.arange(100).reshape(-1, 1)
-    assert spread(rows, 5).ravel().tolist() == [0, 24, 49, 74, 99]
-    assert len(spread(rows, 1000)) == 100
+    assert rows[evenly(len(rows), 5)].ravel().tolist() == [0, 24, 49, 74, 99]
+    assert len(rows[evenly(len(rows), 1000)]) == 100

@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -24,6 +25,12 @@ Json = Annotated[bool, typer.Option("--json", callback=keep_results_apart, help=
 OwnEnv = Annotated[
     str | None,
     typer.Option("--env", help="Environment of a file; of a run its own, where it is code.", show_default=False),
+]
+Met = Annotated[
+    Path | None,
+    typer.Option(
+        help="What the policy meets, as `edgerl distill` takes it.", show_default="the run's replay, or episodes"
+    ),
 ]
 Actions = Annotated[
     str | None,
